@@ -1,0 +1,51 @@
+package mesh
+
+import (
+	"io"
+	"io/fs"
+)
+
+// Tree is a source tree that lies nowhere on disk: what was pushed. It may be
+// used from several goroutines until whoever opened it closes it.
+type Tree interface {
+	// Entries lists all paths depth first; the names of each folder are in byte
+	// order ("a", "a/x", "a.b"), which is not git's order. The caller must not
+	// change the slice.
+	Entries() []TreeEntry
+	// Open reads the regular file at entry e of Entries.
+	Open(e TreeEntry) (io.ReadCloser, error)
+}
+
+// TreeEntry is one path of a Tree.
+type TreeEntry struct {
+	Path string      // relative, separated by '/', as the tree has it: not always valid UTF-8
+	Mode fs.FileMode // type and permissions: 0644, 0755, fs.ModeDir|0755, fs.ModeSymlink|0777
+	Size int64       // bytes, of a regular file
+	Link string      // target of a symbolic link
+	ID   string      // content hash in hex; empty for a folder
+	// Module is the commit of a submodule, whose folder is empty here.
+	Module string
+}
+
+// Build is what the builder is asked for.
+type Build struct {
+	Stack      StackName
+	Deployment DeploymentNumber
+	Commit     Commit
+	Tree       Tree
+	Dockerfile string // path in the tree
+	Config     Config // build args where the Dockerfile declares them, secrets by the same ids
+	Tags       []string
+	Labels     map[string]string
+	NoCache    bool
+}
+
+// Image is a built or pulled image, as far as running it needs to know.
+type Image struct {
+	ID         string // what the engine calls it: identity
+	Ref        string // "mesh/blog:1a2b3c4", for people
+	Size       int64  // bytes
+	Entrypoint []string
+	Cmd        []string
+	Shell      bool // has an executable /bin/sh
+}

@@ -1,0 +1,131 @@
+package deploy
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"mesh"
+)
+
+// Builder turns a source tree into an image in the engine.
+type Builder interface {
+	// Build runs until the image is there or has failed, and writes the output of
+	// the steps to w as whole lines, each as it comes. It indents them as
+	// PRODUCT.md section 5 shows, and writes no final verdict: that is the error.
+	// A build that fails for reasons in the tree gives a *mesh.Error whose text is
+	// one line fit for git's report ("'RUN npm ci' exited 1"), with the last lines
+	// of the failing step as its output. When ctx ends the build is stopped in the
+	// engine before Build returns. Builds may run at the same time.
+	Build(ctx context.Context, b mesh.Build, w io.Writer) (mesh.Image, error)
+	// Tag gives the image with this ID one more name.
+	Tag(ctx context.Context, imageID, ref string) error
+	// Present tells whether the image is still in the engine.
+	Present(ctx context.Context, imageID string) (bool, error)
+	// Collect removes the images of a stack, those tagged mesh/<stack>:… , whose
+	// IDs keep does not have. It leaves what a container uses.
+	Collect(ctx context.Context, stack mesh.StackName, keep map[string]bool) error
+}
+
+// Runner turns images into running instances. Its methods may be called from
+// several goroutines. It sees only the containers of this server: other servers
+// on the same engine have their own.
+type Runner interface {
+	// Start creates and starts one container, making the stack's network first
+	// when it is missing, and returns it with its address. Nothing is left when it
+	// fails or ctx ends.
+	Start(ctx context.Context, spec mesh.InstanceSpec) (mesh.Instance, error)
+	// Check waits until the instance is healthy. It returns what it saw, in a few
+	// words ("GET / 200"), or a *mesh.Error that says why the instance is not, with
+	// its last log lines as output. progress, which may be nil, is called with a
+	// line when there is something to say meanwhile.
+	Check(ctx context.Context, in mesh.Instance, c mesh.Check, progress func(string)) (string, error)
+	// Stop sends SIGTERM, waits, sends SIGKILL, and removes the container with its
+	// anonymous volumes. A container that is gone already is no error.
+	Stop(ctx context.Context, id string, grace time.Duration) error
+	// Revive starts a container again that has exited, and returns it as it is
+	// then: its address may be a new one.
+	Revive(ctx context.Context, id string) (mesh.Instance, error)
+	// List returns the instances of all stacks, in whatever state.
+	List(ctx context.Context) ([]mesh.Instance, error)
+	// Watch calls fn, one event at a time, for each instance that starts or dies,
+	// until ctx ends. When the engine goes away it reconnects, and calls lost once
+	// it is back, because events may have been missed.
+	Watch(ctx context.Context, fn func(mesh.InstanceEvent), lost func()) error
+	// RunOneOff runs one container to its end, connected to the given streams, and
+	// returns its exit code. The container is gone when it returns, also when ctx
+	// ended.
+	RunOneOff(ctx context.Context, o mesh.OneOff) (int, error)
+	// Sweep removes this server's one-off containers. It is for the start, when
+	// none can be wanted.
+	Sweep(ctx context.Context) error
+	// RemoveStack removes the containers and the network of a stack.
+	RemoveStack(ctx context.Context, stack mesh.StackName) error
+	// Ping tells whether the engine answers.
+	Ping(ctx context.Context) error
+}
+
+// Router sends traffic to instances. No method waits for a request.
+type Router interface {
+	// Switch makes r all the traffic that the stack gets. Requests that come after
+	// it has returned see r only. Hosts that r leaves out lead nowhere.
+	Switch(r mesh.Route)
+	// Remove forgets the stack.
+	Remove(stack mesh.StackName)
+	// Drain returns when no request or upgraded connection is left on the target,
+	// which no route has any more, or when ctx ends; it then closes what is left
+	// and returns ctx's error.
+	Drain(ctx context.Context, targetID string) error
+}
+
+// Repos are the bare repositories that are pushed to.
+type Repos interface {
+	// Open opens the tree of a commit; release closes it.
+	Open(ctx context.Context, stack mesh.StackName, commit mesh.Commit) (tree mesh.Tree, subject string, release func(), err error)
+	// Reset makes the deploy branch point to what is deployed, whatever it points
+	// to. Stacks without a repository are no error.
+	Reset(ctx context.Context, stack mesh.StackName, state mesh.RepoState) error
+	// Remove deletes the repository.
+	Remove(ctx context.Context, stack mesh.StackName) error
+}
+
+// Store is the state, and the only interface by which it is changed. One method
+// is one transaction: it happens wholly or not at all, and is on disk when the
+// method returns.
+type Store interface {
+	Stacks(ctx context.Context) ([]mesh.Stack, error)
+	// Stack gives an error of kind NoStack when there is none.
+	Stack(ctx context.Context, name mesh.StackName) (mesh.Stack, error)
+	Release(ctx context.Context, stack mesh.StackName, n mesh.ReleaseNumber) (mesh.Release, error)
+	// Releases and Deployments give the newest first, limit of them at most, or
+	// all when limit is 0.
+	Releases(ctx context.Context, stack mesh.StackName, limit int) ([]mesh.Release, error)
+	Deployment(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber) (mesh.Deployment, error)
+	Deployments(ctx context.Context, stack mesh.StackName, limit int) ([]mesh.Deployment, error)
+	Keys(ctx context.Context) ([]mesh.Key, error)
+
+	// CreateStack records a stack, chooses its subnet from pool, and fails with
+	// Conflict when the name is taken.
+	CreateStack(ctx context.Context, s mesh.Stack, choose func(taken []mesh.Stack) (mesh.Stack, error)) (mesh.Stack, error)
+	// UpdateStack changes a stack by fn, which does no I/O and may run again. Name,
+	// Current and LastNumber cannot be changed by it. A domain that another stack
+	// has is a Conflict.
+	UpdateStack(ctx context.Context, name mesh.StackName, fn func(*mesh.Stack) error) (mesh.Stack, error)
+	DestroyStack(ctx context.Context, name mesh.StackName) error
+
+	// BeginDeployment gives d the stack's next number and records it.
+	BeginDeployment(ctx context.Context, d mesh.Deployment) (mesh.Deployment, error)
+	// UpdateDeployment changes a deployment that is not final.
+	UpdateDeployment(ctx context.Context, d mesh.Deployment) error
+	// Commit makes d live, and, when r is not nil, gives r the stack's next release
+	// number, which must be r.Number, and makes it current. change is applied to
+	// the stack in the same transaction.
+	Commit(ctx context.Context, d mesh.Deployment, r *mesh.Release, change func(*mesh.Stack) error) (mesh.Stack, error)
+
+	AddKey(ctx context.Context, k mesh.Key) error
+	RemoveKey(ctx context.Context, name mesh.KeyName) error
+
+	// Output opens the recorded output of a deployment for writing. Whole lines
+	// are written; a reader sees them at once.
+	Output(stack mesh.StackName, n mesh.DeploymentNumber) (io.WriteCloser, error)
+}

@@ -1,0 +1,83 @@
+package mesh
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Kind says what sort of thing went wrong, for code that has to choose. Each
+// Kind is an error, so errors.Is(err, mesh.NoStack) asks for it.
+type Kind string
+
+const (
+	// Failed is work that was tried and did not succeed: a build, a check.
+	Failed Kind = "failed"
+	// Invalid is input that breaks a rule. Exit status 2.
+	Invalid Kind = "invalid"
+	// NoStack is a stack that does not exist or that the key may not see.
+	// Exit status 20.
+	NoStack Kind = "no such stack"
+	// NotFound is any other thing that does not exist.
+	NotFound Kind = "not found"
+	// Conflict is a change that the present state forbids: it exists already,
+	// it is locked, it moved meanwhile.
+	Conflict Kind = "conflict"
+	// Denied is something that the key may not do.
+	Denied Kind = "denied"
+	// Unavailable is something mesh needs and cannot reach or has run out of:
+	// the Docker Engine, disk.
+	Unavailable Kind = "unavailable"
+	// Cancelled is work given up because the one who wanted it went away or
+	// said so. Exit status 130.
+	Cancelled Kind = "cancelled"
+)
+
+func (k Kind) Error() string { return string(k) }
+
+// Error is a fault that a person can mend. Everything else that goes wrong is
+// mesh's own and goes to its log.
+type Error struct {
+	Kind   Kind
+	Text   string   // one line: what is wrong with what was given, quoting it
+	Hint   string   // what to type or change next; may be empty
+	Output []string // evidence: the last lines the culprit printed
+	Err    error    // the cause, for the log; may be nil
+}
+
+// Errorf makes an Error without a hint. A %w in the format becomes its cause.
+func Errorf(kind Kind, format string, args ...any) *Error {
+	err := fmt.Errorf(format, args...)
+	return &Error{Kind: kind, Text: err.Error(), Err: errors.Unwrap(err)}
+}
+
+// WithHint sets the hint and returns e.
+func (e *Error) WithHint(format string, args ...any) *Error {
+	e.Hint = fmt.Sprintf(format, args...)
+	return e
+}
+
+func (e *Error) Error() string { return e.Text }
+
+// Unwrap makes both the kind and the cause visible to errors.Is and errors.As.
+func (e *Error) Unwrap() []error {
+	if e.Err != nil {
+		return []error{e.Kind, e.Err}
+	}
+	return []error{e.Kind}
+}
+
+// ExitStatus is the status that a command or a client ends with for err, as
+// PRODUCT.md section 4 has it.
+func ExitStatus(err error) int {
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, Invalid):
+		return 2
+	case errors.Is(err, NoStack):
+		return 20
+	case errors.Is(err, Cancelled):
+		return 130
+	}
+	return 1
+}

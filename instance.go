@@ -1,0 +1,133 @@
+package mesh
+
+import (
+	"io"
+	"net/netip"
+	"time"
+)
+
+// Instance is one container of a service, as the engine reports it.
+type Instance struct {
+	ID         string // the container's
+	Stack      StackName
+	Name       InstanceName
+	Release    ReleaseNumber    // whose rollout started it
+	Deployment DeploymentNumber // that started it
+	Spec       string           // InstanceSpec.Fingerprint of what it runs
+	Addr       netip.AddrPort   // where it serves; zero unless running
+	State      InstanceState
+	Started    time.Time // of the last start
+	ExitCode   int       // of the last exit
+	OOM        bool      // the last exit was the kernel's doing, out of memory
+}
+
+// InstanceState is what a container does.
+type InstanceState string
+
+// The states of an instance.
+const (
+	InstanceCreated InstanceState = "created"
+	InstanceRunning InstanceState = "running"
+	InstanceExited  InstanceState = "exited"
+)
+
+// Process is what a container runs instead of the image's own ENTRYPOINT and
+// CMD. In the zero Process both are nil: the image's own run, untouched.
+type Process struct {
+	Entrypoint []string
+	Cmd        []string
+}
+
+// InstanceSpec is all that the runner needs to start an instance.
+type InstanceSpec struct {
+	Stack       StackName
+	Name        InstanceName
+	Release     ReleaseNumber
+	Deployment  DeploymentNumber
+	Fingerprint string // equal for specs that would run the same thing; kept as a label
+	Image       string // ID
+	Process     Process
+	Env         map[string]Secret // complete: config vars and mesh's own
+	Subnet      netip.Prefix      // of the stack's network, which is made when missing
+	Memory      int64             // bytes; 0: no limit
+	CPUs        float64           // cores; 0: no limit
+}
+
+// Check says when an instance counts as healthy.
+type Check struct {
+	HTTP    bool          // must answer on Port; otherwise it must stay up for Settle
+	Path    string        // what to ask for; empty: "/"
+	Strict  bool          // only 2xx and 3xx count, instead of anything but 5xx
+	Timeout time.Duration // for becoming healthy
+	Settle  time.Duration // how long a service without HTTP must stay up
+}
+
+// OneOff is a container that runs one command and goes: run, release commands.
+type OneOff struct {
+	Stack   StackName
+	Name    string // "run.1234", "release"
+	Image   string // ID
+	Process Process
+	Env     map[string]Secret
+	Subnet  netip.Prefix
+	Labels  map[string]string
+	TTY     bool
+	Stdin   io.Reader         // nil: none
+	Stdout  io.Writer         // with TTY, all output
+	Stderr  io.Writer         // unused with TTY
+	Resize  <-chan WindowSize // with TTY; nil: never. The caller closes it.
+}
+
+// WindowSize is a terminal's, in characters.
+type WindowSize struct{ Width, Height int }
+
+// InstanceEvent is an instance that has ended or started, seen by the engine.
+type InstanceEvent struct {
+	Instance Instance
+	Died     bool // otherwise: started
+	At       time.Time
+}
+
+// LogQuery selects log lines of a stack's instances.
+type LogQuery struct {
+	Stack    StackName
+	Service  ServiceName // empty: all
+	Instance InstanceName
+	Lines    int       // the last so many; negative: all
+	Since    time.Time // zero: from the beginning
+	Follow   bool      // go on with what comes, from instances started later too, until the context ends
+}
+
+// LogLine is one line that an instance printed.
+type LogLine struct {
+	At     time.Time
+	Source string // "app"
+	Name   string // "web.1"
+	Text   string // without the line end
+}
+
+// Target is an instance as the router knows it. Targets are the same when their
+// IDs are: an address can be given to another container later.
+type Target struct {
+	ID   string
+	Name InstanceName
+	Addr netip.AddrPort
+}
+
+// Route is all the HTTP traffic of a stack: its hosts and where they lead.
+type Route struct {
+	Stack   StackName
+	Hosts   []Host
+	Targets []Target
+	Down    DownReason // why there are no targets, when that is on purpose
+}
+
+// DownReason says why a stack serves nothing, when it is no accident.
+type DownReason string
+
+// The reasons. With NotDown and no targets, requests wait for one.
+const (
+	NotDown      DownReason = ""
+	NotDeployed  DownReason = "not deployed"
+	StoppedStack DownReason = "stopped"
+)
