@@ -1,0 +1,46 @@
+package router
+
+import (
+	"time"
+
+	"mesh"
+)
+
+// AccessRecord is one request, told when it has ended. For an upgraded connection
+// that is when both directions have.
+type AccessRecord struct {
+	Time      time.Time         // when the request's head had been read
+	Stack     mesh.StackName    // empty for unknown hosts
+	Instance  mesh.InstanceName // that the request was sent to last; zero if none
+	Host      string            // as the client wrote it
+	Method    string
+	Path      string // as the client wrote it, without the query, which may hold secrets
+	Proto     string // "HTTP/1.1", "HTTP/2.0"
+	Status    int    // that the client got; 499 when it left before there was one
+	Bytes     int64  // of the body, sent to the client; of an upgrade, both directions
+	Duration  time.Duration
+	Connect   time.Duration // spent on making connections to instances; mostly 0, they are kept
+	RequestID string
+	ClientIP  string
+	Code      Code // what mesh did of its own; empty when the app's answer went through whole
+}
+
+// Code says in one word why a request did not get a whole answer from the app.
+type Code string
+
+// The codes, with the status that the client sees, if it could still be told.
+const (
+	UnknownHost  Code = "unknown_host"  // 404: no route has the host
+	BadRequest   Code = "bad_request"   // 400, 405, 408: the request cannot be passed on
+	NotDeployed  Code = "not_deployed"  // 503: the stack has no release yet
+	Stopped      Code = "stopped"       // 503: the stack was stopped
+	NoInstance   Code = "no_instance"   // 503: waited, and there was no instance
+	NoConnection Code = "no_connection" // 503: waited, and no instance took a connection
+	QueueFull    Code = "queue_full"    // 503: too many wait already
+	AppClosed    Code = "app_closed"    // 502: the app ended the connection before its answer was whole
+	AppGarbage   Code = "app_garbage"   // 502: the app's answer is not HTTP
+	AppSlow      Code = "app_slow"      // 504: the app did not begin to answer in time
+	Cut          Code = "cut"           // 503: the instance, or mesh, had to stop before the answer was whole
+	ClientGone   Code = "client_gone"   // 499: the client left
+	Broken       Code = "broken"        // 500: a fault of mesh itself; its log has more
+)

@@ -1,0 +1,241 @@
+package router
+
+import (
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/textproto"
+	"strconv"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// dropped tells whether a request field does not go on to the app as it is:
+// because it concerns one connection only (RFC 9110, section 7.6.1), because the
+// router writes it itself, or because it says about the client what only a proxy
+// can know. k is in canonical form.
+func dropped(k string) bool {
+	switch k {
+	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
+		"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings",
+		"Host", "Content-Length", "Expect",
+		"Forwarded", "X-Real-Ip", "X-Request-Id", "X-Request-Start":
+		return true
+	}
+	return strings.HasPrefix(k, "X-Forwarded-")
+}
+
+// disguised tells whether a field is a dropped one spelt with underscores: CGI,
+// WSGI, Rack and PHP cannot tell X_Forwarded_For from X-Forwarded-For.
+func disguised(k string) bool {
+	return strings.IndexByte(k, '_') >= 0 && dropped(textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(k, "_", "-")))
+}
+
+// peer is what is known about who sent a request, and what the app is told.
+type peer struct {
+	ip      string // of the client, as far as trusted proxies tell
+	trusted bool   // the request came from a trusted proxy
+	chain   string // X-Forwarded-For
+	proto   string
+	host    string
+	port    string
+	start   string // X-Request-Start, when a trusted proxy has set it
+}
+
+func (r *Router) identify(req *http.Request) peer {
+	p := peer{ip: req.RemoteAddr, proto: "http", host: req.Host}
+	if req.TLS != nil {
+		p.proto = "https"
+	}
+	if ip, _, err := net.SplitHostPort(req.RemoteAddr); err == nil {
+		p.ip = ip
+	}
+	p.chain = p.ip
+	if len(r.opts.Trusted) > 0 && r.trusts(p.ip) {
+		p.trusted = true
+		r.believe(&p, req.Header)
+	}
+	if p.port == "" {
+		// The port that the client called, which is not the one that mesh listens
+		// on where the kernel or a container engine maps ports.
+		p.port = hostPort(p.host)
+	}
+	if p.port == "" {
+		p.port = "80"
+		if p.proto == "https" {
+			p.port = "443"
+		}
+	}
+	return p
+}
+
+// believe takes over what a trusted proxy says.
+func (r *Router) believe(p *peer, h http.Header) {
+	if claimed := strings.Join(h["X-Forwarded-For"], ", "); claimed != "" {
+		p.chain = claimed + ", " + p.ip
+		// The client is the last one in the chain that is no trusted proxy.
+		hops := strings.Split(claimed, ",")
+		for i := len(hops) - 1; i >= 0; i-- {
+			hop := textproto.TrimString(hops[i])
+			if _, err := netip.ParseAddr(hop); err != nil {
+				break
+			}
+			p.ip = hop
+			if !r.trusts(hop) {
+				break
+			}
+		}
+	}
+	if v := h.Get("X-Forwarded-Proto"); v == "http" || v == "https" {
+		p.proto = v
+	}
+	if v := h.Get("X-Forwarded-Host"); v != "" {
+		p.host = v
+	}
+	if v := h.Get("X-Forwarded-Port"); v != "" && isPort(v) {
+		p.port = v
+	}
+	p.start = h.Get("X-Request-Start")
+}
+
+func (r *Router) trusts(ip string) bool {
+	a, err := netip.ParseAddr(ip)
+	if err != nil {
+		return false
+	}
+	a = a.Unmap().WithZone("")
+	for _, p := range r.opts.Trusted {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// requestID keeps a client's id when it is one that can be put into a log
+// (^[A-Za-z0-9._-]{8,128}$), and makes one otherwise: 128 random bits in hex.
+func requestID(h http.Header) string {
+	if v := h["X-Request-Id"]; len(v) == 1 && validID(v[0]) {
+		return v[0]
+	}
+	const digits = "0123456789abcdef"
+	var b [32]byte
+	for i := 0; i < len(b); i += 16 {
+		for j, n := 0, rand.Uint64(); j < 16; j, n = j+1, n>>4 {
+			b[i+j] = digits[n&15]
+		}
+	}
+	return string(b[:])
+}
+
+func validID(s string) bool {
+	if len(s) < 8 || len(s) > 128 {
+		return false
+	}
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '.', c == '_', c == '-':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// upgrade is the protocol that a request asks to change to; empty if none. h2c is
+// no tunnel that a client may have: in it, it could send what it likes past this
+// router.
+func upgrade(r *http.Request) string {
+	if r.ProtoMajor != 1 || r.ProtoMinor != 1 || len(r.Header["Upgrade"]) != 1 || r.ContentLength != 0 ||
+		!httpguts.HeaderValuesContainsToken(r.Header["Connection"], "upgrade") {
+		return ""
+	}
+	u := r.Header["Upgrade"][0]
+	if httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], "h2c") {
+		return ""
+	}
+	return u
+}
+
+func wantsContinue(r *http.Request) bool {
+	return r.ContentLength != 0 && len(r.Header["Expect"]) > 0 && httpguts.HeaderValuesContainsToken(r.Header["Expect"], "100-continue")
+}
+
+// rawTarget is the request target in origin form (RFC 9112, section 3.2), with
+// not one byte of the path changed: what it means is the app's affair.
+func rawTarget(r *http.Request) string {
+	t := r.RequestURI
+	if t == "" {
+		return r.URL.RequestURI() // not from a server: a test
+	}
+	if t[0] == '/' || t == "*" {
+		return t
+	}
+	_, t, ok := strings.Cut(t, "://")
+	if !ok {
+		return "/"
+	}
+	i := strings.IndexAny(t, "/?#")
+	switch {
+	case i < 0 && r.Method == http.MethodOptions:
+		return "*"
+	case i < 0:
+		return "/"
+	case t[i] == '/':
+		return t[i:]
+	}
+	return "/" + t[i:]
+}
+
+func appendField(b []byte, k, v string) []byte {
+	b = append(b, k...)
+	b = append(b, ": "...)
+	b = append(b, v...)
+	return append(b, "\r\n"...)
+}
+
+// appendHead writes the head of the request for the app, up to the fields that
+// frame its body. net/http has checked names and values.
+func (q *request) appendHead(b []byte) []byte {
+	r := q.r
+	b = append(b, r.Method...)
+	b = append(b, ' ')
+	b = append(b, rawTarget(r)...)
+	b = append(b, " HTTP/1.1\r\n"...)
+	b = appendField(b, "Host", r.Host)
+	connection := r.Header["Connection"]
+	for k, vv := range r.Header {
+		if dropped(k) || disguised(k) || (len(connection) > 0 && httpguts.HeaderValuesContainsToken(connection, k)) {
+			continue
+		}
+		for _, v := range vv {
+			b = appendField(b, k, v)
+		}
+	}
+	b = appendField(b, "X-Forwarded-For", q.peer.chain)
+	b = appendField(b, "X-Forwarded-Proto", q.peer.proto)
+	b = appendField(b, "X-Forwarded-Host", q.peer.host)
+	b = appendField(b, "X-Forwarded-Port", q.peer.port)
+	b = appendField(b, "X-Request-Id", q.rec.RequestID)
+	b = append(b, "X-Request-Start: "...)
+	b = append(b, q.started()...)
+	b = append(b, "\r\n"...)
+	if te := r.Header["Te"]; len(te) > 0 && httpguts.HeaderValuesContainsToken(te, "trailers") {
+		b = append(b, "Te: trailers\r\n"...)
+	}
+	if q.upgrade != "" {
+		b = append(b, "Connection: Upgrade\r\n"...)
+		b = appendField(b, "Upgrade", q.upgrade)
+	}
+	return b
+}
+
+// started is the value of X-Request-Start, in the form that Heroku set.
+func (q *request) started() string {
+	if q.peer.start != "" {
+		return q.peer.start
+	}
+	return "t=" + strconv.FormatInt(q.rec.Time.UnixMilli(), 10)
+}

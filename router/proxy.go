@@ -1,0 +1,543 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"mesh"
+)
+
+// request is one request on its way through the router.
+type request struct {
+	router *Router
+	front  *front // nil when the router was called as an http.Handler
+	w      http.ResponseWriter
+	r      *http.Request
+	ctl    *http.ResponseController
+	rec    AccessRecord
+	begun  time.Duration // on the router's clock
+	peer   peer
+
+	upgrade  string // protocol asked for; empty: none
+	hasBody  bool
+	bodyRead bool    // all of the body has come from the client
+	head     []byte  // for the app, with a small body behind it
+	target   *target // claimed; nil: none
+	detached bool    // a tunnel ends the request
+}
+
+// ServeHTTP handles one request. Serve is the usual way in; this one is for
+// servers that set their own limits.
+func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) { r.handle(nil, w, req) }
+
+func (r *Router) handle(f *front, w http.ResponseWriter, req *http.Request) {
+	now := r.opts.Now()
+	q := &request{router: r, front: f, w: w, r: req, ctl: http.NewResponseController(w), begun: now.Sub(r.epoch), peer: r.identify(req)}
+	path := rawTarget(req)
+	if i := strings.IndexByte(path, '?'); i >= 0 {
+		path = path[:i]
+	}
+	q.rec = AccessRecord{
+		Time: now, Host: req.Host, Method: req.Method, Path: path, Proto: req.Proto,
+		RequestID: requestID(req.Header), ClientIP: q.peer.ip,
+	}
+	q.hasBody = req.Body != nil && req.Body != http.NoBody && req.ContentLength != 0
+	if f != nil {
+		f.active.add()
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			if v != http.ErrAbortHandler {
+				r.log.Error("panic while handling a request", "err", fmt.Sprint(v), "stack_trace", string(debug.Stack()))
+				q.rec.Code = Broken
+			}
+			q.finish()
+			panic(http.ErrAbortHandler)
+		}
+		if !q.detached {
+			q.finish()
+		}
+	}()
+	q.serve()
+}
+
+// finish ends the request: nothing counts it any more, and it is told.
+func (q *request) finish() {
+	q.release()
+	if fn := q.router.opts.Access; fn != nil {
+		q.rec.Duration = q.router.clock() - q.begun
+		fn(q.rec)
+	}
+	if q.front != nil {
+		q.front.active.done()
+	}
+}
+
+func (q *request) release() {
+	if q.target != nil {
+		q.target.inflight.done()
+		q.target = nil
+	}
+}
+
+func (q *request) serve() {
+	if q.r.Method == http.MethodConnect {
+		q.failWith(BadRequest, page{405, "Not a proxy", "CONNECT is not for this server.", 0})
+		return
+	}
+	// Before the body is read: who asks for nobody is not listened to.
+	if _, rt := q.router.table.lookup(normalHost(q.r.Host)); rt == nil {
+		q.fail(UnknownHost)
+		return
+	}
+	if isGRPC(q.r) {
+		q.serveGRPC()
+		return
+	}
+	q.upgrade = upgrade(q.r)
+	bp := buffers.Get().(*[]byte)
+	defer func() {
+		*bp = (*bp)[:cap(*bp)]
+		buffers.Put(bp)
+	}()
+	stream, ok := q.prepare((*bp)[:0])
+	if !ok {
+		return
+	}
+	for try := 0; ; try++ {
+		// A body that cannot be sent again, and a second try, get a new connection:
+		// an old one may be closed by the app at any moment.
+		c, reused, code := q.connect(stream || try > 0)
+		if code != "" {
+			q.fail(code)
+			return
+		}
+		if again := q.exchange(c, reused, stream); !again {
+			return
+		}
+		q.release()
+	}
+}
+
+// prepare writes what is sent to the app first. stream tells that the body
+// follows, from the client, while the app reads it.
+func (q *request) prepare(b []byte) (stream, ok bool) {
+	b = q.appendHead(b)
+	n := q.r.ContentLength
+	switch {
+	case !q.hasBody:
+		// Servers may answer 411 to a POST without a length.
+		m := q.r.Method
+		if m == http.MethodPost || m == http.MethodPut || m == http.MethodPatch || len(q.r.Header["Content-Length"]) > 0 {
+			b = append(b, "Content-Length: 0\r\n"...)
+		}
+	case q.chunked():
+		for k := range q.r.Trailer {
+			if !dropped(k) && !disguised(k) {
+				b = appendField(b, "Trailer", k)
+			}
+		}
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+		stream = true
+	default:
+		b = append(b, "Content-Length: "...)
+		b = strconv.AppendInt(b, n, 10)
+		b = append(b, "\r\n"...)
+		stream = n > smallBody || wantsContinue(q.r)
+	}
+	if stream && wantsContinue(q.r) {
+		b = append(b, "Expect: 100-continue\r\n"...)
+	}
+	b = append(b, "\r\n"...)
+	if q.hasBody && !stream {
+		// Before an instance is claimed, so that a slow client holds up no drain.
+		from := len(b)
+		b = append(b, make([]byte, n)...)
+		_ = q.ctl.SetReadDeadline(time.Now().Add(bodyWait))
+		if _, err := io.ReadFull(q.r.Body, b[from:]); err != nil {
+			var timeout interface{ Timeout() bool }
+			if errors.As(err, &timeout) && timeout.Timeout() {
+				q.failWith(BadRequest, page{408, "Too slow", "The request did not arrive in time.", 0})
+				return false, false
+			}
+			q.abort(ClientGone)
+		}
+		_ = q.ctl.SetReadDeadline(time.Time{})
+		q.bodyRead = true
+	}
+	q.head = b
+	return stream, true
+}
+
+// connect claims a target and gives a connection to it. While there is none it
+// waits: at most Options.Wait, among at most Options.MaxWaiting requests of the
+// stack, and no longer than the client does.
+func (q *request) connect(fresh bool) (c *conn, reused bool, code Code) {
+	var w waiter
+	defer w.stop()
+	for {
+		t, code := q.claim(&w)
+		if code != "" {
+			return nil, false, code
+		}
+		if !fresh {
+			if c := t.pooled(); c != nil {
+				return c, true, ""
+			}
+		}
+		from := q.router.clock()
+		c, err := q.router.dial(q.r.Context(), t)
+		now := q.router.clock()
+		q.rec.Connect += now - from
+		if err == nil {
+			t.healthy()
+			return c, false, ""
+		}
+		q.release()
+		if q.r.Context().Err() != nil {
+			return nil, false, ClientGone
+		}
+		t.failed(now)
+		q.router.log.Debug("connection to an instance not made", "stack", q.rec.Stack, "instance", q.rec.Instance.String(), "err", err)
+		w.tried = append(w.tried, t)
+	}
+}
+
+// claim counts the request in on a target: q.target. The count is taken before
+// the route is looked at once more, so a Switch that has returned has either
+// been seen here, or sees this request on its old target.
+func (q *request) claim(w *waiter) (*target, Code) {
+	host := normalHost(q.r.Host)
+	for {
+		e, rt := q.router.table.lookup(host)
+		if rt == nil {
+			return nil, UnknownHost
+		}
+		q.rec.Stack = rt.Stack
+		if len(rt.targets) == 0 && rt.Down != mesh.NotDown {
+			if rt.Down == mesh.NotDeployed {
+				return nil, NotDeployed
+			}
+			return nil, Stopped
+		}
+		t := (*target)(nil)
+		if len(rt.targets) > 0 {
+			t = rt.choose(w.tried, q.router.clock(), !w.waited)
+		}
+		if t == nil {
+			if code := w.wait(q, e, rt); code != "" {
+				return nil, code
+			}
+			continue
+		}
+		t.inflight.add()
+		if e.cur.Load() != rt {
+			t.inflight.done()
+			continue
+		}
+		q.target = t
+		q.rec.Instance = t.ep.Load().name
+		return t, ""
+	}
+}
+
+// waiter is a request's wait for a target. The zero waiter is ready; stop ends it.
+type waiter struct {
+	tried   []*target // that took no connection since the last wait
+	waited  bool
+	in      *entry      // whose waiting counts this request
+	limit   *time.Timer // for the whole wait
+	backoff time.Duration
+}
+
+// wait returns when it makes sense to look for a target again: at once when the
+// route changes, and every now and then if there are targets that are set aside.
+func (w *waiter) wait(q *request, e *entry, rt *route) Code {
+	if w.in != e {
+		w.leave()
+		if e.waiting.Add(1) > int64(q.router.opts.MaxWaiting) {
+			e.waiting.Add(-1)
+			return QueueFull
+		}
+		w.in = e
+	}
+	if w.limit == nil {
+		w.limit = time.NewTimer(q.router.opts.Wait)
+	}
+	var again <-chan time.Time
+	if len(rt.targets) > 0 {
+		w.backoff = min(max(2*w.backoff, asideFirst), asideMost/2)
+		timer := time.NewTimer(w.backoff)
+		defer timer.Stop()
+		again = timer.C
+	}
+	w.tried, w.waited = w.tried[:0], true
+	select {
+	case <-rt.replaced:
+		w.waited = false // a new route: any target of it may be tried at once
+		return ""
+	case <-again:
+		return ""
+	case <-q.r.Context().Done():
+		return ClientGone
+	case <-w.limit.C:
+		if len(rt.targets) > 0 {
+			return NoConnection
+		}
+		return NoInstance
+	}
+}
+
+func (w *waiter) leave() {
+	if w.in != nil {
+		w.in.waiting.Add(-1)
+		w.in = nil
+	}
+}
+
+func (w *waiter) stop() {
+	w.leave()
+	if w.limit != nil {
+		w.limit.Stop()
+	}
+}
+
+// exchange sends the request on c and passes the answer on. again means that
+// nothing has happened yet, neither here nor in the app, or nothing that may not
+// happen twice.
+func (q *request) exchange(c *conn, reused, stream bool) (again bool) {
+	c.out, c.dirty = q.ctlFlusher(), false
+	c.begin(q.r.Context(), q.front, q.router.clock())
+	// What may have happened since the target was claimed, unseen by those who
+	// look for exchanges to end:
+	if cause := c.target.severed(); cause != nil {
+		c.abort(cause)
+	} else if q.r.Context().Err() != nil {
+		c.abort(errGone)
+	}
+	a, up, err := q.converse(c, stream)
+	if err != nil {
+		whole := up.stop()
+		q.bodyRead = q.bodyRead || (up != nil && whole)
+		cause := c.end()
+		again = errors.Is(err, errStale) && reused && up == nil && cause == nil && (idempotent(q.r.Method) || c.untouched())
+		c.close()
+		if again {
+			clear(q.w.Header())
+			return true
+		}
+		if cause == nil {
+			cause = err
+		}
+		q.fail(codeOf(cause))
+		return false
+	}
+	if a.code == http.StatusSwitchingProtocols {
+		q.switchProtocols(c)
+		return false
+	}
+	if err := q.passOn(c, a, up); err != nil {
+		up.stop()
+		cause := c.end()
+		c.close()
+		if cause == nil {
+			cause = err
+		}
+		// The client must not take for whole what is not.
+		q.abort(codeOf(cause))
+	}
+	if up != nil && !up.whole.Load() {
+		// The app has answered without hearing the request out. The client gets
+		// the answer before it is made to stop.
+		_ = q.ctl.Flush()
+	}
+	whole := up.stop()
+	if c.end() != nil || a.last || !whole {
+		c.close()
+		return false
+	}
+	c.keep(q.router.clock())
+	return false
+}
+
+// converse sends the request and reads heads until the final one, which it puts
+// into the header of q.w. up is the rest of the body, still under way.
+func (q *request) converse(c *conn, stream bool) (a answer, up *upload, err error) {
+	if err := c.send(q.head); err != nil {
+		return a, nil, errStale
+	}
+	if stream {
+		up = q.startUpload(c)
+	}
+	h := q.w.Header()
+	for {
+		raw, err := c.readHead()
+		if err != nil {
+			return a, up, err
+		}
+		clear(h)
+		if a, err = parseHead(raw, h); err != nil {
+			return a, up, err
+		}
+		switch {
+		case a.code == http.StatusSwitchingProtocols:
+			if q.upgrade == "" || !strings.EqualFold(h.Get("Upgrade"), q.upgrade) {
+				return a, up, errGarbage
+			}
+			return a, up, nil
+		case a.code >= 200:
+			return a, up, nil
+		case a.code == http.StatusContinue:
+			// Reading the body makes net/http tell the client.
+			if up != nil && up.proceed != nil {
+				select {
+				case <-up.proceed:
+				default:
+					close(up.proceed)
+				}
+			}
+		case a.code == http.StatusEarlyHints && q.r.ProtoAtLeast(1, 1):
+			q.w.WriteHeader(a.code)
+		}
+		clear(h)
+	}
+}
+
+func (q *request) switchProtocols(c *conn) {
+	h := q.w.Header()
+	if !q.openTunnel(c, h) {
+		c.end()
+		c.close()
+		q.fail(Broken)
+	}
+}
+
+// passOn sends the answer to the client.
+func (q *request) passOn(c *conn, a answer, up *upload) error {
+	c.gotHead()
+	h := q.w.Header()
+	// net/http would add these.
+	if _, ok := h["Date"]; !ok {
+		h["Date"] = nil
+	}
+	if _, ok := h["Content-Type"]; !ok {
+		h["Content-Type"] = nil
+	}
+	if _, ok := h["X-Request-Id"]; !ok {
+		h["X-Request-Id"] = []string{q.rec.RequestID}
+	}
+	open := !a.bodyless(q.r.Method) && a.length < 0
+	if q.r.ProtoMajor == 1 {
+		if open {
+			h["Transfer-Encoding"] = []string{"chunked"} // or net/http counts short bodies and adds a Content-Length
+		}
+		if up != nil && !up.whole.Load() {
+			h["Connection"] = []string{"close"} // the rest of the body is not read
+		}
+	}
+	q.rec.Status = a.code
+	q.w.WriteHeader(a.code)
+	for _, k := range h["Trailer"] { // announced ones come from the end of the body only
+		for k := range strings.SplitSeq(k, ",") {
+			h.Del(strings.TrimSpace(k))
+		}
+	}
+	c.dirty = true
+	if open && q.r.ProtoMajor != 1 {
+		if err := c.flush(); err != nil {
+			return err
+		}
+	}
+	switch {
+	case a.bodyless(q.r.Method):
+		return nil
+	case a.chunked:
+		return q.copyChunked(c)
+	case a.length >= 0:
+		return q.copyLength(c, a.length)
+	}
+	return q.copyAll(c)
+}
+
+// ctlFlusher is the writer's own FlushError: no detour through ResponseController
+// on the way of each piece.
+func (q *request) ctlFlusher() flusher {
+	if f, ok := q.w.(flusher); ok {
+		return f
+	}
+	return controllerFlusher{q.ctl}
+}
+
+type controllerFlusher struct{ ctl *http.ResponseController }
+
+func (f controllerFlusher) FlushError() error {
+	if err := f.ctl.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	return nil
+}
+
+// idempotent methods may be sent again (RFC 9110, section 9.2.2).
+func idempotent(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return false
+}
+
+// codeOf tells what an error of an exchange means for the client.
+func codeOf(err error) Code {
+	var client clientError
+	switch {
+	case errors.Is(err, errGone), errors.Is(err, context.Canceled), errors.As(err, &client):
+		return ClientGone
+	case errors.Is(err, errBadBody):
+		return BadRequest
+	case errors.Is(err, errSlow):
+		return AppSlow
+	case errors.Is(err, errCut), errors.Is(err, errStop):
+		return Cut
+	case errors.Is(err, errGarbage):
+		return AppGarbage
+	}
+	return AppClosed
+}
+
+// fail answers with the page of code, or leaves a client that has left.
+func (q *request) fail(code Code) {
+	if code == ClientGone || (q.r.Context().Err() != nil && code != Cut) {
+		q.abort(ClientGone)
+	}
+	q.failWith(code, pages[code])
+}
+
+func (q *request) failWith(code Code, p page) {
+	q.rec.Code = code
+	q.writePage(p)
+}
+
+// statusGone is what nginx logs when the client left before there was an answer.
+const statusGone = 499
+
+// abort ends the client's connection, or its stream in HTTP/2. It does not return.
+func (q *request) abort(code Code) {
+	if code == ClientGone && context.Cause(q.r.Context()) == errStop {
+		code = Cut
+	}
+	q.rec.Code = code
+	if q.rec.Status == 0 {
+		q.rec.Status = statusGone
+	}
+	panic(http.ErrAbortHandler)
+}
+
+func isGRPC(r *http.Request) bool { return false }
+func (q *request) serveGRPC()     {}

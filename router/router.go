@@ -1,0 +1,356 @@
+// Package router is the HTTP front of mesh: it finds the stack that a host
+// belongs to and passes the request on to one of its instances.
+//
+//	r := router.New(router.Options{Logger: log})
+//	go r.Run(ctx)          // ends what takes too long
+//	go r.Serve(ctx, l)     // takes requests until ctx ends
+//	r.Switch(mesh.Route{Stack: "blog", Hosts: hosts, Targets: targets})
+//
+// What strangers send is parsed by net/http only. What goes to the instances is
+// this package's own: HTTP/1.1, spoken by the goroutine that handles the request,
+// on connections that are kept and looked at before they are used again.
+//
+// It promises that a Switch loses no request and that Drain is exact; that bodies
+// stream both ways, without a limit and unbuffered; that a request is sent twice
+// only when the first was provably not seen or may be repeated; that an answer
+// which the app did not finish never looks whole.
+//
+// It does not decide which instances are healthy, keeps nothing on disk, and
+// knows nothing about certificates. The table is filled by deploy, at start and
+// after each change.
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"mesh"
+)
+
+// Options are the settings of a Router. The zero value is what mesh runs with.
+type Options struct {
+	// Logger gets what an operator may want to know; nil: nothing is logged.
+	Logger *slog.Logger
+	// Now is the clock; nil: time.Now. It is called from many goroutines. Waits
+	// are timed by the runtime, whatever Now says.
+	Now func() time.Time
+	// Wait is how long a request waits for a stack that has no instance, or none
+	// that takes connections; 0: 10 s, negative: not at all.
+	Wait time.Duration
+	// MaxWaiting is how many requests of one stack may wait; 0: 1000.
+	MaxWaiting int
+	// FirstByte is how long an app may take to begin its answer, once the request
+	// has been sent or its body stands still; 0: 60 s.
+	FirstByte time.Duration
+	// DialTimeout is for one connection to one instance; 0: 2 s. Instances are on
+	// this machine, where a connection takes microseconds.
+	DialTimeout time.Duration
+	// Grace is how long Serve lets requests and upgraded connections go on after
+	// its context has ended; 0: 30 s.
+	Grace time.Duration
+	// Trusted are the proxies in front of mesh whose X-Forwarded-… fields are
+	// believed. Everybody else's are replaced.
+	Trusted []netip.Prefix
+	// Access is told of each request when it has ended, on the goroutine that
+	// handled it: it must be quick and safe for concurrent use. nil: nobody is.
+	Access func(AccessRecord)
+	// Dial makes connections to instances; nil: net.Dialer. Connections that are
+	// not TCP cannot be looked at before they are used again.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Limits on what clients send, beside those of net/http.
+const (
+	headTime  = 10 * time.Second  // for a request's head
+	idleTime  = 120 * time.Second // between requests
+	streams   = 250               // at a time, in one HTTP/2 connection
+	sweepTime = 100 * time.Millisecond
+)
+
+// Router passes requests on. It is made by New; all its methods may be called
+// from several goroutines.
+type Router struct {
+	opts  Options
+	log   *slog.Logger
+	epoch time.Time
+	table table
+
+	mu      sync.Mutex // guards what follows, and writing to table
+	stacks  map[mesh.StackName]*entry
+	targets map[string]*target // by ID: those of routes, and those that still drain
+}
+
+// New makes a Router without routes. It starts nothing: see Run and Serve.
+func New(o Options) *Router {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Dial == nil {
+		o.Dial = new(net.Dialer).DialContext
+	}
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&o.Wait, 10*time.Second)
+	def(&o.FirstByte, time.Minute)
+	def(&o.DialTimeout, 2*time.Second)
+	def(&o.Grace, 30*time.Second)
+	if o.MaxWaiting == 0 {
+		o.MaxWaiting = 1000
+	}
+	o.Trusted = slices.Clone(o.Trusted)
+	return &Router{
+		opts: o, log: o.Logger, epoch: o.Now(), table: table{seed: maphash.MakeSeed()},
+		stacks: map[mesh.StackName]*entry{}, targets: map[string]*target{},
+	}
+}
+
+// clock is the time since New.
+func (r *Router) clock() time.Duration { return r.opts.Now().Sub(r.epoch) }
+
+// Switch makes mr all the traffic that its stack gets: hosts and targets change
+// at the same instant. Requests that come after it has returned see mr only;
+// those before end where they are. A target that the stack had already, by its
+// ID, keeps its connections and counts. Hosts that mr leaves out lead nowhere. A
+// host that another stack has is taken from it.
+func (r *Router) Switch(mr mesh.Route) {
+	mr.Hosts, mr.Targets = slices.Clone(mr.Hosts), slices.Clone(mr.Targets)
+	rt := &route{Route: mr, keys: make(map[string]struct{}, len(mr.Hosts)), replaced: make(chan struct{})}
+	for _, h := range mr.Hosts {
+		if key := tableKey(h); key != "" {
+			rt.keys[key] = struct{}{}
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.stacks[mr.Stack]
+	if e == nil {
+		e = &entry{}
+		r.stacks[mr.Stack] = e
+	}
+	for _, mt := range mr.Targets {
+		t := r.targets[mt.ID]
+		if t == nil {
+			t = &target{id: mt.ID}
+			r.targets[mt.ID] = t
+		}
+		if slices.Contains(rt.targets, t) {
+			continue
+		}
+		t.update(mt)
+		t.routes++
+		rt.targets = append(rt.targets, t)
+	}
+	r.replace(e, rt)
+}
+
+// Remove forgets the stack: its hosts lead nowhere, requests that wait get 404.
+// An unknown stack is no error.
+func (r *Router) Remove(stack mesh.StackName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e := r.stacks[stack]; e != nil {
+		delete(r.stacks, stack)
+		r.replace(e, nil)
+	}
+}
+
+// replace is Switch and Remove with r.mu held. New names are entered first, which
+// the old route denies to have; then the one store changes everything; then old
+// names go, which the new route denies.
+func (r *Router) replace(e *entry, rt *route) {
+	var late []string
+	if rt != nil {
+		for key := range rt.keys {
+			switch r.table.get(key) {
+			case e:
+			case nil:
+				r.table.set(key, e)
+			default:
+				late = append(late, key) // another stack's until now
+			}
+		}
+	}
+	old := e.cur.Swap(rt)
+	for _, key := range late {
+		r.table.set(key, e)
+	}
+	if old == nil {
+		return
+	}
+	close(old.replaced)
+	for key := range old.keys {
+		if rt != nil {
+			if _, ok := rt.keys[key]; ok {
+				continue
+			}
+		}
+		if r.table.get(key) == e {
+			r.table.set(key, nil)
+		}
+	}
+	for _, t := range old.targets {
+		if t.routes--; t.routes > 0 {
+			continue
+		}
+		t.retire()
+		if t.inflight.load() == 0 {
+			r.forget(t)
+		}
+	}
+}
+
+// Run ends exchanges that take too long, or whose clients have left, and closes
+// connections that have been idle for long, until ctx ends. Without it nothing
+// times out. It returns ctx's error.
+func (r *Router) Run(ctx context.Context) error {
+	tick := time.NewTicker(sweepTime)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			for _, t := range r.targets {
+				t.closeIdle()
+			}
+			return ctx.Err()
+		case <-tick.C:
+			r.sweepAll()
+		}
+	}
+}
+
+func (r *Router) sweepAll() {
+	now := r.clock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, t := range r.targets {
+		r.sweep(t, now)
+		if t.routes == 0 && t.inflight.load() == 0 {
+			r.forget(t) // nobody has called Drain for it
+		}
+	}
+}
+
+// front is one listener that is being served.
+type front struct {
+	active gauge // requests and upgraded connections
+}
+
+// Serve takes HTTP/1.1 and, with prior knowledge, HTTP/2 requests from l until ctx
+// ends; then it takes no more, lets those in flight and upgraded connections
+// end for Options.Grace, and closes the rest. It closes l. It returns nil after
+// such an end, else the listener's error; no goroutine is left then. Run must run
+// meanwhile.
+func (r *Router) Serve(ctx context.Context, l net.Listener) error {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return r.serve(ctx, &http.Server{Protocols: &protocols}, func(s *http.Server) error { return s.Serve(l) })
+}
+
+func (r *Router) serve(ctx context.Context, s *http.Server, run func(*http.Server) error) error {
+	f := &front{}
+	base, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(errStop)
+	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { r.handle(f, w, req) })
+	s.BaseContext = func(net.Listener) context.Context { return base }
+	s.ReadHeaderTimeout, s.IdleTimeout, s.MaxHeaderBytes = headTime, idleTime, headLimit
+	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: streams}
+	s.DisableGeneralOptionsHandler = true // "OPTIONS *" is the app's
+	s.ErrorLog = slog.NewLogLogger(r.log.Handler(), slog.LevelDebug)
+
+	failed := make(chan error, 1)
+	go func() { failed <- run(s) }()
+	var err error
+	select {
+	case err = <-failed:
+		err = fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+		err = nil
+	}
+	grace, done := context.WithTimeout(base, r.opts.Grace)
+	defer done()
+	cut := s.Shutdown(grace)
+	if cut == nil {
+		cut = f.active.wait(grace) // for upgraded connections, which net/http has let go
+	}
+	if cut != nil {
+		r.log.Warn("requests cut: the router stops", "requests", f.active.load())
+		cancel(errStop)
+		_ = s.Close() // the listener is closed already
+		r.cut(f)
+		// All that is left has been told to end, and does so at once.
+		_ = f.active.wait(context.WithoutCancel(ctx))
+	}
+	if err == nil {
+		if serr := <-failed; !errors.Is(serr, http.ErrServerClosed) {
+			err = fmt.Errorf("serve: %w", serr)
+		}
+	}
+	return err
+}
+
+// cut ends all exchanges and upgraded connections that came in by f.
+func (r *Router) cut(f *front) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, t := range r.targets {
+		t.cutFront(f)
+	}
+}
+
+// Status is what a stack's traffic is doing.
+type Status struct {
+	Stack   mesh.StackName
+	Hosts   []mesh.Host
+	Down    mesh.DownReason
+	Waiting int // requests that wait for an instance
+	Targets []TargetStatus
+}
+
+// TargetStatus is what an instance's traffic is doing.
+type TargetStatus struct {
+	mesh.Target
+	InFlight    int  // requests and upgraded connections
+	Connections int  // open to the instance, idle ones among them
+	SetAside    bool // the last attempt to connect came to nothing
+}
+
+// Snapshot tells the state of all stacks, by name. It is a copy, each figure of
+// which was true at some moment during the call.
+func (r *Router) Snapshot() []Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make([]Status, 0, len(r.stacks))
+	for _, e := range r.stacks {
+		rt := e.cur.Load()
+		s := Status{Stack: rt.Stack, Hosts: slices.Clone(rt.Hosts), Down: rt.Down, Waiting: int(e.waiting.Load())}
+		for _, t := range rt.targets {
+			ep := t.ep.Load()
+			s.Targets = append(s.Targets, TargetStatus{
+				Target:   mesh.Target{ID: t.id, Name: ep.name, Addr: ep.addr},
+				InFlight: int(t.inflight.load()), Connections: int(t.open.Load()), SetAside: t.aside.Load() != 0,
+			})
+		}
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b Status) int { return strings.Compare(string(a.Stack), string(b.Stack)) })
+	return all
+}

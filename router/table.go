@@ -1,0 +1,172 @@
+package router
+
+import (
+	"hash/maphash"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"mesh"
+)
+
+// shards is how many maps the table is split into. A new host copies one of
+// them, so 10,000 hosts cost a copy of 40 entries; a look-up takes no lock and
+// allocates nothing, which sync.Map with its boxed keys cannot promise.
+const shards = 256
+
+// table finds the stack of a host. Reads may come from any goroutine at any
+// time; writers take turns (Router.mu). A name can lead to an entry whose route
+// does not have it, while Switch is between two of its steps: lookup looks at
+// the route, so hosts and targets of a stack change in the same instant, by the
+// one atomic store in entry.cur.
+type table struct {
+	seed  maphash.Seed
+	wild  atomic.Int64 // wildcard keys there are; most tables have none
+	shard [shards]atomic.Pointer[map[string]*entry]
+}
+
+// entry is a stack as long as it has routes; cur is what it leads to now.
+type entry struct {
+	cur     atomic.Pointer[route] // nil: removed
+	waiting atomic.Int64          // requests that wait for an instance
+}
+
+// route is one state of a stack's traffic. It is never changed once stored.
+type route struct {
+	mesh.Route
+	keys     map[string]struct{} // of the hosts
+	targets  []*target
+	replaced chan struct{} // closed when another route has taken its place
+	turn     atomic.Uint32 // where the search for a target begins
+}
+
+// tableKey is what a host is found by: the name itself, or ".parent" for
+// "*.parent", which no name can collide with.
+func tableKey(h mesh.Host) string {
+	if parent, ok := strings.CutPrefix(string(h), "*"); ok {
+		return strings.ToLower(strings.TrimSuffix(parent, "."))
+	}
+	return normalHost(string(h))
+}
+
+func (t *table) at(key string) *atomic.Pointer[map[string]*entry] {
+	return &t.shard[maphash.String(t.seed, key)%shards]
+}
+
+func (t *table) get(key string) *entry {
+	if m := t.at(key).Load(); m != nil {
+		return (*m)[key]
+	}
+	return nil
+}
+
+// find gives the entry of a key and its route, if the route has the key.
+func (t *table) find(key string) (*entry, *route) {
+	if e := t.get(key); e != nil {
+		if rt := e.cur.Load(); rt != nil {
+			if _, ok := rt.keys[key]; ok {
+				return e, rt
+			}
+		}
+	}
+	return nil, nil
+}
+
+// lookup finds the route of a normalised host: the exact name first, then the
+// wildcard of the nearest parent. As in DNS (RFC 4592) and nginx a wildcard
+// covers any number of labels.
+func (t *table) lookup(host string) (*entry, *route) {
+	e, rt := t.find(host)
+	if rt != nil || t.wild.Load() == 0 {
+		return e, rt
+	}
+	for i := strings.IndexByte(host, '.'); i >= 0; {
+		if e, rt := t.find(host[i:]); rt != nil {
+			return e, rt
+		}
+		next := strings.IndexByte(host[i+1:], '.')
+		if next < 0 {
+			break
+		}
+		i += 1 + next
+	}
+	return nil, nil
+}
+
+// set makes a key lead to e, or nowhere if e is nil.
+func (t *table) set(key string, e *entry) {
+	p := t.at(key)
+	m := map[string]*entry{}
+	if old := p.Load(); old != nil {
+		m = maps.Clone(*old)
+	}
+	_, had := m[key]
+	if e == nil {
+		delete(m, key)
+	} else {
+		m[key] = e
+	}
+	if key[0] == '.' && had != (e != nil) {
+		if had {
+			t.wild.Add(-1)
+		} else {
+			t.wild.Add(1)
+		}
+	}
+	p.Store(&m)
+}
+
+// few is the number of targets up to which all are compared. Above it the better
+// of two random ones is nearly as even, at a cost that does not grow
+// (Mitzenmacher, "The Power of Two Choices", 1996).
+const few = 16
+
+// choose picks the target for a request: a set-aside one whose time has come, as
+// its probe; else the usable one with the fewest requests in flight; else, when
+// anyway is true, one that is set aside. Those in tried are left out. nil means
+// none. The caller has yet to claim it.
+func (rt *route) choose(tried []*target, now time.Duration, anyway bool) *target {
+	n := len(rt.targets)
+	if n == 1 && len(tried) == 0 {
+		if t := rt.targets[0]; anyway || t.aside.Load() == 0 || t.probe(now) {
+			return t
+		}
+		return nil
+	}
+	if n > few && len(tried) == 0 {
+		a, b := rt.targets[rand.IntN(n)], rt.targets[rand.IntN(n)]
+		if a.aside.Load() == 0 && b.aside.Load() == 0 {
+			if b.inflight.load() < a.inflight.load() {
+				return b
+			}
+			return a
+		}
+	}
+	var best, last *target
+	var least, lastLeast int64
+	from := int(rt.turn.Add(1)) // ties go round
+	for i := range n {
+		t := rt.targets[(from+i)%n]
+		if slices.Contains(tried, t) {
+			continue
+		}
+		load := t.inflight.load()
+		switch {
+		case t.aside.Load() == 0:
+			if best == nil || load < least {
+				best, least = t, load
+			}
+		case t.probe(now):
+			return t
+		case last == nil || load < lastLeast:
+			last, lastLeast = t, load
+		}
+	}
+	if best == nil && anyway {
+		return last
+	}
+	return best
+}

@@ -1,0 +1,188 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"mesh"
+)
+
+// target is an instance: its requests in flight, its connections, its health.
+// It lives from the first route that has it until Drain, or until nothing is
+// left of it.
+type target struct {
+	id       string
+	routes   int // that have it; guarded by Router.mu
+	inflight gauge
+	ep       atomic.Pointer[endpoint]
+
+	// aside is when (on the Router's clock) the target may be tried again after a
+	// connection to it could not be made; 0 when all is well.
+	aside atomic.Int64
+	fails atomic.Int32 // in a row
+
+	mu     sync.Mutex
+	idle   []*conn            // newest last
+	conns  map[*conn]struct{} // all there are, idle or not
+	open   atomic.Int64       // len(conns), to be read without the lock
+	closed bool               // in no route: nothing is kept for later
+	cause  error              // why all that is under way has been ended; nil: it has not
+
+	grpc grpcClient
+}
+
+// endpoint is where a target listens. An instance that was started again keeps
+// its ID and may get another address.
+type endpoint struct {
+	name mesh.InstanceName
+	addr netip.AddrPort
+	text string
+}
+
+const (
+	asideFirst = 50 * time.Millisecond // after one failed dial; doubled by each further one
+	asideMost  = time.Second
+	// probeTime is how long one request has for finding out whether a target that
+	// was set aside is back, before another one tries too.
+	probeTime = 2 * time.Second
+)
+
+// update gives the target its address. Called with Router.mu held.
+func (t *target) update(mt mesh.Target) {
+	old := t.ep.Load()
+	if old != nil && old.addr == mt.Addr && old.name == mt.Name {
+		t.reopen()
+		return
+	}
+	t.ep.Store(&endpoint{name: mt.Name, addr: mt.Addr, text: mt.Addr.String()})
+	if old != nil && old.addr != mt.Addr {
+		t.aside.Store(0)
+		t.fails.Store(0)
+		t.closeIdle()
+	}
+	t.reopen()
+}
+
+func (t *target) reopen() {
+	t.mu.Lock()
+	t.closed, t.cause = false, nil
+	t.mu.Unlock()
+}
+
+// failed sets the target aside after a connection could not be made.
+func (t *target) failed(now time.Duration) {
+	n := min(t.fails.Add(1)-1, 8)
+	t.aside.Store(int64(now + min(asideFirst<<n, asideMost)))
+}
+
+// healthy ends what failed began.
+func (t *target) healthy() {
+	if t.aside.Load() != 0 {
+		t.aside.Store(0)
+		t.fails.Store(0)
+	}
+}
+
+// probe tells whether the time of a set-aside target has come, and lets only one
+// caller have that answer.
+func (t *target) probe(now time.Duration) bool {
+	until := t.aside.Load()
+	return until != 0 && int64(now) >= until && t.aside.CompareAndSwap(until, int64(now+probeTime))
+}
+
+// closeIdle closes the connections that nothing is under way on.
+func (t *target) closeIdle() {
+	t.mu.Lock()
+	idle := t.idle
+	t.idle = nil
+	t.mu.Unlock()
+	for _, c := range idle {
+		c.close()
+	}
+	t.grpc.closeIdle()
+}
+
+// retire ends the pooling of connections; requests in flight go on.
+func (t *target) retire() {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.closeIdle()
+}
+
+// cut ends all that is under way on the target, and what has been claimed but not
+// begun.
+func (t *target) cut(cause error) {
+	t.mu.Lock()
+	t.cause = cause
+	for c := range t.conns {
+		c.abort(cause)
+	}
+	t.mu.Unlock()
+	t.grpc.cut(cause)
+}
+
+// severed gives the cause that cut was called with.
+func (t *target) severed() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.cause
+}
+
+// cutFront ends what came in by f.
+func (t *target) cutFront(f *front) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for c := range t.conns {
+		c.mu.Lock()
+		if c.front == f {
+			c.abortLocked(errStop)
+		}
+		c.mu.Unlock()
+	}
+}
+
+// ErrRouted is what Drain gives for a target that a route still has: it would
+// get new requests for ever.
+var ErrRouted = errors.New("a route still has the target")
+
+// Drain returns when no request and no upgraded connection is left on the target
+// with this ID, which no route may have any more, or when ctx ends: then it
+// closes what is left and returns ctx's error. Either way the target is
+// forgotten and its idle connections are closed. An unknown ID has nothing to
+// wait for. It is exact: after the Switch that left the target out has returned,
+// no request can begin on it, so what Drain has seen end was the last.
+func (r *Router) Drain(ctx context.Context, targetID string) error {
+	r.mu.Lock()
+	t := r.targets[targetID]
+	routed := t != nil && t.routes > 0
+	r.mu.Unlock()
+	switch {
+	case t == nil:
+		return nil
+	case routed:
+		return ErrRouted
+	}
+	t.retire()
+	err := t.inflight.wait(ctx)
+	if left := t.inflight.load(); err != nil {
+		t.cut(errCut)
+		r.log.Warn("requests cut: the instance had to go", "instance", t.ep.Load().name.String(), "requests", left)
+	}
+	r.mu.Lock()
+	r.forget(t)
+	r.mu.Unlock()
+	return err
+}
+
+// forget drops a target that no route has. Called with r.mu held.
+func (r *Router) forget(t *target) {
+	if t.routes == 0 && r.targets[t.id] == t {
+		delete(r.targets, t.id)
+		t.retire()
+	}
+}

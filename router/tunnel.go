@@ -1,0 +1,143 @@
+package router
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"syscall"
+)
+
+// tunnel is an upgraded connection (RFC 9110, section 7.8): bytes both ways, and
+// each direction ends by itself. It outlives the handler, whose stack and buffers
+// would cost more than the tunnel does: 10 KiB while idle.
+type tunnel struct {
+	q      *request
+	c      *conn
+	client net.Conn
+	bytes  atomic.Int64
+	left   atomic.Int32 // directions that go on
+	broken atomic.Bool
+	ended  chan struct{}
+}
+
+// openTunnel passes the app's "101 Switching Protocols" on and begins to copy. It
+// tells whether there was a tunnel at all; if so, the tunnel ends the request.
+func (q *request) openTunnel(c *conn, h http.Header) bool {
+	client, rw, err := q.ctl.Hijack()
+	if err != nil {
+		return false
+	}
+	t := &tunnel{q: q, c: c, client: client, ended: make(chan struct{})}
+	t.left.Store(2)
+	q.rec.Status = http.StatusSwitchingProtocols
+	q.detached = true
+	c.mu.Lock()
+	c.head, c.tun = true, t
+	if c.cause != nil {
+		_ = client.Close()
+	}
+	c.mu.Unlock()
+
+	var head strings.Builder
+	head.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n")
+	_ = h.Write(&head) // a strings.Builder takes all
+	head.WriteString("\r\n")
+	// What either side has sent behind its head is in a buffer already.
+	_, err = io.WriteString(client, head.String()+string(c.buf[c.r:c.w]))
+	if n := rw.Reader.Buffered(); err == nil && n > 0 {
+		early, _ := rw.Reader.Peek(n)
+		err = c.send(early)
+	}
+	c.buf = nil
+	if err != nil {
+		t.broken.Store(true)
+		_ = client.Close()
+		_ = c.SetDeadline(longAgo)
+	}
+	go t.copy(client, c.Conn)
+	go t.copy(c.Conn, client)
+	if q.front == nil { // not served by Serve: nobody else would wait for them
+		<-t.ended
+	}
+	return true
+}
+
+// copy moves one direction. Its end is passed on as the end of that direction
+// only; an error ends both.
+func (t *tunnel) copy(dst, src net.Conn) {
+	err := t.pipe(dst, src)
+	half, ok := dst.(interface{ CloseWrite() error })
+	if err != nil || !ok || half.CloseWrite() != nil {
+		t.broken.Store(true)
+		_ = t.client.SetDeadline(longAgo)
+		_ = t.c.SetDeadline(longAgo)
+	}
+	if t.left.Add(-1) > 0 {
+		return
+	}
+	cause := t.c.end()
+	_ = t.client.Close()
+	t.c.close()
+	t.q.rec.Bytes = t.bytes.Load()
+	if cause != nil {
+		t.q.rec.Code = Cut
+	}
+	t.q.finish()
+	close(t.ended)
+}
+
+// pipe copies until the end of src. It borrows a buffer only while there are
+// bytes to move.
+func (t *tunnel) pipe(dst, src net.Conn) error {
+	tcp, ok := src.(*net.TCPConn)
+	if !ok {
+		n, err := io.Copy(dst, src)
+		t.bytes.Add(n)
+		return err
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var bp *[]byte
+	var n int
+	var rerr error
+	ready := func(fd uintptr) bool {
+		bp = buffers.Get().(*[]byte)
+		for {
+			n, rerr = syscall.Read(int(fd), *bp)
+			if rerr == syscall.EINTR {
+				continue
+			}
+			if rerr == syscall.EAGAIN {
+				buffers.Put(bp)
+				bp = nil
+				return false
+			}
+			return true
+		}
+	}
+	for {
+		err := raw.Read(ready)
+		if bp == nil {
+			return err
+		}
+		if err == nil {
+			err = rerr
+		}
+		done := err != nil || n <= 0
+		if !done {
+			var m int
+			m, err = dst.Write((*bp)[:n])
+			t.bytes.Add(int64(m))
+			done = err != nil
+		}
+		buffers.Put(bp)
+		bp = nil
+		if done {
+			return err
+		}
+	}
+}
