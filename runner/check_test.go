@@ -1,0 +1,143 @@
+package runner_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"mesh"
+)
+
+func TestCheck_Healthy(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for _, c := range []struct {
+		name  string
+		args  []string
+		check mesh.Check
+		want  string
+	}{
+		{"any answer", []string{"serve", ":8080", "200"}, mesh.Check{HTTP: true}, "GET / 200"},
+		{"not found is an answer", []string{"serve", ":8080", "404"}, mesh.Check{HTTP: true}, "GET / 404"},
+		{"strict", []string{"serve", ":8080", "204"}, mesh.Check{HTTP: true, Strict: true, Path: "/up"}, "GET /up 204"},
+		{"redirects are not followed", []string{"serve", ":8080", "200"}, mesh.Check{HTTP: true, Strict: true, Path: "/redirect"}, "GET /redirect 302"},
+		{"no HTTP", []string{"wait"}, mesh.Check{Settle: 300 * time.Millisecond}, "up for 0.3s"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			began := time.Now()
+			in := b.start(b.spec("web", c.args...))
+			got, err := b.Check(t.Context(), in, c.check, nil)
+			if err != nil || got != c.want {
+				t.Fatalf("got %q, %v; want %q", got, err, c.want)
+			}
+			t.Logf("healthy after %s", time.Since(began).Round(time.Millisecond))
+			if err := b.Stop(t.Context(), in.ID, time.Second); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func TestCheck_Failures(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for _, c := range []struct {
+		name         string
+		args         []string
+		check        mesh.Check
+		memory       int64
+		text, hint   string
+		output       string        // a line of it
+		atLeast, max time.Duration // how long it may take
+	}{
+		{
+			name: "exit at once", args: []string{"print", "cannot find config", "exit", "3"}, check: mesh.Check{HTTP: true},
+			text: "web.1 exited with code 3 before it answered on port 8080", output: "cannot find config", max: 3 * time.Second,
+		},
+		{
+			name: "exit 0", args: []string{"exit", "0"}, check: mesh.Check{HTTP: true},
+			text: "web.1 exited with code 0 before it answered on port 8080", hint: "foreground", max: 3 * time.Second,
+		},
+		{
+			name: "exit without HTTP", args: []string{"exit", "4"}, check: mesh.Check{Settle: 20 * time.Second},
+			text: "web.1 exited with code 4 within 20s of its start", max: 3 * time.Second,
+		},
+		{
+			name: "never listens", args: []string{"print", "thinking", "wait"}, check: mesh.Check{HTTP: true, Timeout: time.Second},
+			text: "web.1 listens on no port after 1s", hint: "0.0.0.0:$PORT", output: "thinking", atLeast: time.Second, max: 3 * time.Second,
+		},
+		{
+			name: "wrong port", args: []string{"serve", "0.0.0.0:3000", "200"}, check: mesh.Check{HTTP: true, Timeout: time.Second},
+			text: "web.1 does not listen on port 8080; it listens on 0.0.0.0:3000", hint: "0.0.0.0:$PORT", atLeast: time.Second, max: 3 * time.Second,
+		},
+		{
+			name: "loopback only", args: []string{"serve", "127.0.0.1:8080", "200"}, check: mesh.Check{HTTP: true},
+			text: "web.1 listens on 127.0.0.1:8080 only", hint: "listen on 0.0.0.0:$PORT", atLeast: 2 * time.Second, max: 6 * time.Second,
+		},
+		{
+			name: "500s", args: []string{"serve", ":8080", "500"}, check: mesh.Check{HTTP: true, Timeout: time.Minute},
+			text: "web.1 answered GET / with 500 for 15s", atLeast: 15 * time.Second, max: 20 * time.Second,
+		},
+		{
+			name: "strict 404", args: []string{"serve", ":8080", "404"}, check: mesh.Check{HTTP: true, Strict: true, Path: "/up", Timeout: time.Second},
+			text: "web.1 answered GET /up with 404 for 1s", hint: "build:set -a blog health=", max: 3 * time.Second,
+		},
+		{
+			name: "silent", args: []string{"silent", ":8080"}, check: mesh.Check{HTTP: true, Timeout: time.Second},
+			text: "web.1 accepts connections on port 8080 but does not answer GET /", max: 3 * time.Second,
+		},
+		{
+			name: "not HTTP", args: []string{"raw", ":8080"}, check: mesh.Check{HTTP: true, Timeout: time.Second},
+			text: "web.1 does not speak HTTP on port 8080", max: 3 * time.Second,
+		},
+		{
+			name: "out of memory", args: []string{"eat"}, check: mesh.Check{HTTP: true}, memory: 64 << 20,
+			text: "web.1 was killed: out of memory (limit 64 MB)", hint: "--memory", max: 20 * time.Second,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := b.spec("web", c.args...)
+			s.Memory = c.memory
+			in := b.start(s)
+			began := time.Now()
+			seen, err := b.Check(t.Context(), in, c.check, nil)
+			took := time.Since(began)
+			var e *mesh.Error
+			if !errors.As(err, &e) || e.Kind != mesh.Failed {
+				t.Fatalf("got %q, %v", seen, err)
+			}
+			if e.Text != c.text {
+				t.Errorf("text %q, want %q", e.Text, c.text)
+			}
+			if !strings.Contains(e.Hint, c.hint) {
+				t.Errorf("hint %q, want %q", e.Hint, c.hint)
+			}
+			if c.output != "" && !slices.Contains(e.Output, c.output) {
+				t.Errorf("output %q lacks %q", e.Output, c.output)
+			}
+			if took < c.atLeast || took > c.max {
+				t.Errorf("took %s, want %s to %s", took, c.atLeast, c.max)
+			}
+		})
+	}
+}
+
+func TestCheck_TellsProgressAndEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	in := b.start(b.spec("web", "serve", "127.0.0.1:3000", "200"))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var said string
+	_, err := b.Check(ctx, in, mesh.Check{HTTP: true}, func(line string) { said = line; cancel() })
+	if !errors.Is(err, mesh.Cancelled) {
+		t.Errorf("got %v", err)
+	}
+	if want := "web.1: nothing on port 8080 yet; it listens on 127.0.0.1:3000"; said != want {
+		t.Errorf("progress %q, want %q", said, want)
+	}
+}

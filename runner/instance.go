@@ -1,0 +1,294 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/network"
+	"github.com/docker/go-units"
+
+	"mesh"
+)
+
+// Limits that no setting changes.
+const (
+	pidsLimit = 1024 // as many processes and threads as a large app has, and no fork bomb
+	logSize   = "10m"
+	logFiles  = "3"
+)
+
+// capabilities are those that programs in common images need: servers that give
+// up root, package managers, chown in an entrypoint, ports below 1024.
+var capabilities = []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETUID", "SETGID", "KILL", "NET_BIND_SERVICE"}
+
+// Start creates and starts one container, making the stack's network first when
+// it is missing, and returns it with its address. Nothing is left when it fails
+// or ctx ends. A program that the image does not have is a *mesh.Error.
+func (r *Runner) Start(ctx context.Context, spec mesh.InstanceSpec) (mesh.Instance, error) {
+	in, err := r.start(ctx, spec)
+	if err != nil {
+		return mesh.Instance{}, r.fault(ctx, "start "+spec.Name.String(), startFault(spec.Name.String(), spec.Image, err))
+	}
+	return in, nil
+}
+
+func (r *Runner) start(ctx context.Context, spec mesh.InstanceSpec) (_ mesh.Instance, err error) {
+	net, err := r.network(ctx, spec.Stack, spec.Subnet)
+	if err != nil {
+		return mesh.Instance{}, err
+	}
+	host := r.hostConfig(net)
+	host.Memory, host.MemorySwap = spec.Memory, spec.Memory
+	host.NanoCPUs = int64(spec.CPUs * 1e9)
+	name := fmt.Sprintf("mesh-%s-%s-%d-%s", spec.Stack, spec.Name.Service, spec.Name.Slot, random())
+	id, err := r.create(ctx, name, config(spec.Image, spec.Process, spec.Env, r.label(map[string]string{
+		labelStack: string(spec.Stack), labelKind: kindInstance,
+		labelService: string(spec.Name.Service), labelSlot: strconv.Itoa(spec.Name.Slot),
+		labelRelease: strconv.Itoa(int(spec.Release)), labelDeployment: strconv.Itoa(int(spec.Deployment)),
+		labelSpec: spec.Fingerprint,
+	})), host)
+	if err != nil {
+		return mesh.Instance{}, err
+	}
+	defer func() {
+		if err != nil {
+			r.discard(ctx, id)
+		}
+	}()
+	if err := r.cli.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
+		return mesh.Instance{}, err
+	}
+	return r.inspect(ctx, id)
+}
+
+// create makes a container that is gone again when ctx has ended meanwhile. The
+// request itself is not cancelled: the engine would make the container all the
+// same, and nobody would learn its ID.
+func (r *Runner) create(ctx context.Context, name string, c *container.Config, h *container.HostConfig) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	cctx, cancel := cleanup(ctx)
+	defer cancel()
+	made, err := r.cli.ContainerCreate(cctx, c, h, &network.NetworkingConfig{}, nil, name)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		if !errdefs.IsNotFound(err) && !errdefs.IsConflict(err) && !errdefs.IsInvalidArgument(err) {
+			r.discard(ctx, name) // an engine that broke off may have made it
+		}
+		return "", err
+	}
+	return made.ID, nil
+}
+
+// discard removes a container that was never handed out.
+func (r *Runner) discard(ctx context.Context, id string) {
+	ctx, cancel := cleanup(ctx)
+	defer cancel()
+	if err := r.remove(ctx, id); err != nil {
+		r.log.WarnContext(ctx, "container left behind", "container", id, "err", err)
+	}
+}
+
+func config(image string, p mesh.Process, env map[string]mesh.Secret, labels map[string]string) *container.Config {
+	c := &container.Config{
+		Image: image, Entrypoint: p.Entrypoint, Cmd: p.Cmd, Labels: labels, StopSignal: "SIGTERM",
+		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}}, // Check decides
+	}
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		c.Env = append(c.Env, k+"="+env[k].Reveal())
+	}
+	return c
+}
+
+func (r *Runner) hostConfig(net string) *container.HostConfig {
+	yes, pids := true, int64(pidsLimit)
+	return &container.HostConfig{
+		NetworkMode: container.NetworkMode(net),
+		// Without an init, a program that is PID 1 and has no handler ignores SIGTERM.
+		Init:          &yes,
+		LogConfig:     container.LogConfig{Type: "local", Config: map[string]string{"max-size": logSize, "max-file": logFiles}},
+		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled},
+		SecurityOpt:   []string{"no-new-privileges:true"},
+		CapDrop:       []string{"ALL"}, CapAdd: capabilities,
+		Resources: container.Resources{PidsLimit: &pids},
+	}
+}
+
+var noProgram = regexp.MustCompile(`exec: \\?"((?:[^"\\]|\\[^"])+)\\?"`)
+
+// startFault says what is wrong with an image that cannot be started.
+func startFault(name, image string, err error) error {
+	text := err.Error()
+	program := "its program"
+	if m := noProgram.FindStringSubmatch(text); m != nil {
+		program = strconv.Quote(m[1])
+	}
+	e := &mesh.Error{Kind: mesh.Failed, Hint: "correct the command, or the image's ENTRYPOINT and CMD", Err: err}
+	switch {
+	case errdefs.IsNotFound(err) && strings.Contains(text, "No such image"):
+		return &mesh.Error{Kind: mesh.NotFound, Text: fmt.Sprintf("%s cannot start: the image %s is gone from the engine", name, short(image)), Hint: "push again", Err: err}
+	case strings.Contains(text, "executable file not found"):
+		e.Text = fmt.Sprintf("%s cannot start: the image has no program %s", name, program)
+	case strings.Contains(text, "no such file or directory") && strings.Contains(text, "exec"):
+		e.Text = fmt.Sprintf("%s cannot start: the image has no file %s, or not what runs it", name, program)
+	case strings.Contains(text, "permission denied") && strings.Contains(text, "exec"):
+		e.Text, e.Hint = fmt.Sprintf("%s cannot start: %s is not executable", name, program), "make it executable, e.g. with: git update-index --chmod=+x FILE"
+	case strings.Contains(text, "exec format error"):
+		e.Text, e.Hint = fmt.Sprintf("%s cannot start: %s is not a program for this machine", name, program), "a script needs a first line such as #!/bin/sh"
+	case strings.Contains(text, "No command specified"):
+		e.Text, e.Hint = name+" cannot start: neither the image nor the service has a command", "add a CMD to the Dockerfile or a line to the Procfile"
+	case strings.Contains(text, "Minimum memory limit"):
+		e.Text, e.Hint = name+" cannot start: its memory limit is below the engine's minimum of 6 MB", "raise it with: ssh mesh svc:update NAME --memory 64m"
+	case strings.Contains(text, "Range of CPUs"):
+		e.Text, e.Hint = name+" cannot start: its CPU limit is not one this machine can give", "change it with: ssh mesh svc:update NAME --cpus 1"
+	case strings.Contains(text, "no available IPv4 addresses"), strings.Contains(text, "could not find an available"):
+		e.Kind, e.Text, e.Hint = mesh.Unavailable, name+" cannot start: no address is left in the stack's network", "scale down, or stop old instances"
+	default:
+		return err
+	}
+	return e
+}
+
+func short(id string) string {
+	id = strings.TrimPrefix(id, "sha256:")
+	return id[:min(12, len(id))]
+}
+
+// Revive starts a container again that has exited, and returns it as it is then:
+// its address may be a new one. One that runs is returned as it is.
+func (r *Runner) Revive(ctx context.Context, id string) (mesh.Instance, error) {
+	in, err := r.revive(ctx, id)
+	if err != nil {
+		return mesh.Instance{}, r.fault(ctx, "revive "+short(id), startFault(cmpName(in, id), "", err))
+	}
+	return in, nil
+}
+
+func (r *Runner) revive(ctx context.Context, id string) (mesh.Instance, error) {
+	in, err := r.inspect(ctx, id)
+	if errdefs.IsNotFound(err) {
+		return in, &mesh.Error{Kind: mesh.NotFound, Text: fmt.Sprintf("the container %s is gone", short(id)), Err: err}
+	} else if err != nil {
+		return in, err
+	}
+	if n, err := r.cli.NetworkInspect(ctx, r.networkName(in.Stack), network.InspectOptions{}); err == nil {
+		if err := r.join(ctx, n); err != nil {
+			return in, err
+		}
+	}
+	if err := r.cli.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
+		return in, err
+	}
+	return r.inspect(ctx, id)
+}
+
+func cmpName(in mesh.Instance, id string) string {
+	if in.Name.Slot == 0 {
+		return short(id)
+	}
+	return in.Name.String()
+}
+
+// Stop sends SIGTERM, waits for grace at most, sends SIGKILL, and removes the
+// container with its anonymous volumes. A container that is gone already is no
+// error, and several may stop the same one. When ctx ends the container stays,
+// with its SIGTERM.
+func (r *Runner) Stop(ctx context.Context, id string, grace time.Duration) error {
+	return r.fault(ctx, "stop "+short(id), r.stop(ctx, id, grace))
+}
+
+func (r *Runner) stop(ctx context.Context, id string, grace time.Duration) error {
+	wctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// Waiting first: an exit between the signal and the wait is not missed.
+	exited, failed := r.cli.ContainerWait(wctx, id, container.WaitConditionNotRunning)
+	// A conflict is a container that does not run: all the easier.
+	if err := r.cli.ContainerKill(ctx, id, "SIGTERM"); errdefs.IsNotFound(err) {
+		return nil
+	} else if err == nil {
+		t := time.NewTimer(grace)
+		defer t.Stop()
+		select {
+		case <-exited:
+		case <-t.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case err := <-failed:
+			if err != nil && !errdefs.IsNotFound(err) {
+				return err
+			}
+		}
+	} else if !errdefs.IsConflict(err) && !errdefs.IsInternal(err) {
+		return err
+	}
+	return r.remove(ctx, id)
+}
+
+// remove kills and removes a container, and waits when another is at it.
+func (r *Runner) remove(ctx context.Context, id string) error {
+	err := r.cli.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
+	if errdefs.IsConflict(err) && strings.Contains(err.Error(), "already in progress") {
+		wctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		gone, failed := r.cli.ContainerWait(wctx, id, container.WaitConditionRemoved)
+		select {
+		case <-gone:
+			return nil
+		case err = <-failed:
+		}
+	}
+	if err == nil || errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// exitFault says how an instance ended; when says before what ("before it
+// answered on port 8080").
+func exitFault(name string, code int, oom bool, memory int64, when string) *mesh.Error {
+	e := &mesh.Error{Kind: mesh.Failed}
+	switch {
+	case oom:
+		e.Text = name + " was killed: out of memory" + limit(memory)
+		e.Hint = "give it more with: ssh mesh svc:update NAME --memory 1g"
+	case code > 128 && code < 128+65:
+		e.Text = fmt.Sprintf("%s exited with code %d (%s) %s", name, code, signalName(code-128), when)
+	default:
+		e.Text = fmt.Sprintf("%s exited with code %d %s", name, code, when)
+	}
+	switch code {
+	case 0:
+		e.Hint = "the command must go on running: start the server in the foreground"
+	case 126:
+		e.Hint = "the command is there but cannot be executed"
+	case 127:
+		e.Hint = "the command was not found in the image"
+	}
+	return e
+}
+
+func limit(memory int64) string {
+	if memory == 0 {
+		return ""
+	}
+	return " (limit " + units.CustomSize("%.4g %s", float64(memory), 1024, []string{"B", "KB", "MB", "GB", "TB"}) + ")"
+}
+
+func signalName(n int) string {
+	names := map[int]string{1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM"}
+	if s := names[n]; s != "" {
+		return s
+	}
+	return "signal " + strconv.Itoa(n)
+}

@@ -1,0 +1,254 @@
+package runner
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/network"
+
+	"mesh"
+)
+
+// networkName has only the first characters of the server's id, so that it
+// stays readable in "docker network ls"; the label has all of it.
+func (r *Runner) networkName(stack mesh.StackName) string {
+	return "mesh-" + r.server[:min(8, len(r.server))] + "-" + string(stack)
+}
+
+// network makes the stack's network when it is missing and attaches mesh's own
+// container to it. A network that is there stays as it is, whatever its subnet:
+// instances live in it.
+func (r *Runner) network(ctx context.Context, stack mesh.StackName, subnet netip.Prefix) (string, error) {
+	unlock, err := r.stacks.lock(ctx, stack)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	name := r.networkName(stack)
+	n, err := r.cli.NetworkInspect(ctx, name, network.InspectOptions{})
+	if err == nil {
+		return name, r.join(ctx, n)
+	}
+	if !errdefs.IsNotFound(err) {
+		return "", fmt.Errorf("look for network %s: %w", name, err)
+	}
+	o := network.CreateOptions{Driver: "bridge", Labels: r.label(map[string]string{labelStack: string(stack)})}
+	if subnet.IsValid() {
+		// Ours, and not one from the engine's pools: those end after 31 networks.
+		o.IPAM = &network.IPAM{Driver: "default", Config: []network.IPAMConfig{{Subnet: subnet.String()}}}
+	}
+	// Not cancelled half-way: a network made after the client has gone would be
+	// found the next time, but one that fails then would go unheard.
+	mctx, cancel := cleanup(ctx)
+	defer cancel()
+	made, err := r.cli.NetworkCreate(mctx, name, o)
+	switch {
+	case errdefs.IsConflict(err): // made meanwhile by another process
+	case err != nil && strings.Contains(strings.ToLower(err.Error()), "pool overlaps"):
+		return "", &mesh.Error{
+			Kind: mesh.Unavailable, Text: fmt.Sprintf("the subnet %s of stack %q is in use by another network of this machine", subnet, stack),
+			Hint: "see which: docker network ls; docker network inspect NAME", Err: err,
+		}
+	case err != nil:
+		return "", fmt.Errorf("create network %s: %w", name, err)
+	}
+	r.log.DebugContext(ctx, "network created", "stack", stack, "network", name, "id", made.ID)
+	if n, err = r.cli.NetworkInspect(ctx, name, network.InspectOptions{}); err != nil {
+		return "", fmt.Errorf("look for network %s: %w", name, err)
+	}
+	return name, r.join(ctx, n)
+}
+
+// Attach connects the container that mesh itself runs in to the networks of all
+// stacks, so that their instances can be reached. It does nothing when mesh runs
+// on the host. It is for the start: mesh's own container may be a new one. Start
+// and Revive attach to the stack they are about by themselves.
+func (r *Runner) Attach(ctx context.Context) error {
+	self, err := r.ownContainer(ctx)
+	if err != nil {
+		return r.fault(ctx, "find mesh's own container", err)
+	}
+	if self == "" {
+		return nil
+	}
+	found, err := r.cli.NetworkList(ctx, network.ListOptions{Filters: r.filter()})
+	if err != nil {
+		return r.fault(ctx, "list the networks", err)
+	}
+	for _, n := range found {
+		if n, err = r.cli.NetworkInspect(ctx, n.ID, network.InspectOptions{}); errdefs.IsNotFound(err) {
+			continue
+		} else if err == nil {
+			err = r.join(ctx, n)
+		}
+		if err != nil {
+			return r.fault(ctx, "attach to "+n.Name, err)
+		}
+	}
+	return nil
+}
+
+// join connects mesh's own container to a network, once.
+func (r *Runner) join(ctx context.Context, n network.Inspect) error {
+	self, err := r.ownContainer(ctx)
+	if err != nil || self == "" {
+		return err
+	}
+	if _, in := n.Containers[self]; in {
+		return nil
+	}
+	err = r.cli.NetworkConnect(ctx, n.ID, self, nil)
+	if err != nil && !strings.Contains(err.Error(), "already exists in network") {
+		return fmt.Errorf("attach mesh's own container to %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// ownContainer returns the ID of the container that mesh runs in, or "" on a
+// host. The engine is asked, because a container of another engine (or Podman)
+// looks the same from the inside. An engine that is away is asked again later.
+func (r *Runner) ownContainer(ctx context.Context) (string, error) {
+	r.selfMu.Lock()
+	defer r.selfMu.Unlock()
+	if r.selfDone {
+		return r.self, nil
+	}
+	if _, err := os.Stat("/.dockerenv"); err != nil {
+		r.selfDone = true
+		return "", nil
+	}
+	for _, id := range ownIDs() {
+		c, err := r.cli.ContainerInspect(ctx, id)
+		if errdefs.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return "", fmt.Errorf("find mesh's own container: %w", err)
+		}
+		if c.State.Running {
+			r.self = c.ID
+			break
+		}
+	}
+	r.selfDone = true
+	return r.self, nil
+}
+
+var mountedID = regexp.MustCompile(`/containers/([0-9a-f]{64})/`)
+
+// ownIDs guesses: the engine mounts resolv.conf and others from a folder named
+// after the container, and its host name is the short ID unless it was chosen.
+func ownIDs() (ids []string) {
+	if b, err := os.ReadFile("/proc/self/mountinfo"); err == nil {
+		for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
+			if m := mountedID.FindStringSubmatch(s.Text()); m != nil {
+				ids = append(ids, m[1])
+				break
+			}
+		}
+	}
+	if h, err := os.Hostname(); err == nil {
+		ids = append(ids, h)
+	}
+	return ids
+}
+
+// Sweep removes this server's one-off containers. It is for the start, when
+// none can be wanted.
+func (r *Runner) Sweep(ctx context.Context) error {
+	found, err := r.containers(ctx, labelKind+"="+kindOneOff)
+	if err != nil {
+		return err
+	}
+	return r.fault(ctx, "remove one-off containers", r.removeAll(ctx, found))
+}
+
+// RemoveStack kills and removes the containers of a stack, one-off ones too, and
+// its network. What is gone already is no error.
+func (r *Runner) RemoveStack(ctx context.Context, stack mesh.StackName) error {
+	unlock, err := r.stacks.lock(ctx, stack)
+	if err != nil {
+		return r.fault(ctx, "remove stack "+string(stack), err)
+	}
+	defer unlock()
+	found, err := r.containers(ctx, labelStack+"="+string(stack))
+	if err != nil {
+		return err
+	}
+	if err := r.removeAll(ctx, found); err != nil {
+		return r.fault(ctx, "remove the containers of "+string(stack), err)
+	}
+	nets, err := r.cli.NetworkList(ctx, network.ListOptions{Filters: r.filter(labelStack + "=" + string(stack))})
+	if err != nil {
+		return r.fault(ctx, "list the networks of "+string(stack), err)
+	}
+	for _, n := range nets {
+		if err := r.removeNetwork(ctx, n.ID); err != nil {
+			return r.fault(ctx, "remove network "+n.Name, err)
+		}
+	}
+	return nil
+}
+
+// removeNetwork disconnects whatever is still in the network: mesh itself, or a
+// container that somebody else connected. The engine needs a moment to let go of
+// endpoints, hence the tries.
+func (r *Runner) removeNetwork(ctx context.Context, id string) error {
+	for try := 1; ; try++ {
+		n, err := r.cli.NetworkInspect(ctx, id, network.InspectOptions{})
+		if errdefs.IsNotFound(err) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		for c := range n.Containers {
+			if err := r.cli.NetworkDisconnect(ctx, id, c, true); err != nil {
+				r.log.DebugContext(ctx, "disconnect", "network", n.Name, "container", c, "err", err)
+			}
+		}
+		err = r.cli.NetworkRemove(ctx, id)
+		if err == nil || errdefs.IsNotFound(err) {
+			return nil
+		}
+		if try == 20 || !strings.Contains(err.Error(), "active endpoints") {
+			return err
+		}
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *Runner) removeAll(ctx context.Context, found []container.Summary) error {
+	errs := make(chan error)
+	for _, c := range found {
+		go func() { errs <- r.remove(ctx, c.ID) }()
+	}
+	var all []error
+	for range found {
+		all = append(all, <-errs)
+	}
+	return errors.Join(all...)
+}
+
+// pause waits for d or the end of ctx.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,295 @@
+// Package runner turns images into running instances: containers of the Docker
+// Engine, each with an address of its own in its stack's private network.
+//
+// It starts, checks, stops, lists and watches them, runs one-off commands and
+// reads logs. What should run, when, and what gets traffic is for others to
+// decide; so is restarting what crashed: containers have no restart policy, and
+// whoever watches calls Revive.
+//
+// Containers are told from each other by labels alone, and nothing is kept in
+// memory that the engine does not know: a new process on the same engine with
+// the same server id sees the same instances.
+//
+//	r := runner.New(cli, runner.Options{Server: id})
+//	in, err := r.Start(ctx, spec)
+//	seen, err := r.Check(ctx, in, mesh.Check{HTTP: true}, nil) // "GET / 200"
+package runner
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/client"
+	"golang.org/x/sync/errgroup"
+
+	"mesh"
+)
+
+// The labels of what a Runner makes. Every list asks for labelServer.
+const (
+	labelServer     = "mesh.server"
+	labelStack      = "mesh.stack"
+	labelService    = "mesh.service"
+	labelSlot       = "mesh.slot"
+	labelRelease    = "mesh.release"
+	labelDeployment = "mesh.deployment"
+	labelSpec       = "mesh.spec"
+	labelKind       = "mesh.kind"
+	labelName       = "mesh.name"
+
+	kindInstance = "instance"
+	kindOneOff   = "oneoff"
+)
+
+// cleanupTimeout bounds what is done after the caller's context has ended.
+const cleanupTimeout = time.Minute
+
+// Options are what New needs besides the client.
+type Options struct {
+	// Server tells the containers of this server from those of others on the same
+	// engine. It must not be empty and not change over the life of the data.
+	Server string
+	// Labels are put on every container and network besides the Runner's own.
+	Labels map[string]string
+	// Self is the ID of the container that mesh itself runs in, which is then
+	// attached to each stack's network. Empty: found out when first needed.
+	Self string
+	// Logger gets what a person is not told; nil: slog.Default().
+	Logger *slog.Logger
+	// Now is the clock; nil: time.Now. Waiting does not use it.
+	Now func() time.Time
+}
+
+// Runner runs instances in a Docker Engine. It may be used from several
+// goroutines.
+type Runner struct {
+	cli    *client.Client
+	server string
+	labels map[string]string
+	log    *slog.Logger
+	now    func() time.Time
+	stacks keyedLock // guards the making and removing of a stack's network
+
+	selfMu   sync.Mutex // guards self and selfDone
+	self     string
+	selfDone bool
+}
+
+// New returns a Runner. It does not talk to the engine.
+func New(cli *client.Client, o Options) *Runner {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Runner{
+		cli: cli, server: o.Server, labels: o.Labels, log: o.Logger, now: o.Now,
+		self: o.Self, selfDone: o.Self != "",
+	}
+}
+
+// Ping tells whether the engine answers, with an error of kind Unavailable when
+// it does not.
+func (r *Runner) Ping(ctx context.Context) error {
+	if _, err := r.cli.Ping(ctx); err != nil {
+		return r.fault(ctx, "ping the engine", err)
+	}
+	return nil
+}
+
+// List returns the instances of all stacks of this server, in whatever state,
+// ordered by stack and name.
+func (r *Runner) List(ctx context.Context) ([]mesh.Instance, error) {
+	found, err := r.containers(ctx, labelKind+"="+kindInstance)
+	if err != nil {
+		return nil, err
+	}
+	return r.inspectAll(ctx, found)
+}
+
+// inspectAll leaves out what has gone meanwhile.
+func (r *Runner) inspectAll(ctx context.Context, found []container.Summary) ([]mesh.Instance, error) {
+	list := make([]mesh.Instance, len(found))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for i, c := range found {
+		g.Go(func() error {
+			in, err := r.inspect(gctx, c.ID)
+			if errdefs.IsNotFound(err) {
+				return nil
+			}
+			list[i] = in
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, r.fault(ctx, "list the instances", err)
+	}
+	list = slices.DeleteFunc(list, func(in mesh.Instance) bool { return in.ID == "" })
+	slices.SortFunc(list, func(a, b mesh.Instance) int {
+		return cmp.Or(cmp.Compare(a.Stack, b.Stack), a.Name.Compare(b.Name), a.Started.Compare(b.Started))
+	})
+	return list, nil
+}
+
+// containers lists this server's containers that have the labels, too.
+func (r *Runner) containers(ctx context.Context, labels ...string) ([]container.Summary, error) {
+	found, err := r.cli.ContainerList(ctx, container.ListOptions{All: true, Filters: r.filter(labels...)})
+	if err != nil {
+		return nil, r.fault(ctx, "list the containers", err)
+	}
+	return found, nil
+}
+
+func (r *Runner) filter(labels ...string) filters.Args {
+	f := filters.NewArgs(filters.Arg("label", labelServer+"="+r.server))
+	for _, l := range labels {
+		f.Add("label", l)
+	}
+	return f
+}
+
+// label merges the Runner's own labels with those given.
+func (r *Runner) label(own map[string]string) map[string]string {
+	all := map[string]string{}
+	for k, v := range r.labels {
+		all[k] = v
+	}
+	for k, v := range own {
+		all[k] = v
+	}
+	all[labelServer] = r.server
+	return all
+}
+
+// inspect gives the engine's errors as they are.
+func (r *Runner) inspect(ctx context.Context, id string) (mesh.Instance, error) {
+	c, err := r.cli.ContainerInspect(ctx, id)
+	if err != nil {
+		return mesh.Instance{}, err
+	}
+	return r.instance(c), nil
+}
+
+func (r *Runner) instance(c container.InspectResponse) mesh.Instance {
+	in := labelled(c.ID, c.Config.Labels)
+	in.ExitCode, in.OOM = c.State.ExitCode, c.State.OOMKilled
+	in.Started, _ = time.Parse(time.RFC3339Nano, c.State.StartedAt)
+	switch {
+	case c.State.Running || c.State.Paused || c.State.Restarting:
+		in.State = mesh.InstanceRunning
+		// The fields beside Networks are gone from API 1.52 on.
+		if n := c.NetworkSettings.Networks[r.networkName(in.Stack)]; n != nil {
+			if a, err := netip.ParseAddr(n.IPAddress); err == nil {
+				in.Addr = netip.AddrPortFrom(a, mesh.Port)
+			}
+		}
+	case c.State.Status == "created":
+		in.State, in.Started = mesh.InstanceCreated, time.Time{}
+	default:
+		in.State = mesh.InstanceExited
+	}
+	return in
+}
+
+// labelled is what the labels say of an instance.
+func labelled(id string, l map[string]string) mesh.Instance {
+	number := func(k string) int { n, _ := strconv.Atoi(l[k]); return n }
+	return mesh.Instance{
+		ID: id, Stack: mesh.StackName(l[labelStack]),
+		Name:       mesh.InstanceName{Service: mesh.ServiceName(l[labelService]), Slot: number(labelSlot)},
+		Release:    mesh.ReleaseNumber(number(labelRelease)),
+		Deployment: mesh.DeploymentNumber(number(labelDeployment)),
+		Spec:       l[labelSpec],
+	}
+}
+
+// random ends a container's name: the old and the new web.1 live side by side
+// for a moment.
+func random() string { return strings.ToLower(rand.Text()[:8]) }
+
+// cleanup is a context for undoing things, whatever became of ctx.
+func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+}
+
+// fault makes of the engine's error what a caller can choose by: Cancelled when
+// ctx has ended, Unavailable when the engine is away or out of disk.
+func (r *Runner) fault(ctx context.Context, doing string, err error) error {
+	var known *mesh.Error
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return &mesh.Error{Kind: mesh.Cancelled, Text: doing + ": cancelled", Err: context.Cause(ctx)}
+	case errors.As(err, &known):
+		return err
+	case away(err):
+		return &mesh.Error{
+			Kind: mesh.Unavailable, Text: "the Docker Engine does not answer at " + r.cli.DaemonHost(),
+			Hint: "start it on the server, e.g. with: systemctl start docker", Err: fmt.Errorf("%s: %w", doing, err),
+		}
+	case strings.Contains(err.Error(), "no space left on device"):
+		return &mesh.Error{
+			Kind: mesh.Unavailable, Text: "the server's disk is full",
+			Hint: "free some on the server, e.g. with: docker system df; docker builder prune", Err: fmt.Errorf("%s: %w", doing, err),
+		}
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// away tells whether the connection, not the request, is what failed.
+func away(err error) bool {
+	return client.IsErrConnectionFailed(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// keyedLock is one lock for each stack. The zero value is ready.
+type keyedLock struct {
+	mu   sync.Mutex
+	held map[mesh.StackName]chan struct{}
+}
+
+// lock waits for the stack's lock and returns what gives it back.
+func (l *keyedLock) lock(ctx context.Context, stack mesh.StackName) (func(), error) {
+	for {
+		l.mu.Lock()
+		wait, taken := l.held[stack]
+		if !taken {
+			if l.held == nil {
+				l.held = map[mesh.StackName]chan struct{}{}
+			}
+			done := make(chan struct{})
+			l.held[stack] = done
+			l.mu.Unlock()
+			return func() {
+				l.mu.Lock()
+				delete(l.held, stack)
+				l.mu.Unlock()
+				close(done)
+			}, nil
+		}
+		l.mu.Unlock()
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
