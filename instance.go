@@ -131,3 +131,29 @@ const (
 	NotDeployed  DownReason = "not deployed"
 	StoppedStack DownReason = "stopped"
 )
+
+// InstanceStatus is an instance as people see it in ps.
+type InstanceStatus struct {
+	Name     InstanceName
+	Release  ReleaseNumber
+	State    string    // "up", "starting", "crashed", "missing"
+	Since    time.Time // of that state
+	Crashes  int       // in a row
+	ExitCode int       // of the last crash
+	OOM      bool
+	Next     time.Time // of the next try, when crashed
+	Command  string    // as written; empty: the image's own
+}
+
+// Run is a one-off command that somebody runs in a stack.
+type Run struct {
+	Stack  StackName
+	By     KeyName
+	Words  []string // the command; run as given, without a shell in between
+	Env    map[string]Secret
+	TTY    bool
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+	Resize <-chan WindowSize
+}

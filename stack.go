@@ -110,6 +110,7 @@ const (
 	DeployScale    DeploymentKind = "scale"
 	DeployRestart  DeploymentKind = "restart"
 	DeployStart    DeploymentKind = "start"
+	DeployStop     DeploymentKind = "stop"
 	DeployRollback DeploymentKind = "rollback"
 	DeployServices DeploymentKind = "services"
 )
@@ -124,6 +125,7 @@ const (
 	StatusLive      DeploymentStatus = "live"
 	StatusFailed    DeploymentStatus = "failed"
 	StatusCancelled DeploymentStatus = "cancelled"
+	StatusDryRun    DeploymentStatus = "dry run"
 )
 
 // Final tells whether the status changes no more.
@@ -149,4 +151,11 @@ type Deployment struct {
 type RepoState struct {
 	Branch string // empty: no push yet
 	Commit Commit // of the current release; empty: none
+}
+
+// Scale is a change of one service's number of instances.
+type Scale struct {
+	Service ServiceName
+	To      int
+	By      bool // To is added to what there is
 }

@@ -106,7 +106,7 @@ type Store interface {
 
 	// CreateStack records a stack, chooses its subnet from pool, and fails with
 	// Conflict when the name is taken.
-	CreateStack(ctx context.Context, s mesh.Stack, choose func(taken []mesh.Stack) (mesh.Stack, error)) (mesh.Stack, error)
+	CreateStack(ctx context.Context, s mesh.Stack, choose func(taken []mesh.Stack, s mesh.Stack) (mesh.Stack, error)) (mesh.Stack, error)
 	// UpdateStack changes a stack by fn, which does no I/O and may run again. Name,
 	// Current and LastNumber cannot be changed by it. A domain that another stack
 	// has is a Conflict.

@@ -1,0 +1,308 @@
+package deploy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"mesh"
+)
+
+// attempt is one deployment on its way: what it prints, where that is recorded,
+// and how it ends.
+type attempt struct {
+	d       *Deployer
+	dep     mesh.Deployment
+	started time.Time
+	out     *transcript
+	past    bool               // the release is recorded: it will be finished whatever happens
+	phase   string             // what is being done, for the heartbeat; guarded by out.mu
+	next    mesh.ReleaseNumber // of the release in the making
+}
+
+// heartbeat is how long a deployment may be silent before it says that it still
+// works: SSH clients and CI runners give up on silence after some minutes.
+const heartbeat = 30 * time.Second
+
+// attempt records a deployment, waits for its turn, and runs do. What do returns
+// is the verdict; it is recorded, printed to out, and returned. When ctx ends
+// before do has committed, do must undo what it did and return.
+func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writer, do func(context.Context, *attempt) error) (_ mesh.Deployment, err error) {
+	dep.Created, dep.Status = d.Now().UTC(), mesh.StatusWaiting
+	dep, err = d.Store.BeginDeployment(ctx, dep)
+	if err != nil {
+		return dep, err
+	}
+	record, err := d.Store.Output(dep.Stack, dep.Number)
+	if err != nil {
+		return dep, err
+	}
+	a := &attempt{d: d, dep: dep, started: d.Now(), out: newTranscript(record, out)}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	t := &ticket{deployment: dep, turn: make(chan struct{}), cancel: cancel, done: make(chan struct{})}
+	beat, stopBeat := context.WithCancel(ctx)
+	var beating sync.WaitGroup
+	defer func() {
+		t.err = err
+		close(t.done)
+	}()
+	defer func() {
+		stopBeat()
+		beating.Wait()
+		if cerr := a.out.Close(); cerr != nil {
+			d.Logger.Warn("deployment output not recorded", "stack", dep.Stack, "deployment", int(dep.Number), "err", cerr)
+		}
+	}()
+	leave, err := d.enter(ctx, t, func(ahead mesh.Deployment) {
+		a.headline()
+		a.detail("waiting for %s", describe(ahead))
+	})
+	if err != nil {
+		return dep, a.fail(ctx, err)
+	}
+	defer leave()
+	if !a.out.begun() {
+		a.headline()
+	}
+	beating.Go(func() { a.out.beat(beat, func() string { return a.phase }) })
+	a.dep.Status = mesh.StatusRunning
+	if err := d.Store.UpdateDeployment(ctx, a.dep); err != nil {
+		return dep, a.fail(ctx, err)
+	}
+	d.Reached(StepBegun, string(dep.Stack))
+	if err := do(ctx, a); err != nil {
+		return dep, a.fail(ctx, err)
+	}
+	return a.dep, nil
+}
+
+// headline opens the output: what is deployed, by whom, under which number.
+func (a *attempt) headline() {
+	left := fmt.Sprintf("-----> %s: ", a.dep.Stack)
+	if a.dep.Commit != "" {
+		left += fmt.Sprintf("%s %q pushed by %s", a.dep.Commit.Short(), a.dep.Subject, a.dep.By)
+	} else {
+		left += fmt.Sprintf("%s by %s", a.dep.Subject, a.dep.By)
+	}
+	a.out.say(right(left, "deployment "+a.dep.Number.String()))
+}
+
+// right puts a remark at the end of a line, in a column where there is room.
+func right(left, remark string) string {
+	const column = 72
+	return left + strings.Repeat(" ", max(2, column-len([]rune(left)))) + remark
+}
+
+// step prints a step and remembers it as what is being done.
+func (a *attempt) step(phase, format string, args ...any) {
+	a.out.mu.Lock()
+	a.phase = phase
+	a.out.mu.Unlock()
+	a.out.say("-----> " + fmt.Sprintf(format, args...))
+}
+
+func (a *attempt) detail(format string, args ...any) {
+	a.out.say("       " + fmt.Sprintf(format, args...))
+}
+
+func (a *attempt) timed(since time.Time, format string, args ...any) {
+	a.out.say(right("       "+fmt.Sprintf(format, args...), seconds(a.d.Now().Sub(since))))
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.1fs", d.Seconds()) }
+
+// done prints the last line of a deployment that is live.
+func (a *attempt) done(st mesh.Stack) {
+	took := seconds(a.d.Now().Sub(a.started))
+	a.out.say(fmt.Sprintf("=====> %s  %s  %s", a.d.url(st.Name), st.Current, took))
+}
+
+// fail records and prints the end of a deployment that is not live: what went
+// wrong, the evidence, what still serves, what to do.
+func (a *attempt) fail(ctx context.Context, err error) error {
+	cause := context.Cause(ctx)
+	after := context.WithoutCancel(ctx)
+	var e *mesh.Error
+	switch {
+	case ctx.Err() != nil && !a.past && errors.As(cause, &e):
+		err = cause
+	case ctx.Err() != nil && !a.past:
+		e = mesh.Errorf(mesh.Cancelled, "cancelled: the client went away")
+		err = e
+	case !errors.As(err, &e):
+		a.d.Logger.Error("deployment failed", "stack", a.dep.Stack, "deployment", int(a.dep.Number), "err", err)
+		e = mesh.Errorf(mesh.Failed, "mesh itself failed: %w", err).WithHint("the server's log has the details; try again")
+		err = e
+	}
+	a.dep.Status, a.dep.Reason, a.dep.Ended = mesh.StatusFailed, a.out.clean(e.Text), a.d.Now().UTC()
+	if errors.Is(err, mesh.Cancelled) {
+		a.dep.Status = mesh.StatusCancelled
+	}
+	if !a.past {
+		if uerr := a.d.Store.UpdateDeployment(after, a.dep); uerr != nil && !errors.Is(uerr, mesh.NoStack) {
+			a.d.Logger.Error("end of deployment not recorded", "stack", a.dep.Stack, "deployment", int(a.dep.Number), "err", uerr)
+		}
+	}
+	if len(e.Output) > 0 {
+		a.out.say("       The last lines of its output:")
+		for _, l := range e.Output {
+			a.out.line("         " + l)
+		}
+	}
+	a.out.line(" !     " + e.Text)
+	if e.Hint != "" {
+		a.detail("%s", e.Hint)
+	}
+	a.detail("%s", a.d.stillServing(after, a.dep.Stack))
+	a.d.Logger.Info("deployment not live", "stack", a.dep.Stack, "deployment", int(a.dep.Number), "status", string(a.dep.Status), "err", a.out.clean(e.Text))
+	return err
+}
+
+// stillServing says what a failed deployment has left as it was.
+func (d *Deployer) stillServing(ctx context.Context, name mesh.StackName) string {
+	st, err := d.Store.Stack(ctx, name)
+	switch {
+	case err != nil:
+		return "Nothing has changed."
+	case st.Current == 0:
+		return "Nothing is deployed yet, and nothing has changed."
+	case st.Stopped:
+		return fmt.Sprintf("Nothing has changed: %s is current, and the stack is stopped.", st.Current)
+	}
+	return fmt.Sprintf("Nothing has changed: %s is still serving at %s", st.Current, d.url(name))
+}
+
+// transcript is the output of a deployment. It passes whole lines on to the one
+// who waits for it and to the record, with the values of config vars masked. It
+// may be written to from several goroutines.
+type transcript struct {
+	record io.WriteCloser
+	client io.Writer
+
+	mu    sync.Mutex
+	part  []byte
+	hide  *strings.Replacer
+	any   bool
+	last  time.Time
+	rerr  error
+	ended bool
+}
+
+func newTranscript(record io.WriteCloser, client io.Writer) *transcript {
+	if client == nil {
+		client = io.Discard
+	}
+	return &transcript{record: record, client: client, hide: strings.NewReplacer(), last: time.Now()}
+}
+
+// minHidden is how long a value must be to be masked in output: shorter ones
+// ("1", "true", "web") are no secrets, and masking them would garble every line.
+const minHidden = 6
+
+// mask hides the values of config vars from now on, line by line where a value
+// has several.
+func (t *transcript) mask(configs ...mesh.Config) {
+	seen := map[string]bool{}
+	var values []string
+	for _, c := range configs {
+		for _, v := range c {
+			for l := range strings.SplitSeq(v.Reveal(), "\n") {
+				if l = strings.TrimSpace(l); len(l) >= minHidden && !seen[l] {
+					seen[l] = true
+					values = append(values, l)
+				}
+			}
+		}
+	}
+	// The longest first: a value may begin with another one.
+	slices.SortStableFunc(values, func(a, b string) int { return len(b) - len(a) })
+	pairs := make([]string, 0, 2*len(values))
+	for _, v := range values {
+		pairs = append(pairs, v, "••••••")
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.hide = strings.NewReplacer(pairs...)
+}
+
+// clean masks a text that goes elsewhere.
+func (t *transcript) clean(s string) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.hide.Replace(s)
+}
+
+// line prints a line that may quote what an app or a build printed.
+func (t *transcript) line(s string) { _, _ = io.WriteString(t, s+"\n") }
+
+// say prints a line of mesh's own, unmasked: a config var that holds the stack's
+// URL must not blot it out of the result.
+func (t *transcript) say(s string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pass(s + "\n")
+}
+
+// Write takes any bytes and never fails: a client that went away is noticed by
+// its context, and the record by Close.
+func (t *transcript) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.part = append(t.part, b...)
+	i := bytes.LastIndexByte(t.part, '\n')
+	if i >= 0 {
+		t.pass(t.hide.Replace(string(t.part[:i+1])))
+		t.part = append(t.part[:0], t.part[i+1:]...)
+	}
+	return len(b), nil
+}
+
+func (t *transcript) pass(lines string) {
+	t.any, t.last = true, time.Now()
+	if t.ended {
+		return
+	}
+	if _, err := io.WriteString(t.record, lines); err != nil && t.rerr == nil {
+		t.rerr = err
+	}
+	_, _ = io.WriteString(t.client, lines)
+}
+
+func (t *transcript) begun() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.any
+}
+
+// Close ends the record with what is left.
+func (t *transcript) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.part) > 0 {
+		t.pass(t.hide.Replace(string(t.part)) + "\n")
+		t.part = nil
+	}
+	t.ended = true
+	return errors.Join(t.rerr, t.record.Close())
+}
+
+// beat prints a line whenever there was none for a while.
+func (t *transcript) beat(ctx context.Context, phase func() string) {
+	start := time.Now()
+	for wait := heartbeat; sleep(ctx, wait); {
+		t.mu.Lock()
+		silent := time.Since(t.last)
+		if wait = heartbeat - silent; wait <= 0 {
+			wait = heartbeat
+			t.pass(fmt.Sprintf("       … still working: %s (%d s in all)\n", phase(), int(time.Since(start).Seconds())))
+		}
+		t.mu.Unlock()
+	}
+}

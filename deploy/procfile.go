@@ -1,0 +1,75 @@
+package deploy
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"mesh"
+)
+
+// maxProcfile is more than any Procfile needs; a larger file is something else.
+const maxProcfile = 64 << 10
+
+// ParseProcfile reads "name: command" lines. Blank lines and lines that begin
+// with # are skipped. The entry "release" is the release command.
+func ParseProcfile(text string) (services map[mesh.ServiceName]string, err error) {
+	services = map[mesh.ServiceName]string{}
+	n := 0
+	for line := range strings.SplitSeq(strings.TrimPrefix(text, "\ufeff"), "\n") {
+		n++
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		bad := func(why string) (map[mesh.ServiceName]string, error) {
+			return nil, &mesh.Error{
+				Kind: mesh.Failed, Text: fmt.Sprintf("Procfile:%d: %s", n, why),
+				Hint: "a line is NAME: COMMAND, for example: web: ./server --port $PORT",
+			}
+		}
+		name, command, ok := strings.Cut(line, ":")
+		if !ok {
+			return bad(fmt.Sprintf("%q has no colon", mesh.Clip(line, 60)))
+		}
+		svc, err := mesh.ParseServiceName(strings.TrimSpace(name))
+		if err != nil {
+			return bad(err.Error())
+		}
+		command = strings.TrimSpace(command)
+		switch _, twice := services[svc]; {
+		case command == "":
+			return bad(fmt.Sprintf("%s has no command", svc))
+		case strings.ContainsRune(command, 0):
+			return bad(fmt.Sprintf("the command of %s has a NUL in it", svc))
+		case twice:
+			return bad(fmt.Sprintf("%s is there twice", svc))
+		}
+		services[svc] = command
+	}
+	return services, nil
+}
+
+// procfile reads the Procfile of a tree; a tree without one has no services of
+// its own.
+func procfile(t mesh.Tree) (map[mesh.ServiceName]string, error) {
+	for _, e := range t.Entries() {
+		if e.Path != "Procfile" || !e.Mode.IsRegular() {
+			continue
+		}
+		if e.Size > maxProcfile {
+			return nil, mesh.Errorf(mesh.Failed, "the Procfile is larger than %d KB", maxProcfile>>10)
+		}
+		r, err := t.Open(e)
+		if err != nil {
+			return nil, err
+		}
+		defer r.Close()
+		data, err := io.ReadAll(io.LimitReader(r, maxProcfile))
+		if err != nil {
+			return nil, fmt.Errorf("read Procfile: %w", err)
+		}
+		return ParseProcfile(string(data))
+	}
+	return nil, nil
+}

@@ -1,0 +1,338 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+	"time"
+
+	"mesh"
+)
+
+// releaseTimeout is how long a release command may take.
+const releaseTimeout = time.Hour
+
+// keepReleases is of how many releases before the current one the images stay,
+// so that a rollback needs no build.
+const keepReleases = 5
+
+// Push deploys a commit that is in the stack's repository: build, release
+// command, start, check, switch. The stack is made when there is none. It returns
+// nil when the commit is live, or, with Detach, when it has begun. When ctx ends
+// before the release is recorded, everything is undone; after that the rollout is
+// finished.
+func (d *Deployer) Push(ctx context.Context, p mesh.Push, out io.Writer) error {
+	if _, err := d.Store.Stack(ctx, p.Stack); errors.Is(err, mesh.NoStack) {
+		_, err := d.CreateStack(ctx, p.Stack, p.By)
+		if err != nil && !errors.Is(err, mesh.Conflict) { // somebody else's first push
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	tree, subject, closeTree, err := d.Repos.Open(ctx, p.Stack, p.Commit)
+	if err != nil {
+		return err
+	}
+	dep := mesh.Deployment{Stack: p.Stack, Kind: mesh.DeployPush, By: p.By, Commit: p.Commit, Subject: subject}
+	run := func(ctx context.Context, out io.Writer) error {
+		defer closeTree()
+		_, err := d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
+			return d.push(ctx, a, p, tree)
+		})
+		return err
+	}
+	if !p.Detach {
+		return run(ctx, out)
+	}
+	d.background(func(ctx context.Context) { _ = run(ctx, nil) }) // the deployment's record has the verdict
+	_, _ = fmt.Fprintf(out, "-----> %s: %s is being deployed in the background\n       follow it with: ssh mesh deployments:show -a %s --follow\n", p.Stack, p.Commit.Short(), p.Stack)
+	return nil
+}
+
+func (d *Deployer) push(ctx context.Context, a *attempt, p mesh.Push, tree mesh.Tree) error {
+	st, err := d.Store.Stack(ctx, p.Stack)
+	if err != nil {
+		return err
+	}
+	// Another first push may have settled the branch while this one waited.
+	if b := st.Settings.Branch; b != "" && b != p.Branch {
+		return mesh.Errorf(mesh.Denied, "%s deploys %s only: git push mesh %s:%s", p.Stack, b, p.Branch, b)
+	}
+	if a.next, err = d.nextRelease(ctx, st.Name); err != nil {
+		return err
+	}
+	a.out.mask(st.Config)
+	procs, err := procfile(tree)
+	if err != nil {
+		return phaseFailed("build failed", err)
+	}
+	img, err := d.build(ctx, a, st, p, tree)
+	if err != nil {
+		return phaseFailed("build failed", err)
+	}
+	d.Reached(StepBuilt, string(st.Name))
+	svcs := services(st, procs)
+	r := d.release(a, st, img, p.Commit, st.Config, svcs, formation(st, svcs), "Deploy "+p.Commit.Short())
+	if _, err := specs(st, r, a.dep.Number); err != nil {
+		return err
+	}
+	if p.DryRun {
+		a.dep.Status, a.dep.Ended = mesh.StatusDryRun, d.Now().UTC()
+		a.out.say("=====> Dry run: the build succeeded, and nothing has changed")
+		return d.Store.UpdateDeployment(ctx, a.dep)
+	}
+	if err := d.releaseCommand(ctx, a, st, r, procs[mesh.ReleaseCommand]); err != nil {
+		return err
+	}
+	st.Stopped = false
+	st, err = d.roll(ctx, a, st, r, none, func(ctx context.Context) (mesh.Stack, error) {
+		return d.commit(ctx, a, &r, func(s *mesh.Stack) error {
+			s.Settings.Branch = p.Branch
+			s.Stopped = false
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	d.tagRelease(context.WithoutCancel(ctx), st, r)
+	a.done(st)
+	return nil
+}
+
+// nextRelease is the number that the next release will have.
+func (d *Deployer) nextRelease(ctx context.Context, stack mesh.StackName) (mesh.ReleaseNumber, error) {
+	last, err := d.Store.Releases(ctx, stack, 1)
+	if err != nil || len(last) == 0 {
+		return 1, err
+	}
+	return last[0].Number + 1, nil
+}
+
+// commit records the attempt as live, with its release when there is one.
+func (d *Deployer) commit(ctx context.Context, a *attempt, r *mesh.Release, change func(*mesh.Stack) error) (mesh.Stack, error) {
+	a.dep.Ended = d.Now().UTC()
+	if r != nil {
+		a.dep.Release = r.Number
+	}
+	st, err := d.Store.Commit(ctx, a.dep, r, change)
+	if err != nil {
+		return st, err
+	}
+	a.dep.Status = mesh.StatusLive
+	d.Logger.Info("release recorded", "stack", st.Name, "release", st.Current.String(), "deployment", int(a.dep.Number), "key", string(a.dep.By))
+	return st, nil
+}
+
+func (d *Deployer) build(ctx context.Context, a *attempt, st mesh.Stack, p mesh.Push, tree mesh.Tree) (mesh.Image, error) {
+	file := st.Settings.Dockerfile
+	if file == "" {
+		file = mesh.DefaultDockerfile
+	}
+	began := d.Now()
+	a.step("building", "Building with ./%s", file)
+	img, err := d.Builder.Build(ctx, mesh.Build{
+		Stack: st.Name, Deployment: a.dep.Number, Commit: p.Commit, Tree: tree, Dockerfile: file, Config: st.Config, NoCache: p.NoCache,
+		Tags: []string{fmt.Sprintf("mesh/%s:%s", st.Name, p.Commit.Short())},
+		Labels: map[string]string{
+			"mesh.stack": string(st.Name), "mesh.commit": string(p.Commit), "mesh.deployment": fmt.Sprint(int(a.dep.Number)),
+		},
+	}, a.out)
+	if err != nil {
+		return img, err
+	}
+	a.timed(began, "%s  %s", img.Ref, megabytes(img.Size))
+	return img, nil
+}
+
+func megabytes(n int64) string {
+	if n < 10e6 {
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.0f MB", float64(n)/1e6)
+}
+
+// releaseCommand runs what has to be done once before the new release gets
+// traffic, with its image and config: migrations, say.
+func (d *Deployer) releaseCommand(ctx context.Context, a *attempt, st mesh.Stack, r mesh.Release, fromProcfile string) error {
+	command := fromProcfile
+	if len(st.Release) > 0 {
+		command = shellJoin(st.Release)
+	}
+	if command == "" {
+		return nil
+	}
+	began := d.Now()
+	a.step("release command", "Release command: %s", command)
+	name := mesh.InstanceName{Service: mesh.ReleaseCommand, Slot: 1}
+	e := env(r, name)
+	p, err := Process(command, r.Image, e)
+	if err != nil {
+		return phaseFailed("release command failed", err)
+	}
+	rctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+	defer cancel()
+	tail := newTail(a.out)
+	code, err := d.Runner.RunOneOff(rctx, mesh.OneOff{
+		Stack: st.Name, Name: "release", Image: r.Image.ID, Process: p, Env: e, Subnet: st.Subnet, Stdout: tail, Stderr: tail,
+	})
+	tail.flush()
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case rctx.Err() != nil:
+		return mesh.Errorf(mesh.Failed, "release command failed: %q took longer than %s", mesh.Clip(command, 60), releaseTimeout)
+	case err != nil:
+		return phaseFailed("release command failed", err)
+	case code != 0:
+		return &mesh.Error{
+			Kind: mesh.Failed, Text: fmt.Sprintf("release command failed: %q exited %d", mesh.Clip(command, 60), code), Output: tail.last,
+			Hint: "it must succeed, and may run again: nothing has been switched",
+		}
+	}
+	a.timed(began, "release command done")
+	return nil
+}
+
+// shellJoin quotes words for sh, so that a command given as words means the same
+// as a command line.
+func shellJoin(words []string) string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		if plainWord.MatchString(w) {
+			out[i] = w
+		} else {
+			out[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:=@%+,-]+$`)
+
+// tail indents what a command prints and remembers its last lines.
+type tail struct {
+	to   io.Writer
+	part []byte
+	last []string
+}
+
+const tailLines = 30
+
+func newTail(to io.Writer) *tail { return &tail{to: to} }
+
+func (t *tail) Write(b []byte) (int, error) {
+	for _, c := range b {
+		if c == '\n' {
+			t.flush()
+		} else if c != '\r' {
+			t.part = append(t.part, c)
+		}
+	}
+	return len(b), nil
+}
+
+func (t *tail) flush() {
+	if len(t.part) == 0 {
+		return
+	}
+	line := string(t.part)
+	t.part = t.part[:0]
+	if t.last = append(t.last, line); len(t.last) > tailLines {
+		t.last = t.last[1:]
+	}
+	_, _ = io.WriteString(t.to, "       "+line+"\n")
+}
+
+// tagRelease names the image after its release and lets go of the images that no
+// rollback will need. Neither can fail a deployment that is live.
+func (d *Deployer) tagRelease(ctx context.Context, st mesh.Stack, r mesh.Release) {
+	if err := d.Builder.Tag(ctx, r.Image.ID, fmt.Sprintf("mesh/%s:%s", st.Name, r.Number)); err != nil {
+		d.Logger.Warn("image not tagged", "stack", st.Name, "release", r.Number.String(), "err", err)
+	}
+	d.background(func(ctx context.Context) {
+		kept, err := d.Store.Releases(ctx, st.Name, keepReleases+1)
+		if err != nil {
+			return
+		}
+		keep := map[string]bool{}
+		for _, k := range kept {
+			keep[k.Image.ID] = true
+		}
+		// A build that is under way has an image that no release has yet.
+		if len(d.tickets(st.Name)) > 0 {
+			return
+		}
+		if err := d.Builder.Collect(ctx, st.Name, keep); err != nil && ctx.Err() == nil {
+			d.Logger.Warn("old images not collected", "stack", st.Name, "err", err)
+		}
+	})
+}
+
+// imageTag is the rule for the part of an image name behind the colon, of the
+// distribution specification.
+var imageTag = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+
+// TagImage names the image of a release made from commit after a git tag, and
+// says what it did.
+func (d *Deployer) TagImage(ctx context.Context, stack mesh.StackName, commit mesh.Commit, tag string) string {
+	if !imageTag.MatchString(tag) || tag == "latest" {
+		return fmt.Sprintf("tag %s is stored; it cannot name an image", mesh.Clip(tag, 60))
+	}
+	releases, err := d.Store.Releases(ctx, stack, 50)
+	if err != nil {
+		return ""
+	}
+	for _, r := range releases {
+		if r.Commit != commit {
+			continue
+		}
+		ref := fmt.Sprintf("mesh/%s:%s", stack, tag)
+		if err := d.Builder.Tag(ctx, r.Image.ID, ref); err != nil {
+			d.Logger.Warn("image not tagged", "stack", stack, "err", err)
+			return fmt.Sprintf("tag %s is stored; the image of %s is gone", tag, r.Number)
+		}
+		return fmt.Sprintf("tag %s: the image of %s is also called %s", tag, r.Number, ref)
+	}
+	return fmt.Sprintf("tag %s is stored; its commit %s has not been deployed", tag, commit.Short())
+}
+
+// Follow writes the output of the deployment of a commit that waits or runs, and
+// returns its verdict.
+func (d *Deployer) Follow(ctx context.Context, stack mesh.StackName, commit mesh.Commit, out io.Writer) (found bool, err error) {
+	for _, t := range d.tickets(stack) {
+		if t.deployment.Commit != commit {
+			continue
+		}
+		_, _ = fmt.Fprintf(out, "-----> %s is being deployed already, as %s; waiting for its verdict\n", commit.Short(), describe(t.deployment))
+		select {
+		case <-t.done:
+		case <-ctx.Done():
+			return true, context.Cause(ctx)
+		}
+		if t.err != nil {
+			_, _ = fmt.Fprintf(out, "       its output: ssh mesh deployments:show -a %s %d\n", stack, t.deployment.Number)
+			return true, t.err
+		}
+		_, _ = fmt.Fprintf(out, "=====> %s is live\n", commit.Short())
+		return true, nil
+	}
+	return false, nil
+}
+
+// Done returns a channel that is closed when the deployment has ended; closed
+// already when it does not wait or run.
+func (d *Deployer) Done(stack mesh.StackName, n mesh.DeploymentNumber) <-chan struct{} {
+	for _, t := range d.tickets(stack) {
+		if t.deployment.Number == n {
+			return t.done
+		}
+	}
+	ch := make(chan struct{})
+	close(ch)
+	return ch
+}

@@ -1,0 +1,209 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"mesh"
+)
+
+// Reconcile makes containers, routes and refs equal to the store. It is called
+// before anything listens, and when an engine that was away is back. What runs
+// and is wanted is adopted as it is; what is wanted and does not run is started
+// in the background; what nobody wants is stopped and removed. With an engine
+// that does not answer it puts the refs right, and returns the engine's error.
+func (d *Deployer) Reconcile(ctx context.Context) error {
+	stacks, err := d.Store.Stacks(ctx)
+	if err != nil {
+		return err
+	}
+	var all []error
+	for _, st := range stacks {
+		if err := d.settleRecords(ctx, st); err != nil {
+			all = append(all, fmt.Errorf("settle the records of %s: %w", st.Name, err))
+		}
+	}
+	running, err := d.Runner.List(ctx)
+	if err != nil {
+		for _, st := range stacks {
+			d.adopt(ctx, st, nil) // routes that wait beat routes that do not exist
+		}
+		return errors.Join(append(all, err)...)
+	}
+	by := map[mesh.StackName][]mesh.Instance{}
+	for _, in := range running {
+		by[in.Stack] = append(by[in.Stack], in)
+	}
+	for _, st := range stacks {
+		if len(d.tickets(st.Name)) > 0 {
+			d.adoptLater(st.Name) // a deployment is at work there and knows better
+			delete(by, st.Name)
+			continue
+		}
+		if err := d.adopt(ctx, st, by[st.Name]); err != nil {
+			all = append(all, fmt.Errorf("adopt %s: %w", st.Name, err))
+		}
+		delete(by, st.Name)
+	}
+	for name, ins := range by {
+		if _, err := d.Store.Stack(ctx, name); !errors.Is(err, mesh.NoStack) {
+			continue
+		}
+		d.Logger.Info("removing what belongs to no stack", "stack", name, "instances", len(ins))
+		if err := d.Runner.RemoveStack(ctx, name); err != nil {
+			all = append(all, err)
+		}
+	}
+	return errors.Join(all...)
+}
+
+// settleRecords ends the deployments that a killed server left open, and puts the
+// deploy branch back to what is deployed.
+func (d *Deployer) settleRecords(ctx context.Context, st mesh.Stack) error {
+	open := map[mesh.DeploymentNumber]bool{}
+	for _, t := range d.tickets(st.Name) {
+		open[t.deployment.Number] = true
+	}
+	deps, err := d.Store.Deployments(ctx, st.Name, 100)
+	if err != nil {
+		return err
+	}
+	for _, dep := range deps {
+		if dep.Status.Final() || open[dep.Number] {
+			continue
+		}
+		dep.Status, dep.Reason, dep.Ended = mesh.StatusFailed, "mesh was stopped meanwhile", d.Now().UTC()
+		if err := d.Store.UpdateDeployment(ctx, dep); err != nil {
+			return err
+		}
+	}
+	if len(open) > 0 {
+		return nil
+	}
+	state, err := d.RepoState(ctx, st.Name)
+	if err != nil {
+		return err
+	}
+	return d.Repos.Reset(ctx, st.Name, state)
+}
+
+// adopt takes over the instances of a stack that run what its current release
+// wants, and retires the others.
+func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Instance) error {
+	var r mesh.Release
+	if st.Current > 0 {
+		var err error
+		if r, err = d.Store.Release(ctx, st.Name, st.Current); err != nil {
+			return err
+		}
+	}
+	if st.Stopped {
+		r.Formation = nil
+	}
+	want, err := specs(st, r, 0)
+	if err != nil {
+		return err
+	}
+	live := map[mesh.DeploymentNumber]bool{}
+	best := map[mesh.InstanceName]mesh.Instance{}
+	spec := map[mesh.InstanceName]mesh.InstanceSpec{}
+	for _, s := range want {
+		spec[s.Name] = s
+	}
+	for _, in := range running {
+		s, ok := spec[in.Name]
+		if !ok || s.Fingerprint != in.Spec || in.Release > st.Current {
+			continue
+		}
+		if _, known := live[in.Deployment]; !known {
+			dep, err := d.Store.Deployment(ctx, st.Name, in.Deployment)
+			live[in.Deployment] = err == nil && dep.Status == mesh.StatusLive
+		}
+		if old, ok := best[in.Name]; live[in.Deployment] && (!ok || in.Deployment > old.Deployment) {
+			best[in.Name] = in
+		}
+	}
+
+	d.mu.Lock()
+	was := d.fleets[st.Name]
+	fl := &fleet{stack: st, release: r, members: map[mesh.InstanceName]*member{}}
+	now := d.Now()
+	for _, s := range want {
+		in, found := best[s.Name]
+		m := &member{instance: in, since: now}
+		if was != nil {
+			if o := was.members[s.Name]; o != nil && (!found || o.instance.ID == in.ID) {
+				m = o // keeps what is known of its crashes, and who is bringing it back
+				if found {
+					m.instance = in
+				}
+			}
+		}
+		switch {
+		case !found:
+			if m.instance.ID == "" {
+				m.instance = mesh.Instance{ID: "none", Stack: st.Name, Name: s.Name, Release: st.Current, Deployment: r.Deployment, Spec: s.Fingerprint}
+			}
+			m.healthy = false
+		case in.State == mesh.InstanceRunning:
+			if m.since = in.Started; m.since.IsZero() {
+				m.since = now
+			}
+			m.healthy = true
+		default:
+			m.healthy = false
+		}
+		fl.members[s.Name] = m
+	}
+	d.fleets[st.Name] = fl
+	d.switchLocked(fl)
+	for _, m := range fl.members {
+		if !m.healthy {
+			d.bringBack(fl, m, 0)
+		}
+	}
+	d.mu.Unlock()
+
+	var old []mesh.Instance
+	for _, in := range running {
+		if best[in.Name].ID != in.ID {
+			old = append(old, in)
+		}
+	}
+	d.retire(st, old)
+	return nil
+}
+
+// adoptLater adopts a stack once its deployments have ended.
+func (d *Deployer) adoptLater(name mesh.StackName) {
+	tickets := d.tickets(name)
+	d.background(func(ctx context.Context) {
+		for _, t := range tickets {
+			select {
+			case <-t.done:
+			case <-ctx.Done():
+				return
+			}
+		}
+		st, err := d.Store.Stack(ctx, name)
+		if err != nil {
+			return
+		}
+		running, err := d.Runner.List(ctx)
+		if err == nil {
+			var own []mesh.Instance
+			for _, in := range running {
+				if in.Stack == name {
+					own = append(own, in)
+				}
+			}
+			if len(d.tickets(name)) == 0 {
+				err = d.adopt(ctx, st, own)
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			d.Logger.Error("stack not adopted", "stack", name, "err", err)
+		}
+	})
+}

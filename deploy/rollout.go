@@ -1,0 +1,348 @@
+package deploy
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"mesh"
+)
+
+// settle is how long a service without HTTP must stay up to count as started.
+const settle = time.Second
+
+// release is a release in the making: all but its number.
+func (d *Deployer) release(a *attempt, st mesh.Stack, img mesh.Image, commit mesh.Commit, cfg mesh.Config, services map[mesh.ServiceName]mesh.Service, formation mesh.Formation, description string) mesh.Release {
+	return mesh.Release{
+		Stack: st.Name, Number: a.next, Created: d.Now().UTC(), By: a.dep.By, Description: description, Deployment: a.dep.Number,
+		Commit: commit, Image: img, Config: cfg, Services: services, Formation: formation,
+	}
+}
+
+// services puts together what a stack runs: what its Procfile names, or web from
+// the image alone, with what svc:update says on top.
+func services(st mesh.Stack, fromProcfile map[mesh.ServiceName]string) map[mesh.ServiceName]mesh.Service {
+	out := map[mesh.ServiceName]mesh.Service{}
+	for name, command := range fromProcfile {
+		if name != mesh.ReleaseCommand {
+			out[name] = mesh.Service{Command: command, From: "Procfile"}
+		}
+	}
+	if len(out) == 0 {
+		out[mesh.Web] = mesh.Service{From: "image"}
+	}
+	for name, set := range st.Services {
+		s := out[name]
+		if set.Command != "" {
+			s.Command, s.From = set.Command, "svc:update"
+		}
+		if s.From == "" {
+			s.From = "image"
+		}
+		s.Memory, s.CPUs = set.Memory, set.CPUs
+		out[name] = s
+	}
+	return out
+}
+
+// formation is how many instances of each service there are to be: what ps:scale
+// has said, else one.
+func formation(st mesh.Stack, services map[mesh.ServiceName]mesh.Service) mesh.Formation {
+	out := mesh.Formation{}
+	for name := range services {
+		n, said := st.Formation[name]
+		if !said {
+			n = 1
+		}
+		out[name] = n
+	}
+	return out
+}
+
+// env is what an instance finds in its environment.
+func env(r mesh.Release, name mesh.InstanceName) map[string]mesh.Secret {
+	e := map[string]mesh.Secret{}
+	if r.Commit != "" {
+		e["GIT_REV"] = mesh.NewSecret(string(r.Commit))
+	}
+	for k, v := range r.Config {
+		e[k] = v
+	}
+	for k, v := range map[string]string{
+		"PORT":          strconv.Itoa(mesh.Port),
+		"MESH_STACK":    string(r.Stack),
+		"MESH_SERVICE":  string(name.Service),
+		"MESH_INSTANCE": name.String(),
+		"MESH_RELEASE":  r.Number.String(),
+	} {
+		e[k] = mesh.NewSecret(v)
+	}
+	return e
+}
+
+// specs lists what a release runs, an instance a slot. It fails, before anything
+// starts, when a command cannot run in the image.
+func specs(st mesh.Stack, r mesh.Release, dep mesh.DeploymentNumber) ([]mesh.InstanceSpec, error) {
+	var out []mesh.InstanceSpec
+	for _, svc := range r.Formation.Services() {
+		s := r.Services[svc]
+		for slot := 1; slot <= r.Formation[svc]; slot++ {
+			name := mesh.InstanceName{Service: svc, Slot: slot}
+			e := env(r, name)
+			p, err := Process(s.Command, r.Image, e)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", svc, err)
+			}
+			spec := mesh.InstanceSpec{
+				Stack: st.Name, Name: name, Release: r.Number, Deployment: dep, Image: r.Image.ID, Process: p, Env: e,
+				Subnet: st.Subnet, Memory: s.Memory, CPUs: s.CPUs,
+			}
+			spec.Fingerprint = fingerprint(spec)
+			out = append(out, spec)
+		}
+	}
+	return out, nil
+}
+
+// fingerprint is equal for specs that run the same thing, whatever the release
+// is called: scaling keeps the instances that are there.
+func fingerprint(s mesh.InstanceSpec) string {
+	plain := map[string][]byte{}
+	for k, v := range s.Env {
+		if k != "MESH_RELEASE" {
+			plain[k] = []byte(v.Reveal())
+		}
+	}
+	data, err := json.Marshal([]any{s.Name.String(), s.Image, s.Process, plain, s.Memory, s.CPUs})
+	if err != nil {
+		panic(err) // no value above can fail to encode
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:12])
+}
+
+// check is how an instance of a service shows that it is healthy.
+func check(st mesh.Stack, svc mesh.ServiceName) mesh.Check {
+	c := mesh.Check{HTTP: svc == mesh.Web, Path: st.Settings.Health, Strict: st.Settings.Health != "", Timeout: st.Settings.CheckTimeout, Settle: settle}
+	if c.Timeout == 0 {
+		c.Timeout = mesh.DefaultCheckTimeout
+	}
+	return c
+}
+
+// roll starts what r runs beside what runs now, commits, switches traffic, and
+// retires what r leaves out. Instances that run the same already stay, except
+// those of services that anew names. When anything fails before commit has
+// succeeded, the new instances are gone again and nothing has changed. From
+// commit on, the rollout is finished whether or not ctx ends.
+func (d *Deployer) roll(ctx context.Context, a *attempt, st mesh.Stack, r mesh.Release, anew func(mesh.ServiceName) bool, commit func(context.Context) (mesh.Stack, error)) (mesh.Stack, error) {
+	want, err := specs(st, r, a.dep.Number)
+	if err != nil {
+		return st, err
+	}
+	was := st.Current
+	keep, start := d.split(st.Name, want, anew)
+	if len(start) > 0 {
+		a.step("starting", "Starting %s", counts(start))
+	}
+	started, err := d.startAll(ctx, a, st, start)
+	undo := func() {
+		// Nobody has been served by them: no grace.
+		d.stopAll(context.WithoutCancel(ctx), started, 0)
+	}
+	if err != nil {
+		undo()
+		return st, err
+	}
+	d.Reached(StepStarted, string(st.Name))
+	for _, in := range started {
+		if ev, dead := d.deathOf(in.ID); dead {
+			undo()
+			return st, mesh.Errorf(mesh.Failed, "%s became healthy and then ended with exit code %d", in.Name, ev.Instance.ExitCode).
+				WithHint("look at what it printed: its memory limit, a connection that failed after the start")
+		}
+	}
+	if ctx.Err() != nil {
+		undo()
+		return st, context.Cause(ctx)
+	}
+	ctx = context.WithoutCancel(ctx)
+	if st, err = commit(ctx); err != nil {
+		undo()
+		return st, err
+	}
+	a.past = true
+	d.Reached(StepCommitted, string(st.Name))
+	old := d.install(st, r, append(keep, started...))
+	d.Reached(StepSwitched, string(st.Name))
+	switch {
+	case st.Stopped:
+	case was == 0:
+		a.step("switched", "Traffic switched to %s", st.Current)
+	case was == st.Current:
+		a.step("switched", "Traffic switched to the new instances of %s", st.Current)
+	default:
+		a.step("switched", "Traffic switched to %s (was %s)", st.Current, was)
+	}
+	d.retire(st, old)
+	d.Reached(StepRetiring, string(st.Name))
+	if state, err := d.RepoState(ctx, st.Name); err == nil {
+		if err := d.Repos.Reset(ctx, st.Name, state); err != nil {
+			d.Logger.Warn("deploy branch not moved", "stack", st.Name, "err", err)
+		}
+	}
+	return st, nil
+}
+
+// counts is "web×2 worker×1".
+func counts(specs []mesh.InstanceSpec) string {
+	f := mesh.Formation{}
+	for _, s := range specs {
+		f[s.Name.Service]++
+	}
+	var parts []string
+	for _, svc := range f.Services() {
+		parts = append(parts, fmt.Sprintf("%s×%d", svc, f[svc]))
+	}
+	return strings.Join(parts, " ")
+}
+
+// startAll starts instances and waits until all are healthy, all at once. It
+// returns those it has started also when it fails; the first failure ends the
+// others.
+func (d *Deployer) startAll(ctx context.Context, a *attempt, st mesh.Stack, specs []mesh.InstanceSpec) ([]mesh.Instance, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var (
+		mu      sync.Mutex
+		started []mesh.Instance
+		first   error
+		all     sync.WaitGroup
+		began   = d.Now()
+	)
+	for _, spec := range specs {
+		all.Go(func() {
+			err := d.startOne(ctx, st, spec, func(in mesh.Instance) {
+				mu.Lock()
+				defer mu.Unlock()
+				started = append(started, in)
+			}, func(saw string) {
+				a.timed(began, "%s healthy: %s", spec.Name, saw)
+			}, func(line string) { a.detail("%s", line) })
+			if err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				if first == nil {
+					first = err
+					cancel(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	return started, first
+}
+
+func (d *Deployer) startOne(ctx context.Context, st mesh.Stack, spec mesh.InstanceSpec, started func(mesh.Instance), healthy, progress func(string)) error {
+	in, err := d.Runner.Start(ctx, spec)
+	if err != nil {
+		return checkFailed(fmt.Errorf("start %s: %w", spec.Name, err))
+	}
+	started(in)
+	saw, err := d.Runner.Check(ctx, in, check(st, spec.Name.Service), progress)
+	if err != nil {
+		return checkFailed(fmt.Errorf("check %s: %w", spec.Name, err))
+	}
+	healthy(saw)
+	return nil
+}
+
+// checkFailed names the phase in front of a fault of the app's.
+func checkFailed(err error) error { return phaseFailed("check failed", err) }
+
+func phaseFailed(phase string, err error) error {
+	var e *mesh.Error
+	if !errors.As(err, &e) || e.Kind != mesh.Failed && e.Kind != mesh.Invalid {
+		return err
+	}
+	f := *e
+	f.Kind, f.Text = mesh.Failed, phase+": "+e.Text
+	return &f
+}
+
+// stopAll ends instances and waits until they are gone.
+func (d *Deployer) stopAll(ctx context.Context, ins []mesh.Instance, grace time.Duration) {
+	var all sync.WaitGroup
+	for _, in := range ins {
+		all.Go(func() {
+			if err := d.Runner.Stop(ctx, in.ID, grace); err != nil {
+				d.Logger.Warn("instance not stopped", "stack", in.Stack, "instance", in.Name.String(), "err", err)
+			}
+			d.forget(in.ID)
+		})
+	}
+	all.Wait()
+}
+
+// retire lets instances that no route has finish what they are serving, in the
+// background, and stops them.
+func (d *Deployer) retire(st mesh.Stack, ins []mesh.Instance) {
+	drain, grace := st.Settings.Drain, st.Settings.StopTimeout
+	if drain == 0 {
+		drain = mesh.DefaultDrain
+	}
+	if grace == 0 {
+		grace = mesh.DefaultStopTimeout
+	}
+	for _, in := range ins {
+		d.background(func(ctx context.Context) {
+			dctx, cancel := context.WithTimeout(ctx, drain)
+			defer cancel()
+			if err := d.Router.Drain(dctx, in.ID); err != nil && ctx.Err() == nil {
+				d.Logger.Warn("requests cut off", "stack", in.Stack, "instance", in.Name.String(), "err", err)
+			}
+			if ctx.Err() != nil {
+				return // the next start retires it
+			}
+			if err := d.Runner.Stop(ctx, in.ID, grace); err != nil && ctx.Err() == nil {
+				d.Logger.Warn("instance not stopped", "stack", in.Stack, "instance", in.Name.String(), "err", err)
+			}
+			d.forget(in.ID)
+		})
+	}
+}
+
+// split tells which of the wanted instances run already and which have to be
+// started.
+func (d *Deployer) split(stack mesh.StackName, want []mesh.InstanceSpec, anew func(mesh.ServiceName) bool) (keep []mesh.Instance, start []mesh.InstanceSpec) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	fl := d.fleets[stack]
+	for _, spec := range want {
+		if fl != nil && !anew(spec.Name.Service) {
+			m := fl.members[spec.Name]
+			if m != nil && m.healthy && m.instance.Spec == spec.Fingerprint {
+				keep = append(keep, m.instance)
+				continue
+			}
+		}
+		start = append(start, spec)
+	}
+	return keep, start
+}
+
+func none(mesh.ServiceName) bool { return false }
+func all(mesh.ServiceName) bool  { return true }
+
+// byName orders instances for people.
+func byName(ins []mesh.Instance) {
+	slices.SortFunc(ins, func(a, b mesh.Instance) int { return a.Name.Compare(b.Name) })
+}

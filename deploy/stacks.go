@@ -1,0 +1,177 @@
+package deploy
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+
+	"mesh"
+)
+
+// subnetBits is the size of a stack's network: 61 containers.
+const subnetBits = 26
+
+// CreateStack records a new stack with a network of its own and routes its name.
+func (d *Deployer) CreateStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) (mesh.Stack, error) {
+	st := mesh.Stack{Name: name, Created: d.Now().UTC(), CreatedBy: by}
+	st, err := d.Store.CreateStack(ctx, st, func(taken []mesh.Stack, st mesh.Stack) (mesh.Stack, error) {
+		for _, o := range taken {
+			if slices.Contains(o.Domains, d.host(st.Name)) {
+				return st, mesh.Errorf(mesh.Conflict, "the name %s is a domain of %s", d.host(st.Name), o.Name).WithHint("choose another name")
+			}
+		}
+		var err error
+		st.Subnet, err = d.subnet(st.Name, taken)
+		return st, err
+	})
+	if err != nil {
+		return st, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	fl := &fleet{stack: st, members: map[mesh.InstanceName]*member{}}
+	d.fleets[name] = fl
+	d.switchLocked(fl)
+	return st, nil
+}
+
+// subnet chooses a network of the pool that meets no other. Docker's own default
+// pools end after 31 networks. The search begins at a place that depends on the
+// name, so that two servers on one machine seldom want the same.
+func (d *Deployer) subnet(name mesh.StackName, taken []mesh.Stack) (netip.Prefix, error) {
+	var used []netip.Prefix
+	for _, o := range taken {
+		used = append(used, o.Subnet)
+	}
+	if d.Taken != nil {
+		used = append(used, d.Taken()...)
+	}
+	base := d.Pool.Masked()
+	count := uint32(1) << max(0, subnetBits-base.Bits())
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name))
+	start := h.Sum32()
+	addr := base.Addr().As4()
+	first := binary.BigEndian.Uint32(addr[:])
+	for i := range count {
+		var b [4]byte
+		binary.BigEndian.PutUint32(b[:], first+(start+i)%count<<(32-subnetBits))
+		p := netip.PrefixFrom(netip.AddrFrom4(b), subnetBits)
+		if !slices.ContainsFunc(used, func(u netip.Prefix) bool { return u.IsValid() && u.Overlaps(p) }) {
+			return p, nil
+		}
+	}
+	return netip.Prefix{}, mesh.Errorf(mesh.Unavailable, "no network is left for another stack: all %d of %s are in use", count, d.Pool)
+}
+
+// DestroyStack removes a stack: what runs, its images, network, routes,
+// repository, records and output. Deployments that are under way are cancelled
+// first.
+func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) error {
+	if _, err := d.Store.Stack(ctx, name); err != nil {
+		return err
+	}
+	for _, t := range d.tickets(name) {
+		t.cancel(mesh.Errorf(mesh.Cancelled, "%s was destroyed by %s", name, by))
+		select {
+		case <-t.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	ctx = context.WithoutCancel(ctx)
+	// The record goes first: a server that is killed from here on removes the rest
+	// when it starts.
+	if err := d.Store.DestroyStack(ctx, name); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	delete(d.fleets, name)
+	d.Router.Remove(name)
+	d.mu.Unlock()
+	d.Logger.Info("stack destroyed", "stack", name, "key", string(by))
+	return errors.Join(
+		d.Runner.RemoveStack(ctx, name),
+		d.Builder.Collect(ctx, name, nil),
+		d.Repos.Remove(ctx, name),
+	)
+}
+
+// AddDomain routes a host name to a stack.
+func (d *Deployer) AddDomain(ctx context.Context, name mesh.StackName, host mesh.Host) error {
+	stacks, err := d.Store.Stacks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, o := range stacks {
+		if d.host(o.Name) == host {
+			return mesh.Errorf(mesh.Conflict, "%s is the own name of the stack %s", host, o.Name)
+		}
+	}
+	return d.changeDomains(ctx, name, func(st *mesh.Stack) error {
+		if slices.Contains(st.Domains, host) {
+			return mesh.Errorf(mesh.Conflict, "%s leads to %s already", host, name)
+		}
+		st.Domains = append(st.Domains, host)
+		slices.Sort(st.Domains)
+		return nil
+	})
+}
+
+// RemoveDomain takes a host name from a stack.
+func (d *Deployer) RemoveDomain(ctx context.Context, name mesh.StackName, host mesh.Host) error {
+	if host == d.host(name) {
+		return mesh.Errorf(mesh.Conflict, "%s is the stack's own name and stays", host)
+	}
+	return d.changeDomains(ctx, name, func(st *mesh.Stack) error {
+		i := slices.Index(st.Domains, host)
+		if i < 0 {
+			return mesh.Errorf(mesh.NotFound, "%s has no domain %s", name, host).WithHint("list them with: ssh mesh domains -a %s", name)
+		}
+		st.Domains = slices.Delete(st.Domains, i, i+1)
+		return nil
+	})
+}
+
+func (d *Deployer) changeDomains(ctx context.Context, name mesh.StackName, fn func(*mesh.Stack) error) error {
+	st, err := d.Store.UpdateStack(ctx, name, fn)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if fl := d.fleets[name]; fl != nil {
+		fl.stack.Domains = st.Domains
+		d.switchLocked(fl)
+	}
+	return nil
+}
+
+// Domains returns the host names that lead to a stack, its own first.
+func (d *Deployer) Domains(st mesh.Stack) []mesh.Host {
+	return append([]mesh.Host{d.host(st.Name)}, st.Domains...)
+}
+
+// AddKey lets a key in. The first key is an admin's: without one nobody could add
+// more over SSH.
+func (d *Deployer) AddKey(ctx context.Context, k mesh.Key) error {
+	k.Added = d.Now().UTC()
+	if err := d.Store.AddKey(ctx, k); err != nil {
+		return err
+	}
+	d.Logger.Info("key added", "key", string(k.Name), "role", string(k.Role), "fingerprint", k.Fingerprint, "by", string(k.AddedBy))
+	return nil
+}
+
+// RemoveKey shuts a key out. The last admin key may be removed: the local socket
+// lets an admin in whatever the keys are.
+func (d *Deployer) RemoveKey(ctx context.Context, name, by mesh.KeyName) error {
+	if err := d.Store.RemoveKey(ctx, name); err != nil {
+		return err
+	}
+	d.Logger.Info("key removed", "key", string(name), "by", string(by))
+	return nil
+}

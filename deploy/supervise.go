@@ -1,0 +1,298 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"mesh"
+)
+
+// fleet is what runs of a stack: one member a slot of its current release.
+// Guarded by Deployer.mu.
+type fleet struct {
+	stack   mesh.Stack
+	release mesh.Release
+	members map[mesh.InstanceName]*member
+}
+
+// member is the instance in a slot.
+type member struct {
+	instance mesh.Instance
+	healthy  bool
+	since    time.Time // of the present state
+	crashes  int       // in a row
+	next     time.Time // of the next try, when not healthy
+	busy     bool      // somebody is bringing it back
+}
+
+// Restarting what crashes: after 1 s, doubling up to 5 min; an instance that was
+// up for longer than the longest wait starts over.
+const (
+	firstBackoff = time.Second
+	maxBackoff   = 5 * time.Minute
+)
+
+func backoff(crashes int) time.Duration {
+	wait := firstBackoff
+	for range crashes - 1 {
+		if wait *= 2; wait >= maxBackoff {
+			return maxBackoff
+		}
+	}
+	return wait
+}
+
+// install makes r and its instances what the stack runs, and switches the router
+// to them, in one. It returns the instances that are no longer wanted.
+func (d *Deployer) install(st mesh.Stack, r mesh.Release, ins []mesh.Instance) (old []mesh.Instance) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	was := d.fleets[st.Name]
+	fl := &fleet{stack: st, release: r, members: map[mesh.InstanceName]*member{}}
+	for _, in := range ins {
+		m := &member{instance: in, healthy: true, since: d.Now()}
+		if was != nil {
+			if o := was.members[in.Name]; o != nil && o.instance.ID == in.ID {
+				m = o
+			}
+		}
+		fl.members[in.Name] = m
+	}
+	if was != nil {
+		for name, m := range was.members {
+			if n := fl.members[name]; n == nil || n.instance.ID != m.instance.ID {
+				old = append(old, m.instance)
+			}
+		}
+	}
+	d.fleets[st.Name] = fl
+	d.switchLocked(fl)
+	// What died between its check and now was nobody's to restart.
+	for _, m := range fl.members {
+		if ev, dead := d.died[m.instance.ID]; dead {
+			delete(d.died, m.instance.ID)
+			d.crashedLocked(fl, m, ev)
+		}
+	}
+	byName(old)
+	return old
+}
+
+// switchLocked tells the router what serves a stack now.
+func (d *Deployer) switchLocked(fl *fleet) {
+	route := mesh.Route{Stack: fl.stack.Name, Hosts: append([]mesh.Host{d.host(fl.stack.Name)}, fl.stack.Domains...)}
+	switch {
+	case fl.stack.Current == 0:
+		route.Down = mesh.NotDeployed
+	case fl.stack.Stopped, fl.release.Formation[mesh.Web] == 0:
+		route.Down = mesh.StoppedStack
+	}
+	for _, name := range slices.SortedFunc(maps.Keys(fl.members), mesh.InstanceName.Compare) {
+		if m := fl.members[name]; name.Service == mesh.Web && m.healthy {
+			route.Targets = append(route.Targets, mesh.Target{ID: m.instance.ID, Name: name, Addr: m.instance.Addr})
+		}
+	}
+	d.Router.Switch(route)
+}
+
+// event takes what the engine reports.
+func (d *Deployer) event(ev mesh.InstanceEvent) {
+	if !ev.Died {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	fl := d.fleets[ev.Instance.Stack]
+	if fl != nil {
+		if m := fl.members[ev.Instance.Name]; m != nil && m.instance.ID == ev.Instance.ID {
+			d.crashedLocked(fl, m, ev)
+			return
+		}
+	}
+	d.died[ev.Instance.ID] = ev
+}
+
+// deathOf tells whether a container that is in no fleet has died.
+func (d *Deployer) deathOf(id string) (mesh.InstanceEvent, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ev, ok := d.died[id]
+	return ev, ok
+}
+
+// forget drops what is remembered of a container that is gone.
+func (d *Deployer) forget(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.died, id)
+}
+
+// crashedLocked takes a member out of the routes and plans its return.
+func (d *Deployer) crashedLocked(fl *fleet, m *member, ev mesh.InstanceEvent) {
+	now := d.Now()
+	if m.healthy && now.Sub(m.since) > maxBackoff {
+		m.crashes = 0
+	}
+	m.crashes++
+	m.healthy, m.since = false, now
+	m.instance.ExitCode, m.instance.OOM, m.instance.State = ev.Instance.ExitCode, ev.Instance.OOM, mesh.InstanceExited
+	wait := backoff(m.crashes)
+	m.next = now.Add(wait)
+	d.switchLocked(fl)
+	d.Logger.Warn("instance crashed", "stack", fl.stack.Name, "instance", m.instance.Name.String(),
+		"exit", m.instance.ExitCode, "oom", m.instance.OOM, "crashes", m.crashes, "retry", wait)
+	d.bringBack(fl, m, wait)
+}
+
+// bringBack starts a member again after a while, in the background, for as long
+// as it is wanted. d.mu is held.
+func (d *Deployer) bringBack(fl *fleet, m *member, wait time.Duration) {
+	if m.busy {
+		return
+	}
+	m.busy = true
+	stack, name, id := fl.stack.Name, m.instance.Name, m.instance.ID
+	d.background(func(ctx context.Context) {
+		for {
+			ok := sleep(ctx, wait)
+			again := time.Duration(0)
+			if ok && d.wanted(stack, name, id) {
+				again = d.revive(ctx, stack, name, id)
+			}
+			d.mu.Lock()
+			if again == 0 || ctx.Err() != nil {
+				m.busy = false
+				// A crash while this was under way found it busy.
+				if !m.healthy && again == 0 && ctx.Err() == nil && d.isMemberLocked(stack, m) {
+					m.busy = true
+					again = max(time.Until(m.next), 0)
+				} else {
+					d.mu.Unlock()
+					return
+				}
+			}
+			d.mu.Unlock()
+			wait = again
+		}
+	})
+}
+
+func (d *Deployer) isMemberLocked(stack mesh.StackName, m *member) bool {
+	fl := d.fleets[stack]
+	return fl != nil && fl.members[m.instance.Name] == m
+}
+
+func (d *Deployer) wanted(stack mesh.StackName, name mesh.InstanceName, id string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	fl := d.fleets[stack]
+	return fl != nil && fl.members[name] != nil && fl.members[name].instance.ID == id
+}
+
+// revive starts one instance again and puts it back into the routes. It returns
+// how long to wait before another try, or 0.
+func (d *Deployer) revive(ctx context.Context, stack mesh.StackName, name mesh.InstanceName, id string) time.Duration {
+	in, err := d.Runner.Revive(ctx, id)
+	if errors.Is(err, mesh.NotFound) {
+		in, err = d.replace(ctx, stack, name, id)
+	}
+	if err == nil {
+		d.mu.Lock()
+		fl := d.fleets[stack]
+		var c mesh.Check
+		if fl != nil {
+			c = check(fl.stack, name.Service)
+		}
+		d.mu.Unlock()
+		if fl == nil {
+			return 0
+		}
+		_, err = d.Runner.Check(ctx, in, c, nil)
+	}
+	if ctx.Err() != nil {
+		return 0
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	fl := d.fleets[stack]
+	if fl == nil || fl.members[name] == nil || (fl.members[name].instance.ID != id && fl.members[name].instance.ID != in.ID) {
+		return 0 // replaced meanwhile
+	}
+	m := fl.members[name]
+	if err == nil {
+		delete(d.died, in.ID)
+		m.instance, m.healthy, m.since = in, true, d.Now()
+		d.switchLocked(fl)
+		d.Logger.Info("instance is back", "stack", stack, "instance", name.String())
+		return 0
+	}
+	d.Logger.Warn("instance not brought back", "stack", stack, "instance", name.String(), "err", err)
+	if m.next.After(d.Now()) {
+		return time.Until(m.next) // its end was counted already
+	}
+	m.crashes++
+	wait := backoff(m.crashes)
+	m.next = d.Now().Add(wait)
+	return wait
+}
+
+// replace starts a new container for a slot whose own is gone from the engine.
+func (d *Deployer) replace(ctx context.Context, stack mesh.StackName, name mesh.InstanceName, id string) (mesh.Instance, error) {
+	d.mu.Lock()
+	fl := d.fleets[stack]
+	if fl == nil {
+		d.mu.Unlock()
+		return mesh.Instance{}, mesh.Errorf(mesh.NotFound, "%s is gone", stack)
+	}
+	st, r := fl.stack, fl.release
+	m := fl.members[name]
+	d.mu.Unlock()
+	want, err := specs(st, r, m.instance.Deployment)
+	if err != nil {
+		return mesh.Instance{}, err
+	}
+	for _, spec := range want {
+		if spec.Name != name {
+			continue
+		}
+		in, err := d.Runner.Start(ctx, spec)
+		if err != nil {
+			return in, err
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if fl := d.fleets[stack]; fl != nil && fl.members[name] != nil && fl.members[name].instance.ID == id {
+			fl.members[name].instance.ID = in.ID // what dies from now on is this one
+			return in, nil
+		}
+		d.background(func(ctx context.Context) { d.stopAll(ctx, []mesh.Instance{in}, 0) })
+		return in, mesh.Errorf(mesh.Conflict, "%s is not wanted any more", name)
+	}
+	return mesh.Instance{}, mesh.Errorf(mesh.NotFound, "%s is not wanted any more", name)
+}
+
+// Status tells what runs of a stack.
+func (d *Deployer) Status(stack mesh.StackName) []mesh.InstanceStatus {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	fl := d.fleets[stack]
+	if fl == nil {
+		return nil
+	}
+	var out []mesh.InstanceStatus
+	for _, name := range slices.SortedFunc(maps.Keys(fl.members), mesh.InstanceName.Compare) {
+		m := fl.members[name]
+		s := mesh.InstanceStatus{
+			Name: name, Release: m.instance.Release, State: "up", Since: m.since, Crashes: m.crashes,
+			ExitCode: m.instance.ExitCode, OOM: m.instance.OOM, Next: m.next, Command: fl.release.Services[name.Service].Command,
+		}
+		if !m.healthy {
+			s.State = "crashed"
+		}
+		out = append(out, s)
+	}
+	return out
+}

@@ -1,0 +1,239 @@
+// Package hooks is both ends of the wire between the hooks that git runs during
+// a push and the server that runs git.
+//
+// The hooks are a few lines of sh that talk over two inherited file descriptors:
+// 3 to the server, 4 from it. There is no socket to find, no token to check, and
+// no program to start: a hook costs 0.8 ms, against 3 ms for running a small Go
+// binary and 42 ms for a large one. What is said over the wire is left to whoever
+// serves it.
+package hooks
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"mesh"
+)
+
+// The hooks that are installed. update runs before each ref moves and may refuse
+// it; post-receive runs once, after git has moved the refs (githooks(5)).
+const (
+	Update      = "update"
+	PostReceive = "post-receive"
+)
+
+// scripts write one call and read one verdict, the exit status. When the server
+// is gone, read fails and so does the hook.
+var scripts = map[string]string{
+	Update: `#!/bin/sh
+# mesh asks its server whether this ref may move.
+{ echo update && printf 'ref %s %s %s\n' "$2" "$3" "$1" && echo .; } >&3 || exit 1
+read -r verdict <&4 || exit 1
+exit "$verdict"
+`,
+	PostReceive: `#!/bin/sh
+# mesh deploys what was pushed. Its server writes to the pusher by itself.
+{
+	echo post-receive
+	i=0
+	while [ "$i" -lt "${GIT_PUSH_OPTION_COUNT:-0}" ]; do
+		eval "printf 'option %s\n' \"\$GIT_PUSH_OPTION_$i\""
+		i=$((i + 1))
+	done
+	while read -r old new ref; do printf 'ref %s %s %s\n' "$old" "$new" "$ref"; done
+	echo .
+} >&3 || exit 1
+read -r verdict <&4 || exit 1
+exit "$verdict"
+`,
+}
+
+// Install writes the hooks into dir, for git's core.hooksPath, and removes
+// whatever else is in there.
+func Install(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	have, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range have {
+		if _, ours := scripts[e.Name()]; !ours {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	for name, text := range scripts {
+		path := filepath.Join(dir, name)
+		// Written beside and renamed: a git that runs at this moment sees the old
+		// one or the new one.
+		if err := os.WriteFile(path+".new", []byte(text), 0o700); err != nil { //nolint:gosec // a hook has to be executable
+			return err
+		}
+		if err := os.Rename(path+".new", path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Call is what a hook says.
+type Call struct {
+	Hook    string
+	Options []string // push options, of PostReceive
+	Refs    []mesh.RefUpdate
+}
+
+// Limits of a call. A ref name is at most a path, and git refuses longer ones.
+const (
+	maxLine = 16 << 10
+	maxRefs = 10_000
+)
+
+// Wire is the server's end for one git process. It is used by one goroutine.
+type Wire struct {
+	calls, verdicts *os.File // the server's ends
+	theirs          []*os.File
+}
+
+// NewWire opens the two pipes.
+func NewWire() (*Wire, error) {
+	callsR, callsW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	verdictsR, verdictsW, err := os.Pipe()
+	if err != nil {
+		return nil, errors.Join(err, callsR.Close(), callsW.Close())
+	}
+	return &Wire{calls: callsR, verdicts: verdictsW, theirs: []*os.File{callsW, verdictsR}}, nil
+}
+
+// Files are git's ends, for exec.Cmd.ExtraFiles, whose first becomes descriptor
+// 3. Call Started once the process has them.
+func (w *Wire) Files() []*os.File { return w.theirs }
+
+// Started closes the server's copies of git's ends, so that the wire ends when
+// git does.
+func (w *Wire) Started() {
+	for _, f := range w.theirs {
+		_ = f.Close()
+	}
+	w.theirs = nil
+}
+
+// Close ends the wire; a hook that waits for a verdict fails.
+func (w *Wire) Close() {
+	w.Started()
+	_ = w.calls.Close()
+	_ = w.verdicts.Close()
+}
+
+// Serve answers calls, one after the other, until git closes its end. handle
+// tells whether the hook succeeds. It returns nil at the end of the wire, also
+// when that is cut by Close.
+func (w *Wire) Serve(ctx context.Context, handle func(context.Context, Call) bool) error {
+	r := bufio.NewReaderSize(w.calls, maxLine)
+	for {
+		call, err := ReadCall(r)
+		if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		verdict := "1\n"
+		if handle(ctx, call) {
+			verdict = "0\n"
+		}
+		if _, err := io.WriteString(w.verdicts, verdict); err != nil {
+			if errors.Is(err, os.ErrClosed) {
+				return nil
+			}
+			return fmt.Errorf("answer the %s hook: %w", call.Hook, err)
+		}
+	}
+}
+
+// ReadCall reads one call as the scripts write it. It returns io.EOF when there
+// is none.
+func ReadCall(r *bufio.Reader) (Call, error) {
+	name, err := readLine(r)
+	if err != nil {
+		return Call{}, err
+	}
+	c := Call{Hook: name}
+	if _, known := scripts[name]; !known {
+		return Call{}, fmt.Errorf("read hook call: no hook is named %q", mesh.Clip(name, 40))
+	}
+	for {
+		line, err := readLine(r)
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return Call{}, fmt.Errorf("read hook call: %w", err)
+		}
+		if line == "." {
+			return c, nil
+		}
+		word, rest, _ := strings.Cut(line, " ")
+		switch {
+		case word == "option":
+			c.Options = append(c.Options, rest)
+		case word == "ref" && len(c.Refs) < maxRefs:
+			ref, err := parseRef(rest)
+			if err != nil {
+				return Call{}, fmt.Errorf("read hook call: %w", err)
+			}
+			c.Refs = append(c.Refs, ref)
+		case word == "ref":
+			return Call{}, fmt.Errorf("read hook call: more than %d refs", maxRefs)
+		default:
+			return Call{}, fmt.Errorf("read hook call: unknown line %q", mesh.Clip(line, 60))
+		}
+	}
+}
+
+const zeroCommit = "0000000000000000000000000000000000000000"
+
+func parseRef(s string) (mesh.RefUpdate, error) {
+	f := strings.SplitN(s, " ", 3)
+	if len(f) != 3 || !strings.HasPrefix(f[2], "refs/") {
+		return mesh.RefUpdate{}, fmt.Errorf("malformed ref line %q", mesh.Clip(s, 120))
+	}
+	var ids [2]mesh.Commit
+	for i := range ids {
+		if f[i] == zeroCommit {
+			continue
+		}
+		id, err := mesh.ParseCommit(f[i])
+		if err != nil {
+			return mesh.RefUpdate{}, err
+		}
+		ids[i] = id
+	}
+	return mesh.RefUpdate{Ref: f[2], Old: ids[0], New: ids[1]}, nil
+}
+
+func readLine(r *bufio.Reader) (string, error) {
+	b, err := r.ReadSlice('\n')
+	if err != nil {
+		if errors.Is(err, bufio.ErrBufferFull) {
+			return "", fmt.Errorf("a line is longer than %d bytes", maxLine)
+		}
+		if errors.Is(err, io.EOF) && len(b) > 0 {
+			return "", io.ErrUnexpectedEOF
+		}
+		return "", err
+	}
+	return string(b[:len(b)-1]), nil
+}

@@ -1,0 +1,39 @@
+package mesh
+
+import "strings"
+
+// RefUpdate is one line of a push: a ref that is to move.
+type RefUpdate struct {
+	Ref string // "refs/heads/main"
+	Old Commit // empty: the ref is new
+	New Commit // empty: the ref is deleted
+}
+
+// Branch is the branch's name, or empty when the ref is no branch.
+func (r RefUpdate) Branch() string {
+	b, ok := strings.CutPrefix(r.Ref, "refs/heads/")
+	if !ok {
+		return ""
+	}
+	return b
+}
+
+// Tag is the tag's name, or empty when the ref is no tag.
+func (r RefUpdate) Tag() string {
+	t, ok := strings.CutPrefix(r.Ref, "refs/tags/")
+	if !ok {
+		return ""
+	}
+	return t
+}
+
+// Push is a commit on its way to be deployed.
+type Push struct {
+	Stack   StackName
+	By      KeyName
+	Branch  string
+	Commit  Commit
+	NoCache bool // -o no-cache: build every step anew
+	DryRun  bool // -o dry-run: build, then stop; nothing changes
+	Detach  bool // -o detach: do not wait for the verdict
+}

@@ -1,0 +1,105 @@
+// Package receiver is how people reach mesh: an SSH server that takes git pushes,
+// serves clones and fetches, and hands everything else to the commands.
+//
+// It knows who is speaking (the key), keeps the bare repositories, runs git's own
+// receive-pack and upload-pack in them, and opens pushed trees. What a push sets
+// in motion, and whether a key may do it, is decided by the Deployer.
+//
+//	r := receiver.New(receiver.Options{…})
+//	go r.Serve(ctx, listener)      // SSH over TCP, public keys only
+//	go r.ServeLocal(ctx, socket)   // SSH over mesh.sock, the owner is admin
+package receiver
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	gossh "golang.org/x/crypto/ssh"
+
+	"mesh"
+	"mesh/receiver/command"
+)
+
+// Keys tells who may come in.
+type Keys interface {
+	// Keys returns all keys. It is asked at every sign-in and every session, so
+	// that a removed key is out at once.
+	Keys(ctx context.Context) ([]mesh.Key, error)
+}
+
+// Deployer decides about pushes and carries them out. Its methods may be called
+// from several goroutines.
+type Deployer interface {
+	// AdmitPush tells whether the key may push to the stack, which need not exist
+	// yet, before anything is received. A *mesh.Error says why not.
+	AdmitPush(ctx context.Context, key mesh.Key, stack mesh.StackName) error
+	// AdmitRef tells whether a ref may move, before it does. The error's text goes
+	// into git's report, its hint to the pusher.
+	AdmitRef(ctx context.Context, key mesh.Key, stack mesh.StackName, ref mesh.RefUpdate) error
+	// Push deploys a commit whose ref has moved, and writes whole lines of output.
+	// It returns nil when the commit is live. When ctx ends before that, nothing
+	// has changed.
+	Push(ctx context.Context, p mesh.Push, out io.Writer) error
+	// TagImage names the image that was built from a commit after a git tag, and
+	// tells what it did in one line, or nothing.
+	TagImage(ctx context.Context, stack mesh.StackName, commit mesh.Commit, tag string) string
+	// RepoState says what the deploy branch has to point to.
+	RepoState(ctx context.Context, stack mesh.StackName) (mesh.RepoState, error)
+	// Follow writes the output of the deployment of commit that is on its way, and
+	// returns its verdict. found is false when there is none.
+	Follow(ctx context.Context, stack mesh.StackName, commit mesh.Commit, out io.Writer) (found bool, err error)
+}
+
+// Options is what a Receiver needs. All fields but the limits must be set.
+type Options struct {
+	Repos    *Repos
+	Keys     Keys
+	Deployer Deployer
+	Commands *command.Set
+	HostKey  gossh.Signer
+	Logger   *slog.Logger
+
+	Grace     time.Duration // for signing in; 0: 10 s
+	KeepAlive time.Duration // between keep-alive requests, three of which may go unanswered; 0: 15 s
+	MaxInput  int64         // bytes of one push; 0: 2 GiB
+}
+
+// Receiver is the SSH server. Make one with New.
+type Receiver struct {
+	Options
+	strangers *companions
+	gate      *gate
+
+	active sync.WaitGroup // sessions
+}
+
+// New returns a Receiver that does not listen yet.
+func New(o Options) *Receiver {
+	if o.Grace == 0 {
+		o.Grace = 10 * time.Second
+	}
+	if o.KeepAlive == 0 {
+		o.KeepAlive = 15 * time.Second
+	}
+	if o.MaxInput == 0 {
+		o.MaxInput = 2 << 30
+	}
+	return &Receiver{Options: o, strangers: newCompanions(), gate: newGate()}
+}
+
+// Serve takes SSH connections from l until ctx ends; it then waits for the
+// sessions, which the deployer and the commands end in their own time, and
+// returns nil. It closes l.
+func (r *Receiver) Serve(ctx context.Context, l net.Listener) error {
+	return r.serve(ctx, l, r.tcpServer(ctx))
+}
+
+// ServeLocal takes SSH connections from the local socket l, without keys: who can
+// open the socket is admin. It returns as Serve does.
+func (r *Receiver) ServeLocal(ctx context.Context, l net.Listener) error {
+	return r.serve(ctx, l, r.localServer(ctx))
+}

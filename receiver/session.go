@@ -1,0 +1,172 @@
+package receiver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/gliderlabs/ssh"
+	gossh "golang.org/x/crypto/ssh"
+
+	"mesh"
+	"mesh/receiver/command"
+)
+
+// gitLine is what git's clients send: the service and one quoted path. Anything
+// else that begins with "git" is refused. The path is a stack's name, alone, below
+// "/" or "~/", with or without ".git".
+var gitLine = regexp.MustCompile(`^git[ -](receive-pack|upload-pack) '(?:/|~/|/~/)?([a-z0-9][a-z0-9-]{0,62}?)(?:\.git)?/?'$`)
+
+// session answers one SSH session.
+func (r *Receiver) session(s ssh.Session) {
+	r.active.Add(1)
+	defer r.active.Done()
+	ctx := s.Context()
+	key, err := r.identify(ctx)
+	if err == nil {
+		err = r.dispatch(ctx, s, key)
+	}
+	status := mesh.ExitStatus(err)
+	var exit command.ExitStatus
+	switch {
+	case err == nil:
+	case errors.As(err, &exit):
+		status = int(exit)
+	default:
+		command.PrintError(s.Stderr(), err, r.Logger)
+	}
+	_ = s.Exit(status)
+}
+
+// identify returns the key that signed in, as it is now: a key that has been
+// removed since is none.
+func (r *Receiver) identify(ctx ssh.Context) (mesh.Key, error) {
+	conn, _ := ctx.Value(ssh.ContextKeyConn).(*gossh.ServerConn)
+	if conn == nil || conn.Permissions == nil {
+		return mesh.Key{}, errors.New("identify: the connection has no permissions")
+	}
+	if conn.Permissions.Extensions[localExt] != "" {
+		return mesh.Key{Name: "local", Role: mesh.RoleAdmin}, nil
+	}
+	fp := conn.Permissions.Extensions[fingerprintExt]
+	keys, err := r.Keys.Keys(ctx)
+	if err != nil {
+		return mesh.Key{}, err
+	}
+	i := slices.IndexFunc(keys, func(k mesh.Key) bool { return fp != "" && k.Fingerprint == fp })
+	if i < 0 {
+		return mesh.Key{}, mesh.Errorf(mesh.Denied, "the key %s has been removed", fp)
+	}
+	return keys[i], nil
+}
+
+func (r *Receiver) dispatch(ctx ssh.Context, s ssh.Session, key mesh.Key) error {
+	raw := s.RawCommand()
+	if !strings.HasPrefix(raw, "git-") && !strings.HasPrefix(raw, "git ") {
+		return r.command(ctx, s, key, raw)
+	}
+	switch m := gitLine.FindStringSubmatch(raw); {
+	case m != nil:
+		name, err := mesh.ParseStackName(m[2])
+		if err != nil {
+			return err
+		}
+		if m[1] == "receive-pack" {
+			return r.receivePack(ctx, s, key, name)
+		}
+		return r.uploadPack(ctx, s, key, name)
+	case strings.HasPrefix(raw, "git-lfs"):
+		return mesh.Errorf(mesh.Invalid, "this server takes no LFS objects").
+			WithHint("push without them: git -c lfs.locksverify=false push --no-verify; the pointers are built as they are")
+	case strings.HasPrefix(raw, "git-upload-archive"):
+		return mesh.Errorf(mesh.Invalid, "git archive --remote is not served").WithHint("clone the repository instead")
+	}
+	return mesh.Errorf(mesh.Invalid, "%q names no repository here", mesh.Clip(raw, 120)).
+		WithHint("a remote is ssh://mesh@HOST:PORT/STACK, where STACK uses a-z, 0-9 and -")
+}
+
+// command runs a command line of mesh.
+func (r *Receiver) command(ctx ssh.Context, s ssh.Session, key mesh.Key, raw string) error {
+	words, err := command.Split(raw)
+	if err != nil {
+		return err
+	}
+	ch, _ := ctx.Value(sessionKey{}).(*channelState)
+	req := command.Request{
+		Key: key, User: s.User(), Words: words,
+		Stdin: s, Stdout: s, Stderr: s.Stderr(), Env: terminalEnv(s.Environ()),
+	}
+	if ch != nil {
+		ch.mu.Lock()
+		req.TTY, req.Size, req.Resize = ch.tty, ch.size, ch.resize
+		ch.mu.Unlock()
+	}
+	return r.Commands.Run(ctx, req)
+}
+
+// terminalEnv keeps the one variable that a client may set for a command: whether
+// it wants colours (https://no-color.org).
+func terminalEnv(env []string) map[string]string {
+	out := map[string]string{}
+	for _, kv := range env {
+		if k, v, _ := strings.Cut(kv, "="); k == "NO_COLOR" {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// uploadPack serves a clone or fetch.
+func (r *Receiver) uploadPack(ctx context.Context, s ssh.Session, key mesh.Key, stack mesh.StackName) error {
+	if !key.May(mesh.AccessRead, stack) || !r.Repos.Exists(stack) {
+		return mesh.Errorf(mesh.NoStack, "no stack is named %q", stack).WithHint("list them with: ssh mesh stacks")
+	}
+	g := r.Repos.git(ctx, stack, s.Environ(), "upload-pack")
+	g.Stderr = s.Stderr()
+	stdin, err := g.StdinPipe()
+	if err != nil {
+		return err
+	}
+	stdout, err := g.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	widen(stdout)
+	if err := g.Start(); err != nil {
+		return err
+	}
+	go func() {
+		_, _ = io.Copy(stdin, s)
+		_ = stdin.Close()
+	}()
+	_, _ = io.CopyBuffer(struct{ io.Writer }{s}, stdout, make([]byte, 256<<10))
+	return gitStatus(g.Wait())
+}
+
+// gitStatus makes git's exit status the session's. git has said what was wrong.
+func gitStatus(err error) error {
+	var ee interface{ ExitCode() int }
+	if !errors.As(err, &ee) {
+		return err
+	}
+	if code := ee.ExitCode(); code > 0 {
+		return command.ExitStatus(code)
+	}
+	return command.ExitStatus(128) // a signal ended it
+}
+
+// printRefusal tells a pusher why, in the form of the deploy output.
+func printRefusal(w io.Writer, err error) {
+	var e *mesh.Error
+	if !errors.As(err, &e) {
+		return
+	}
+	fmt.Fprintf(w, " !     %s\n", e.Text)
+	if e.Hint != "" {
+		fmt.Fprintf(w, "       %s\n", e.Hint)
+	}
+}

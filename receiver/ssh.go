@@ -1,0 +1,418 @@
+package receiver
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gliderlabs/ssh"
+	gossh "golang.org/x/crypto/ssh"
+
+	"mesh"
+)
+
+// Limits of the SSH server. The numbers of unauthenticated connections are those
+// of sshd_config's MaxStartups, a little wider because pushes come in bursts.
+const (
+	maxSessions    = 10 // per connection, as sshd's MaxSessions
+	maxEnv         = 64 // env requests per session
+	maxAuthTries   = 6  // agents offer many keys
+	maxUnauth      = 100
+	maxUnauthPerIP = 20
+)
+
+// keys of values in an ssh.Context.
+type (
+	connKey    struct{} // *connState
+	sessionKey struct{} // *channelState
+)
+
+// connState is what is known of a connection, by its ssh.Context.
+type connState struct {
+	mu       sync.Mutex
+	banner   gossh.ServerPreAuthConn
+	rejected []string // fingerprints offered that no key has
+	signedIn func()   // stops the login timer and frees the place at the gate
+	sessions int
+}
+
+func state(ctx ssh.Context) *connState {
+	st, _ := ctx.Value(connKey{}).(*connState)
+	return st
+}
+
+// tcpServer is the server for the network. Public keys are the only way in.
+func (r *Receiver) tcpServer(serving context.Context) *ssh.Server {
+	srv := &ssh.Server{
+		Version: "mesh",
+		Handler: r.session,
+		// Without this handler gliderlabs/ssh would turn NoClientAuth on, whatever
+		// the config below says: a client without any key would be in.
+		PublicKeyHandler: r.offered,
+		ConnCallback:     r.connected,
+		ServerConfigCallback: func(ctx ssh.Context) *gossh.ServerConfig {
+			return &gossh.ServerConfig{
+				Config: gossh.Config{
+					KeyExchanges: []string{"mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@libssh.org"},
+					// The client's order wins, and OpenSSH prefers chacha20-poly1305, which
+					// is half as fast in Go.
+					Ciphers: []string{"aes128-gcm@openssh.com", "aes256-gcm@openssh.com"},
+					MACs:    []string{"hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com"},
+				},
+				MaxAuthTries: maxAuthTries,
+				PublicKeyAuthAlgorithms: []string{
+					gossh.KeyAlgoED25519, gossh.KeyAlgoSKED25519, gossh.KeyAlgoSKECDSA256,
+					gossh.KeyAlgoECDSA256, gossh.KeyAlgoECDSA384, gossh.KeyAlgoECDSA521,
+					gossh.KeyAlgoRSASHA256, gossh.KeyAlgoRSASHA512,
+				},
+				PreAuthConnCallback: func(c gossh.ServerPreAuthConn) { state(ctx).banner = c },
+				// What a client offers proves nothing: the identity is that of the key that
+				// signed, and this runs after the signature (CVE-2024-45337).
+				VerifiedPublicKeyCallback: func(_ gossh.ConnMetadata, key gossh.PublicKey, _ *gossh.Permissions, _ string) (*gossh.Permissions, error) {
+					st := state(ctx)
+					st.signedIn()
+					r.strangers.add(st.rejected)
+					return &gossh.Permissions{Extensions: map[string]string{fingerprintExt: gossh.FingerprintSHA256(key)}}, nil
+				},
+			}
+		},
+	}
+	r.common(serving, srv)
+	return srv
+}
+
+// localServer is the server for mesh.sock: the socket's mode is the key.
+func (r *Receiver) localServer(serving context.Context) *ssh.Server {
+	srv := &ssh.Server{
+		Version: "mesh",
+		Handler: r.session,
+		ConnCallback: func(ctx ssh.Context, c net.Conn) net.Conn {
+			ctx.SetValue(connKey{}, &connState{signedIn: func() {}})
+			return c
+		},
+		ServerConfigCallback: func(ssh.Context) *gossh.ServerConfig {
+			return &gossh.ServerConfig{
+				NoClientAuth: true,
+				NoClientAuthCallback: func(gossh.ConnMetadata) (*gossh.Permissions, error) {
+					return &gossh.Permissions{Extensions: map[string]string{localExt: "yes"}}, nil
+				},
+			}
+		},
+	}
+	r.common(serving, srv)
+	return srv
+}
+
+// Names of what sign-in leaves in a connection's permissions.
+const (
+	fingerprintExt = "mesh-fingerprint"
+	localExt       = "mesh-local"
+)
+
+func (r *Receiver) common(serving context.Context, srv *ssh.Server) {
+	srv.AddHostKey(r.HostKey)
+	srv.RequestHandlers = map[string]ssh.RequestHandler{}
+	srv.SubsystemHandlers = map[string]ssh.SubsystemHandler{}
+	srv.ChannelHandlers = map[string]ssh.ChannelHandler{
+		"session": func(srv *ssh.Server, conn *gossh.ServerConn, nc gossh.NewChannel, ctx ssh.Context) {
+			r.channel(serving, srv, conn, nc, ctx)
+		},
+	}
+}
+
+func (r *Receiver) serve(ctx context.Context, l net.Listener, srv *ssh.Server) error {
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	err := srv.Serve(l)
+	if ctx.Err() == nil {
+		return fmt.Errorf("serve SSH on %s: %w", l.Addr(), err)
+	}
+	r.active.Wait()
+	_ = srv.Close()
+	return nil
+}
+
+// connected prepares a connection before anything is read from it.
+func (r *Receiver) connected(ctx ssh.Context, c net.Conn) net.Conn {
+	host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+	leave, ok := r.gate.enter(host)
+	if !ok {
+		r.Logger.Warn("too many connections that have not signed in", "remote", host)
+		return nil
+	}
+	// gliderlabs/ssh resets deadlines at every read, so a slow client would never
+	// run into one.
+	timer := time.AfterFunc(r.Grace, func() { _ = c.Close() })
+	once := sync.OnceFunc(func() { timer.Stop(); leave() })
+	ctx.SetValue(connKey{}, &connState{signedIn: once})
+	return &earlyConn{Conn: quickAck(c), closed: once}
+}
+
+// earlyConn frees the connection's place at the gate when it ends before sign-in.
+type earlyConn struct {
+	net.Conn
+	closed func()
+}
+
+func (c *earlyConn) Close() error {
+	c.closed()
+	return c.Conn.Close()
+}
+
+// offered tells whether some key has the public key that a client offers. A
+// client whose key is unknown is told which one it was and what an admin has to
+// type, unless the same key came along with a known one before.
+func (r *Receiver) offered(ctx ssh.Context, pub ssh.PublicKey) bool {
+	fp := gossh.FingerprintSHA256(pub)
+	keys, err := r.Keys.Keys(ctx)
+	if err != nil {
+		r.Logger.Error("keys not readable", "err", err)
+		return false
+	}
+	if slices.ContainsFunc(keys, func(k mesh.Key) bool { return k.Fingerprint == fp }) {
+		return true
+	}
+	st := state(ctx)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if slices.Contains(st.rejected, fp) || len(st.rejected) > maxAuthTries {
+		return false
+	}
+	st.rejected = append(st.rejected, fp)
+	r.Logger.Info("unknown key", "key", fp, "remote", ctx.RemoteAddr().String())
+	if st.banner != nil && !r.strangers.known(fp) {
+		line := strings.TrimSpace(string(gossh.MarshalAuthorizedKey(pub)))
+		_ = st.banner.SendAuthBanner(fmt.Sprintf("mesh: the key %s is not known here. An admin lets it in with:\nssh mesh ssh-keys:add NAME <<< '%s'\n", fp, line))
+	}
+	return false
+}
+
+// companions remembers unknown keys that were offered before a known one: the
+// other keys in a user's agent, which are not worth a banner every time.
+type companions struct {
+	mu  sync.Mutex
+	set map[string]bool
+}
+
+func newCompanions() *companions { return &companions{set: map[string]bool{}} }
+
+func (c *companions) add(fps []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.set)+len(fps) > 10_000 {
+		clear(c.set)
+	}
+	for _, fp := range fps {
+		c.set[fp] = true
+	}
+}
+
+func (c *companions) known(fp string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.set[fp]
+}
+
+// gate counts the connections that have not signed in.
+type gate struct {
+	mu    sync.Mutex
+	total int
+	by    map[string]int
+}
+
+func newGate() *gate { return &gate{by: map[string]int{}} }
+
+// enter takes a place; leave gives it back.
+func (g *gate) enter(host string) (leave func(), ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.total >= maxUnauth || g.by[host] >= maxUnauthPerIP && !net.ParseIP(host).IsLoopback() {
+		return nil, false
+	}
+	g.total++
+	g.by[host]++
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.total--
+		if g.by[host]--; g.by[host] == 0 {
+			delete(g.by, host)
+		}
+	}, true
+}
+
+// channelState is what the client has asked of one session channel. The terminal
+// is handled here and not by gliderlabs/ssh: its session rewrites line ends, and
+// a window-change that nobody reads stops its request loop.
+type channelState struct {
+	mu     sync.Mutex
+	tty    bool
+	size   mesh.WindowSize
+	resize chan mesh.WindowSize // holds the latest size only
+}
+
+func (s *channelState) resized(w mesh.WindowSize) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.size = w
+	select {
+	case <-s.resize:
+	default:
+	}
+	s.resize <- w
+}
+
+// sessionContext ends with its channel, where gliderlabs' own ends only with the
+// connection: with ControlMaster a Ctrl-C closes nothing but the channel.
+type sessionContext struct {
+	ssh.Context
+	ctx context.Context
+}
+
+func (c sessionContext) Done() <-chan struct{}       { return c.ctx.Done() }
+func (c sessionContext) Err() error                  { return c.ctx.Err() }
+func (c sessionContext) Deadline() (time.Time, bool) { return c.ctx.Deadline() }
+func (c sessionContext) Value(k any) any             { return c.ctx.Value(k) }
+
+// Why a session's context ends.
+var (
+	errHungUp   = mesh.Errorf(mesh.Cancelled, "the client hung up")
+	errStopping = mesh.Errorf(mesh.Cancelled, "mesh is being stopped").WithHint("push again in a moment")
+)
+
+// channel serves one session channel.
+func (r *Receiver) channel(serving context.Context, srv *ssh.Server, conn *gossh.ServerConn, nc gossh.NewChannel, ctx ssh.Context) {
+	st := state(ctx)
+	st.mu.Lock()
+	full := st.sessions >= maxSessions
+	if !full {
+		st.sessions++
+	}
+	st.mu.Unlock()
+	if full {
+		_ = nc.Reject(gossh.ResourceShortage, "too many sessions on one connection")
+		return
+	}
+	defer func() {
+		st.mu.Lock()
+		st.sessions--
+		st.mu.Unlock()
+	}()
+	c, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(serving, func() { cancel(errStopping) })
+	defer stop()
+	ch := &channelState{resize: make(chan mesh.WindowSize, 1)}
+	c = context.WithValue(c, sessionKey{}, ch)
+	go keepAlive(c, conn, r.KeepAlive)
+	ssh.DefaultSessionHandler(srv, conn, newChannel{nc, ch, cancel}, sessionContext{ctx, c})
+}
+
+// newChannel notices when its channel closes, and refuses the requests that mesh
+// has no use for; gliderlabs/ssh would grant agent forwarding.
+type newChannel struct {
+	gossh.NewChannel
+	state  *channelState
+	cancel context.CancelCauseFunc
+}
+
+func (n newChannel) Accept() (gossh.Channel, <-chan *gossh.Request, error) {
+	ch, reqs, err := n.NewChannel.Accept()
+	if err != nil {
+		return nil, nil, err
+	}
+	out := make(chan *gossh.Request, 16)
+	go func() {
+		defer n.cancel(errHungUp)
+		defer close(out)
+		env := 0
+		for req := range reqs {
+			switch req.Type {
+			case "auth-agent-req@openssh.com", "x11-req":
+				_ = req.Reply(false, nil)
+				continue
+			case "pty-req":
+				w, ok := parsePTY(req.Payload)
+				if ok {
+					n.state.mu.Lock()
+					n.state.tty = true
+					n.state.mu.Unlock()
+					n.state.resized(w)
+				}
+				_ = req.Reply(ok, nil)
+				continue
+			case "window-change":
+				var w struct{ Columns, Rows, Width, Height uint32 }
+				if gossh.Unmarshal(req.Payload, &w) == nil {
+					n.state.resized(windowSize(w.Columns, w.Rows))
+				}
+				_ = req.Reply(true, nil)
+				continue
+			case "signal", "break":
+				// OpenSSH's client sends none for a Ctrl-C: it closes the channel, or the
+				// terminal passes the character on.
+				_ = req.Reply(false, nil)
+				continue
+			case "env":
+				if env++; env > maxEnv {
+					_ = req.Reply(false, nil)
+					continue
+				}
+			}
+			out <- req
+		}
+	}()
+	return ch, out, nil
+}
+
+// parsePTY reads the size out of a pty-req (RFC 4254, section 6.2).
+func parsePTY(payload []byte) (mesh.WindowSize, bool) {
+	var p struct {
+		Term                         string
+		Columns, Rows, Width, Height uint32
+		Modes                        string
+	}
+	if err := gossh.Unmarshal(payload, &p); err != nil {
+		return mesh.WindowSize{}, false
+	}
+	return windowSize(p.Columns, p.Rows), true
+}
+
+// windowSize keeps what clients claim within what terminals have.
+func windowSize(columns, rows uint32) mesh.WindowSize {
+	return mesh.WindowSize{Width: int(min(columns, 10_000)), Height: int(min(rows, 10_000))}
+}
+
+// keepAlive closes a connection whose client has not answered three times in a
+// row: a laptop that went to sleep holds no deployment.
+func keepAlive(ctx context.Context, conn *gossh.ServerConn, every time.Duration) {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	answered := make(chan struct{}, 1)
+	missed, asked := 0, false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-answered:
+			missed, asked = 0, false
+		case <-t.C:
+			if asked {
+				if missed++; missed >= 3 {
+					_ = conn.Close()
+					return
+				}
+				continue
+			}
+			asked = true
+			go func() {
+				_, _, _ = conn.SendRequest("keepalive@openssh.com", true, nil)
+				answered <- struct{}{}
+			}()
+		}
+	}
+}

@@ -1,0 +1,169 @@
+package receiver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/go-git/go-billy/v5/osfs"
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/cache"
+	"github.com/go-git/go-git/v5/plumbing/filemode"
+	"github.com/go-git/go-git/v5/plumbing/object"
+	"github.com/go-git/go-git/v5/storage/filesystem"
+
+	"mesh"
+)
+
+// largeObject is from which size on a blob is streamed from its pack instead of
+// read into memory: a 400 MB blob takes 9 MB of memory with it and 1.3 GB without.
+const largeObject = 1 << 20
+
+// storage opens the objects of a repository. go-git keeps the list of packs, and
+// is not safe for several goroutines, so every use opens its own.
+func (r *Repos) storage(stack mesh.StackName) *storage {
+	return &storage{filesystem.NewStorageWithOptions(osfs.New(r.path(stack)), cache.NewObjectLRU(16*cache.MiByte),
+		filesystem.Options{LargeObjectThreshold: largeObject})}
+}
+
+type storage struct{ *filesystem.Storage }
+
+func (s *storage) Close() { _ = s.Storage.Close() }
+
+// tree is the tree of a commit, read from the objects.
+type tree struct {
+	entries []mesh.TreeEntry
+
+	mu sync.Mutex
+	st *storage
+}
+
+// Open opens the tree of a commit, and returns the first line of its message.
+// release must be called when nobody reads the tree any more.
+func (r *Repos) Open(ctx context.Context, stack mesh.StackName, commit mesh.Commit) (_ mesh.Tree, subject string, release func(), err error) {
+	st := r.storage(stack)
+	defer func() {
+		if err != nil {
+			st.Close()
+		}
+	}()
+	c, err := object.GetCommit(st, plumbing.NewHash(string(commit)))
+	if err != nil {
+		return nil, "", nil, fmt.Errorf("open commit %s of %s: %w", commit.Short(), stack, err)
+	}
+	t := &tree{st: st}
+	if err := t.list(ctx, c.TreeHash, ""); err != nil {
+		return nil, "", nil, fmt.Errorf("open the tree of %s of %s: %w", commit.Short(), stack, err)
+	}
+	subject, _, _ = strings.Cut(strings.TrimSpace(c.Message), "\n")
+	return t, printable(subject), st.Close, nil
+}
+
+// printable makes text from a pusher harmless on a terminal and in a log.
+func printable(s string) string {
+	return mesh.Clip(strings.Map(func(r rune) rune {
+		if r < 0x20 || r == 0x7f || 0x80 <= r && r < 0xa0 {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?")), 72)
+}
+
+// list adds what lies below a folder, in the order that mesh.Tree promises: git
+// sorts a folder "a" as "a/", behind "a.b".
+func (t *tree) list(ctx context.Context, id plumbing.Hash, dir string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	tr, err := object.GetTree(t.st, id)
+	if err != nil {
+		return err
+	}
+	entries := slices.Clone(tr.Entries)
+	slices.SortFunc(entries, func(a, b object.TreeEntry) int { return strings.Compare(a.Name, b.Name) })
+	for _, e := range entries {
+		out := mesh.TreeEntry{Path: path.Join(dir, e.Name), ID: e.Hash.String()}
+		switch e.Mode {
+		case filemode.Dir:
+			out.Mode, out.ID = fs.ModeDir|0o755, ""
+			t.entries = append(t.entries, out)
+			if err := t.list(ctx, e.Hash, out.Path); err != nil {
+				return err
+			}
+			continue
+		case filemode.Submodule:
+			out.Mode, out.ID, out.Module = fs.ModeDir|0o755, "", e.Hash.String()
+		case filemode.Symlink:
+			link, err := t.read(e.Hash)
+			if err != nil {
+				return err
+			}
+			out.Mode, out.Link = fs.ModeSymlink|0o777, link
+		default: // regular, executable, and the group-writable files of old histories
+			out.Mode = 0o644
+			if e.Mode == filemode.Executable {
+				out.Mode = 0o755
+			}
+			if out.Size, err = t.st.EncodedObjectSize(e.Hash); err != nil {
+				return err
+			}
+		}
+		t.entries = append(t.entries, out)
+	}
+	return nil
+}
+
+func (t *tree) read(id plumbing.Hash) (string, error) {
+	b, err := object.GetBlob(t.st, id)
+	if err != nil {
+		return "", err
+	}
+	r, err := b.Reader()
+	if err != nil {
+		return "", err
+	}
+	data, err := io.ReadAll(io.LimitReader(r, 64<<10))
+	return string(data), errors.Join(err, r.Close())
+}
+
+// Entries lists the tree.
+func (t *tree) Entries() []mesh.TreeEntry { return t.entries }
+
+// Open reads a file of the tree.
+func (t *tree) Open(e mesh.TreeEntry) (io.ReadCloser, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b, err := object.GetBlob(t.st, plumbing.NewHash(e.ID))
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", e.Path, err)
+	}
+	return b.Reader()
+}
+
+// peel follows tags to the commit they name.
+func (r *Repos) peel(stack mesh.StackName, id mesh.Commit) (mesh.Commit, error) {
+	st := r.storage(stack)
+	defer st.Close()
+	h := plumbing.NewHash(string(id))
+	for range 10 {
+		tag, err := object.GetTag(st, h)
+		if errors.Is(err, plumbing.ErrObjectNotFound) {
+			c, err := object.GetCommit(st, h)
+			if err != nil {
+				return "", err
+			}
+			return mesh.Commit(c.Hash.String()), nil
+		}
+		if err != nil {
+			return "", err
+		}
+		h = tag.Target
+	}
+	return "", fmt.Errorf("peel %s: more than ten tags deep", id.Short())
+}

@@ -1,0 +1,217 @@
+package store
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"time"
+
+	"mesh"
+)
+
+// The stored forms. They are structs of their own, each with a version, so that
+// the live types can change and old records still be read. A field is only ever
+// added, with a zero value that means what its absence meant.
+
+func fromNumber(k []byte) uint64 { return binary.BigEndian.Uint64(k) }
+
+type stackForm struct {
+	V         int                    `json:"v"`
+	Name      string                 `json:"name"`
+	Created   time.Time              `json:"created"`
+	CreatedBy string                 `json:"created_by,omitempty"`
+	Config    []byte                 `json:"config,omitempty"` // reference into the stack's configs
+	Formation map[string]int         `json:"formation,omitempty"`
+	Settings  settingsForm           `json:"settings"`
+	Services  map[string]serviceForm `json:"services,omitempty"`
+	Release   []string               `json:"release_command,omitempty"`
+	Current   int                    `json:"current,omitempty"`
+	Stopped   bool                   `json:"stopped,omitempty"`
+	Subnet    string                 `json:"subnet,omitempty"`
+	Domains   []string               `json:"domains,omitempty"`
+	Last      int                    `json:"last_deployment,omitempty"`
+}
+
+type settingsForm struct {
+	Branch       string        `json:"branch,omitempty"`
+	Dockerfile   string        `json:"dockerfile,omitempty"`
+	Health       string        `json:"health,omitempty"`
+	CheckTimeout time.Duration `json:"check_timeout_ns,omitempty"`
+	Drain        time.Duration `json:"drain_ns,omitempty"`
+	StopTimeout  time.Duration `json:"stop_timeout_ns,omitempty"`
+}
+
+type serviceForm struct {
+	Command string  `json:"command,omitempty"`
+	From    string  `json:"from,omitempty"`
+	Memory  int64   `json:"memory,omitempty"`
+	CPUs    float64 `json:"cpus,omitempty"`
+}
+
+func storeStack(s mesh.Stack, config []byte) stackForm {
+	f := stackForm{
+		V: 1, Name: string(s.Name), Created: s.Created, CreatedBy: string(s.CreatedBy), Config: config,
+		Formation: storeFormation(s.Formation), Settings: settingsForm(s.Settings), Release: s.Release,
+		Current: int(s.Current), Stopped: s.Stopped, Last: int(s.LastNumber),
+	}
+	if s.Subnet.IsValid() {
+		f.Subnet = s.Subnet.String()
+	}
+	for _, h := range s.Domains {
+		f.Domains = append(f.Domains, string(h))
+	}
+	if len(s.Services) > 0 {
+		f.Services = map[string]serviceForm{}
+		for n, v := range s.Services {
+			f.Services[string(n)] = serviceForm{Command: v.Command, Memory: v.Memory, CPUs: v.CPUs}
+		}
+	}
+	return f
+}
+
+func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
+	s := mesh.Stack{
+		Name: mesh.StackName(f.Name), Created: f.Created, CreatedBy: mesh.KeyName(f.CreatedBy), Config: cfg,
+		Formation: readFormation(f.Formation), Settings: mesh.Settings(f.Settings), Release: f.Release,
+		Current: mesh.ReleaseNumber(f.Current), Stopped: f.Stopped, LastNumber: mesh.DeploymentNumber(f.Last),
+	}
+	s.Subnet, _ = netip.ParsePrefix(f.Subnet) // absent: the zero prefix
+	for _, h := range f.Domains {
+		s.Domains = append(s.Domains, mesh.Host(h))
+	}
+	if len(f.Services) > 0 {
+		s.Services = map[mesh.ServiceName]mesh.ServiceSettings{}
+		for n, v := range f.Services {
+			s.Services[mesh.ServiceName(n)] = mesh.ServiceSettings{Command: v.Command, Memory: v.Memory, CPUs: v.CPUs}
+		}
+	}
+	return s
+}
+
+func storeFormation(f mesh.Formation) map[string]int {
+	if f == nil {
+		return nil
+	}
+	m := make(map[string]int, len(f))
+	for k, n := range f {
+		m[string(k)] = n
+	}
+	return m
+}
+
+func readFormation(m map[string]int) mesh.Formation {
+	f := make(mesh.Formation, len(m))
+	for k, n := range m {
+		f[mesh.ServiceName(k)] = n
+	}
+	return f
+}
+
+type imageForm struct {
+	ID         string   `json:"id"`
+	Ref        string   `json:"ref,omitempty"`
+	Size       int64    `json:"size,omitempty"`
+	Entrypoint []string `json:"entrypoint,omitempty"`
+	Cmd        []string `json:"cmd,omitempty"`
+	Shell      bool     `json:"shell,omitempty"`
+}
+
+type releaseForm struct {
+	V           int                    `json:"v"`
+	Number      int                    `json:"number"`
+	Created     time.Time              `json:"created"`
+	By          string                 `json:"by,omitempty"`
+	Description string                 `json:"description,omitempty"`
+	Deployment  int                    `json:"deployment,omitempty"`
+	Commit      string                 `json:"commit,omitempty"`
+	Image       imageForm              `json:"image"`
+	Config      []byte                 `json:"config,omitempty"`
+	Formation   map[string]int         `json:"formation,omitempty"`
+	Services    map[string]serviceForm `json:"services,omitempty"`
+}
+
+func storeRelease(r mesh.Release, config []byte) releaseForm {
+	f := releaseForm{
+		V: 1, Number: int(r.Number), Created: r.Created, By: string(r.By), Description: r.Description,
+		Deployment: int(r.Deployment), Commit: string(r.Commit), Image: imageForm(r.Image), Config: config,
+		Formation: storeFormation(r.Formation), Services: map[string]serviceForm{},
+	}
+	for n, v := range r.Services {
+		f.Services[string(n)] = serviceForm(v)
+	}
+	return f
+}
+
+func (f releaseForm) release(stack mesh.StackName, cfg mesh.Config) mesh.Release {
+	r := mesh.Release{
+		Stack: stack, Number: mesh.ReleaseNumber(f.Number), Created: f.Created, By: mesh.KeyName(f.By),
+		Description: f.Description, Deployment: mesh.DeploymentNumber(f.Deployment), Commit: mesh.Commit(f.Commit),
+		Image: mesh.Image(f.Image), Config: cfg, Formation: readFormation(f.Formation),
+		Services: make(map[mesh.ServiceName]mesh.Service, len(f.Services)),
+	}
+	for n, v := range f.Services {
+		r.Services[mesh.ServiceName(n)] = mesh.Service(v)
+	}
+	return r
+}
+
+type deploymentForm struct {
+	V       int       `json:"v"`
+	Number  int       `json:"number"`
+	Kind    string    `json:"kind"`
+	By      string    `json:"by,omitempty"`
+	Commit  string    `json:"commit,omitempty"`
+	Subject string    `json:"subject,omitempty"`
+	Created time.Time `json:"created"`
+	Ended   time.Time `json:"ended,omitzero"`
+	Status  string    `json:"status"`
+	Release int       `json:"release,omitempty"`
+	Reason  string    `json:"reason,omitempty"`
+}
+
+func storeDeployment(d mesh.Deployment) deploymentForm {
+	return deploymentForm{
+		V: 1, Number: int(d.Number), Kind: string(d.Kind), By: string(d.By), Commit: string(d.Commit), Subject: d.Subject,
+		Created: d.Created, Ended: d.Ended, Status: string(d.Status), Release: int(d.Release), Reason: d.Reason,
+	}
+}
+
+func (f deploymentForm) deployment(stack mesh.StackName) mesh.Deployment {
+	return mesh.Deployment{
+		Stack: stack, Number: mesh.DeploymentNumber(f.Number), Kind: mesh.DeploymentKind(f.Kind), By: mesh.KeyName(f.By),
+		Commit: mesh.Commit(f.Commit), Subject: f.Subject, Created: f.Created, Ended: f.Ended,
+		Status: mesh.DeploymentStatus(f.Status), Release: mesh.ReleaseNumber(f.Release), Reason: f.Reason,
+	}
+}
+
+type keyForm struct {
+	V           int       `json:"v"`
+	Name        string    `json:"name"`
+	Role        string    `json:"role"`
+	Stacks      []string  `json:"stacks,omitempty"`
+	Public      string    `json:"public"`
+	Fingerprint string    `json:"fingerprint"`
+	Added       time.Time `json:"added"`
+	AddedBy     string    `json:"added_by,omitempty"`
+}
+
+func storeKey(k mesh.Key) keyForm {
+	f := keyForm{
+		V: 1, Name: string(k.Name), Role: string(k.Role), Public: k.Public,
+		Fingerprint: k.Fingerprint, Added: k.Added, AddedBy: string(k.AddedBy),
+	}
+	for _, s := range k.Stacks {
+		f.Stacks = append(f.Stacks, string(s))
+	}
+	return f
+}
+
+func (f keyForm) key() mesh.Key {
+	k := mesh.Key{
+		Name: mesh.KeyName(f.Name), Role: mesh.Role(f.Role), Public: f.Public,
+		Fingerprint: f.Fingerprint, Added: f.Added, AddedBy: mesh.KeyName(f.AddedBy),
+	}
+	for _, s := range f.Stacks {
+		k.Stacks = append(k.Stacks, mesh.StackName(s))
+	}
+	return k
+}

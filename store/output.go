@@ -1,0 +1,47 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"mesh"
+)
+
+func (s *Store) outputDir(stack mesh.StackName) string {
+	return filepath.Join(s.dir, "logs", string(stack))
+}
+
+func (s *Store) outputPath(stack mesh.StackName, n mesh.DeploymentNumber) string {
+	return filepath.Join(s.outputDir(stack), fmt.Sprintf("deployment-%d.log", int(n)))
+}
+
+// Output opens the recorded output of a deployment for appending. What is written
+// can be read at once with ReadOutput; Close syncs it to disk.
+func (s *Store) Output(stack mesh.StackName, n mesh.DeploymentNumber) (io.WriteCloser, error) {
+	if err := os.MkdirAll(s.outputDir(stack), 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(s.outputPath(stack, n), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return output{f}, nil
+}
+
+type output struct{ *os.File }
+
+func (o output) Close() error { return errors.Join(o.Sync(), o.File.Close()) }
+
+// ReadOutput opens the recorded output of a deployment. A deployment that printed
+// nothing has an empty one.
+func (s *Store) ReadOutput(stack mesh.StackName, n mesh.DeploymentNumber) (io.ReadCloser, error) {
+	f, err := os.Open(s.outputPath(stack, n))
+	if errors.Is(err, os.ErrNotExist) {
+		return io.NopCloser(strings.NewReader("")), nil
+	}
+	return f, err
+}

@@ -1,0 +1,211 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"go.etcd.io/bbolt"
+
+	"mesh"
+)
+
+// Release returns one release of a stack.
+func (s *Store) Release(ctx context.Context, stack mesh.StackName, n mesh.ReleaseNumber) (r mesh.Release, err error) {
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		b, err := stackBucket(tx, stack)
+		if err != nil {
+			return err
+		}
+		data := b.Bucket(bucketReleases).Get(number(uint64(n)))
+		if data == nil {
+			return mesh.Errorf(mesh.NotFound, "%s has no release %s", stack, n).WithHint("list them with: ssh mesh releases -a %s", stack)
+		}
+		r, err = s.readRelease(b, stack, data)
+		return err
+	})
+	return r, err
+}
+
+func (s *Store) readRelease(b *bbolt.Bucket, stack mesh.StackName, data []byte) (mesh.Release, error) {
+	var f releaseForm
+	if err := json.Unmarshal(data, &f); err != nil {
+		return mesh.Release{}, err
+	}
+	cfg, err := s.getConfig(b, f.Config)
+	if err != nil {
+		return mesh.Release{}, err
+	}
+	return f.release(stack, cfg), nil
+}
+
+// newest calls fn with the values of a numbered bucket from the last one back,
+// limit of them at most, or all when limit is 0.
+func newest(b *bbolt.Bucket, limit int, fn func([]byte) error) error {
+	c := b.Cursor()
+	n := 0
+	for k, v := c.Last(); k != nil && (limit <= 0 || n < limit); k, v = c.Prev() {
+		if err := fn(v); err != nil {
+			return err
+		}
+		n++
+	}
+	return nil
+}
+
+// Releases returns the newest releases first, limit of them at most, or all when
+// limit is 0.
+func (s *Store) Releases(ctx context.Context, stack mesh.StackName, limit int) (out []mesh.Release, err error) {
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		out = nil
+		b, err := stackBucket(tx, stack)
+		if err != nil {
+			return err
+		}
+		return newest(b.Bucket(bucketReleases), limit, func(data []byte) error {
+			r, err := s.readRelease(b, stack, data)
+			out = append(out, r)
+			return err
+		})
+	})
+	return out, err
+}
+
+// Deployment returns one deployment of a stack.
+func (s *Store) Deployment(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber) (d mesh.Deployment, err error) {
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		b, err := stackBucket(tx, stack)
+		if err != nil {
+			return err
+		}
+		data := b.Bucket(bucketDeployments).Get(number(uint64(n)))
+		if data == nil {
+			return mesh.Errorf(mesh.NotFound, "%s has no deployment %s", stack, n).WithHint("list them with: ssh mesh deployments -a %s", stack)
+		}
+		d, err = readDeployment(stack, data)
+		return err
+	})
+	return d, err
+}
+
+func readDeployment(stack mesh.StackName, data []byte) (mesh.Deployment, error) {
+	var f deploymentForm
+	if err := json.Unmarshal(data, &f); err != nil {
+		return mesh.Deployment{}, err
+	}
+	return f.deployment(stack), nil
+}
+
+// Deployments returns the newest deployments first, limit of them at most, or all
+// when limit is 0.
+func (s *Store) Deployments(ctx context.Context, stack mesh.StackName, limit int) (out []mesh.Deployment, err error) {
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		out = nil
+		b, err := stackBucket(tx, stack)
+		if err != nil {
+			return err
+		}
+		return newest(b.Bucket(bucketDeployments), limit, func(data []byte) error {
+			d, err := readDeployment(stack, data)
+			out = append(out, d)
+			return err
+		})
+	})
+	return out, err
+}
+
+// BeginDeployment gives d the stack's next number and records it.
+func (s *Store) BeginDeployment(ctx context.Context, d mesh.Deployment) (mesh.Deployment, error) {
+	err := s.update(ctx, func(tx *bbolt.Tx) error {
+		b, err := stackBucket(tx, d.Stack)
+		if err != nil {
+			return err
+		}
+		st, err := s.readStack(b)
+		if err != nil {
+			return err
+		}
+		old := st
+		st.LastNumber++
+		d.Number = st.LastNumber
+		if err := s.writeStack(tx, b, old, st); err != nil {
+			return err
+		}
+		return put(b.Bucket(bucketDeployments), number(uint64(d.Number)), storeDeployment(d))
+	})
+	return d, err
+}
+
+// UpdateDeployment records d over what is recorded under its number, unless that
+// is final.
+func (s *Store) UpdateDeployment(ctx context.Context, d mesh.Deployment) error {
+	return s.update(ctx, func(tx *bbolt.Tx) error {
+		b, err := stackBucket(tx, d.Stack)
+		if err != nil {
+			return err
+		}
+		return updateDeployment(b, d)
+	})
+}
+
+func updateDeployment(b *bbolt.Bucket, d mesh.Deployment) error {
+	db := b.Bucket(bucketDeployments)
+	data := db.Get(number(uint64(d.Number)))
+	if data == nil {
+		return mesh.Errorf(mesh.NotFound, "%s has no deployment %s", d.Stack, d.Number)
+	}
+	old, err := readDeployment(d.Stack, data)
+	if err != nil {
+		return err
+	}
+	if old.Status.Final() {
+		return mesh.Errorf(mesh.Conflict, "deployment %s of %s has ended already (%s)", d.Number, d.Stack, old.Status)
+	}
+	return put(db, number(uint64(d.Number)), storeDeployment(d))
+}
+
+// Commit makes d live and, when r is not nil, makes r the stack's current
+// release; r.Number must be the one after the last. change, which may be nil, is
+// applied to the stack in the same transaction.
+func (s *Store) Commit(ctx context.Context, d mesh.Deployment, r *mesh.Release, change func(*mesh.Stack) error) (st mesh.Stack, err error) {
+	err = s.update(ctx, func(tx *bbolt.Tx) error {
+		b, err := stackBucket(tx, d.Stack)
+		if err != nil {
+			return err
+		}
+		old, err := s.readStack(b)
+		if err != nil {
+			return err
+		}
+		st = old
+		if change != nil {
+			if st, err = apply(old, change); err != nil {
+				return err
+			}
+		}
+		d.Status = mesh.StatusLive
+		if r != nil {
+			rb := b.Bucket(bucketReleases)
+			next := uint64(1)
+			if k, _ := rb.Cursor().Last(); k != nil {
+				next = fromNumber(k) + 1
+			}
+			if uint64(r.Number) != next {
+				return fmt.Errorf("record release %s of %s: the next one is v%d", r.Number, d.Stack, next)
+			}
+			ref, err := s.putConfig(b, r.Config)
+			if err != nil {
+				return err
+			}
+			if err := put(rb, number(next), storeRelease(*r, ref)); err != nil {
+				return err
+			}
+			d.Release, st.Current = r.Number, r.Number
+		}
+		if err := s.writeStack(tx, b, old, st); err != nil {
+			return err
+		}
+		return updateDeployment(b, d)
+	})
+	return st, err
+}

@@ -1,0 +1,150 @@
+package store
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.etcd.io/bbolt"
+
+	"mesh"
+)
+
+// sealer encrypts configs with AES-256-GCM under the key in DIR/secret.key. It
+// guards against what leaks a database without its directory: a copied file, a
+// dump in a bug report, strings(1). Whoever may read the directory may read both.
+type sealer struct {
+	aead cipher.AEAD
+	mac  []byte
+}
+
+// openSealer reads the key, or makes one when the database is fresh too.
+func openSealer(path string, fresh bool) (sealer, error) {
+	data, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && fresh:
+		key := make([]byte, 32)
+		if _, err := rand.Read(key); err != nil {
+			return sealer{}, err
+		}
+		data = []byte(hex.EncodeToString(key) + "\n")
+		if err := writeFile(path, data); err != nil {
+			return sealer{}, fmt.Errorf("write %s: %w", path, err)
+		}
+	case errors.Is(err, os.ErrNotExist):
+		return sealer{}, mesh.Errorf(mesh.Unavailable, "%s is missing: without it the config vars in mesh.db cannot be read", path).
+			WithHint("put it back from the backup that mesh.db came from")
+	case err != nil:
+		return sealer{}, mesh.Errorf(mesh.Unavailable, "the key of the config vars cannot be read: %w", err)
+	}
+	key, err := hex.DecodeString(strings.TrimSpace(string(data)))
+	if err != nil || len(key) != 32 {
+		return sealer{}, mesh.Errorf(mesh.Unavailable, "%s is damaged: it must hold 64 hexadecimal digits", path).
+			WithHint("put it back from the backup that mesh.db came from")
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return sealer{}, err
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		return sealer{}, err
+	}
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte("mesh config reference"))
+	return sealer{aead: aead, mac: mac.Sum(nil)}, nil
+}
+
+// writeFile writes beside, syncs, renames, and syncs the folder, so that the file
+// is there whole or not at all.
+func writeFile(path string, data []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+			_ = os.Remove(f.Name())
+		}
+	}()
+	if _, err = f.Write(data); err != nil {
+		return err
+	}
+	if err = f.Sync(); err != nil {
+		return err
+	}
+	if err = f.Close(); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// putConfig stores a config once, however many releases have it, and returns the
+// reference to it: a keyed hash, which tells nothing about the values.
+func (s *Store) putConfig(b *bbolt.Bucket, c mesh.Config) ([]byte, error) {
+	if len(c) == 0 {
+		return nil, nil
+	}
+	plain := make(map[string][]byte, len(c)) // bytes: a value need not be valid UTF-8
+	for k, v := range c {
+		plain[k] = []byte(v.Reveal())
+	}
+	data, err := json.Marshal(plain) // sorted by name
+	if err != nil {
+		return nil, err
+	}
+	mac := hmac.New(sha256.New, s.seal.mac)
+	mac.Write(data)
+	ref := mac.Sum(nil)[:16]
+	configs := b.Bucket(bucketConfigs)
+	if configs.Get(ref) != nil {
+		return ref, nil
+	}
+	nonce := make([]byte, s.seal.aead.NonceSize())
+	if _, err := rand.Read(nonce); err != nil {
+		return nil, err
+	}
+	return ref, configs.Put(ref, s.seal.aead.Seal(nonce, nonce, data, ref))
+}
+
+func (s *Store) getConfig(b *bbolt.Bucket, ref []byte) (mesh.Config, error) {
+	if len(ref) == 0 {
+		return mesh.Config{}, nil
+	}
+	sealed := b.Bucket(bucketConfigs).Get(ref)
+	n := s.seal.aead.NonceSize()
+	if len(sealed) < n {
+		return nil, errors.New("read config: the record is missing")
+	}
+	data, err := s.seal.aead.Open(nil, sealed[:n], sealed[n:], ref)
+	if err != nil {
+		return nil, mesh.Errorf(mesh.Unavailable, "the config vars cannot be unsealed: secret.key is not the one that mesh.db was written with").
+			WithHint("put both files back from one backup")
+	}
+	var plain map[string][]byte
+	if err := json.Unmarshal(data, &plain); err != nil {
+		return nil, fmt.Errorf("read config: %w", err)
+	}
+	c := make(mesh.Config, len(plain))
+	for k, v := range plain {
+		c[k] = mesh.NewSecret(string(v))
+	}
+	return c, nil
+}

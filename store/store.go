@@ -1,0 +1,426 @@
+// Package store keeps the state of a mesh server: stacks, releases, deployments,
+// domains and keys in one bbolt file, and the recorded output of deployments in
+// plain files beside it.
+//
+// One exported method is one transaction: it happens wholly or not at all, and is
+// on disk when it returns. Config vars are sealed with a key that lies beside the
+// database, so that neither the file nor a dump of it shows one. What the records
+// mean, and who may change them, is left to package deploy.
+//
+//	s, err := store.Open("/var/lib/mesh")
+//	defer s.Close()
+//	stacks, err := s.Stacks(ctx)
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+
+	"mesh"
+)
+
+// formatVersion is written into a new database. A database of a later version is
+// refused: an older binary would lose what it does not know.
+const formatVersion = 1
+
+var (
+	bucketMeta    = []byte("meta")
+	bucketStacks  = []byte("stacks")
+	bucketDomains = []byte("domains")
+	bucketKeys    = []byte("keys")
+
+	keyVersion = []byte("version")
+	keyServer  = []byte("server")
+
+	keyRecord         = []byte("record")
+	bucketConfigs     = []byte("configs")
+	bucketReleases    = []byte("releases")
+	bucketDeployments = []byte("deployments")
+)
+
+// Store is an open data directory. It may be used from several goroutines. Close
+// it last.
+type Store struct {
+	dir    string
+	db     *bbolt.DB
+	seal   sealer
+	server string
+}
+
+// Open opens the state in dir, making both when they are missing. It fails at
+// once, with a *mesh.Error, when another server has it open, when the file is
+// damaged, when it was written by a later mesh, or when the key that seals config
+// vars is missing.
+func Open(dir string) (s *Store, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, mesh.Errorf(mesh.Unavailable, "the data directory cannot be made: %w", err).WithHint("choose another with --data DIR")
+	}
+	path := filepath.Join(dir, "mesh.db")
+	_, statErr := os.Stat(path)
+	fresh := errors.Is(statErr, os.ErrNotExist)
+
+	// A truncated file is mapped whole, and reading behind its end is a fault that
+	// would end the process.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			s, err = nil, damaged(path, fmt.Errorf("%v", r))
+		}
+	}()
+
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 50 * time.Millisecond, FreelistType: bbolt.FreelistMapType})
+	switch {
+	case errors.Is(err, berrors.ErrTimeout):
+		return nil, mesh.Errorf(mesh.Conflict, "another mesh server is using %s", dir).WithHint("stop that one first, or give this one its own directory with --data DIR")
+	case errors.Is(err, os.ErrPermission):
+		return nil, mesh.Errorf(mesh.Unavailable, "%s cannot be opened: %w", path, err).WithHint("run mesh as the owner of the directory, or choose another with --data DIR")
+	case err != nil && !errors.Is(err, os.ErrInvalid) && isPathError(err):
+		return nil, mesh.Errorf(mesh.Unavailable, "%s cannot be opened: %w", path, err)
+	case err != nil:
+		return nil, damaged(path, err)
+	}
+	s = &Store{dir: dir, db: db}
+	if err := s.load(path, fresh); err != nil {
+		_ = db.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func isPathError(err error) bool {
+	var pe *os.PathError
+	return errors.As(err, &pe)
+}
+
+func damaged(path string, err error) error {
+	return mesh.Errorf(mesh.Unavailable, "the data file %s is damaged: %w", path, err).
+		WithHint("put a backup in its place (docs/operating.md, Restore); the containers go on running meanwhile")
+}
+
+// load checks the file, makes the buckets and reads the sealing key.
+func (s *Store) load(path string, fresh bool) error {
+	if !fresh {
+		err := s.db.View(func(tx *bbolt.Tx) error {
+			var first error
+			for err := range tx.Check() {
+				first = errors.Join(first, err)
+			}
+			return first
+		})
+		if err != nil {
+			return damaged(path, err)
+		}
+	}
+	var err error
+	if s.seal, err = openSealer(filepath.Join(s.dir, "secret.key"), fresh); err != nil {
+		return err
+	}
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		for _, b := range [][]byte{bucketMeta, bucketStacks, bucketDomains, bucketKeys} {
+			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+				return err
+			}
+		}
+		meta := tx.Bucket(bucketMeta)
+		if v := meta.Get(keyVersion); v != nil && binary.BigEndian.Uint64(v) > formatVersion {
+			return mesh.Errorf(mesh.Conflict, "%s was written by a later mesh (format %d, this one knows %d)", path, binary.BigEndian.Uint64(v), formatVersion).
+				WithHint("run that version, or restore the backup that was made before the upgrade")
+		}
+		if err := meta.Put(keyVersion, number(formatVersion)); err != nil {
+			return err
+		}
+		if id := meta.Get(keyServer); id != nil {
+			s.server = string(id)
+			return nil
+		}
+		var b [8]byte
+		if _, err := rand.Read(b[:]); err != nil {
+			return err
+		}
+		s.server = hex.EncodeToString(b[:])
+		return meta.Put(keyServer, []byte(s.server))
+	})
+}
+
+// Close ends the store. Nothing may be called on it afterwards.
+func (s *Store) Close() error { return s.db.Close() }
+
+// Server is the identity of this data directory, 16 hex digits, made once. It
+// marks what is its own in an engine that others use too.
+func (s *Store) Server() string { return s.server }
+
+// Dir is the data directory.
+func (s *Store) Dir() string { return s.dir }
+
+// Check verifies the consistency of the whole file, for tests and mesh doctor.
+func (s *Store) Check() error {
+	return s.db.View(func(tx *bbolt.Tx) error {
+		var all error
+		for err := range tx.Check() {
+			all = errors.Join(all, err)
+		}
+		return all
+	})
+}
+
+func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+func noStack(name mesh.StackName) error {
+	return mesh.Errorf(mesh.NoStack, "no stack is named %q", mesh.Clip(string(name), 60)).WithHint("list them with: ssh mesh stacks")
+}
+
+func stackBucket(tx *bbolt.Tx, name mesh.StackName) (*bbolt.Bucket, error) {
+	if name == "" {
+		return nil, noStack(name)
+	}
+	b := tx.Bucket(bucketStacks).Bucket([]byte(name))
+	if b == nil {
+		return nil, noStack(name)
+	}
+	return b, nil
+}
+
+func (s *Store) view(ctx context.Context, fn func(*bbolt.Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.db.View(fn)
+}
+
+func (s *Store) update(ctx context.Context, fn func(*bbolt.Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.db.Update(fn)
+}
+
+// put stores v as JSON.
+func put(b *bbolt.Bucket, key []byte, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return b.Put(key, data)
+}
+
+// Stacks returns all stacks by name.
+func (s *Store) Stacks(ctx context.Context) (out []mesh.Stack, err error) {
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		out = nil
+		return tx.Bucket(bucketStacks).ForEachBucket(func(k []byte) error {
+			st, err := s.readStack(tx.Bucket(bucketStacks).Bucket(k))
+			if err != nil {
+				return fmt.Errorf("read stack %s: %w", k, err)
+			}
+			out = append(out, st)
+			return nil
+		})
+	})
+	return out, err
+}
+
+// Stack returns one stack, or an error of kind NoStack.
+func (s *Store) Stack(ctx context.Context, name mesh.StackName) (st mesh.Stack, err error) {
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		b, err := stackBucket(tx, name)
+		if err != nil {
+			return err
+		}
+		st, err = s.readStack(b)
+		return err
+	})
+	return st, err
+}
+
+// CreateStack records st as choose returns it; choose gets the stacks there are
+// and may refuse. A name or domain that is taken is a Conflict.
+func (s *Store) CreateStack(ctx context.Context, st mesh.Stack, choose func(taken []mesh.Stack, st mesh.Stack) (mesh.Stack, error)) (mesh.Stack, error) {
+	err := s.update(ctx, func(tx *bbolt.Tx) error {
+		root := tx.Bucket(bucketStacks)
+		if root.Bucket([]byte(st.Name)) != nil {
+			return mesh.Errorf(mesh.Conflict, "there is a stack named %q already", st.Name).WithHint("choose another name, or push to that one")
+		}
+		var taken []mesh.Stack
+		err := root.ForEachBucket(func(k []byte) error {
+			o, err := s.readStack(root.Bucket(k))
+			taken = append(taken, o)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if choose != nil {
+			if st, err = choose(taken, st); err != nil {
+				return err
+			}
+		}
+		b, err := root.CreateBucket([]byte(st.Name))
+		if err != nil {
+			return err
+		}
+		for _, sub := range [][]byte{bucketConfigs, bucketReleases, bucketDeployments} {
+			if _, err := b.CreateBucket(sub); err != nil {
+				return err
+			}
+		}
+		return s.writeStack(tx, b, mesh.Stack{}, st)
+	})
+	return st, err
+}
+
+// UpdateStack changes a stack by fn, which must do no I/O and may run again.
+// Name, Current and LastNumber stay as they are whatever fn does.
+func (s *Store) UpdateStack(ctx context.Context, name mesh.StackName, fn func(*mesh.Stack) error) (st mesh.Stack, err error) {
+	err = s.update(ctx, func(tx *bbolt.Tx) error {
+		b, err := stackBucket(tx, name)
+		if err != nil {
+			return err
+		}
+		old, err := s.readStack(b)
+		if err != nil {
+			return err
+		}
+		if st, err = apply(old, fn); err != nil {
+			return err
+		}
+		return s.writeStack(tx, b, old, st)
+	})
+	return st, err
+}
+
+func apply(old mesh.Stack, fn func(*mesh.Stack) error) (mesh.Stack, error) {
+	st := old
+	st.Domains = slices.Clone(old.Domains)
+	if err := fn(&st); err != nil {
+		return mesh.Stack{}, err
+	}
+	st.Name, st.Current, st.LastNumber = old.Name, old.Current, old.LastNumber
+	return st, nil
+}
+
+// DestroyStack removes a stack with its releases, deployments and domains, and
+// the recorded output of its deployments.
+func (s *Store) DestroyStack(ctx context.Context, name mesh.StackName) error {
+	err := s.update(ctx, func(tx *bbolt.Tx) error {
+		b, err := stackBucket(tx, name)
+		if err != nil {
+			return err
+		}
+		st, err := s.readStack(b)
+		if err != nil {
+			return err
+		}
+		for _, h := range st.Domains {
+			if err := tx.Bucket(bucketDomains).Delete([]byte(h)); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket(bucketStacks).DeleteBucket([]byte(name))
+	})
+	if err != nil {
+		return err
+	}
+	return os.RemoveAll(s.outputDir(name))
+}
+
+// writeStack stores st over old and keeps the index of domains.
+func (s *Store) writeStack(tx *bbolt.Tx, b *bbolt.Bucket, old, st mesh.Stack) error {
+	domains := tx.Bucket(bucketDomains)
+	for _, h := range old.Domains {
+		if !slices.Contains(st.Domains, h) {
+			if err := domains.Delete([]byte(h)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, h := range st.Domains {
+		if owner := domains.Get([]byte(h)); owner != nil && string(owner) != string(st.Name) {
+			return mesh.Errorf(mesh.Conflict, "the domain %s belongs to another stack", h).WithHint("remove it there first: ssh mesh domains:remove -a STACK %s", h)
+		}
+		if err := domains.Put([]byte(h), []byte(st.Name)); err != nil {
+			return err
+		}
+	}
+	ref, err := s.putConfig(b, st.Config)
+	if err != nil {
+		return err
+	}
+	return put(b, keyRecord, storeStack(st, ref))
+}
+
+func (s *Store) readStack(b *bbolt.Bucket) (mesh.Stack, error) {
+	var f stackForm
+	if err := json.Unmarshal(b.Get(keyRecord), &f); err != nil {
+		return mesh.Stack{}, err
+	}
+	cfg, err := s.getConfig(b, f.Config)
+	if err != nil {
+		return mesh.Stack{}, err
+	}
+	return f.stack(cfg), nil
+}
+
+// Keys returns all keys by name.
+func (s *Store) Keys(ctx context.Context) (out []mesh.Key, err error) {
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		out = nil
+		return tx.Bucket(bucketKeys).ForEach(func(_, v []byte) error {
+			var f keyForm
+			if err := json.Unmarshal(v, &f); err != nil {
+				return err
+			}
+			out = append(out, f.key())
+			return nil
+		})
+	})
+	return out, err
+}
+
+// AddKey records a key. A name or a fingerprint that is there already is a
+// Conflict.
+func (s *Store) AddKey(ctx context.Context, k mesh.Key) error {
+	return s.update(ctx, func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucketKeys)
+		err := b.ForEach(func(_, v []byte) error {
+			var f keyForm
+			if err := json.Unmarshal(v, &f); err != nil {
+				return err
+			}
+			switch {
+			case f.Name == string(k.Name):
+				return mesh.Errorf(mesh.Conflict, "there is a key named %q already (%s)", k.Name, f.Fingerprint).WithHint("remove it first: ssh mesh ssh-keys:remove %s", k.Name)
+			case f.Fingerprint == k.Fingerprint:
+				return mesh.Errorf(mesh.Conflict, "this key is there already, under the name %q", f.Name).WithHint("nothing to do; to rename it remove it first: ssh mesh ssh-keys:remove %s", f.Name)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return put(b, []byte(k.Name), storeKey(k))
+	})
+}
+
+// RemoveKey removes a key.
+func (s *Store) RemoveKey(ctx context.Context, name mesh.KeyName) error {
+	return s.update(ctx, func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucketKeys)
+		if b.Get([]byte(name)) == nil {
+			return mesh.Errorf(mesh.NotFound, "no key is named %q", mesh.Clip(string(name), 60)).WithHint("list them with: ssh mesh ssh-keys")
+		}
+		return b.Delete([]byte(name))
+	})
+}
