@@ -31,6 +31,7 @@ type request struct {
 	head     []byte  // for the app, with a small body behind it
 	target   *target // claimed; nil: none
 	detached bool    // a tunnel ends the request
+	resent   int     // how often it was sent once more
 }
 
 // ServeHTTP handles one request. Serve is the usual way in; this one is for
@@ -176,6 +177,9 @@ func (q *request) prepare(b []byte) (stream, ok bool) {
 	return stream, true
 }
 
+// maxResent is for apps that close new connections too.
+const maxResent = 3
+
 // connect claims a target and gives a connection to it. While there is none it
 // waits: at most Options.Wait, among at most Options.MaxWaiting requests of the
 // stack, and no longer than the client does.
@@ -188,7 +192,7 @@ func (q *request) connect(fresh bool) (c *conn, reused bool, code Code) {
 			return nil, false, code
 		}
 		if !fresh {
-			if c := t.pooled(); c != nil {
+			if c := t.pooled(idempotent(q.r.Method), q.router.clock()); c != nil {
 				return c, true, ""
 			}
 		}
@@ -327,7 +331,7 @@ func (q *request) exchange(c *conn, reused, stream bool) (again bool) {
 		whole := up.stop()
 		q.bodyRead = q.bodyRead || (up != nil && whole)
 		cause := c.end()
-		again = errors.Is(err, errStale) && reused && up == nil && cause == nil && (idempotent(q.r.Method) || c.untouched())
+		again = errors.Is(err, errStale) && up == nil && cause == nil && q.again(c, reused)
 		c.close()
 		if again {
 			clear(q.w.Header())
@@ -365,6 +369,19 @@ func (q *request) exchange(c *conn, reused, stream bool) (again bool) {
 	}
 	c.keep(q.router.clock())
 	return false
+}
+
+// again tells whether a request that got no answer may be sent once more: it may
+// be repeated and the app had probably closed the idle connection, or no byte of
+// it has arrived.
+func (q *request) again(c *conn, reused bool) bool {
+	if q.resent++; q.resent > maxResent {
+		return false
+	}
+	if reused {
+		c.target.learn(q.router.clock() - c.idleSince)
+	}
+	return reused && idempotent(q.r.Method) || c.untouched()
 }
 
 // converse sends the request and reads heads until the final one, which it puts

@@ -147,6 +147,7 @@ func (r *Router) Switch(mr mesh.Route) {
 		t := r.targets[mt.ID]
 		if t == nil {
 			t = &target{id: mt.ID}
+			t.safe.Store(int64(safeIdle))
 			r.targets[mt.ID] = t
 		}
 		if slices.Contains(rt.targets, t) {

@@ -25,6 +25,10 @@ type target struct {
 	aside atomic.Int64
 	fails atomic.Int32 // in a row
 
+	// safe is for how long an idle connection can be taken to be one that the app
+	// will not close this instant: see pooled.
+	safe atomic.Int64
+
 	mu     sync.Mutex
 	idle   []*conn            // newest last
 	conns  map[*conn]struct{} // all there are, idle or not
@@ -62,6 +66,7 @@ func (t *target) update(mt mesh.Target) {
 	if old != nil && old.addr != mt.Addr {
 		t.aside.Store(0)
 		t.fails.Store(0)
+		t.safe.Store(int64(safeIdle))
 		t.closeIdle()
 	}
 	t.reopen()
@@ -84,6 +89,7 @@ func (t *target) healthy() {
 	if t.aside.Load() != 0 {
 		t.aside.Store(0)
 		t.fails.Store(0)
+		t.safe.Store(int64(safeIdle)) // it may have been started again
 	}
 }
 

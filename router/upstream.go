@@ -96,12 +96,23 @@ func (r *Router) dial(ctx context.Context, t *target) (*conn, error) {
 	return c, nil
 }
 
+// safeIdle is for how long a connection is as good as new, to begin with: no
+// server in use closes one that has been idle for less than 2 s.
+const safeIdle = time.Second
+
 // pooled gives a kept connection that its instance has not closed, or nil.
-func (t *target) pooled() *conn {
+//
+// All apps close idle connections, and a close can cross with a request on its
+// way. One that may be repeated is sent again then. For the others a connection
+// is used only as long as the app is not about to close it: when it has been idle
+// for less than a second, and less than a quarter of the time in which others
+// were found closed. A new connection costs 50 us; with nginx and the usual
+// proxies up to 6 % of such POSTs fail.
+func (t *target) pooled(repeatable bool, now time.Duration) *conn {
 	for {
 		t.mu.Lock()
 		n := len(t.idle)
-		if n == 0 {
+		if n == 0 || !repeatable && now-t.idle[n-1].idleSince > time.Duration(t.safe.Load()) {
 			t.mu.Unlock()
 			return nil
 		}
@@ -112,7 +123,18 @@ func (t *target) pooled() *conn {
 		if c.alive() {
 			return c
 		}
+		t.learn(now - c.idleSince)
 		c.close()
+	}
+}
+
+// learn takes note of a connection that the app closed within the given time.
+func (t *target) learn(idle time.Duration) {
+	for {
+		safe := t.safe.Load()
+		if int64(idle/4) >= safe || t.safe.CompareAndSwap(safe, int64(idle/4)) {
+			return
+		}
 	}
 }
 
