@@ -1,0 +1,241 @@
+// Package builder turns a source tree with a Dockerfile into an image in the
+// Docker Engine.
+//
+// It speaks to the BuildKit inside the engine and runs the Dockerfile frontend
+// in its own process, so that an engine of 2020 understands a Dockerfile of
+// today and "# syntax=docker/dockerfile:1" asks no registry. The tree goes there
+// file by file as BuildKit asks for what has changed; nothing is checked out on
+// disk. An engine without BuildKit gets a tar for its classic builder.
+//
+// Which tree to build, what to call the image and what becomes of it is for
+// others to decide; so is writing a Dockerfile for a tree that has none.
+//
+//	b := builder.New(cli, builder.Options{Server: id})
+//	img, err := b.Build(ctx, mesh.Build{Stack: "blog", Tree: tree, Tags: []string{"mesh/blog:1a2b3c4"}}, w)
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/client"
+	"golang.org/x/sync/semaphore"
+
+	"mesh"
+)
+
+// labelServer tells the images of this server from those of others on the same
+// engine; labelStack whose image it is.
+const (
+	labelServer = "mesh.server"
+	labelStack  = "mesh.stack"
+)
+
+// Options are what New needs besides the client.
+type Options struct {
+	// Server is put on every image as a label, and Collect removes no others. It
+	// must not be empty and not change over the life of the data.
+	Server string
+	// Slots is how many builds run at once; more wait. 0: 2.
+	Slots int
+	// Logger gets what a person is not told; nil: slog.Default().
+	Logger *slog.Logger
+	// Now is the clock; nil: time.Now. Waiting does not use it.
+	Now func() time.Time
+}
+
+// Builder builds images in a Docker Engine. It may be used from several
+// goroutines.
+type Builder struct {
+	cli    *client.Client
+	server string
+	slots  *semaphore.Weighted
+	log    *slog.Logger
+	now    func() time.Time
+}
+
+// New returns a Builder. It does not talk to the engine.
+func New(cli *client.Client, o Options) *Builder {
+	if o.Slots <= 0 {
+		o.Slots = 2
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Builder{cli: cli, server: o.Server, slots: semaphore.NewWeighted(int64(o.Slots)), log: o.Logger, now: o.Now}
+}
+
+// job is one call of Build.
+type job struct {
+	*Builder
+	mesh.Build
+	files *files
+	df    *dockerfile
+	args  map[string]string // build args
+	out   *printer
+}
+
+// Build runs until the image is there or has failed, and writes the output of
+// the steps to w as whole lines, each as it comes, indented as PRODUCT.md section
+// 5 shows. When as many builds run as may, it says so and waits.
+//
+// A config var reaches the build as an ARG where the Dockerfile declares it, and
+// as a BuildKit secret of its name in any case. VOLUME, EXPOSE and HEALTHCHECK
+// are left out of the image. Values of config vars that the output shows are
+// masked, the short and harmless ones excepted that a program prints itself.
+//
+// A build that fails for reasons in the tree gives a *mesh.Error of kind Failed
+// or Invalid with one line of text and the last lines of the failing step. An
+// engine that is away or out of disk is Unavailable, the end of ctx Cancelled;
+// the step has been killed then. A failed write to w does not end the build.
+func (b *Builder) Build(ctx context.Context, req mesh.Build, w io.Writer) (mesh.Image, error) {
+	j := &job{Builder: b, Build: req, out: newPrinter(w, req.Config)}
+	img, err := j.run(ctx)
+	if err != nil {
+		return mesh.Image{}, j.mask(b.fault(ctx, "build "+string(req.Stack), err))
+	}
+	return img, nil
+}
+
+func (j *job) run(ctx context.Context) (mesh.Image, error) {
+	var err error
+	j.files = newFiles(j.Tree)
+	if j.df, err = readDockerfile(j.files, j.Dockerfile, j.Stack); err != nil {
+		return mesh.Image{}, err
+	}
+	j.args = j.df.pick(j.Config, j.Commit)
+	if !j.slots.TryAcquire(1) {
+		j.out.detail("waiting for a build slot")
+		if err := j.slots.Acquire(ctx, 1); err != nil {
+			return mesh.Image{}, err
+		}
+	}
+	defer j.slots.Release(1)
+	j.warn()
+
+	bk, err := j.dial(ctx)
+	if err != nil {
+		return mesh.Image{}, err
+	}
+	var img mesh.Image
+	if bk == nil {
+		j.out.warn("this engine has no BuildKit: RUN --mount, heredocs and secrets do not work")
+		img, err = j.classic(ctx)
+	} else {
+		img, err = j.buildkit(ctx, bk)
+		_ = bk.Close()
+	}
+	if err != nil {
+		return mesh.Image{}, err
+	}
+	in, err := j.cli.ImageInspect(ctx, img.ID)
+	if err != nil {
+		return mesh.Image{}, fmt.Errorf("inspect the image: %w", err)
+	}
+	img.Size = in.Size
+	if in.Config != nil {
+		img.Entrypoint, img.Cmd = in.Config.Entrypoint, in.Config.Cmd
+	}
+	if len(j.Tags) > 0 {
+		img.Ref = j.Tags[0]
+	}
+	return img, nil
+}
+
+// labels of the image.
+func (j *job) labels() map[string]string {
+	l := maps.Clone(j.Labels)
+	if l == nil {
+		l = map[string]string{}
+	}
+	l[labelServer], l[labelStack] = j.server, string(j.Stack)
+	return l
+}
+
+// warn tells what is not as it seems.
+func (j *job) warn() {
+	for _, e := range j.files.entries {
+		if e.Module != "" {
+			j.out.warn(fmt.Sprintf("submodule %s is not fetched", e.Path))
+		}
+	}
+	if n, names := j.files.lfsPointers(); n > 0 {
+		if n > len(names) {
+			names = append(names, "…")
+		}
+		j.out.warn(fmt.Sprintf("%d files are Git LFS pointers, whose content is not fetched: %s", n, strings.Join(names, ", ")))
+	}
+	for _, name := range j.df.args {
+		if _, given := j.args[name]; given && telling(name) {
+			j.out.warn(fmt.Sprintf("ARG %s: its value can be read from the image; better use RUN --mount=type=secret,id=%s", name, name))
+		}
+	}
+}
+
+// Tag gives the image with this ID one more name.
+func (b *Builder) Tag(ctx context.Context, imageID, ref string) error {
+	err := b.cli.ImageTag(ctx, imageID, ref)
+	if errdefs.IsNotFound(err) {
+		return &mesh.Error{Kind: mesh.NotFound, Text: "the image " + imageID + " is gone from the engine", Hint: "push again", Err: err}
+	}
+	return b.fault(ctx, "tag "+ref, err)
+}
+
+// Present tells whether the image is still in the engine.
+func (b *Builder) Present(ctx context.Context, imageID string) (bool, error) {
+	_, err := b.cli.ImageInspect(ctx, imageID)
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil, b.fault(ctx, "inspect "+imageID, err)
+}
+
+// fault makes of the engine's error what a caller can choose by: Cancelled when
+// ctx has ended, Unavailable when the engine is away or out of disk.
+func (b *Builder) fault(ctx context.Context, doing string, err error) error {
+	var known *mesh.Error
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return &mesh.Error{Kind: mesh.Cancelled, Text: doing + ": cancelled", Err: context.Cause(ctx)}
+	case errors.As(err, &known):
+		return err
+	case away(err):
+		return b.away(fmt.Errorf("%s: %w", doing, err))
+	case strings.Contains(err.Error(), "no space left on device"):
+		return diskFull(fmt.Errorf("%s: %w", doing, err))
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+func (b *Builder) away(err error) *mesh.Error {
+	return &mesh.Error{
+		Kind: mesh.Unavailable, Text: "the Docker Engine does not answer at " + b.cli.DaemonHost(),
+		Hint: "start it on the server, e.g. with: systemctl start docker", Err: err,
+	}
+}
+
+func diskFull(err error) *mesh.Error {
+	return &mesh.Error{
+		Kind: mesh.Unavailable, Text: "the server's disk is full",
+		Hint: "free some on the server, e.g. with: docker system df; docker builder prune", Err: err,
+	}
+}
+
+// away tells whether the connection, not the request, is what failed.
+func away(err error) bool {
+	return client.IsErrConnectionFailed(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNREFUSED)
+}

@@ -1,0 +1,240 @@
+package builder
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	bkclient "github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	frontend "github.com/moby/buildkit/frontend/dockerfile/builder"
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/secrets/secretsprovider"
+	"github.com/moby/buildkit/session/upload/uploadprovider"
+	"github.com/opencontainers/go-digest"
+	"github.com/tonistiigi/fsutil"
+
+	"mesh"
+)
+
+// dialTimeout is for finding out whether there is a BuildKit.
+const dialTimeout = 10 * time.Second
+
+// dial reaches the BuildKit inside the engine, over POST /grpc upgraded to h2c.
+// From v29 on the engine speaks HTTP/2 on its socket as well and calls /grpc
+// deprecated. The session goes over the same connection. It returns nil when the
+// engine is there and has no BuildKit.
+func (b *Builder) dial(ctx context.Context) (*bkclient.Client, error) {
+	bk, err := bkclient.New(ctx, "", bkclient.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+		conn, err := b.cli.DialHijack(ctx, "/grpc", "h2c", nil)
+		if err != nil && strings.Contains(err.Error(), "unable to upgrade") {
+			return b.cli.Dialer()(ctx)
+		}
+		return conn, err
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("reach BuildKit: %w", err)
+	}
+	tctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	if _, err = bk.ListWorkers(tctx); err == nil {
+		return bk, nil
+	}
+	_ = bk.Close()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if _, perr := b.cli.Ping(ctx); perr != nil {
+		return nil, fmt.Errorf("reach the engine: %w", perr)
+	}
+	b.log.WarnContext(ctx, "no BuildKit in the engine", "err", err)
+	return nil, nil
+}
+
+// buildkit builds with BuildKit, and the Dockerfile frontend in this process.
+func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, error) {
+	attrs := map[string]string{
+		"filename": j.df.path,
+		// A local image serves without a registry being asked, which v29 does by
+		// default, for as long as DNS takes to fail.
+		"image-resolve-mode": "local",
+	}
+	if j.NoCache {
+		attrs["no-cache"] = "" // forgets cache mounts, too
+	}
+	if ref, stock := j.df.syntax(); stock {
+		attrs["cmdline"] = ref // the frontend takes itself for the one asked for
+	}
+	for k, v := range j.args {
+		attrs["build-arg:"+k] = v
+	}
+	for k, v := range j.labels() {
+		attrs["label:"+k] = v
+	}
+	secrets := map[string][]byte{}
+	for k, v := range j.Config {
+		secrets[k] = []byte(v.Reveal())
+	}
+	attach := []session.Attachable{secretsprovider.FromMap(secrets)}
+	mounts := map[string]fsutil.FS{"context": j.files, "dockerfile": j.df.mount()}
+	if !j.files.syncable() {
+		ignore, err := j.df.patterns(j.files)
+		if err != nil {
+			return mesh.Image{}, err
+		}
+		t, err := j.files.tar(ignore, j.df.path)
+		if err != nil {
+			return mesh.Image{}, err
+		}
+		defer t.Close()
+		up := uploadprovider.New()
+		attrs["context"], attrs["dockerfilekey"] = up.Add(t), "dockerfile"
+		attach = append(attach, up)
+		delete(mounts, "context")
+	}
+	export := bkclient.ExportEntry{Type: bkclient.ExporterImage, Attrs: map[string]string{}}
+	export.Type = "moby" // with "image" v29 makes one without a name
+	if len(j.Tags) > 0 {
+		export.Attrs["name"] = strings.Join(j.Tags, ",") // an empty one is an invalid reference
+	}
+
+	render := newRenderer(j.out)
+	statuses := make(chan *bkclient.SolveStatus)
+	rendered := make(chan struct{})
+	go func() {
+		defer close(rendered)
+		render.run(statuses)
+	}()
+	var (
+		img    mesh.Image
+		lines  *lineRecorder
+		failed error // the frontend's, with its type
+	)
+	res, err := bk.Build(ctx, bkclient.SolveOpt{
+		// BuildKit keeps the last context of each key, and asks for the difference.
+		SharedKey:     j.server + "/" + string(j.Stack),
+		FrontendAttrs: attrs, LocalMounts: mounts, Session: attach, Exports: []bkclient.ExportEntry{export},
+	}, "mesh", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+		lines = &lineRecorder{Client: c, at: map[digest.Digest]int{}}
+		var r *gateway.Result
+		r, failed = frontend.Build(ctx, lines)
+		if failed == nil {
+			failed = strip(r)
+		}
+		if failed != nil {
+			return nil, failed
+		}
+		if ref, err := r.SingleRef(); err == nil && ref != nil {
+			img.Shell = hasShell(func(p string) (fs.FileMode, string, error) {
+				st, err := ref.StatFile(ctx, gateway.StatRequest{Path: p})
+				if err != nil {
+					return 0, "", err
+				}
+				return fs.FileMode(st.Mode), st.Linkname, nil
+			})
+		}
+		return r, nil
+	}, statuses)
+	<-rendered
+	if failed != nil {
+		err = failed
+	}
+	if err != nil {
+		return mesh.Image{}, j.explain(ctx, err, render, lines)
+	}
+	// Not "containerimage.config.digest": where the engine keeps images in
+	// containerd, an image's ID is the digest of its manifest.
+	img.ID = res.ExporterResponse[exptypes.ExporterImageDigestKey]
+	return img, nil
+}
+
+// strip takes out of the image's config what mesh does not honour. An image
+// without VOLUMEs makes no anonymous volumes for anyone.
+func strip(r *gateway.Result) error {
+	for k, v := range r.Metadata {
+		if k != exptypes.ExporterImageConfigKey && !strings.HasPrefix(k, exptypes.ExporterImageConfigKey+"/") {
+			continue
+		}
+		var img, cfg map[string]json.RawMessage
+		if err := json.Unmarshal(v, &img); err != nil {
+			return fmt.Errorf("read the image config: %w", err)
+		}
+		if img["config"] == nil {
+			continue
+		}
+		if err := json.Unmarshal(img["config"], &cfg); err != nil {
+			return fmt.Errorf("read the image config: %w", err)
+		}
+		for _, unwanted := range []string{"Volumes", "ExposedPorts", "Healthcheck"} {
+			delete(cfg, unwanted)
+		}
+		var err1, err2 error
+		img["config"], err1 = json.Marshal(cfg)
+		r.Metadata[k], err2 = json.Marshal(img)
+		if err := errors.Join(err1, err2); err != nil {
+			return fmt.Errorf("write the image config: %w", err)
+		}
+	}
+	return nil
+}
+
+// hasShell tells whether a file system has an executable /bin/sh; stat does not
+// follow links.
+func hasShell(stat func(p string) (fs.FileMode, string, error)) bool {
+	p := "/bin/sh"
+	for range 8 {
+		mode, link, err := stat(p)
+		switch {
+		case err != nil:
+			return false
+		case mode&fs.ModeSymlink == 0:
+			return mode.IsRegular() && mode&0o111 != 0
+		case path.IsAbs(link):
+			p = path.Clean(link)
+		default:
+			p = path.Join(path.Dir(p), link)
+		}
+	}
+	return false
+}
+
+// lineRecorder notes from which line of the Dockerfile each step comes, which
+// old engines do not tell.
+type lineRecorder struct {
+	gateway.Client
+	mu sync.Mutex
+	at map[digest.Digest]int
+}
+
+func (r *lineRecorder) Solve(ctx context.Context, req gateway.SolveRequest) (*gateway.Result, error) {
+	if req.Definition != nil && req.Definition.Source != nil {
+		r.mu.Lock()
+		for d, locations := range req.Definition.Source.Locations {
+			for _, l := range locations.Locations {
+				if len(l.Ranges) > 0 && l.Ranges[0].Start != nil && r.at[digest.Digest(d)] == 0 {
+					r.at[digest.Digest(d)] = int(l.Ranges[0].Start.Line)
+				}
+			}
+		}
+		r.mu.Unlock()
+	}
+	return r.Client.Solve(ctx, req)
+}
+
+// line returns 0 when it is not known.
+func (r *lineRecorder) line(d digest.Digest) int {
+	if r == nil {
+		return 0
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.at[d]
+}

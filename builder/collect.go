@@ -1,0 +1,96 @@
+package builder
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/image"
+
+	"mesh"
+)
+
+// Collect removes the images of a stack whose IDs keep does not have: those
+// tagged mesh/<stack>:… that this server made, and those it made for the stack
+// that have lost their tags. It leaves what a container uses, and the tags that
+// others gave.
+func (b *Builder) Collect(ctx context.Context, stack mesh.StackName, keep map[string]bool) error {
+	used, err := b.used(ctx)
+	if err != nil {
+		return err
+	}
+	ours := "mesh/" + string(stack) + ":"
+	for _, f := range []filters.Args{
+		// A promoted image has another stack's label.
+		filters.NewArgs(filters.Arg("reference", "mesh/"+string(stack)), filters.Arg("label", labelServer+"="+b.server)),
+		filters.NewArgs(filters.Arg("dangling", "true"), filters.Arg("label", labelServer+"="+b.server), filters.Arg("label", labelStack+"="+string(stack))),
+	} {
+		found, err := b.cli.ImageList(ctx, image.ListOptions{Filters: f})
+		if err != nil {
+			return b.fault(ctx, "list the images of "+string(stack), err)
+		}
+		for _, i := range found {
+			if keep[i.ID] || used[i.ID] {
+				continue
+			}
+			if err := b.collect(ctx, i.ID, ours); err != nil {
+				return b.fault(ctx, "remove image "+i.ID, err)
+			}
+		}
+	}
+	return nil
+}
+
+// collect takes the tags away first and then what is left. An engine with
+// images in containerd removes nothing by ID that has tags; others remove the
+// image with its last tag.
+func (b *Builder) collect(ctx context.Context, id, ours string) error {
+	in, err := b.cli.ImageInspect(ctx, id)
+	if errdefs.IsNotFound(err) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	others := false
+	for _, ref := range in.RepoTags {
+		if !strings.HasPrefix(ref, ours) {
+			others = true
+			continue
+		}
+		if err := b.removeImage(ctx, ref); err != nil {
+			return fmt.Errorf("untag %s: %w", ref, err)
+		}
+	}
+	if others {
+		return nil
+	}
+	return b.removeImage(ctx, id)
+}
+
+// removeImage does not force: what a container uses stays (a conflict).
+func (b *Builder) removeImage(ctx context.Context, ref string) error {
+	_, err := b.cli.ImageRemove(ctx, ref, image.RemoveOptions{PruneChildren: true})
+	if err == nil || errdefs.IsNotFound(err) {
+		return nil
+	}
+	if errdefs.IsConflict(err) {
+		b.log.DebugContext(ctx, "image stays", "image", ref, "err", err)
+		return nil
+	}
+	return err
+}
+
+func (b *Builder) used(ctx context.Context) (map[string]bool, error) {
+	found, err := b.cli.ContainerList(ctx, container.ListOptions{All: true})
+	if err != nil {
+		return nil, b.fault(ctx, "list the containers", err)
+	}
+	used := map[string]bool{}
+	for _, c := range found {
+		used[c.ImageID] = true
+	}
+	return used, nil
+}

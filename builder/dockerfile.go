@@ -1,0 +1,168 @@
+package builder
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/patternmatcher/ignorefile"
+
+	"mesh"
+)
+
+// dockerfile is what has to be known of a Dockerfile before it is built.
+type dockerfile struct {
+	path   string   // in the tree, as it was asked for
+	text   []byte   //
+	args   []string // declared by ARG, in order
+	ignore []byte   // of NAME.dockerignore, which wins over .dockerignore; nil: there is none
+}
+
+// readDockerfile finds and reads the Dockerfile of a tree.
+func readDockerfile(f *files, name string, stack mesh.StackName) (*dockerfile, error) {
+	if name == "" {
+		name = mesh.DefaultDockerfile
+	}
+	name = strings.Trim(path.Clean("/"+name), "/")
+	hint := fmt.Sprintf("if it has another name: ssh mesh build:set -a %s dockerfile=PATH", stack)
+	bad := func(format string, args ...any) error {
+		return mesh.Errorf(mesh.Invalid, format, args...).WithHint("%s", hint)
+	}
+	e, err := f.resolve(name)
+	if errors.Is(err, fs.ErrNotExist) && name == mesh.DefaultDockerfile {
+		if _, lower := f.index["dockerfile"]; lower { // as docker build has it
+			name = "dockerfile"
+			e, err = f.resolve(name)
+		}
+	}
+	at, there := f.index[name]
+	link := there && f.entries[at].Mode&fs.ModeSymlink != 0
+	switch {
+	case errors.Is(err, errOutside) && link:
+		return nil, bad("%s is a symbolic link to %s, which is outside the pushed tree", name, f.entries[at].Link)
+	case errors.Is(err, errOutside):
+		return nil, bad("%s leads out of the pushed tree", name)
+	case err != nil && link:
+		return nil, bad("%s is a symbolic link to %s, which is not in the pushed tree", name, f.entries[at].Link)
+	case err != nil:
+		return nil, bad("there is no %s in the pushed tree", name)
+	case e.Module != "":
+		return nil, bad("%s is a submodule", name)
+	case e.Mode.IsDir():
+		return nil, bad("%s is a folder", name)
+	}
+	d := &dockerfile{path: name}
+	if d.text, err = f.content(e); err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	if d.ignore, err = f.read(name + ".dockerignore"); err != nil {
+		d.ignore = nil
+	}
+	res, err := parser.Parse(bytes.NewReader(d.text))
+	if err != nil {
+		if strings.Contains(err.Error(), "file with no instructions") || strings.Contains(err.Error(), "cannot be empty") {
+			return nil, bad("%s is empty", name)
+		}
+		return nil, d.syntaxError(err)
+	}
+	d.args = declaredArgs(res.AST)
+	return d, nil
+}
+
+// declaredArgs returns the names that a Dockerfile declares with ARG, before the
+// first FROM or in any stage. The tree comes from the parser alone, without the
+// checker of instructions, so that a Dockerfile for a newer frontend still
+// yields its names.
+func declaredArgs(ast *parser.Node) (names []string) {
+	for _, n := range ast.Children {
+		if !strings.EqualFold(n.Value, "arg") {
+			continue
+		}
+		for a := n.Next; a != nil; a = a.Next {
+			name, _, _ := strings.Cut(a.Value, "=")
+			if name = strings.Trim(name, `"'`); !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// pick gives the values of the declared ARGs that have one: mesh's own, and the
+// config vars.
+func (d *dockerfile) pick(c mesh.Config, commit mesh.Commit) map[string]string {
+	own := map[string]string{"GIT_REV": string(commit), "SOURCE_VERSION": string(commit), "COMMIT_SHORT_HASH": commit.Short()}
+	args := map[string]string{}
+	for _, name := range d.args {
+		if v, ok := c[name]; ok {
+			args[name] = v.Reveal()
+		}
+		if v := own[name]; v != "" {
+			args[name] = v
+		}
+	}
+	return args
+}
+
+// syntax returns the reference in "# syntax=" when it means the frontend that is
+// built in.
+func (d *dockerfile) syntax() (ref string, stock bool) {
+	ref, _, _, ok := parser.DetectSyntax(d.text)
+	if !ok {
+		return "", false
+	}
+	name := strings.TrimPrefix(ref, "docker.io/")
+	return ref, name == "docker/dockerfile" || strings.HasPrefix(name, "docker/dockerfile:") && !strings.HasSuffix(name, "labs")
+}
+
+// mount is the Dockerfile beside the context: found even where a link or an
+// ignore file hides it.
+func (d *dockerfile) mount() *files {
+	content := map[string][]byte{d.path: d.text}
+	if d.ignore != nil {
+		content[d.path+".dockerignore"] = d.ignore
+	}
+	ids := map[string]string{}
+	for p, b := range content {
+		h := sha256.Sum256(b)
+		ids[p] = hex.EncodeToString(h[:])
+	}
+	return literal(content, ids)
+}
+
+// patterns are those of the ignore file that holds for this Dockerfile.
+func (d *dockerfile) patterns(f *files) ([]string, error) {
+	b := d.ignore
+	if b == nil {
+		var err error
+		if b, err = f.read(".dockerignore"); err != nil {
+			return nil, nil
+		}
+	}
+	p, err := ignorefile.ReadAll(bytes.NewReader(b))
+	if err != nil {
+		return nil, fmt.Errorf("read the ignore file: %w", err)
+	}
+	return p, nil
+}
+
+// tellingWords are parts of names whose values should not lie in an image.
+var tellingWords = []string{"SECRET", "TOKEN", "KEY", "PASSWORD"}
+
+func telling(name string) bool {
+	name = strings.ToUpper(name)
+	return slices.ContainsFunc(tellingWords, func(w string) bool { return strings.Contains(name, w) })
+}
+
+// sortPaths sorts as the file sync wants it: "a", "a/x", "a.b".
+func sortPaths(paths []string) {
+	key := func(p string) string { return strings.ReplaceAll(p, "/", "\x00") }
+	slices.SortFunc(paths, func(a, b string) int { return strings.Compare(key(a), key(b)) })
+}

@@ -1,0 +1,290 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/moby/buildkit/util/grpcerrors"
+	"github.com/opencontainers/go-digest"
+	"google.golang.org/grpc/codes"
+
+	"mesh"
+)
+
+// What BuildKit's errors look like. There are no types for these, and old
+// engines send text only.
+var (
+	exitCode    = regexp.MustCompile(`exit code: (\d+)|returned a non-zero code: (\d+)`)
+	missingFile = regexp.MustCompile(`"(/[^"]*)"(?:: | )not found|lstat (\S+): no such file|stat (\S+): file does not exist|COPY failed: file not found in build context or excluded by .dockerignore: stat ([^:]+)`)
+	noSecret    = regexp.MustCompile(`secret ([A-Za-z0-9_.-]+): not found`)
+	baseImage   = regexp.MustCompile(`(?:failed to resolve source metadata for|failed to load metadata for|failed to do request: Head "?https?://\S+? |pull access denied for|manifest for) ?([^\s,]+?)(?:[:,]? |$)`)
+	parseError  = regexp.MustCompile(`^(?:dockerfile|Dockerfile) parse error (?:on )?line (\d+): `)
+)
+
+var networkWords = []string{
+	"no such host", "i/o timeout", "connection refused", "network is unreachable", "no route to host", "TLS handshake timeout",
+	"server misbehaving", "Temporary failure in name resolution", "deadline exceeded", "proxyconnect", "connection reset", "x509:",
+	"request canceled while waiting for connection", ": EOF",
+}
+
+var unknownImageWords = []string{
+	"not found", "manifest unknown", "pull access denied", "insufficient_scope", "authorization failed", "unauthorized", "access forbidden", "repository does not exist", "403 Forbidden", "401 Unauthorized", "denied:",
+}
+
+// explain makes of BuildKit's error what its cause is to the one who pushed.
+func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRecorder) error {
+	if ctx.Err() != nil {
+		return err // fault says so
+	}
+	text := plain(err)
+	if strings.Contains(text, "no space left on device") {
+		return diskFull(err)
+	}
+	if j.gone(ctx, err) {
+		e := j.away(err)
+		e.Text = "the Docker Engine went away during the build"
+		return e
+	}
+	var vertex *errdefs.VertexError
+	var d digest.Digest
+	if errors.As(err, &vertex) {
+		d = digest.Digest(vertex.Digest)
+	}
+	s := r.culprit(d)
+	line, name := 0, ""
+	var output []string
+	if s != nil {
+		line, name, output = lines.line(s.digest), s.name, j.out.evidence(s)
+	}
+	if n := sourceLine(err); n != 0 {
+		line = n
+	}
+	e := &mesh.Error{Kind: mesh.Failed, Output: output, Err: err}
+	if code := submatch(exitCode, text); code != "" {
+		e.Text = fmt.Sprintf("'%s' exited %s", shorten(name, 60), code)
+		if line > 0 {
+			e.Hint = fmt.Sprintf("it is at %s:%d", j.df.path, line)
+		}
+		switch {
+		case diskFullIn(output):
+			e.Hint = "the server's disk is full: free some, e.g. with: docker builder prune"
+		case code == "137":
+			e.Hint = "it was killed, most likely because the server has too little memory"
+		case code == "127":
+			e.Hint = "the base image does not have that command"
+		}
+		return e
+	}
+	if m := submatch(noSecret, text); m != "" {
+		e.Text = fmt.Sprintf("%s'%s' needs the secret %s, and there is no config var of that name", j.at(line), shorten(name, 60), m)
+		return e.WithHint("ssh mesh config:set -a %s %s=…", j.Stack, m)
+	}
+	if base := j.baseFault(err, text); base != nil {
+		return base
+	}
+	if m := submatch(missingFile, text); m != "" && (strings.HasPrefix(name, "COPY") || strings.HasPrefix(name, "ADD") || name == "") {
+		m = strings.TrimPrefix(m, "/")
+		e.Text = fmt.Sprintf("%s'%s': there is no %s in the pushed tree", j.at(line), shorten(name, 60), m)
+		e.Hint = "commit it, or correct the path"
+		if _, rerr := j.files.resolve(m); rerr == nil {
+			e.Text = fmt.Sprintf("%s'%s': %s is excluded by the ignore file", j.at(line), shorten(name, 60), m)
+			e.Hint = "add the line to .dockerignore: !" + m
+		}
+		if strings.Contains(name, "--from=") {
+			e.Text = fmt.Sprintf("%s'%s': there is no /%s in that stage or image", j.at(line), shorten(name, 60), m)
+			e.Hint = "correct the path"
+		}
+		return e
+	}
+	var located *parser.LocationError
+	if errors.As(err, &located) {
+		return j.df.syntaxError(err)
+	}
+	if strings.Contains(text, "dockerfile parse error") {
+		return j.df.syntaxError(errors.New(text))
+	}
+	e.Text = j.at(line) + firstLine(text)
+	if name != "" && line == 0 {
+		e.Text = fmt.Sprintf("'%s': %s", shorten(name, 60), firstLine(text))
+	}
+	return e
+}
+
+// at is "Dockerfile:3: ", or nothing.
+func (j *job) at(line int) string {
+	if line == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d: ", j.df.path, line)
+}
+
+// baseFault tells an image that does not exist from a registry that cannot be
+// reached. It returns nil when the error is about neither.
+func (j *job) baseFault(err error, text string) error {
+	image := familiar(submatch(baseImage, text))
+	if image == "" {
+		return nil
+	}
+	line := sourceLine(err)
+	if line == 0 {
+		line = j.df.fromLine(image)
+	}
+	for _, w := range networkWords {
+		if strings.Contains(text, w) {
+			return &mesh.Error{
+				Kind: mesh.Unavailable, Text: fmt.Sprintf("%sthe base image %s is not on the server, and its registry cannot be reached", j.at(line), image),
+				Hint: "this is the server's network, not the code; try on the server: docker pull " + image, Err: err,
+			}
+		}
+	}
+	for _, w := range unknownImageWords {
+		if strings.Contains(text, w) {
+			return &mesh.Error{
+				Kind: mesh.Failed, Text: fmt.Sprintf("%sthere is no base image %s, or it is private", j.at(line), image),
+				Hint: "correct the name after FROM; for a private one, on the server: docker login; docker pull " + image, Err: err,
+			}
+		}
+	}
+	return nil
+}
+
+// fromLine finds the FROM of an image, for errors that do not tell.
+func (d *dockerfile) fromLine(image string) int {
+	res, err := parser.Parse(strings.NewReader(string(d.text)))
+	if err != nil {
+		return 0
+	}
+	for _, n := range res.AST.Children {
+		if strings.EqualFold(n.Value, "from") && n.Next != nil && strings.HasPrefix(familiar(n.Next.Value)+":latest", image) {
+			return n.StartLine
+		}
+	}
+	return 0
+}
+
+// familiar is an image's name as people write it.
+func familiar(ref string) string {
+	ref = strings.Trim(ref, `"'`)
+	ref = strings.TrimPrefix(ref, "docker.io/")
+	ref, _, _ = strings.Cut(strings.TrimPrefix(ref, "library/"), "@")
+	return ref
+}
+
+// syntaxError puts file and line before what is wrong.
+func (d *dockerfile) syntaxError(err error) error {
+	text := firstLine(plain(err))
+	line := sourceLine(err)
+	if m := parseError.FindStringSubmatch(text); m != nil {
+		_, _ = fmt.Sscanf(m[1], "%d", &line)
+		text = text[len(m[0]):]
+	}
+	e := &mesh.Error{Kind: mesh.Failed, Text: d.path + ": " + text, Err: err}
+	if line > 0 {
+		e.Text = fmt.Sprintf("%s:%d: %s", d.path, line, text)
+	}
+	return e
+}
+
+// sourceLine is the first line that the error is about; 0: it does not tell.
+func sourceLine(err error) int {
+	var l *parser.LocationError
+	if errors.As(err, &l) {
+		for _, ranges := range l.Locations {
+			for _, r := range ranges {
+				if r.Start.Line > 0 {
+					return r.Start.Line
+				}
+			}
+		}
+	}
+	for _, s := range errdefs.Sources(err) {
+		for _, r := range s.Ranges {
+			if r.Start != nil && r.Start.Line > 0 {
+				return int(r.Start.Line)
+			}
+		}
+	}
+	return 0
+}
+
+// gone tells whether the engine, not the build, is what failed. It may answer
+// again already: one that is restarted is back within a second.
+func (b *Builder) gone(ctx context.Context, err error) bool {
+	if grpcerrors.Code(err) == codes.Unavailable || away(err) {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_, perr := b.cli.Ping(ctx)
+	return perr != nil && away(perr)
+}
+
+// mask takes config values out of an error's texts. The cause goes, when it
+// would show one: it ends in a log.
+func (j *job) mask(err error) error {
+	var e *mesh.Error
+	if !errors.As(err, &e) {
+		if s := err.Error(); j.out.names.Replace(s) != s {
+			return errors.New(j.out.names.Replace(s))
+		}
+		return err
+	}
+	c := *e
+	c.Text, c.Hint = j.out.names.Replace(e.Text), j.out.names.Replace(e.Hint)
+	if e.Err != nil {
+		if s := e.Err.Error(); j.out.names.Replace(s) != s {
+			c.Err = errors.New(j.out.names.Replace(s))
+		}
+	}
+	return &c
+}
+
+// plain is BuildKit's text without the wrapping.
+func plain(err error) string {
+	s := err.Error()
+	for _, p := range []string{"failed to run Build function: ", "failed to solve: ", "rpc error: code = Unknown desc = ", "rpc error: code = NotFound desc = ", "executor failed running ", "failed to compute cache key: "} {
+		s = strings.ReplaceAll(s, p, "")
+	}
+	return s
+}
+
+func firstLine(s string) string {
+	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
+	return clean([]byte(s))
+}
+
+// shorten cuts a command to n characters.
+func shorten(s string, n int) string {
+	s = strings.Join(strings.Fields(s), " ")
+	if utf8.RuneCountInString(s) <= n {
+		return s
+	}
+	return strings.TrimRight(string([]rune(s)[:n-1]), " ") + "…"
+}
+
+// submatch is the first group that matched.
+func submatch(re *regexp.Regexp, s string) string {
+	m := re.FindStringSubmatch(s)
+	for _, g := range m[min(1, len(m)):] {
+		if g != "" {
+			return g
+		}
+	}
+	return ""
+}
+
+func diskFullIn(lines []string) bool {
+	for _, l := range lines {
+		if strings.Contains(strings.ToLower(l), "no space left on device") {
+			return true
+		}
+	}
+	return false
+}

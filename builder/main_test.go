@@ -1,0 +1,235 @@
+package builder_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha1"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/client"
+
+	"mesh"
+	"mesh/builder"
+)
+
+// The run's own label, engine client and base image.
+var (
+	run  = fmt.Sprintf("builder-%d-%d", os.Getpid(), time.Now().UnixNano()%1e9)
+	cli  *client.Client
+	base = "mesh-test/busybox-" + run + ":1"
+)
+
+const (
+	testLabel = "mesh.test"
+	commit    = mesh.Commit("0123456789abcdef0123456789abcdef01234567")
+)
+
+func TestMain(m *testing.M) {
+	code, err := testMain(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func testMain(m *testing.M) (code int, err error) {
+	if cli, err = client.NewClientWithOpts(client.FromEnv, client.WithAPIVersionNegotiation()); err != nil {
+		return 1, err
+	}
+	ctx := context.Background()
+	if _, err := cli.Ping(ctx); err != nil {
+		if out, err := exec.Command("../scripts/engine").CombinedOutput(); err != nil {
+			return 1, fmt.Errorf("no engine: %w\n%s", err, out)
+		}
+	}
+	if err := importBusybox(ctx); err != nil {
+		return 1, err
+	}
+	code = m.Run()
+	if _, err := cli.ImageRemove(ctx, base, image.RemoveOptions{Force: true}); err != nil {
+		return 1, err
+	}
+	if left := leftovers(ctx); len(left) > 0 {
+		return 1, fmt.Errorf("left over: %s", strings.Join(left, ", "))
+	}
+	return code, nil
+}
+
+// importBusybox makes a base image with a shell: nothing is pulled.
+func importBusybox(ctx context.Context) error {
+	b, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		return fmt.Errorf("%w (apt-get install busybox-static)", err)
+	}
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	_ = w.WriteHeader(&tar.Header{Name: "bin/busybox", Mode: 0o755, Size: int64(len(b)), Typeflag: tar.TypeReg})
+	_, _ = w.Write(b)
+	for _, n := range []string{"sh", "cat", "echo", "sleep", "ls", "grep", "date", "printf", "seq", "stat", "readlink", "test", "dd"} {
+		_ = w.WriteHeader(&tar.Header{Name: "bin/" + n, Linkname: "busybox", Mode: 0o777, Typeflag: tar.TypeSymlink})
+	}
+	_ = w.WriteHeader(&tar.Header{Name: "tmp/", Mode: 0o1777, Typeflag: tar.TypeDir})
+	_ = w.Close()
+	rc, err := cli.ImageImport(ctx, image.ImportSource{Source: &buf, SourceName: "-"}, base,
+		image.ImportOptions{Changes: []string{"LABEL " + testLabel + "=" + run, "ENV PATH=/bin", `CMD ["/bin/sh"]`}})
+	if err != nil {
+		return err
+	}
+	defer rc.Close()
+	_, err = io.Copy(io.Discard, rc)
+	return err
+}
+
+// leftovers removes what carries the run's label, and tells what it was.
+func leftovers(ctx context.Context) (left []string) {
+	f := filters.NewArgs(filters.Arg("label", testLabel+"="+run))
+	cs, _ := cli.ContainerList(ctx, container.ListOptions{All: true, Filters: f})
+	for _, c := range cs {
+		left = append(left, "container "+c.Names[0])
+		_ = cli.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
+	}
+	is, _ := cli.ImageList(ctx, image.ListOptions{Filters: f})
+	for _, i := range is {
+		left = append(left, fmt.Sprintf("image %s %v", i.ID, i.RepoTags))
+		_, _ = cli.ImageRemove(ctx, i.ID, image.RemoveOptions{Force: true})
+	}
+	return left
+}
+
+// tree is a mesh.Tree of literal files. A value that begins with "-> " is a
+// symbolic link; one that begins with "#!" is executable; a path that ends in
+// "/" is a submodule.
+type tree map[string]string
+
+func (t tree) Entries() []mesh.TreeEntry {
+	all := map[string]mesh.TreeEntry{}
+	for p, s := range t {
+		h := sha1.Sum([]byte(s))
+		e := mesh.TreeEntry{Path: strings.TrimSuffix(p, "/"), Mode: 0o644, Size: int64(len(s)), ID: hex.EncodeToString(h[:])}
+		switch {
+		case strings.HasSuffix(p, "/"):
+			e.Mode, e.Size, e.Module = fs.ModeDir|0o755, 0, string(commit)
+		case strings.HasPrefix(s, "-> "):
+			e.Mode, e.Size, e.Link = fs.ModeSymlink|0o777, 0, s[3:]
+		case strings.HasPrefix(s, "#!"):
+			e.Mode = 0o755
+		}
+		all[e.Path] = e
+		for d := path.Dir(e.Path); d != "."; d = path.Dir(d) {
+			all[d] = mesh.TreeEntry{Path: d, Mode: fs.ModeDir | 0o755}
+		}
+	}
+	var list []mesh.TreeEntry
+	for _, e := range all {
+		list = append(list, e)
+	}
+	slices.SortFunc(list, func(a, b mesh.TreeEntry) int {
+		return slices.Compare(strings.Split(a.Path, "/"), strings.Split(b.Path, "/"))
+	})
+	return list
+}
+
+func (t tree) Open(e mesh.TreeEntry) (io.ReadCloser, error) {
+	return io.NopCloser(strings.NewReader(t[e.Path])), nil
+}
+
+// output collects lines and when they came.
+type output struct {
+	mu    sync.Mutex
+	lines []string
+	at    []time.Time
+	on    func(line string)
+	t     *testing.T
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	if !bytes.HasSuffix(p, []byte("\n")) || bytes.Count(p, []byte("\n")) != 1 {
+		o.t.Errorf("not one whole line: %q", p)
+	}
+	line := strings.TrimSuffix(string(p), "\n")
+	o.lines, o.at = append(o.lines, line), append(o.at, time.Now())
+	on := o.on
+	o.mu.Unlock()
+	if on != nil {
+		on(line)
+	}
+	return len(p), nil
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return strings.Join(o.lines, "\n")
+}
+
+var stacks atomic.Int64
+
+// bench is a Builder of a server of its own with one stack.
+type bench struct {
+	*builder.Builder
+	t     *testing.T
+	stack mesh.StackName
+}
+
+func newBench(t *testing.T) *bench { return newBenchWith(t, cli) }
+
+func newBenchWith(t *testing.T, c *client.Client) *bench {
+	t.Helper()
+	n := stacks.Add(1)
+	b := &bench{t: t, stack: mesh.StackName(fmt.Sprintf("t%d-%s", n, run[len("builder-"):]))}
+	b.Builder = builder.New(c, builder.Options{Server: fmt.Sprintf("%s-%d", run, n), Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := builder.New(cli, builder.Options{Server: fmt.Sprintf("%s-%d", run, n)}).Collect(ctx, b.stack, nil); err != nil {
+			t.Errorf("collect: %v", err)
+		}
+	})
+	return b
+}
+
+func (b *bench) req(files tree) mesh.Build {
+	return mesh.Build{
+		Stack: b.stack, Deployment: 1, Commit: commit, Tree: files,
+		Tags: []string{"mesh/" + string(b.stack) + ":" + commit.Short()}, Labels: map[string]string{testLabel: run},
+	}
+}
+
+func (b *bench) build(req mesh.Build) (mesh.Image, *output, error) {
+	b.t.Helper()
+	out := &output{t: b.t}
+	img, err := b.Build(b.t.Context(), req, out)
+	b.t.Logf("%v\n%s", err, out)
+	return img, out, err
+}
+
+// must builds what has to succeed.
+func (b *bench) must(req mesh.Build) (mesh.Image, string) {
+	b.t.Helper()
+	img, out, err := b.build(req)
+	if err != nil {
+		b.t.Fatalf("build: %v", err)
+	}
+	return img, out.String()
+}
+
+func from(lines ...string) string { return "FROM " + base + "\n" + strings.Join(lines, "\n") + "\n" }

@@ -1,0 +1,399 @@
+package builder
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	bkclient "github.com/moby/buildkit/client"
+	"github.com/opencontainers/go-digest"
+
+	"mesh"
+)
+
+const (
+	indent        = "       "
+	warnMark      = " !     "
+	heartbeat     = 30 * time.Second // of silence, until a line says what still runs
+	pullEvery     = 2 * time.Second
+	longStep      = time.Second // from here on a step's end gets a line
+	evidence      = 30          // lines of a failing step
+	maxPart       = 64 << 10    // of a line without an end
+	alwaysMasked  = 6           // bytes from which a value is masked wherever it shows
+	namesMasked   = 3           // and in what mesh itself says of a step
+	maskedInLines = "••••••"
+)
+
+// printer writes whole lines and masks config values in them.
+type printer struct {
+	mu     sync.Mutex
+	w      io.Writer
+	values *strings.Replacer // in what programs print
+	names  *strings.Replacer // in names of steps and texts of errors, where BuildKit fills in ARGs
+	wrote  chan struct{}     // gets a value after each line, when somebody listens
+}
+
+func newPrinter(w io.Writer, c mesh.Config) *printer {
+	p := &printer{w: w, wrote: make(chan struct{}, 1)}
+	var values, names []string
+	for _, k := range c.Names() {
+		for part := range strings.Lines(c[k].Reveal()) { // a key file shows line by line
+			if part = strings.TrimSpace(part); len(part) >= namesMasked {
+				names = append(names, part)
+				if len(part) >= alwaysMasked {
+					values = append(values, part)
+				}
+			}
+		}
+	}
+	p.values, p.names = masker(values), masker(names)
+	return p
+}
+
+// masker replaces the longest first: a value may hold another.
+func masker(values []string) *strings.Replacer {
+	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) })
+	var pairs []string
+	for _, v := range slices.Compact(values) {
+		pairs = append(pairs, v, maskedInLines)
+	}
+	return strings.NewReplacer(pairs...)
+}
+
+// line writes one line that a program printed.
+func (p *printer) line(prefix, s string) { p.write(prefix + p.values.Replace(s)) }
+
+// detail writes one line of mesh's own.
+func (p *printer) detail(s string) { p.write(indent + p.names.Replace(s)) }
+
+// warn writes one line about something wrong that does not end the build.
+func (p *printer) warn(s string) { p.write(warnMark + p.names.Replace(s)) }
+
+func (p *printer) write(s string) {
+	p.mu.Lock()
+	_, _ = io.WriteString(p.w, strings.TrimRight(s, " ")+"\n")
+	p.mu.Unlock()
+	select {
+	case p.wrote <- struct{}{}:
+	default:
+	}
+}
+
+// renderer writes BuildKit's status as lines, each as it comes: a line when a
+// step starts, its output below. While several steps run, a line of output has
+// the name of its stage. BuildKit's own plain rendering holds back the output of
+// all steps but one, for seconds.
+//
+// What failed is asked for when the stream has ended: a failed step's last
+// output arrives after the event that reports the failure.
+type renderer struct {
+	out     *printer
+	steps   map[digest.Digest]*step
+	order   []*step
+	numbers int
+}
+
+// step is what is known of one of BuildKit's vertices.
+type step struct {
+	digest  digest.Digest
+	name    string // "RUN npm ci"
+	title   string // "[build 2/4] RUN npm ci"
+	stage   string
+	quiet   bool // BuildKit's own: nothing a Dockerfile says
+	number  int  // as shown; 0: not yet
+	started time.Time
+	done    bool
+	err     string
+	part    []byte   // of a line
+	last    []string // lines
+	layers  map[string][2]int64
+	pulled  time.Time // last progress shown
+}
+
+func newRenderer(out *printer) *renderer {
+	return &renderer{out: out, steps: map[digest.Digest]*step{}}
+}
+
+// run renders until ch is closed.
+func (r *renderer) run(ch <-chan *bkclient.SolveStatus) {
+	silence := time.NewTimer(heartbeat)
+	defer silence.Stop()
+	for {
+		select {
+		case st, ok := <-ch:
+			if !ok {
+				for _, s := range r.order {
+					r.flush(s)
+				}
+				return
+			}
+			r.status(st)
+		case <-r.out.wrote:
+			silence.Reset(heartbeat)
+		case <-silence.C:
+			r.beat()
+			silence.Reset(heartbeat)
+		}
+	}
+}
+
+func (r *renderer) status(st *bkclient.SolveStatus) {
+	for _, v := range st.Vertexes {
+		r.vertex(v)
+	}
+	for _, u := range st.Statuses {
+		r.progress(u)
+	}
+	for _, l := range st.Logs {
+		r.output(r.step(l.Vertex), l.Data)
+	}
+}
+
+func (r *renderer) step(d digest.Digest) *step {
+	s := r.steps[d]
+	if s == nil {
+		s = &step{digest: d, layers: map[string][2]int64{}}
+		r.steps[d] = s
+		r.order = append(r.order, s)
+	}
+	return s
+}
+
+func (r *renderer) vertex(v *bkclient.Vertex) {
+	s := r.step(v.Digest)
+	s.describe(v.Name)
+	if v.Started != nil && s.started.IsZero() && !v.Cached {
+		s.started = time.Now()
+		r.title(s, "")
+	}
+	if v.Error != "" {
+		s.err = v.Error
+	}
+	if v.Completed == nil || s.done {
+		return
+	}
+	s.done = true
+	r.flush(s)
+	switch {
+	case s.quiet || v.Error != "":
+	case v.Cached:
+		r.title(s, "   CACHED")
+	case v.Started != nil && v.Completed.Sub(*v.Started) > longStep:
+		r.out.detail(fmt.Sprintf("#%d DONE %.1fs", s.number, v.Completed.Sub(*v.Started).Seconds()))
+	}
+}
+
+// title shows a step, with its number.
+func (r *renderer) title(s *step, suffix string) {
+	if s.quiet {
+		return
+	}
+	if s.number != 0 {
+		r.out.detail(fmt.Sprintf("#%d%s", s.number, suffix))
+		return
+	}
+	r.numbers++
+	s.number = r.numbers
+	r.out.detail(fmt.Sprintf("#%d %s%s", s.number, s.title, suffix))
+}
+
+// progress shows how far the layers of a base image have come.
+func (r *renderer) progress(u *bkclient.VertexStatus) {
+	s := r.step(u.Vertex)
+	if u.Total <= 0 || strings.HasPrefix(u.ID, "extracting") || strings.HasPrefix(u.Name, "extracting") {
+		return
+	}
+	s.layers[u.ID] = [2]int64{u.Current, u.Total}
+	if s.pulled.IsZero() {
+		s.pulled = time.Now() // nothing to say of what takes no time
+	}
+	if time.Since(s.pulled) < pullEvery {
+		return
+	}
+	s.pulled = time.Now()
+	var have, all int64
+	for _, l := range s.layers {
+		have, all = have+l[0], all+l[1]
+	}
+	r.out.detail(fmt.Sprintf("pulling the base image: %.1f of %.1f MB", float64(have)/1e6, float64(all)/1e6))
+}
+
+func (r *renderer) output(s *step, data []byte) {
+	s.part = append(s.part, data...)
+	for {
+		i := bytes.IndexByte(s.part, '\n')
+		if i < 0 {
+			break
+		}
+		r.line(s, s.part[:i])
+		s.part = s.part[i+1:]
+	}
+	if len(s.part) > maxPart {
+		if i := bytes.LastIndexByte(s.part, '\r'); i >= 0 {
+			s.part = slices.Clone(s.part[i:])
+		}
+		if len(s.part) > maxPart {
+			r.flush(s)
+		}
+	}
+}
+
+func (r *renderer) flush(s *step) {
+	if len(s.part) > 0 {
+		r.line(s, s.part)
+		s.part = nil
+	}
+}
+
+func (r *renderer) line(s *step, b []byte) {
+	text := clean(b)
+	s.last = append(s.last, text)
+	if len(s.last) > 2*evidence {
+		s.last = slices.Clone(s.last[evidence:])
+	}
+	prefix := indent
+	if s.stage != "" && r.running() > 1 {
+		prefix += "[" + s.stage + "] "
+	}
+	r.out.line(prefix, text)
+}
+
+func (r *renderer) running() (n int) {
+	for _, s := range r.order {
+		if !s.quiet && !s.started.IsZero() && !s.done {
+			n++
+		}
+	}
+	return n
+}
+
+// beat says what takes so long.
+func (r *renderer) beat() {
+	var longest *step
+	for _, s := range r.order {
+		if s.started.IsZero() || s.done {
+			continue
+		}
+		if longest == nil || longest.quiet && !s.quiet || longest.quiet == s.quiet && s.started.Before(longest.started) {
+			longest = s
+		}
+	}
+	if longest == nil {
+		r.out.detail("… still at it")
+		return
+	}
+	r.out.detail(fmt.Sprintf("… still running: %s (%.0fs)", longest.name, time.Since(longest.started).Seconds()))
+}
+
+// culprit is the step that failed: the one named, or the first with an error
+// that is not its having been stopped because of another.
+func (r *renderer) culprit(d digest.Digest) *step {
+	if s := r.steps[d]; s != nil && d != "" {
+		return s
+	}
+	for _, s := range r.order {
+		if s.err != "" && !strings.Contains(s.err, "context canceled") {
+			return s
+		}
+	}
+	return nil
+}
+
+// evidence is the last output of the step, masked.
+func (p *printer) evidence(s *step) (lines []string) {
+	for _, l := range s.last[max(0, len(s.last)-evidence):] {
+		lines = append(lines, p.values.Replace(l))
+	}
+	return lines
+}
+
+// describe takes "[build 3/6] RUN npm ci" apart.
+func (s *step) describe(name string) {
+	title, _, more := strings.Cut(name, "\n")
+	if more {
+		title += " …"
+	}
+	s.title, s.name = title, title
+	s.quiet = !strings.HasPrefix(name, "[") || strings.HasPrefix(name, "[internal]") || strings.HasPrefix(name, "[auth]")
+	in, rest, ok := strings.Cut(strings.TrimPrefix(title, "["), "] ")
+	if !ok || !strings.HasPrefix(title, "[") {
+		return
+	}
+	s.name = rest
+	if stage, _, ok := strings.Cut(in, " "); ok {
+		s.stage = stage
+	}
+}
+
+// clean makes a line of what a program wrote to a terminal: of progress drawn
+// over itself by carriage returns the last state, colours, and no other control
+// characters. Colours end with the line.
+func clean(b []byte) string {
+	b = bytes.TrimRight(b, "\r\n")
+	if i := bytes.LastIndexByte(b, '\r'); i >= 0 {
+		b = b[i+1:]
+	}
+	var out strings.Builder
+	coloured := false
+	for len(b) > 0 {
+		if b[0] == 0x1b {
+			n, sgr := escape(b)
+			if sgr {
+				out.Write(b[:n])
+				coloured = string(b[:n]) != "\x1b[0m" && string(b[:n]) != "\x1b[m"
+			}
+			b = b[n:]
+			continue
+		}
+		c, n := utf8.DecodeRune(b)
+		switch {
+		case c == '\t':
+			out.WriteByte('\t')
+		case c < 0x20, c >= 0x7f && c < 0xa0:
+		default:
+			out.WriteRune(c) // also U+FFFD for what is no UTF-8
+		}
+		b = b[n:]
+	}
+	if coloured {
+		out.WriteString("\x1b[0m")
+	}
+	return out.String()
+}
+
+// escape measures the control sequence at the beginning of b (ECMA-48) and tells
+// whether it sets colours (SGR).
+func escape(b []byte) (n int, sgr bool) {
+	if len(b) == 1 {
+		return 1, false
+	}
+	switch b[1] {
+	case '[':
+		i := 2
+		for i < len(b) && b[i] >= 0x20 && b[i] <= 0x3f {
+			i++
+		}
+		if i == len(b) {
+			return i, false
+		}
+		return i + 1, b[i] == 'm' && !bytes.ContainsAny(b[2:i], "<=>?")
+	case ']', 'P', 'X', '^', '_': // strings, until BEL or ST
+		for i := 2; i < len(b); i++ {
+			if b[i] == 0x07 {
+				return i + 1, false
+			}
+			if b[i] == 0x1b && i+1 < len(b) && b[i+1] == '\\' {
+				return i + 2, false
+			}
+		}
+		return len(b), false
+	case '(', ')', '*', '+', '#', '%', ' ':
+		return min(3, len(b)), false
+	}
+	return 2, false
+}

@@ -1,0 +1,299 @@
+package builder
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/moby/patternmatcher"
+	"github.com/tonistiigi/fsutil"
+	"github.com/tonistiigi/fsutil/types"
+
+	"mesh"
+)
+
+// files is a tree as BuildKit's file sync reads it (an fsutil.FS), or as a tar
+// for whatever cannot sync.
+type files struct {
+	entries []mesh.TreeEntry
+	index   map[string]int // of entries, by path
+	open    func(mesh.TreeEntry) (io.ReadCloser, error)
+}
+
+func newFiles(t mesh.Tree) *files {
+	f := &files{entries: t.Entries(), open: t.Open}
+	f.index = make(map[string]int, len(f.entries))
+	for i, e := range f.entries {
+		f.index[e.Path] = i
+	}
+	return f
+}
+
+// epoch is the time of folders, and what the times of files count from: late
+// enough for zip files and early enough to look odd to nobody.
+var epoch = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// modTime gives a file a time that depends on its content alone. The file sync
+// skips a file whose size, mode and time are those of the stack's last build:
+// with one time for all, an edit that keeps the size would be built from the old
+// content (seen). The commit's time would send every file again.
+func modTime(e mesh.TreeEntry) time.Time {
+	if len(e.ID) < 8 {
+		return epoch
+	}
+	n, err := strconv.ParseUint(e.ID[:8], 16, 32)
+	if err != nil {
+		return epoch
+	}
+	return epoch.Add(time.Duration(n) * time.Millisecond) // at most 50 days
+}
+
+// errOutside is a link that leads out of the tree.
+var errOutside = errors.New("leads out of the tree")
+
+// resolve follows symbolic links inside the tree and returns the entry that p
+// means. The entry of the tree itself is a folder without a path.
+func (f *files) resolve(p string) (mesh.TreeEntry, error) {
+	var done []string
+	rest := strings.Split(path.Clean(p), "/")
+	at := mesh.TreeEntry{Mode: fs.ModeDir}
+	for links := 0; len(rest) > 0; {
+		name := rest[0]
+		rest = rest[1:]
+		switch name {
+		case ".", "":
+			continue
+		case "..":
+			if len(done) == 0 {
+				return at, errOutside
+			}
+			done = done[:len(done)-1]
+			continue
+		}
+		i, ok := f.index[strings.Join(append(done, name), "/")]
+		if !ok {
+			return at, fs.ErrNotExist
+		}
+		at = f.entries[i]
+		if at.Mode&fs.ModeSymlink == 0 {
+			done = append(done, name)
+			continue
+		}
+		if links++; links > 40 {
+			return at, fmt.Errorf("too many links: %w", fs.ErrNotExist)
+		}
+		if path.IsAbs(at.Link) {
+			return at, errOutside
+		}
+		rest = append(strings.Split(at.Link, "/"), rest...)
+	}
+	if len(done) > 0 {
+		at = f.entries[f.index[strings.Join(done, "/")]]
+	} else {
+		at = mesh.TreeEntry{Mode: fs.ModeDir}
+	}
+	return at, nil
+}
+
+// read returns a whole regular file, following links.
+func (f *files) read(p string) ([]byte, error) {
+	e, err := f.resolve(p)
+	if err != nil {
+		return nil, err
+	}
+	if !e.Mode.IsRegular() {
+		return nil, fs.ErrInvalid
+	}
+	return f.content(e)
+}
+
+func (f *files) content(e mesh.TreeEntry) ([]byte, error) {
+	r, err := f.open(e)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(r)
+}
+
+// syncable tells whether the file sync can carry the tree: its messages hold
+// paths as UTF-8 strings.
+func (f *files) syncable() bool {
+	for _, e := range f.entries {
+		if !utf8.ValidString(e.Path) || !utf8.ValidString(e.Link) {
+			return false
+		}
+	}
+	return true
+}
+
+// lfsPointers counts the files that hold a Git LFS pointer instead of content,
+// and names the first three. It looks only where .gitattributes has the filter.
+func (f *files) lfsPointers() (n int, names []string) {
+	uses := false
+	for _, e := range f.entries {
+		if path.Base(e.Path) == ".gitattributes" && e.Mode.IsRegular() && !uses {
+			b, err := f.content(e)
+			uses = err == nil && bytes.Contains(b, []byte("filter=lfs"))
+		}
+	}
+	if !uses {
+		return 0, nil
+	}
+	for _, e := range f.entries {
+		if !e.Mode.IsRegular() || e.Size < 100 || e.Size > 1024 { // the format's own limit
+			continue
+		}
+		b, err := f.content(e)
+		if err != nil || !bytes.HasPrefix(b, []byte("version https://git-lfs.github.com/spec/")) {
+			continue
+		}
+		if n++; n <= 3 {
+			names = append(names, e.Path)
+		}
+	}
+	return n, names
+}
+
+// Walk calls fn for the entries at and below target, depth first.
+func (f *files) Walk(ctx context.Context, target string, fn fs.WalkDirFunc) error {
+	target = strings.Trim(path.Clean("/"+target), "/")
+	skip := ""
+	for _, e := range f.entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if target != "" && e.Path != target && !strings.HasPrefix(e.Path, target+"/") {
+			continue
+		}
+		if skip != "" && strings.HasPrefix(e.Path, skip) {
+			continue
+		}
+		skip = ""
+		stat := &types.Stat{Path: e.Path, Mode: uint32(e.Mode), Linkname: e.Link, ModTime: modTime(e).UnixNano()}
+		if e.Mode.IsRegular() {
+			stat.Size = e.Size
+		}
+		err := fn(e.Path, &fsutil.DirEntryInfo{Stat: stat}, nil)
+		switch {
+		case errors.Is(err, fs.SkipAll):
+			return nil
+		case errors.Is(err, fs.SkipDir) && e.Mode.IsDir():
+			skip = e.Path + "/"
+		case errors.Is(err, fs.SkipDir): // the rest of the folder
+			if path.Dir(e.Path) == "." {
+				return nil
+			}
+			skip = path.Dir(e.Path) + "/"
+		case err != nil:
+			return err
+		}
+	}
+	return nil
+}
+
+// Open opens a regular file.
+func (f *files) Open(p string) (io.ReadCloser, error) {
+	i, ok := f.index[strings.Trim(path.Clean("/"+p), "/")]
+	if !ok || !f.entries[i].Mode.IsRegular() {
+		return nil, &fs.PathError{Op: "open", Path: p, Err: fs.ErrNotExist}
+	}
+	return f.open(f.entries[i])
+}
+
+// tar streams the tree without what ignore leaves out, one file in memory at a
+// time. Nothing on the engine's side honours .dockerignore for a tar. The caller
+// closes the reader, also one that it has not read to its end.
+func (f *files) tar(ignore []string, dockerfile string) (io.ReadCloser, error) {
+	match, err := patternmatcher.New(ignore)
+	if err != nil {
+		return nil, &mesh.Error{Kind: mesh.Failed, Text: ".dockerignore: " + err.Error(), Err: err}
+	}
+	pr, pw := io.Pipe()
+	go func() {
+		w := tar.NewWriter(pw)
+		err := f.writeTar(w, match, dockerfile)
+		if err == nil {
+			err = w.Close()
+		}
+		pw.CloseWithError(err)
+	}()
+	return pr, nil
+}
+
+func (f *files) writeTar(w *tar.Writer, match *patternmatcher.PatternMatcher, dockerfile string) error {
+	for _, e := range f.entries {
+		out, err := match.MatchesOrParentMatches(e.Path)
+		if err != nil {
+			return err
+		}
+		if out && e.Path != dockerfile {
+			continue // the folders of a file that an exception keeps come by themselves
+		}
+		h := &tar.Header{Name: e.Path, Mode: int64(e.Mode.Perm()), ModTime: modTime(e).Truncate(time.Second), Format: tar.FormatPAX}
+		switch {
+		case e.Mode.IsDir():
+			h.Typeflag, h.Name = tar.TypeDir, e.Path+"/"
+		case e.Mode&fs.ModeSymlink != 0:
+			h.Typeflag, h.Linkname = tar.TypeSymlink, e.Link
+		default:
+			h.Typeflag, h.Size = tar.TypeReg, e.Size
+		}
+		if err := w.WriteHeader(h); err != nil {
+			return err
+		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
+		if err := f.copy(w, e); err != nil {
+			return fmt.Errorf("read %s: %w", e.Path, err)
+		}
+	}
+	return nil
+}
+
+func (f *files) copy(w io.Writer, e mesh.TreeEntry) error {
+	r, err := f.open(e)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, err = io.Copy(w, r)
+	return err
+}
+
+// literal is a tree of a few files that the tree of the push does not have in
+// this form. They lie below the folders that their names have.
+func literal(content map[string][]byte, ids map[string]string) *files {
+	f := &files{index: map[string]int{}, open: func(e mesh.TreeEntry) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(content[e.Path])), nil
+	}}
+	dirs := map[string]bool{}
+	var paths []string
+	for p := range content {
+		for d := path.Dir(p); d != "." && !dirs[d]; d = path.Dir(d) {
+			dirs[d] = true
+			paths = append(paths, d)
+		}
+		paths = append(paths, p)
+	}
+	sortPaths(paths)
+	for _, p := range paths {
+		e := mesh.TreeEntry{Path: p, Mode: fs.ModeDir | 0o755}
+		if !dirs[p] {
+			e.Mode, e.Size, e.ID = 0o644, int64(len(content[p])), ids[p]
+		}
+		f.index[p] = len(f.entries)
+		f.entries = append(f.entries, e)
+	}
+	return f
+}
