@@ -66,6 +66,15 @@ func (e *Error) Unwrap() []error {
 	return []error{e.Kind}
 }
 
+// Reported is an error that its person has been told already, in the output of a
+// deployment: whoever gets it need not print it again.
+type Reported struct{ Err error }
+
+func (r *Reported) Error() string { return r.Err.Error() }
+
+// Unwrap returns the error itself.
+func (r *Reported) Unwrap() error { return r.Err }
+
 // ExitStatus is the status that a command or a client ends with for err, as
 // PRODUCT.md section 4 has it.
 func ExitStatus(err error) int {

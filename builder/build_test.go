@@ -1,24 +1,39 @@
 package builder_test
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/client"
+
 	"mesh"
+	"mesh/builder"
 )
 
 func TestBuild_GivesAnImage(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	files := tree{
-		"Dockerfile": from("WORKDIR /app", "COPY . .", "RUN cat a.txt a/b.txt && ls -l run link", "VOLUME /data", "EXPOSE 80", "HEALTHCHECK CMD true", `CMD ["/app/run"]`),
+		"Dockerfile": from("WORKDIR /app", "COPY . .", "RUN cat a.txt a/b.txt && ls -l run link && test ! -e left", "VOLUME /data", "EXPOSE 80", "HEALTHCHECK CMD true", `CMD ["/app/run"]`),
 		"a.txt":      "one\n", "a/b.txt": "two\n", "run": "#!/bin/sh\n", "link": "-> a.txt", "left/out": "x", ".dockerignore": "left\n",
 	}
 	began := time.Now()
 	img, out := b.must(b.req(files))
 	first := time.Since(began)
-	for _, want := range []string{"       #1 [1/4] FROM", "       two", "-rwxr-xr-x", "link -> a.txt"} {
+	for _, want := range []string{"       #1 [1/4] FROM mesh-test/busybox", "       two", "-rwxr-xr-x", "link -> a.txt"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the output lacks %q", want)
 		}
@@ -56,4 +71,448 @@ func TestBuild_GivesAnImage(t *testing.T) {
 	}
 }
 
-var _ = mesh.Failed
+func TestBuild_MakesNoAnonymousVolume(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	img, _ := b.must(b.req(tree{"Dockerfile": from("RUN echo kept > /tmp/kept", "VOLUME /tmp", `CMD ["cat", "/tmp/kept"]`)}))
+	c, err := cli.ContainerCreate(t.Context(), &container.Config{Image: img.ID, Labels: map[string]string{testLabel: run}}, nil, nil, nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cli.ContainerRemove(context.Background(), c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
+	in, err := cli.ContainerInspect(t.Context(), c.ID)
+	if err != nil || len(in.Mounts) > 0 {
+		t.Errorf("mounts %v, %v", in.Mounts, err)
+	}
+}
+
+func TestBuild_Distroless(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	img, _ := b.must(b.req(tree{"Dockerfile": "FROM scratch\nCOPY a /a\nENTRYPOINT [\"/a\"]\n", "a": "#!a"}))
+	if img.Shell || len(img.Entrypoint) != 1 || img.Cmd != nil {
+		t.Errorf("image %+v", img)
+	}
+}
+
+func TestBuild_NewSyntaxOnAnyEngine(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	_, out := b.must(b.req(tree{"Dockerfile": "# syntax=docker/dockerfile:1\n" + from(
+		"COPY --exclude=*.md --chmod=600 . /src/", "RUN --mount=type=cache,target=/cache <<EOF", "echo from-a-heredoc", "ls /src", "EOF",
+	), "readme.md": "x", "kept.txt": "x"}))
+	if !strings.Contains(out, "       from-a-heredoc") || !strings.Contains(out, "       kept.txt") || strings.Contains(out, "       readme.md") {
+		t.Error("heredoc or --exclude does not work")
+	}
+}
+
+func TestBuild_ArgsAndSecrets(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	const secret = "hunter2-very-hidden"
+	req := b.req(tree{"Dockerfile": from(
+		"ARG GREETING", "ARG GIT_REV SOURCE_VERSION COMMIT_SHORT_HASH", "ARG API_TOKEN",
+		`RUN echo "greeting=$GREETING rev=$COMMIT_SHORT_HASH/$SOURCE_VERSION undeclared=$DATABASE_URL."`,
+		`RUN --mount=type=secret,id=DATABASE_URL,required=true test "$(cat /run/secrets/DATABASE_URL)" = '`+"hunter2-very-"+`'"hidden" && cat /run/secrets/DATABASE_URL`,
+	)})
+	req.Config = mesh.Config{
+		"GREETING": mesh.NewSecret("hi"), "DATABASE_URL": mesh.NewSecret(secret),
+		"API_TOKEN": mesh.NewSecret("tok_123456"), "GIT_REV": mesh.NewSecret("mine"),
+	}
+	img, out := b.must(req)
+	if !strings.Contains(out, "greeting=hi rev=0123456/"+string(commit)+" undeclared=.") {
+		t.Error("the declared ARGs did not arrive, or another one did")
+	}
+	if want := " !     ARG API_TOKEN: its value can be read from the image; better use RUN --mount=type=secret,id=API_TOKEN"; !strings.Contains(out, want) {
+		t.Errorf("no warning %q", want)
+	}
+	if strings.Contains(out, secret) || strings.Contains(out, "tok_123456") {
+		t.Error("the output shows a secret")
+	}
+	history, err := cli.ImageHistory(t.Context(), img.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(fmt.Sprint(history), secret) {
+		t.Error("the history shows a secret")
+	}
+}
+
+func TestBuild_Failures(t *testing.T) {
+	t.Parallel()
+	registry := httptest.NewServer(http.NotFoundHandler())
+	defer registry.Close()
+	host := strings.TrimPrefix(registry.URL, "http://")
+	off, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	away := off.Addr().String()
+	_ = off.Close()
+	b := newBench(t)
+	for _, c := range []struct {
+		name       string
+		files      tree
+		kind       mesh.Kind
+		text, hint string
+		output     []string
+	}{
+		{
+			"a step fails", tree{"Dockerfile": from("RUN echo before; seq 40; echo the reason >&2; exit 3")}, mesh.Failed,
+			"'RUN echo before; seq 40; echo the reason >&2; exit 3' exited 3", "Dockerfile:2", []string{"40", "the reason"},
+		},
+		{
+			"a long step fails", tree{"Dockerfile": from("RUN true \\\n && echo a very long command that nobody wants to read twice \\\n && exit 4")}, mesh.Failed,
+			"'RUN true && echo a very long command that nobody wants to r…' exited 4", "", nil,
+		},
+		{
+			"no such command", tree{"Dockerfile": from("RUN npm ci")}, mesh.Failed,
+			"'RUN npm ci' exited 127", "does not have", []string{"/bin/sh: npm: not found"},
+		},
+		{"unknown instruction", tree{"Dockerfile": from("", "RUNN true")}, mesh.Failed, "Dockerfile:3: unknown instruction: RUNN (did you mean RUN?)", "", nil},
+		{"syntax", tree{"Dockerfile": from("COPY a")}, mesh.Failed, "Dockerfile:2: COPY requires at least two arguments, but only one was provided", "", nil},
+		{"unknown stage", tree{"Dockerfile": from("COPY --from=nope:x/y:z a b")}, mesh.Failed, "Dockerfile:2: ", "", nil},
+		{"missing", tree{"a": ""}, mesh.Invalid, "there is no Dockerfile in the pushed tree", "ssh mesh build:set -a " + string(b.stack) + " dockerfile=PATH", nil},
+		{"empty", tree{"Dockerfile": ""}, mesh.Invalid, "Dockerfile is empty", "", nil},
+		{"comments only", tree{"Dockerfile": "# nothing\n"}, mesh.Invalid, "Dockerfile is empty", "", nil},
+		{"a folder", tree{"Dockerfile/x": ""}, mesh.Invalid, "Dockerfile is a folder", "", nil},
+		{"a submodule", tree{"Dockerfile/": ""}, mesh.Invalid, "Dockerfile is a submodule", "", nil},
+		{"dangling", tree{"Dockerfile": "-> docker/File"}, mesh.Invalid, "Dockerfile is a symbolic link to docker/File, which is not in the pushed tree", "", nil},
+		{"outside", tree{"Dockerfile": "-> ../File"}, mesh.Invalid, "Dockerfile is a symbolic link to ../File, which is outside the pushed tree", "", nil},
+		{"a loop", tree{"Dockerfile": "-> Dockerfile"}, mesh.Invalid, "Dockerfile is a symbolic link to Dockerfile, which is not in the pushed tree", "", nil},
+		{"no FROM", tree{"Dockerfile": "RUN true\n"}, mesh.Failed, "Dockerfile:1: no build stage in current context", "", nil},
+		{"missing file", tree{"Dockerfile": from("RUN true", "COPY package.json ./")}, mesh.Failed, "Dockerfile:3: 'COPY package.json ./': there is no package.json in the pushed tree", "commit it", nil},
+		{"ignored file", tree{"Dockerfile": from("COPY a.txt ./"), "a.txt": "x", ".dockerignore": "*.txt"}, mesh.Failed, "Dockerfile:2: 'COPY a.txt ./': a.txt is excluded by the ignore file", "!a.txt", nil},
+		{
+			"missing secret", tree{"Dockerfile": from("RUN --mount=type=secret,id=NPM,required=true true")}, mesh.Failed,
+			"Dockerfile:2: 'RUN --mount=type=secret,id=NPM,required=true true' needs the secret NPM, and there is no config var of that name", "config:set", nil,
+		},
+		{"no such base image", tree{"Dockerfile": "\nFROM " + host + "/nope:1\n"}, mesh.Failed, "Dockerfile:2: there is no base image " + host + "/nope:1, or it is private", "docker login", nil},
+		{"no network", tree{"Dockerfile": "\nFROM " + away + "/nope:1\n"}, mesh.Unavailable, "Dockerfile:2: the base image " + away + "/nope:1 is not on the server, and its registry cannot be reached", "network", nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := *b
+			b.t = t
+			_, _, err := b.build(b.req(c.files))
+			var e *mesh.Error
+			if !errors.As(err, &e) {
+				t.Fatalf("got %v", err)
+			}
+			if e.Kind != c.kind || !strings.HasPrefix(e.Text, c.text) || c.text != e.Text && !strings.HasSuffix(c.text, " ") {
+				t.Errorf("got %s %q\nwant %s %q", e.Kind, e.Text, c.kind, c.text)
+			}
+			if !strings.Contains(e.Hint, c.hint) {
+				t.Errorf("hint %q, want %q", e.Hint, c.hint)
+			}
+			for _, l := range c.output {
+				if !strings.Contains("\n"+strings.Join(e.Output, "\n")+"\n", "\n"+l+"\n") {
+					t.Errorf("the output %q lacks %q", e.Output, l)
+				}
+			}
+			if len(e.Output) > 30 {
+				t.Errorf("%d lines of output", len(e.Output))
+			}
+		})
+	}
+}
+
+func TestBuild_OtherDockerfiles(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for name, c := range map[string]struct {
+		dockerfile string
+		files      tree
+	}{
+		"in a folder":     {"deploy/Dockerfile.web", tree{"deploy/Dockerfile.web": from("COPY a /a"), "a": "x"}},
+		"with ./":         {"./Dockerfile.web", tree{"Dockerfile.web": from("COPY a /a"), "a": "x"}},
+		"lower case":      {"", tree{"dockerfile": from("COPY a /a"), "a": "x"}},
+		"a link":          {"Dockerfile", tree{"Dockerfile": "-> deploy/file", "deploy/file": from("COPY a /a"), "a": "x"}},
+		"a linked folder": {"now/Dockerfile", tree{"now": "-> v2", "v2/Dockerfile": from("COPY a /a"), "a": "x"}},
+		"ignored":         {"", tree{"Dockerfile": from("COPY a /a"), "a": "x", ".dockerignore": "Dockerfile\n.dockerignore\n"}},
+		"ignore file of its own": {"web.Dockerfile", tree{
+			"web.Dockerfile": from("COPY . /src", "RUN test -e /src/a && test ! -e /src/b"), "a": "x", "b": "x",
+			".dockerignore": "a", "web.Dockerfile.dockerignore": "b",
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := *b
+			b.t = t
+			req := b.req(c.files)
+			req.Dockerfile = c.dockerfile
+			b.must(req)
+		})
+	}
+}
+
+func TestBuild_NamesThatAreNotUTF8(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	_, out := b.must(b.req(tree{
+		"Dockerfile": from("COPY . /src", "RUN ls /src/a && cat /src/a/caf* && test -x /src/run && readlink /src/link && test ! -e /src/left"),
+		"a/caf\xe9":  "latin one\n", "run": "#!/bin/sh", "link": "-> a", "left/x": "x", ".dockerignore": "left\nDockerfile\n",
+	}))
+	if !strings.Contains(out, "       latin one") {
+		t.Error("the file is not there")
+	}
+}
+
+func TestBuild_WarnsOfWhatIsNotFetched(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+	_, out := b.must(b.req(tree{
+		"Dockerfile": from("COPY . /src"), "vendor/x/": "", ".gitattributes": "*.png filter=lfs diff=lfs merge=lfs -text\n",
+		"a.png": pointer, "b.png": pointer, "c.png": pointer, "d.png": pointer, "e.txt": "x",
+	}))
+	for _, want := range []string{" !     submodule vendor/x is not fetched", " !     4 files are Git LFS pointers, whose content is not fetched: a.png, b.png, c.png, …"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no line %q", want)
+		}
+	}
+}
+
+func TestBuild_LinesComeAtOnce(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	// The program prints its own clock, which is the machine's.
+	req := b.req(tree{"Dockerfile": from("RUN for i in 1 2 3 4 5; do echo tick $(stat -c %.9Y /proc/self/x 2>/dev/null || date +%s.%N); touch /tmp/x 2>/dev/null; sleep 0.15; done")})
+	req.Tree = tree{"Dockerfile": from("RUN for i in 1 2 3 4 5; do read up idle < /proc/uptime; echo tick $up; sleep 0.15; done")}
+	out := &output{t: t}
+	var ups []time.Duration
+	out.on = func(line string) {
+		if strings.HasPrefix(line, "       tick ") {
+			ups = append(ups, uptime(t))
+		}
+	}
+	if _, err := b.Build(t.Context(), req, out); err != nil {
+		t.Fatal(err)
+	}
+	if len(ups) != 5 {
+		t.Fatalf("%d lines:\n%s", len(ups), out)
+	}
+	i := 0
+	for _, l := range out.lines {
+		at, ok := strings.CutPrefix(l, "       tick ")
+		if !ok {
+			continue
+		}
+		var s float64
+		_, _ = fmt.Sscan(at, &s)
+		late := ups[i] - time.Duration(s*float64(time.Second))
+		t.Logf("line %d came after %s", i, late)
+		if late > 200*time.Millisecond {
+			t.Errorf("line %d came after %s", i, late)
+		}
+		i++
+	}
+}
+
+func uptime(t *testing.T) time.Duration {
+	b, err := os.ReadFile("/proc/uptime")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s float64
+	_, _ = fmt.Sscan(string(b), &s)
+	return time.Duration(s * float64(time.Second))
+}
+
+func TestBuild_CancelKillsTheStep(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	mark := fmt.Sprintf("99%d", time.Now().UnixNano()%1e9)
+	out := &output{t: t}
+	var began time.Time
+	out.on = func(line string) {
+		if strings.Contains(line, "       started") && processes(mark) > 0 {
+			began = time.Now()
+			cancel()
+		}
+	}
+	_, err := b.Build(ctx, b.req(tree{"Dockerfile": from("RUN sleep " + mark + " & while :; do echo started; sleep 0.05; done")}), out)
+	if !errors.Is(err, mesh.Cancelled) {
+		t.Errorf("got %v", err)
+	}
+	if n := processes(mark); n > 0 {
+		t.Errorf("%d processes are left", n)
+	}
+	t.Logf("returned %s after the cancel", time.Since(began).Round(time.Millisecond))
+}
+
+// processes counts those whose command line is "sleep MARK".
+func processes(mark string) (n int) {
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, p := range lines {
+		if b, err := os.ReadFile(p); err == nil && bytes.Equal(b, []byte("sleep\x00"+mark+"\x00")) {
+			n++
+		}
+	}
+	return n
+}
+
+func TestBuild_ParallelStagesAreTagged(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	_, out := b.must(b.req(tree{"Dockerfile": "FROM " + base + " AS one\nRUN for i in 1 2 3 4 5 6 7 8; do echo 1-$i; sleep 0.1; done; echo > /one\nFROM " + base +
+		" AS two\nRUN for i in 1 2 3 4 5 6 7 8; do echo 2-$i; sleep 0.1; done; echo > /two\nFROM scratch\nCOPY --from=one /one /\nCOPY --from=two /two /\n"}))
+	if !strings.Contains(out, "       [one] 1-") || !strings.Contains(out, "       [two] 2-") {
+		t.Error("lines of stages that run together have no tag")
+	}
+}
+
+func TestBuild_WaitsForASlot(t *testing.T) {
+	t.Parallel()
+	bench := newBench(t)
+	b := builder.New(cli, builder.Options{Server: run, Slots: 1})
+	running, wait := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	first := &output{t: t, on: func(l string) {
+		if strings.HasSuffix(l, "started") {
+			once.Do(func() { close(running) })
+			<-wait
+		}
+	}}
+	done := make(chan error, 1)
+	go func() {
+		req := bench.req(tree{"Dockerfile": from("RUN echo started", "RUN true")})
+		req.Tags = nil
+		_, err := b.Build(t.Context(), req, first)
+		done <- err
+	}()
+	<-running
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	second := &output{t: t, on: func(string) { cancel() }}
+	_, err := b.Build(ctx, bench.req(tree{"Dockerfile": from("RUN true")}), second)
+	if !errors.Is(err, mesh.Cancelled) || second.String() != "       waiting for a build slot" {
+		t.Errorf("got %v, %q", err, second)
+	}
+	close(wait)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	imgs := leftoverImages(t, run)
+	for _, id := range imgs {
+		if err := builder.New(cli, builder.Options{Server: run}).Collect(t.Context(), bench.stack, nil); err != nil {
+			t.Error(id, err)
+		}
+	}
+}
+
+// proxy stands between a client and the engine and can be cut.
+type proxy struct {
+	l     net.Listener
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func newProxy(t *testing.T, refuse string) (*proxy, *client.Client) {
+	t.Helper()
+	sock := filepath.Join(t.TempDir(), "p.sock")
+	l, err := net.Listen("unix", sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{l: l}
+	t.Cleanup(p.cut)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go p.pass(c, refuse)
+		}
+	}()
+	pc, err := client.NewClientWithOpts(client.WithHost("unix://"+sock), client.WithVersion(cli.ClientVersion()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = pc.Close() })
+	return p, pc
+}
+
+func (p *proxy) pass(c net.Conn, refuse string) {
+	defer c.Close()
+	up, err := net.Dial("unix", "/var/run/docker.sock")
+	if err != nil {
+		return
+	}
+	defer up.Close()
+	p.mu.Lock()
+	p.conns = append(p.conns, c, up)
+	p.mu.Unlock()
+	buf := make([]byte, 4096)
+	n, err := c.Read(buf)
+	if err != nil {
+		return
+	}
+	if refuse != "" && bytes.HasPrefix(buf[:n], []byte("POST "+refuse)) || refuse != "" && bytes.HasPrefix(buf[:n], []byte("PRI ")) {
+		_, _ = io.WriteString(c, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+		return
+	}
+	_, _ = up.Write(buf[:n])
+	go func() {
+		_, _ = io.Copy(up, c)
+		_ = up.(*net.UnixConn).CloseWrite()
+	}()
+	_, _ = io.Copy(c, up)
+}
+
+func (p *proxy) cut() {
+	_ = p.l.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.conns {
+		_ = c.Close()
+	}
+}
+
+func TestBuild_EngineDies(t *testing.T) {
+	t.Parallel()
+	p, pc := newProxy(t, "")
+	b := newBenchWith(t, pc)
+	var cut time.Time
+	out := &output{t: t, on: func(l string) {
+		if strings.HasSuffix(l, "       started") {
+			cut = time.Now()
+			p.cut()
+		}
+	}}
+	_, err := b.Build(t.Context(), b.req(tree{"Dockerfile": from("RUN echo started; sleep 60")}), out)
+	if !errors.Is(err, mesh.Unavailable) || err.Error() != "the Docker Engine went away during the build" {
+		t.Errorf("got %v", err)
+	}
+	t.Logf("returned after %s", time.Since(cut).Round(time.Millisecond))
+	if time.Since(cut) > 5*time.Second {
+		t.Errorf("returned after %s", time.Since(cut))
+	}
+	_, err = b.Build(t.Context(), b.req(tree{"Dockerfile": from("RUN true")}), out)
+	if !errors.Is(err, mesh.Unavailable) || !strings.HasPrefix(err.Error(), "the Docker Engine does not answer at unix:///") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestBuild_ClassicBuilder(t *testing.T) {
+	t.Parallel()
+	_, pc := newProxy(t, "/grpc")
+	b := newBenchWith(t, pc)
+	files := tree{
+		"Dockerfile": from("ARG GREETING", "COPY . /src", "RUN ls /src && echo said $GREETING", "CMD [\"x\"]"),
+		"a":          "x", "left": "x", ".dockerignore": "left\n",
+	}
+	req := b.req(files)
+	req.Config = mesh.Config{"GREETING": mesh.NewSecret("hi")}
+	img, out := b.must(req)
+	if !img.Shell || img.ID == "" || !strings.Contains(out, "       said hi") || strings.Contains(out, "       left") {
+		t.Errorf("image %+v", img)
+	}
+	files["Dockerfile"] = from("RUN echo the reason; exit 3")
+	_, _, err := b.build(b.req(files))
+	var e *mesh.Error
+	if !errors.As(err, &e) || e.Text != "'RUN echo the reason; exit 3' exited 3" || len(e.Output) == 0 {
+		t.Errorf("got %v", err)
+	}
+}

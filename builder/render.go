@@ -324,6 +324,10 @@ func (s *step) describe(name string) {
 	if !ok || !strings.HasPrefix(title, "[") {
 		return
 	}
+	if image, ok := strings.CutPrefix(rest, "FROM "); ok {
+		rest = "FROM " + familiar(image)
+		s.title = "[" + in + "] " + rest
+	}
 	s.name = rest
 	if stage, _, ok := strings.Cut(in, " "); ok {
 		s.stage = stage

@@ -162,7 +162,7 @@ func (a *attempt) fail(ctx context.Context, err error) error {
 	}
 	a.detail("%s", a.d.stillServing(after, a.dep.Stack))
 	a.d.Logger.Info("deployment not live", "stack", a.dep.Stack, "deployment", int(a.dep.Number), "status", string(a.dep.Status), "err", a.out.clean(e.Text))
-	return err
+	return &mesh.Reported{Err: err}
 }
 
 // stillServing says what a failed deployment has left as it was.

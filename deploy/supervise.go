@@ -108,6 +108,9 @@ func (d *Deployer) event(ev mesh.InstanceEvent) {
 	fl := d.fleets[ev.Instance.Stack]
 	if fl != nil {
 		if m := fl.members[ev.Instance.Name]; m != nil && m.instance.ID == ev.Instance.ID {
+			if !ev.At.IsZero() && ev.At.Before(m.instance.Started) {
+				return // the end of an earlier run of the same container
+			}
 			d.crashedLocked(fl, m, ev)
 			return
 		}

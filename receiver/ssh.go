@@ -186,7 +186,7 @@ func (r *Receiver) offered(ctx ssh.Context, pub ssh.PublicKey) bool {
 	r.Logger.Info("unknown key", "key", fp, "remote", ctx.RemoteAddr().String())
 	if st.banner != nil && !r.strangers.known(fp) {
 		line := strings.TrimSpace(string(gossh.MarshalAuthorizedKey(pub)))
-		_ = st.banner.SendAuthBanner(fmt.Sprintf("mesh: the key %s is not known here. An admin lets it in with:\nssh mesh ssh-keys:add NAME <<< '%s'\n", fp, line))
+		_ = st.banner.SendAuthBanner(fmt.Sprintf("mesh: the key %s is not known here. An admin lets it in with:\n  ssh mesh ssh-keys:add NAME %s\n", fp, line))
 	}
 	return false
 }

@@ -60,18 +60,16 @@ func leftover() string {
 // rig is a router that serves on a loopback port.
 type rig struct {
 	*router.Router
-	t       testing.TB
-	addr    string
-	client  *http.Client
-	stop    func() // ends Serve and waits for it
-	mu      sync.Mutex
-	records []router.AccessRecord
-	told    chan router.AccessRecord
+	t      testing.TB
+	addr   string
+	client *http.Client
+	stop   func() // ends Serve and waits for it
+	told   chan router.AccessRecord
 }
 
 func start(t testing.TB, o router.Options) *rig {
 	t.Helper()
-	g := &rig{t: t, told: make(chan router.AccessRecord, 1<<16)}
+	g := &rig{t: t, told: make(chan router.AccessRecord, 4096)}
 	if o.Access == nil {
 		o.Access = func(a router.AccessRecord) {
 			select {

@@ -1,0 +1,89 @@
+// Command mesh is a git-push PaaS: the server (mesh serve) and its client (mesh
+// COMMAND). See docs/commands.md for the commands.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+
+	"mesh"
+	"mesh/deploy"
+	"mesh/receiver/command"
+)
+
+// version is set by the linker: see the Makefile.
+var version = ""
+
+// Version is what this binary calls itself.
+func Version() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+// program is the binary and what a test may want to be otherwise.
+type program struct {
+	version string
+	labels  map[string]string         // put on all containers and networks
+	reached func(deploy.Step, string) // see deploy.Options
+}
+
+func main() {
+	os.Exit(program{version: Version()}.main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// main runs one command line and returns its exit status.
+func (p program) main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	err := p.run(args, stdin, stdout, stderr)
+	var exit command.ExitStatus
+	if errors.As(err, &exit) {
+		return int(exit)
+	}
+	if err != nil {
+		printError(stderr, err)
+	}
+	return mesh.ExitStatus(err)
+}
+
+func (p program) run(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	switch {
+	case len(args) > 0 && args[0] == "serve":
+		return p.serveMain(args[1:], stdout, stderr)
+	case len(args) == 1 && (args[0] == "version" || args[0] == "--version"):
+		_, err := fmt.Fprintf(stdout, "mesh %s\n", p.version)
+		return err
+	case len(args) > 0 && (args[0] == "help" || args[0] == "--help" || args[0] == "-h"):
+		return command.Help(args[1:], stdout, stderr)
+	}
+	return client(args, stdin, stdout, stderr)
+}
+
+func printError(w io.Writer, err error) {
+	var reported *mesh.Reported
+	if errors.As(err, &reported) {
+		return
+	}
+	var all interface{ Unwrap() []error }
+	var e *mesh.Error
+	if _, one := err.(*mesh.Error); !one && errors.As(err, &all) { //nolint:errorlint // several faults at once, each printed by itself
+		for _, err := range all.Unwrap() {
+			printError(w, err)
+		}
+		return
+	}
+	if !errors.As(err, &e) {
+		_, _ = fmt.Fprintf(w, "error: %v\n", err)
+		return
+	}
+	_, _ = fmt.Fprintf(w, "error: %s\n", err)
+	if e.Hint != "" {
+		_, _ = fmt.Fprintf(w, "hint:  %s\n", e.Hint)
+	}
+}

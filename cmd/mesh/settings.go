@@ -1,0 +1,128 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"mesh"
+)
+
+// settings of the server. Flags win over the environment, which wins over the
+// defaults.
+type settings struct {
+	Data       string
+	SSHAddr    string
+	HTTPAddr   string
+	HTTPSAddr  string
+	AdminAddr  string
+	Domain     string
+	DockerHost string
+	LogLevel   string
+	LogFormat  string
+}
+
+// variables are the environment variables of the flags.
+var variables = map[string]string{
+	"data": "MESH_DATA", "ssh-addr": "MESH_SSH_ADDR", "http-addr": "MESH_HTTP_ADDR", "https-addr": "MESH_HTTPS_ADDR",
+	"admin-addr": "MESH_ADMIN_ADDR", "domain": "MESH_DOMAIN", "docker-host": "DOCKER_HOST",
+	"log-level": "MESH_LOG_LEVEL", "log-format": "MESH_LOG_FORMAT",
+}
+
+// defaultData is /var/lib/mesh for root and a folder of one's own for others.
+func defaultData() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/mesh"
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "mesh-data"
+	}
+	return filepath.Join(home, ".local", "share", "mesh")
+}
+
+func (s *settings) flags() *pflag.FlagSet {
+	fs := pflag.NewFlagSet("mesh serve", pflag.ContinueOnError)
+	fs.SortFlags = false
+	fs.SetOutput(io.Discard)
+	fs.StringVar(&s.Data, "data", defaultData(), "`DIR` with all that mesh owns")
+	fs.StringVar(&s.SSHAddr, "ssh-addr", ":2222", "`ADDR` for git and commands")
+	fs.StringVar(&s.HTTPAddr, "http-addr", ":8080", "`ADDR` for web traffic")
+	fs.StringVar(&s.HTTPSAddr, "https-addr", "", "`ADDR` for web traffic over TLS (empty: off)")
+	fs.StringVar(&s.AdminAddr, "admin-addr", "", "`ADDR` for /healthz and /metrics (empty: off)")
+	fs.StringVar(&s.Domain, "domain", "localhost", "base `DOMAIN`: the stack blog is at blog.DOMAIN")
+	fs.StringVar(&s.DockerHost, "docker-host", "", "`URL` of the Docker Engine (empty: the Docker default)")
+	fs.StringVar(&s.LogLevel, "log-level", "info", "`LEVEL`: debug, info, warn or error")
+	fs.StringVar(&s.LogFormat, "log-format", "text", "`FORMAT`: text or json")
+	return fs
+}
+
+// parseSettings reads flags and environment, and tells all faults at once.
+func parseSettings(args []string, getenv func(string) string) (settings, error) {
+	var s settings
+	fs := s.flags()
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			return s, err
+		}
+		return s, mesh.Errorf(mesh.Invalid, "mesh serve: %w", err).WithHint("list the flags with: mesh serve -h")
+	}
+	if fs.NArg() > 0 {
+		return s, mesh.Errorf(mesh.Invalid, "mesh serve takes no argument %q", mesh.Clip(fs.Arg(0), 60)).WithHint("list the flags with: mesh serve -h")
+	}
+	fs.VisitAll(func(f *pflag.Flag) {
+		if v := getenv(variables[f.Name]); v != "" && !f.Changed {
+			_ = f.Value.Set(v) // all are strings
+		}
+	})
+	var faults []error
+	bad := func(flag, value, why string) {
+		faults = append(faults, mesh.Errorf(mesh.Invalid, "--%s (or %s) is %q: %s", flag, variables[flag], value, why))
+	}
+	for flag, addr := range map[string]string{"ssh-addr": s.SSHAddr, "http-addr": s.HTTPAddr, "https-addr": s.HTTPSAddr, "admin-addr": s.AdminAddr} {
+		if addr == "" && (flag == "https-addr" || flag == "admin-addr") {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			bad(flag, addr, "give HOST:PORT or :PORT")
+		}
+	}
+	if s.HTTPSAddr != "" {
+		bad("https-addr", s.HTTPSAddr, "this version does not terminate TLS yet; put it behind something that does, or leave this empty")
+	}
+	if _, err := mesh.ParseHost(s.Domain); err != nil || strings.HasPrefix(s.Domain, "*") {
+		bad("domain", s.Domain, "give a host name such as apps.example.com")
+	}
+	if _, ok := levels[s.LogLevel]; !ok {
+		bad("log-level", s.LogLevel, "choose debug, info, warn or error")
+	}
+	if s.LogFormat != "text" && s.LogFormat != "json" {
+		bad("log-format", s.LogFormat, "choose text or json")
+	}
+	slices.SortFunc(faults, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	if s.Domain = strings.ToLower(strings.TrimSuffix(s.Domain, ".")); len(faults) > 0 {
+		return s, errors.Join(faults...)
+	}
+	return s, nil
+}
+
+func serveHelp(w io.Writer) {
+	var s settings
+	_, _ = fmt.Fprintln(w, "usage: mesh serve [FLAGS]\n\nRuns the server. Each flag is also an environment variable:")
+	_, _ = fmt.Fprintln(w)
+	s.flags().VisitAll(func(f *pflag.Flag) {
+		name, usage := pflag.UnquoteUsage(f)
+		def := ""
+		if f.DefValue != "" {
+			def = fmt.Sprintf(" (%s)", f.DefValue)
+		}
+		_, _ = fmt.Fprintf(w, "  %-24s %-18s %s%s\n", "--"+f.Name+" "+name, variables[f.Name], usage, def)
+	})
+}

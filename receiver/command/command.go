@@ -1,0 +1,414 @@
+// Package command is what people type: one table of commands, from which the
+// dispatch, the help, the documentation and the suggestions come. The same
+// commands with the same output run over ssh, the local socket and the client.
+//
+// It parses, checks rights, finds the stack that is meant, and prints. What a
+// command does is done by the Deployer, and what it shows comes from the State
+// and the Logs that it is given.
+package command
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"mesh"
+)
+
+// State is what commands may read.
+type State interface {
+	Stacks(ctx context.Context) ([]mesh.Stack, error)
+	Stack(ctx context.Context, name mesh.StackName) (mesh.Stack, error)
+	Release(ctx context.Context, stack mesh.StackName, n mesh.ReleaseNumber) (mesh.Release, error)
+	Releases(ctx context.Context, stack mesh.StackName, limit int) ([]mesh.Release, error)
+	Deployment(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber) (mesh.Deployment, error)
+	Deployments(ctx context.Context, stack mesh.StackName, limit int) ([]mesh.Deployment, error)
+	Keys(ctx context.Context) ([]mesh.Key, error)
+	ReadOutput(stack mesh.StackName, n mesh.DeploymentNumber) (io.ReadCloser, error)
+}
+
+// Deployer is what commands may change. What a method prints to out is the talk
+// of a deployment, line by line.
+type Deployer interface {
+	CreateStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) (mesh.Stack, error)
+	DestroyStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) error
+	SetConfig(ctx context.Context, stack mesh.StackName, by mesh.KeyName, set mesh.Config, unset []string, recordOnly bool, out io.Writer) ([]string, error)
+	SetSettings(ctx context.Context, stack mesh.StackName, fn func(*mesh.Settings) error) (mesh.Stack, error)
+	Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyName, changes []mesh.Scale, out io.Writer) (mesh.Formation, error)
+	Restart(ctx context.Context, stack mesh.StackName, by mesh.KeyName, svc mesh.ServiceName, out io.Writer) error
+	Start(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error
+	Stop(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error
+	Rollback(ctx context.Context, stack mesh.StackName, by mesh.KeyName, n mesh.ReleaseNumber, out io.Writer) error
+	Cancel(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber, by mesh.KeyName) (mesh.Deployment, error)
+	Done(stack mesh.StackName, n mesh.DeploymentNumber) <-chan struct{}
+	AddDomain(ctx context.Context, name mesh.StackName, host mesh.Host) error
+	RemoveDomain(ctx context.Context, name mesh.StackName, host mesh.Host) error
+	Domains(st mesh.Stack) []mesh.Host
+	AddKey(ctx context.Context, k mesh.Key) error
+	RemoveKey(ctx context.Context, name, by mesh.KeyName) error
+	Status(stack mesh.StackName) []mesh.InstanceStatus
+	RunCommand(ctx context.Context, run mesh.Run) (int, error)
+}
+
+// Logs reads what instances print.
+type Logs interface {
+	// Logs calls fn with each line, oldest first, and returns fn's error. With
+	// Follow it goes on until ctx ends.
+	Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error
+}
+
+// Set is the commands and what they work with. All fields must be set.
+type Set struct {
+	State    State
+	Deployer Deployer
+	Logs     Logs
+	Version  string
+	URL      func(mesh.Host) string // how people reach a host
+	Logger   *slog.Logger
+	Now      func() time.Time
+}
+
+// Request is one command line and where it came from.
+type Request struct {
+	Key    mesh.Key
+	User   string // the SSH user name, which may name a stack
+	Words  []string
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+	Env    map[string]string // NO_COLOR
+
+	TTY    bool
+	Size   mesh.WindowSize
+	Resize <-chan mesh.WindowSize // of a TTY
+}
+
+// ExitStatus is the status of a command that failed and has said why itself, such
+// as one that was run in a container.
+type ExitStatus int
+
+func (e ExitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// call is one run of a command.
+type call struct {
+	*Set
+	Request
+	def   *definition
+	flags *pflag.FlagSet
+	args  []string
+	named string     // the stack in front of the command
+	stack mesh.Stack // of commands that work on one
+	json  bool
+
+	raw io.Writer // stdout without the terminal's line ends
+}
+
+// Run runs a command line. The error's kind makes the exit status; an ExitStatus
+// needs no more words.
+func (s *Set) Run(ctx context.Context, req Request) error {
+	c := &call{Set: s, Request: req, raw: req.Stdout}
+	if req.TTY {
+		c.Stdout, c.Stderr = crlf{req.Stdout}, crlf{req.Stderr}
+	}
+	err := c.run(ctx)
+	var exit ExitStatus
+	if err == nil || errors.As(err, &exit) {
+		return err
+	}
+	if req.TTY {
+		PrintError(c.Stderr, err, s.Logger)
+		return ExitStatus(mesh.ExitStatus(err))
+	}
+	return err
+}
+
+func (c *call) run(ctx context.Context) error {
+	words, err := c.leading(c.Words)
+	if err != nil {
+		return err
+	}
+	if len(words) == 0 {
+		words = []string{"stacks"}
+	}
+	def, rest, err := find(words)
+	if err != nil {
+		return err
+	}
+	c.def = def
+	if err := c.parse(rest); err != nil {
+		return err
+	}
+	if help, _ := c.flags.GetBool("help"); help {
+		return c.help(c.Stdout, def.topic, def)
+	}
+	if def.stack {
+		if c.stack, c.args, err = c.findStack(ctx, c.args); err != nil {
+			return err
+		}
+		if !c.Key.May(def.access, c.stack.Name) {
+			return c.denied()
+		}
+	} else if def.access > mesh.AccessRead && !c.Key.May(def.access, "") && !def.ownCheck {
+		return c.denied()
+	}
+	if n := len(c.args); n < def.min || n > def.max {
+		return c.usage("%s", argCount(def, c.args))
+	}
+	return def.run(ctx, c)
+}
+
+// leading takes the stack off the front of a command line, where the client puts
+// the one that the checkout names.
+func (c *call) leading(words []string) ([]string, error) {
+	if len(words) == 0 {
+		return nil, nil
+	}
+	name, value, joined := strings.Cut(words[0], "=")
+	switch name {
+	case "-a", "-s", "--app", "--stack":
+	default:
+		return words, nil
+	}
+	words = words[1:]
+	if !joined {
+		if len(words) == 0 {
+			return nil, mesh.Errorf(mesh.Invalid, "%s needs the name of a stack", name)
+		}
+		value, words = words[0], words[1:]
+	}
+	c.named = value
+	return words, nil
+}
+
+func argCount(def *definition, args []string) string {
+	if len(args) < def.min {
+		return def.name() + " needs more arguments"
+	}
+	return fmt.Sprintf("%s takes no argument %q", def.name(), mesh.Clip(args[def.max], 60))
+}
+
+func (c *call) denied() error {
+	return mesh.Errorf(mesh.Denied, "the key %q may not use %s", c.Key.Name, c.def.name()).
+		WithHint("it has the role %s; ask an admin for %s", c.Key.Role, c.def.access)
+}
+
+// usage is an error in the arguments: exit status 2 and the usage line.
+func (c *call) usage(format string, args ...any) error {
+	return mesh.Errorf(mesh.Invalid, format, args...).WithHint("usage: ssh mesh %s", c.def.usage())
+}
+
+func (c *call) parse(words []string) error {
+	fs := pflag.NewFlagSet(c.def.name(), pflag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.SortFlags = false
+	if c.def.stack {
+		fs.StringP("app", "a", "", "the `STACK` that is meant")
+		fs.StringP("stack", "s", "", "the same")
+	}
+	if c.def.json {
+		fs.Bool("json", false, "print JSON")
+	}
+	fs.BoolP("help", "h", false, "print help")
+	if c.def.flags != nil {
+		c.def.flags(fs)
+	}
+	fs.SetInterspersed(!c.def.verbatim)
+	c.flags = fs
+	if err := fs.Parse(words); err != nil {
+		return c.usage("%s", strings.TrimSuffix(err.Error(), "\n"))
+	}
+	c.args = fs.Args()
+	c.json, _ = fs.GetBool("json")
+	return nil
+}
+
+// findStack finds the stack that is meant: by option, by SSH user, by the first
+// argument, or because there is only one.
+func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []string, error) {
+	app, _ := c.flags.GetString("app")
+	if s, _ := c.flags.GetString("stack"); s != "" {
+		if app != "" && app != s {
+			return mesh.Stack{}, nil, c.usage("-a %s and -s %s name two stacks", mesh.Clip(app, 60), mesh.Clip(s, 60))
+		}
+		app = s
+	}
+	if app == "" {
+		app = c.named
+	}
+	all, err := c.State.Stacks(ctx)
+	if err != nil {
+		return mesh.Stack{}, nil, err
+	}
+	all = slices.DeleteFunc(all, func(s mesh.Stack) bool { return !c.Key.May(mesh.AccessRead, s.Name) })
+	byName := func(name string) (mesh.Stack, bool) {
+		i := slices.IndexFunc(all, func(s mesh.Stack) bool { return string(s.Name) == name })
+		if i < 0 {
+			return mesh.Stack{}, false
+		}
+		return all[i], true
+	}
+	if app != "" {
+		st, ok := byName(app)
+		if !ok {
+			return st, nil, noStack(app, all)
+		}
+		return st, args, nil
+	}
+	if st, ok := byName(c.User); ok {
+		return st, args, nil
+	}
+	if len(args) > 0 && c.flags.ArgsLenAtDash() != 0 {
+		if st, ok := byName(args[0]); ok {
+			return st, args[1:], nil
+		}
+	}
+	switch len(all) {
+	case 1:
+		return all[0], args, nil
+	case 0:
+		return mesh.Stack{}, nil, &mesh.Error{Kind: mesh.NoStack, Text: "there is no stack yet", Hint: "push one: git remote add mesh ssh://mesh@HOST:PORT/NAME && git push mesh main"}
+	}
+	var names []string
+	for _, s := range all {
+		names = append(names, string(s.Name))
+	}
+	return mesh.Stack{}, nil, c.usage("which stack? there are %s; name one with -a", mesh.Clip(strings.Join(names, ", "), 400))
+}
+
+func noStack(name string, all []mesh.Stack) error {
+	e := mesh.Errorf(mesh.NoStack, "no stack is named %q", mesh.Clip(name, 60)).WithHint("list all with: ssh mesh stacks")
+	best, dist := "", 3
+	for _, s := range all {
+		if d := distance(name, string(s.Name)); d < dist {
+			best, dist = string(s.Name), d
+		}
+	}
+	if best != "" {
+		e.Hint = fmt.Sprintf("there is %q; list all with: ssh mesh stacks", best)
+	}
+	return e
+}
+
+// distance is the Levenshtein distance of two words.
+func distance(a, b string) int {
+	if len(a) > 64 || len(b) > 64 {
+		return 64
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		last := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := last
+			if a[i] != b[j] {
+				cost++
+			}
+			last = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// PrintError tells a person what is wrong and what to do about it. What is no
+// fault of theirs goes to the log, and they see a short id of it.
+func PrintError(w io.Writer, err error, log *slog.Logger) {
+	var reported *mesh.Reported
+	if errors.As(err, &reported) {
+		return
+	}
+	var e *mesh.Error
+	if !errors.As(err, &e) {
+		if errors.Is(err, context.Canceled) {
+			return
+		}
+		var b [4]byte
+		_, _ = rand.Read(b[:])
+		id := hex.EncodeToString(b[:])
+		log.Error("command failed", "id", id, "err", err)
+		_, _ = fmt.Fprintf(w, "error: mesh itself failed (id %s)\nhint:  the server's log has the details under that id\n", id)
+		return
+	}
+	_, _ = fmt.Fprintf(w, "error: %s\n", e.Text)
+	if e.Hint != "" {
+		_, _ = fmt.Fprintf(w, "hint:  %s\n", e.Hint)
+	}
+}
+
+// crlf is a terminal in raw mode.
+type crlf struct{ w io.Writer }
+
+func (c crlf) Write(p []byte) (int, error) {
+	if _, err := io.WriteString(c.w, strings.ReplaceAll(string(p), "\n", "\r\n")); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// printJSON prints v for a program.
+func (c *call) printJSON(v any) error {
+	enc := json.NewEncoder(c.Stdout)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// table prints rows in columns: the heading to stderr, the data to stdout.
+func (c *call) table(heading []string, rows [][]string) {
+	width := make([]int, len(heading))
+	for _, r := range append([][]string{heading}, rows...) {
+		for i, cell := range r {
+			width[i] = max(width[i], len([]rune(cell)))
+		}
+	}
+	line := func(w io.Writer, r []string) {
+		var b strings.Builder
+		for i, cell := range r {
+			b.WriteString(cell)
+			if i < len(r)-1 {
+				b.WriteString(strings.Repeat(" ", width[i]-len([]rune(cell))+2))
+			}
+		}
+		_, _ = fmt.Fprintln(w, strings.TrimRight(b.String(), " "))
+	}
+	line(c.Stderr, heading)
+	for _, r := range rows {
+		line(c.Stdout, r)
+	}
+}
+
+// when is a time for people: relative on a terminal, RFC 3339 elsewhere.
+func (c *call) when(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	if !c.TTY {
+		return t.UTC().Format(time.RFC3339)
+	}
+	return ago(c.Now().Sub(t)) + " ago"
+}
+
+func ago(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", max(0, int(d.Seconds())))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	}
+	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}

@@ -1,0 +1,137 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"mesh"
+)
+
+var configCommands = []*definition{
+	{
+		topic: "config", short: "List the names of the config vars, never their values", stack: true, json: true, run: runConfig,
+	},
+	{
+		topic: "config", verb: "get", args: "NAME", short: "Print the value of a config var",
+		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, json: true, run: runConfigGet,
+	},
+	{
+		topic: "config", verb: "set", args: "NAME=VALUE…", short: "Set config vars and roll them out as one release, without downtime",
+		long: "`NAME=-` reads the value from standard input, which is the way for secrets and for values of several\n" +
+			"lines. Over plain ssh, quote once more: `ssh mesh \"config:set -a blog MOTD='hello world'\"`; the client\n" +
+			"`mesh config:set` needs no second quoting.",
+		stack: true, access: mesh.AccessDeploy, min: 1, max: many, run: runConfigSet,
+		flags: func(f *pflag.FlagSet) {
+			f.Bool("no-restart", false, "record only; the next release brings them into force")
+		},
+	},
+	{
+		topic: "config", verb: "unset", args: "NAME…", short: "Remove config vars and roll that out as one release",
+		stack: true, access: mesh.AccessDeploy, min: 1, max: many, run: runConfigUnset,
+		flags: func(f *pflag.FlagSet) {
+			f.Bool("no-restart", false, "record only; the next release brings it into force")
+		},
+	},
+}
+
+func runConfig(_ context.Context, c *call) error {
+	names := c.stack.Config.Names()
+	if c.json {
+		if names == nil {
+			names = []string{}
+		}
+		return c.printJSON(map[string]any{"stack": c.stack.Name, "names": names})
+	}
+	for _, n := range names {
+		_, _ = fmt.Fprintln(c.Stdout, n)
+	}
+	return nil
+}
+
+func runConfigGet(_ context.Context, c *call) error {
+	v, ok := c.stack.Config[c.args[0]]
+	if !ok {
+		return mesh.Errorf(mesh.NotFound, "%s has no config var %s", c.stack.Name, mesh.Clip(c.args[0], 60)).WithHint("list them with: ssh mesh config -a %s", c.stack.Name)
+	}
+	if c.json {
+		return c.printJSON(map[string]string{"name": c.args[0], "value": v.Reveal()})
+	}
+	_, _ = fmt.Fprintln(c.Stdout, v.Reveal())
+	return nil
+}
+
+// maxValue is what is read from standard input: more than a stack may hold in
+// all.
+const maxValue = 2 << 20
+
+func runConfigSet(ctx context.Context, c *call) error {
+	set := mesh.Config{}
+	fromStdin := ""
+	for _, a := range c.args {
+		name, value, ok := strings.Cut(a, "=")
+		if !ok {
+			return mesh.Errorf(mesh.Invalid, "%q is not NAME=VALUE", mesh.Clip(a, 60)).
+				WithHint("a value with blanks has to be quoted once more, ssh mesh \"config:set -a %s NAME='a value'\", or read from standard input: ssh mesh config:set -a %s NAME=- < file", c.stack.Name, c.stack.Name)
+		}
+		if _, err := mesh.ParseVarName(name); err != nil {
+			return err
+		}
+		if _, twice := set[name]; twice {
+			return c.usage("%s is given twice", name)
+		}
+		if value == "-" {
+			if fromStdin != "" {
+				return c.usage("only one value can be read from standard input, and %s is one already", fromStdin)
+			}
+			fromStdin = name
+		}
+		set[name] = mesh.NewSecret(value)
+	}
+	if fromStdin != "" {
+		if c.TTY {
+			return mesh.Errorf(mesh.Invalid, "the value of %s has to come from standard input, and that is a terminal", fromStdin).
+				WithHint("pipe it: ssh mesh config:set -a %s %s=- < file", c.stack.Name, fromStdin)
+		}
+		data, err := io.ReadAll(io.LimitReader(c.Stdin, maxValue))
+		if err != nil {
+			return fmt.Errorf("read the value of %s: %w", fromStdin, err)
+		}
+		// echo and editors end the last line; a value seldom means to.
+		set[fromStdin] = mesh.NewSecret(strings.TrimSuffix(string(data), "\n"))
+	}
+	return c.changeConfig(ctx, set, nil, "set")
+}
+
+func runConfigUnset(ctx context.Context, c *call) error {
+	for _, n := range c.args {
+		if strings.Contains(n, "=") {
+			return c.usage("config:unset takes names only, not %q", mesh.Clip(n[:strings.IndexByte(n, '=')], 60)+"=…")
+		}
+	}
+	return c.changeConfig(ctx, nil, c.args, "unset")
+}
+
+func (c *call) changeConfig(ctx context.Context, set mesh.Config, unset []string, verb string) error {
+	recordOnly, _ := c.flags.GetBool("no-restart")
+	changed, err := c.Deployer.SetConfig(ctx, c.stack.Name, c.Key.Name, set, unset, recordOnly, c.Stderr)
+	if err != nil {
+		return err
+	}
+	st, err := c.State.Stack(ctx, c.stack.Name)
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(changed) == 0:
+		_, _ = fmt.Fprintf(c.Stdout, "%s: nothing to change\n", st.Name)
+	case st.Current == 0, recordOnly:
+		_, _ = fmt.Fprintf(c.Stdout, "%s: %s %s; in force with the next release\n", st.Name, verb, strings.Join(changed, ", "))
+	default:
+		_, _ = fmt.Fprintf(c.Stdout, "%s %s: %s %s\n", st.Name, st.Current, verb, strings.Join(changed, ", "))
+	}
+	return nil
+}

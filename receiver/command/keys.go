@@ -1,0 +1,153 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/crypto/ssh"
+
+	"mesh"
+)
+
+var keyCommands = []*definition{
+	{
+		topic: "ssh-keys", short: "List the keys and what they may do", access: mesh.AccessAdmin, json: true, run: runKeys,
+	},
+	{
+		topic: "ssh-keys", verb: "add", args: "NAME < KEY.pub", short: "Let a public key in, read from standard input or given behind the name",
+		long:   "The first key gets the role admin, the others deploy, unless --role says otherwise. With --stack the key is\nlimited to those stacks and sees no others.",
+		access: mesh.AccessAdmin, min: 1, max: many, run: runKeysAdd,
+		flags: func(f *pflag.FlagSet) {
+			f.String("role", "", "`ROLE`: admin, deploy or read")
+			f.StringArray("stack", nil, "only this `STACK`; may be given several times")
+		},
+	},
+	{
+		topic: "ssh-keys", verb: "remove", args: "NAME", short: "Shut a key out", access: mesh.AccessAdmin, min: 1, max: 1, run: runKeysRemove,
+	},
+}
+
+type keyJSON struct {
+	Name        string    `json:"name"`
+	Role        string    `json:"role"`
+	Stacks      []string  `json:"stacks"`
+	Fingerprint string    `json:"fingerprint"`
+	Public      string    `json:"public"`
+	Added       time.Time `json:"added"`
+	AddedBy     string    `json:"added_by,omitempty"`
+}
+
+func runKeys(ctx context.Context, c *call) error {
+	keys, err := c.State.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	list := make([]keyJSON, 0, len(keys))
+	var rows [][]string
+	for _, k := range keys {
+		j := keyJSON{Name: string(k.Name), Role: string(k.Role), Stacks: []string{}, Fingerprint: k.Fingerprint, Public: k.Public, Added: k.Added, AddedBy: string(k.AddedBy)}
+		for _, s := range k.Stacks {
+			j.Stacks = append(j.Stacks, string(s))
+		}
+		list = append(list, j)
+		stacks := strings.Join(j.Stacks, " ")
+		if stacks == "" {
+			stacks = "all"
+		}
+		rows = append(rows, []string{j.Name, j.Role, stacks, j.Fingerprint, c.when(j.Added)})
+	}
+	if c.json {
+		return c.printJSON(list)
+	}
+	c.table([]string{"KEY", "ROLE", "STACKS", "FINGERPRINT", "ADDED"}, rows)
+	return nil
+}
+
+// maxKeyText is more than the longest public key takes (RSA with 16384 bits).
+const maxKeyText = 16 << 10
+
+func runKeysAdd(ctx context.Context, c *call) error {
+	name, err := mesh.ParseKeyName(c.args[0])
+	if err != nil {
+		return err
+	}
+	text := strings.Join(c.args[1:], " ")
+	if text == "" {
+		if c.TTY {
+			return mesh.Errorf(mesh.Invalid, "the key has to come from standard input, and that is a terminal").WithHint("ssh mesh ssh-keys:add %s < ~/.ssh/id_ed25519.pub", name)
+		}
+		data, err := io.ReadAll(io.LimitReader(c.Stdin, maxKeyText))
+		if err != nil {
+			return fmt.Errorf("read the key: %w", err)
+		}
+		text = string(data)
+	}
+	pub, err := parsePublicKey(text)
+	if err != nil {
+		return err
+	}
+	k := mesh.Key{
+		Name: name, Role: mesh.RoleDeploy, AddedBy: c.Key.Name,
+		Public:      strings.TrimSpace(string(ssh.MarshalAuthorizedKey(pub))),
+		Fingerprint: ssh.FingerprintSHA256(pub),
+	}
+	have, err := c.State.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	if len(have) == 0 {
+		k.Role = mesh.RoleAdmin
+	}
+	if role, _ := c.flags.GetString("role"); role != "" {
+		if k.Role, err = mesh.ParseRole(role); err != nil {
+			return err
+		}
+	}
+	stacks, _ := c.flags.GetStringArray("stack")
+	for _, s := range stacks {
+		n, err := mesh.ParseStackName(s)
+		if err != nil {
+			return err
+		}
+		k.Stacks = append(k.Stacks, n)
+	}
+	if err := c.Deployer.AddKey(ctx, k); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s may come in as %s: %s\n", k.Name, k.Role, k.Fingerprint)
+	return nil
+}
+
+func parsePublicKey(text string) (ssh.PublicKey, error) {
+	switch {
+	case strings.TrimSpace(text) == "":
+		return nil, mesh.Errorf(mesh.Invalid, "there is no key on standard input").WithHint("ssh mesh ssh-keys:add NAME < ~/.ssh/id_ed25519.pub")
+	case strings.Contains(text, "PRIVATE KEY"):
+		return nil, mesh.Errorf(mesh.Invalid, "this is a private key, which nobody else should ever see").WithHint("give the public one, whose file ends in .pub; if the private key has been seen, make a new pair")
+	}
+	pub, _, options, rest, err := ssh.ParseAuthorizedKey([]byte(text))
+	switch {
+	case err != nil:
+		return nil, mesh.Errorf(mesh.Invalid, "this is not a public key: %q", mesh.Clip(strings.TrimSpace(text), 40)).WithHint(`it is one line such as "ssh-ed25519 AAAA… name"`)
+	case len(options) > 0:
+		return nil, mesh.Errorf(mesh.Invalid, "options in front of a key (%s) mean nothing here", mesh.Clip(strings.Join(options, ","), 60)).WithHint("give the key alone; --role and --stack limit it")
+	case strings.TrimSpace(string(rest)) != "":
+		return nil, mesh.Errorf(mesh.Invalid, "there is more than one key").WithHint("add them one by one, each under a name of its own")
+	case pub.Type() == "ssh-dss":
+		return nil, mesh.Errorf(mesh.Invalid, "DSA keys are too weak to be let in").WithHint("make an ed25519 key: ssh-keygen -t ed25519")
+	}
+	return pub, nil
+}
+
+func runKeysRemove(ctx context.Context, c *call) error {
+	name := mesh.KeyName(c.args[0])
+	if err := c.Deployer.RemoveKey(ctx, name, c.Key.Name); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s is shut out\n", name)
+	return nil
+}

@@ -1,0 +1,61 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"mesh"
+)
+
+var logCommands = []*definition{
+	{
+		topic: "logs", short: "Print what the instances have printed", stack: true, json: true, run: runLogs,
+		flags: func(f *pflag.FlagSet) {
+			f.BoolP("tail", "t", false, "go on with what comes")
+			f.IntP("lines", "n", 100, "the last `N` lines; -1 for all")
+			f.StringP("ps", "p", "", "only this `SERVICE` or instance (web, web.1)")
+			f.Duration("since", 0, "only what is newer than this `AGE` (1h)")
+		},
+	},
+}
+
+type logJSON struct {
+	At     time.Time `json:"at"`
+	Source string    `json:"source"`
+	Name   string    `json:"name"`
+	Text   string    `json:"text"`
+}
+
+// logTime is RFC 3339 with microseconds, always in UTC.
+const logTime = "2006-01-02T15:04:05.000000+00:00"
+
+func runLogs(ctx context.Context, c *call) error {
+	q := mesh.LogQuery{Stack: c.stack.Name}
+	q.Follow, _ = c.flags.GetBool("tail")
+	q.Lines, _ = c.flags.GetInt("lines")
+	if since, _ := c.flags.GetDuration("since"); since > 0 {
+		q.Since = c.Now().Add(-since)
+	}
+	if ps, _ := c.flags.GetString("ps"); ps != "" {
+		if in, err := mesh.ParseInstanceName(ps); err == nil {
+			q.Service, q.Instance = in.Service, in
+		} else if q.Service, err = mesh.ParseServiceName(ps); err != nil {
+			return c.usage("%q is neither a service nor an instance", mesh.Clip(ps, 60))
+		}
+	}
+	err := c.Logs.Logs(ctx, q, func(l mesh.LogLine) error {
+		if c.json {
+			return c.printJSON(logJSON(l))
+		}
+		_, err := fmt.Fprintf(c.Stdout, "%s %s[%s]: %s\n", l.At.UTC().Format(logTime), l.Source, l.Name, l.Text)
+		return err
+	})
+	if ctx.Err() != nil || errors.Is(err, context.Canceled) {
+		return nil // Ctrl-C is how a tail ends
+	}
+	return err
+}

@@ -1,0 +1,220 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"mesh"
+)
+
+var psCommands = []*definition{
+	{
+		topic: "ps", short: "List the instances with their state", stack: true, json: true, run: runPS,
+	},
+	{
+		topic: "ps", verb: "scale", args: "[SERVICE=N | SERVICE+N | SERVICE-N …]",
+		short: "Change how many instances there are, all or nothing; without arguments, print it to paste back",
+		stack: true, access: mesh.AccessRead, max: many, json: true, run: runScale,
+	},
+	{
+		topic: "ps", verb: "restart", args: "[SERVICE]", short: "Replace the instances by new ones, without downtime",
+		stack: true, access: mesh.AccessDeploy, max: 1, run: runRestart,
+	},
+	{
+		topic: "ps", verb: "stop", short: "Stop all instances; requests get 503", stack: true, access: mesh.AccessDeploy, run: runStop,
+	},
+	{
+		topic: "ps", verb: "start", short: "Start a stopped stack", stack: true, access: mesh.AccessDeploy, run: runStart,
+	},
+	{
+		topic: "run", args: "[-e NAME=VALUE] [--] COMMAND…", short: "Run a one-off command with the image and config of the current release",
+		long:  "The exit status is the command's own. With a terminal (ssh -t) it gets one, too. One argument with blanks\nin it is run by the image's shell.",
+		stack: true, access: mesh.AccessDeploy, verbatim: true, min: 1, max: many, run: runRun,
+		flags: func(f *pflag.FlagSet) { f.StringArrayP("env", "e", nil, "a further variable, `NAME=VALUE`") },
+	},
+}
+
+type instanceJSON struct {
+	Name     string     `json:"name"`
+	State    string     `json:"state"`
+	Release  string     `json:"release"`
+	Since    time.Time  `json:"since"`
+	Command  string     `json:"command,omitempty"`
+	Crashes  int        `json:"crashes,omitempty"`
+	ExitCode *int       `json:"exit_code,omitempty"`
+	OOM      bool       `json:"oom,omitempty"`
+	Next     *time.Time `json:"next_try,omitempty"`
+}
+
+func runPS(_ context.Context, c *call) error {
+	list := []instanceJSON{}
+	var rows [][]string
+	for _, in := range c.Deployer.Status(c.stack.Name) {
+		j := instanceJSON{Name: in.Name.String(), State: in.State, Release: in.Release.String(), Since: in.Since, Command: in.Command, Crashes: in.Crashes, OOM: in.OOM}
+		state := in.State
+		if in.State == "crashed" {
+			j.ExitCode, j.Next = &in.ExitCode, &in.Next
+			oom := ""
+			if in.OOM {
+				oom = ", OOM"
+			}
+			state = fmt.Sprintf("crashed (exit %d%s) %d×", in.ExitCode, oom, in.Crashes)
+		}
+		list = append(list, j)
+		command := in.Command
+		if command == "" {
+			command = "(image)"
+		}
+		rows = append(rows, []string{j.Name, state, j.Release, c.when(in.Since), mesh.Clip(command, 60)})
+	}
+	if c.json {
+		return c.printJSON(list)
+	}
+	if len(rows) == 0 {
+		switch {
+		case c.stack.Current == 0:
+			_, _ = fmt.Fprintf(c.Stderr, "%s has not been deployed yet\n", c.stack.Name)
+		case c.stack.Stopped:
+			_, _ = fmt.Fprintf(c.Stderr, "%s is stopped; start it with: ssh mesh ps:start -a %s\n", c.stack.Name, c.stack.Name)
+		default:
+			_, _ = fmt.Fprintf(c.Stderr, "%s is scaled to nothing\n", c.stack.Name)
+		}
+		return nil
+	}
+	c.table([]string{"INSTANCE", "STATE", "RELEASE", "SINCE", "COMMAND"}, rows)
+	return nil
+}
+
+// parseScale reads "web=2", "web+1", "web-1".
+func parseScale(s string) (mesh.Scale, bool) {
+	// A service name may have a '-' in it: the operator is the last one before the
+	// number.
+	i := strings.LastIndexAny(s, "=+-")
+	if i <= 0 {
+		return mesh.Scale{}, false
+	}
+	svc, err := mesh.ParseServiceName(s[:i])
+	n, nerr := strconv.Atoi(s[i+1:])
+	if err != nil || nerr != nil || s[i+1] < '0' || s[i+1] > '9' {
+		return mesh.Scale{}, false
+	}
+	switch s[i] {
+	case '+':
+		return mesh.Scale{Service: svc, To: n, By: true}, true
+	case '-':
+		return mesh.Scale{Service: svc, To: -n, By: true}, true
+	}
+	return mesh.Scale{Service: svc, To: n}, true
+}
+
+func runScale(ctx context.Context, c *call) error {
+	form := c.stack.Formation
+	if len(c.args) == 0 {
+		if c.stack.Current > 0 {
+			r, err := c.State.Release(ctx, c.stack.Name, c.stack.Current)
+			if err != nil {
+				return err
+			}
+			form = r.Formation
+		}
+	} else {
+		if !c.Key.May(mesh.AccessDeploy, c.stack.Name) {
+			return c.denied()
+		}
+		var changes []mesh.Scale
+		for _, a := range c.args {
+			s, ok := parseScale(a)
+			if !ok {
+				return c.usage("%q is not SERVICE=N, SERVICE+N or SERVICE-N", mesh.Clip(a, 60))
+			}
+			changes = append(changes, s)
+		}
+		var err error
+		if form, err = c.Deployer.Scale(ctx, c.stack.Name, c.Key.Name, changes, c.Stderr); err != nil {
+			return err
+		}
+	}
+	if c.json {
+		return c.printJSON(form)
+	}
+	var parts []string
+	for _, s := range form.Services() {
+		parts = append(parts, fmt.Sprintf("%s=%d", s, form[s]))
+	}
+	_, _ = fmt.Fprintln(c.Stdout, strings.Join(parts, " "))
+	return nil
+}
+
+func runRestart(ctx context.Context, c *call) error {
+	var svc mesh.ServiceName
+	if len(c.args) > 0 {
+		var err error
+		if svc, err = mesh.ParseServiceName(c.args[0]); err != nil {
+			return err
+		}
+	}
+	if err := c.Deployer.Restart(ctx, c.stack.Name, c.Key.Name, svc, c.Stderr); err != nil {
+		return err
+	}
+	what := "all instances"
+	if svc != "" {
+		what = string(svc)
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s: restarted %s\n", c.stack.Name, what)
+	return nil
+}
+
+func runStop(ctx context.Context, c *call) error {
+	if c.stack.Stopped {
+		_, _ = fmt.Fprintf(c.Stdout, "%s is stopped already\n", c.stack.Name)
+		return nil
+	}
+	if err := c.Deployer.Stop(ctx, c.stack.Name, c.Key.Name, c.Stderr); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s is stopped\n", c.stack.Name)
+	return nil
+}
+
+func runStart(ctx context.Context, c *call) error {
+	if err := c.Deployer.Start(ctx, c.stack.Name, c.Key.Name, c.Stderr); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s is started\n", c.stack.Name)
+	return nil
+}
+
+func runRun(ctx context.Context, c *call) error {
+	vars, _ := c.flags.GetStringArray("env")
+	env := map[string]mesh.Secret{}
+	for _, kv := range vars {
+		name, value, ok := strings.Cut(kv, "=")
+		if !ok || name == "" {
+			return c.usage("-e takes NAME=VALUE, not %q", mesh.Clip(kv, 60))
+		}
+		if _, err := mesh.ParseVarName(name); err != nil {
+			return err
+		}
+		env[name] = mesh.NewSecret(value)
+	}
+	run := mesh.Run{
+		Stack: c.stack.Name, By: c.Key.Name, Words: c.args, Env: env, TTY: c.TTY,
+		Stdin: c.Stdin, Stdout: c.raw, Stderr: c.Stderr,
+	}
+	if c.TTY {
+		run.Resize = c.Resize
+	}
+	code, err := c.Deployer.RunCommand(ctx, run)
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return ExitStatus(code)
+	}
+	return nil
+}

@@ -1,0 +1,319 @@
+package command
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"mesh"
+)
+
+var releaseCommands = []*definition{
+	{
+		topic: "releases", short: "List the releases, the newest first", stack: true, json: true, run: runReleases,
+		flags: limitFlag,
+	},
+	{
+		topic: "releases", verb: "info", args: "vN", short: "Show a release", stack: true, json: true, min: 1, max: 1, run: runReleaseInfo,
+	},
+	{
+		topic: "rollback", args: "[vN]", short: "Make a new release of an earlier one's image, config and commands, without a build",
+		stack: true, access: mesh.AccessDeploy, max: 1, run: runRollback,
+	},
+	{
+		topic: "deployments", short: "List the deployments, the newest first, with their results", stack: true, json: true, run: runDeployments,
+		flags: limitFlag,
+	},
+	{
+		topic: "deployments", verb: "show", args: "[N]", short: "Print the recorded output of a deployment, by default the last one's",
+		stack: true, json: true, max: 1, run: runDeploymentShow,
+		flags: func(f *pflag.FlagSet) {
+			f.BoolP("follow", "f", false, "go on until it has ended; its result is the exit status")
+		},
+	},
+	{
+		topic: "deployments", verb: "cancel", args: "[N]", short: "Cancel the deployment that is running, or one that waits",
+		stack: true, access: mesh.AccessDeploy, max: 1, run: runDeploymentCancel,
+	},
+}
+
+func limitFlag(f *pflag.FlagSet) { f.IntP("lines", "n", 20, "at most so many; 0 for all") }
+
+type releaseJSON struct {
+	Release     string            `json:"release"`
+	Current     bool              `json:"current"`
+	Description string            `json:"description"`
+	By          string            `json:"by"`
+	Created     time.Time         `json:"created"`
+	Deployment  int               `json:"deployment"`
+	Commit      string            `json:"commit,omitempty"`
+	Image       string            `json:"image"`
+	ImageID     string            `json:"image_id"`
+	Config      []string          `json:"config"`
+	Formation   map[string]int    `json:"formation"`
+	Commands    map[string]string `json:"commands"`
+}
+
+func (c *call) releaseJSON(r mesh.Release) releaseJSON {
+	j := releaseJSON{
+		Release: r.Number.String(), Current: r.Number == c.stack.Current, Description: r.Description, By: string(r.By), Created: r.Created,
+		Deployment: int(r.Deployment), Commit: string(r.Commit), Image: r.Image.Ref, ImageID: r.Image.ID, Config: r.Config.Names(),
+		Formation: map[string]int{}, Commands: map[string]string{},
+	}
+	if j.Config == nil {
+		j.Config = []string{}
+	}
+	for s, n := range r.Formation {
+		j.Formation[string(s)] = n
+	}
+	for s, v := range r.Services {
+		j.Commands[string(s)] = v.Command
+	}
+	return j
+}
+
+func runReleases(ctx context.Context, c *call) error {
+	n, _ := c.flags.GetInt("lines")
+	releases, err := c.State.Releases(ctx, c.stack.Name, n)
+	if err != nil {
+		return err
+	}
+	list := make([]releaseJSON, 0, len(releases))
+	var rows [][]string
+	for _, r := range releases {
+		j := c.releaseJSON(r)
+		list = append(list, j)
+		mark := ""
+		if j.Current {
+			mark = "current"
+		}
+		commit := r.Commit.Short()
+		if commit == "" {
+			commit = "-"
+		}
+		rows = append(rows, []string{j.Release, mark, commit, j.Description, j.By, c.when(j.Created)})
+	}
+	if c.json {
+		return c.printJSON(list)
+	}
+	c.table([]string{"RELEASE", "", "COMMIT", "WHAT", "BY", "WHEN"}, rows)
+	return nil
+}
+
+func runReleaseInfo(ctx context.Context, c *call) error {
+	n, err := mesh.ParseReleaseNumber(c.args[0])
+	if err != nil {
+		return err
+	}
+	r, err := c.State.Release(ctx, c.stack.Name, n)
+	if err != nil {
+		return err
+	}
+	j := c.releaseJSON(r)
+	if c.json {
+		return c.printJSON(j)
+	}
+	row := func(k, v string) { _, _ = fmt.Fprintf(c.Stdout, "%-12s %s\n", k, v) }
+	row("Release:", j.Release)
+	row("What:", j.Description)
+	row("By:", j.By)
+	row("When:", c.when(j.Created))
+	row("Deployment:", r.Deployment.String())
+	if j.Commit != "" {
+		row("Commit:", j.Commit)
+	}
+	row("Image:", j.Image)
+	row("Formation:", formationLine(j.Formation))
+	for _, s := range r.Formation.Services() {
+		v := r.Services[s]
+		command := v.Command
+		if command == "" {
+			command = "the image's own"
+		}
+		row(string(s)+":", fmt.Sprintf("%s (%s)", command, v.From))
+	}
+	for _, name := range j.Config {
+		row("Config:", name)
+	}
+	return nil
+}
+
+func runRollback(ctx context.Context, c *call) error {
+	var n mesh.ReleaseNumber
+	if len(c.args) > 0 {
+		var err error
+		if n, err = mesh.ParseReleaseNumber(c.args[0]); err != nil {
+			return err
+		}
+	}
+	if err := c.Deployer.Rollback(ctx, c.stack.Name, c.Key.Name, n, c.Stderr); err != nil {
+		return err
+	}
+	st, err := c.State.Stack(ctx, c.stack.Name)
+	if err != nil {
+		return err
+	}
+	r, err := c.State.Release(ctx, st.Name, st.Current)
+	if err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s %s: %s\n", st.Name, st.Current, r.Description)
+	return nil
+}
+
+type deploymentJSON struct {
+	Number  int        `json:"number"`
+	Kind    string     `json:"kind"`
+	Status  string     `json:"status"`
+	Release string     `json:"release,omitempty"`
+	Commit  string     `json:"commit,omitempty"`
+	What    string     `json:"what"`
+	By      string     `json:"by"`
+	Created time.Time  `json:"created"`
+	Ended   *time.Time `json:"ended,omitempty"`
+	Reason  string     `json:"reason,omitempty"`
+	Output  *string    `json:"output,omitempty"`
+}
+
+func toDeploymentJSON(d mesh.Deployment) deploymentJSON {
+	j := deploymentJSON{
+		Number: int(d.Number), Kind: string(d.Kind), Status: string(d.Status), Commit: string(d.Commit), What: d.Subject,
+		By: string(d.By), Created: d.Created, Reason: d.Reason,
+	}
+	if d.Release > 0 {
+		j.Release = d.Release.String()
+	}
+	if !d.Ended.IsZero() {
+		j.Ended = &d.Ended
+	}
+	return j
+}
+
+func runDeployments(ctx context.Context, c *call) error {
+	n, _ := c.flags.GetInt("lines")
+	deps, err := c.State.Deployments(ctx, c.stack.Name, n)
+	if err != nil {
+		return err
+	}
+	list := make([]deploymentJSON, 0, len(deps))
+	var rows [][]string
+	for _, d := range deps {
+		list = append(list, toDeploymentJSON(d))
+		what := d.Subject
+		if d.Commit != "" {
+			what = d.Commit.Short() + " " + what
+		}
+		result := string(d.Status)
+		if d.Reason != "" {
+			result += ": " + d.Reason
+		}
+		took := "-"
+		if !d.Ended.IsZero() {
+			took = fmt.Sprintf("%.1fs", d.Ended.Sub(d.Created).Seconds())
+		}
+		rows = append(rows, []string{d.Number.String(), string(d.Kind), d.Release.String(), mesh.Clip(what, 50), string(d.By), c.when(d.Created), took, mesh.Clip(result, 90)})
+	}
+	if c.json {
+		return c.printJSON(list)
+	}
+	c.table([]string{"NUMBER", "KIND", "RELEASE", "WHAT", "BY", "WHEN", "TOOK", "RESULT"}, rows)
+	return nil
+}
+
+func (c *call) deployment(ctx context.Context) (mesh.Deployment, error) {
+	n := c.stack.LastNumber
+	if len(c.args) > 0 {
+		var err error
+		if n, err = mesh.ParseDeploymentNumber(c.args[0]); err != nil {
+			return mesh.Deployment{}, err
+		}
+	}
+	if n == 0 {
+		return mesh.Deployment{}, mesh.Errorf(mesh.NotFound, "%s has no deployment yet", c.stack.Name)
+	}
+	return c.State.Deployment(ctx, c.stack.Name, n)
+}
+
+// followEvery is how often the recorded output of a running deployment is read on.
+const followEvery = 50 * time.Millisecond
+
+func runDeploymentShow(ctx context.Context, c *call) error {
+	d, err := c.deployment(ctx)
+	if err != nil {
+		return err
+	}
+	out, err := c.State.ReadOutput(c.stack.Name, d.Number)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	if c.json {
+		data, err := io.ReadAll(out)
+		if err != nil {
+			return err
+		}
+		j, text := toDeploymentJSON(d), string(data)
+		j.Output = &text
+		return c.printJSON(j)
+	}
+	follow, _ := c.flags.GetBool("follow")
+	done := c.Deployer.Done(c.stack.Name, d.Number)
+	r := bufio.NewReader(out)
+	copyRest := func() error {
+		data, err := io.ReadAll(r)
+		if err == nil && len(data) > 0 {
+			_, err = c.Stdout.Write(bytes.ToValidUTF8(data, []byte("?")))
+		}
+		return err
+	}
+	for follow {
+		if err := copyRest(); err != nil {
+			return err
+		}
+		t := time.NewTimer(followEvery)
+		select {
+		case <-done:
+			follow = false
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return context.Cause(ctx)
+		}
+		t.Stop()
+	}
+	if err := copyRest(); err != nil {
+		return err
+	}
+	if d, err = c.State.Deployment(ctx, c.stack.Name, d.Number); err != nil {
+		return err
+	}
+	if wanted, _ := c.flags.GetBool("follow"); wanted && d.Status.Final() && d.Status != mesh.StatusLive && d.Status != mesh.StatusDryRun {
+		return ExitStatus(mesh.ExitStatus(errors.New(d.Reason)))
+	}
+	return nil
+}
+
+func runDeploymentCancel(ctx context.Context, c *call) error {
+	var n mesh.DeploymentNumber
+	if len(c.args) > 0 {
+		var err error
+		if n, err = mesh.ParseDeploymentNumber(c.args[0]); err != nil {
+			return err
+		}
+	}
+	d, err := c.Deployer.Cancel(ctx, c.stack.Name, n, c.Key.Name)
+	if err != nil {
+		return err
+	}
+	if d.Status == mesh.StatusLive {
+		return mesh.Errorf(mesh.Conflict, "deployment %s was past its switch and is live", d.Number).WithHint("take it back with: ssh mesh rollback -a %s", c.stack.Name)
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "deployment %s of %s: %s\n", d.Number, c.stack.Name, d.Status)
+	return nil
+}

@@ -1,0 +1,52 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+)
+
+func serverCommands() []*definition {
+	return []*definition{
+		{
+			topic: "version", short: "Print the version of the server", run: func(_ context.Context, c *call) error {
+				_, _ = fmt.Fprintf(c.Stdout, "mesh %s\n", c.Version)
+				return nil
+			},
+		},
+		{
+			topic: "help", args: "[TOPIC]", short: "List the commands, or those of a topic", max: 2,
+			run: func(_ context.Context, c *call) error {
+				if len(c.args) == 0 {
+					_, _ = fmt.Fprint(c.Stdout, "usage: ssh mesh COMMAND   or, in a checkout or on the server: mesh COMMAND\n\n")
+					if err := c.help(c.Stdout, "", nil); err != nil {
+						return err
+					}
+					_, _ = fmt.Fprint(c.Stdout, "\nThe stack is named by -a STACK, or before the command's arguments, or as the SSH user.\nMore about one: ssh mesh help COMMAND\n")
+					return nil
+				}
+				if d, _, err := find(c.args); err == nil && (d.verb != "" || single(d.topic)) {
+					return c.help(c.Stdout, d.topic, d)
+				}
+				return c.help(c.Stdout, topic(strings.TrimSuffix(c.args[0], ":")), nil)
+			},
+		},
+	}
+}
+
+// Help prints what "mesh help" prints, without a server.
+func Help(words []string, stdout, stderr io.Writer) error {
+	return (&Set{}).Run(context.Background(), Request{Words: append([]string{"help"}, words...), Stdout: stdout, Stderr: stderr})
+}
+
+// single tells whether a topic has one command only.
+func single(topic string) bool {
+	n := 0
+	for _, d := range table() {
+		if d.topic == topic {
+			n++
+		}
+	}
+	return n == 1
+}

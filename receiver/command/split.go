@@ -1,0 +1,95 @@
+package command
+
+import (
+	"regexp"
+	"strings"
+
+	"mesh"
+)
+
+// Split cuts a command line into words as a shell does, quotes and backslashes
+// included (POSIX Shell Command Language, section 2.2), and expands nothing: $,
+// backquotes, ;, | and # are characters like any other. ssh joins its arguments
+// with one blank, so what the user's own shell has unquoted arrives unquoted.
+func Split(line string) ([]string, error) {
+	var (
+		words []string
+		word  strings.Builder
+		open  bool // a word has begun, be it an empty quoted one
+	)
+	for i := 0; i < len(line); i++ {
+		switch c := line[i]; c {
+		case ' ', '\t', '\n':
+			if open {
+				words = append(words, word.String())
+				word.Reset()
+				open = false
+			}
+		case '\'':
+			open = true
+			end := strings.IndexByte(line[i+1:], '\'')
+			if end < 0 {
+				return nil, unbalanced("'")
+			}
+			word.WriteString(line[i+1 : i+1+end])
+			i += end + 1
+		case '"':
+			open = true
+			for i++; ; i++ {
+				if i >= len(line) {
+					return nil, unbalanced(`"`)
+				}
+				if line[i] == '"' {
+					break
+				}
+				if line[i] == '\\' && i+1 < len(line) && strings.IndexByte("$`\"\\\n", line[i+1]) >= 0 {
+					if i++; line[i] == '\n' {
+						continue
+					}
+				}
+				word.WriteByte(line[i])
+			}
+		case '\\':
+			open = true
+			if i++; i >= len(line) {
+				return nil, &mesh.Error{Kind: mesh.Invalid, Text: "the command line ends with a backslash", Hint: "quote once more: ssh mesh \"config:set KEY='a value'\""}
+			}
+			if line[i] != '\n' {
+				word.WriteByte(line[i])
+			}
+		default:
+			open = true
+			word.WriteByte(c)
+		}
+	}
+	if open {
+		words = append(words, word.String())
+	}
+	return words, nil
+}
+
+func unbalanced(q string) error {
+	return &mesh.Error{
+		Kind: mesh.Invalid, Text: "a quote (" + q + ") is not closed in the command line",
+		Hint: "ssh takes one level of quotes away; quote once more: ssh mesh \"config:set KEY='a value'\"",
+	}
+}
+
+var plain = regexp.MustCompile(`^[A-Za-z0-9_./:=@%+,-]+$`)
+
+// Join is the inverse of Split: a command line whose words are these, whatever
+// bytes they hold.
+func Join(words []string) string {
+	var b strings.Builder
+	for i, w := range words {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		if plain.MatchString(w) {
+			b.WriteString(w)
+		} else {
+			b.WriteString("'" + strings.ReplaceAll(w, "'", `'\''`) + "'")
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,196 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"mesh"
+)
+
+var stackCommands = []*definition{
+	{
+		topic: "stacks", short: "List the stacks that the key may see", json: true, run: runStacks,
+	},
+	{
+		topic: "stacks", verb: "create", args: "NAME", short: "Make a stack, which the first push would do by itself",
+		access: mesh.AccessDeploy, ownCheck: true, min: 1, max: 1, run: runStacksCreate,
+	},
+	{
+		topic: "stacks", verb: "info", short: "Show a stack", stack: true, json: true, run: runStacksInfo,
+	},
+	{
+		topic: "stacks", verb: "destroy", args: "--confirm NAME",
+		short: "Remove a stack for good: containers, images, repository, routes, logs and config",
+		stack: true, access: mesh.AccessAdmin, run: runStacksDestroy,
+		flags: func(f *pflag.FlagSet) { f.String("confirm", "", "the stack's `NAME`, once more") },
+	},
+}
+
+// stackJSON is a stack as programs see it.
+type stackJSON struct {
+	Name       string         `json:"name"`
+	State      string         `json:"state"`
+	Release    string         `json:"release,omitempty"`
+	Commit     string         `json:"commit,omitempty"`
+	URL        string         `json:"url"`
+	Domains    []string       `json:"domains"`
+	Formation  map[string]int `json:"formation"`
+	Instances  int            `json:"instances"`
+	Branch     string         `json:"branch,omitempty"`
+	Created    time.Time      `json:"created"`
+	LastDeploy *time.Time     `json:"last_deploy,omitempty"`
+}
+
+func (c *call) describe(ctx context.Context, st mesh.Stack) (stackJSON, error) {
+	out := stackJSON{Name: string(st.Name), State: "not deployed", Created: st.Created, Branch: st.Settings.Branch, Domains: []string{}, Formation: map[string]int{}}
+	for _, h := range c.Deployer.Domains(st) {
+		out.Domains = append(out.Domains, string(h))
+	}
+	out.URL = c.URL(mesh.Host(out.Domains[0]))
+	if st.Current == 0 {
+		return out, nil
+	}
+	r, err := c.State.Release(ctx, st.Name, st.Current)
+	if err != nil {
+		return out, err
+	}
+	out.Release, out.Commit, out.LastDeploy = r.Number.String(), string(r.Commit), &r.Created
+	for s, n := range r.Formation {
+		out.Formation[string(s)] = n
+	}
+	up, all := 0, 0
+	for _, in := range c.Deployer.Status(st.Name) {
+		all++
+		if in.State == "up" {
+			up++
+		}
+	}
+	out.Instances = up
+	switch {
+	case st.Stopped:
+		out.State = "stopped"
+	case all > 0 && up == 0:
+		out.State = "crashed"
+	case up < all:
+		out.State = "degraded"
+	default:
+		out.State = "running"
+	}
+	return out, nil
+}
+
+func runStacks(ctx context.Context, c *call) error {
+	all, err := c.State.Stacks(ctx)
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(s mesh.Stack) bool { return !c.Key.May(mesh.AccessRead, s.Name) })
+	list := make([]stackJSON, 0, len(all))
+	for _, st := range all {
+		s, err := c.describe(ctx, st)
+		if err != nil {
+			return err
+		}
+		list = append(list, s)
+	}
+	if c.json {
+		return c.printJSON(list)
+	}
+	if len(list) == 0 {
+		_, _ = fmt.Fprintln(c.Stderr, "There is no stack yet. Push one: git remote add mesh ssh://mesh@HOST:PORT/NAME && git push mesh main")
+		return nil
+	}
+	var rows [][]string
+	for _, s := range list {
+		release, last := s.Release, "-"
+		if release == "" {
+			release = "-"
+		}
+		if s.LastDeploy != nil {
+			last = c.when(*s.LastDeploy)
+		}
+		total := 0
+		for _, n := range s.Formation {
+			total += n
+		}
+		rows = append(rows, []string{s.Name, s.State, release, fmt.Sprintf("%d/%d", s.Instances, total), last, s.URL})
+	}
+	c.table([]string{"STACK", "STATE", "RELEASE", "UP", "DEPLOYED", "URL"}, rows)
+	return nil
+}
+
+func runStacksCreate(ctx context.Context, c *call) error {
+	name, err := mesh.ParseStackName(c.args[0])
+	if err != nil {
+		return err
+	}
+	if !c.Key.May(mesh.AccessDeploy, name) {
+		return c.denied()
+	}
+	st, err := c.Deployer.CreateStack(ctx, name, c.Key.Name)
+	if err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s is made; it will be at %s\n", st.Name, c.URL(c.Deployer.Domains(st)[0]))
+	return nil
+}
+
+func runStacksInfo(ctx context.Context, c *call) error {
+	s, err := c.describe(ctx, c.stack)
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(s)
+	}
+	row := func(k, v string) { _, _ = fmt.Fprintf(c.Stdout, "%-11s %s\n", k, v) }
+	row("Stack:", s.Name)
+	row("State:", s.State)
+	row("URL:", s.URL)
+	if s.Release != "" {
+		row("Release:", s.Release)
+		if s.Commit != "" {
+			row("Commit:", s.Commit)
+		}
+		row("Deployed:", c.when(*s.LastDeploy))
+		row("Formation:", formationLine(s.Formation))
+	}
+	if s.Branch != "" {
+		row("Branch:", s.Branch)
+	}
+	if len(s.Domains) > 1 {
+		row("Domains:", strings.Join(s.Domains[1:], " "))
+	}
+	row("Made:", c.when(s.Created))
+	return nil
+}
+
+func formationLine(f map[string]int) string {
+	form := mesh.Formation{}
+	for k, n := range f {
+		form[mesh.ServiceName(k)] = n
+	}
+	var parts []string
+	for _, s := range form.Services() {
+		parts = append(parts, fmt.Sprintf("%s=%d", s, form[s]))
+	}
+	return strings.Join(parts, " ")
+}
+
+func runStacksDestroy(ctx context.Context, c *call) error {
+	confirm, _ := c.flags.GetString("confirm")
+	if confirm != string(c.stack.Name) {
+		return mesh.Errorf(mesh.Invalid, "destroying %s cannot be undone: confirm it by its name", c.stack.Name).
+			WithHint("ssh mesh stacks:destroy -a %s --confirm %s", c.stack.Name, c.stack.Name)
+	}
+	if err := c.Deployer.DestroyStack(ctx, c.stack.Name, c.Key.Name); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s is destroyed\n", c.stack.Name)
+	return nil
+}

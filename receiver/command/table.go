@@ -1,0 +1,210 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"mesh"
+)
+
+// definition is one command: a row of the table.
+type definition struct {
+	topic, verb string
+	args        string // of the usage line
+	short       string
+	long        string // more help; may be empty
+
+	access   mesh.Access
+	stack    bool // works on a stack
+	ownCheck bool // checks rights by itself
+	verbatim bool // options end at the first argument: what follows is a command
+	json     bool
+	min, max int // arguments, the stack not counted
+	flags    func(*pflag.FlagSet)
+	run      func(context.Context, *call) error
+}
+
+func (d *definition) name() string {
+	if d.verb == "" {
+		return d.topic
+	}
+	return d.topic + ":" + d.verb
+}
+
+func (d *definition) usage() string {
+	u := d.name()
+	if d.stack {
+		u += " [-a STACK]"
+	}
+	if d.args != "" {
+		u += " " + d.args
+	}
+	return u
+}
+
+const many = 10_000
+
+// topics are the first words, with what else they may be called.
+var topics = map[string][]string{
+	"stacks":      {"stack", "app", "apps"},
+	"deployments": {"deployment", "builds"},
+	"releases":    {"release"},
+	"domains":     {"domain", "endpoint"},
+	"ssh-keys":    {"key", "keys", "ssh-key"},
+	"logs":        {"log"},
+}
+
+// table is all commands. It is a function because help is one of them and reads
+// it.
+func table() []*definition {
+	return slices.Concat(stackCommands, configCommands, psCommands, releaseCommands, logCommands, domainCommands, buildCommands, keyCommands, serverCommands())
+}
+
+// Topic resolves a first word to the topic's own name.
+func topic(word string) string {
+	for name, also := range topics {
+		if slices.Contains(also, word) {
+			return name
+		}
+	}
+	return word
+}
+
+// find looks up "topic:verb", "topic verb" or "topic" and returns the words that
+// are left.
+func find(words []string) (*definition, []string, error) {
+	first, verb, joined := strings.Cut(words[0], ":")
+	name := topic(first)
+	rest := words[1:]
+	all := table()
+	lookup := func(verb string) *definition {
+		i := slices.IndexFunc(all, func(d *definition) bool { return d.topic == name && d.verb == verb })
+		if i < 0 && verb == "list" {
+			i = slices.IndexFunc(all, func(d *definition) bool { return d.topic == name && d.verb == "" })
+		}
+		if i < 0 {
+			return nil
+		}
+		return all[i]
+	}
+	if joined {
+		if d := lookup(verb); d != nil {
+			return d, rest, nil
+		}
+		return nil, nil, unknown(words[0], name+":"+verb)
+	}
+	if len(rest) > 0 && rest[0] != "" {
+		if d := lookup(rest[0]); d != nil {
+			return d, rest[1:], nil
+		}
+	}
+	if d := lookup(""); d != nil {
+		return d, rest, nil
+	}
+	typed := name
+	if len(rest) > 0 {
+		typed += ":" + rest[0]
+	}
+	return nil, nil, unknown(strings.Join(words[:min(2, len(words))], " "), typed)
+}
+
+func unknown(typed, canonical string) error {
+	e := &mesh.Error{Kind: mesh.Invalid, Text: fmt.Sprintf("there is no command %q", mesh.Clip(typed, 60)), Hint: "list all with: ssh mesh help"}
+	best, dist := "", max(3, len(canonical)/3+1)
+	for _, d := range table() {
+		if n := distance(canonical, d.name()); n < dist {
+			best, dist = d.name(), n
+		}
+	}
+	if best != "" {
+		e.Hint = fmt.Sprintf("did you mean %s? List all with: ssh mesh help", best)
+	}
+	return e
+}
+
+// help prints the commands of a topic, or one command in full.
+func (c *call) help(w io.Writer, about string, one *definition) error {
+	if one != nil {
+		_, _ = fmt.Fprintf(w, "usage: ssh mesh %s\n\n%s.\n", one.usage(), one.short)
+		if one.long != "" {
+			_, _ = fmt.Fprintf(w, "\n%s\n", one.long)
+		}
+		if f := flagUsages(one); f != "" {
+			_, _ = fmt.Fprintf(w, "\n%s", f)
+		}
+		return nil
+	}
+	found := false
+	last := ""
+	for _, d := range table() {
+		if about != "" && d.topic != about {
+			continue
+		}
+		if about == "" && d.topic != last && last != "" {
+			_, _ = fmt.Fprintln(w)
+		}
+		last, found = d.topic, true
+		_, _ = fmt.Fprintf(w, "  %-52s %s\n", strings.Replace(d.usage(), " [-a STACK]", "", 1), d.short)
+	}
+	if !found {
+		return unknown(about, about)
+	}
+	return nil
+}
+
+func flagUsages(d *definition) string {
+	if d.flags == nil {
+		return ""
+	}
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+	fs.SortFlags = false
+	d.flags(fs)
+	return fs.FlagUsages()
+}
+
+// Document prints the whole table as a Markdown page, for docs/commands.md.
+func Document(w io.Writer) {
+	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
+	p(`# Commands
+
+<!-- Printed from the command table by "make docs". Do not edit. -->
+
+Every command works over SSH (%[1]sssh mesh CMD%[1]s), over the local socket and as the
+client (%[1]smesh CMD%[1]s), as %[1]stopic:verb%[1]s or %[1]stopic verb%[1]s.
+
+The stack is, first hit wins: %[1]s-a NAME%[1]s (or %[1]s-s%[1]s); the SSH user name, if it is a stack; the
+first argument, if it names a stack that the key may see; the only stack that the key may see.
+
+Exit status: 0 done, 1 failed, 2 usage, 20 no such stack, 130 cancelled; %[1]srun%[1]s gives the
+command's own. Data goes to stdout, headings, talk and errors to stderr. %[1]s--json%[1]s where noted.
+
+A role of *read* sees a stack, *deploy* changes it, *admin* changes the server.
+`, "`")
+	last := ""
+	for _, d := range table() {
+		if d.topic != last {
+			last = d.topic
+			p("\n## %s\n\n", d.topic)
+			if also := topics[d.topic]; len(also) > 0 {
+				p("Also called %s.\n\n", strings.Join(also, ", "))
+			}
+		}
+		p("### `%s`\n\n%s.", d.usage(), d.short)
+		p(" Needs *%s*.", d.access)
+		if d.json {
+			p(" Has `--json`.")
+		}
+		p("\n\n")
+		if d.long != "" {
+			p("%s\n\n", d.long)
+		}
+		if f := flagUsages(d); f != "" {
+			p("```\n%s```\n\n", f)
+		}
+	}
+}

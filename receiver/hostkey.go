@@ -1,0 +1,59 @@
+package receiver
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+
+	gossh "golang.org/x/crypto/ssh"
+
+	"mesh"
+)
+
+// HostKey reads the server's key from path, or makes one that stays: clients
+// remember it, and a new one looks like an attack to them. The file is written
+// under another name and linked, so that it is there whole or not at all.
+func HostKey(path string) (gossh.Signer, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := makeHostKey(path); err != nil {
+			return nil, fmt.Errorf("make the host key: %w", err)
+		}
+		data, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return nil, mesh.Errorf(mesh.Unavailable, "the host key cannot be read: %w", err)
+	}
+	key, err := gossh.ParsePrivateKey(data)
+	if err != nil {
+		return nil, mesh.Errorf(mesh.Unavailable, "the host key %s is damaged: %w", path, err).
+			WithHint("put it back from a backup; if there is none, remove it, and tell everybody that the server's key will be a new one")
+	}
+	return key, nil
+}
+
+func makeHostKey(path string) error {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	block, err := gossh.MarshalPrivateKey(private, "mesh")
+	if err != nil {
+		return err
+	}
+	tmp := path + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(pem.Encode(f, block), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
