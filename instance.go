@@ -149,7 +149,8 @@ type InstanceStatus struct {
 type Run struct {
 	Stack  StackName
 	By     KeyName
-	Words  []string // the command; run as given, without a shell in between
+	Line   string   // the command line, which the image's shell runs, as ssh does
+	Words  []string // the same, split, for images without a shell
 	Env    map[string]Secret
 	TTY    bool
 	Stdin  io.Reader

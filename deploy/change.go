@@ -125,7 +125,11 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 		if st.Stopped {
 			run.Formation = nil
 		}
-		st, err = d.roll(ctx, a, st, run, none, func(ctx context.Context) (mesh.Stack, error) {
+		anew := all // a release is what its instances were started with
+		if dep.Kind == mesh.DeployScale {
+			anew = none
+		}
+		st, err = d.roll(ctx, a, st, run, anew, func(ctx context.Context) (mesh.Stack, error) {
 			return d.commit(ctx, a, &r, func(s *mesh.Stack) error {
 				if also != nil {
 					also(s)

@@ -89,7 +89,7 @@ func (d *Deployer) push(ctx context.Context, a *attempt, p mesh.Push, tree mesh.
 		return err
 	}
 	st.Stopped = false
-	st, err = d.roll(ctx, a, st, r, none, func(ctx context.Context) (mesh.Stack, error) {
+	st, err = d.roll(ctx, a, st, r, all, func(ctx context.Context) (mesh.Stack, error) {
 		return d.commit(ctx, a, &r, func(s *mesh.Stack) error {
 			s.Settings.Branch = p.Branch
 			s.Stopped = false

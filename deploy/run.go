@@ -27,11 +27,9 @@ func (d *Deployer) RunCommand(ctx context.Context, run mesh.Run) (int, error) {
 	for k, v := range run.Env {
 		e[k] = v
 	}
-	// As it was typed: words, whose quotes the caller's shell and ssh have used up.
-	// One word with blanks in it is a command line ("ls -l | wc").
 	p := mesh.Process{Entrypoint: run.Words}
-	if len(run.Words) == 1 {
-		if p, err = Process(run.Words[0], mesh.Image{Shell: r.Image.Shell}, e); err != nil {
+	if r.Image.Shell {
+		if p, err = Process(run.Line, mesh.Image{Shell: true}, e); err != nil {
 			return 0, err
 		}
 	}

@@ -91,13 +91,9 @@ func (r *Receiver) dispatch(ctx ssh.Context, s ssh.Session, key mesh.Key) error 
 
 // command runs a command line of mesh.
 func (r *Receiver) command(ctx ssh.Context, s ssh.Session, key mesh.Key, raw string) error {
-	words, err := command.Split(raw)
-	if err != nil {
-		return err
-	}
 	ch, _ := ctx.Value(sessionKey{}).(*channelState)
 	req := command.Request{
-		Key: key, User: s.User(), Words: words,
+		Key: key, User: s.User(), Line: raw,
 		Stdin: s, Stdout: s, Stderr: s.Stderr(), Env: terminalEnv(s.Environ()),
 	}
 	if ch != nil {

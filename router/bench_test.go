@@ -1,6 +1,7 @@
 package router_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -10,7 +11,10 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
+	"os"
+	"os/exec"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -20,9 +24,8 @@ import (
 	"mesh/router"
 )
 
-// The app, the client and the proxy share a process here, so times are for
-// comparison with each other only: "direct" is what all rows pay for the client
-// and the app.
+// The app has a process of its own; the client shares that of the proxy. So of the
+// CPU time of a row, that of "direct" is the client's.
 func BenchmarkRouter(b *testing.B) {
 	backend := benchApp(b)
 	quiet := slog.New(slog.DiscardHandler)
@@ -125,9 +128,34 @@ func (p *pool) Get() []byte {
 }
 func (p *pool) Put(b []byte) { p.p.Put(&b) }
 
+// benchApp starts this test binary again, as an app.
 func benchApp(b *testing.B) mesh.Target {
+	cmd := exec.CommandContext(b.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), "MESH_BENCH_APP=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	addr, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		b.Fatal(err)
+	}
+	return mesh.Target{ID: "bench", Addr: netip.MustParseAddrPort(strings.TrimSpace(addr))}
+}
+
+// serveBench is the app: a KiB, or a MiB for a longer path.
+func serveBench() {
 	small, large := bytes.Repeat([]byte("x"), 1024), make([]byte, 1<<20)
-	return app(b, func(w http.ResponseWriter, r *http.Request) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(l.Addr())
+	panic(http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body := small
 		if len(r.URL.Path) > 1 {
 			body = large
@@ -135,7 +163,7 @@ func benchApp(b *testing.B) mesh.Target {
 		_, _ = io.Copy(io.Discard, r.Body)
 		w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
 		_, _ = w.Write(body)
-	})
+	})))
 }
 
 func BenchmarkRouter_Lookup(b *testing.B) {

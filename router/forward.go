@@ -219,9 +219,13 @@ func (q *request) appendHead(b []byte) []byte {
 	b = appendField(b, "X-Forwarded-Host", q.peer.host)
 	b = appendField(b, "X-Forwarded-Port", q.peer.port)
 	b = appendField(b, "X-Request-Id", q.rec.RequestID)
-	b = append(b, "X-Request-Start: "...)
-	b = append(b, q.started()...)
-	b = append(b, "\r\n"...)
+	if q.peer.start != "" {
+		b = appendField(b, "X-Request-Start", q.peer.start)
+	} else { // in the form that Heroku gave it
+		b = append(b, "X-Request-Start: t="...)
+		b = strconv.AppendInt(b, q.rec.Time.UnixMilli(), 10)
+		b = append(b, "\r\n"...)
+	}
 	if te := r.Header["Te"]; len(te) > 0 && httpguts.HeaderValuesContainsToken(te, "trailers") {
 		b = append(b, "Te: trailers\r\n"...)
 	}
@@ -230,12 +234,4 @@ func (q *request) appendHead(b []byte) []byte {
 		b = appendField(b, "Upgrade", q.upgrade)
 	}
 	return b
-}
-
-// started is the value of X-Request-Start, in the form that Heroku set.
-func (q *request) started() string {
-	if q.peer.start != "" {
-		return q.peer.start
-	}
-	return "t=" + strconv.FormatInt(q.rec.Time.UnixMilli(), 10)
 }

@@ -53,7 +53,7 @@ func parseHead(raw []byte, h http.Header) (answer, error) {
 		}
 		// Blanks before the colon go (RFC 9112, section 5.1); a folded line begins
 		// with one, is no name, and is refused (section 5.2).
-		k, v := strings.TrimRight(line[:colon], " \t"), textproto.TrimString(line[colon+1:])
+		k, v := strings.TrimRight(line[:colon], " \t"), strings.Trim(line[colon+1:], " \t")
 		if !httpguts.ValidHeaderFieldName(k) || !httpguts.ValidHeaderFieldValue(v) {
 			return a, errGarbage
 		}

@@ -25,6 +25,9 @@ import (
 
 // TestMain fails when a goroutine of the router outlives the tests.
 func TestMain(m *testing.M) {
+	if os.Getenv("MESH_BENCH_APP") != "" {
+		serveBench()
+	}
 	code := m.Run()
 	if left := leftover(); code == 0 && left != "" {
 		fmt.Fprintf(os.Stderr, "goroutines left behind:\n%s\n", left)

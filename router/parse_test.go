@@ -103,7 +103,8 @@ func FuzzChunkSize(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, l []byte) {
 		n, err := router.ChunkSize(l)
-		if err != nil || bytes.ContainsAny(l, "\r\n") || len(l) > 1000 || n > 1<<20 {
+		// net/http does not take the blanks before an extension that RFC 9112 allows.
+		if err != nil || bytes.ContainsAny(l, "\r\n") || bytes.Contains(l, []byte(" ;")) || bytes.Contains(l, []byte("\t;")) || len(l) > 1000 || n > 1<<20 {
 			return
 		}
 		msg := "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + string(l) + "\r\n" + strings.Repeat("x", int(n)) + "\r\n"

@@ -82,7 +82,7 @@ type Set struct {
 type Request struct {
 	Key    mesh.Key
 	User   string // the SSH user name, which may name a stack
-	Words  []string
+	Line   string // the command line, as Split and Join have it
 	Stdin  io.Reader
 	Stdout io.Writer
 	Stderr io.Writer
@@ -106,6 +106,7 @@ type call struct {
 	def   *definition
 	flags *pflag.FlagSet
 	args  []string
+	rest  string     // of verbatim commands: args as they stand in the line
 	named string     // the stack in front of the command
 	stack mesh.Stack // of commands that work on one
 	json  bool
@@ -133,7 +134,11 @@ func (s *Set) Run(ctx context.Context, req Request) error {
 }
 
 func (c *call) run(ctx context.Context) error {
-	words, err := c.leading(c.Words)
+	line, starts, err := split(c.Line)
+	if err != nil {
+		return err
+	}
+	words, err := c.leading(line)
 	if err != nil {
 		return err
 	}
@@ -160,6 +165,9 @@ func (c *call) run(ctx context.Context) error {
 		}
 	} else if def.access > mesh.AccessRead && !c.Key.May(def.access, "") && !def.ownCheck {
 		return c.denied()
+	}
+	if n := len(c.args); def.verbatim && n > 0 {
+		c.rest = c.Line[starts[len(line)-n]:]
 	}
 	if n := len(c.args); n < def.min || n > def.max {
 		return c.usage("%s", argCount(def, c.args))

@@ -33,7 +33,7 @@ var psCommands = []*definition{
 	},
 	{
 		topic: "run", args: "[-e NAME=VALUE] [--] COMMAND…", short: "Run a one-off command with the image and config of the current release",
-		long:  "The exit status is the command's own. With a terminal (ssh -t) it gets one, too. One argument with blanks\nin it is run by the image's shell.",
+		long:  "The exit status is the command's own. With a terminal (ssh -t) it gets one, too. The image's shell\nruns the line as it arrives, as ssh does: ssh mesh 'run -- echo $PATH | wc -c'.",
 		stack: true, access: mesh.AccessDeploy, verbatim: true, min: 1, max: many, run: runRun,
 		flags: func(f *pflag.FlagSet) { f.StringArrayP("env", "e", nil, "a further variable, `NAME=VALUE`") },
 	},
@@ -203,7 +203,7 @@ func runRun(ctx context.Context, c *call) error {
 		env[name] = mesh.NewSecret(value)
 	}
 	run := mesh.Run{
-		Stack: c.stack.Name, By: c.Key.Name, Words: c.args, Env: env, TTY: c.TTY,
+		Stack: c.stack.Name, By: c.Key.Name, Line: c.rest, Words: c.args, Env: env, TTY: c.TTY,
 		Stdin: c.Stdin, Stdout: c.raw, Stderr: c.Stderr,
 	}
 	if c.TTY {

@@ -37,7 +37,7 @@ func serverCommands() []*definition {
 
 // Help prints what "mesh help" prints, without a server.
 func Help(words []string, stdout, stderr io.Writer) error {
-	return (&Set{}).Run(context.Background(), Request{Words: append([]string{"help"}, words...), Stdout: stdout, Stderr: stderr})
+	return (&Set{}).Run(context.Background(), Request{Line: Join(append([]string{"help"}, words...)), Stdout: stdout, Stderr: stderr})
 }
 
 // single tells whether a topic has one command only.

@@ -12,13 +12,23 @@ import (
 // backquotes, ;, | and # are characters like any other. ssh joins its arguments
 // with one blank, so what the user's own shell has unquoted arrives unquoted.
 func Split(line string) ([]string, error) {
+	words, _, err := split(line)
+	return words, err
+}
+
+// split also tells where in the line each word begins.
+func split(line string) (words []string, starts []int, err error) {
 	var (
-		words []string
-		word  strings.Builder
-		open  bool // a word has begun, be it an empty quoted one
+		word strings.Builder
+		open bool // a word has begun, be it an empty quoted one
 	)
 	for i := 0; i < len(line); i++ {
-		switch c := line[i]; c {
+		c := line[i]
+		if !open && c != ' ' && c != '\t' && c != '\n' {
+			starts = append(starts, i)
+			open = true
+		}
+		switch c {
 		case ' ', '\t', '\n':
 			if open {
 				words = append(words, word.String())
@@ -26,18 +36,16 @@ func Split(line string) ([]string, error) {
 				open = false
 			}
 		case '\'':
-			open = true
 			end := strings.IndexByte(line[i+1:], '\'')
 			if end < 0 {
-				return nil, unbalanced("'")
+				return nil, nil, unbalanced("'")
 			}
 			word.WriteString(line[i+1 : i+1+end])
 			i += end + 1
 		case '"':
-			open = true
 			for i++; ; i++ {
 				if i >= len(line) {
-					return nil, unbalanced(`"`)
+					return nil, nil, unbalanced(`"`)
 				}
 				if line[i] == '"' {
 					break
@@ -50,22 +58,20 @@ func Split(line string) ([]string, error) {
 				word.WriteByte(line[i])
 			}
 		case '\\':
-			open = true
 			if i++; i >= len(line) {
-				return nil, &mesh.Error{Kind: mesh.Invalid, Text: "the command line ends with a backslash", Hint: "quote once more: ssh mesh \"config:set KEY='a value'\""}
+				return nil, nil, &mesh.Error{Kind: mesh.Invalid, Text: "the command line ends with a backslash", Hint: "quote once more: ssh mesh \"config:set KEY='a value'\""}
 			}
 			if line[i] != '\n' {
 				word.WriteByte(line[i])
 			}
 		default:
-			open = true
 			word.WriteByte(c)
 		}
 	}
 	if open {
 		words = append(words, word.String())
 	}
-	return words, nil
+	return words, starts, nil
 }
 
 func unbalanced(q string) error {
