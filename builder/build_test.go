@@ -99,10 +99,10 @@ func TestBuild_NewSyntaxOnAnyEngine(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	_, out := b.must(b.req(tree{"Dockerfile": "# syntax=docker/dockerfile:1\n" + from(
-		"COPY --exclude=*.md --chmod=600 . /src/", "RUN --mount=type=cache,target=/cache <<EOF", "echo from-a-heredoc", "ls /src", "EOF",
-	), "readme.md": "x", "kept.txt": "x"}))
-	if !strings.Contains(out, "       from-a-heredoc") || !strings.Contains(out, "       kept.txt") || strings.Contains(out, "       readme.md") {
-		t.Error("heredoc or --exclude does not work")
+		"COPY --chmod=600 . /src/", "RUN --mount=type=cache,target=/cache <<EOF", "echo from-a-heredoc", "ls /src", "EOF",
+	), "kept.txt": "x"}))
+	if !strings.Contains(out, "       from-a-heredoc") || !strings.Contains(out, "       kept.txt") {
+		t.Error("a heredoc does not work")
 	}
 }
 
@@ -170,7 +170,7 @@ func TestBuild_Failures(t *testing.T) {
 			"'RUN npm ci' exited 127", "does not have", []string{"/bin/sh: npm: not found"},
 		},
 		{"unknown instruction", tree{"Dockerfile": from("", "RUNN true")}, mesh.Failed, "Dockerfile:3: unknown instruction: RUNN (did you mean RUN?)", "", nil},
-		{"syntax", tree{"Dockerfile": from("COPY a")}, mesh.Failed, "Dockerfile:2: COPY requires at least two arguments, but only one was provided", "", nil},
+		{"syntax", tree{"Dockerfile": from("COPY a")}, mesh.Failed, "Dockerfile:2: COPY requires at least two arguments, but only one was provided. Destination could not be determined", "", nil},
 		{"unknown stage", tree{"Dockerfile": from("COPY --from=nope:x/y:z a b")}, mesh.Failed, "Dockerfile:2: ", "", nil},
 		{"missing", tree{"a": ""}, mesh.Invalid, "there is no Dockerfile in the pushed tree", "ssh mesh build:set -a " + string(b.stack) + " dockerfile=PATH", nil},
 		{"empty", tree{"Dockerfile": ""}, mesh.Invalid, "Dockerfile is empty", "", nil},
@@ -274,9 +274,8 @@ func TestBuild_WarnsOfWhatIsNotFetched(t *testing.T) {
 func TestBuild_LinesComeAtOnce(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	// The program prints its own clock, which is the machine's.
-	req := b.req(tree{"Dockerfile": from("RUN for i in 1 2 3 4 5; do echo tick $(stat -c %.9Y /proc/self/x 2>/dev/null || date +%s.%N); touch /tmp/x 2>/dev/null; sleep 0.15; done")})
-	req.Tree = tree{"Dockerfile": from("RUN for i in 1 2 3 4 5; do read up idle < /proc/uptime; echo tick $up; sleep 0.15; done")}
+	// The step prints the machine's clock as it sees it.
+	req := b.req(tree{"Dockerfile": from("RUN for i in 1 2 3 4 5; do read up idle < /proc/uptime; echo tick $up; sleep 0.15; done")})
 	out := &output{t: t}
 	var ups []time.Duration
 	out.on = func(line string) {

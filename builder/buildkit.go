@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,14 +20,17 @@ import (
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/secrets/secretsprovider"
 	"github.com/moby/buildkit/session/upload/uploadprovider"
+	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 	"github.com/tonistiigi/fsutil"
 
 	"mesh"
 )
 
-// dialTimeout is for finding out whether there is a BuildKit.
-const dialTimeout = 10 * time.Second
+const (
+	dialTimeout = 10 * time.Second // for finding out whether there is a BuildKit
+	killTimeout = 10 * time.Second // for a cancelled step; another build may run the same one
+)
 
 // dial reaches the BuildKit inside the engine, over POST /grpc upgraded to h2c.
 // From v29 on the engine speaks HTTP/2 on its socket as well and calls /grpc
@@ -123,7 +127,7 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		SharedKey:     j.server + "/" + string(j.Stack),
 		FrontendAttrs: attrs, LocalMounts: mounts, Session: attach, Exports: []bkclient.ExportEntry{export},
 	}, "mesh", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
-		lines = &lineRecorder{Client: c, at: map[digest.Digest]int{}}
+		lines = newLineRecorder(c)
 		var r *gateway.Result
 		r, failed = frontend.Build(ctx, lines)
 		if failed == nil {
@@ -144,6 +148,9 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		return r, nil
 	}, statuses)
 	<-rendered
+	if ctx.Err() != nil {
+		j.awaitKilled(ctx, bk, render, lines)
+	}
 	if failed != nil {
 		err = failed
 	}
@@ -154,6 +161,37 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 	// containerd, an image's ID is the digest of its manifest.
 	img.ID = res.ExporterResponse[exptypes.ExporterImageDigestKey]
 	return img, nil
+}
+
+// awaitKilled returns when no step of the build runs any more. BuildKit gives up
+// a cancelled build at once and kills its steps afterwards, 10 to 250 ms later;
+// until then a step's file system is listed as in use, under its command.
+func (j *job) awaitKilled(ctx context.Context, bk *bkclient.Client, r *renderer, lines *lineRecorder) {
+	waiting := lines.commands(r)
+	if len(waiting) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		list, err := bk.DiskUsage(ctx)
+		if err != nil {
+			j.log.WarnContext(ctx, "cannot tell whether a cancelled step has ended", "stack", j.Stack, "err", err)
+			return
+		}
+		if !slices.ContainsFunc(list, func(u *bkclient.UsageInfo) bool {
+			return u.InUse && slices.ContainsFunc(waiting, func(c string) bool { return strings.HasSuffix(u.Description, " from exec "+c) })
+		}) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // strip takes out of the image's config what mesh does not honour. An image
@@ -207,26 +245,41 @@ func hasShell(stat func(p string) (fs.FileMode, string, error)) bool {
 }
 
 // lineRecorder notes from which line of the Dockerfile each step comes, which
-// old engines do not tell.
+// old engines do not tell, and what it executes.
 type lineRecorder struct {
 	gateway.Client
-	mu sync.Mutex
-	at map[digest.Digest]int
+	mu    sync.Mutex
+	at    map[digest.Digest]int
+	execs map[digest.Digest]string // command, its words joined
+}
+
+func newLineRecorder(c gateway.Client) *lineRecorder {
+	return &lineRecorder{Client: c, at: map[digest.Digest]int{}, execs: map[digest.Digest]string{}}
 }
 
 func (r *lineRecorder) Solve(ctx context.Context, req gateway.SolveRequest) (*gateway.Result, error) {
-	if req.Definition != nil && req.Definition.Source != nil {
-		r.mu.Lock()
-		for d, locations := range req.Definition.Source.Locations {
-			for _, l := range locations.Locations {
-				if len(l.Ranges) > 0 && l.Ranges[0].Start != nil && r.at[digest.Digest(d)] == 0 {
-					r.at[digest.Digest(d)] = int(l.Ranges[0].Start.Line)
-				}
-			}
-		}
-		r.mu.Unlock()
+	if req.Definition != nil {
+		r.record(req.Definition)
 	}
 	return r.Client.Solve(ctx, req)
+}
+
+func (r *lineRecorder) record(def *pb.Definition) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for d, locations := range def.GetSource().GetLocations() {
+		for _, l := range locations.Locations {
+			if len(l.Ranges) > 0 && l.Ranges[0].Start != nil && r.at[digest.Digest(d)] == 0 {
+				r.at[digest.Digest(d)] = int(l.Ranges[0].Start.Line)
+			}
+		}
+	}
+	for _, b := range def.Def {
+		var op pb.Op
+		if op.UnmarshalVT(b) == nil && op.GetExec().GetMeta() != nil {
+			r.execs[digest.FromBytes(b)] = strings.Join(op.GetExec().Meta.Args, " ")
+		}
+	}
 }
 
 // line returns 0 when it is not known.
@@ -237,4 +290,19 @@ func (r *lineRecorder) line(d digest.Digest) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.at[d]
+}
+
+// commands are those of the steps that have begun and were not seen to end well.
+func (r *lineRecorder) commands(render *renderer) (list []string) {
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range render.order {
+		if c := r.execs[s.digest]; c != "" && !s.started.IsZero() && (!s.done || s.err != "") {
+			list = append(list, c)
+		}
+	}
+	return list
 }

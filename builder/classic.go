@@ -110,7 +110,7 @@ func (j *job) classicFault(s *step, text string) error {
 		e.Text = fmt.Sprintf("'%s' exited %s", shorten(s.name, 60), code)
 		return e
 	}
-	if base := j.baseFault(e.Err, text); base != nil {
+	if base := j.baseFault(e.Err, text, 0); base != nil {
 		return base
 	}
 	if m := submatch(missingFile, text); m != "" {

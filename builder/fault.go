@@ -1,10 +1,12 @@
 package builder
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -23,8 +25,8 @@ import (
 var (
 	exitCode    = regexp.MustCompile(`exit code: (\d+)|returned a non-zero code: (\d+)`)
 	missingFile = regexp.MustCompile(`"(/[^"]*)"(?:: | )not found|lstat (\S+): no such file|stat (\S+): file does not exist|COPY failed: file not found in build context or excluded by .dockerignore: stat ([^:]+)`)
-	noSecret    = regexp.MustCompile(`secret ([A-Za-z0-9_.-]+): not found`)
-	baseImage   = regexp.MustCompile(`(?:failed to resolve source metadata for|failed to load metadata for|failed to do request: Head "?https?://\S+? |pull access denied for|manifest for) ?([^\s,]+?)(?:[:,]? |$)`)
+	noSecret    = regexp.MustCompile(`secret ([A-Za-z0-9_.-]+):? not found`)
+	pulledImage = regexp.MustCompile(`(?:failed to resolve source metadata for|pull access denied for|manifest for) ([^\s,]+?)(?:[:,]? |$)`)
 	parseError  = regexp.MustCompile(`^(?:dockerfile|Dockerfile) parse error (?:on )?line (\d+): `)
 )
 
@@ -61,7 +63,10 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 	line, name := 0, ""
 	var output []string
 	if s != nil {
-		line, name, output = lines.line(s.digest), s.name, j.out.evidence(s)
+		line, output = lines.line(s.digest), j.out.evidence(s)
+		if !s.quiet {
+			name = s.name
+		}
 	}
 	if n := sourceLine(err); n != 0 {
 		line = n
@@ -86,8 +91,10 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 		e.Text = fmt.Sprintf("%s'%s' needs the secret %s, and there is no config var of that name", j.at(line), shorten(name, 60), m)
 		return e.WithHint("ssh mesh config:set -a %s %s=…", j.Stack, m)
 	}
-	if base := j.baseFault(err, text); base != nil {
-		return base
+	if s == nil || s.quiet || strings.HasPrefix(name, "FROM") {
+		if base := j.baseFault(err, text, line); base != nil {
+			return base
+		}
 	}
 	if m := submatch(missingFile, text); m != "" && (strings.HasPrefix(name, "COPY") || strings.HasPrefix(name, "ADD") || name == "") {
 		m = strings.TrimPrefix(m, "/")
@@ -127,46 +134,51 @@ func (j *job) at(line int) string {
 
 // baseFault tells an image that does not exist from a registry that cannot be
 // reached. It returns nil when the error is about neither.
-func (j *job) baseFault(err error, text string) error {
-	image := familiar(submatch(baseImage, text))
+func (j *job) baseFault(err error, text string, line int) error {
+	image := j.df.imageAt(line)
+	if image == "" {
+		image = familiar(submatch(pulledImage, text))
+	}
 	if image == "" {
 		return nil
 	}
-	line := sourceLine(err)
-	if line == 0 {
-		line = j.df.fromLine(image)
-	}
-	for _, w := range networkWords {
-		if strings.Contains(text, w) {
-			return &mesh.Error{
-				Kind: mesh.Unavailable, Text: fmt.Sprintf("%sthe base image %s is not on the server, and its registry cannot be reached", j.at(line), image),
-				Hint: "this is the server's network, not the code; try on the server: docker pull " + image, Err: err,
-			}
+	mentions := func(w string) bool { return strings.Contains(text, w) }
+	switch {
+	case slices.ContainsFunc(networkWords, mentions):
+		return &mesh.Error{
+			Kind: mesh.Unavailable, Text: fmt.Sprintf("%sthe base image %s is not on the server, and its registry cannot be reached", j.at(line), image),
+			Hint: "this is the server's network, not the code; try on the server: docker pull " + image, Err: err,
 		}
-	}
-	for _, w := range unknownImageWords {
-		if strings.Contains(text, w) {
-			return &mesh.Error{
-				Kind: mesh.Failed, Text: fmt.Sprintf("%sthere is no base image %s, or it is private", j.at(line), image),
-				Hint: "correct the name after FROM; for a private one, on the server: docker login; docker pull " + image, Err: err,
-			}
+	case slices.ContainsFunc(unknownImageWords, mentions):
+		return &mesh.Error{
+			Kind: mesh.Failed, Text: fmt.Sprintf("%sthere is no base image %s, or it is private", j.at(line), image),
+			Hint: "correct the name; for a private one, on the server: docker login; docker pull " + image, Err: err,
 		}
 	}
 	return nil
 }
 
-// fromLine finds the FROM of an image, for errors that do not tell.
-func (d *dockerfile) fromLine(image string) int {
-	res, err := parser.Parse(strings.NewReader(string(d.text)))
-	if err != nil {
-		return 0
+// imageAt is the image that the instruction at a line names, as it is written:
+// that of a FROM, or of a COPY --from.
+func (d *dockerfile) imageAt(line int) string {
+	res, err := parser.Parse(bytes.NewReader(d.text))
+	if err != nil || line == 0 {
+		return ""
 	}
 	for _, n := range res.AST.Children {
-		if strings.EqualFold(n.Value, "from") && n.Next != nil && strings.HasPrefix(familiar(n.Next.Value)+":latest", image) {
-			return n.StartLine
+		if n.StartLine > line || n.EndLine < line {
+			continue
+		}
+		if strings.EqualFold(n.Value, "from") && n.Next != nil {
+			return familiar(n.Next.Value)
+		}
+		for _, f := range n.Flags {
+			if image, ok := strings.CutPrefix(f, "--from="); ok {
+				return familiar(image)
+			}
 		}
 	}
-	return 0
+	return ""
 }
 
 // familiar is an image's name as people write it.

@@ -1,0 +1,74 @@
+package builder_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/image"
+
+	"mesh"
+)
+
+func leftoverImages(t *testing.T, server string) (ids []string) {
+	t.Helper()
+	found, err := cli.ImageList(t.Context(), image.ListOptions{Filters: filters.NewArgs(filters.Arg("label", "mesh.server="+server))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range found {
+		ids = append(ids, i.ID)
+	}
+	return ids
+}
+
+func TestCollect(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	made := func(content, tag string) mesh.Image {
+		req := b.req(tree{"Dockerfile": "FROM scratch\nCOPY a /\n", "a": content})
+		req.Tags = []string{"mesh/" + string(b.stack) + ":" + tag}
+		img, _ := b.must(req)
+		return img
+	}
+	kept, old, used, foreign := made("1", "one"), made("2", "two"), made("3", "three"), made("4", "four")
+	moved := made("5", "two") // takes old's only tag
+	for img, ref := range map[string]string{kept.ID: "mesh/" + string(b.stack) + ":v1", foreign.ID: "mesh-test/" + run + ":foreign"} {
+		if err := b.Tag(t.Context(), img, ref); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := cli.ContainerCreate(t.Context(), &container.Config{Image: used.ID, Cmd: []string{"x"}, Labels: map[string]string{testLabel: run}}, nil, nil, nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Collect(t.Context(), b.stack, map[string]bool{kept.ID: true}); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range []struct {
+		name string
+		img  mesh.Image
+		want bool
+	}{
+		{"kept", kept, true},
+		{"without a tag", old, false},
+		{"used by a container", used, true},
+		{"not kept", moved, false},
+		{"tagged by others", foreign, true},
+	} {
+		if got, err := b.Present(t.Context(), w.img.ID); err != nil || got != w.want {
+			t.Errorf("%s: present %v, %v", w.name, got, err)
+		}
+	}
+	if err := b.Tag(t.Context(), moved.ID, "mesh/x:1"); !errors.Is(err, mesh.NotFound) {
+		t.Errorf("tag of a missing image: %v", err)
+	}
+	if err := cli.ContainerRemove(context.Background(), c.ID, container.RemoveOptions{Force: true}); err != nil {
+		t.Error(err)
+	}
+	if _, err := cli.ImageRemove(context.Background(), "mesh-test/"+run+":foreign", image.RemoveOptions{}); err != nil {
+		t.Error(err)
+	}
+}
