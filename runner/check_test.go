@@ -46,6 +46,7 @@ func TestCheck_Failures(t *testing.T) {
 	b := newBench(t)
 	for _, c := range []struct {
 		name         string
+		entrypoint   string
 		args         []string
 		check        mesh.Check
 		memory       int64
@@ -53,6 +54,14 @@ func TestCheck_Failures(t *testing.T) {
 		output       string        // a line of it
 		atLeast, max time.Duration // how long it may take
 	}{
+		{
+			name: "no such program", entrypoint: "gunicorn", check: mesh.Check{HTTP: true},
+			text: `web.1 cannot start: the image has no program "gunicorn"`, hint: "correct the command", max: 3 * time.Second,
+		},
+		{
+			name: "not executable", entrypoint: "/proc/version", check: mesh.Check{Settle: 20 * time.Second},
+			text: `web.1 cannot start: "/proc/version" is not executable`, hint: "chmod", max: 3 * time.Second,
+		},
 		{
 			name: "exit at once", args: []string{"print", "cannot find config", "exit", "3"}, check: mesh.Check{HTTP: true},
 			text: "web.1 exited with code 3 before it answered on port 8080", output: "cannot find config", max: 3 * time.Second,
@@ -102,6 +111,9 @@ func TestCheck_Failures(t *testing.T) {
 			t.Parallel()
 			s := b.spec("web", c.args...)
 			s.Memory = c.memory
+			if c.entrypoint != "" {
+				s.Process = mesh.Process{Entrypoint: []string{c.entrypoint}}
+			}
 			in := b.start(s)
 			began := time.Now()
 			seen, err := b.Check(t.Context(), in, c.check, nil)

@@ -278,6 +278,33 @@ func exitFault(name string, code int, oom bool, memory int64, when string) *mesh
 	return e
 }
 
+// initFailed is what the init prints when it cannot start the program: with an
+// init, the engine has started the container by then, and tells nothing.
+var initFailed = regexp.MustCompile(`^\[FATAL tini \(\d+\)\] exec (.+) failed: (.+)$`)
+
+// notExecuted makes e say that there was no such program, when its output does.
+func notExecuted(e *mesh.Error, name string) {
+	for _, l := range e.Output {
+		m := initFailed.FindStringSubmatch(l)
+		if m == nil {
+			continue
+		}
+		e.Hint = "correct the command, or the image's ENTRYPOINT and CMD"
+		switch {
+		case strings.Contains(m[2], "No such file"):
+			e.Text = fmt.Sprintf("%s cannot start: the image has no program %q", name, m[1])
+		case strings.Contains(m[2], "Permission denied"):
+			e.Text = fmt.Sprintf("%s cannot start: %q is not executable", name, m[1])
+			e.Hint = "make it executable, e.g. with: git update-index --chmod=+x FILE"
+		case strings.Contains(m[2], "Exec format"):
+			e.Text = fmt.Sprintf("%s cannot start: %q is not a program for this machine", name, m[1])
+			e.Hint = "a script needs a first line such as #!/bin/sh"
+		default:
+			e.Text = fmt.Sprintf("%s cannot start: %q: %s", name, m[1], m[2])
+		}
+	}
+}
+
 func limit(memory int64) string {
 	if memory == 0 {
 		return ""

@@ -1,0 +1,135 @@
+package runner_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/docker/docker/api/types/filters"
+
+	"mesh"
+)
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+func serverFilter(server string) filters.Args {
+	return filters.NewArgs(filters.Arg("label", "mesh.server="+server))
+}
+
+func (b *bench) oneOff(args ...string) mesh.OneOff {
+	return mesh.OneOff{
+		Stack: b.stack, Name: "run.1234", Image: app, Process: mesh.Process{Cmd: args}, Subnet: b.subnet,
+		Env: map[string]mesh.Secret{"GREETING": mesh.NewSecret("hi")}, Labels: map[string]string{"x": "y"},
+	}
+}
+
+func TestRunOneOff(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for _, c := range []struct {
+		name        string
+		image       string
+		process     mesh.Process
+		stdin       string
+		tty         bool
+		code        int
+		out, errout string
+	}{
+		{name: "streams and code", process: mesh.Process{Cmd: []string{"env", "GREETING", "eprint", "oops", "exit", "5"}}, code: 5, out: "hi\n", errout: "oops\n"},
+		{name: "the end of stdin is passed on", process: mesh.Process{Cmd: []string{"echo"}}, stdin: "a\nb\n", out: "a\nb\nend\n"},
+		{name: "killed by a signal", image: shell, process: mesh.Process{Entrypoint: []string{"/bin/sh", "-c"}, Cmd: []string{"kill -9 $$"}}, code: 137},
+		{name: "a terminal", image: shell, process: mesh.Process{Entrypoint: []string{"/bin/sh", "-c"}, Cmd: []string{"test -t 1 && echo tty; echo err >&2"}}, tty: true, out: "tty\r\nerr\r\n"},
+		{name: "long output", process: mesh.Process{Cmd: []string{"long", "3000000"}}, out: strings.Repeat("x", 3000000) + "\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := b.oneOff()
+			var out, errout strings.Builder
+			o.Process, o.TTY, o.Stdout, o.Stderr = c.process, c.tty, &out, &errout
+			if c.image != "" {
+				o.Image = c.image
+			}
+			if c.stdin != "" {
+				o.Stdin = strings.NewReader(c.stdin)
+			}
+			code, err := b.RunOneOff(t.Context(), o)
+			if err != nil || code != c.code || out.String() != c.out || errout.String() != c.errout {
+				t.Errorf("%d, %v, %.100q, %q", code, err, out.String(), errout.String())
+			}
+		})
+	}
+	o := b.oneOff()
+	o.Process.Entrypoint = []string{"rails"}
+	if code, err := b.RunOneOff(t.Context(), o); code != 127 || err != nil {
+		t.Errorf("no such program: %d, %v", code, err)
+	}
+	b.noContainers()
+}
+
+func (b *bench) noContainers() {
+	b.t.Helper()
+	list, err := cli.ContainerList(b.t.Context(), containerList(b.server))
+	if err != nil || len(list) > 0 {
+		b.t.Errorf("left: %v, %v", list, err)
+	}
+}
+
+func TestRunOneOff_Resizes(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	sizes := make(chan mesh.WindowSize, 2)
+	sizes <- mesh.WindowSize{Width: 80, Height: 24}
+	sizes <- mesh.WindowSize{Width: 120, Height: 40}
+	close(sizes)
+	o := b.oneOff("size")
+	var out strings.Builder
+	o.TTY, o.Resize, o.Stdout = true, sizes, &out
+	if code, err := b.RunOneOff(t.Context(), o); code != 0 || err != nil || out.String() != "40x120\r\n" {
+		t.Errorf("%d, %v, %q", code, err, out.String())
+	}
+}
+
+func TestRunOneOff_IsInteractive(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	inR, inW := io.Pipe()
+	outR, outW := io.Pipe()
+	o := b.oneOff("echo")
+	o.Stdin, o.Stdout = inR, outW
+	done := make(chan error, 1)
+	go func() {
+		_, err := b.RunOneOff(t.Context(), o)
+		done <- err
+	}()
+	lines := bufio.NewReader(outR)
+	for _, s := range []string{"one\n", "two\n"} {
+		_, _ = io.WriteString(inW, s)
+		if got, err := lines.ReadString('\n'); got != s {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	_ = inW.Close()
+	if got, _ := lines.ReadString('\n'); got != "end\n" {
+		t.Errorf("%q", got)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRunOneOff_CancelKills(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	o := b.oneOff("print", "up", "stubborn")
+	o.Stdout = writerFunc(func(p []byte) (int, error) { cancel(); return len(p), nil })
+	if _, err := b.RunOneOff(ctx, o); !errors.Is(err, mesh.Cancelled) {
+		t.Errorf("got %v", err)
+	}
+	b.noContainers()
+}
