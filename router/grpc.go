@@ -1,6 +1,275 @@
 package router
 
-type grpcClient struct{}
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
 
-func (g *grpcClient) closeIdle()      {}
-func (g *grpcClient) cut(cause error) {}
+	"golang.org/x/net/http/httpguts"
+)
+
+// gRPC is the one thing that does not go to the app as HTTP/1.1: it is defined on
+// HTTP/2 only, and its servers speak nothing else. A request that came by HTTP/2
+// and is gRPC goes on by HTTP/2 without TLS, with net/http as the client. There
+// is no time limit for the first byte, because a stream may be silent for hours;
+// gRPC has deadlines of its own.
+
+func isGRPC(r *http.Request) bool {
+	if r.ProtoMajor != 2 || r.Method != http.MethodPost {
+		return false
+	}
+	// Not gRPC-Web, "application/grpc-web", which is made for HTTP/1.1.
+	kind, ok := strings.CutPrefix(r.Header.Get("Content-Type"), "application/grpc")
+	return ok && (kind == "" || kind[0] == '+' || kind[0] == ';')
+}
+
+// grpcClient is a target's HTTP/2 client; the zero one is ready.
+type grpcClient struct {
+	mu    sync.Mutex
+	ep    *endpoint
+	tr    *http.Transport // to ep; nil until it is needed
+	calls map[*grpcCall]struct{}
+}
+
+type grpcCall struct {
+	front  *front
+	cancel context.CancelCauseFunc
+}
+
+// errDial marks that not even a connection was made.
+type errDial struct{ error }
+
+func (g *grpcClient) transport(r *Router, ep *endpoint) *http.Transport {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.tr != nil && g.ep.addr == ep.addr {
+		return g.tr
+	}
+	if g.tr != nil {
+		g.tr.CloseIdleConnections()
+	}
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	g.ep = ep
+	g.tr = &http.Transport{
+		Protocols: &p, DisableCompression: true, IdleConnTimeout: idleFor,
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, r.opts.DialTimeout)
+			defer cancel()
+			c, err := r.opts.Dial(ctx, network, ep.text)
+			if err != nil {
+				return nil, errDial{err}
+			}
+			return c, nil
+		},
+	}
+	return g.tr
+}
+
+func (g *grpcClient) begin(c *grpcCall) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.calls == nil {
+		g.calls = map[*grpcCall]struct{}{}
+	}
+	g.calls[c] = struct{}{}
+}
+
+func (g *grpcClient) end(c *grpcCall) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.calls, c)
+}
+
+func (g *grpcClient) closeIdle() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.tr != nil {
+		g.tr.CloseIdleConnections()
+	}
+}
+
+// cut ends the calls under way: those that came in by f, or all if f is nil.
+func (g *grpcClient) cut(f *front, cause error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for c := range g.calls {
+		if f == nil || c.front == f {
+			c.cancel(cause)
+		}
+	}
+}
+
+// callBody is the body of a call, for one try: net/http closes it too when there
+// was no connection, and the next try needs it still.
+type callBody struct {
+	body   io.ReadCloser
+	mu     sync.Mutex
+	used   bool
+	closed bool
+}
+
+func (b *callBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	closed := b.closed
+	b.used = true
+	b.mu.Unlock()
+	if closed {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	return b.body.Read(p)
+}
+
+func (b *callBody) Close() error {
+	b.mu.Lock()
+	used := b.used
+	b.closed = true
+	b.mu.Unlock()
+	if used {
+		return b.body.Close() // ends a Read that waits
+	}
+	return nil
+}
+
+// serveGRPC passes a call on.
+func (q *request) serveGRPC() {
+	var w waiter
+	defer w.stop()
+	for {
+		t, code := q.claim(&w)
+		if code != "" {
+			w.stop()
+			q.fail(code)
+			return
+		}
+		err := q.call(t, w.stop)
+		var dial errDial
+		switch {
+		case err == nil:
+			return
+		case errors.As(err, &dial) && q.r.Context().Err() == nil:
+			q.release()
+			t.failed(q.router.clock())
+			w.tried = append(w.tried, t)
+		default:
+			q.fail(codeOf(err))
+			return
+		}
+	}
+}
+
+// call makes the call on t. An error means that nothing has been sent to the
+// client. answered is called when the wait for a target is over.
+func (q *request) call(t *target, answered func()) error {
+	ctx, cancel := context.WithCancelCause(q.r.Context())
+	defer cancel(nil)
+	c := &grpcCall{front: q.front, cancel: cancel}
+	t.grpc.begin(c)
+	defer t.grpc.end(c)
+	if cause := t.severed(); cause != nil {
+		return cause
+	}
+	body := &callBody{body: q.r.Body}
+	// net/http does not notice the end of ctx while it waits for more of the body.
+	defer context.AfterFunc(ctx, func() { _ = body.Close() })()
+	out := (&http.Request{
+		Method: q.r.Method, Host: q.r.Host, Header: q.outHeader(), Trailer: q.r.Trailer,
+		URL:  &url.URL{Scheme: "http", Host: t.ep.Load().text, Path: q.r.URL.Path, RawPath: q.r.URL.RawPath, RawQuery: q.r.URL.RawQuery},
+		Body: body, ContentLength: q.r.ContentLength,
+	}).WithContext(ctx)
+	res, err := t.grpc.transport(q.router, t.ep.Load()).RoundTrip(out)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return err
+	}
+	defer res.Body.Close()
+	answered()
+	t.healthy()
+	h := q.w.Header()
+	for k, vv := range res.Header {
+		if k != "Connection" && k != "Trailer" {
+			h[k] = vv
+		}
+	}
+	q.ownFields(h)
+	q.rec.Status = res.StatusCode
+	q.w.WriteHeader(res.StatusCode)
+	if res.ContentLength == 0 {
+		return nil // one HEADERS frame with the status, as it came: "Trailers-Only"
+	}
+	if err := q.copyCall(res); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		q.abort(codeOf(err))
+	}
+	return nil
+}
+
+// copyCall sends each piece of the answer as it comes, and the trailers, which
+// carry the status of the call.
+func (q *request) copyCall(res *http.Response) error {
+	bp := buffers.Get().(*[]byte)
+	defer buffers.Put(bp)
+	if err := q.ctl.Flush(); err != nil {
+		return clientError{err}
+	}
+	for {
+		n, err := res.Body.Read(*bp)
+		if n > 0 {
+			m, werr := q.w.Write((*bp)[:n])
+			q.rec.Bytes += int64(m)
+			if werr == nil {
+				werr = q.ctl.Flush()
+			}
+			if werr != nil {
+				return clientError{werr}
+			}
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for k, vv := range res.Trailer {
+		q.w.Header()[http.TrailerPrefix+k] = vv
+	}
+	return nil
+}
+
+// outHeader is what appendHead writes, as a map.
+func (q *request) outHeader() http.Header {
+	h := make(http.Header, len(q.r.Header)+6)
+	for k, vv := range q.r.Header {
+		if !dropped(k) && !disguised(k) {
+			h[k] = vv
+		}
+	}
+	if _, ok := h["User-Agent"]; !ok {
+		h["User-Agent"] = nil // or net/http names itself
+	}
+	if httpguts.HeaderValuesContainsToken(q.r.Header["Te"], "trailers") {
+		h["Te"] = []string{"trailers"}
+	}
+	start := q.peer.start
+	if start == "" {
+		start = "t=" + strconv.FormatInt(q.rec.Time.UnixMilli(), 10)
+	}
+	for k, v := range map[string]string{
+		"X-Forwarded-For": q.peer.chain, "X-Forwarded-Proto": q.peer.proto, "X-Forwarded-Host": q.peer.host,
+		"X-Forwarded-Port": q.peer.port, "X-Request-Id": q.rec.RequestID, "X-Request-Start": start,
+	} {
+		h[k] = []string{v}
+	}
+	return h
+}

@@ -440,16 +440,7 @@ func (q *request) switchProtocols(c *conn) {
 func (q *request) passOn(c *conn, a answer, up *upload) error {
 	c.gotHead()
 	h := q.w.Header()
-	// net/http would add these.
-	if _, ok := h["Date"]; !ok {
-		h["Date"] = nil
-	}
-	if _, ok := h["Content-Type"]; !ok {
-		h["Content-Type"] = nil
-	}
-	if _, ok := h["X-Request-Id"]; !ok {
-		h["X-Request-Id"] = []string{q.rec.RequestID}
-	}
+	q.ownFields(h)
 	open := !a.bodyless(q.r.Method) && a.length < 0
 	if q.r.ProtoMajor == 1 {
 		if open {
@@ -481,6 +472,18 @@ func (q *request) passOn(c *conn, a answer, up *upload) error {
 		return q.copyLength(c, a.length)
 	}
 	return q.copyAll(c)
+}
+
+// ownFields sees to the fields that are not the app's alone.
+func (q *request) ownFields(h http.Header) {
+	for _, k := range [...]string{"Date", "Content-Type"} { // net/http would add them
+		if _, ok := h[k]; !ok {
+			h[k] = nil
+		}
+	}
+	if _, ok := h["X-Request-Id"]; !ok {
+		h["X-Request-Id"] = []string{q.rec.RequestID}
+	}
 }
 
 // ctlFlusher is the writer's own FlushError: no detour through ResponseController
@@ -555,6 +558,3 @@ func (q *request) abort(code Code) {
 	}
 	panic(http.ErrAbortHandler)
 }
-
-func isGRPC(r *http.Request) bool { return false }
-func (q *request) serveGRPC()     {}

@@ -129,7 +129,7 @@ func (t *target) cut(cause error) {
 		c.abort(cause)
 	}
 	t.mu.Unlock()
-	t.grpc.cut(cause)
+	t.grpc.cut(nil, cause)
 }
 
 // severed gives the cause that cut was called with.
@@ -141,6 +141,7 @@ func (t *target) severed() error {
 
 // cutFront ends what came in by f.
 func (t *target) cutFront(f *front) {
+	t.grpc.cut(f, errStop)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for c := range t.conns {
