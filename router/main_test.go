@@ -72,7 +72,7 @@ type rig struct {
 
 func start(t testing.TB, o router.Options) *rig {
 	t.Helper()
-	g := &rig{t: t, told: make(chan router.AccessRecord, 4096)}
+	g := &rig{t: t, told: make(chan router.AccessRecord, 256)}
 	if o.Access == nil {
 		o.Access = func(a router.AccessRecord) {
 			select {
