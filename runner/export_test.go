@@ -1,0 +1,21 @@
+package runner
+
+import (
+	"context"
+	"net/netip"
+)
+
+// ParseListeners reads /proc/net/tcp.
+var ParseListeners = parseListeners
+
+// Describe lists addresses.
+var Describe = describe
+
+// Span prints a duration.
+var Span = span
+
+// ExecListeners looks by a process in the container.
+func ExecListeners(ctx context.Context, r *Runner, id string) ([]netip.AddrPort, bool) {
+	table, ok := r.execTable(ctx, id)
+	return parseListeners(table), ok
+}
