@@ -126,7 +126,12 @@ func (p program) serve(ctx context.Context, s settings, log *slog.Logger, stdout
 	defer endBack()
 	var behind errgroup.Group
 	behind.Go(func() error { return d.Run(back) })
-	behind.Go(func() error { return rt.Run(back) })
+	behind.Go(func() error {
+		if err := rt.Run(back); !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return nil
+	})
 	front, fctx := errgroup.WithContext(ctx)
 	front.Go(func() error { return recv.Serve(fctx, l.ssh) })
 	front.Go(func() error { return recv.ServeLocal(fctx, l.socket) })

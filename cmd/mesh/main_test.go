@@ -1,0 +1,535 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/network"
+	docker "github.com/docker/docker/client"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"mesh/deploy"
+)
+
+// runID marks what this run of the tests makes in the engine.
+var runID = strconv.Itoa(os.Getpid())
+
+// fixture is the folder with the test app's binary.
+var fixture string
+
+// TestMain makes a mesh command of the test binary, so that the race detector
+// and coverage see the server. What the tests leave in the engine is removed, and
+// containers left by a test fail the run.
+func TestMain(m *testing.M) {
+	if id := os.Getenv("MESH_TEST_RUN"); id != "" {
+		runID = id
+	}
+	testscript.Main(leaks{m}, map[string]func(){
+		"mesh": func() {
+			p := program{version: "test", labels: map[string]string{"mesh.test": runID}}
+			if at := os.Getenv("MESH_TEST_KILL"); at != "" {
+				p.reached = func(s deploy.Step, _ string) {
+					if string(s) == at {
+						_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+						select {}
+					}
+				}
+			}
+			os.Exit(p.main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		},
+	})
+}
+
+// leaks runs the tests between preparing the engine and sweeping it.
+type leaks struct{ m *testing.M }
+
+func (l leaks) Run() int {
+	if err := os.Setenv("MESH_TEST_RUN", runID); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	dir, err := os.MkdirTemp("", "mesh-fixture-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	fixture = dir
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", filepath.Join(dir, "app"), "./testdata/app")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build the fixture: %v\n%s", err, out)
+		return 1
+	}
+	c, err := engine()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "these tests need a Docker Engine: run scripts/engine:", err)
+		return 1
+	}
+	defer c.Close()
+	code := l.m.Run()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	left, err := sweep(ctx, c, filters.Arg("label", "mesh.test="+runID))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "sweep:", err)
+		return 1
+	}
+	if len(left) > 0 {
+		fmt.Fprintln(os.Stderr, "left in the engine by the tests:", strings.Join(left, ", "))
+		return 1
+	}
+	return code
+}
+
+func engine() (*docker.Client, error) {
+	c, err := docker.NewClientWithOpts(docker.FromEnv, docker.WithAPIVersionNegotiation())
+	if err != nil {
+		return nil, err
+	}
+	_, err = c.Ping(context.Background())
+	return c, err
+}
+
+// sweep removes containers and networks, and names them.
+func sweep(ctx context.Context, c *docker.Client, arg filters.KeyValuePair) (names []string, err error) {
+	list, err := c.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(arg)})
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range list {
+		names = append(names, strings.Join(k.Names, ","))
+		if err := c.ContainerRemove(ctx, k.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}); err != nil && !docker.IsErrNotFound(err) {
+			return names, err
+		}
+	}
+	nets, err := c.NetworkList(ctx, network.ListOptions{Filters: filters.NewArgs(arg)})
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range nets {
+		names = append(names, n.Name)
+		if err := c.NetworkRemove(ctx, n.ID); err != nil {
+			return names, err
+		}
+	}
+	return names, nil
+}
+
+// sweepServer removes what the server of a data directory has made.
+func sweepServer(ctx context.Context, c *docker.Client, server string) error {
+	if _, err := sweep(ctx, c, filters.Arg("label", "mesh.server="+server)); err != nil {
+		return err
+	}
+	images, err := c.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(filters.Arg("label", "mesh.server="+server))})
+	if err != nil {
+		return err
+	}
+	for _, i := range images {
+		if _, err := c.ImageRemove(ctx, i.ID, image.RemoveOptions{Force: true, PruneChildren: true}); err != nil && !docker.IsErrNotFound(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestScripts runs the transcripts: what people type and see, with the real git,
+// ssh, engine and HTTP.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
+		Setup:               setup,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"ready":       cmdReady,
+			"fixture-app": cmdFixture,
+			"http":        cmdHTTP,
+			"cmpremote":   cmdCmpRemote,
+			"waitfor":     cmdWaitFor,
+			"engine":      cmdEngine,
+			"rewrite":     cmdRewrite,
+			"kill9":       cmdKill9,
+		},
+	})
+}
+
+// setup gives each script a home, three keys and an ssh that uses them. The
+// server's address follows with "ready".
+func setup(env *testscript.Env) error {
+	work := env.WorkDir
+	home := filepath.Join(work, "home")
+	if err := os.MkdirAll(home, 0o700); err != nil {
+		return err
+	}
+	for _, name := range []string{"admin", "user", "stranger"} {
+		out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", filepath.Join(work, name)).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("ssh-keygen: %w: %s", err, out)
+		}
+	}
+	for k, v := range map[string]string{
+		"HOME": home, "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_GLOBAL": filepath.Join(home, ".gitconfig"),
+		"GIT_AUTHOR_NAME": "Ann", "GIT_AUTHOR_EMAIL": "ann@example.test", "GIT_COMMITTER_NAME": "Ann", "GIT_COMMITTER_EMAIL": "ann@example.test",
+		"GIT_AUTHOR_DATE": "2026-01-02T03:04:05Z", "GIT_COMMITTER_DATE": "2026-01-02T03:04:05Z",
+		"MESH_DATA": filepath.Join(work, "data"), "MESH_TEST_RUN": runID, "MESH_SSH_ADDR": "127.0.0.1:0", "MESH_HTTP_ADDR": "127.0.0.1:0",
+		"DOCKER_HOST": os.Getenv("DOCKER_HOST"), "NO_COLOR": "1",
+	} {
+		env.Setenv(k, v)
+	}
+	// ssh reads its configuration by file only: a script in front of the real one
+	// gives it, for whoever calls ssh.
+	bin := filepath.Join(work, "bin")
+	if err := os.MkdirAll(bin, 0o700); err != nil {
+		return err
+	}
+	real, err := exec.LookPath("ssh")
+	if err != nil {
+		return err
+	}
+	wrapper := fmt.Sprintf("#!/bin/sh\nexec %s -F %s \"$@\"\n", real, filepath.Join(work, "ssh_config"))
+	if err := os.WriteFile(filepath.Join(bin, "ssh"), []byte(wrapper), 0o700); err != nil { //nolint:gosec // a script
+		return err
+	}
+	env.Setenv("PATH", bin+string(filepath.ListSeparator)+env.Getenv("PATH"))
+	env.Setenv("GIT_SSH", filepath.Join(bin, "ssh"))
+	env.Setenv("GIT_SSH_VARIANT", "ssh")
+	env.Defer(func() { sweepData(filepath.Join(work, "data")) })
+	return nil
+}
+
+// sweepData removes from the engine what the server of a data directory made. A
+// server that a failed script has left is ended first.
+func sweepData(dir string) {
+	if r, err := readReady(dir); err == nil && r.PID > 0 && ours(r.PID) {
+		_ = syscall.Kill(r.PID, syscall.SIGKILL)
+		for range 100 {
+			if syscall.Kill(r.PID, 0) != nil {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	id, err := serverID(dir)
+	if err != nil {
+		return
+	}
+	c, err := engine()
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := sweepServer(ctx, c, id); err != nil {
+		fmt.Fprintln(os.Stderr, "sweep:", err)
+	}
+}
+
+// ours tells whether a process is a server of this test binary.
+func ours(pid int) bool {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	self, _ := os.Executable()
+	return err == nil && filepath.Base(exe) == filepath.Base(self) || strings.HasSuffix(exe, "/mesh")
+}
+
+// serverID finds the server's identity by the label of what it made, or from its
+// database.
+func serverID(dir string) (string, error) {
+	data, err := os.ReadFile(filepath.Join(dir, "mesh.db"))
+	if err != nil {
+		return "", err
+	}
+	// The store is closed, or its process is dead: read it as the store does, but
+	// without its lock.
+	m := regexp.MustCompile(`server([0-9a-f]{16})`).FindSubmatch(data)
+	if m == nil {
+		return "", errors.New("no server id in the database")
+	}
+	return string(m[1]), nil
+}
+
+func readReady(dir string) (ready, error) {
+	var r ready
+	data, err := os.ReadFile(filepath.Join(dir, "ready.json"))
+	if err != nil {
+		return r, err
+	}
+	return r, json.Unmarshal(data, &r)
+}
+
+// poll tries until fn succeeds or a generous time is over.
+func poll(fn func() error) error {
+	deadline := time.Now().Add(60 * time.Second)
+	for {
+		err := fn()
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// cmdReady waits for the server of data directory $MESH_DATA, sets $HTTP and $SSHPORT, writes the
+// ssh configuration, and lets the admin key in when there is none yet.
+func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) > 0 {
+		ts.Fatalf("usage: ready")
+	}
+	dir := ts.Getenv("MESH_DATA")
+	var r ready
+	ts.Check(poll(func() (err error) {
+		r, err = readReady(dir)
+		if err == nil && syscall.Kill(r.PID, 0) != nil {
+			err = errors.New("the server that was ready is dead")
+		}
+		return err
+	}))
+	ts.Setenv("HTTP", r.HTTP)
+	port := r.SSH[strings.LastIndexByte(r.SSH, ':')+1:]
+	ts.Setenv("SSHPORT", port)
+	work := ts.Getenv("WORK")
+	var cfg strings.Builder
+	for host, key := range map[string]string{"mesh": "admin", "as-user": "user", "as-stranger": "stranger"} {
+		fmt.Fprintf(&cfg, "Host %s\n  HostName 127.0.0.1\n  Port %s\n  IdentityFile %s/%s\n", host, port, work, key)
+	}
+	fmt.Fprintf(&cfg, "Host *\n  User mesh\n  IdentitiesOnly yes\n  IdentityAgent none\n  UserKnownHostsFile %s/known_hosts\n  StrictHostKeyChecking no\n", work)
+	if ts.Getenv("SSH_VERBOSE") == "" {
+		fmt.Fprintf(&cfg, "  LogLevel ERROR\n")
+	}
+	ts.Check(os.WriteFile(filepath.Join(work, "ssh_config"), []byte(cfg.String()), 0o600))
+	pub, err := os.ReadFile(filepath.Join(work, "admin.pub"))
+	ts.Check(err)
+	var out, errOut bytes.Buffer
+	_ = local(filepath.Join(dir, "mesh.sock"), append([]string{"ssh-keys:add", "admin", "--role", "admin"}, strings.Fields(string(pub))...), strings.NewReader(""), &out, &errOut)
+}
+
+// cmdFixture makes a repository with the test app, its version and a remote:
+// fixture-app DIR [VERSION]. The stack is called as the folder is.
+func cmdFixture(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: fixture-app DIR [VERSION]")
+	}
+	dir := ts.MkAbs(args[0])
+	version := "v1"
+	if len(args) > 1 {
+		version = args[1]
+	}
+	ts.Check(os.MkdirAll(dir, 0o755))
+	app, err := os.ReadFile(filepath.Join(fixture, "app"))
+	ts.Check(err)
+	ts.Check(os.WriteFile(filepath.Join(dir, "app"), app, 0o755)) //nolint:gosec // a program
+	ts.Check(os.WriteFile(filepath.Join(dir, "version"), []byte(version+"\n"), 0o644))
+	if _, err := os.Stat(filepath.Join(dir, "Dockerfile")); err != nil {
+		ts.Check(os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\nCOPY app /app\nCOPY version /version\nCMD [\"/app\"]\n"), 0o644))
+	}
+	for _, a := range [][]string{{"init", "-q", "-b", "main"}, {"add", "-A"}, {"commit", "-q", "-m", "Version " + version}, {"remote", "add", "mesh", "mesh:" + filepath.Base(dir)}} {
+		ts.Check(ts.Exec("git", append([]string{"-C", dir}, a...)...))
+	}
+}
+
+// cmdHTTP asks the router: http [-status N] [-wait TEXT] HOST [PATH]. The body
+// goes to http.out as well as to stdout; with -wait it asks until the body has
+// the text.
+func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
+	status, wait := http.StatusOK, ""
+	for len(args) > 1 && strings.HasPrefix(args[0], "-") {
+		switch args[0] {
+		case "-status":
+			n, err := strconv.Atoi(args[1])
+			ts.Check(err)
+			status = n
+		case "-wait":
+			wait = args[1]
+		default:
+			ts.Fatalf("http: unknown option %s", args[0])
+		}
+		args = args[2:]
+	}
+	if len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: http [-status N] [-wait TEXT] HOST [PATH]")
+	}
+	path := "/"
+	if len(args) == 2 {
+		path = args[1]
+	}
+	var body []byte
+	ask := func() error {
+		req, err := http.NewRequest(http.MethodGet, "http://"+ts.Getenv("HTTP")+path, nil) //nolint:noctx // bounded below
+		if err != nil {
+			return err
+		}
+		req.Host = args[0]
+		c := http.Client{Timeout: 30 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		defer c.CloseIdleConnections()
+		res, err := c.Do(req)
+		if err != nil {
+			return err
+		}
+		defer res.Body.Close()
+		if body, err = io.ReadAll(res.Body); err != nil {
+			return err
+		}
+		if res.StatusCode != status {
+			return fmt.Errorf("%s%s: status %d, want %d: %s", args[0], path, res.StatusCode, status, body)
+		}
+		if !strings.Contains(string(body), wait) {
+			return fmt.Errorf("%s%s: %q does not contain %q", args[0], path, body, wait)
+		}
+		return nil
+	}
+	err := ask()
+	if err != nil && wait != "" && !neg {
+		err = poll(ask)
+	}
+	if neg {
+		if err == nil {
+			ts.Fatalf("unexpected success: %s", body)
+		}
+		return
+	}
+	ts.Check(err)
+	_, _ = ts.Stdout().Write(body)
+	ts.Check(os.WriteFile(filepath.Join(ts.Getenv("WORK"), "http.out"), body, 0o600))
+}
+
+var masks = []struct {
+	find *regexp.Regexp
+	with string
+}{
+	{regexp.MustCompile(`[ \t]+\n`), "\n"},
+	{regexp.MustCompile(`\b[0-9a-f]{40}\b`), "COMMIT40"},
+	{regexp.MustCompile(`\b[0-9a-f]{7}\b`), "COMMIT7"},
+	{regexp.MustCompile(` +\d+\.\ds\b`), " TIME"},
+	{regexp.MustCompile(`\d+(\.\d)? MB`), "SIZE"},
+	{regexp.MustCompile(`127\.0\.0\.1:\d+|localhost:\d+`), "ADDR"},
+}
+
+func masked(s string) string {
+	for _, m := range masks {
+		s = m.find.ReplaceAllString(s, m.with)
+	}
+	return s
+}
+
+// cmdCmpRemote compares what git printed with a file, without trailing blanks,
+// times, sizes and ids.
+func cmdCmpRemote(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: cmpremote FILE")
+	}
+	got, want := masked(ts.ReadFile("stderr")), masked(ts.ReadFile(args[0]))
+	if got != want {
+		ts.Fatalf("the push printed:\n%s\nwant (%s):\n%s", got, args[0], want)
+	}
+}
+
+// cmdWaitFor waits until a file contains a text: waitfor FILE TEXT.
+func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: waitfor FILE TEXT")
+	}
+	path := ts.MkAbs(args[0])
+	ts.Check(poll(func() error {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(string(data), args[1]) {
+			return fmt.Errorf("%s does not contain %q:\n%s", args[0], args[1], data)
+		}
+		return nil
+	}))
+}
+
+// cmdEngine looks at what the server has in the engine:
+//
+//	engine instances N        waits until there are N containers of instances
+//	engine oneoffs N          the same for one-off containers
+//	engine ids FILE           writes the instances' container ids to a file
+func cmdEngine(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: engine instances|oneoffs N | engine ids FILE")
+	}
+	c, err := engine()
+	ts.Check(err)
+	defer c.Close()
+	id, err := serverID(ts.Getenv("MESH_DATA"))
+	ts.Check(err)
+	kind := "instance"
+	if args[0] == "oneoffs" {
+		kind = "oneoff"
+	}
+	list := func() []container.Summary {
+		l, err := c.ContainerList(context.Background(), container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", "mesh.server="+id), filters.Arg("label", "mesh.kind="+kind))})
+		ts.Check(err)
+		return l
+	}
+	if args[0] == "ids" {
+		var ids []string
+		for _, k := range list() {
+			ids = append(ids, k.ID)
+		}
+		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(strings.Join(ids, "\n")+"\n"), 0o600))
+		return
+	}
+	want, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ts.Check(poll(func() error {
+		if l := list(); len(l) != want {
+			var names []string
+			for _, k := range l {
+				names = append(names, k.Names[0]+" "+k.State)
+			}
+			return fmt.Errorf("the engine has %d %s, want %d: %s", len(l), args[0], want, strings.Join(names, ", "))
+		}
+		return nil
+	}))
+}
+
+// cmdRewrite replaces a text in a file: rewrite FILE OLD NEW.
+func cmdRewrite(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: rewrite FILE OLD NEW")
+	}
+	old := ts.ReadFile(args[0])
+	if !strings.Contains(old, args[1]) {
+		ts.Fatalf("%s does not contain %q", args[0], args[1])
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.ReplaceAll(old, args[1], args[2])), 0o644))
+}
+
+// cmdKill9 kills the server without a warning.
+func cmdKill9(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: kill9")
+	}
+	r, err := readReady(ts.Getenv("MESH_DATA"))
+	ts.Check(err)
+	ts.Check(syscall.Kill(r.PID, syscall.SIGKILL))
+	ts.Check(poll(func() error {
+		if syscall.Kill(r.PID, 0) == nil {
+			return errors.New("still there")
+		}
+		return nil
+	}))
+	ts.Check(os.Remove(filepath.Join(ts.Getenv("MESH_DATA"), "ready.json")))
+}
