@@ -177,8 +177,12 @@ func (d *Deployer) releaseCommand(ctx context.Context, a *attempt, st mesh.Stack
 	rctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
 	tail := newTail(a.out)
-	code, err := d.Runner.RunOneOff(rctx, mesh.OneOff{
-		Stack: st.Name, Name: "release", Image: r.Image.ID, Process: p, Env: e, Subnet: st.Subnet, Stdout: tail, Stderr: tail,
+	code := 0
+	_, err = d.withSubnet(rctx, st, func(st mesh.Stack) (err error) {
+		code, err = d.Runner.RunOneOff(rctx, mesh.OneOff{
+			Stack: st.Name, Name: "release", Image: r.Image.ID, Process: p, Env: e, Subnet: st.Subnet, Stdout: tail, Stderr: tail,
+		})
+		return err
 	})
 	tail.flush()
 	switch {

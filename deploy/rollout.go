@@ -153,7 +153,21 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, st mesh.Stack, r mesh.R
 	if len(start) > 0 {
 		a.step("starting", "Starting %s", counts(start))
 	}
-	started, err := d.startAll(ctx, a, st, start)
+	var started []mesh.Instance
+	stopped := st.Stopped // as the caller wants it, which is not recorded yet
+	st, err = d.withSubnet(ctx, st, func(st mesh.Stack) error {
+		for i := range start {
+			start[i].Subnet = st.Subnet
+		}
+		var err error
+		started, err = d.startAll(ctx, a, st, start)
+		if errors.Is(err, mesh.Conflict) {
+			d.stopAll(context.WithoutCancel(ctx), started, 0)
+			started = nil
+		}
+		return err
+	})
+	st.Stopped = stopped
 	undo := func() {
 		// Nobody has been served by them: no grace.
 		d.stopAll(context.WithoutCancel(ctx), started, 0)
@@ -270,11 +284,14 @@ func checkFailed(err error) error { return phaseFailed("check failed", err) }
 
 func phaseFailed(phase string, err error) error {
 	var e *mesh.Error
-	if !errors.As(err, &e) || e.Kind != mesh.Failed && e.Kind != mesh.Invalid {
+	if !errors.As(err, &e) || e.Kind == mesh.Cancelled {
 		return err
 	}
 	f := *e
-	f.Kind, f.Text = mesh.Failed, phase+": "+e.Text
+	f.Text = phase + ": " + e.Text
+	if e.Kind == mesh.Invalid {
+		f.Kind = mesh.Failed // of what was pushed, not of what was typed
+	}
 	return &f
 }
 

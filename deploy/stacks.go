@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"hash/fnv"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 
@@ -24,7 +24,7 @@ func (d *Deployer) CreateStack(ctx context.Context, name mesh.StackName, by mesh
 			}
 		}
 		var err error
-		st.Subnet, err = d.subnet(st.Name, taken)
+		st.Subnet, err = d.subnet(taken)
 		return st, err
 	})
 	if err != nil {
@@ -39,9 +39,9 @@ func (d *Deployer) CreateStack(ctx context.Context, name mesh.StackName, by mesh
 }
 
 // subnet chooses a network of the pool that meets no other. Docker's own default
-// pools end after 31 networks. The search begins at a place that depends on the
-// name, so that two servers on one machine seldom want the same.
-func (d *Deployer) subnet(name mesh.StackName, taken []mesh.Stack) (netip.Prefix, error) {
+// pools end after 31 networks. The search begins anywhere, so that two servers on
+// one machine seldom want the same.
+func (d *Deployer) subnet(taken []mesh.Stack) (netip.Prefix, error) {
 	var used []netip.Prefix
 	for _, o := range taken {
 		used = append(used, o.Subnet)
@@ -51,9 +51,7 @@ func (d *Deployer) subnet(name mesh.StackName, taken []mesh.Stack) (netip.Prefix
 	}
 	base := d.Pool.Masked()
 	count := uint32(1) << max(0, subnetBits-base.Bits())
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(name))
-	start := h.Sum32()
+	start := rand.Uint32()
 	addr := base.Addr().As4()
 	first := binary.BigEndian.Uint32(addr[:])
 	for i := range count {
@@ -65,6 +63,35 @@ func (d *Deployer) subnet(name mesh.StackName, taken []mesh.Stack) (netip.Prefix
 		}
 	}
 	return netip.Prefix{}, mesh.Errorf(mesh.Unavailable, "no network is left for another stack: all %d of %s are in use", count, d.Pool)
+}
+
+// subnetTries is how often a stack gets another network when something else on
+// the machine has the one that was chosen.
+const subnetTries = 8
+
+// withSubnet runs fn, which makes the stack's network when it is missing, and
+// again with another subnet when that one turns out to be taken by something that
+// mesh cannot see: the network of another server, made since.
+func (d *Deployer) withSubnet(ctx context.Context, st mesh.Stack, fn func(mesh.Stack) error) (mesh.Stack, error) {
+	for try := 1; ; try++ {
+		err := fn(st)
+		if !errors.Is(err, mesh.Conflict) || try == subnetTries {
+			return st, err
+		}
+		stacks, serr := d.Store.Stacks(ctx)
+		if serr != nil {
+			return st, errors.Join(err, serr)
+		}
+		p, serr := d.subnet(stacks)
+		if serr != nil {
+			return st, errors.Join(err, serr)
+		}
+		d.Logger.Info("subnet is taken, choosing another", "stack", st.Name, "was", st.Subnet.String(), "now", p.String())
+		st, serr = d.Store.UpdateStack(ctx, st.Name, func(s *mesh.Stack) error { s.Subnet = p; return nil })
+		if serr != nil {
+			return st, errors.Join(err, serr)
+		}
+	}
 }
 
 // DestroyStack removes a stack: what runs, its images, network, routes,

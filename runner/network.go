@@ -56,7 +56,7 @@ func (r *Runner) network(ctx context.Context, stack mesh.StackName, subnet netip
 	case errdefs.IsConflict(err): // made meanwhile by another process
 	case err != nil && strings.Contains(strings.ToLower(err.Error()), "pool overlaps"):
 		return "", &mesh.Error{
-			Kind: mesh.Unavailable, Text: fmt.Sprintf("the subnet %s of stack %q is in use by another network of this machine", subnet, stack),
+			Kind: mesh.Conflict, Text: fmt.Sprintf("the subnet %s of stack %q is in use by another network of this machine", subnet, stack),
 			Hint: "see which: docker network ls; docker network inspect NAME", Err: err,
 		}
 	case err != nil:

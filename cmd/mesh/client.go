@@ -166,7 +166,9 @@ func (d destination) run(words []string, stdin io.Reader, stdout, stderr io.Writ
 	if d.user != "" {
 		target = d.user + "@" + d.host
 	}
-	argv = append(argv, target, command.Join(words))
+	// "--": ssh looks for options behind the host, too, and the words may begin with
+	// one.
+	argv = append(argv, "--", target, command.Join(words))
 	cmd := exec.Command(argv[0], argv[1:]...) //nolint:gosec,noctx // ssh is what the user asked for, and ends with the terminal
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
 	// Ctrl-C reaches ssh as well, which is in the same process group; its status is

@@ -308,7 +308,7 @@ func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("SSHPORT", port)
 	work := ts.Getenv("WORK")
 	var cfg strings.Builder
-	for host, key := range map[string]string{"mesh": "admin", "as-user": "user", "as-stranger": "stranger"} {
+	for host, key := range map[string]string{"mesh": "admin", "127.0.0.1": "admin", "as-user": "user", "as-stranger": "stranger"} {
 		fmt.Fprintf(&cfg, "Host %s\n  HostName 127.0.0.1\n  Port %s\n  IdentityFile %s/%s\n", host, port, work, key)
 	}
 	fmt.Fprintf(&cfg, "Host *\n  User mesh\n  IdentitiesOnly yes\n  IdentityAgent none\n  UserKnownHostsFile %s/known_hosts\n  StrictHostKeyChecking no\n", work)
@@ -416,6 +416,7 @@ var masks = []struct {
 	with string
 }{
 	{regexp.MustCompile(`[ \t]+\n`), "\n"},
+	{regexp.MustCompile(` +CACHED\b`), ""},
 	{regexp.MustCompile(`\b[0-9a-f]{40}\b`), "COMMIT40"},
 	{regexp.MustCompile(`\b[0-9a-f]{7}\b`), "COMMIT7"},
 	{regexp.MustCompile(` +\d+\.\ds\b`), " TIME"},
