@@ -23,7 +23,6 @@ import (
 	"maps"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/client"
@@ -48,8 +47,6 @@ type Options struct {
 	Slots int
 	// Logger gets what a person is not told; nil: slog.Default().
 	Logger *slog.Logger
-	// Now is the clock; nil: time.Now. Waiting does not use it.
-	Now func() time.Time
 }
 
 // Builder builds images in a Docker Engine. It may be used from several
@@ -59,7 +56,6 @@ type Builder struct {
 	server string
 	slots  *semaphore.Weighted
 	log    *slog.Logger
-	now    func() time.Time
 }
 
 // New returns a Builder. It does not talk to the engine.
@@ -70,10 +66,7 @@ func New(cli *client.Client, o Options) *Builder {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	return &Builder{cli: cli, server: o.Server, slots: semaphore.NewWeighted(int64(o.Slots)), log: o.Logger, now: o.Now}
+	return &Builder{cli: cli, server: o.Server, slots: semaphore.NewWeighted(int64(o.Slots)), log: o.Logger}
 }
 
 // job is one call of Build.

@@ -216,6 +216,13 @@ func (b *bench) req(files tree) mesh.Build {
 	}
 }
 
+// fresh is a build whose steps all run, also when the tests run again.
+func (b *bench) fresh(files tree) mesh.Build {
+	req := b.req(files)
+	req.NoCache = true
+	return req
+}
+
 func (b *bench) build(req mesh.Build) (mesh.Image, *output, error) {
 	b.t.Helper()
 	out := &output{t: b.t}

@@ -1,0 +1,44 @@
+package builder
+
+import (
+	"bytes"
+	"io"
+	"strings"
+
+	bkclient "github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+
+	"mesh"
+)
+
+// DeclaredArgs returns the names in order.
+func DeclaredArgs(dockerfile string) ([]string, error) {
+	res, err := parser.Parse(strings.NewReader(dockerfile))
+	if err != nil {
+		return nil, err
+	}
+	return declaredArgs(res.AST), nil
+}
+
+// Clean is what becomes of a line of output.
+func Clean(s string) string { return clean([]byte(s)) }
+
+// Shorten cuts a command.
+var Shorten = shorten
+
+// Tar writes a tree as a tar.
+func Tar(t mesh.Tree, ignore []string, dockerfile string) ([]byte, error) {
+	r, err := newFiles(t).tar(ignore, dockerfile)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	var buf bytes.Buffer
+	_, err = io.Copy(&buf, r)
+	return buf.Bytes(), err
+}
+
+// Render renders statuses until ch is closed.
+func Render(w io.Writer, c mesh.Config, ch <-chan *bkclient.SolveStatus) {
+	newRenderer(newPrinter(w, c)).run(ch)
+}
