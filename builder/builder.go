@@ -85,8 +85,9 @@ type job struct {
 //
 // A config var reaches the build as an ARG where the Dockerfile declares it, and
 // as a BuildKit secret of its name in any case. VOLUME, EXPOSE and HEALTHCHECK
-// are left out of the image. Values of config vars that the output shows are
-// masked, the short and harmless ones excepted that a program prints itself.
+// are left out of the image. Values of config vars are masked in the output, those
+// excepted that are plain words ("production") or short and not secret by name:
+// masking them would hide what happens, and a program that prints them means to.
 //
 // A build that fails for reasons in the tree gives a *mesh.Error of kind Failed
 // or Invalid with one line of text and the last lines of the failing step. An
@@ -108,6 +109,9 @@ func (j *job) run(ctx context.Context) (mesh.Image, error) {
 		return mesh.Image{}, err
 	}
 	j.args = j.df.pick(j.Config, j.Commit)
+	given := maps.Clone(j.args)
+	maps.DeleteFunc(given, func(name, _ string) bool { _, ok := j.Config[name]; return !ok })
+	j.out.declare(given)
 	if !j.slots.TryAcquire(1) {
 		j.out.detail("waiting for a build slot")
 		if err := j.slots.Acquire(ctx, 1); err != nil {

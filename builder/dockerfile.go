@@ -154,7 +154,7 @@ func (d *dockerfile) patterns(f *files) ([]string, error) {
 }
 
 // tellingWords are parts of names whose values should not lie in an image.
-var tellingWords = []string{"SECRET", "TOKEN", "KEY", "PASSWORD"}
+var tellingWords = []string{"SECRET", "TOKEN", "KEY", "PASSWORD", "PASSPHRASE", "CREDENTIAL"}
 
 func telling(name string) bool {
 	name = strings.ToUpper(name)

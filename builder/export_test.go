@@ -39,6 +39,15 @@ func Tar(t mesh.Tree, ignore []string, dockerfile string) ([]byte, error) {
 }
 
 // Render renders statuses until ch is closed.
+// The config vars with a name in lower case are build args.
 func Render(w io.Writer, c mesh.Config, ch <-chan *bkclient.SolveStatus) {
-	newRenderer(newPrinter(w, c)).run(ch)
+	p := newPrinter(w, c)
+	args := map[string]string{}
+	for k, v := range c {
+		if k == strings.ToLower(k) {
+			args[k] = v.Reveal()
+		}
+	}
+	p.declare(args)
+	newRenderer(p).run(ch)
 }

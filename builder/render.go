@@ -2,6 +2,7 @@ package builder
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -25,7 +26,8 @@ const (
 	evidence      = 30          // lines of a failing step
 	maxPart       = 64 << 10    // of a line without an end
 	alwaysMasked  = 6           // bytes from which a value is masked wherever it shows
-	namesMasked   = 3           // and in what mesh itself says of a step
+	tellingMasked = 4           // the same, when its name says that it is a secret
+	argMasked     = 3           // and for build args in the names of steps
 	maskedInLines = "••••••"
 )
 
@@ -33,6 +35,7 @@ const (
 type printer struct {
 	mu     sync.Mutex
 	w      io.Writer
+	secret []string
 	values *strings.Replacer // in what programs print
 	names  *strings.Replacer // in names of steps and texts of errors, where BuildKit fills in ARGs
 	wrote  chan struct{}     // gets a value after each line, when somebody listens
@@ -40,24 +43,42 @@ type printer struct {
 
 func newPrinter(w io.Writer, c mesh.Config) *printer {
 	p := &printer{w: w, wrote: make(chan struct{}, 1)}
-	var values, names []string
-	for _, k := range c.Names() {
-		for part := range strings.Lines(c[k].Reveal()) { // a key file shows line by line
-			if part = strings.TrimSpace(part); len(part) >= namesMasked {
-				names = append(names, part)
-				if len(part) >= alwaysMasked {
-					values = append(values, part)
-				}
+	for name, v := range c {
+		for part := range strings.Lines(v.Reveal()) { // a key file shows line by line
+			if part = strings.TrimSpace(part); len(part) >= tellingMasked && telling(name) || len(part) >= alwaysMasked && !isWord(part) {
+				p.secret = append(p.secret, part)
 			}
 		}
 	}
-	p.values, p.names = masker(values), masker(names)
+	p.values = masker(p.secret)
+	p.names = p.values
 	return p
+}
+
+// declare adds the values of build args: where BuildKit fills them into the name
+// of a step, every one of them is masked.
+func (p *printer) declare(args map[string]string) {
+	all := slices.Clone(p.secret)
+	for _, v := range args {
+		if len(v) >= argMasked {
+			all = append(all, v)
+		}
+	}
+	p.names = masker(all)
+}
+
+// isWord tells whether a value is a plain word such as "production", which hides
+// nothing and shows up everywhere.
+func isWord(s string) bool {
+	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyz-_./") == "" || strings.Trim(s[1:], "abcdefghijklmnopqrstuvwxyz") == ""
 }
 
 // masker replaces the longest first: a value may hold another.
 func masker(values []string) *strings.Replacer {
-	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) })
+	values = slices.Clone(values)
+	slices.SortFunc(values, func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(b), len(a)), strings.Compare(a, b))
+	})
 	var pairs []string
 	for _, v := range slices.Compact(values) {
 		pairs = append(pairs, v, maskedInLines)

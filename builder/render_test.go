@@ -131,11 +131,11 @@ func TestRender(t *testing.T) {
 				<-time.After(100 * time.Millisecond)
 			}
 		}, []string{"       #1 [1/2] FROM debian:12", "       pulling the base image: 21.0 of 52.0 MB", "       pulling the base image: 41.0 of 52.0 MB"}},
-		"secrets": {mesh.Config{"TOKEN": mesh.NewSecret("tok_1234"), "PEM": mesh.NewSecret("-----BEGIN\nabcdefgh\n"), "ENV": mesh.NewSecret("test")}, func(s *sim) {
+		"secrets": {mesh.Config{"TOKEN": mesh.NewSecret("tok_1234"), "PEM": mesh.NewSecret("-----BEGIN\nabcdefgH1\n"), "env": mesh.NewSecret("test"), "RAILS_ENV": mesh.NewSecret("production"), "URL": mesh.NewSecret("postgres://u:p@h/d")}, func(s *sim) {
 			copied := "[2/2] COPY test /tok_1234"
 			s.send(bkclient.SolveStatus{Vertexes: []*bkclient.Vertex{vertex(copied)}})
-			s.send(bkclient.SolveStatus{Logs: logged(copied, "using tok_1234\nabcdefgh\nrunning test\n")})
-		}, []string{"       #1 [2/2] COPY •••••• /••••••", "       using ••••••", "       ••••••", "       running test"}},
+			s.send(bkclient.SolveStatus{Logs: logged(copied, "using tok_1234\nabcdefgH1\nrunning test in production\nat postgres://u:p@h/d\n")})
+		}, []string{"       #1 [2/2] COPY •••••• /••••••", "       using ••••••", "       ••••••", "       running test in production", "       at ••••••"}},
 		"a heredoc": {nil, func(s *sim) {
 			s.send(bkclient.SolveStatus{Vertexes: []*bkclient.Vertex{vertex("[2/2] RUN <<EOF\necho x\nEOF")}})
 		}, []string{"       #1 [2/2] RUN <<EOF …"}},
