@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -294,7 +293,10 @@ func runDeploymentShow(ctx context.Context, c *call) error {
 		return err
 	}
 	if wanted, _ := c.flags.GetBool("follow"); wanted && d.Status.Final() && d.Status != mesh.StatusLive && d.Status != mesh.StatusDryRun {
-		return ExitStatus(mesh.ExitStatus(errors.New(d.Reason)))
+		if d.Status == mesh.StatusCancelled {
+			return ExitStatus(mesh.ExitStatus(mesh.Cancelled))
+		}
+		return ExitStatus(1)
 	}
 	return nil
 }

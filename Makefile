@@ -1,0 +1,76 @@
+# make help lists the targets. Tools are run at a pinned version with "go run".
+GOLANGCI  := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2
+BENCHSTAT := golang.org/x/perf/cmd/benchstat@latest
+VULN      := golang.org/x/vuln/cmd/govulncheck@latest
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 20s
+
+.PHONY: help build run demo test transcripts docker-test golden fuzz bench bench-compare lint fmt docs docs-fresh vuln image check clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+build: ## bin/mesh, static, with its version from git
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/mesh ./cmd/mesh
+
+run: build engine ## a server for use by hand, with your own key as admin
+	scripts/run
+
+demo: build engine ## the main job from end to end, with the real programs
+	scripts/demo
+
+.PHONY: engine
+engine:
+	@scripts/engine
+	@scripts/base-images busybox
+
+test: engine ## all tests, race detector on, with the real engine, git and ssh
+	go test -race -shuffle=on -timeout 20m ./...
+
+transcripts: engine ## what people type and see
+	go test -race ./cmd/mesh -run TestScripts
+
+docker-test: engine ## the packages that speak to the engine
+	go test -race ./builder ./runner
+
+golden: engine ## rewrite the golden files
+	go test ./receiver/... -update
+	$(MAKE) docs
+
+fuzz: ## each fuzz target for FUZZTIME
+	@for p in $$(grep -rlE '^func Fuzz' --include=*_test.go . | xargs -n1 dirname | sort -u); do \
+		for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$p/*_test.go | cut -c6-); do \
+			echo "$$p $$f"; go test $$p -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) || exit 1; \
+		done; \
+	done
+
+bench: build engine ## figures of PRODUCT.md and the issue, against docker by hand in the same run
+	scripts/bench
+
+bench-compare: ## benchmarks of REF and of the work tree through benchstat: make bench-compare REF=HEAD~1
+	@test -n "$(REF)" || { echo "REF is missing: make bench-compare REF=HEAD~1"; exit 2; }
+	scripts/bench-compare $(REF) $(BENCHSTAT)
+
+lint: ## golangci-lint and shellcheck
+	go run $(GOLANGCI) run ./...
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/* .ci/run; else echo "shellcheck is not installed: the scripts are not looked at"; fi
+
+fmt: ## put the code into form
+	go run $(GOLANGCI) fmt ./...
+
+docs: ## print docs/commands.md from the command table
+	go run ./cmd/mesh/docs > docs/commands.md.new && mv docs/commands.md.new docs/commands.md
+
+vuln: ## known holes in what is linked; needs the network
+	go run $(VULN) ./...
+
+image: build ## the server as an image, from bin/mesh
+	docker build --build-arg BINARY=prebuilt -t mesh/mesh:$(VERSION) .
+
+check: ## what CI runs
+	.ci/run
+
+clean: ## remove what the targets make
+	rm -rf bin

@@ -1,0 +1,10 @@
+// Command docs prints docs/commands.md from the command table, for "make docs".
+package main
+
+import (
+	"os"
+
+	"mesh/receiver/command"
+)
+
+func main() { command.Document(os.Stdout) }
