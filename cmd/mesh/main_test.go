@@ -168,6 +168,9 @@ func TestScripts(t *testing.T) {
 			"engine":      cmdEngine,
 			"rewrite":     cmdRewrite,
 			"kill9":       cmdKill9,
+			"livepush":    cmdLivePush,
+			"load":        cmdLoad,
+			"websocket":   cmdWebSocket,
 		},
 	})
 }

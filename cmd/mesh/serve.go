@@ -113,6 +113,9 @@ func (p program) serve(ctx context.Context, s settings, log *slog.Logger, stdout
 	if err := run.Sweep(ctx); err != nil {
 		log.Warn("one-off containers not swept", "err", err)
 	}
+	if err := run.Attach(ctx); err != nil {
+		log.Warn("the stacks' networks not joined", "err", err)
+	}
 	if err := d.Reconcile(ctx); err != nil {
 		if errors.Is(err, mesh.Unavailable) {
 			log.Warn("the Docker Engine does not answer: nothing can be deployed until it does", "err", err)

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/coder/websocket"
 )
 
 func main() {
@@ -34,6 +36,12 @@ func main() {
 			return
 		case "cat":
 			_, _ = io.Copy(os.Stdout, os.Stdin)
+			return
+		case "stamps": // when each line was printed, in nanoseconds
+			for range 20 {
+				fmt.Println("stamp", time.Now().UnixNano())
+				time.Sleep(50 * time.Millisecond)
+			}
 			return
 		case "exit":
 			n, _ := strconv.Atoi(os.Args[2])
@@ -69,6 +77,31 @@ func main() {
 	http.HandleFunc("/slow", func(w http.ResponseWriter, _ *http.Request) {
 		time.Sleep(500 * time.Millisecond)
 		fmt.Fprintln(w, "slow", v)
+	})
+	http.HandleFunc("/ws", func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer c.CloseNow()
+		for {
+			kind, msg, err := c.Read(r.Context())
+			if err != nil || c.Write(r.Context(), kind, append([]byte(v+" "), msg...)) != nil {
+				return
+			}
+		}
+	})
+	http.HandleFunc("/events", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		for i := range 3 {
+			fmt.Fprintf(w, "data: %d\n\n", i)
+			_ = http.NewResponseController(w).Flush()
+		}
+		<-r.Context().Done()
+	})
+	http.HandleFunc("/headers", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, "host", r.Host)
+		_ = r.Header.Write(w)
 	})
 	http.HandleFunc("/print", func(_ http.ResponseWriter, r *http.Request) { fmt.Println(r.URL.Query().Get("line")) })
 	srv := &http.Server{Addr: net.JoinHostPort(host, port)}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// maxLatency is how long a line may be on its way from a build step to the pusher.
+const maxLatency = 200 * time.Millisecond
+
+var stamp = regexp.MustCompile(`stamp (\d{19})`)
+
+// cmdLivePush pushes, and compares the time at which each line "stamp N" arrives
+// with the time N at which the build printed it. The machine may be busy with
+// other tests: half of the lines have to be in time, and none may come with the
+// end of the step only.
+func cmdLivePush(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: livepush DIR")
+	}
+	cmd := exec.Command("git", "push", "mesh", "main")
+	cmd.Dir = ts.MkAbs(args[0])
+	for _, k := range []string{"HOME", "PATH", "GIT_SSH", "GIT_SSH_VARIANT", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_GLOBAL"} {
+		cmd.Env = append(cmd.Env, k+"="+ts.Getenv(k))
+	}
+	out, err := cmd.StderrPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	var lags []time.Duration
+	var all strings.Builder
+	sc := bufio.NewScanner(out)
+	for sc.Scan() {
+		now := time.Now()
+		fmt.Fprintln(&all, sc.Text())
+		if m := stamp.FindStringSubmatch(sc.Text()); m != nil {
+			n, err := strconv.ParseInt(m[1], 10, 64)
+			ts.Check(err)
+			lags = append(lags, now.Sub(time.Unix(0, n)))
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		ts.Fatalf("push: %v\n%s", err, all.String())
+	}
+	if len(lags) < 20 {
+		ts.Fatalf("%d stamps arrived, want 20:\n%s", len(lags), all.String())
+	}
+	inTime := 0
+	for _, l := range lags[:20] {
+		if l < maxLatency {
+			inTime++
+		}
+	}
+	ts.Logf("lines took %v", lags[:20])
+	if inTime < 10 || lags[0] > 800*time.Millisecond {
+		ts.Fatalf("%d of 20 lines arrived within %s: %v", inTime, maxLatency, lags[:20])
+	}
+}
+
+// loads are the request loops under way, by the work directory of their script.
+var loads sync.Map
+
+type load struct {
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	asked  atomic.Int64
+	first  atomic.Pointer[string]
+}
+
+// cmdLoad asks the router for a host from four connections without a pause
+// between "load start HOST PATH" and "load stop", which fails when any request
+// failed or was answered with 5xx.
+func cmdLoad(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: load start HOST PATH | load stop")
+	}
+	work := ts.Getenv("WORK")
+	if args[0] == "stop" {
+		v, ok := loads.LoadAndDelete(work)
+		if !ok {
+			ts.Fatalf("no load is running")
+		}
+		l := v.(*load)
+		l.cancel()
+		l.done.Wait()
+		ts.Logf("%d requests", l.asked.Load())
+		if f := l.first.Load(); f != nil {
+			ts.Fatalf("after %d requests: %s", l.asked.Load(), *f)
+		}
+		if l.asked.Load() < 8 {
+			ts.Fatalf("only %d requests were made", l.asked.Load())
+		}
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &load{cancel: cancel}
+	ts.Defer(func() { cancel(); l.done.Wait() })
+	loads.Store(work, l)
+	addr := ts.Getenv("HTTP")
+	for i := range 4 {
+		l.done.Go(func() {
+			c := &http.Client{Transport: &http.Transport{DisableKeepAlives: i%2 == 1}}
+			defer c.CloseIdleConnections()
+			for n := 0; ctx.Err() == nil; n++ {
+				method := http.MethodGet
+				if n%3 == 0 {
+					method = http.MethodPost
+				}
+				if err := ask(ctx, c, method, "http://"+addr+args[2], args[1]); err != nil && ctx.Err() == nil {
+					s := err.Error()
+					l.first.CompareAndSwap(nil, &s)
+				}
+				l.asked.Add(1)
+			}
+		})
+	}
+}
+
+func ask(ctx context.Context, c *http.Client, method, url, host string) error {
+	var body io.Reader
+	if method == http.MethodPost {
+		body = strings.NewReader("some=form")
+	}
+	req, err := http.NewRequestWithContext(ctx, method, url, body)
+	if err != nil {
+		return err
+	}
+	req.Host = host
+	res, err := c.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	data, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode >= 500 {
+		err = fmt.Errorf("%s: %s: %s", method, res.Status, data)
+	}
+	return err
+}
+
+// cmdWebSocket speaks to an app through the router: websocket HOST PATH MESSAGE.
+func cmdWebSocket(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: websocket HOST PATH MESSAGE")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	c, _, err := websocket.Dial(ctx, "ws://"+ts.Getenv("HTTP")+args[1], &websocket.DialOptions{Host: args[0]}) //nolint:bodyclose // the library's
+	ts.Check(err)
+	defer c.CloseNow() //nolint:errcheck // over anyway
+	ts.Check(c.Write(ctx, websocket.MessageText, []byte(args[2])))
+	_, msg, err := c.Read(ctx)
+	ts.Check(err)
+	_, _ = ts.Stdout().Write(append(msg, '\n'))
+	ts.Check(os.WriteFile(filepath.Join(ts.Getenv("WORK"), "websocket.out"), msg, 0o600))
+	ts.Check(c.Close(websocket.StatusNormalClosure, ""))
+}
