@@ -15,7 +15,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"sync"
 	"time"
 
 	gossh "golang.org/x/crypto/ssh"
@@ -73,8 +72,6 @@ type Receiver struct {
 	Options
 	strangers *companions
 	gate      *gate
-
-	active sync.WaitGroup // sessions
 }
 
 // New returns a Receiver that does not listen yet.
@@ -95,11 +92,11 @@ func New(o Options) *Receiver {
 // sessions, which the deployer and the commands end in their own time, and
 // returns nil. It closes l.
 func (r *Receiver) Serve(ctx context.Context, l net.Listener) error {
-	return r.serve(ctx, l, r.tcpServer(ctx))
+	return r.serve(ctx, l, r.tcpServer)
 }
 
 // ServeLocal takes SSH connections from the local socket l, without keys: who can
 // open the socket is admin. It returns as Serve does.
 func (r *Receiver) ServeLocal(ctx context.Context, l net.Listener) error {
-	return r.serve(ctx, l, r.localServer(ctx))
+	return r.serve(ctx, l, r.localServer)
 }

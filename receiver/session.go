@@ -23,8 +23,6 @@ var gitLine = regexp.MustCompile(`^git[ -](receive-pack|upload-pack) '(?:/|~/|/~
 
 // session answers one SSH session.
 func (r *Receiver) session(s ssh.Session) {
-	r.active.Add(1)
-	defer r.active.Done()
 	ctx := s.Context()
 	key, err := r.identify(ctx)
 	if err == nil {

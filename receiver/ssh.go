@@ -46,10 +46,10 @@ func state(ctx ssh.Context) *connState {
 }
 
 // tcpServer is the server for the network. Public keys are the only way in.
-func (r *Receiver) tcpServer(serving context.Context) *ssh.Server {
+func (r *Receiver) tcpServer(serving context.Context, open *sessions) *ssh.Server {
 	srv := &ssh.Server{
 		Version: "mesh",
-		Handler: r.session,
+		Handler: open.handler(r.session),
 		// Without this handler gliderlabs/ssh would turn NoClientAuth on, whatever
 		// the config below says: a client without any key would be in.
 		PublicKeyHandler: r.offered,
@@ -86,10 +86,10 @@ func (r *Receiver) tcpServer(serving context.Context) *ssh.Server {
 }
 
 // localServer is the server for mesh.sock: the socket's mode is the key.
-func (r *Receiver) localServer(serving context.Context) *ssh.Server {
+func (r *Receiver) localServer(serving context.Context, open *sessions) *ssh.Server {
 	srv := &ssh.Server{
 		Version: "mesh",
-		Handler: r.session,
+		Handler: open.handler(r.session),
 		ConnCallback: func(ctx ssh.Context, c net.Conn) net.Conn {
 			ctx.SetValue(connKey{}, &connState{signedIn: func() {}})
 			return c
@@ -124,16 +124,60 @@ func (r *Receiver) common(serving context.Context, srv *ssh.Server) {
 	}
 }
 
-func (r *Receiver) serve(ctx context.Context, l net.Listener, srv *ssh.Server) error {
+func (r *Receiver) serve(ctx context.Context, l net.Listener, server func(context.Context, *sessions) *ssh.Server) error {
+	open := &sessions{idle: make(chan struct{})}
+	srv := server(ctx, open)
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	err := srv.Serve(l)
 	if ctx.Err() == nil {
 		return fmt.Errorf("serve SSH on %s: %w", l.Addr(), err)
 	}
-	r.active.Wait()
+	open.end()
 	_ = srv.Close()
 	return nil
+}
+
+// sessions counts the sessions of a server. A sync.WaitGroup would not do: a
+// session may begin while the server already waits for the end of the others.
+type sessions struct {
+	mu    sync.Mutex
+	n     int
+	ended bool
+	idle  chan struct{} // closed when the last one has gone after end
+}
+
+// handler refuses sessions once the server ends.
+func (s *sessions) handler(next ssh.Handler) ssh.Handler {
+	return func(sess ssh.Session) {
+		s.mu.Lock()
+		if s.ended {
+			s.mu.Unlock()
+			_ = sess.Exit(1)
+			return
+		}
+		s.n++
+		s.mu.Unlock()
+		defer func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.n--; s.n == 0 && s.ended {
+				close(s.idle)
+			}
+		}()
+		next(sess)
+	}
+}
+
+// end lets no more sessions begin and waits for those that are open.
+func (s *sessions) end() {
+	s.mu.Lock()
+	s.ended = true
+	if s.n == 0 {
+		close(s.idle)
+	}
+	s.mu.Unlock()
+	<-s.idle
 }
 
 // connected prepares a connection before anything is read from it.
