@@ -152,10 +152,16 @@ func ParseHost(s string) (Host, error) {
 	return Host(h), nil
 }
 
+// parseCount reads a number from 1 on, without a sign.
+func parseCount(s string) (int, bool) {
+	n, err := strconv.Atoi(s)
+	return n, err == nil && n >= 1 && s[0] != '+'
+}
+
 // ParseReleaseNumber reads "v12" or "12".
 func ParseReleaseNumber(s string) (ReleaseNumber, error) {
-	n, err := strconv.Atoi(strings.TrimPrefix(s, "v"))
-	if err != nil || n < 1 || strings.HasPrefix(s, "+") {
+	n, ok := parseCount(strings.TrimPrefix(s, "v"))
+	if !ok {
 		return 0, &Error{Kind: Invalid, Text: fmt.Sprintf("%q is not a release", Clip(s, 60)), Hint: "give a number such as v12; list them with: ssh mesh releases"}
 	}
 	return ReleaseNumber(n), nil
@@ -170,8 +176,8 @@ func (n ReleaseNumber) String() string {
 
 // ParseDeploymentNumber reads "#42" or "42".
 func ParseDeploymentNumber(s string) (DeploymentNumber, error) {
-	n, err := strconv.Atoi(strings.TrimPrefix(s, "#"))
-	if err != nil || n < 1 || strings.HasPrefix(s, "+") {
+	n, ok := parseCount(strings.TrimPrefix(s, "#"))
+	if !ok {
 		return 0, &Error{Kind: Invalid, Text: fmt.Sprintf("%q is not a deployment", Clip(s, 60)), Hint: "give a number such as 42; list them with: ssh mesh deployments"}
 	}
 	return DeploymentNumber(n), nil
@@ -206,8 +212,8 @@ func CompareServices(a, b ServiceName) int {
 func ParseInstanceName(s string) (InstanceName, error) {
 	svc, slot, ok := strings.Cut(s, ".")
 	name, err := ParseServiceName(svc)
-	n, aerr := strconv.Atoi(slot)
-	if !ok || err != nil || aerr != nil || n < 1 {
+	n, counted := parseCount(slot)
+	if !ok || err != nil || !counted {
 		return InstanceName{}, &Error{Kind: Invalid, Text: fmt.Sprintf("%q is not an instance", Clip(s, 60)), Hint: "give a service and a number such as web.1; list them with: ssh mesh ps"}
 	}
 	return InstanceName{name, n}, nil
