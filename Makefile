@@ -27,7 +27,7 @@ engine:
 	@scripts/base-images busybox
 
 test: engine ## all tests, race detector on, with the real engine, git and ssh
-	go test -race -shuffle=on -timeout 20m ./...
+	go test -race -shuffle=on -timeout 30m -p 1 ./...
 
 transcripts: engine ## what people type and see
 	go test -race ./cmd/mesh -run TestScripts

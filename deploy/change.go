@@ -88,7 +88,14 @@ func (d *Deployer) SetConfig(ctx context.Context, stack mesh.StackName, by mesh.
 		changed = ch
 		r.Config = cfg
 		a.out.mask(st.Config, cfg)
-		return func(s *mesh.Stack) { s.Config = cfg }, nil
+		return func(s *mesh.Stack) {
+			// Once more: something may have been recorded with --no-restart meanwhile.
+			if again, _, err := change(s.Config); err == nil {
+				s.Config = again
+			} else {
+				s.Config = cfg
+			}
+		}, nil
 	})
 	return changed, err
 }

@@ -71,7 +71,9 @@ type Deployer struct {
 	mu     sync.Mutex
 	lanes  map[mesh.StackName]*lane
 	fleets map[mesh.StackName]*fleet
-	died   map[string]mesh.InstanceEvent // of containers that are in no fleet yet
+	// Containers that are started and in no fleet yet, and which of them have died.
+	starting map[string]bool
+	died     map[string]mesh.InstanceEvent
 }
 
 // New returns a Deployer that supervises nothing yet.
@@ -88,7 +90,7 @@ func New(o Options) *Deployer {
 	if o.Reached == nil {
 		o.Reached = func(Step, string) {}
 	}
-	d := &Deployer{Options: o, lanes: map[mesh.StackName]*lane{}, fleets: map[mesh.StackName]*fleet{}, died: map[string]mesh.InstanceEvent{}}
+	d := &Deployer{Options: o, lanes: map[mesh.StackName]*lane{}, fleets: map[mesh.StackName]*fleet{}, starting: map[string]bool{}, died: map[string]mesh.InstanceEvent{}}
 	d.life, d.end = context.WithCancel(context.Background())
 	return d
 }

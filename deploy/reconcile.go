@@ -27,7 +27,14 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 	running, err := d.Runner.List(ctx)
 	if err != nil {
 		for _, st := range stacks {
-			d.adopt(ctx, st, nil) // routes that wait beat routes that do not exist
+			// Routes that wait beat routes that do not exist, and routes that are there
+			// beat both: the instances may well serve without their engine.
+			if d.hasFleet(st.Name) {
+				continue
+			}
+			if aerr := d.adopt(ctx, st, nil, false); aerr != nil {
+				all = append(all, fmt.Errorf("adopt %s: %w", st.Name, aerr))
+			}
 		}
 		return errors.Join(append(all, err)...)
 	}
@@ -41,7 +48,7 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 			delete(by, st.Name)
 			continue
 		}
-		if err := d.adopt(ctx, st, by[st.Name]); err != nil {
+		if err := d.adopt(ctx, st, by[st.Name], true); err != nil {
 			all = append(all, fmt.Errorf("adopt %s: %w", st.Name, err))
 		}
 		delete(by, st.Name)
@@ -89,8 +96,9 @@ func (d *Deployer) settleRecords(ctx context.Context, st mesh.Stack) error {
 }
 
 // adopt takes over the instances of a stack that run what its current release
-// wants, and retires the others.
-func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Instance) error {
+// wants, and retires the others. When what runs is not known, nothing is started
+// either: it may be there.
+func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Instance, known bool) error {
 	var r mesh.Release
 	if st.Current > 0 {
 		var err error
@@ -120,7 +128,10 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 			dep, err := d.Store.Deployment(ctx, st.Name, in.Deployment)
 			live[in.Deployment] = err == nil && dep.Status == mesh.StatusLive
 		}
-		if old, ok := best[in.Name]; live[in.Deployment] && (!ok || in.Deployment > old.Deployment) {
+		old, ok := best[in.Name]
+		better := !ok || in.Deployment > old.Deployment ||
+			in.Deployment == old.Deployment && in.State == mesh.InstanceRunning && old.State != mesh.InstanceRunning
+		if live[in.Deployment] && better {
 			best[in.Name] = in
 		}
 	}
@@ -159,7 +170,7 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 	d.fleets[st.Name] = fl
 	d.switchLocked(fl)
 	for _, m := range fl.members {
-		if !m.healthy {
+		if !m.healthy && known {
 			d.bringBack(fl, m, 0)
 		}
 	}
@@ -199,11 +210,17 @@ func (d *Deployer) adoptLater(name mesh.StackName) {
 				}
 			}
 			if len(d.tickets(name)) == 0 {
-				err = d.adopt(ctx, st, own)
+				err = d.adopt(ctx, st, own, true)
 			}
 		}
 		if err != nil && ctx.Err() == nil {
 			d.Logger.Error("stack not adopted", "stack", name, "err", err)
 		}
 	})
+}
+
+func (d *Deployer) hasFleet(name mesh.StackName) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.fleets[name] != nil
 }

@@ -245,6 +245,9 @@ func (d *Deployer) startAll(ctx context.Context, a *attempt, st mesh.Stack, spec
 	for _, spec := range specs {
 		all.Go(func() {
 			err := d.startOne(ctx, st, spec, func(in mesh.Instance) {
+				d.mu.Lock()
+				d.starting[in.ID] = true
+				d.mu.Unlock()
 				mu.Lock()
 				defer mu.Unlock()
 				started = append(started, in)

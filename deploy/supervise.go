@@ -73,9 +73,10 @@ func (d *Deployer) install(st mesh.Stack, r mesh.Release, ins []mesh.Instance) (
 	// What died between its check and now was nobody's to restart.
 	for _, m := range fl.members {
 		if ev, dead := d.died[m.instance.ID]; dead {
-			delete(d.died, m.instance.ID)
 			d.crashedLocked(fl, m, ev)
 		}
+		delete(d.died, m.instance.ID)
+		delete(d.starting, m.instance.ID)
 	}
 	byName(old)
 	return old
@@ -115,7 +116,9 @@ func (d *Deployer) event(ev mesh.InstanceEvent) {
 			return
 		}
 	}
-	d.died[ev.Instance.ID] = ev
+	if d.starting[ev.Instance.ID] {
+		d.died[ev.Instance.ID] = ev
+	}
 }
 
 // deathOf tells whether a container that is in no fleet has died.
@@ -131,6 +134,7 @@ func (d *Deployer) forget(id string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.died, id)
+	delete(d.starting, id)
 }
 
 // crashedLocked takes a member out of the routes and plans its return.

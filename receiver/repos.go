@@ -208,6 +208,16 @@ func (r *Repos) enter(stack mesh.StackName) (leave func(state func() (mesh.RepoS
 	}, nil
 }
 
+// ensure makes the repository of a stack that has none yet.
+func (r *Repos) ensure(stack mesh.StackName) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.Exists(stack) {
+		return nil
+	}
+	return r.init(stack)
+}
+
 // init makes a bare repository under another name and renames it, so that there
 // is none or a whole one.
 func (r *Repos) init(stack mesh.StackName) error {

@@ -116,8 +116,15 @@ func terminalEnv(env []string) map[string]string {
 
 // uploadPack serves a clone or fetch.
 func (r *Receiver) uploadPack(ctx context.Context, s ssh.Session, key mesh.Key, stack mesh.StackName) error {
-	if !key.May(mesh.AccessRead, stack) || !r.Repos.Exists(stack) {
+	_, err := r.Deployer.RepoState(ctx, stack)
+	if !key.May(mesh.AccessRead, stack) || errors.Is(err, mesh.NoStack) {
 		return mesh.Errorf(mesh.NoStack, "no stack is named %q", stack).WithHint("list them with: ssh mesh stacks")
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.Repos.ensure(stack); err != nil {
+		return err
 	}
 	g := r.Repos.git(ctx, stack, s.Environ(), "upload-pack")
 	g.Stderr = s.Stderr()
