@@ -43,7 +43,14 @@ exit "$verdict"
 	echo post-receive
 	i=0
 	while [ "$i" -lt "${GIT_PUSH_OPTION_COUNT:-0}" ]; do
-		eval "printf 'option %s\n' \"\$GIT_PUSH_OPTION_$i\""
+		eval "option=\$GIT_PUSH_OPTION_$i"
+		case $option in *'
+'*)
+			# git's own client sends none; it would be another line of the call.
+			echo 'a push option has a line end in it' >&2
+			exit 1 ;;
+		esac
+		printf 'option %s\n' "$option"
 		i=$((i + 1))
 	done
 	while read -r old new ref; do printf 'ref %s %s %s\n' "$old" "$new" "$ref"; done
@@ -94,8 +101,9 @@ type Call struct {
 
 // Limits of a call. A ref name is at most a path, and git refuses longer ones.
 const (
-	maxLine = 16 << 10
-	maxRefs = 10_000
+	maxLine    = 16 << 10
+	maxRefs    = 10_000
+	maxOptions = 10_000
 )
 
 // Wire is the server's end for one git process. It is used by one goroutine.
@@ -139,8 +147,13 @@ func (w *Wire) Close() {
 
 // Serve answers calls, one after the other, until git closes its end. handle
 // tells whether the hook succeeds. It returns nil at the end of the wire, also
-// when that is cut by Close.
+// when that is cut by Close. The wire is cut when it returns: a hook whose call
+// could not be read fails, where it would wait for a verdict for ever.
 func (w *Wire) Serve(ctx context.Context, handle func(context.Context, Call) bool) error {
+	defer func() {
+		_ = w.calls.Close()
+		_ = w.verdicts.Close()
+	}()
 	r := bufio.NewReaderSize(w.calls, maxLine)
 	for {
 		call, err := ReadCall(r)
@@ -187,7 +200,7 @@ func ReadCall(r *bufio.Reader) (Call, error) {
 		}
 		word, rest, _ := strings.Cut(line, " ")
 		switch {
-		case word == "option":
+		case word == "option" && len(c.Options) < maxOptions:
 			c.Options = append(c.Options, rest)
 		case word == "ref" && len(c.Refs) < maxRefs:
 			ref, err := parseRef(rest)
@@ -195,8 +208,8 @@ func ReadCall(r *bufio.Reader) (Call, error) {
 				return Call{}, fmt.Errorf("read hook call: %w", err)
 			}
 			c.Refs = append(c.Refs, ref)
-		case word == "ref":
-			return Call{}, fmt.Errorf("read hook call: more than %d refs", maxRefs)
+		case word == "ref", word == "option":
+			return Call{}, fmt.Errorf("read hook call: more than %d lines of %s", maxRefs, word)
 		default:
 			return Call{}, fmt.Errorf("read hook call: unknown line %q", mesh.Clip(line, 60))
 		}
