@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"mesh"
@@ -43,7 +42,7 @@ func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writ
 	record, err := d.Store.Output(dep.Stack, dep.Number)
 	if err != nil {
 		dep.Status, dep.Reason, dep.Ended = mesh.StatusFailed, "its output cannot be recorded", d.Now().UTC()
-		return dep, errors.Join(noRoom(err), d.Store.UpdateDeployment(context.WithoutCancel(ctx), dep))
+		return dep, errors.Join(err, d.Store.UpdateDeployment(context.WithoutCancel(ctx), dep))
 	}
 	a := &attempt{d: d, dep: dep, started: d.Now(), out: newTranscript(record, out)}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -138,8 +137,6 @@ func (a *attempt) fail(ctx context.Context, err error) error {
 	case ctx.Err() != nil && !a.past:
 		e = mesh.Errorf(mesh.Cancelled, "cancelled: the client went away")
 		err = e
-	case errors.As(noRoom(err), &e):
-		err = e
 	case !errors.As(err, &e):
 		a.d.Logger.Error("deployment failed", "stack", a.dep.Stack, "deployment", int(a.dep.Number), "err", err)
 		e = mesh.Errorf(mesh.Failed, "mesh itself failed: %w", err).WithHint("the server's log has the details; try again")
@@ -167,15 +164,6 @@ func (a *attempt) fail(ctx context.Context, err error) error {
 	a.detail("%s", a.d.stillServing(after, a.dep.Stack))
 	a.d.Logger.Info("deployment not live", "stack", a.dep.Stack, "deployment", int(a.dep.Number), "status", string(a.dep.Status), "err", a.out.clean(e.Text))
 	return &mesh.Reported{Err: err}
-}
-
-// noRoom says so when the cause of an error is a full disk.
-func noRoom(err error) error {
-	var e *mesh.Error
-	if errors.As(err, &e) || !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
-		return err
-	}
-	return mesh.Errorf(mesh.Unavailable, "the server's disk is full: %w", err).WithHint("make room on the server, for example with: docker system prune; then try again")
 }
 
 // stillServing says what a failed deployment has left as it was.

@@ -23,11 +23,11 @@ func (s *Store) outputPath(stack mesh.StackName, n mesh.DeploymentNumber) string
 // can be read at once with ReadOutput; Close syncs it to disk.
 func (s *Store) Output(stack mesh.StackName, n mesh.DeploymentNumber) (io.WriteCloser, error) {
 	if err := os.MkdirAll(s.outputDir(stack), 0o700); err != nil {
-		return nil, err
+		return nil, noRoom(err)
 	}
 	f, err := os.OpenFile(s.outputPath(stack, n), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, noRoom(err)
 	}
 	return output{f}, nil
 }

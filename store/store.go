@@ -24,6 +24,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -69,19 +70,25 @@ func Open(dir string) (s *Store, err error) {
 		return nil, mesh.Errorf(mesh.Unavailable, "the data directory cannot be made: %w", err).WithHint("choose another with --data DIR")
 	}
 	path := filepath.Join(dir, "mesh.db")
-	_, statErr := os.Stat(path)
-	fresh := errors.Is(statErr, os.ErrNotExist)
 
-	// A truncated file is mapped whole, and reading behind its end is a fault that
-	// would end the process.
+	// bbolt panics on pages that are not what they should be, and a truncated file
+	// is mapped whole: reading behind its end is a fault that would end the process.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	var file *os.File // bbolt's, which a panic in bbolt.Open leaves open and locked
 	defer func() {
 		if r := recover(); r != nil {
+			_ = file.Close()
 			s, err = nil, damaged(path, fmt.Errorf("%v", r))
 		}
 	}()
 
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 50 * time.Millisecond, FreelistType: bbolt.FreelistMapType})
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
+		Timeout: 50 * time.Millisecond, FreelistType: bbolt.FreelistMapType,
+		OpenFile: func(name string, flag int, mode os.FileMode) (_ *os.File, err error) {
+			file, err = os.OpenFile(name, flag, mode)
+			return file, err
+		},
+	})
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, mesh.Errorf(mesh.Conflict, "another mesh server is using %s", dir).WithHint("stop that one first, or give this one its own directory with --data DIR")
@@ -93,7 +100,7 @@ func Open(dir string) (s *Store, err error) {
 		return nil, damaged(path, err)
 	}
 	s = &Store{dir: dir, db: db}
-	if err := s.load(path, fresh); err != nil {
+	if err := s.load(path); err != nil {
 		_ = db.Close()
 		return nil, err
 	}
@@ -111,20 +118,26 @@ func damaged(path string, err error) error {
 }
 
 // load checks the file, makes the buckets and reads the sealing key.
-func (s *Store) load(path string, fresh bool) error {
-	if !fresh {
-		err := s.db.View(func(tx *bbolt.Tx) error {
-			var first error
-			for err := range tx.Check() {
-				first = errors.Join(first, err)
-			}
-			return first
-		})
+func (s *Store) load(path string) error {
+	fresh := false
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		info, err := os.Stat(path)
 		if err != nil {
-			return damaged(path, err)
+			return err
 		}
+		if info.Size() < tx.Size() {
+			return fmt.Errorf("it is cut off: %d bytes of %d", info.Size(), tx.Size())
+		}
+		// No bucket: it is new, or a server was killed before it got further.
+		fresh = tx.Bucket(bucketMeta) == nil
+		if err := walk(tx); err != nil {
+			return err
+		}
+		return checkAll(tx)
+	})
+	if err != nil {
+		return damaged(path, err)
 	}
-	var err error
 	if s.seal, err = openSealer(filepath.Join(s.dir, "secret.key"), fresh); err != nil {
 		return err
 	}
@@ -155,6 +168,29 @@ func (s *Store) load(path string, fresh bool) error {
 	})
 }
 
+// walk reads every record. bbolt's own check does so in a goroutine of its own,
+// where a panic could not be caught.
+func walk(tx *bbolt.Tx) error {
+	var all func(*bbolt.Bucket) error
+	all = func(b *bbolt.Bucket) error {
+		return b.ForEach(func(k, v []byte) error {
+			if v == nil {
+				return all(b.Bucket(k))
+			}
+			return nil
+		})
+	}
+	return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error { return all(b) })
+}
+
+func checkAll(tx *bbolt.Tx) error {
+	var all error
+	for err := range tx.Check() {
+		all = errors.Join(all, err)
+	}
+	return all
+}
+
 // Close ends the store. Nothing may be called on it afterwards.
 func (s *Store) Close() error { return s.db.Close() }
 
@@ -167,13 +203,7 @@ func (s *Store) Dir() string { return s.dir }
 
 // Check verifies the consistency of the whole file, for tests and mesh doctor.
 func (s *Store) Check() error {
-	return s.db.View(func(tx *bbolt.Tx) error {
-		var all error
-		for err := range tx.Check() {
-			all = errors.Join(all, err)
-		}
-		return all
-	})
+	return s.db.View(checkAll)
 }
 
 func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
@@ -204,7 +234,16 @@ func (s *Store) update(ctx context.Context, fn func(*bbolt.Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return s.db.Update(fn)
+	return noRoom(s.db.Update(fn))
+}
+
+// noRoom says so when the cause of an error is a full disk.
+func noRoom(err error) error {
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+		return err
+	}
+	return mesh.Errorf(mesh.Unavailable, "the server's disk is full, and nothing has been changed: %w", err).
+		WithHint("make room on the server, for example with: docker system prune; then try again")
 }
 
 // put stores v as JSON.

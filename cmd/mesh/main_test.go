@@ -171,6 +171,7 @@ func TestScripts(t *testing.T) {
 			"livepush":    cmdLivePush,
 			"load":        cmdLoad,
 			"websocket":   cmdWebSocket,
+			"smalldisk":   cmdSmallDisk,
 		},
 	})
 }
@@ -536,4 +537,20 @@ func cmdKill9(ts *testscript.TestScript, neg bool, args []string) {
 		return nil
 	}))
 	ts.Check(os.Remove(filepath.Join(ts.Getenv("MESH_DATA"), "ready.json")))
+}
+
+// cmdSmallDisk puts a file system of its own below a folder: smalldisk DIR SIZE.
+func cmdSmallDisk(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: smalldisk DIR SIZE")
+	}
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(dir, 0o700))
+	ts.Check(syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+args[1]))
+	ts.Defer(func() {
+		sweepData(dir)
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			ts.Logf("unmount %s: %v", dir, err)
+		}
+	})
 }
