@@ -32,7 +32,7 @@ func holders() map[string]any {
 		"exported field": exported{s}, "unexported field": hidden{s}, "pointer to unexported field": &hidden{s}, "embedded": embedded{s},
 		"any": []any{s, hidden{s}}, "stack": mesh.Stack{Config: mesh.Config{"K": s}}, "pointer to release": &mesh.Release{Config: mesh.Config{"K": s}},
 		"spec": mesh.InstanceSpec{Env: map[string]mesh.Secret{"K": s}}, "run": &mesh.Run{Env: map[string]mesh.Secret{"K": s}},
-		"deep": deep{map[string]hidden{"k": {s}}, []mesh.Secret{s}, &hidden{s}, hidden{s}, [1]embedded{{s}}},
+		"deep":  deep{map[string]hidden{"k": {s}}, []mesh.Secret{s}, &hidden{s}, hidden{s}, [1]embedded{{s}}},
 		"error": fmt.Errorf("with %v, %s, %q: %w", s, s, s, fmt.Errorf("%+v", hidden{s})),
 	}
 }

@@ -77,6 +77,8 @@ func Open(dir string) (s *Store, err error) {
 	var file *os.File // bbolt's, which a panic in bbolt.Open leaves open and locked
 	defer func() {
 		if r := recover(); r != nil {
+			// The mapping that the panic has left holds the file's lock, too.
+			_ = syscall.Flock(int(file.Fd()), syscall.LOCK_UN)
 			_ = file.Close()
 			s, err = nil, damaged(path, fmt.Errorf("%v", r))
 		}
