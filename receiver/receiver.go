@@ -64,7 +64,6 @@ type Options struct {
 
 	Grace     time.Duration // for signing in; 0: 10 s
 	KeepAlive time.Duration // between keep-alive requests, three of which may go unanswered; 0: 15 s
-	MaxInput  int64         // bytes of one push; 0: 2 GiB
 }
 
 // Receiver is the SSH server. Make one with New.
@@ -81,9 +80,6 @@ func New(o Options) *Receiver {
 	}
 	if o.KeepAlive == 0 {
 		o.KeepAlive = 15 * time.Second
-	}
-	if o.MaxInput == 0 {
-		o.MaxInput = 2 << 30
 	}
 	return &Receiver{Options: o, strangers: newCompanions(), gate: newGate()}
 }

@@ -33,6 +33,7 @@ type program struct {
 	version string
 	labels  map[string]string         // put on all containers and networks
 	reached func(deploy.Step, string) // see deploy.Options
+	maxPush int64                     // bytes of one push; 0: the default
 }
 
 func main() {

@@ -52,6 +52,7 @@ func TestMain(m *testing.M) {
 					}
 				}
 			}
+			p.maxPush, _ = strconv.ParseInt(os.Getenv("MESH_TEST_MAX_PUSH"), 10, 64)
 			os.Exit(p.main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 		},
 	})
@@ -308,6 +309,7 @@ func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
 		return err
 	}))
 	ts.Setenv("HTTP", r.HTTP)
+	ts.Setenv("ADMIN", r.Admin)
 	port := r.SSH[strings.LastIndexByte(r.SSH, ':')+1:]
 	ts.Setenv("SSHPORT", port)
 	work := ts.Getenv("WORK")

@@ -79,7 +79,7 @@ func (p program) serve(ctx context.Context, s settings, log *slog.Logger, stdout
 	if err != nil {
 		return err
 	}
-	repos, err := receiver.OpenRepos(s.Data, 0, log)
+	repos, err := receiver.OpenRepos(s.Data, p.maxPush, log)
 	if err != nil {
 		return err
 	}
