@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -47,9 +48,11 @@ func runLogs(ctx context.Context, c *call) error {
 			return c.usage("%q is neither a service nor an instance", mesh.Clip(ps, 60))
 		}
 	}
+	lines := json.NewEncoder(c.Stdout) // an object a line, for what reads as they come
+	lines.SetEscapeHTML(false)
 	err := c.Logs.Logs(ctx, q, func(l mesh.LogLine) error {
 		if c.json {
-			return c.printJSON(logJSON(l))
+			return lines.Encode(logJSON(l))
 		}
 		_, err := fmt.Fprintf(c.Stdout, "%s %s[%s]: %s\n", l.At.UTC().Format(logTime), l.Source, l.Name, l.Text)
 		return err

@@ -140,7 +140,7 @@ func runScale(ctx context.Context, c *call) error {
 		}
 	}
 	if c.json {
-		return c.printJSON(form)
+		return c.printJSON(form.Clone())
 	}
 	var parts []string
 	for _, s := range form.Services() {
