@@ -158,16 +158,24 @@ func TestBuild_Failures(t *testing.T) {
 		output     []string
 	}{
 		{
-			"a step fails", tree{"Dockerfile": from("RUN echo before; seq 40; echo the reason; exit 3")}, mesh.Failed,
-			"'RUN echo before; seq 40; echo the reason; exit 3' exited 3", "Dockerfile:2", []string{"40", "the reason"},
+			"a step fails",
+			tree{"Dockerfile": from("RUN echo before; seq 40; echo the reason; exit 3")},
+			mesh.Failed,
+			"'RUN echo before; seq 40; echo the reason; exit 3' exited 3", "Dockerfile:2",
+			[]string{"40", "the reason"},
 		},
 		{
-			"a long step fails", tree{"Dockerfile": from("RUN true \\\n && echo a very long command that nobody wants to read twice \\\n && exit 4")}, mesh.Failed,
+			"a long step fails",
+			tree{"Dockerfile": from("RUN true \\\n && echo a very long command that nobody wants to read twice \\\n && exit 4")},
+			mesh.Failed,
 			"'RUN true && echo a very long command that nobody wants to r…' exited 4", "", nil,
 		},
 		{
-			"no such command", tree{"Dockerfile": from("RUN npm ci")}, mesh.Failed,
-			"'RUN npm ci' exited 127", "does not have", []string{"/bin/sh: npm: not found"},
+			"no such command",
+			tree{"Dockerfile": from("RUN npm ci")},
+			mesh.Failed,
+			"'RUN npm ci' exited 127", "does not have",
+			[]string{"/bin/sh: npm: not found"},
 		},
 		{"unknown instruction", tree{"Dockerfile": from("", "RUNN true")}, mesh.Failed, "Dockerfile:3: unknown instruction: RUNN (did you mean RUN?)", "", nil},
 		{"syntax", tree{"Dockerfile": from("COPY a")}, mesh.Failed, "Dockerfile:2: COPY requires at least two arguments, but only one was provided. Destination could not be determined", "", nil},
@@ -184,7 +192,9 @@ func TestBuild_Failures(t *testing.T) {
 		{"missing file", tree{"Dockerfile": from("RUN true", "COPY package.json ./")}, mesh.Failed, "Dockerfile:3: 'COPY package.json ./': there is no package.json in the pushed tree", "commit it", nil},
 		{"ignored file", tree{"Dockerfile": from("COPY a.txt ./"), "a.txt": "x", ".dockerignore": "*.txt"}, mesh.Failed, "Dockerfile:2: 'COPY a.txt ./': a.txt is excluded by the ignore file", "!a.txt", nil},
 		{
-			"missing secret", tree{"Dockerfile": from("RUN --mount=type=secret,id=NPM,required=true true")}, mesh.Failed,
+			"missing secret",
+			tree{"Dockerfile": from("RUN --mount=type=secret,id=NPM,required=true true")},
+			mesh.Failed,
 			"Dockerfile:2: 'RUN --mount=type=secret,id=NPM,required=true true' needs the secret NPM, and there is no config var of that name", "config:set", nil,
 		},
 		{"no such base image", tree{"Dockerfile": "\nFROM " + host + "/nope:1\n"}, mesh.Failed, "Dockerfile:2: there is no base image " + host + "/nope:1, or it is private", "docker login", nil},

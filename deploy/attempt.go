@@ -33,16 +33,16 @@ const heartbeat = 30 * time.Second
 // attempt records a deployment, waits for its turn, and runs do. What do returns
 // is the verdict; it is recorded, printed to out, and returned. When ctx ends
 // before do has committed, do must undo what it did and return.
-func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writer, do func(context.Context, *attempt) error) (_ mesh.Deployment, err error) {
+func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writer, do func(context.Context, *attempt) error) (err error) {
 	dep.Created, dep.Status = d.Now().UTC(), mesh.StatusWaiting
 	dep, err = d.Store.BeginDeployment(ctx, dep)
 	if err != nil {
-		return dep, err
+		return err
 	}
 	record, err := d.Store.Output(dep.Stack, dep.Number)
 	if err != nil {
 		dep.Status, dep.Reason, dep.Ended = mesh.StatusFailed, "its output cannot be recorded", d.Now().UTC()
-		return dep, errors.Join(err, d.Store.UpdateDeployment(context.WithoutCancel(ctx), dep))
+		return errors.Join(err, d.Store.UpdateDeployment(context.WithoutCancel(ctx), dep))
 	}
 	a := &attempt{d: d, dep: dep, started: d.Now(), out: newTranscript(record, out)}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -66,7 +66,7 @@ func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writ
 		a.detail("waiting for %s", describe(ahead))
 	})
 	if err != nil {
-		return dep, a.fail(ctx, err)
+		return a.fail(ctx, err)
 	}
 	defer leave()
 	if !a.out.begun() {
@@ -75,13 +75,13 @@ func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writ
 	beating.Go(func() { a.out.beat(beat, func() string { return a.phase }) })
 	a.dep.Status = mesh.StatusRunning
 	if err := d.Store.UpdateDeployment(ctx, a.dep); err != nil {
-		return dep, a.fail(ctx, err)
+		return a.fail(ctx, err)
 	}
 	d.Reached(StepBegun, string(dep.Stack))
 	if err := do(ctx, a); err != nil {
-		return dep, a.fail(ctx, err)
+		return a.fail(ctx, err)
 	}
-	return a.dep, nil
+	return nil
 }
 
 // headline opens the output: what is deployed, by whom, under which number.

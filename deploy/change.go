@@ -104,7 +104,7 @@ func (d *Deployer) SetConfig(ctx context.Context, stack mesh.StackName, by mesh.
 // returns what else is to change in the stack with it; a nil r.Services after it
 // is a fault.
 func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Writer, description string, change func(context.Context, *attempt, mesh.Stack, *mesh.Release) (func(*mesh.Stack), error)) error {
-	_, err := d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
+	return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
 		st, err := d.Store.Stack(ctx, dep.Stack)
 		if err != nil {
 			return err
@@ -151,7 +151,6 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 		a.done(st)
 		return nil
 	})
-	return err
 }
 
 func notDeployed(stack mesh.StackName) error {
@@ -298,7 +297,7 @@ func (d *Deployer) rerun(ctx context.Context, dep mesh.Deployment, out io.Writer
 	if st.Stopped && dep.Kind == mesh.DeployRestart {
 		return mesh.Errorf(mesh.Conflict, "%s is stopped", dep.Stack).WithHint("start it with: ssh mesh ps:start -a %s", dep.Stack)
 	}
-	_, err = d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
+	return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
 		st, err := d.Store.Stack(ctx, dep.Stack)
 		if err != nil {
 			return err
@@ -324,7 +323,6 @@ func (d *Deployer) rerun(ctx context.Context, dep mesh.Deployment, out io.Writer
 		a.done(st)
 		return nil
 	})
-	return err
 }
 
 // Stop takes a stack out of service: no routes lead to it, its instances are
@@ -341,7 +339,7 @@ func (d *Deployer) Stop(ctx context.Context, stack mesh.StackName, by mesh.KeyNa
 		return nil
 	}
 	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployStop, By: by, Subject: "Stop"}
-	_, err = d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
+	return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
 		st, err := d.Store.Stack(ctx, stack)
 		if err != nil {
 			return err
@@ -360,7 +358,6 @@ func (d *Deployer) Stop(ctx context.Context, stack mesh.StackName, by mesh.KeyNa
 		a.out.say(fmt.Sprintf("=====> %s is stopped; start it with: ssh mesh ps:start -a %s", st.Name, st.Name))
 		return nil
 	})
-	return err
 }
 
 // Rollback makes a new release with the image, config and commands of an earlier

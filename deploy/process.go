@@ -92,6 +92,7 @@ func isShell(path string) bool {
 func inShell(sh, command string, kind commandKind) mesh.Process {
 	entrypoint := []string{sh, "-c"}
 	switch kind {
+	case compound:
 	case simple:
 		return mesh.Process{Entrypoint: entrypoint, Cmd: []string{"exec " + command}}
 	case replaced:

@@ -22,28 +22,28 @@ func ParseProcfile(text string) (services map[mesh.ServiceName]string, err error
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		bad := func(why string) (map[mesh.ServiceName]string, error) {
-			return nil, &mesh.Error{
+		bad := func(why string) error {
+			return &mesh.Error{
 				Kind: mesh.Failed, Text: fmt.Sprintf("Procfile:%d: %s", n, why),
 				Hint: "a line is NAME: COMMAND, for example: web: ./server --port $PORT",
 			}
 		}
 		name, command, ok := strings.Cut(line, ":")
 		if !ok {
-			return bad(fmt.Sprintf("%q has no colon", mesh.Clip(line, 60)))
+			return nil, bad(fmt.Sprintf("%q has no colon", mesh.Clip(line, 60)))
 		}
 		svc, err := mesh.ParseServiceName(strings.TrimSpace(name))
 		if err != nil {
-			return bad(err.Error())
+			return nil, bad(err.Error())
 		}
 		command = strings.TrimSpace(command)
 		switch _, twice := services[svc]; {
 		case command == "":
-			return bad(fmt.Sprintf("%s has no command", svc))
+			return nil, bad(fmt.Sprintf("%s has no command", svc))
 		case strings.ContainsRune(command, 0):
-			return bad(fmt.Sprintf("the command of %s has a NUL in it", svc))
+			return nil, bad(fmt.Sprintf("the command of %s has a NUL in it", svc))
 		case twice:
-			return bad(fmt.Sprintf("%s is there twice", svc))
+			return nil, bad(fmt.Sprintf("%s is there twice", svc))
 		}
 		services[svc] = command
 	}

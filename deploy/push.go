@@ -40,10 +40,9 @@ func (d *Deployer) Push(ctx context.Context, p mesh.Push, out io.Writer) error {
 	dep := mesh.Deployment{Stack: p.Stack, Kind: mesh.DeployPush, By: p.By, Commit: p.Commit, Subject: subject}
 	run := func(ctx context.Context, out io.Writer) error {
 		defer closeTree()
-		_, err := d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
+		return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
 			return d.push(ctx, a, p, tree)
 		})
-		return err
 	}
 	if !p.Detach {
 		return run(ctx, out)

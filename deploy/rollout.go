@@ -123,7 +123,7 @@ func fingerprint(s mesh.InstanceSpec) string {
 	}
 	data, err := json.Marshal([]any{s.Name.String(), s.Image, s.Process, plain, s.Memory, s.CPUs})
 	if err != nil {
-		panic(err) // no value above can fail to encode
+		panic(err) //nolint:forbidigo // no value above can fail to encode
 	}
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:12])

@@ -226,7 +226,7 @@ func (r *Repos) init(stack mesh.StackName) error {
 	if err := os.RemoveAll(tmp); err != nil {
 		return err
 	}
-	cmd := exec.Command("git", "init", "-q", "--bare", "--template=", "-b", "main", tmp)
+	cmd := exec.CommandContext(context.Background(), "git", "init", "-q", "--bare", "--template=", "-b", "main", tmp)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + r.home, "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null"}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("git init: %w: %s", err, bytes.TrimSpace(out))

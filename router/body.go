@@ -72,7 +72,7 @@ func (u *upload) run() error {
 	room := (*bp)[10 : len(*bp)-2]
 	for {
 		n, err := body.Read(room)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			u.whole.Store(true)
 		}
 		if n > 0 {
@@ -239,7 +239,7 @@ func (q *request) copyAll(c *conn) error {
 		}
 		if err := c.fill(); err != nil {
 			c.r, c.w = 0, 0
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return nil
 			}
 			return err
@@ -283,7 +283,7 @@ func (q *request) copyChunked(c *conn) error {
 }
 
 func unexpected(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err

@@ -42,8 +42,8 @@ type grpcCall struct {
 	cancel context.CancelCauseFunc
 }
 
-// errDial marks that not even a connection was made.
-type errDial struct{ error }
+// dialError marks that not even a connection was made.
+type dialError struct{ error }
 
 func (g *grpcClient) transport(r *Router, ep *endpoint) *http.Transport {
 	g.mu.Lock()
@@ -64,7 +64,7 @@ func (g *grpcClient) transport(r *Router, ep *endpoint) *http.Transport {
 			defer cancel()
 			c, err := r.opts.Dial(ctx, network, ep.text)
 			if err != nil {
-				return nil, errDial{err}
+				return nil, dialError{err}
 			}
 			return c, nil
 		},
@@ -149,7 +149,7 @@ func (q *request) serveGRPC() {
 			return
 		}
 		err := q.call(t, w.stop)
-		var dial errDial
+		var dial dialError
 		switch {
 		case err == nil:
 			return

@@ -55,12 +55,12 @@ func (r *Router) handle(f *front, w http.ResponseWriter, req *http.Request) {
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			if v != http.ErrAbortHandler {
+			if v != http.ErrAbortHandler { //nolint:errorlint // a recovered value, which net/http compares so too
 				r.log.Error("panic while handling a request", "err", fmt.Sprint(v), "stack_trace", string(debug.Stack()))
 				q.rec.Code = Broken
 			}
 			q.finish()
-			panic(http.ErrAbortHandler)
+			panic(http.ErrAbortHandler) //nolint:forbidigo // net/http's way to cut a connection (http.ErrAbortHandler)
 		}
 		if !q.detached {
 			q.finish()
@@ -430,7 +430,7 @@ func (q *request) converse(c *conn, stream bool) (a answer, up *upload, err erro
 func (q *request) switchProtocols(c *conn) {
 	h := q.w.Header()
 	if !q.openTunnel(c, h) {
-		c.end()
+		_ = c.end() // the request has failed anyway
 		c.close()
 		q.fail(Broken)
 	}
@@ -549,12 +549,12 @@ const statusGone = 499
 
 // abort ends the client's connection, or its stream in HTTP/2. It does not return.
 func (q *request) abort(code Code) {
-	if code == ClientGone && context.Cause(q.r.Context()) == errStop {
+	if code == ClientGone && errors.Is(context.Cause(q.r.Context()), errStop) {
 		code = Cut
 	}
 	q.rec.Code = code
 	if q.rec.Status == 0 {
 		q.rec.Status = statusGone
 	}
-	panic(http.ErrAbortHandler)
+	panic(http.ErrAbortHandler) //nolint:forbidigo // net/http's way to cut a connection (http.ErrAbortHandler)
 }

@@ -454,7 +454,7 @@ func TestRouter_WaitEnds(t *testing.T) {
 		r.Switch(mesh.Route{Stack: "blog", Hosts: []mesh.Host{"blog.test"}})
 		ask := func(ctx context.Context) (w *httptest.ResponseRecorder) {
 			defer func() {
-				if v := recover(); v != nil && v != http.ErrAbortHandler {
+				if v := recover(); v != nil && v != http.ErrAbortHandler { //nolint:errorlint // a recovered value
 					panic(v)
 				}
 			}()

@@ -283,10 +283,10 @@ func (c *conn) read(p []byte) (int, error) {
 func (c *conn) readNow(fd uintptr) bool {
 	for {
 		n, err := syscall.Read(int(fd), c.p)
-		switch {
-		case err == syscall.EINTR:
+		switch err { //nolint:errorlint // a bare errno
+		case syscall.EINTR:
 			continue
-		case err == syscall.EAGAIN:
+		case syscall.EAGAIN:
 			c.err = c.flush()
 			return c.err != nil
 		}

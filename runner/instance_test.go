@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"path/filepath"
@@ -325,7 +324,7 @@ func TestEngineAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := runner.New(c, runner.Options{Server: "away", Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	r := runner.New(c, runner.Options{Server: "away", Logger: slog.New(slog.DiscardHandler)})
 	want := "the Docker Engine does not answer at " + sock
 	_, serr := r.Start(t.Context(), mesh.InstanceSpec{Stack: "blog"})
 	_, lerr := r.List(t.Context())

@@ -173,7 +173,7 @@ func (f *follower) readOnce(ctx context.Context, in mesh.Instance, t *tail) erro
 	if err != nil {
 		return err
 	}
-	defer src.Close()
+	defer func() { _ = src.Close() }()
 	for {
 		l, err := src.next()
 		if errors.Is(err, io.EOF) {
@@ -265,7 +265,7 @@ func (r *Runner) tail(ctx context.Context, id string, n int) (lines []string) {
 	if err != nil {
 		return nil
 	}
-	defer src.Close()
+	defer func() { _ = src.Close() }()
 	for {
 		l, err := src.next()
 		if err != nil {

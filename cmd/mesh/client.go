@@ -123,7 +123,7 @@ func stackOf(path string) string {
 // remote reads the git remote "mesh" of the current directory, in either form
 // that git has: a URL or host:path.
 func remote() (destination, bool) {
-	out, err := exec.Command("git", "remote", "get-url", "--push", "mesh").Output()
+	out, err := exec.CommandContext(context.Background(), "git", "remote", "get-url", "--push", "mesh").Output()
 	if err != nil {
 		return destination{}, false
 	}
@@ -210,7 +210,7 @@ func isTerminal(x any) bool {
 
 // local speaks SSH over the server's own socket, which lets its owner in.
 func local(socket string, words []string, stdin io.Reader, stdout, stderr io.Writer) error {
-	conn, err := net.Dial("unix", socket)
+	conn, err := new(net.Dialer).DialContext(context.Background(), "unix", socket)
 	if err != nil {
 		return mesh.Errorf(mesh.Unavailable, "no mesh server answers at %s: %w", socket, err).
 			WithHint("start one with: mesh serve; or name one with --host ssh://mesh@HOST:PORT, --data DIR, or a git remote called mesh")
@@ -221,12 +221,12 @@ func local(socket string, words []string, stdin io.Reader, stdout, stderr io.Wri
 		return fmt.Errorf("speak to the server at %s: %w", socket, err)
 	}
 	c := ssh.NewClient(sc, chans, reqs)
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	s, err := c.NewSession()
 	if err != nil {
 		return err
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	if v, ok := os.LookupEnv("NO_COLOR"); ok {
 		_ = s.Setenv("NO_COLOR", v)
 	}

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
@@ -117,7 +118,7 @@ func sweep(ctx context.Context, c *docker.Client, arg filters.KeyValuePair) (nam
 	}
 	for _, k := range list {
 		names = append(names, strings.Join(k.Names, ","))
-		if err := c.ContainerRemove(ctx, k.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}); err != nil && !docker.IsErrNotFound(err) {
+		if err := c.ContainerRemove(ctx, k.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}); err != nil && !errdefs.IsNotFound(err) {
 			return names, err
 		}
 	}
@@ -144,7 +145,7 @@ func sweepServer(ctx context.Context, c *docker.Client, server string) error {
 		return err
 	}
 	for _, i := range images {
-		if _, err := c.ImageRemove(ctx, i.ID, image.RemoveOptions{Force: true, PruneChildren: true}); err != nil && !docker.IsErrNotFound(err) {
+		if _, err := c.ImageRemove(ctx, i.ID, image.RemoveOptions{Force: true, PruneChildren: true}); err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
 	}

@@ -83,7 +83,7 @@ func (p program) serve(ctx context.Context, s settings, log *slog.Logger, stdout
 	if err != nil {
 		return err
 	}
-	l, err := listen(s)
+	l, err := listen(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (p program) serve(ctx context.Context, s settings, log *slog.Logger, stdout
 	if err != nil {
 		return mesh.Errorf(mesh.Invalid, "the Docker Engine's address cannot be used: %w", err).WithHint("give one such as unix:///var/run/docker.sock with --docker-host")
 	}
-	defer engine.Close()
+	defer func() { _ = engine.Close() }()
 
 	rt := router.New(router.Options{Logger: log})
 	run := runner.New(engine, runner.Options{Server: st.Server(), Logger: log, Labels: p.labels})
@@ -181,11 +181,11 @@ func (l *listeners) close() {
 	}
 }
 
-func listen(s settings) (_ *listeners, err error) {
+func listen(ctx context.Context, s settings) (_ *listeners, err error) {
 	l := &listeners{}
 	var faults []error
 	open := func(flag, addr string) net.Listener {
-		x, err := net.Listen("tcp", addr)
+		x, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 		if err != nil {
 			e := mesh.Errorf(mesh.Unavailable, "--%s %s cannot be listened on: %w", flag, addr, err)
 			switch {
@@ -202,7 +202,7 @@ func listen(s settings) (_ *listeners, err error) {
 	if s.AdminAddr != "" {
 		l.admin = open("admin-addr", s.AdminAddr)
 	}
-	if l.socket, err = listenSocket(filepath.Join(s.Data, "mesh.sock")); err != nil {
+	if l.socket, err = listenSocket(ctx, filepath.Join(s.Data, "mesh.sock")); err != nil {
 		faults = append(faults, err)
 	}
 	if len(faults) > 0 {
@@ -214,7 +214,7 @@ func listen(s settings) (_ *listeners, err error) {
 
 // listenSocket opens the local socket. The store is locked by now, so one that
 // lies there is nobody's.
-func listenSocket(path string) (net.Listener, error) {
+func listenSocket(ctx context.Context, path string) (net.Listener, error) {
 	// sun_path of unix(7) has 108 bytes, one of them for the end.
 	if len(path) > 107 {
 		return nil, mesh.Errorf(mesh.Invalid, "the path of the local socket is too long (%d bytes, 107 are possible): %s", len(path), path).
@@ -223,7 +223,7 @@ func listenSocket(path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	l, err := net.Listen("unix", path) // the directory is 0700, so there is no moment at which others get in
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", path) // the directory is 0700, so there is no moment at which others get in
 	if err != nil {
 		return nil, err
 	}
