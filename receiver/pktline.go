@@ -138,12 +138,13 @@ func (f *filter) run(r io.Reader, settle func()) error {
 	var buf []byte
 	for {
 		whole, payload, err := readPkt(br, buf)
+		f.p.mu.Lock()
+		band := f.p.caps.has("side-band-64k")
+		f.p.mu.Unlock()
 		if err != nil {
 			settle()
-			if f.report.Len() > 0 {
-				if werr := f.emit(f.p.rewrite(f.report.Bytes())); werr != nil {
-					return werr
-				}
+			if werr := f.last(band); werr != nil {
+				return werr
 			}
 			if errors.Is(err, io.EOF) {
 				return nil
@@ -151,9 +152,6 @@ func (f *filter) run(r io.Reader, settle func()) error {
 			return err
 		}
 		buf = whole
-		f.p.mu.Lock()
-		band := f.p.caps.has("side-band-64k")
-		f.p.mu.Unlock()
 		switch {
 		case !band: // the report comes raw, and the deployment is still to come
 			f.report.Write(whole)
@@ -176,6 +174,23 @@ func (f *filter) run(r io.Reader, settle func()) error {
 			}
 		}
 	}
+}
+
+// last lets a report out that is still held when git has ended: every report of a
+// client without side band, and that of a git which was killed, whose side band
+// has to be ended for it.
+func (f *filter) last(band bool) error {
+	if f.report.Len() == 0 {
+		return nil
+	}
+	report := f.p.rewrite(f.report.Bytes())
+	if !band {
+		return f.emit(report)
+	}
+	if err := f.bandN(1, report); err != nil {
+		return err
+	}
+	return f.emit([]byte(flushPkt))
 }
 
 // advertise passes the ref advertisement on, with the kept commits as ".have"
