@@ -18,7 +18,7 @@ type Stack struct {
 	Formation  Formation // instances wanted, where somebody has said so
 	Settings   Settings
 	Services   map[ServiceName]ServiceSettings // set by svc:update
-	Release    []string                        // release command set by stack:set-release-command; nil: the Procfile's
+	Release    []string                        // the release command line set by stacks:set-release-command; nil: the Procfile's
 	Current    ReleaseNumber                   // 0 before the first release
 	Stopped    bool                            // ps:stop
 	Subnet     netip.Prefix                    // of the stack's own network

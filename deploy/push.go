@@ -160,7 +160,7 @@ func megabytes(n int64) string {
 func (d *Deployer) releaseCommand(ctx context.Context, a *attempt, st mesh.Stack, r mesh.Release, fromProcfile string) error {
 	command := fromProcfile
 	if len(st.Release) > 0 {
-		command = shellJoin(st.Release)
+		command = strings.Join(st.Release, " ")
 	}
 	if command == "" {
 		return nil
@@ -200,22 +200,6 @@ func (d *Deployer) releaseCommand(ctx context.Context, a *attempt, st mesh.Stack
 	a.timed(began, "release command done")
 	return nil
 }
-
-// shellJoin quotes words for sh, so that a command given as words means the same
-// as a command line.
-func shellJoin(words []string) string {
-	out := make([]string, len(words))
-	for i, w := range words {
-		if plainWord.MatchString(w) {
-			out[i] = w
-		} else {
-			out[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
-		}
-	}
-	return strings.Join(out, " ")
-}
-
-var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:=@%+,-]+$`)
 
 // tail indents what a command prints and remembers its last lines.
 type tail struct {

@@ -57,6 +57,9 @@ type Deployer interface {
 	AddKey(ctx context.Context, k mesh.Key) error
 	RemoveKey(ctx context.Context, name, by mesh.KeyName) error
 	Status(stack mesh.StackName) []mesh.InstanceStatus
+	UpdateService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, change func(*mesh.ServiceSettings), out io.Writer) error
+	DeleteService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, out io.Writer) error
+	SetReleaseCommand(ctx context.Context, stack mesh.StackName, line string) error
 	RunCommand(ctx context.Context, run mesh.Run) (int, error)
 }
 

@@ -16,6 +16,18 @@ var configCommands = []*definition{
 		topic: "config", short: "List the names of the config vars, never their values", stack: true, json: true, run: runConfig,
 	},
 	{
+		topic: "config", verb: "export", args: "[--format shell|envfile|json]", short: "Print the config vars with their values, for config:import",
+		stack: true, access: mesh.AccessDeploy, run: runConfigExport,
+		flags: func(f *pflag.FlagSet) { f.String("format", "shell", "`FORMAT`: shell, envfile or json") },
+	},
+	{
+		topic: "config", verb: "import", args: "< FILE", short: "Set the config vars that standard input holds, in any format of config:export, as one release",
+		stack: true, access: mesh.AccessDeploy, run: runConfigImport,
+		flags: func(f *pflag.FlagSet) {
+			f.Bool("no-restart", false, "record only; the next release brings them into force")
+		},
+	},
+	{
 		topic: "config", verb: "get", args: "NAME", short: "Print the value of a config var",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, json: true, run: runConfigGet,
 	},

@@ -24,6 +24,11 @@ var stackCommands = []*definition{
 		topic: "stacks", verb: "info", short: "Show a stack", stack: true, json: true, run: runStacksInfo,
 	},
 	{
+		topic: "stacks", verb: "set-release-command", args: "-- [COMMAND…]",
+		short: "Set the command that is run before a push goes live; no words leave it to the Procfile",
+		stack: true, access: mesh.AccessDeploy, verbatim: true, max: many, run: runSetReleaseCommand,
+	},
+	{
 		topic: "stacks", verb: "destroy", args: "--confirm NAME",
 		short: "Remove a stack for good: containers, images, repository, routes, logs and config",
 		stack: true, access: mesh.AccessAdmin, run: runStacksDestroy,

@@ -57,12 +57,13 @@ var topics = map[string][]string{
 	"domains":     {"domain", "endpoint"},
 	"ssh-keys":    {"key", "keys", "ssh-key"},
 	"logs":        {"log"},
+	"svc":         {"service", "services"},
 }
 
 // table is all commands. It is a function because help is one of them and reads
 // it.
 func table() []*definition {
-	return slices.Concat(stackCommands, configCommands, psCommands, releaseCommands, logCommands, domainCommands, buildCommands, keyCommands, serverCommands())
+	return slices.Concat(stackCommands, configCommands, psCommands, serviceCommands, releaseCommands, logCommands, domainCommands, buildCommands, keyCommands, serverCommands())
 }
 
 // Topic resolves a first word to the topic's own name.

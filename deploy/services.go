@@ -1,0 +1,106 @@
+package deploy
+
+import (
+	"context"
+	"io"
+	"maps"
+
+	"mesh"
+)
+
+// UpdateService changes what svc:update says of a service, and rolls that out as
+// a release when the stack runs. A service that the Procfile does not name begins
+// to exist with it.
+func (d *Deployer) UpdateService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, change func(*mesh.ServiceSettings), out io.Writer) error {
+	if name == mesh.ReleaseCommand {
+		return mesh.Errorf(mesh.Invalid, "the release command is no service").WithHint("set it with: ssh mesh stacks:set-release-command -a %s -- COMMAND", stack)
+	}
+	return d.changeServices(ctx, stack, by, "Update "+string(name), func(s map[mesh.ServiceName]mesh.ServiceSettings) error {
+		v := s[name]
+		change(&v)
+		s[name] = v
+		return nil
+	}, out)
+}
+
+// DeleteService forgets what svc:update has said of a service: its command is the
+// Procfile's or the image's again, and a service that neither has is gone.
+func (d *Deployer) DeleteService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, out io.Writer) error {
+	return d.changeServices(ctx, stack, by, "Delete "+string(name), func(s map[mesh.ServiceName]mesh.ServiceSettings) error {
+		if _, ok := s[name]; !ok {
+			return mesh.Errorf(mesh.NotFound, "svc:update has said nothing of %s", name).WithHint("see where its command comes from: ssh mesh svc -a %s", stack)
+		}
+		delete(s, name)
+		return nil
+	}, out)
+}
+
+func (d *Deployer) changeServices(ctx context.Context, stack mesh.StackName, by mesh.KeyName, subject string, change func(map[mesh.ServiceName]mesh.ServiceSettings) error, out io.Writer) error {
+	apply := func(st mesh.Stack) (map[mesh.ServiceName]mesh.ServiceSettings, error) {
+		s := maps.Clone(st.Services)
+		if s == nil {
+			s = map[mesh.ServiceName]mesh.ServiceSettings{}
+		}
+		return s, change(s)
+	}
+	st, err := d.Store.Stack(ctx, stack)
+	if err != nil {
+		return err
+	}
+	if _, err := apply(st); err != nil {
+		return err
+	}
+	if st.Current == 0 {
+		_, err := d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) (err error) {
+			s.Services, err = apply(*s)
+			return err
+		})
+		return err
+	}
+	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployServices, By: by, Subject: subject}
+	return d.rerelease(ctx, dep, out, subject, func(ctx context.Context, _ *attempt, st mesh.Stack, r *mesh.Release) (func(*mesh.Stack), error) {
+		set, err := apply(st)
+		if err != nil {
+			return nil, err
+		}
+		procs, err := d.procfileOf(ctx, st.Name, r.Commit)
+		if err != nil {
+			return nil, err
+		}
+		st.Services = set
+		r.Services = services(st, procs)
+		r.Formation = formation(st, r.Services)
+		return func(s *mesh.Stack) { s.Services = set }, nil
+	})
+}
+
+// procfileOf reads the Procfile of a commit that was deployed.
+func (d *Deployer) procfileOf(ctx context.Context, stack mesh.StackName, commit mesh.Commit) (map[mesh.ServiceName]string, error) {
+	if commit == "" {
+		return nil, nil
+	}
+	tree, _, closeTree, err := d.Repos.Open(ctx, stack, commit)
+	if err != nil {
+		return nil, err
+	}
+	defer closeTree()
+	return procfile(tree)
+}
+
+// SetReleaseCommand sets the command that is run before a push goes live; an
+// empty line leaves it to the Procfile again.
+func (d *Deployer) SetReleaseCommand(ctx context.Context, stack mesh.StackName, line string) error {
+	if line != "" {
+		if _, err := classify(line); err != nil {
+			return mesh.Errorf(mesh.Invalid, "the command %q cannot be read: %w", mesh.Clip(line, 80), err).WithHint("check its quotes; what works in sh -c works here")
+		}
+	}
+	_, err := d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) error {
+		s.Release = nil
+		if line != "" {
+			s.Release = []string{line}
+		}
+		return nil
+	})
+	return err
+}

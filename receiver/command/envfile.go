@@ -1,0 +1,208 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+
+	"mesh"
+)
+
+// The formats of config:export. Each is read back by config:import without loss.
+const (
+	formatShell   = "shell"   // export NAME='value', for eval
+	formatEnvfile = "envfile" // NAME="value" with \n for a line end, as dotenv libraries read it
+	formatJSON    = "json"    // {"NAME": "value"}
+)
+
+func runConfigExport(_ context.Context, c *call) error {
+	format, _ := c.flags.GetString("format")
+	text, err := exportConfig(c.stack.Config, format)
+	if err != nil {
+		return err
+	}
+	if text == "" && format != formatShell && format != formatEnvfile {
+		return c.usage("there is no format %q", mesh.Clip(format, 40))
+	}
+	_, err = io.WriteString(c.Stdout, text)
+	return err
+}
+
+func exportConfig(cfg mesh.Config, format string) (string, error) {
+	var b strings.Builder
+	switch format {
+	case formatJSON:
+		plain := map[string]string{}
+		for name, v := range cfg {
+			if !utf8.ValidString(v.Reveal()) {
+				return "", mesh.Errorf(mesh.Invalid, "the value of %s is not valid UTF-8, which JSON cannot hold", name).WithHint("use --format shell")
+			}
+			plain[name] = v.Reveal()
+		}
+		data, err := json.MarshalIndent(plain, "", "  ")
+		return string(data) + "\n", err
+	case formatShell:
+		for _, name := range cfg.Names() {
+			fmt.Fprintf(&b, "export %s='%s'\n", name, strings.ReplaceAll(cfg[name].Reveal(), "'", `'\''`))
+		}
+	case formatEnvfile:
+		escape := strings.NewReplacer("\\", `\\`, `"`, `\"`, "\n", `\n`, "\r", `\r`, "$", `\$`, "`", "\\`")
+		for _, name := range cfg.Names() {
+			fmt.Fprintf(&b, "%s=\"%s\"\n", name, escape.Replace(cfg[name].Reveal()))
+		}
+	}
+	return b.String(), nil
+}
+
+func runConfigImport(ctx context.Context, c *call) error {
+	if c.TTY {
+		return mesh.Errorf(mesh.Invalid, "the config vars have to come from standard input, and that is a terminal").
+			WithHint("ssh mesh config:import -a %s < .env", c.stack.Name)
+	}
+	data, err := io.ReadAll(io.LimitReader(c.Stdin, maxValue))
+	if err != nil {
+		return fmt.Errorf("read the config vars: %w", err)
+	}
+	set, err := parseConfig(string(data))
+	if err != nil {
+		return err
+	}
+	if len(set) == 0 {
+		return mesh.Errorf(mesh.Invalid, "there are no config vars on standard input").WithHint("ssh mesh config:import -a %s < .env", c.stack.Name)
+	}
+	return c.changeConfig(ctx, set, nil, "set")
+}
+
+// parseConfig reads what exportConfig writes, and .env files as people write
+// them: comments, blank lines, "export", values in either kind of quotes, over
+// several lines if need be, or bare to the end of the line. Nothing is expanded.
+func parseConfig(text string) (mesh.Config, error) {
+	set := mesh.Config{}
+	if strings.HasPrefix(strings.TrimSpace(text), "{") {
+		var plain map[string]string
+		if err := json.Unmarshal([]byte(text), &plain); err != nil {
+			return nil, mesh.Errorf(mesh.Invalid, "this is no JSON object of strings").WithHint(`it has to look like {"NAME": "value"}`)
+		}
+		for name, v := range plain {
+			if _, err := mesh.ParseVarName(name); err != nil {
+				return nil, err
+			}
+			set[name] = mesh.NewSecret(v)
+		}
+		return set, nil
+	}
+	text = strings.ReplaceAll(strings.TrimPrefix(text, "\ufeff"), "\r\n", "\n")
+	line := 1
+	for text != "" {
+		at := line
+		rest := strings.TrimLeft(text, " \t")
+		if rest == "" || rest[0] == '\n' || rest[0] == '#' {
+			text = afterLine(rest)
+			line++
+			continue
+		}
+		// The text of a line may be a secret: errors give its number only.
+		bad := func(why string) error {
+			return mesh.Errorf(mesh.Invalid, "line %d: %s", at, why).WithHint("a line is NAME=VALUE, with the value in quotes where it has blanks or several lines")
+		}
+		rest = strings.TrimLeft(strings.TrimPrefix(rest, "export "), " \t")
+		eq := strings.IndexAny(rest, "=\n")
+		if eq < 0 || rest[eq] != '=' {
+			return nil, bad("there is no =")
+		}
+		name, err := mesh.ParseVarName(strings.TrimRight(rest[:eq], " \t"))
+		if err != nil {
+			return nil, err
+		}
+		value, after, err := parseValue(rest[eq+1:])
+		if err != nil {
+			return nil, bad(err.Error())
+		}
+		if _, twice := set[name]; twice {
+			return nil, bad(name + " is there twice")
+		}
+		set[name] = mesh.NewSecret(value)
+		line += strings.Count(text[:len(text)-len(after)], "\n")
+		text = after
+	}
+	return set, nil
+}
+
+func afterLine(s string) string {
+	if i := strings.IndexByte(s, '\n'); i >= 0 {
+		return s[i+1:]
+	}
+	return ""
+}
+
+// parseValue reads a value up to the end of its last line.
+func parseValue(s string) (value, after string, err error) {
+	if s == "" || s[0] != '\'' && s[0] != '"' {
+		line, _, _ := strings.Cut(s, "\n")
+		if i := strings.Index(line, " #"); i >= 0 {
+			line = line[:i]
+		}
+		return strings.TrimSpace(line), afterLine(s), nil
+	}
+	var b strings.Builder
+	for s != "" {
+		switch s[0] {
+		case '\'':
+			end := strings.IndexByte(s[1:], '\'')
+			if end < 0 {
+				return "", "", mesh.Errorf(mesh.Invalid, "a quote (') is not closed")
+			}
+			b.WriteString(s[1 : 1+end])
+			s = s[end+2:]
+		case '"':
+			var ok bool
+			if s, ok = doubleQuoted(&b, s[1:]); !ok {
+				return "", "", mesh.Errorf(mesh.Invalid, `a quote (") is not closed`)
+			}
+		case '\\':
+			if len(s) < 2 {
+				return "", "", mesh.Errorf(mesh.Invalid, "it ends with a backslash")
+			}
+			b.WriteByte(s[1])
+			s = s[2:]
+		default:
+			line, _, _ := strings.Cut(s, "\n")
+			if rest := strings.TrimLeft(line, " \t"); rest != "" && (rest[0] != '#' || rest == line) {
+				return "", "", mesh.Errorf(mesh.Invalid, "there is more behind the closing quote")
+			}
+			return b.String(), afterLine(s), nil
+		}
+	}
+	return b.String(), "", nil
+}
+
+// doubleQuoted reads to the closing quote, with the escapes of dotenv files.
+func doubleQuoted(b *strings.Builder, s string) (after string, ok bool) {
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '"':
+			return s[i+1:], true
+		case s[i] == '\\' && i+1 < len(s):
+			i++
+			switch s[i] {
+			case 'n':
+				b.WriteByte('\n')
+			case 'r':
+				b.WriteByte('\r')
+			case 't':
+				b.WriteByte('\t')
+			case '"', '\\', '$', '`':
+				b.WriteByte(s[i])
+			default:
+				b.WriteByte('\\')
+				b.WriteByte(s[i])
+			}
+		default:
+			b.WriteByte(s[i])
+		}
+	}
+	return "", false
+}

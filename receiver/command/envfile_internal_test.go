@@ -1,0 +1,98 @@
+package command
+
+import (
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"mesh"
+)
+
+func TestConfig_ExportImportRoundTrip(t *testing.T) {
+	t.Parallel()
+	cfg := mesh.Config{}
+	for name, v := range map[string]string{
+		"EMPTY": "", "PLAIN": "hello", "BLANKS": "  a  b ", "QUOTES": `it's "quoted" \n not`, "LINES": "one\ntwo\n\nthree\n",
+		"DOLLAR": "$HOME ${X} `id` $(id)", "HASH": "a #b", "EQUALS": "a=b=c", "UTF8": "größe ✓", "CR": "a\r\nb", "TAB": "a\tb", "BACKSLASH": `c:\new\table\`,
+	} {
+		cfg[name] = mesh.NewSecret(v)
+	}
+	for _, format := range []string{formatShell, formatEnvfile, formatJSON} {
+		text, err := exportConfig(cfg, format)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if format == formatShell {
+			// In single quotes a CR LF is data; the reader takes CR LF for a line end, as
+			// files from other systems have it.
+			text = strings.ReplaceAll(text, "a\r\nb", "a\nb")
+		}
+		back, err := parseConfig(text)
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", format, err, text)
+		}
+		for name, v := range cfg {
+			want := v.Reveal()
+			if format == formatShell && name == "CR" {
+				want = "a\nb"
+			}
+			if got := back[name].Reveal(); got != want {
+				t.Errorf("%s: %s is %q, want %q", format, name, got, want)
+			}
+		}
+	}
+}
+
+func TestParseConfig_AsPeopleWriteIt(t *testing.T) {
+	t.Parallel()
+	got, err := parseConfig("\ufeff# comment\n\n  export A=1 \nB = two words # remark\nC='x'\"y\"  # z\nD=a#b\nE=\nF=\"l1\nl2\"\r\nG=last")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"A": "1", "B": "two words", "C": "xy", "D": "a#b", "E": "", "F": "l1\nl2", "G": "last"} {
+		if v := got[name].Reveal(); v != want {
+			t.Errorf("%s = %q, want %q", name, v, want)
+		}
+	}
+	for text, want := range map[string]string{
+		"A=1\nnonsense here\n":    "line 2: there is no =",
+		"A='x\n":                  "line 1: a quote (') is not closed",
+		"A=1\nB=\"2\n3\nC=4\n":    `line 2: a quote (") is not closed`,
+		"A='x' y\n":               "line 1: there is more behind the closing quote",
+		"A=1\nA=2\n":              "line 2: A is there twice",
+		"1A=2\n":                  `"1A" is not a config var name`,
+		"PORT=80\n":               "PORT cannot be set",
+		"{\"A\": 1}":              "no JSON object of strings",
+		"A=\"x\ny\"\nB=1\nsecret": "line 4: there is no =",
+	} {
+		if _, err := parseConfig(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+func FuzzParseConfig(f *testing.F) {
+	f.Add("A=1\nB='x'\n")
+	f.Add("export A=\"x\\n\"\n# c\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		cfg, err := parseConfig(text)
+		if err != nil {
+			return
+		}
+		for _, format := range []string{formatEnvfile, formatJSON} {
+			for _, v := range cfg {
+				if !utf8.ValidString(v.Reveal()) {
+					return
+				}
+			}
+			out, err := exportConfig(cfg, format)
+			if err != nil {
+				t.Fatal(err)
+			}
+			back, err := parseConfig(out)
+			if err != nil || !back.Equal(cfg) {
+				t.Fatalf("%s: %q is read back as something else: %v", format, out, err)
+			}
+		}
+	})
+}

@@ -1,0 +1,173 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/pflag"
+
+	"mesh"
+)
+
+var serviceCommands = []*definition{
+	{
+		topic: "svc", short: "List the services, their commands and where those come from", stack: true, json: true, run: runServices,
+	},
+	{
+		topic: "svc", verb: "update", args: "NAME [--command \"…\"] [--memory 512m] [--cpus 0.5]",
+		short: "Change a service, or make one, and roll that out as a release",
+		long: "The command wins over the Procfile's, and that over the image's. It runs in the image's shell, so that\n" +
+			"config vars expand. An empty value takes a setting back.",
+		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runServiceUpdate,
+		flags: func(f *pflag.FlagSet) {
+			f.String("command", "", "the `COMMAND` line")
+			f.String("memory", "", "the most memory an instance may take, such as 512m or 2g")
+			f.String("cpus", "", "the most cores an instance may take, such as 0.5")
+		},
+	},
+	{
+		topic: "svc", verb: "delete", args: "NAME", short: "Take back what svc:update has said of a service",
+		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runServiceDelete,
+	},
+}
+
+type serviceJSON struct {
+	Name      string  `json:"name"`
+	Instances int     `json:"instances"`
+	Command   string  `json:"command,omitempty"`
+	From      string  `json:"from"`
+	Memory    int64   `json:"memory,omitempty"`
+	CPUs      float64 `json:"cpus,omitempty"`
+}
+
+func runServices(ctx context.Context, c *call) error {
+	list := []serviceJSON{}
+	if c.stack.Current > 0 {
+		r, err := c.State.Release(ctx, c.stack.Name, c.stack.Current)
+		if err != nil {
+			return err
+		}
+		for _, name := range r.Formation.Services() {
+			s := r.Services[name]
+			list = append(list, serviceJSON{Name: string(name), Instances: r.Formation[name], Command: s.Command, From: s.From, Memory: s.Memory, CPUs: s.CPUs})
+		}
+	} else {
+		form := mesh.Formation{}
+		for name := range c.stack.Services {
+			form[name] = 1
+		}
+		for _, name := range form.Services() {
+			s := c.stack.Services[name]
+			list = append(list, serviceJSON{Name: string(name), Command: s.Command, From: "svc:update", Memory: s.Memory, CPUs: s.CPUs})
+		}
+	}
+	if c.json {
+		return c.printJSON(list)
+	}
+	var rows [][]string
+	for _, s := range list {
+		memory, cpus, command := "-", "-", s.Command
+		if s.Memory > 0 {
+			memory = units.BytesSize(float64(s.Memory))
+		}
+		if s.CPUs > 0 {
+			cpus = strconv.FormatFloat(s.CPUs, 'g', -1, 64)
+		}
+		if command == "" {
+			command = "(the image's own)"
+		}
+		rows = append(rows, []string{s.Name, strconv.Itoa(s.Instances), s.From, memory, cpus, command})
+	}
+	c.table([]string{"SERVICE", "INSTANCES", "FROM", "MEMORY", "CPUS", "COMMAND"}, rows)
+	return nil
+}
+
+// Limits of an instance. The engine refuses less memory than 6 MB.
+const (
+	leastMemory = 6 << 20
+	leastCPUs   = 0.01
+	mostCPUs    = 1024
+)
+
+func runServiceUpdate(ctx context.Context, c *call) error {
+	name, err := mesh.ParseServiceName(c.args[0])
+	if err != nil {
+		return err
+	}
+	var set mesh.ServiceSettings
+	set.Command, _ = c.flags.GetString("command")
+	if strings.ContainsRune(set.Command, 0) {
+		return c.usage("the command has a NUL byte in it")
+	}
+	if v, _ := c.flags.GetString("memory"); v != "" {
+		if set.Memory, err = units.RAMInBytes(v); err != nil || set.Memory < leastMemory {
+			return c.usage("--memory %q is not an amount of memory of 6m or more, such as 512m or 2g", mesh.Clip(v, 40))
+		}
+	}
+	if v, _ := c.flags.GetString("cpus"); v != "" {
+		if set.CPUs, err = strconv.ParseFloat(v, 64); err != nil || !(set.CPUs >= leastCPUs && set.CPUs <= mostCPUs) {
+			return c.usage("--cpus %q is not a number of cores, such as 0.5 or 2", mesh.Clip(v, 40))
+		}
+	}
+	changed := func(flag string) bool { return c.flags.Changed(flag) }
+	if !changed("command") && !changed("memory") && !changed("cpus") {
+		return c.usage("say what to change: --command, --memory or --cpus")
+	}
+	err = c.Deployer.UpdateService(ctx, c.stack.Name, c.Key.Name, name, func(s *mesh.ServiceSettings) {
+		if changed("command") {
+			s.Command = set.Command
+		}
+		if changed("memory") {
+			s.Memory = set.Memory
+		}
+		if changed("cpus") {
+			s.CPUs = set.CPUs
+		}
+	}, c.Stderr)
+	if err != nil {
+		return err
+	}
+	return c.releaseLine(ctx, "updated "+string(name))
+}
+
+func runServiceDelete(ctx context.Context, c *call) error {
+	name, err := mesh.ParseServiceName(c.args[0])
+	if err != nil {
+		return err
+	}
+	if err := c.Deployer.DeleteService(ctx, c.stack.Name, c.Key.Name, name, c.Stderr); err != nil {
+		return err
+	}
+	return c.releaseLine(ctx, "took back what svc:update has said of "+string(name))
+}
+
+// releaseLine is the answer of a command that made a release, or recorded
+// something for the first one.
+func (c *call) releaseLine(ctx context.Context, did string) error {
+	st, err := c.State.Stack(ctx, c.stack.Name)
+	if err != nil {
+		return err
+	}
+	if st.Current == 0 {
+		_, _ = fmt.Fprintf(c.Stdout, "%s: %s; in force with the first release\n", st.Name, did)
+		return nil
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s %s: %s\n", st.Name, st.Current, did)
+	return nil
+}
+
+func runSetReleaseCommand(ctx context.Context, c *call) error {
+	line := strings.TrimSpace(c.rest)
+	if err := c.Deployer.SetReleaseCommand(ctx, c.stack.Name, line); err != nil {
+		return err
+	}
+	if line == "" {
+		_, _ = fmt.Fprintf(c.Stdout, "%s: the release command is left to the Procfile\n", c.stack.Name)
+		return nil
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s: the release command is: %s\n", c.stack.Name, line)
+	return nil
+}
