@@ -1,0 +1,611 @@
+package receiver
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"mesh"
+	"mesh/receiver/command"
+)
+
+// keyList is Keys over a list.
+type keyList struct {
+	mu   sync.Mutex
+	list []mesh.Key
+}
+
+func (k *keyList) Keys(context.Context) ([]mesh.Key, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.list), nil
+}
+
+func (k *keyList) add(name mesh.KeyName, role mesh.Role, s ssh.Signer) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.list = append(k.list, mesh.Key{Name: name, Role: role, Fingerprint: ssh.FingerprintSHA256(s.PublicKey())})
+}
+
+func (k *keyList) clear() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.list = nil
+}
+
+// state and deployer are what the commands of these tests use of the real ones.
+type fakeState struct{ command.State }
+
+func (fakeState) Stacks(context.Context) ([]mesh.Stack, error) {
+	return []mesh.Stack{{Name: "blog"}}, nil
+}
+
+type fakeDeployer struct{ command.Deployer }
+
+// CreateStack makes nothing and tells who asked.
+func (fakeDeployer) CreateStack(_ context.Context, _ mesh.StackName, by mesh.KeyName) (mesh.Stack, error) {
+	return mesh.Stack{}, mesh.Errorf(mesh.Conflict, "asked by %s", by)
+}
+
+// blockingLogs says when a session begins and how its context ends.
+type blockingLogs struct {
+	began chan struct{}
+	ended chan error
+}
+
+func (b blockingLogs) Logs(ctx context.Context, _ mesh.LogQuery, fn func(mesh.LogLine) error) error {
+	_ = fn(mesh.LogLine{Name: "web.1", Text: "begun"})
+	b.began <- struct{}{}
+	<-ctx.Done()
+	b.ended <- context.Cause(ctx)
+	return ctx.Err()
+}
+
+type server struct {
+	t    *testing.T
+	keys *keyList
+	logs blockingLogs
+	addr string
+	r    *Receiver
+	stop context.CancelFunc
+	done chan error
+}
+
+func signer(t *testing.T) ssh.Signer {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func serve(t *testing.T, bend func(*Options)) *server {
+	t.Helper()
+	s := &server{t: t, keys: &keyList{}, logs: blockingLogs{make(chan struct{}, 100), make(chan error, 100)}, done: make(chan error, 1)}
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	o := Options{
+		Keys: s.keys, HostKey: signer(t), Logger: log,
+		Commands: &command.Set{State: fakeState{}, Deployer: fakeDeployer{}, Logs: s.logs, Version: "9", Logger: log, Now: time.Now},
+	}
+	if bend != nil {
+		bend(&o)
+	}
+	s.r = New(o)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.addr = l.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	s.stop = cancel
+	go func() { s.done <- s.r.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := within(t, s.done, "the server to end"); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// within waits for what has to come soon.
+func within[T any](t *testing.T, ch <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(20 * time.Second):
+		t.Fatalf("waited too long for %s", what)
+		panic("unreachable")
+	}
+}
+
+func (s *server) config(methods ...ssh.AuthMethod) *ssh.ClientConfig {
+	return &ssh.ClientConfig{User: "mesh", Auth: methods, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: 10 * time.Second}
+}
+
+func (s *server) dial(methods ...ssh.AuthMethod) (*ssh.Client, error) {
+	return ssh.Dial("tcp", s.addr, s.config(methods...))
+}
+
+// client signs in with a new key of the given role.
+func (s *server) client(role mesh.Role) *ssh.Client {
+	s.t.Helper()
+	k := signer(s.t)
+	s.keys.add(mesh.KeyName(role), role, k)
+	c, err := s.dial(ssh.PublicKeys(k))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// run runs a command in a session of its own.
+func run(t *testing.T, c *ssh.Client, line string) (out string, status int) {
+	t.Helper()
+	s, err := c.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	b, err := s.CombinedOutput(line)
+	var ee *ssh.ExitError
+	if errors.As(err, &ee) {
+		return string(b), ee.ExitStatus()
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", line, err)
+	}
+	return string(b), 0
+}
+
+func TestSSH_KnownKeyIsIn(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	c := s.client(mesh.RoleDeploy)
+	if out, status := run(t, c, "version"); out != "mesh 9\n" || status != 0 {
+		t.Errorf("got %q, %d", out, status)
+	}
+	if out, status := run(t, c, "nonsense"); !strings.HasPrefix(out, "error: there is no command") || status != 2 {
+		t.Errorf("got %q, %d", out, status)
+	}
+	if out, status := run(t, c, "git-upload-pack '../etc'"); !strings.Contains(out, "names no repository") || status != 2 {
+		t.Errorf("got %q, %d", out, status)
+	}
+	if out, status := run(t, c, "git-upload-archive 'blog'"); !strings.Contains(out, "not served") || status != 2 {
+		t.Errorf("got %q, %d", out, status)
+	}
+}
+
+func TestSSH_NothingButKeys(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	s.client(mesh.RoleAdmin)
+	for name, methods := range map[string][]ssh.AuthMethod{
+		"nothing":  nil,
+		"password": {ssh.Password("")},
+		"keyboard": {ssh.KeyboardInteractive(func(string, string, []string, []bool) ([]string, error) { return nil, nil })},
+	} {
+		if c, err := s.dial(methods...); err == nil {
+			_ = c.Close()
+			t.Errorf("%s is let in", name)
+		}
+	}
+}
+
+func TestSSH_UnknownKeyIsToldHow(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	stranger := signer(t)
+	cfg := s.config(ssh.PublicKeys(stranger))
+	said := ""
+	cfg.BannerCallback = func(m string) error { said += m; return nil }
+	if c, err := ssh.Dial("tcp", s.addr, cfg); err == nil {
+		_ = c.Close()
+		t.Fatal("a stranger is in")
+	}
+	fp := ssh.FingerprintSHA256(stranger.PublicKey())
+	if !strings.Contains(said, fp) || !strings.Contains(said, "ssh-keys:add NAME "+strings.TrimSpace(string(ssh.MarshalAuthorizedKey(stranger.PublicKey())))) {
+		t.Errorf("told %q", said)
+	}
+	// The same key offered along with a known one is nothing to tell any more.
+	known := signer(t)
+	s.keys.add("laptop", mesh.RoleAdmin, known)
+	for _, quiet := range []bool{false, true} {
+		said = ""
+		cfg.Auth = []ssh.AuthMethod{ssh.PublicKeys(stranger, known)}
+		c, err := ssh.Dial("tcp", s.addr, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.Close()
+		if quiet != (said == "") {
+			t.Errorf("told %q", said)
+		}
+	}
+}
+
+// borrowed has somebody's public key and signs with another private one.
+type borrowed struct {
+	ssh.Signer
+	public ssh.PublicKey
+}
+
+func (b borrowed) PublicKey() ssh.PublicKey { return b.public }
+
+// OpenSSH offers a key whose private half it does not have, is told that it would
+// do, and then signs in with another one (CVE-2024-45337).
+func TestSSH_OfferedKeyIsNoIdentity(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	victim := signer(t)
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	attacker, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(private, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	err = errors.Join(
+		os.WriteFile(filepath.Join(dir, "victim.pub"), ssh.MarshalAuthorizedKey(victim.PublicKey()), 0o600),
+		os.WriteFile(filepath.Join(dir, "attacker"), pem.EncodeToMemory(block), 0o600),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.keys.add("victim", mesh.RoleAdmin, victim)
+	s.keys.add("attacker", mesh.RoleDeploy, attacker)
+	host, port, _ := net.SplitHostPort(s.addr)
+	cmd := exec.CommandContext(t.Context(), "ssh", "-v", "-F", "none", "-p", port, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile="+filepath.Join(dir, "known"),
+		"-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes", "-i", filepath.Join(dir, "victim.pub"), "-i", filepath.Join(dir, "attacker"), "mesh@"+host, "stacks:create new")
+	out, _ := cmd.CombinedOutput() // it exits with 1
+	if !strings.Contains(string(out), "Server accepts key: "+filepath.Join(dir, "victim")) {
+		t.Errorf("the victim's key was not offered:\n%s", out)
+	}
+	if !strings.Contains(string(out), "asked by attacker") {
+		t.Errorf("somebody else is in:\n%s", out)
+	}
+	// Nor does a signature by another key do.
+	if c, err := s.dial(ssh.PublicKeys(borrowed{attacker, victim.PublicKey()})); err == nil {
+		_ = c.Close()
+		t.Error("in without the private key")
+	}
+}
+
+func TestSSH_RemovedKeyIsOutAtOnce(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	c := s.client(mesh.RoleAdmin)
+	run(t, c, "version")
+	s.keys.clear()
+	if out, status := run(t, c, "version"); !strings.Contains(out, "has been removed") || status != 1 {
+		t.Errorf("got %q, %d", out, status)
+	}
+}
+
+func TestSSH_ForwardingIsRefused(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	c := s.client(mesh.RoleAdmin)
+	sess, err := c.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"auth-agent-req@openssh.com", "x11-req"} {
+		if ok, err := sess.SendRequest(name, true, nil); ok || err != nil {
+			t.Errorf("%s: %v, %v", name, ok, err)
+		}
+	}
+	if err := sess.RequestSubsystem("sftp"); err == nil {
+		t.Error("sftp is served")
+	}
+	for _, name := range []string{"tcpip-forward", "streamlocal-forward@openssh.com"} {
+		if ok, _, err := c.SendRequest(name, true, ssh.Marshal(struct {
+			Addr string
+			Port uint32
+		}{"127.0.0.1", 0})); ok || err != nil {
+			t.Errorf("%s: %v, %v", name, ok, err)
+		}
+	}
+	if conn, err := c.Dial("tcp", s.addr); err == nil {
+		_ = conn.Close()
+		t.Error("direct-tcpip is served")
+	}
+	for _, kind := range []string{"direct-streamlocal@openssh.com", "x11", "auth-agent@openssh.com", "tun@openssh.com"} {
+		if ch, _, err := c.OpenChannel(kind, nil); err == nil {
+			_ = ch.Close()
+			t.Errorf("%s is served", kind)
+		}
+	}
+}
+
+// tail starts a session that goes on until its context ends.
+func (s *server) tail(c *ssh.Client) *ssh.Session {
+	s.t.Helper()
+	sess, err := c.NewSession()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := sess.Start("logs -t"); err != nil {
+		s.t.Fatal(err)
+	}
+	within(s.t, s.logs.began, "the session to begin")
+	return sess
+}
+
+func TestSSH_ContextEndsWithTheChannel(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	c := s.client(mesh.RoleAdmin)
+	other := s.tail(c)
+	sess := s.tail(c)
+	if err := sess.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := within(t, s.logs.ended, "the session's context"); !errors.Is(err, mesh.Cancelled) || !strings.Contains(err.Error(), "hung up") {
+		t.Errorf("it ended by %v", err)
+	}
+	if out, _ := run(t, c, "version"); out != "mesh 9\n" {
+		t.Errorf("the connection is of no use any more: %q", out)
+	}
+	select {
+	case err := <-s.logs.ended:
+		t.Errorf("the other session ended, too: %v", err)
+	default:
+	}
+	_ = other.Close()
+	within(t, s.logs.ended, "the other session")
+}
+
+func TestSSH_ContextEndsWithTheConnection(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	c := s.client(mesh.RoleAdmin)
+	s.tail(c)
+	_ = c.Close()
+	within(t, s.logs.ended, "the session's context")
+}
+
+func TestServe_EndsItsSessionsAndReturns(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	c := s.client(mesh.RoleAdmin)
+	s.tail(c)
+	s.stop()
+	if err := within(t, s.logs.ended, "the session's context"); !errors.Is(err, mesh.Cancelled) || !strings.Contains(err.Error(), "being stopped") {
+		t.Errorf("it ended by %v", err)
+	}
+	err := within(t, s.done, "the server to end")
+	s.done <- err
+	if _, err := net.Dial("tcp", s.addr); err == nil {
+		t.Error("it still listens")
+	}
+}
+
+func TestSSH_TenSessionsAndNoMore(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	c := s.client(mesh.RoleAdmin)
+	var open []*ssh.Session
+	for range maxSessions {
+		open = append(open, s.tail(c))
+	}
+	var refused *ssh.OpenChannelError
+	if _, err := c.NewSession(); !errors.As(err, &refused) || refused.Reason != ssh.ResourceShortage {
+		t.Errorf("session %d: %v", maxSessions+1, err)
+	}
+	_ = open[0].Close()
+	within(t, s.logs.ended, "a session to end")
+	// Its place is free a moment after its context has ended.
+	var err error
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		var sess *ssh.Session
+		if sess, err = c.NewSession(); err == nil {
+			_ = sess.Close()
+			break
+		}
+	}
+	if err != nil {
+		t.Errorf("a place that is free: %v", err)
+	}
+}
+
+func TestSSH_WindowChangesNeverStall(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	c := s.client(mesh.RoleAdmin)
+	sess, err := c.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sess.RequestPty("xterm", 24, 80, nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // before the command, and while it runs, nobody reads them
+		for i := range 3000 {
+			if err := sess.WindowChange(i, i); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if ok, err := sess.SendRequest("window-change", true, ssh.Marshal(struct{ W, H, X, Y uint32 }{5, 6, 0, 0})); !ok || err != nil {
+			t.Fatalf("%v, %v", ok, err)
+		}
+		if len(s.logs.began) == 0 {
+			if err := sess.Start("logs -t"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	within(t, s.logs.began, "the session to begin")
+	if out, _ := run(t, c, "version"); out != "mesh 9\n" {
+		t.Errorf("got %q", out)
+	}
+	_ = sess.Close()
+	within(t, s.logs.ended, "the session's context")
+}
+
+func TestSSH_TerminalGetsItsLineEnds(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	c := s.client(mesh.RoleAdmin)
+	sess, err := c.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sess.RequestPty("xterm", 24, 80, nil); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := sess.Output("version"); err != nil || string(out) != "mesh 9\r\n" {
+		t.Errorf("got %q, %v", out, err)
+	}
+}
+
+func TestSSH_WeakAlgorithmsAreNotOffered(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	k := signer(t)
+	s.keys.add("laptop", mesh.RoleAdmin, k)
+	weak := ssh.InsecureAlgorithms()
+	strong := ssh.SupportedAlgorithms()
+	try := func(bend func(*ssh.ClientConfig)) error {
+		cfg := s.config(ssh.PublicKeys(k))
+		bend(cfg)
+		c, err := ssh.Dial("tcp", s.addr, cfg)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err
+	}
+	if err := try(func(*ssh.ClientConfig) {}); err != nil {
+		t.Fatal(err)
+	}
+	for _, kex := range append(slices.DeleteFunc(strong.KeyExchanges, func(n string) bool {
+		return strings.HasPrefix(n, "curve25519") || strings.HasPrefix(n, "mlkem")
+	}), weak.KeyExchanges...) {
+		if try(func(c *ssh.ClientConfig) { c.KeyExchanges = []string{kex} }) == nil {
+			t.Errorf("key exchange %s is offered", kex)
+		}
+	}
+	for _, cipher := range append(slices.DeleteFunc(strong.Ciphers, func(n string) bool { return strings.Contains(n, "gcm") }), weak.Ciphers...) {
+		if try(func(c *ssh.ClientConfig) { c.Ciphers = []string{cipher} }) == nil {
+			t.Errorf("cipher %s is offered", cipher)
+		}
+	}
+}
+
+func TestSSH_SilentConnectionsAreClosed(t *testing.T) {
+	t.Parallel()
+	s := serve(t, func(o *Options) { o.Grace = 50 * time.Millisecond })
+	conn, err := net.Dial("tcp", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	closed := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, conn) // it sends its version, and then waits
+		closed <- err
+	}()
+	within(t, closed, "the connection to be closed")
+	// Who has signed in may take all the time.
+	c := s.client(mesh.RoleAdmin)
+	sess := s.tail(c)
+	silent, err := net.Dial("tcp", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, silent) // one more grace has passed when this ends
+	_ = silent.Close()
+	if out, _ := run(t, c, "version"); out != "mesh 9\n" {
+		t.Errorf("got %q", out)
+	}
+	_ = sess.Close()
+	within(t, s.logs.ended, "the session's context")
+}
+
+func TestGate(t *testing.T) {
+	t.Parallel()
+	g := newGate()
+	var leave []func()
+	for i := range maxUnauthPerIP {
+		l, ok := g.enter("192.0.2.1")
+		if !ok {
+			t.Fatalf("connection %d is refused", i)
+		}
+		leave = append(leave, l)
+	}
+	if _, ok := g.enter("192.0.2.1"); ok {
+		t.Error("one address takes more than its part")
+	}
+	for range maxUnauth - maxUnauthPerIP {
+		if _, ok := g.enter("127.0.0.1"); !ok {
+			t.Fatal("the loopback address is limited")
+		}
+	}
+	if _, ok := g.enter("192.0.2.2"); ok {
+		t.Error("more than all places are taken")
+	}
+	leave[0]()
+	if _, ok := g.enter("192.0.2.1"); !ok {
+		t.Error("a place that was left is not free")
+	}
+}
+
+func TestServeLocal_OwnerIsAdmin(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.r.ServeLocal(ctx, l) }()
+	defer func() {
+		cancel()
+		if err := within(t, done, "the local server to end"); err != nil {
+			t.Error(err)
+		}
+	}()
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cc, chans, reqs, err := ssh.NewClientConn(conn, "mesh.sock", s.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := ssh.NewClient(cc, chans, reqs)
+	defer func() { _ = c.Close() }()
+	if out, _ := run(t, c, "stacks:create new"); !strings.Contains(out, "asked by local") {
+		t.Errorf("got %q", out)
+	}
+}
