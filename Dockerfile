@@ -1,12 +1,12 @@
 # The mesh server as an image. It needs the Docker Engine's socket, and nothing
 # but git besides:
 #
-#   make image                                  from bin/mesh, which "make build" has made
+#   make image                                  from bin/mesh
 #   docker build -t mesh/mesh .                 compiled in a container
 #
-#   docker run -d --name mesh --restart unless-stopped \
+#   docker run -d --name mesh --init --restart unless-stopped --stop-timeout 120 \
 #     -v /var/run/docker.sock:/var/run/docker.sock -v mesh-data:/var/lib/mesh \
-#     -p 2222:2222 -p 80:8080 mesh/mesh serve --domain apps.example.com
+#     -p 2222:2222 -p 80:80 mesh/mesh serve --domain apps.example.com --http-addr :80
 #
 # Built by BuildKit (DOCKER_BUILDKIT=1 for engines before 23), which builds only
 # the stage that BINARY names.
