@@ -130,6 +130,7 @@ const (
 	NotDown      DownReason = ""
 	NotDeployed  DownReason = "not deployed"
 	StoppedStack DownReason = "stopped"
+	Maintenance  DownReason = "maintenance" // wins over whatever targets there are
 )
 
 // InstanceStatus is an instance as people see it in ps.

@@ -21,9 +21,18 @@ type Stack struct {
 	Release    []string                        // the release command line set by stacks:set-release-command; nil: the Procfile's
 	Current    ReleaseNumber                   // 0 before the first release
 	Stopped    bool                            // ps:stop
+	Maintained bool                            // maintenance:on: requests get 503
+	Lock       *Lock                           // nil: releases may be made
 	Subnet     netip.Prefix                    // of the stack's own network
 	Domains    []Host                          // added ones; the stack's own name under the base domain is not among them
 	LastNumber DeploymentNumber                // the last deployment begun
+}
+
+// Lock freezes the releases of a stack.
+type Lock struct {
+	By    KeyName
+	Since time.Time
+	Why   string // may be empty
 }
 
 // Settings are a stack's build and check settings. The zero value means the

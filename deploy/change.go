@@ -112,6 +112,9 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 		if st.Current == 0 {
 			return notDeployed(dep.Stack)
 		}
+		if st.Lock != nil && dep.Kind != mesh.DeployScale {
+			return locked(st)
+		}
 		cur, err := d.Store.Release(ctx, dep.Stack, st.Current)
 		if err != nil {
 			return err

@@ -124,7 +124,7 @@ func (d *Deployer) url(s mesh.StackName) string { return d.URL(d.host(s)) }
 // AdmitPush tells whether a key may push to a stack, which need not exist, and
 // whether a push could succeed at all, before anything is received.
 func (d *Deployer) AdmitPush(ctx context.Context, key mesh.Key, stack mesh.StackName) error {
-	_, err := d.Store.Stack(ctx, stack)
+	st, err := d.Store.Stack(ctx, stack)
 	exists := err == nil
 	if err != nil && !errors.Is(err, mesh.NoStack) {
 		return err
@@ -134,6 +134,9 @@ func (d *Deployer) AdmitPush(ctx context.Context, key mesh.Key, stack mesh.Stack
 		return mesh.Errorf(mesh.NoStack, "no stack is named %q", stack).WithHint("list those that your key may see with: ssh mesh stacks")
 	case !key.May(mesh.AccessDeploy, stack):
 		return mesh.Errorf(mesh.Denied, "the key %q may read %s but not push to it", key.Name, stack).WithHint("ask an admin for the deploy role")
+	}
+	if st.Lock != nil {
+		return locked(st)
 	}
 	if d.DiskFree != nil {
 		if free, err := d.DiskFree(); err == nil && free < minFree {

@@ -57,6 +57,9 @@ func (d *Deployer) push(ctx context.Context, a *attempt, p mesh.Push, tree mesh.
 	if err != nil {
 		return err
 	}
+	if st.Lock != nil {
+		return locked(st)
+	}
 	// Another first push may have settled the branch while this one waited.
 	if b := st.Settings.Branch; b != "" && b != p.Branch {
 		return mesh.Errorf(mesh.Denied, "%s deploys %s only: git push mesh %s:%s", p.Stack, b, p.Branch, b)

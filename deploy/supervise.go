@@ -86,6 +86,8 @@ func (d *Deployer) install(st mesh.Stack, r mesh.Release, ins []mesh.Instance) (
 func (d *Deployer) switchLocked(fl *fleet) {
 	route := mesh.Route{Stack: fl.stack.Name, Hosts: append([]mesh.Host{d.host(fl.stack.Name)}, fl.stack.Domains...)}
 	switch {
+	case fl.stack.Maintained:
+		route.Down = mesh.Maintenance
 	case fl.stack.Current == 0:
 		route.Down = mesh.NotDeployed
 	case fl.stack.Stopped, fl.release.Formation[mesh.Web] == 0:

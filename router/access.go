@@ -34,6 +34,7 @@ const (
 	BadRequest   Code = "bad_request"   // 400, 405, 408: the request cannot be passed on
 	NotDeployed  Code = "not_deployed"  // 503: the stack has no release yet
 	Stopped      Code = "stopped"       // 503: the stack was stopped
+	Maintenance  Code = "maintenance"   // 503: the stack is in maintenance
 	NoInstance   Code = "no_instance"   // 503: waited, and there was no instance
 	NoConnection Code = "no_connection" // 503: waited, and no instance took a connection
 	QueueFull    Code = "queue_full"    // 503: too many wait already

@@ -20,6 +20,7 @@ var pages = map[Code]page{
 	BadRequest:   {400, "Bad request", "The request cannot be passed on as it is.", 0},
 	NotDeployed:  {503, "Not deployed yet", "This app has no release yet. It will be here after its first push.", 30},
 	Stopped:      {503, "Stopped", "This app has been stopped by its owner.", 60},
+	Maintenance:  {503, "Down for maintenance", "This app is being worked on, and will be back soon.", 60},
 	NoInstance:   {503, "Starting", "This app has no running instance at the moment. Please try again shortly.", 5},
 	NoConnection: {503, "Not reachable", "This app takes no connections at the moment. Please try again shortly.", 5},
 	QueueFull:    {503, "Busy", "Too many requests are waiting for this app to start. Please try again shortly.", 10},

@@ -225,6 +225,9 @@ func (q *request) claim(w *waiter) (*target, Code) {
 			return nil, UnknownHost
 		}
 		q.rec.Stack = rt.Stack
+		if rt.Down == mesh.Maintenance {
+			return nil, Maintenance
+		}
 		if len(rt.targets) == 0 && rt.Down != mesh.NotDown {
 			if rt.Down == mesh.NotDeployed {
 				return nil, NotDeployed

@@ -26,9 +26,17 @@ type stackForm struct {
 	Release   []string               `json:"release_command,omitempty"`
 	Current   int                    `json:"current,omitempty"`
 	Stopped   bool                   `json:"stopped,omitempty"`
+	Maintain  bool                   `json:"maintenance,omitempty"`
+	Lock      *lockForm              `json:"lock,omitempty"`
 	Subnet    string                 `json:"subnet,omitempty"`
 	Domains   []string               `json:"domains,omitempty"`
 	Last      int                    `json:"last_deployment,omitempty"`
+}
+
+type lockForm struct {
+	By    string    `json:"by,omitempty"`
+	Since time.Time `json:"since"`
+	Why   string    `json:"why,omitempty"`
 }
 
 type settingsForm struct {
@@ -51,7 +59,10 @@ func storeStack(s mesh.Stack, config []byte) stackForm {
 	f := stackForm{
 		V: 1, Name: string(s.Name), Created: s.Created, CreatedBy: string(s.CreatedBy), Config: config,
 		Formation: storeFormation(s.Formation), Settings: settingsForm(s.Settings), Release: s.Release,
-		Current: int(s.Current), Stopped: s.Stopped, Last: int(s.LastNumber),
+		Current: int(s.Current), Stopped: s.Stopped, Maintain: s.Maintained, Last: int(s.LastNumber),
+	}
+	if s.Lock != nil {
+		f.Lock = &lockForm{By: string(s.Lock.By), Since: s.Lock.Since, Why: s.Lock.Why}
 	}
 	if s.Subnet.IsValid() {
 		f.Subnet = s.Subnet.String()
@@ -72,7 +83,10 @@ func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
 	s := mesh.Stack{
 		Name: mesh.StackName(f.Name), Created: f.Created, CreatedBy: mesh.KeyName(f.CreatedBy), Config: cfg,
 		Formation: readFormation(f.Formation), Settings: mesh.Settings(f.Settings), Release: f.Release,
-		Current: mesh.ReleaseNumber(f.Current), Stopped: f.Stopped, LastNumber: mesh.DeploymentNumber(f.Last),
+		Current: mesh.ReleaseNumber(f.Current), Stopped: f.Stopped, Maintained: f.Maintain, LastNumber: mesh.DeploymentNumber(f.Last),
+	}
+	if f.Lock != nil {
+		s.Lock = &mesh.Lock{By: mesh.KeyName(f.Lock.By), Since: f.Lock.Since, Why: f.Lock.Why}
 	}
 	s.Subnet, _ = netip.ParsePrefix(f.Subnet) // absent: the zero prefix
 	for _, h := range f.Domains {

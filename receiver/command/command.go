@@ -60,6 +60,9 @@ type Deployer interface {
 	UpdateService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, change func(*mesh.ServiceSettings), out io.Writer) error
 	DeleteService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, out io.Writer) error
 	SetReleaseCommand(ctx context.Context, stack mesh.StackName, line string) error
+	Lock(ctx context.Context, stack mesh.StackName, by mesh.KeyName, why string) (mesh.Stack, error)
+	Unlock(ctx context.Context, stack mesh.StackName) error
+	SetMaintenance(ctx context.Context, stack mesh.StackName, on bool) error
 	RunCommand(ctx context.Context, run mesh.Run) (int, error)
 }
 

@@ -16,3 +16,11 @@ func (f *fake) DeleteService(context.Context, mesh.StackName, mesh.KeyName, mesh
 }
 
 func (f *fake) SetReleaseCommand(context.Context, mesh.StackName, string) error { return nil }
+
+func (f *fake) Lock(context.Context, mesh.StackName, mesh.KeyName, string) (mesh.Stack, error) {
+	return mesh.Stack{Lock: &mesh.Lock{}}, nil
+}
+
+func (f *fake) Unlock(context.Context, mesh.StackName) error { return nil }
+
+func (f *fake) SetMaintenance(context.Context, mesh.StackName, bool) error { return nil }

@@ -49,6 +49,7 @@ type stackJSON struct {
 	Branch     string         `json:"branch,omitempty"`
 	Created    time.Time      `json:"created"`
 	LastDeploy *time.Time     `json:"last_deploy,omitempty"`
+	LockedBy   string         `json:"locked_by,omitempty"`
 }
 
 func (c *call) describe(ctx context.Context, st mesh.Stack) (stackJSON, error) {
@@ -76,7 +77,12 @@ func (c *call) describe(ctx context.Context, st mesh.Stack) (stackJSON, error) {
 		}
 	}
 	out.Instances = up
+	if st.Lock != nil {
+		out.LockedBy = string(st.Lock.By)
+	}
 	switch {
+	case st.Maintained:
+		out.State = "maintenance"
 	case st.Stopped:
 		out.State = "stopped"
 	case all > 0 && up == 0:
@@ -164,6 +170,9 @@ func runStacksInfo(ctx context.Context, c *call) error {
 		}
 		row("Deployed:", c.when(*s.LastDeploy))
 		row("Formation:", formationLine(s.Formation))
+	}
+	if s.LockedBy != "" {
+		row("Locked by:", s.LockedBy)
 	}
 	if s.Branch != "" {
 		row("Branch:", s.Branch)

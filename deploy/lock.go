@@ -1,0 +1,59 @@
+package deploy
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"mesh"
+)
+
+// locked says who has frozen a stack, since when and why.
+func locked(st mesh.Stack) error {
+	why := ""
+	if st.Lock.Why != "" {
+		why = fmt.Sprintf(" (%s)", st.Lock.Why)
+	}
+	return mesh.Errorf(mesh.Conflict, "%s is locked by %s since %s%s", st.Name, st.Lock.By, st.Lock.Since.UTC().Format(time.RFC3339), why).
+		WithHint("nothing is deployed until: ssh mesh unlock -a %s", st.Name)
+}
+
+// Lock freezes a stack: no push, rollback or change of config makes a release
+// until it is unlocked. Scaling, restarting, stopping and starting go on.
+func (d *Deployer) Lock(ctx context.Context, stack mesh.StackName, by mesh.KeyName, why string) (mesh.Stack, error) {
+	return d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) error {
+		if s.Lock != nil {
+			return locked(*s)
+		}
+		s.Lock = &mesh.Lock{By: by, Since: d.Now().UTC(), Why: why}
+		return nil
+	})
+}
+
+// Unlock lets releases be made again, whoever locked the stack.
+func (d *Deployer) Unlock(ctx context.Context, stack mesh.StackName) error {
+	_, err := d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) error {
+		if s.Lock == nil {
+			return mesh.Errorf(mesh.Conflict, "%s is not locked", stack)
+		}
+		s.Lock = nil
+		return nil
+	})
+	return err
+}
+
+// SetMaintenance answers all requests of a stack with 503, or sends them to its
+// instances again. The instances run on. It survives restarts.
+func (d *Deployer) SetMaintenance(ctx context.Context, stack mesh.StackName, on bool) error {
+	st, err := d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) error { s.Maintained = on; return nil })
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if fl := d.fleets[stack]; fl != nil {
+		fl.stack.Maintained = st.Maintained
+		d.switchLocked(fl)
+	}
+	return nil
+}

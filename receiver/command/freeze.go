@@ -1,0 +1,70 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"mesh"
+)
+
+var freezeCommands = []*definition{
+	{
+		topic: "maintenance", short: "Tell whether a stack is in maintenance", stack: true, json: true, run: runMaintenance,
+	},
+	{
+		topic: "maintenance", verb: "on", short: "Answer all requests with 503; the instances run on", stack: true, access: mesh.AccessDeploy,
+		run: func(ctx context.Context, c *call) error { return c.maintain(ctx, true) },
+	},
+	{
+		topic: "maintenance", verb: "off", short: "Send requests to the instances again", stack: true, access: mesh.AccessDeploy,
+		run: func(ctx context.Context, c *call) error { return c.maintain(ctx, false) },
+	},
+	{
+		topic: "lock", args: "[REASON…]", short: "Freeze a stack: no push, rollback or change of config makes a release", stack: true, access: mesh.AccessDeploy, max: many, run: runLock,
+	},
+	{
+		topic: "unlock", short: "Let releases be made again", stack: true, access: mesh.AccessDeploy, run: runUnlock,
+	},
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}
+
+func runMaintenance(_ context.Context, c *call) error {
+	if c.json {
+		return c.printJSON(map[string]any{"stack": c.stack.Name, "maintenance": c.stack.Maintained})
+	}
+	_, _ = fmt.Fprintln(c.Stdout, onOff(c.stack.Maintained))
+	return nil
+}
+
+func (c *call) maintain(ctx context.Context, on bool) error {
+	if err := c.Deployer.SetMaintenance(ctx, c.stack.Name, on); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s: maintenance is %s\n", c.stack.Name, onOff(on))
+	return nil
+}
+
+func runLock(ctx context.Context, c *call) error {
+	st, err := c.Deployer.Lock(ctx, c.stack.Name, c.Key.Name, mesh.Clip(strings.Join(c.args, " "), 200))
+	if err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s is locked by %s since %s\n", st.Name, st.Lock.By, st.Lock.Since.Format(time.RFC3339))
+	return nil
+}
+
+func runUnlock(ctx context.Context, c *call) error {
+	if err := c.Deployer.Unlock(ctx, c.stack.Name); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s is unlocked\n", c.stack.Name)
+	return nil
+}
