@@ -122,6 +122,9 @@ type Store interface {
 	// the stack in the same transaction.
 	Commit(ctx context.Context, d mesh.Deployment, r *mesh.Release, change func(*mesh.Stack) error) (mesh.Stack, error)
 
+	// AddAudit records what somebody did.
+	AddAudit(ctx context.Context, e mesh.AuditEntry) error
+
 	AddKey(ctx context.Context, k mesh.Key) error
 	RemoveKey(ctx context.Context, name mesh.KeyName) error
 

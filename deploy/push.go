@@ -38,8 +38,9 @@ func (d *Deployer) Push(ctx context.Context, p mesh.Push, out io.Writer) error {
 		return err
 	}
 	dep := mesh.Deployment{Stack: p.Stack, Kind: mesh.DeployPush, By: p.By, Commit: p.Commit, Subject: subject}
-	run := func(ctx context.Context, out io.Writer) error {
+	run := func(ctx context.Context, out io.Writer) (err error) {
 		defer closeTree()
+		defer func() { d.Audit(ctx, p.By, p.Stack, "push "+p.Commit.Short(), err) }()
 		return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
 			return d.push(ctx, a, p, tree)
 		})

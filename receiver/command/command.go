@@ -34,6 +34,7 @@ type State interface {
 	Deployment(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber) (mesh.Deployment, error)
 	Deployments(ctx context.Context, stack mesh.StackName, limit int) ([]mesh.Deployment, error)
 	Keys(ctx context.Context) ([]mesh.Key, error)
+	AuditLog(ctx context.Context, stack mesh.StackName, limit int) ([]mesh.AuditEntry, error)
 	ReadOutput(stack mesh.StackName, n mesh.DeploymentNumber) (io.ReadCloser, error)
 }
 
@@ -63,6 +64,8 @@ type Deployer interface {
 	Lock(ctx context.Context, stack mesh.StackName, by mesh.KeyName, why string) (mesh.Stack, error)
 	Unlock(ctx context.Context, stack mesh.StackName) error
 	SetMaintenance(ctx context.Context, stack mesh.StackName, on bool) error
+	// Audit records what a key did, or tried to do, to a stack or to the server.
+	Audit(ctx context.Context, by mesh.KeyName, stack mesh.StackName, action string, err error)
 	RunCommand(ctx context.Context, run mesh.Run) (int, error)
 }
 
@@ -116,6 +119,7 @@ type call struct {
 	named string     // the stack in front of the command
 	stack mesh.Stack // of commands that work on one
 	json  bool
+	acted bool // the command was begun
 
 	raw io.Writer // stdout without the terminal's line ends
 }
@@ -128,6 +132,9 @@ func (s *Set) Run(ctx context.Context, req Request) error {
 		c.Stdout, c.Stderr = crlf{req.Stdout}, crlf{req.Stderr}
 	}
 	err := c.run(ctx)
+	if c.acted || c.def != nil && errors.Is(err, mesh.Denied) {
+		c.audit(ctx, err)
+	}
 	var exit ExitStatus
 	if err == nil || errors.As(err, &exit) {
 		return err
@@ -178,6 +185,7 @@ func (c *call) run(ctx context.Context) error {
 	if n := len(c.args); n < def.min || n > def.max {
 		return c.usage("%s", argCount(def, c.args))
 	}
+	c.acted = true
 	return def.run(ctx, c)
 }
 

@@ -17,7 +17,7 @@ var configCommands = []*definition{
 	},
 	{
 		topic: "config", verb: "export", args: "[--format shell|envfile|json]", short: "Print the config vars with their values, for config:import",
-		stack: true, access: mesh.AccessDeploy, run: runConfigExport,
+		stack: true, access: mesh.AccessDeploy, quiet: true, run: runConfigExport,
 		flags: func(f *pflag.FlagSet) { f.String("format", "shell", "`FORMAT`: shell, envfile or json") },
 	},
 	{
@@ -29,7 +29,7 @@ var configCommands = []*definition{
 	},
 	{
 		topic: "config", verb: "get", args: "NAME", short: "Print the value of a config var",
-		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, json: true, run: runConfigGet,
+		stack: true, access: mesh.AccessDeploy, quiet: true, min: 1, max: 1, json: true, run: runConfigGet,
 	},
 	{
 		topic: "config", verb: "set", args: "NAME=VALUE…", short: "Set config vars and roll them out as one release, without downtime",

@@ -15,7 +15,7 @@ import (
 
 var keyCommands = []*definition{
 	{
-		topic: "ssh-keys", short: "List the keys and what they may do", access: mesh.AccessAdmin, json: true, run: runKeys,
+		topic: "ssh-keys", short: "List the keys and what they may do", access: mesh.AccessAdmin, quiet: true, json: true, run: runKeys,
 	},
 	{
 		topic: "ssh-keys", verb: "add", args: "NAME < KEY.pub", short: "Let a public key in, read from standard input or given behind the name",

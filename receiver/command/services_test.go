@@ -24,3 +24,9 @@ func (f *fake) Lock(context.Context, mesh.StackName, mesh.KeyName, string) (mesh
 func (f *fake) Unlock(context.Context, mesh.StackName) error { return nil }
 
 func (f *fake) SetMaintenance(context.Context, mesh.StackName, bool) error { return nil }
+
+func (f *fake) AuditLog(context.Context, mesh.StackName, int) ([]mesh.AuditEntry, error) {
+	return nil, nil
+}
+
+func (f *fake) Audit(context.Context, mesh.KeyName, mesh.StackName, string, error) {}

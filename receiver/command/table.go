@@ -23,6 +23,7 @@ type definition struct {
 	stack    bool // works on a stack
 	ownCheck bool // checks rights by itself
 	verbatim bool // options end at the first argument: what follows is a command
+	quiet    bool // not audited: it changes nothing
 	json     bool
 	min, max int // arguments, the stack not counted
 	flags    func(*pflag.FlagSet)
@@ -63,7 +64,7 @@ var topics = map[string][]string{
 // table is all commands. It is a function because help is one of them and reads
 // it.
 func table() []*definition {
-	return slices.Concat(stackCommands, configCommands, psCommands, serviceCommands, releaseCommands, logCommands, domainCommands, freezeCommands, buildCommands, keyCommands, serverCommands())
+	return slices.Concat(stackCommands, configCommands, psCommands, serviceCommands, releaseCommands, logCommands, domainCommands, freezeCommands, buildCommands, keyCommands, auditCommands, serverCommands())
 }
 
 // Topic resolves a first word to the topic's own name.

@@ -1,0 +1,83 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"mesh"
+)
+
+var auditCommands = []*definition{
+	{
+		topic: "audit", short: "List who did what, when, and how it went, the newest first", access: mesh.AccessAdmin, quiet: true, json: true, run: runAudit,
+		flags: func(f *pflag.FlagSet) {
+			f.IntP("lines", "n", 50, "at most so many; 0 for all")
+			f.StringP("app", "a", "", "only what was done to this `STACK`")
+		},
+	},
+}
+
+type auditJSON struct {
+	At     time.Time `json:"at"`
+	By     string    `json:"by"`
+	Stack  string    `json:"stack,omitempty"`
+	Action string    `json:"action"`
+	Result string    `json:"result"`
+}
+
+func runAudit(ctx context.Context, c *call) error {
+	n, _ := c.flags.GetInt("lines")
+	stack, _ := c.flags.GetString("app")
+	if stack == "" {
+		stack = c.named
+	}
+	entries, err := c.State.AuditLog(ctx, mesh.StackName(stack), n)
+	if err != nil {
+		return err
+	}
+	list := make([]auditJSON, 0, len(entries))
+	var rows [][]string
+	for _, e := range entries {
+		list = append(list, auditJSON{At: e.At, By: string(e.By), Stack: string(e.Stack), Action: e.Action, Result: e.Result})
+		on := string(e.Stack)
+		if on == "" {
+			on = "-"
+		}
+		rows = append(rows, []string{c.when(e.At), string(e.By), on, mesh.Clip(e.Action, 60), mesh.Clip(e.Result, 80)})
+	}
+	if c.json {
+		return c.printJSON(list)
+	}
+	c.table([]string{"WHEN", "BY", "STACK", "WHAT", "RESULT"}, rows)
+	return nil
+}
+
+// audit records a command that changes something, or that failed to. Of its
+// arguments only what cannot be a value of a config var is kept.
+func (c *call) audit(ctx context.Context, err error) {
+	scaled := c.def.name() == "ps:scale" && len(c.args) > 0
+	if c.def.quiet || c.def.access == mesh.AccessRead && !scaled {
+		return
+	}
+	var exit ExitStatus
+	if errors.As(err, &exit) {
+		err = nil // the command ran; what it did is its own affair
+	}
+	words := []string{c.def.name()}
+	for _, a := range c.args {
+		switch {
+		case c.def.verbatim:
+			a = ""
+		case c.def.topic == "config":
+			a, _, _ = strings.Cut(a, "=")
+		}
+		if a != "" {
+			words = append(words, mesh.Clip(a, 60))
+		}
+	}
+	c.Deployer.Audit(ctx, c.Key.Name, c.stack.Name, strings.Join(words, " "), err)
+}

@@ -1,0 +1,70 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"mesh"
+)
+
+var bucketAudit = []byte("audit")
+
+// maxAudit is how many audit entries are kept: some years of a busy server.
+const maxAudit = 20_000
+
+type auditForm struct {
+	V      int       `json:"v"`
+	At     time.Time `json:"at"`
+	By     string    `json:"by,omitempty"`
+	Stack  string    `json:"stack,omitempty"`
+	Action string    `json:"action"`
+	Result string    `json:"result"`
+}
+
+// AddAudit records an entry and lets go of the oldest beyond a bound.
+func (s *Store) AddAudit(ctx context.Context, e mesh.AuditEntry) error {
+	return s.update(ctx, func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(bucketAudit)
+		if err != nil {
+			return err
+		}
+		n, err := b.NextSequence()
+		if err != nil {
+			return err
+		}
+		if n > maxAudit {
+			if err := b.Delete(number(n - maxAudit)); err != nil {
+				return err
+			}
+		}
+		return put(b, number(n), auditForm{V: 1, At: e.At, By: string(e.By), Stack: string(e.Stack), Action: e.Action, Result: e.Result})
+	})
+}
+
+// AuditLog returns the newest entries first, limit of them at most, or all when limit
+// is 0; those of one stack when stack is not empty.
+func (s *Store) AuditLog(ctx context.Context, stack mesh.StackName, limit int) (out []mesh.AuditEntry, err error) {
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		out = nil
+		b := tx.Bucket(bucketAudit)
+		if b == nil {
+			return nil
+		}
+		c := b.Cursor()
+		for k, v := c.Last(); k != nil && (limit <= 0 || len(out) < limit); k, v = c.Prev() {
+			var f auditForm
+			if err := json.Unmarshal(v, &f); err != nil {
+				return err
+			}
+			if stack != "" && f.Stack != string(stack) {
+				continue
+			}
+			out = append(out, mesh.AuditEntry{At: f.At, By: mesh.KeyName(f.By), Stack: mesh.StackName(f.Stack), Action: f.Action, Result: f.Result})
+		}
+		return nil
+	})
+	return out, err
+}
