@@ -195,7 +195,7 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, st mesh.Stack, r mesh.R
 	}
 	a.past = true
 	d.Reached(StepCommitted, string(st.Name))
-	old := d.install(st, r, append(keep, started...))
+	old := d.install(st, r, keep, started)
 	d.Reached(StepSwitched, string(st.Name))
 	switch {
 	case st.Stopped:

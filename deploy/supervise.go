@@ -45,21 +45,24 @@ func backoff(crashes int) time.Duration {
 	return wait
 }
 
-// install makes r and its instances what the stack runs, and switches the router
-// to them, in one. It returns the instances that are no longer wanted.
-func (d *Deployer) install(st mesh.Stack, r mesh.Release, ins []mesh.Instance) (old []mesh.Instance) {
+// install makes r what the stack runs, on the instances that it keeps, as far as
+// they are still what they were, and those that were started for it, and switches
+// the router to them, in one. It returns the instances that are no longer wanted.
+func (d *Deployer) install(st mesh.Stack, r mesh.Release, keep, started []mesh.Instance) (old []mesh.Instance) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	was := d.fleets[st.Name]
 	fl := &fleet{stack: st, release: r, members: map[mesh.InstanceName]*member{}}
-	for _, in := range ins {
-		m := &member{instance: in, healthy: true, since: d.Now()}
-		if was != nil {
-			if o := was.members[in.Name]; o != nil && o.instance.ID == in.ID {
-				m = o
-			}
+	for _, in := range keep {
+		// What has become of it since, a crash or another container, is the member's.
+		if was != nil && was.members[in.Name] != nil {
+			fl.members[in.Name] = was.members[in.Name]
+		} else {
+			fl.members[in.Name] = &member{instance: in, healthy: true, since: d.Now()}
 		}
-		fl.members[in.Name] = m
+	}
+	for _, in := range started {
+		fl.members[in.Name] = &member{instance: in, healthy: true, since: d.Now()}
 	}
 	if was != nil {
 		for name, m := range was.members {
@@ -163,25 +166,22 @@ func (d *Deployer) bringBack(fl *fleet, m *member, wait time.Duration) {
 		return
 	}
 	m.busy = true
-	stack, name, id := fl.stack.Name, m.instance.Name, m.instance.ID
+	stack := fl.stack.Name
 	d.background(func(ctx context.Context) {
 		for {
-			ok := sleep(ctx, wait)
 			again := time.Duration(0)
-			if ok && d.wanted(stack, name, id) {
-				again = d.revive(ctx, stack, name, id)
+			if sleep(ctx, wait) {
+				again = d.revive(ctx, stack, m)
 			}
 			d.mu.Lock()
+			// A crash after it was back has found it busy.
+			if again == 0 && !m.healthy && d.isMemberLocked(stack, m) {
+				again = max(m.next.Sub(d.Now()), 1)
+			}
 			if again == 0 || ctx.Err() != nil {
 				m.busy = false
-				// A crash while this was under way found it busy.
-				if !m.healthy && again == 0 && ctx.Err() == nil && d.isMemberLocked(stack, m) {
-					m.busy = true
-					again = max(time.Until(m.next), 0)
-				} else {
-					d.mu.Unlock()
-					return
-				}
+				d.mu.Unlock()
+				return
 			}
 			d.mu.Unlock()
 			wait = again
@@ -189,36 +189,29 @@ func (d *Deployer) bringBack(fl *fleet, m *member, wait time.Duration) {
 	})
 }
 
+// isMemberLocked tells whether a member still fills a slot of its stack.
 func (d *Deployer) isMemberLocked(stack mesh.StackName, m *member) bool {
 	fl := d.fleets[stack]
 	return fl != nil && fl.members[m.instance.Name] == m
 }
 
-func (d *Deployer) wanted(stack mesh.StackName, name mesh.InstanceName, id string) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	fl := d.fleets[stack]
-	return fl != nil && fl.members[name] != nil && fl.members[name].instance.ID == id
-}
-
 // revive starts one instance again and puts it back into the routes. It returns
-// how long to wait before another try, or 0.
-func (d *Deployer) revive(ctx context.Context, stack mesh.StackName, name mesh.InstanceName, id string) time.Duration {
+// how long to wait before another try, or 0 when it is back or not wanted.
+func (d *Deployer) revive(ctx context.Context, stack mesh.StackName, m *member) time.Duration {
+	d.mu.Lock()
+	if !d.isMemberLocked(stack, m) {
+		d.mu.Unlock()
+		return 0
+	}
+	id, name, crashes := m.instance.ID, m.instance.Name, m.crashes
+	c := check(d.fleets[stack].stack, name.Service)
+	d.mu.Unlock()
+
 	in, err := d.Runner.Revive(ctx, id)
 	if errors.Is(err, mesh.NotFound) {
-		in, err = d.replace(ctx, stack, name, id)
+		in, err = d.replace(ctx, stack, m)
 	}
 	if err == nil {
-		d.mu.Lock()
-		fl := d.fleets[stack]
-		var c mesh.Check
-		if fl != nil {
-			c = check(fl.stack, name.Service)
-		}
-		d.mu.Unlock()
-		if fl == nil {
-			return 0
-		}
 		_, err = d.Runner.Check(ctx, in, c, nil)
 	}
 	if ctx.Err() != nil {
@@ -226,61 +219,56 @@ func (d *Deployer) revive(ctx context.Context, stack mesh.StackName, name mesh.I
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	fl := d.fleets[stack]
-	if fl == nil || fl.members[name] == nil || (fl.members[name].instance.ID != id && fl.members[name].instance.ID != in.ID) {
-		return 0 // replaced meanwhile
-	}
-	m := fl.members[name]
-	if err == nil {
+	switch {
+	case !d.isMemberLocked(stack, m):
+		return 0
+	case m.crashes != crashes: // it ended while this was under way, maybe after its check
+		return max(m.next.Sub(d.Now()), 1)
+	case err == nil:
 		delete(d.died, in.ID)
 		m.instance, m.healthy, m.since = in, true, d.Now()
-		d.switchLocked(fl)
+		d.switchLocked(d.fleets[stack])
 		d.Logger.Info("instance is back", "stack", stack, "instance", name.String())
 		return 0
 	}
 	d.Logger.Warn("instance not brought back", "stack", stack, "instance", name.String(), "err", err)
-	if m.next.After(d.Now()) {
-		return time.Until(m.next) // its end was counted already
-	}
 	m.crashes++
 	wait := backoff(m.crashes)
 	m.next = d.Now().Add(wait)
 	return wait
 }
 
-// replace starts a new container for a slot whose own is gone from the engine.
-func (d *Deployer) replace(ctx context.Context, stack mesh.StackName, name mesh.InstanceName, id string) (mesh.Instance, error) {
+// replace starts a new container for a member whose own is gone from the engine.
+func (d *Deployer) replace(ctx context.Context, stack mesh.StackName, m *member) (mesh.Instance, error) {
 	d.mu.Lock()
-	fl := d.fleets[stack]
-	if fl == nil {
+	name := m.instance.Name
+	gone := mesh.Errorf(mesh.NotFound, "%s is not wanted any more", name)
+	if !d.isMemberLocked(stack, m) {
 		d.mu.Unlock()
-		return mesh.Instance{}, mesh.Errorf(mesh.NotFound, "%s is gone", stack)
+		return mesh.Instance{}, gone
 	}
-	st, r := fl.stack, fl.release
-	m := fl.members[name]
+	st, r, dep := d.fleets[stack].stack, d.fleets[stack].release, m.instance.Deployment
 	d.mu.Unlock()
-	want, err := specs(st, r, m.instance.Deployment)
+	want, err := specs(st, r, dep)
 	if err != nil {
 		return mesh.Instance{}, err
 	}
-	for _, spec := range want {
-		if spec.Name != name {
-			continue
-		}
-		in, err := d.Runner.Start(ctx, spec)
-		if err != nil {
-			return in, err
-		}
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if fl := d.fleets[stack]; fl != nil && fl.members[name] != nil && fl.members[name].instance.ID == id {
-			fl.members[name].instance.ID = in.ID // what dies from now on is this one
-			return in, nil
-		}
-		d.background(func(ctx context.Context) { d.stopAll(ctx, []mesh.Instance{in}, 0) })
-		return in, mesh.Errorf(mesh.Conflict, "%s is not wanted any more", name)
+	i := slices.IndexFunc(want, func(s mesh.InstanceSpec) bool { return s.Name == name })
+	if i < 0 {
+		return mesh.Instance{}, gone
 	}
-	return mesh.Instance{}, mesh.Errorf(mesh.NotFound, "%s is not wanted any more", name)
+	in, err := d.Runner.Start(ctx, want[i])
+	if err != nil {
+		return in, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.isMemberLocked(stack, m) {
+		m.instance.ID, m.instance.Started = in.ID, in.Started // what dies from now on is this one
+		return in, nil
+	}
+	d.background(func(ctx context.Context) { d.stopAll(ctx, []mesh.Instance{in}, 0) })
+	return in, gone
 }
 
 // Status tells what runs of a stack.
