@@ -7,4 +7,4 @@ import (
 )
 
 // Audit keeps nothing: the tests here are about who gets in.
-func (*fakeDeployer) Audit(context.Context, mesh.KeyName, mesh.StackName, string, error) {}
+func (fakeDeployer) Audit(context.Context, mesh.KeyName, mesh.StackName, string, error) {}
