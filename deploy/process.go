@@ -112,7 +112,7 @@ const (
 
 // builtins cannot be exec'ed: they are the shell's own (POSIX Shell Command
 // Language 2.14 and 1.6, and what dash adds).
-var builtins = words(`. : [ alias bg break cd command continue echo eval exit export false fg fc
+var builtins = words(`. : [ alias bg break cd command continue echo eval exec exit export false fg fc
 	getopts hash jobs kill local newgrp printf pwd read readonly return set shift source test times trap true
 type ulimit umask unalias unset wait`)
 
