@@ -106,7 +106,17 @@ func (p program) serve(ctx context.Context, s settings, log *slog.Logger, stdout
 		Store: st, Builder: builder.New(engine, builder.Options{Server: st.Server(), Logger: log}), Runner: run, Router: rt, Repos: repos, Logger: log,
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, Taken: hostNetworks, Reached: p.reached,
 	})
-	commands := &command.Set{State: st, Deployer: d, Logs: run, Version: p.version, URL: url, Logger: log, Now: time.Now}
+	self := &host{
+		engine: engine, store: st,
+		info: mesh.ServerInfo{
+			Version: p.version, Started: time.Now().UTC(), SSH: l.ssh.Addr().String(), HTTP: l.http.Addr().String(), Domain: s.Domain,
+			Data: s.Data, HostKey: ssh.FingerprintSHA256(hostKey.PublicKey()),
+		},
+	}
+	if l.admin != nil {
+		self.info.Admin = l.admin.Addr().String()
+	}
+	commands := &command.Set{State: st, Deployer: d, Logs: run, Server: self, Version: p.version, URL: url, Logger: log, Now: time.Now}
 	recv := receiver.New(receiver.Options{Repos: repos, Keys: st, Deployer: d, Commands: commands, HostKey: hostKey, Logger: log})
 
 	// Connections that come meanwhile wait in the listeners' queues.

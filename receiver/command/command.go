@@ -81,6 +81,7 @@ type Set struct {
 	State    State
 	Deployer Deployer
 	Logs     Logs
+	Server   Server
 	Version  string
 	URL      func(mesh.Host) string // how people reach a host
 	Logger   *slog.Logger

@@ -64,7 +64,7 @@ var topics = map[string][]string{
 // table is all commands. It is a function because help is one of them and reads
 // it.
 func table() []*definition {
-	return slices.Concat(stackCommands, configCommands, psCommands, serviceCommands, releaseCommands, logCommands, domainCommands, freezeCommands, buildCommands, keyCommands, auditCommands, serverCommands())
+	return slices.Concat(stackCommands, configCommands, psCommands, serviceCommands, releaseCommands, logCommands, domainCommands, freezeCommands, buildCommands, keyCommands, auditCommands, doctorCommands, serverCommands())
 }
 
 // Topic resolves a first word to the topic's own name.

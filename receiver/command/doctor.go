@@ -1,0 +1,98 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"mesh"
+)
+
+// Server tells of the server itself and of its machine.
+type Server interface {
+	Info(ctx context.Context) mesh.ServerInfo
+	// Diagnose looks for what is wrong; it takes some seconds at most.
+	Diagnose(ctx context.Context) []mesh.Finding
+}
+
+var doctorCommands = []*definition{
+	{
+		topic: "server", verb: "info", short: "Show versions, addresses, disk and Docker", access: mesh.AccessAdmin, quiet: true, json: true, run: runServerInfo,
+	},
+	{
+		topic: "doctor", short: "Look for what is wrong, and how to mend it; exit status 1 when something is", access: mesh.AccessAdmin, quiet: true, json: true, run: runDoctor,
+	},
+}
+
+type serverJSON struct {
+	Version   string    `json:"version"`
+	Started   time.Time `json:"started"`
+	SSH       string    `json:"ssh"`
+	HTTP      string    `json:"http"`
+	Admin     string    `json:"admin,omitempty"`
+	Domain    string    `json:"domain"`
+	Data      string    `json:"data"`
+	DiskFree  uint64    `json:"disk_free"`
+	Engine    string    `json:"engine"`
+	EngineAPI string    `json:"engine_api"`
+	Git       string    `json:"git"`
+	HostKey   string    `json:"host_key"`
+}
+
+func runServerInfo(ctx context.Context, c *call) error {
+	i := c.Server.Info(ctx)
+	if c.json {
+		return c.printJSON(serverJSON(i))
+	}
+	row := func(k, v string) {
+		if v == "" {
+			v = "-"
+		}
+		_, _ = fmt.Fprintf(c.Stdout, "%-14s %s\n", k, v)
+	}
+	row("Version:", i.Version)
+	row("Started:", c.when(i.Started))
+	row("SSH:", i.SSH)
+	row("HTTP:", i.HTTP)
+	row("Admin:", i.Admin)
+	row("Domain:", i.Domain)
+	row("Data:", i.Data)
+	row("Disk free:", fmt.Sprintf("%.1f GB", float64(i.DiskFree)/1e9))
+	row("Docker Engine:", i.Engine)
+	row("git:", i.Git)
+	row("Host key:", i.HostKey)
+	return nil
+}
+
+type findingJSON struct {
+	OK   bool   `json:"ok"`
+	What string `json:"what"`
+	Mend string `json:"mend,omitempty"`
+}
+
+func runDoctor(ctx context.Context, c *call) error {
+	findings := c.Server.Diagnose(ctx)
+	list := make([]findingJSON, 0, len(findings))
+	ill := false
+	for _, f := range findings {
+		list = append(list, findingJSON(f))
+		ill = ill || !f.OK
+	}
+	if c.json {
+		if err := c.printJSON(list); err != nil {
+			return err
+		}
+	} else {
+		for _, f := range findings {
+			if f.OK {
+				_, _ = fmt.Fprintf(c.Stdout, "ok    %s\n", f.What)
+				continue
+			}
+			_, _ = fmt.Fprintf(c.Stdout, "WRONG %s\n      %s\n", f.What, f.Mend)
+		}
+	}
+	if ill {
+		return ExitStatus(1)
+	}
+	return nil
+}
