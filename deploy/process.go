@@ -15,13 +15,14 @@ import (
 // /bin/sh does not replace itself with its last command, so that without this no
 // SIGTERM reaches the app and every stop is a kill after the grace period. The
 // command's exit status becomes the container's. PID 1 is docker-init, which
-// reaps; "-1" reaches whatever the container runs.
-const forwarder = `for s in HUP INT QUIT USR1 USR2 TERM; do trap "kill -$s -1 2>/dev/null" $s; done
-command=$1
+// reaps; "-1" reaches whatever the container runs. A signal ends wait with a status
+// of its own, hence once more; 127 is a command that was waited for already.
+const forwarder = `for s in HUP INT QUIT USR1 USR2 TERM; do trap "got=1; kill -$s -1 2>/dev/null" $s; done
+got= command=$1
 (trap : HUP INT QUIT USR1 USR2 TERM; eval "$command") &
 p=$!
 wait $p; status=$?
-while kill -0 $p 2>/dev/null; do wait $p; status=$?; done
+while [ "$got" ]; do got=; wait $p; again=$?; [ $again = 127 ] || status=$again; done
 exit $status`
 
 // Process says what a container runs for a command as people write it. The empty
