@@ -1,0 +1,169 @@
+package deploy_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+
+	"mesh"
+	"mesh/deploy/deploytest"
+)
+
+func TestAdmitPush(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		free := uint64(1 << 40)
+		w.Options.DiskFree = func() (uint64, error) { return free, nil }
+		d, _ := w.Start()
+		mustPush(t, w, d, app)
+		blog := []mesh.StackName{"blog"}
+		for name, tc := range map[string]struct {
+			key   mesh.Key
+			stack mesh.StackName
+			want  error
+		}{
+			"deploy":                   {mesh.Key{Role: mesh.RoleDeploy}, "blog", nil},
+			"deploy, a new stack":      {mesh.Key{Role: mesh.RoleDeploy}, "shop", nil},
+			"limited":                  {mesh.Key{Role: mesh.RoleDeploy, Stacks: blog}, "blog", nil},
+			"limited, a new stack":     {mesh.Key{Role: mesh.RoleDeploy, Stacks: blog}, "shop", mesh.NoStack},
+			"limited to another stack": {mesh.Key{Role: mesh.RoleDeploy, Stacks: []mesh.StackName{"shop"}}, "blog", mesh.NoStack},
+			"read":                     {mesh.Key{Role: mesh.RoleRead}, "blog", mesh.Denied},
+			"read, a new stack":        {mesh.Key{Role: mesh.RoleRead}, "shop", mesh.NoStack},
+		} {
+			if err := d.AdmitPush(t.Context(), tc.key, tc.stack); !errors.Is(err, tc.want) || (err == nil) != (tc.want == nil) {
+				t.Errorf("%s: %v, want %v", name, err, tc.want)
+			}
+		}
+		free = 1 << 20
+		if err := d.AdmitPush(t.Context(), mesh.Key{Role: mesh.RoleAdmin}, "blog"); !errors.Is(err, mesh.Unavailable) || !strings.Contains(err.Error(), "disk is full") {
+			t.Errorf("a full disk: %v", err)
+		}
+	})
+}
+
+func TestAdmitRef(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		mustPush(t, w, d, app)
+		key := mesh.Key{Role: mesh.RoleDeploy}
+		c := mesh.Commit(strings.Repeat("a", 40))
+		for name, tc := range map[string]struct {
+			stack mesh.StackName
+			ref   mesh.RefUpdate
+			want  error
+			says  string
+		}{
+			"the deploy branch":           {"blog", mesh.RefUpdate{Ref: "refs/heads/main", New: c}, nil, ""},
+			"any branch of a new stack":   {"shop", mesh.RefUpdate{Ref: "refs/heads/trunk", New: c}, nil, ""},
+			"a tag":                       {"blog", mesh.RefUpdate{Ref: "refs/tags/v1", New: c}, nil, ""},
+			"a tag that goes":             {"blog", mesh.RefUpdate{Ref: "refs/tags/v1", Old: c}, nil, ""},
+			"another branch":              {"blog", mesh.RefUpdate{Ref: "refs/heads/feat", New: c}, mesh.Denied, "blog deploys main only: git push mesh feat:main"},
+			"the deploy branch goes":      {"blog", mesh.RefUpdate{Ref: "refs/heads/main", Old: c}, mesh.Denied, "cannot be deleted"},
+			"another branch goes":         {"blog", mesh.RefUpdate{Ref: "refs/heads/feat", Old: c}, mesh.NotFound, "no branch feat"},
+			"notes":                       {"blog", mesh.RefUpdate{Ref: "refs/notes/x", New: c}, mesh.Invalid, "only branches and tags"},
+			"what mesh keeps for itself":  {"blog", mesh.RefUpdate{Ref: "refs/mesh/kept/x", New: c}, mesh.Invalid, "only branches and tags"},
+			"a branch without a name":     {"blog", mesh.RefUpdate{Ref: "refs/heads/", New: c}, mesh.Invalid, "only branches and tags"},
+			"a branch of a new one, gone": {"shop", mesh.RefUpdate{Ref: "refs/heads/x"}, mesh.Denied, "cannot be deleted"},
+		} {
+			err := d.AdmitRef(t.Context(), key, tc.stack, tc.ref)
+			if !errors.Is(err, tc.want) || (err == nil) != (tc.want == nil) || err != nil && !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("%s: %v, want %v %q", name, err, tc.want, tc.says)
+			}
+		}
+		if err := d.AdmitRef(t.Context(), mesh.Key{Role: mesh.RoleRead}, "blog", mesh.RefUpdate{Ref: "refs/tags/v1", New: c}); !errors.Is(err, mesh.Denied) {
+			t.Errorf("a reader's tag: %v", err)
+		}
+	})
+}
+
+func TestDomains(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		mustPush(t, w, d, app)
+		if _, err := d.CreateStack(t.Context(), "shop", "ci"); err != nil {
+			t.Fatal(err)
+		}
+		hosts := func() string {
+			r, _ := w.Router.Route("blog")
+			var out []string
+			for _, h := range r.Hosts {
+				out = append(out, string(h))
+			}
+			return strings.Join(out, " ")
+		}
+		add := func(stack mesh.StackName, h mesh.Host, want error) {
+			t.Helper()
+			if err := d.AddDomain(t.Context(), stack, h); !errors.Is(err, want) || (err == nil) != (want == nil) {
+				t.Errorf("%s to %s: %v, want %v", h, stack, err, want)
+			}
+		}
+		add("blog", "b.example", nil)
+		add("blog", "a.example", nil)
+		add("blog", "a.example", mesh.Conflict)
+		add("shop", "a.example", mesh.Conflict)
+		add("blog", "shop.localhost", mesh.Conflict)
+		add("gone", "c.example", mesh.NoStack)
+		if got := hosts(); got != "blog.localhost a.example b.example" || w.Router.Targets("blog") != "c1" {
+			t.Errorf("hosts are %q", got)
+		}
+		for h, want := range map[mesh.Host]error{"blog.localhost": mesh.Conflict, "c.example": mesh.NotFound} {
+			if err := d.RemoveDomain(t.Context(), "blog", h); !errors.Is(err, want) {
+				t.Errorf("%s: %v, want %v", h, err, want)
+			}
+		}
+		if err := d.RemoveDomain(t.Context(), "blog", "a.example"); err != nil || hosts() != "blog.localhost b.example" {
+			t.Errorf("%v, hosts are %q", err, hosts())
+		}
+		add("shop", "new.localhost", nil)
+		if _, err := d.CreateStack(t.Context(), "new", "ci"); !errors.Is(err, mesh.Conflict) {
+			t.Errorf("a stack whose own name is a domain of another: %v", err)
+		}
+		mustPush(t, w, d, app) // a rollout keeps the domains
+		if got := hosts(); got != "blog.localhost b.example" {
+			t.Errorf("hosts are %q", got)
+		}
+		sound(t, w)
+	})
+}
+
+func TestTagImage(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		mustPush(t, w, d, app)
+		c := release(t, w, 1).Commit
+		if line := d.TagImage(t.Context(), "blog", c, "v1.0"); !strings.Contains(line, "mesh/blog:v1.0") || w.Builder.Tagged("mesh/blog:v1.0") != release(t, w, 1).Image.ID {
+			t.Errorf("said %q", line)
+		}
+		for tag, says := range map[string]string{"latest": "cannot name an image", "a/b": "cannot name an image", "-x": "cannot name an image", strings.Repeat("a", 129): "cannot name an image"} {
+			if line := d.TagImage(t.Context(), "blog", c, tag); !strings.Contains(line, says) {
+				t.Errorf("%s: %q", tag, line)
+			}
+		}
+		if line := d.TagImage(t.Context(), "blog", mesh.Commit(strings.Repeat("b", 40)), "v2"); !strings.Contains(line, "has not been deployed") {
+			t.Errorf("said %q", line)
+		}
+	})
+}
+
+func TestRunCommand(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		if _, err := d.CreateStack(t.Context(), "blog", "ci"); err != nil {
+			t.Fatal(err)
+		}
+		run := mesh.Run{Stack: "blog", By: "ci", Line: "echo $A | cat", Words: []string{"echo", "$A", "|", "cat"}, Env: map[string]mesh.Secret{"B": mesh.NewSecret("2")}, Stdout: io.Discard, Stderr: io.Discard}
+		if _, err := d.RunCommand(t.Context(), run); !errors.Is(err, mesh.Conflict) {
+			t.Errorf("before the first push: %v", err)
+		}
+		mustPush(t, w, d, app)
+		var got mesh.OneOff
+		w.Runner.OneOffFunc = func(_ context.Context, o mesh.OneOff) (int, error) { got = o; return 5, nil }
+		if code, err := d.RunCommand(t.Context(), run); code != 5 || err != nil || got.Process.Entrypoint[0] != "/bin/sh" || got.Process.Cmd[len(got.Process.Cmd)-1] != run.Line {
+			t.Errorf("%d, %v, %+v", code, err, got.Process)
+		}
+		if got.Env["B"].Reveal() != "2" || got.Env["MESH_STACK"].Reveal() != "blog" || got.Subnet != stack(t, w).Subnet || got.Image != release(t, w, 1).Image.ID {
+			t.Errorf("got %+v", got)
+		}
+	})
+}
