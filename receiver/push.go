@@ -229,25 +229,31 @@ func (p *push) update(ctx context.Context, refs []mesh.RefUpdate) bool {
 
 // postReceive deploys the branch first, so that tags find its image.
 func (p *push) postReceive(ctx context.Context, c hooks.Call) bool {
+	p.mu.Lock()
+	atomic := p.caps.has("atomic")
+	p.mu.Unlock()
+	const atomicReason = "atomic push failure" // git's own words
 	failed := ""
 	for _, ref := range c.Refs {
 		if ref.Branch() == "" {
 			continue
 		}
-		if failed = p.deploy(ctx, ref, c.Options); failed != "" {
+		reason := atomicReason
+		if failed == "" || !atomic {
+			reason = p.deploy(ctx, ref, c.Options)
+		}
+		if reason != "" {
+			failed = reason
 			p.undo(ctx, ref)
 		}
-		p.decide(ref.Ref, failed)
+		p.decide(ref.Ref, reason)
 	}
-	p.mu.Lock()
-	atomic := p.caps.has("atomic")
-	p.mu.Unlock()
 	for _, ref := range c.Refs {
 		switch {
 		case ref.Branch() != "":
 		case failed != "" && atomic:
 			p.undo(ctx, ref)
-			p.decide(ref.Ref, "atomic push failure")
+			p.decide(ref.Ref, atomicReason)
 		default:
 			p.decide(ref.Ref, "")
 			if ref.Tag() == "" || ref.New == "" || ctx.Err() != nil {
