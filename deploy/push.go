@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -254,8 +255,9 @@ func (d *Deployer) tagRelease(ctx context.Context, st mesh.Stack, r mesh.Release
 		for _, k := range kept {
 			keep[k.Image.ID] = true
 		}
-		// A build that is under way has an image that no release has yet.
-		if len(d.tickets(st.Name)) > 0 {
+		// A build that is under way has an image that no release has yet. This
+		// deployment may not have left the lane, and has one.
+		if slices.ContainsFunc(d.tickets(st.Name), func(t *ticket) bool { return t.deployment.Number != r.Deployment }) {
 			return
 		}
 		if err := d.Builder.Collect(ctx, st.Name, keep); err != nil && ctx.Err() == nil {
