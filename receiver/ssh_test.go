@@ -522,7 +522,7 @@ func TestSSH_WeakAlgorithmsAreNotOffered(t *testing.T) {
 
 func TestSSH_SilentConnectionsAreClosed(t *testing.T) {
 	t.Parallel()
-	s := serve(t, func(o *Options) { o.Grace = 50 * time.Millisecond })
+	s := serve(t, func(o *Options) { o.Grace = 2 * time.Second })
 	conn, err := net.Dial("tcp", s.addr)
 	if err != nil {
 		t.Fatal(err)
