@@ -67,7 +67,7 @@ vuln: ## known holes in what is linked; needs the network
 	go run $(VULN) ./...
 
 image: build ## the server as an image, from bin/mesh
-	docker build --build-arg BINARY=prebuilt -t mesh/mesh:$(VERSION) .
+	DOCKER_BUILDKIT=1 docker build --build-arg BINARY=prebuilt -t mesh/mesh:$(VERSION) .
 
 check: ## what CI runs
 	.ci/run

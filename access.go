@@ -53,7 +53,7 @@ type Key struct {
 //
 //	role    on its stacks    on the server
 //	admin   admin            admin (none when limited to stacks)
-//	deploy  deploy           create stacks by pushing (not when limited)
+//	deploy  deploy           create stacks by pushing (when limited, those it is limited to)
 //	read    read             nothing
 //
 // A key limited to stacks sees no other stack.

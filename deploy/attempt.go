@@ -177,7 +177,12 @@ func (d *Deployer) stillServing(ctx context.Context, name mesh.StackName) string
 	case st.Stopped:
 		return fmt.Sprintf("Nothing has changed: %s is current, and the stack is stopped.", st.Current)
 	}
-	return fmt.Sprintf("Nothing has changed: %s is still serving at %s", st.Current, d.url(name))
+	for _, in := range d.Status(name) {
+		if in.Name.Service == mesh.Web && in.State == "up" {
+			return fmt.Sprintf("Nothing has changed: %s is still serving at %s", st.Current, d.url(name))
+		}
+	}
+	return fmt.Sprintf("Nothing has changed: %s is current; see what it does with: ssh mesh ps -a %s", st.Current, name)
 }
 
 // transcript is the output of a deployment. It passes whole lines on to the one

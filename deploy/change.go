@@ -167,7 +167,7 @@ func (d *Deployer) imagePresent(ctx context.Context, r mesh.Release) error {
 	}
 	if !ok {
 		return mesh.Errorf(mesh.NotFound, "the image of this release (%s) is gone from the engine", r.Image.Ref).
-			WithHint("push the commit %s again to build it", r.Commit.Short())
+			WithHint("have it built again: git commit --allow-empty -m 'Build again' && git push mesh HEAD:BRANCH")
 	}
 	return nil
 }
@@ -242,6 +242,10 @@ func (d *Deployer) Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyN
 	return result, err
 }
 
+func noService(stack mesh.StackName, svc mesh.ServiceName, r mesh.Release) error {
+	return mesh.Errorf(mesh.NotFound, "%s has no service %q", stack, svc).WithHint("it has %s", strings.Join(names(r.Services), ", "))
+}
+
 func names(m map[mesh.ServiceName]mesh.Service) []string {
 	var out []string
 	for n := range m {
@@ -297,6 +301,15 @@ func (d *Deployer) rerun(ctx context.Context, dep mesh.Deployment, out io.Writer
 	if st.Current == 0 {
 		return notDeployed(dep.Stack)
 	}
+	if svc != "" {
+		r, err := d.Store.Release(ctx, dep.Stack, st.Current)
+		if err != nil {
+			return err
+		}
+		if _, ok := r.Services[svc]; !ok {
+			return noService(dep.Stack, svc, r)
+		}
+	}
 	if st.Stopped && dep.Kind == mesh.DeployRestart {
 		return mesh.Errorf(mesh.Conflict, "%s is stopped", dep.Stack).WithHint("start it with: ssh mesh ps:start -a %s", dep.Stack)
 	}
@@ -310,7 +323,7 @@ func (d *Deployer) rerun(ctx context.Context, dep mesh.Deployment, out io.Writer
 			return err
 		}
 		if _, ok := r.Services[svc]; svc != "" && !ok {
-			return mesh.Errorf(mesh.NotFound, "%s has no service %q", dep.Stack, svc).WithHint("it has %s", strings.Join(names(r.Services), ", "))
+			return noService(dep.Stack, svc, r)
 		}
 		a.out.mask(r.Config)
 		if err := d.imagePresent(ctx, r); err != nil {

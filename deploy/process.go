@@ -16,10 +16,12 @@ import (
 // SIGTERM reaches the app and every stop is a kill after the grace period. The
 // command's exit status becomes the container's. PID 1 is docker-init, which
 // reaps; "-1" reaches whatever the container runs. A signal ends wait with a status
-// of its own, hence once more; 127 is a command that was waited for already.
+// of its own, hence once more; 127 is a command that was waited for already. The
+// inner shell ends when the program that runs at that moment has ended, and starts
+// no further one: it would not have heard the signal.
 const forwarder = `for s in HUP INT QUIT USR1 USR2 TERM; do trap "got=1; kill -$s -1 2>/dev/null" $s; done
 got= command=$1
-(trap : HUP INT QUIT USR1 USR2 TERM; eval "$command") &
+(trap exit HUP INT QUIT TERM; trap : USR1 USR2; eval "$command") &
 p=$!
 wait $p; status=$?
 while [ "$got" ]; do got=; wait $p; again=$?; [ $again = 127 ] || status=$again; done

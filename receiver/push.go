@@ -123,6 +123,8 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 	tasks.Wait()
 	p.out.Close()
 	switch {
+	case ctx.Err() != nil && p.decided():
+		return &mesh.Reported{Err: context.Cause(ctx)}
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case !p.pushed() && werr == nil:
@@ -133,6 +135,13 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 		return ferr
 	}
 	return nil
+}
+
+// decided tells whether there is a verdict, which the pusher has been told.
+func (p *push) decided() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.verdict) > 0
 }
 
 func (p *push) pushed() bool {

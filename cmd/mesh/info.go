@@ -68,7 +68,7 @@ func (h *host) Diagnose(ctx context.Context) []mesh.Finding {
 			"apps stop while the Docker Engine restarts, for an upgrade say", `put "live-restore": true into /etc/docker/daemon.json and reload docker`)
 	}
 	look(i.Git != "", "git is there ("+i.Git+")", "git is not there", "install it, for example with: apt-get install git")
-	look(i.DiskFree >= lowDisk, fmt.Sprintf("the disk has room (%d GB free)", i.DiskFree>>30), fmt.Sprintf("the disk is nearly full (%d MB free)", i.DiskFree>>20),
+	look(i.DiskFree >= lowDisk, fmt.Sprintf("the disk has room (%d GiB free)", i.DiskFree>>30), fmt.Sprintf("the disk is nearly full (%d MiB free)", i.DiskFree>>20),
 		"make room, for example with: docker system prune")
 	err := h.store.Check()
 	look(err == nil, "the data file is sound", fmt.Sprintf("the data file is damaged: %v", err), "stop mesh and put a backup in its place (docs/operating.md, Restore)")

@@ -175,13 +175,16 @@ func (c *call) run(ctx context.Context) error {
 			return err
 		}
 		if !c.Key.May(def.access, c.stack.Name) {
-			return c.denied()
+			return c.denied(def.access)
 		}
 	} else if def.access > mesh.AccessRead && !c.Key.May(def.access, "") && !def.ownCheck {
-		return c.denied()
+		return c.denied(def.access)
 	}
 	if n := len(c.args); def.verbatim && n > 0 {
 		c.rest = c.Line[starts[len(line)-n]:]
+		if n == 1 && strings.ContainsAny(c.args[0], " \t\n") {
+			c.rest = c.args[0] // one word with blanks is a command line, quoted whole
+		}
 	}
 	if n := len(c.args); n < def.min || n > def.max {
 		return c.usage("%s", argCount(def, c.args))
@@ -210,7 +213,7 @@ func (c *call) leading(words []string) ([]string, error) {
 		value, words = words[0], words[1:]
 	}
 	c.named = value
-	return words, nil
+	return c.leading(words) // the client's comes first, and what was typed wins
 }
 
 func argCount(def *definition, args []string) string {
@@ -220,9 +223,9 @@ func argCount(def *definition, args []string) string {
 	return fmt.Sprintf("%s takes no argument %q", def.name(), mesh.Clip(args[def.max], 60))
 }
 
-func (c *call) denied() error {
+func (c *call) denied(need mesh.Access) error {
 	return mesh.Errorf(mesh.Denied, "the key %q may not use %s", c.Key.Name, c.def.name()).
-		WithHint("it has the role %s; ask an admin for %s", c.Key.Role, c.def.access)
+		WithHint("it has the role %s; ask an admin for %s", c.Key.Role, need)
 }
 
 // usage is an error in the arguments: exit status 2 and the usage line.

@@ -57,7 +57,7 @@ func runServerInfo(ctx context.Context, c *call) error {
 	row("Admin:", i.Admin)
 	row("Domain:", i.Domain)
 	row("Data:", i.Data)
-	row("Disk free:", fmt.Sprintf("%.1f GB", float64(i.DiskFree)/1e9))
+	row("Disk free:", fmt.Sprintf("%.1f GiB", float64(i.DiskFree)/(1<<30)))
 	row("Docker Engine:", i.Engine)
 	row("git:", i.Git)
 	row("Host key:", i.HostKey)

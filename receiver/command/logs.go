@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -50,6 +51,9 @@ func runLogs(ctx context.Context, c *call) error {
 	}
 	lines := json.NewEncoder(c.Stdout) // an object a line, for what reads as they come
 	lines.SetEscapeHTML(false)
+	if err := c.knownService(ctx, q.Service); err != nil {
+		return err
+	}
 	err := c.Logs.Logs(ctx, q, func(l mesh.LogLine) error {
 		if c.json {
 			return lines.Encode(logJSON(l))
@@ -61,4 +65,24 @@ func runLogs(ctx context.Context, c *call) error {
 		return nil // Ctrl-C is how a tail ends
 	}
 	return err
+}
+
+// knownService refuses the name of a service that the current release does not
+// have: it would never print a line.
+func (c *call) knownService(ctx context.Context, svc mesh.ServiceName) error {
+	if svc == "" || c.stack.Current == 0 {
+		return nil
+	}
+	r, err := c.State.Release(ctx, c.stack.Name, c.stack.Current)
+	if err != nil {
+		return err
+	}
+	if _, ok := r.Services[svc]; ok {
+		return nil
+	}
+	var names []string
+	for _, n := range r.Formation.Services() {
+		names = append(names, string(n))
+	}
+	return mesh.Errorf(mesh.NotFound, "%s has no service %q", c.stack.Name, svc).WithHint("it has %s", strings.Join(names, ", "))
 }

@@ -124,7 +124,7 @@ func runScale(ctx context.Context, c *call) error {
 		}
 	} else {
 		if !c.Key.May(mesh.AccessDeploy, c.stack.Name) {
-			return c.denied()
+			return c.denied(mesh.AccessDeploy)
 		}
 		var changes []mesh.Scale
 		for _, a := range c.args {
@@ -210,6 +210,9 @@ func runRun(ctx context.Context, c *call) error {
 		run.Resize = c.Resize
 	}
 	code, err := c.Deployer.RunCommand(ctx, run)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	if err != nil {
 		return err
 	}

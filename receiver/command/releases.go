@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -210,7 +211,7 @@ func runDeployments(ctx context.Context, c *call) error {
 		}
 		result := string(d.Status)
 		if d.Reason != "" {
-			result += ": " + d.Reason
+			result += ": " + strings.TrimPrefix(d.Reason, result+": ")
 		}
 		took := "-"
 		if !d.Ended.IsZero() {

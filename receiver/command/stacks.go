@@ -141,7 +141,7 @@ func runStacksCreate(ctx context.Context, c *call) error {
 		return err
 	}
 	if !c.Key.May(mesh.AccessDeploy, name) {
-		return c.denied()
+		return c.denied(mesh.AccessDeploy)
 	}
 	st, err := c.Deployer.CreateStack(ctx, name, c.Key.Name)
 	if err != nil {

@@ -106,6 +106,13 @@ func find(words []string) (*definition, []string, error) {
 		}
 	}
 	if d := lookup(""); d != nil {
+		if len(rest) > 0 && d.max == 0 {
+			for _, o := range all {
+				if o.topic == name && o.verb != "" && distance(o.verb, rest[0]) == 1 {
+					return nil, nil, unknown(words[0]+" "+rest[0], o.name())
+				}
+			}
+		}
 		return d, rest, nil
 	}
 	typed := name
