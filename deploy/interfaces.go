@@ -59,6 +59,8 @@ type Runner interface {
 	// Sweep removes this server's one-off containers. It is for the start, when
 	// none can be wanted.
 	Sweep(ctx context.Context) error
+	// Stacks names the stacks that there are containers or networks of.
+	Stacks(ctx context.Context) ([]mesh.StackName, error)
 	// RemoveStack removes the containers and the network of a stack.
 	RemoveStack(ctx context.Context, stack mesh.StackName) error
 	// Ping tells whether the engine answers.

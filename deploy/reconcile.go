@@ -53,13 +53,14 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 		}
 		delete(by, st.Name)
 	}
-	for name, ins := range by {
-		if _, err := d.Store.Stack(ctx, name); !errors.Is(err, mesh.NoStack) {
-			continue
-		}
-		d.Logger.Info("removing what belongs to no stack", "stack", name, "instances", len(ins))
-		if err := d.Runner.RemoveStack(ctx, name); err != nil {
-			all = append(all, err)
+	there, err := d.Runner.Stacks(ctx)
+	if err != nil {
+		return errors.Join(append(all, err)...)
+	}
+	for _, name := range there {
+		if _, err := d.Store.Stack(ctx, name); errors.Is(err, mesh.NoStack) {
+			d.Logger.Info("removing what belongs to no stack", "stack", name)
+			d.removeStack(ctx, name)
 		}
 	}
 	return errors.Join(all...)

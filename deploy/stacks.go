@@ -120,11 +120,37 @@ func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mes
 	d.Router.Remove(name)
 	d.mu.Unlock()
 	d.Logger.Info("stack destroyed", "stack", name, "key", string(by))
-	return errors.Join(
-		d.Runner.RemoveStack(ctx, name),
-		d.Builder.Collect(ctx, name, nil),
-		d.Repos.Remove(ctx, name),
-	)
+	d.removeStack(ctx, name)
+	return d.Repos.Remove(ctx, name)
+}
+
+// removeTries is how often the engine is asked to let go of a stack's containers
+// and images before that is left to the next start.
+const removeTries = 8
+
+// removeStack removes what a stack that is no more has in the engine. An engine
+// that cannot, because it is away or a file system of its own is busy, is asked
+// again in the background.
+func (d *Deployer) removeStack(ctx context.Context, name mesh.StackName) {
+	remove := func(ctx context.Context) error {
+		return errors.Join(d.Runner.RemoveStack(ctx, name), d.Builder.Collect(ctx, name, nil))
+	}
+	err := remove(ctx)
+	if err == nil {
+		return
+	}
+	d.background(func(ctx context.Context) {
+		for try := 1; err != nil && try < removeTries; try++ {
+			d.Logger.Warn("not all of a stack removed yet", "stack", name, "err", err)
+			if !sleep(ctx, backoff(try)) {
+				return
+			}
+			if _, serr := d.Store.Stack(ctx, name); !errors.Is(serr, mesh.NoStack) {
+				return // there is a stack of that name again
+			}
+			err = remove(ctx)
+		}
+	})
 }
 
 // AddDomain routes a host name to a stack.

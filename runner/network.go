@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -171,6 +173,27 @@ func (r *Runner) Sweep(ctx context.Context) error {
 		return err
 	}
 	return r.fault(ctx, "remove one-off containers", r.removeAll(ctx, found))
+}
+
+// Stacks names the stacks that this server has containers or networks of.
+func (r *Runner) Stacks(ctx context.Context) ([]mesh.StackName, error) {
+	found, err := r.containers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nets, err := r.cli.NetworkList(ctx, network.ListOptions{Filters: r.filter()})
+	if err != nil {
+		return nil, r.fault(ctx, "list the networks", err)
+	}
+	seen := map[mesh.StackName]bool{}
+	for _, c := range found {
+		seen[mesh.StackName(c.Labels[labelStack])] = true
+	}
+	for _, n := range nets {
+		seen[mesh.StackName(n.Labels[labelStack])] = true
+	}
+	delete(seen, "")
+	return slices.Sorted(maps.Keys(seen)), nil
 }
 
 // RemoveStack kills and removes the containers of a stack, one-off ones too, and

@@ -302,6 +302,20 @@ func (r *Runner) RunOneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 // Sweep has nothing to do.
 func (r *Runner) Sweep(context.Context) error { return nil }
 
+// Stacks names the stacks that have containers.
+func (r *Runner) Stacks(context.Context) ([]mesh.StackName, error) {
+	if err := r.away(); err != nil {
+		return nil, err
+	}
+	var names []mesh.StackName
+	for _, c := range r.Containers() {
+		if !slices.Contains(names, c.Stack) {
+			names = append(names, c.Stack)
+		}
+	}
+	return names, nil
+}
+
 // RemoveStack removes the containers of a stack.
 func (r *Runner) RemoveStack(_ context.Context, stack mesh.StackName) error {
 	if err := r.away(); err != nil {

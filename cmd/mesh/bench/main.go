@@ -61,7 +61,12 @@ func run() (err error) {
 	if _, err := os.Stat("/usr/bin/docker"); err == nil {
 		b.docker = "/usr/bin/docker"
 	}
-	b.env = append(os.Environ(), "HOME="+work, "GIT_CONFIG_NOSYSTEM=1", "DOCKER_BUILDKIT=1",
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, "GIT_") { // no ssh or identity of the caller's
+			b.env = append(b.env, kv)
+		}
+	}
+	b.env = append(b.env, "HOME="+work, "GIT_CONFIG_NOSYSTEM=1", "DOCKER_BUILDKIT=1",
 		"GIT_AUTHOR_NAME=b", "GIT_AUTHOR_EMAIL=b@example.test", "GIT_COMMITTER_NAME=b", "GIT_COMMITTER_EMAIL=b@example.test",
 		"GIT_SSH="+filepath.Join(work, "ssh"), "GIT_SSH_VARIANT=ssh")
 	if err := b.start("data"); err != nil {
