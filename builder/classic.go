@@ -107,14 +107,14 @@ func (j *job) classicFault(s *step, text string) error {
 		return diskFull(e.Err)
 	}
 	if code := submatch(exitCode, text); code != "" {
-		e.Text = fmt.Sprintf("'%s' exited %s", shorten(s.name, 60), code)
+		e.Text = fmt.Sprintf("'%s' exited %s", shorten(j.out.names.Replace(s.name), 60), code)
 		return e
 	}
 	if base := j.baseFault(e.Err, text, 0); base != nil {
 		return base
 	}
 	if m := submatch(missingFile, text); m != "" {
-		e.Text = fmt.Sprintf("'%s': there is no %s in the pushed tree", shorten(s.name, 60), m)
+		e.Text = fmt.Sprintf("'%s': there is no %s in the pushed tree", shorten(j.out.names.Replace(s.name), 60), m)
 	}
 	return e
 }

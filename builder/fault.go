@@ -65,7 +65,7 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 	if s != nil {
 		line, output = lines.line(s.digest), j.out.evidence(s)
 		if !s.quiet {
-			name = s.name
+			name = j.out.names.Replace(s.name) // before it is cut: half a value is one, too
 		}
 	}
 	if n := sourceLine(err); n != 0 {

@@ -138,10 +138,14 @@ func (a *attempt) fail(ctx context.Context, err error) error {
 		e = mesh.Errorf(mesh.Cancelled, "cancelled: the client went away")
 		err = e
 	case !errors.As(err, &e):
-		a.d.Logger.Error("deployment failed", "stack", a.dep.Stack, "deployment", int(a.dep.Number), "err", err)
+		a.d.Logger.Error("deployment failed", "stack", a.dep.Stack, "deployment", int(a.dep.Number), "err", a.out.clean(err.Error()))
 		e = mesh.Errorf(mesh.Failed, "mesh itself failed: %w", err).WithHint("the server's log has the details; try again")
 		err = e
 	}
+	// What goes on from here reaches git's report, the audit log and the server's.
+	f := *e
+	f.Text, f.Hint, f.Err = a.out.clean(e.Text), a.out.clean(e.Hint), nil
+	e, err = &f, &f
 	a.dep.Status, a.dep.Reason, a.dep.Ended = mesh.StatusFailed, a.out.clean(e.Text), a.d.Now().UTC()
 	if errors.Is(err, mesh.Cancelled) {
 		a.dep.Status = mesh.StatusCancelled

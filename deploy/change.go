@@ -59,7 +59,8 @@ func (d *Deployer) SetConfig(ctx context.Context, stack mesh.StackName, by mesh.
 		return nil, err
 	}
 	_, changed, err := change(st.Config)
-	if err != nil || len(changed) == 0 {
+	// What is under way may change it before this has its turn.
+	if err != nil || len(changed) == 0 && len(d.tickets(stack)) == 0 {
 		return changed, err
 	}
 	record := func() error {
@@ -141,6 +142,9 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 		}
 		st, err = d.roll(ctx, a, st, run, anew, func(ctx context.Context) (mesh.Stack, error) {
 			return d.commit(ctx, a, &r, func(s *mesh.Stack) error {
+				if s.Lock != nil && dep.Kind != mesh.DeployScale {
+					return locked(*s) // since this began
+				}
 				if also != nil {
 					also(s)
 				}
@@ -221,7 +225,7 @@ func (d *Deployer) Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyN
 	if err != nil {
 		return nil, err
 	}
-	if formationEqual(next, cur.Formation) {
+	if formationEqual(next, cur.Formation) && len(d.tickets(stack)) == 0 {
 		return next, nil
 	}
 	subject := "Scale " + formationText(next)
@@ -351,7 +355,7 @@ func (d *Deployer) Stop(ctx context.Context, stack mesh.StackName, by mesh.KeyNa
 	if st.Current == 0 {
 		return notDeployed(stack)
 	}
-	if st.Stopped {
+	if st.Stopped && len(d.tickets(stack)) == 0 {
 		return nil
 	}
 	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployStop, By: by, Subject: "Stop"}

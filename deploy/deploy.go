@@ -65,7 +65,7 @@ type Deployer struct {
 	Options
 
 	life context.Context // of Run; background work ends with it
-	end  context.CancelFunc
+	end  context.CancelCauseFunc
 	work sync.WaitGroup
 
 	mu     sync.Mutex
@@ -73,7 +73,10 @@ type Deployer struct {
 	fleets map[mesh.StackName]*fleet
 	// Containers that are started and in no fleet yet, and which of them have died.
 	starting map[string]bool
-	died     map[string]mesh.InstanceEvent
+	// Stacks whose record is gone and whose remains are being removed: their names
+	// are not free yet.
+	destroying map[mesh.StackName]bool
+	died       map[string]mesh.InstanceEvent
 }
 
 // New returns a Deployer that supervises nothing yet.
@@ -90,8 +93,8 @@ func New(o Options) *Deployer {
 	if o.Reached == nil {
 		o.Reached = func(Step, string) {}
 	}
-	d := &Deployer{Options: o, lanes: map[mesh.StackName]*lane{}, fleets: map[mesh.StackName]*fleet{}, starting: map[string]bool{}, died: map[string]mesh.InstanceEvent{}}
-	d.life, d.end = context.WithCancel(context.Background())
+	d := &Deployer{Options: o, lanes: map[mesh.StackName]*lane{}, fleets: map[mesh.StackName]*fleet{}, starting: map[string]bool{}, destroying: map[mesh.StackName]bool{}, died: map[string]mesh.InstanceEvent{}}
+	d.life, d.end = context.WithCancelCause(context.Background())
 	return d
 }
 
@@ -105,7 +108,7 @@ func (d *Deployer) Run(ctx context.Context) error {
 			d.Logger.Error("not reconciled after the engine was away", "err", err)
 		}
 	})
-	d.end()
+	d.end(mesh.Errorf(mesh.Cancelled, "mesh was stopped").WithHint("push again"))
 	d.work.Wait()
 	if ctx.Err() != nil {
 		return nil
@@ -126,6 +129,11 @@ func (d *Deployer) url(s mesh.StackName) string { return d.URL(d.host(s)) }
 func (d *Deployer) AdmitPush(ctx context.Context, key mesh.Key, stack mesh.StackName) error {
 	st, err := d.Store.Stack(ctx, stack)
 	exists := err == nil
+	if !exists && key.May(mesh.AccessDeploy, stack) {
+		if err := d.free(stack); err != nil {
+			return err
+		}
+	}
 	if err != nil && !errors.Is(err, mesh.NoStack) {
 		return err
 	}

@@ -27,9 +27,10 @@ const keepReleases = 5
 // finished.
 func (d *Deployer) Push(ctx context.Context, p mesh.Push, out io.Writer) error {
 	if _, err := d.Store.Stack(ctx, p.Stack); errors.Is(err, mesh.NoStack) {
-		_, err := d.CreateStack(ctx, p.Stack, p.By)
-		if err != nil && !errors.Is(err, mesh.Conflict) { // somebody else's first push
-			return err
+		if _, err := d.CreateStack(ctx, p.Stack, p.By); err != nil {
+			if _, serr := d.Store.Stack(ctx, p.Stack); serr != nil {
+				return err // not somebody else's first push
+			}
 		}
 	} else if err != nil {
 		return err
@@ -95,7 +96,12 @@ func (d *Deployer) push(ctx context.Context, a *attempt, p mesh.Push, tree mesh.
 	st.Stopped = false
 	st, err = d.roll(ctx, a, st, r, all, func(ctx context.Context) (mesh.Stack, error) {
 		return d.commit(ctx, a, &r, func(s *mesh.Stack) error {
-			s.Settings.Branch = p.Branch
+			if s.Lock != nil {
+				return locked(*s) // since this began
+			}
+			if s.Settings.Branch == "" {
+				s.Settings.Branch = p.Branch
+			}
 			s.Stopped = false
 			return nil
 		})
@@ -310,6 +316,9 @@ func (d *Deployer) Follow(ctx context.Context, stack mesh.StackName, commit mesh
 		if t.err != nil {
 			_, _ = fmt.Fprintf(out, "       its output: ssh mesh deployments:show -a %s %d\n", stack, t.deployment.Number)
 			return true, t.err
+		}
+		if dep, err := d.Store.Deployment(ctx, stack, t.deployment.Number); err != nil || dep.Status != mesh.StatusLive {
+			return true, errors.Join(err, mesh.Errorf(mesh.Conflict, "deployment %s was a dry run: %s is not live", t.deployment.Number, commit.Short()).WithHint("push again"))
 		}
 		_, _ = fmt.Fprintf(out, "=====> %s is live\n", commit.Short())
 		return true, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"mesh"
 )
@@ -20,6 +21,9 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 	}
 	var all []error
 	for _, st := range stacks {
+		if d.hasFleet(st.Name) {
+			continue // the deployments that are open there are alive
+		}
 		if err := d.settleRecords(ctx, st); err != nil {
 			all = append(all, fmt.Errorf("settle the records of %s: %w", st.Name, err))
 		}
@@ -43,15 +47,15 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 		by[in.Stack] = append(by[in.Stack], in)
 	}
 	for _, st := range stacks {
-		if len(d.tickets(st.Name)) > 0 {
-			d.adoptLater(st.Name) // a deployment is at work there and knows better
-			delete(by, st.Name)
+		if d.hasFleet(st.Name) {
+			// What was read above may be old by now: the lane is taken first, and all
+			// read again.
+			d.adoptLater(st.Name)
 			continue
 		}
 		if err := d.adopt(ctx, st, by[st.Name], true); err != nil {
 			all = append(all, fmt.Errorf("adopt %s: %w", st.Name, err))
 		}
-		delete(by, st.Name)
 	}
 	there, err := d.Runner.Stacks(ctx)
 	if err != nil {
@@ -187,32 +191,25 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 	return nil
 }
 
-// adoptLater adopts a stack once its deployments have ended.
+// adoptLater adopts a stack in its turn, when no deployment is at work there.
 func (d *Deployer) adoptLater(name mesh.StackName) {
-	tickets := d.tickets(name)
 	d.background(func(ctx context.Context) {
-		for _, t := range tickets {
-			select {
-			case <-t.done:
-			case <-ctx.Done():
-				return
-			}
-		}
-		st, err := d.Store.Stack(ctx, name)
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		t := &ticket{deployment: mesh.Deployment{Stack: name}, turn: make(chan struct{}), cancel: cancel, done: make(chan struct{})}
+		defer close(t.done)
+		leave, err := d.enter(ctx, t, func(mesh.Deployment) {})
 		if err != nil {
 			return
 		}
+		defer leave()
+		st, err := d.Store.Stack(ctx, name)
+		if err != nil {
+			return // destroyed meanwhile
+		}
 		running, err := d.Runner.List(ctx)
 		if err == nil {
-			var own []mesh.Instance
-			for _, in := range running {
-				if in.Stack == name {
-					own = append(own, in)
-				}
-			}
-			if len(d.tickets(name)) == 0 {
-				err = d.adopt(ctx, st, own, true)
-			}
+			err = d.adopt(ctx, st, slices.DeleteFunc(running, func(in mesh.Instance) bool { return in.Stack != name }), true)
 		}
 		if err != nil && ctx.Err() == nil {
 			d.Logger.Error("stack not adopted", "stack", name, "err", err)

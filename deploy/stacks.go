@@ -16,11 +16,14 @@ const subnetBits = 26
 
 // CreateStack records a new stack with a network of its own and routes its name.
 func (d *Deployer) CreateStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) (mesh.Stack, error) {
+	if err := d.free(name); err != nil {
+		return mesh.Stack{}, err
+	}
 	st := mesh.Stack{Name: name, Created: d.Now().UTC(), CreatedBy: by}
 	st, err := d.Store.CreateStack(ctx, st, func(taken []mesh.Stack, st mesh.Stack) (mesh.Stack, error) {
 		for _, o := range taken {
 			if slices.Contains(o.Domains, d.host(st.Name)) {
-				return st, mesh.Errorf(mesh.Conflict, "the name %s is a domain of %s", d.host(st.Name), o.Name).WithHint("choose another name")
+				return st, mesh.Errorf(mesh.Conflict, "the name %s is a domain of another stack", d.host(st.Name)).WithHint("choose another name")
 			}
 		}
 		var err error
@@ -110,6 +113,14 @@ func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mes
 		}
 	}
 	ctx = context.WithoutCancel(ctx)
+	d.mu.Lock()
+	d.destroying[name] = true
+	d.mu.Unlock()
+	defer func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.destroying, name)
+	}()
 	// The record goes first: a server that is killed from here on removes the rest
 	// when it starts.
 	if err := d.Store.DestroyStack(ctx, name); err != nil {
@@ -122,6 +133,16 @@ func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mes
 	d.Logger.Info("stack destroyed", "stack", name, "key", string(by))
 	d.removeStack(ctx, name)
 	return d.Repos.Remove(ctx, name)
+}
+
+// free tells whether a name can be taken.
+func (d *Deployer) free(name mesh.StackName) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.destroying[name] {
+		return mesh.Errorf(mesh.Conflict, "%s is being destroyed", name).WithHint("try again in a moment")
+	}
+	return nil
 }
 
 // removeTries is how often the engine is asked to let go of a stack's containers

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -237,6 +238,26 @@ func (r *Repos) init(stack mesh.StackName) error {
 // Remove deletes the repository of a stack. There may be none.
 func (r *Repos) Remove(_ context.Context, stack mesh.StackName) error {
 	return os.RemoveAll(r.path(stack))
+}
+
+// Prune deletes the repositories of stacks that are no more: those whose removal a
+// killed server did not get to. It is for the start, before anything is pushed.
+func (r *Repos) Prune(stacks []mesh.Stack) error {
+	found, err := filepath.Glob(filepath.Join(r.dir, "*.git"))
+	if err != nil {
+		return err
+	}
+	for _, path := range found {
+		name := mesh.StackName(strings.TrimSuffix(filepath.Base(path), ".git"))
+		if slices.ContainsFunc(stacks, func(s mesh.Stack) bool { return s.Name == name }) {
+			continue
+		}
+		r.log.Info("removing the repository of no stack", "stack", name)
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // kept returns the commits that clients need not send again.

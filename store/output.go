@@ -19,13 +19,14 @@ func (s *Store) outputPath(stack mesh.StackName, n mesh.DeploymentNumber) string
 	return filepath.Join(s.outputDir(stack), fmt.Sprintf("deployment-%d.log", int(n)))
 }
 
-// Output opens the recorded output of a deployment for appending. What is written
+// Output opens the recorded output of a deployment, which has none yet: a number is
+// used once in the life of a stack, and what lies there is an earlier stack's. What is written
 // can be read at once with ReadOutput; Close syncs it to disk.
 func (s *Store) Output(stack mesh.StackName, n mesh.DeploymentNumber) (io.WriteCloser, error) {
 	if err := os.MkdirAll(s.outputDir(stack), 0o700); err != nil {
 		return nil, noRoom(err)
 	}
-	f, err := os.OpenFile(s.outputPath(stack, n), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(s.outputPath(stack, n), os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, noRoom(err)
 	}

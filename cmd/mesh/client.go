@@ -173,8 +173,10 @@ func (d destination) run(words []string, stdin io.Reader, stdout, stderr io.Writ
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
 	// Ctrl-C reaches ssh as well, which is in the same process group; its status is
 	// ours.
-	signal.Ignore(os.Interrupt)
-	defer signal.Reset(os.Interrupt)
+	// (Not ignored: ssh would inherit that.)
+	interrupts := make(chan os.Signal, 1)
+	signal.Notify(interrupts, os.Interrupt)
+	defer signal.Stop(interrupts)
 	err := cmd.Run()
 	var ee *exec.ExitError
 	switch {

@@ -83,6 +83,13 @@ func (p program) serve(ctx context.Context, s settings, log *slog.Logger, stdout
 	if err != nil {
 		return err
 	}
+	stacks, err := st.Stacks(ctx)
+	if err != nil {
+		return err
+	}
+	if err := repos.Prune(stacks); err != nil {
+		return err
+	}
 	l, err := listen(ctx, s)
 	if err != nil {
 		return err

@@ -67,17 +67,34 @@ func (c *call) audit(ctx context.Context, err error) {
 	if errors.As(err, &exit) {
 		err = nil // the command ran; what it did is its own affair
 	}
+	if c.def.topic == "config" && errors.Is(err, mesh.Invalid) && !validNames(c.args) {
+		err = mesh.Errorf(mesh.Invalid, "refused: the arguments are not valid")
+	}
 	words := []string{c.def.name()}
 	for _, a := range c.args {
 		switch {
 		case c.def.verbatim:
 			a = ""
-		case c.def.topic == "config":
-			a, _, _ = strings.Cut(a, "=")
+		case c.def.topic == "config" && c.def.verb == "set":
+			name, _, ok := strings.Cut(a, "=")
+			if a = name; !ok {
+				a = "…" // a part of a value that a shell has cut in pieces
+			}
 		}
 		if a != "" {
 			words = append(words, mesh.Clip(a, 60))
 		}
 	}
 	c.Deployer.Audit(ctx, c.Key.Name, c.stack.Name, strings.Join(words, " "), err)
+}
+
+// validNames tells whether all arguments are NAME=VALUE: then an error quotes a
+// name, and otherwise perhaps a part of a value.
+func validNames(args []string) bool {
+	for _, a := range args {
+		if !strings.Contains(a, "=") {
+			return false
+		}
+	}
+	return true
 }

@@ -295,7 +295,11 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 	}
 	if len(args) > 0 && c.flags.ArgsLenAtDash() != 0 {
 		if st, ok := byName(args[0]); ok {
-			return st, args[1:], nil
+			args = args[1:]
+			if c.def.verbatim && len(args) > 0 && args[0] == "--" {
+				args = args[1:]
+			}
+			return st, args, nil
 		}
 	}
 	switch len(all) {

@@ -170,10 +170,6 @@ func runRestart(ctx context.Context, c *call) error {
 }
 
 func runStop(ctx context.Context, c *call) error {
-	if c.stack.Stopped {
-		_, _ = fmt.Fprintf(c.Stdout, "%s is stopped already\n", c.stack.Name)
-		return nil
-	}
 	if err := c.Deployer.Stop(ctx, c.stack.Name, c.Key.Name, c.Stderr); err != nil {
 		return err
 	}
