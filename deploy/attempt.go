@@ -133,14 +133,11 @@ func (a *attempt) fail(ctx context.Context, err error) error {
 	var e *mesh.Error
 	switch {
 	case ctx.Err() != nil && !a.past && errors.As(cause, &e):
-		err = cause
 	case ctx.Err() != nil && !a.past:
 		e = mesh.Errorf(mesh.Cancelled, "cancelled: the client went away")
-		err = e
 	case !errors.As(err, &e):
 		a.d.Logger.Error("deployment failed", "stack", a.dep.Stack, "deployment", int(a.dep.Number), "err", a.out.clean(err.Error()))
 		e = mesh.Errorf(mesh.Failed, "mesh itself failed: %w", err).WithHint("the server's log has the details; try again")
-		err = e
 	}
 	// What goes on from here reaches git's report, the audit log and the server's.
 	f := *e

@@ -424,6 +424,8 @@ var masks = []struct {
 }{
 	{regexp.MustCompile(`[ \t]+\n`), "\n"},
 	{regexp.MustCompile(` +CACHED\b`), ""},
+	// BuildKit shares the steps of builds that run at the same time, names included.
+	{regexp.MustCompile(`\[\d+/\d+\]`), "[STEP]"},
 	{regexp.MustCompile(`\b[0-9a-f]{40}\b`), "COMMIT40"},
 	{regexp.MustCompile(`\b[0-9a-f]{7}\b`), "COMMIT7"},
 	{regexp.MustCompile(` +\d+\.\ds\b`), " TIME"},
