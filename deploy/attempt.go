@@ -143,7 +143,7 @@ func (a *attempt) fail(ctx context.Context, err error) error {
 	f := *e
 	f.Text, f.Hint, f.Err = a.out.clean(e.Text), a.out.clean(e.Hint), nil
 	e, err = &f, &f
-	a.dep.Status, a.dep.Reason, a.dep.Ended = mesh.StatusFailed, a.out.clean(e.Text), a.d.Now().UTC()
+	a.dep.Status, a.dep.Reason, a.dep.Ended = mesh.StatusFailed, e.Text, a.d.Now().UTC()
 	if errors.Is(err, mesh.Cancelled) {
 		a.dep.Status = mesh.StatusCancelled
 	}
@@ -163,7 +163,7 @@ func (a *attempt) fail(ctx context.Context, err error) error {
 		a.detail("%s", e.Hint)
 	}
 	a.detail("%s", a.d.stillServing(after, a.dep.Stack))
-	a.d.Logger.Info("deployment not live", "stack", a.dep.Stack, "deployment", int(a.dep.Number), "status", string(a.dep.Status), "err", a.out.clean(e.Text))
+	a.d.Logger.Info("deployment not live", "stack", a.dep.Stack, "deployment", int(a.dep.Number), "status", string(a.dep.Status), "err", e.Text)
 	return &mesh.Reported{Err: err}
 }
 

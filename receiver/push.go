@@ -78,11 +78,7 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 	g.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	g.ExtraFiles = wire.Files()
 	g.Stderr = s.Stderr()
-	stdin, err := g.StdinPipe()
-	if err != nil {
-		return err
-	}
-	stdout, err := g.StdoutPipe()
+	stdin, stdout, err := pipes(g)
 	if err != nil {
 		return err
 	}

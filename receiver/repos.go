@@ -135,10 +135,7 @@ func (r *Repos) git(ctx context.Context, stack mesh.StackName, client []string, 
 	}
 	cmd := exec.CommandContext(ctx, "git", append(argv, args...)...)
 	cmd.Dir = r.home
-	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8", "HOME=" + r.home,
-		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_TERMINAL_PROMPT=0",
-	}
+	cmd.Env = r.env()
 	for _, kv := range client {
 		if k, v, _ := strings.Cut(kv, "="); k == "GIT_PROTOCOL" && gitProtocol.MatchString(v) {
 			cmd.Env = append(cmd.Env, kv)
@@ -157,6 +154,23 @@ func (r *Repos) run(ctx context.Context, stack mesh.StackName, args ...string) (
 		return "", fmt.Errorf("git %s in %s: %w: %s", args[0], stack, err, strings.TrimSpace(stderr.String()))
 	}
 	return strings.TrimSpace(string(out)), nil
+}
+
+// env is the whole environment of a git.
+func (r *Repos) env() []string {
+	return []string{
+		"PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8", "HOME=" + r.home,
+		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_TERMINAL_PROMPT=0",
+	}
+}
+
+// pipes opens both ends of a git that is about to be started.
+func pipes(g *exec.Cmd) (stdin io.WriteCloser, stdout io.ReadCloser, err error) {
+	if stdin, err = g.StdinPipe(); err != nil {
+		return nil, nil, err
+	}
+	stdout, err = g.StdoutPipe()
+	return stdin, stdout, err
 }
 
 // widen gives a pipe to git the largest buffer an unprivileged process may ask
@@ -228,7 +242,7 @@ func (r *Repos) init(stack mesh.StackName) error {
 		return err
 	}
 	cmd := exec.CommandContext(context.Background(), "git", "init", "-q", "--bare", "--template=", "-b", "main", tmp)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + r.home, "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null"}
+	cmd.Env = r.env()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("git init: %w: %s", err, bytes.TrimSpace(out))
 	}

@@ -128,11 +128,7 @@ func (r *Receiver) uploadPack(ctx context.Context, s ssh.Session, key mesh.Key, 
 	}
 	g := r.Repos.git(ctx, stack, s.Environ(), "upload-pack")
 	g.Stderr = s.Stderr()
-	stdin, err := g.StdinPipe()
-	if err != nil {
-		return err
-	}
-	stdout, err := g.StdoutPipe()
+	stdin, stdout, err := pipes(g)
 	if err != nil {
 		return err
 	}
