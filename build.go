@@ -32,18 +32,27 @@ type Build struct {
 	Stack      StackName
 	Deployment DeploymentNumber
 	Commit     Commit
-	Tree       Tree
+	Tree       Tree   // nil when From is given
 	Dockerfile string // path in the tree
+	From       From   // a prebuilt image instead of a tree
 	Config     Config // build args where the Dockerfile declares them, secrets by the same ids
 	Tags       []string
 	Labels     map[string]string
 	NoCache    bool
 }
 
+// From names a prebuilt image. The zero value names none.
+type From struct {
+	Ref     string    // as people write it: "redis:7", "ghcr.example/app@sha256:…"
+	Archive io.Reader // what "docker save" has written, Ref among it; nil: a registry has it
+	Local   bool      // take the engine's own copy and ask no registry
+}
+
 // Image is a built or pulled image, as far as running it needs to know.
 type Image struct {
 	ID         string // what the engine calls it: identity
 	Ref        string // "mesh/blog:1a2b3c4", for people
+	Digest     string // of the prebuilt image that it was made from: "redis@sha256:…"; else empty
 	Size       int64  // bytes
 	Entrypoint []string
 	Cmd        []string

@@ -78,6 +78,34 @@ type OneOff struct {
 	Resize  <-chan WindowSize // with TTY; nil: never. The caller closes it.
 }
 
+// DetachedRun is a one-off command that runs, or has run, with nobody connected.
+// It is kept, ended or not, until its time is up.
+type DetachedRun struct {
+	Stack    StackName
+	Name     string // "run.4211"
+	ID       string // the container's
+	By       KeyName
+	Command  string // as written
+	Started  time.Time
+	Until    time.Time // when it is ended and removed
+	Running  bool
+	ExitCode int // once it has ended
+	OOM      bool
+}
+
+// Exec is a further command in the container of a running instance.
+type Exec struct {
+	ID     string // the container's
+	Name   string // "web.1"
+	Words  []string
+	TTY    bool
+	Stdin  io.Reader         // nil: none
+	Stdout io.Writer         // with TTY, all output
+	Stderr io.Writer         // unused with TTY
+	Size   WindowSize        // of the TTY
+	Resize <-chan WindowSize // with TTY; nil: never. The caller closes it.
+}
+
 // WindowSize is a terminal's, in characters.
 type WindowSize struct{ Width, Height int }
 
@@ -93,15 +121,17 @@ type LogQuery struct {
 	Stack    StackName
 	Service  ServiceName // empty: all
 	Instance InstanceName
+	Run      string    // a detached run, "run.4211", instead of instances
+	Caught   func()    // called once, when what there was has been given and Follow goes on; may be nil
 	Lines    int       // the last so many; negative: all
 	Since    time.Time // zero: from the beginning
 	Follow   bool      // go on with what comes, from instances started later too, until the context ends
 }
 
-// LogLine is one line that an instance printed.
+// LogLine is one line of a stack's log.
 type LogLine struct {
 	At     time.Time
-	Source string // "app"
+	Source string // "app": an instance printed it; "router", "mesh"
 	Name   string // "web.1"
 	Text   string // without the line end
 }
@@ -157,5 +187,6 @@ type Run struct {
 	Stdin  io.Reader
 	Stdout io.Writer
 	Stderr io.Writer
+	Size   WindowSize // of the TTY
 	Resize <-chan WindowSize
 }

@@ -27,6 +27,19 @@ func (r RefUpdate) Tag() string {
 	return t
 }
 
+// Upload is a source that comes without git: a tree, or a prebuilt image.
+type Upload struct {
+	Stack      StackName
+	By         KeyName
+	Tree       Tree   // nil when From is given
+	ID         string // identifies the tree's content, in hex
+	Subject    string // what it is, for the record: "the working directory at 1a2b3c4"
+	Dockerfile string // path in the tree, instead of the stack's setting
+	From       From
+	NoCache    bool // build every step anew
+	DryRun     bool // build, then stop; nothing changes
+}
+
 // Push is a commit on its way to be deployed.
 type Push struct {
 	Stack   StackName

@@ -25,6 +25,7 @@ type Stack struct {
 	Lock       *Lock                           // nil: releases may be made
 	Subnet     netip.Prefix                    // of the stack's own network
 	Domains    []Host                          // added ones; the stack's own name under the base domain is not among them
+	Was        StackName                       // its name before a rename whose files have not been moved yet; else empty
 	LastNumber DeploymentNumber                // the last deployment begun
 }
 
@@ -44,6 +45,7 @@ type Settings struct {
 	CheckTimeout time.Duration // how long an instance may take to become healthy; 0: DefaultCheckTimeout
 	Drain        time.Duration // how long requests in flight may take when an instance retires; 0: DefaultDrain
 	StopTimeout  time.Duration // from SIGTERM to SIGKILL; 0: DefaultStopTimeout
+	ReleaseTime  time.Duration // how long the release command may take; 0: DefaultReleaseTime
 }
 
 // Defaults of Settings.
@@ -51,14 +53,16 @@ const (
 	DefaultCheckTimeout = 60 * time.Second
 	DefaultDrain        = 30 * time.Second
 	DefaultStopTimeout  = 30 * time.Second
+	DefaultReleaseTime  = time.Hour
 	DefaultDockerfile   = "Dockerfile"
 )
 
 // ServiceSettings are what svc:update says of a service. Zero fields say nothing.
 type ServiceSettings struct {
-	Command string
-	Memory  int64   // bytes
-	CPUs    float64 // cores
+	Command     string
+	Memory      int64         // bytes
+	CPUs        float64       // cores
+	StopTimeout time.Duration // from SIGTERM to SIGKILL
 }
 
 // Formation is how many instances of each service are wanted.
@@ -94,7 +98,10 @@ type Release struct {
 	By          KeyName
 	Description string // "Deploy 1a2b3c4", "Set GREETING", "Rollback to v3"
 	Deployment  DeploymentNumber
-	Commit      Commit // what the image was built from; empty when not from git
+	Commit      Commit                 // what the image was built from; empty when not from git
+	Elsewhere   bool                   // Commit is in the repository of the stack that this was promoted from
+	Source      string                 // what the image was made from, when not from a push: "an upload of 1a2b3c4", "the image redis:7"
+	Procfile    map[ServiceName]string // what the source's Procfile says, the release command included; nil: it has none
 	Image       Image
 	Config      Config
 	Formation   Formation
@@ -107,6 +114,8 @@ type Service struct {
 	From    string  // where the command comes from: "image", "Procfile", "svc:update"
 	Memory  int64   // bytes; 0: no limit
 	CPUs    float64 // cores; 0: no limit
+
+	StopTimeout time.Duration // from SIGTERM to SIGKILL; 0: the stack's
 }
 
 // DeploymentKind says what a deployment was asked for.
@@ -122,6 +131,10 @@ const (
 	DeployStop     DeploymentKind = "stop"
 	DeployRollback DeploymentKind = "rollback"
 	DeployServices DeploymentKind = "services"
+	DeployUpload   DeploymentKind = "upload"
+	DeployImage    DeploymentKind = "image"
+	DeployPromote  DeploymentKind = "promote"
+	DeployRename   DeploymentKind = "rename"
 )
 
 // DeploymentStatus is how far a deployment has come.

@@ -44,6 +44,31 @@ func (b *Builder) Collect(ctx context.Context, stack mesh.StackName, keep map[st
 	return nil
 }
 
+// Rename gives the images that this server has tagged mesh/<from>:… the same tags
+// below mesh/<to>, and takes the old ones away. It may be called again.
+func (b *Builder) Rename(ctx context.Context, from, to mesh.StackName) error {
+	found, err := b.cli.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(
+		filters.Arg("reference", "mesh/"+string(from)), filters.Arg("label", labelServer+"="+b.server))})
+	if err != nil {
+		return b.fault(ctx, "list the images of "+string(from), err)
+	}
+	for _, i := range found {
+		for _, ref := range i.RepoTags {
+			tag, ours := strings.CutPrefix(ref, "mesh/"+string(from)+":")
+			if !ours {
+				continue
+			}
+			if err := b.cli.ImageTag(ctx, i.ID, "mesh/"+string(to)+":"+tag); err != nil {
+				return b.fault(ctx, "tag "+ref+" for "+string(to), err)
+			}
+			if err := b.removeImage(ctx, ref); err != nil {
+				return b.fault(ctx, "untag "+ref, err)
+			}
+		}
+	}
+	return nil
+}
+
 // collect takes the tags away first and then what is left. An engine with
 // images in containerd removes nothing by ID that has tags; others remove the
 // image with its last tag.

@@ -34,6 +34,11 @@ const heartbeat = 30 * time.Second
 // is the verdict; it is recorded, printed to out, and returned. When ctx ends
 // before do has committed, do must undo what it did and return.
 func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writer, do func(context.Context, *attempt) error) (err error) {
+	if dep.Kind != mesh.DeployRename {
+		if err := d.free(dep.Stack); err != nil {
+			return err
+		}
+	}
 	dep.Created, dep.Status = d.Now().UTC(), mesh.StatusWaiting
 	dep, err = d.Store.BeginDeployment(ctx, dep)
 	if err != nil {

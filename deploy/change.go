@@ -125,6 +125,7 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 		}
 		a.out.mask(st.Config, cur.Config)
 		r := d.release(a, st, cur.Image, cur.Commit, st.Config, cur.Services, formation(st, cur.Services), description)
+		r.Source, r.Procfile, r.Elsewhere = cur.Source, cur.Procfile, cur.Elsewhere
 		also, err := change(ctx, a, st, &r)
 		if err != nil {
 			return err
@@ -140,7 +141,7 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 		if dep.Kind == mesh.DeployScale {
 			anew = none
 		}
-		st, err = d.roll(ctx, a, st, run, anew, func(ctx context.Context) (mesh.Stack, error) {
+		st, err = d.roll(ctx, a, st, run, anew, func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
 			return d.commit(ctx, a, &r, func(s *mesh.Stack) error {
 				if s.Lock != nil && dep.Kind != mesh.DeployScale {
 					return locked(*s) // since this began
@@ -334,7 +335,7 @@ func (d *Deployer) rerun(ctx context.Context, dep mesh.Deployment, out io.Writer
 			return err
 		}
 		st.Stopped = false
-		st, err = d.roll(ctx, a, st, r, anew, func(ctx context.Context) (mesh.Stack, error) {
+		st, err = d.roll(ctx, a, st, r, anew, func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
 			return d.commit(ctx, a, nil, func(s *mesh.Stack) error { s.Stopped = false; return nil })
 		})
 		if err != nil {
@@ -369,7 +370,7 @@ func (d *Deployer) Stop(ctx context.Context, stack mesh.StackName, by mesh.KeyNa
 			return err
 		}
 		r.Formation = nil
-		st, err = d.roll(ctx, a, st, r, none, func(ctx context.Context) (mesh.Stack, error) {
+		st, err = d.roll(ctx, a, st, r, none, func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
 			return d.commit(ctx, a, nil, func(s *mesh.Stack) error { s.Stopped = true; return nil })
 		})
 		if err != nil {
@@ -408,6 +409,7 @@ func (d *Deployer) Rollback(ctx context.Context, stack mesh.StackName, by mesh.K
 	return d.rerelease(ctx, dep, out, subject, func(_ context.Context, a *attempt, st mesh.Stack, r *mesh.Release) (func(*mesh.Stack), error) {
 		a.out.mask(st.Config, target.Config)
 		r.Image, r.Commit, r.Config, r.Services = target.Image, target.Commit, target.Config, target.Services
+		r.Source, r.Procfile, r.Elsewhere = target.Source, target.Procfile, target.Elsewhere
 		r.Formation = formation(st, target.Services)
 		return func(s *mesh.Stack) { s.Config = target.Config }, nil
 	})

@@ -76,7 +76,12 @@ type Deployer struct {
 	// Stacks whose record is gone and whose remains are being removed: their names
 	// are not free yet.
 	destroying map[mesh.StackName]bool
-	died       map[string]mesh.InstanceEvent
+	// The old and the new names of stacks that are being renamed: no deployment may
+	// begin there.
+	renaming map[mesh.StackName]bool
+
+	detached chan struct{} // holds one when a detached run has been started
+	died     map[string]mesh.InstanceEvent
 }
 
 // New returns a Deployer that supervises nothing yet.
@@ -93,7 +98,8 @@ func New(o Options) *Deployer {
 	if o.Reached == nil {
 		o.Reached = func(Step, string) {}
 	}
-	d := &Deployer{Options: o, lanes: map[mesh.StackName]*lane{}, fleets: map[mesh.StackName]*fleet{}, starting: map[string]bool{}, destroying: map[mesh.StackName]bool{}, died: map[string]mesh.InstanceEvent{}}
+	d := &Deployer{Options: o, lanes: map[mesh.StackName]*lane{}, fleets: map[mesh.StackName]*fleet{}, starting: map[string]bool{}, destroying: map[mesh.StackName]bool{}, renaming: map[mesh.StackName]bool{}, died: map[string]mesh.InstanceEvent{}}
+	d.detached = make(chan struct{}, 1)
 	d.life, d.end = context.WithCancelCause(context.Background())
 	return d
 }
@@ -103,6 +109,7 @@ func New(o Options) *Deployer {
 // which leaves containers alone: what has not been retired by then is retired at
 // the next start.
 func (d *Deployer) Run(ctx context.Context) error {
+	d.background(d.expireRuns)
 	err := d.Runner.Watch(ctx, d.event, func() {
 		if err := d.Reconcile(ctx); err != nil && ctx.Err() == nil {
 			d.Logger.Error("not reconciled after the engine was away", "err", err)
@@ -129,7 +136,7 @@ func (d *Deployer) url(s mesh.StackName) string { return d.URL(d.host(s)) }
 func (d *Deployer) AdmitPush(ctx context.Context, key mesh.Key, stack mesh.StackName) error {
 	st, err := d.Store.Stack(ctx, stack)
 	exists := err == nil
-	if !exists && key.May(mesh.AccessDeploy, stack) {
+	if key.May(mesh.AccessDeploy, stack) {
 		if err := d.free(stack); err != nil {
 			return err
 		}
@@ -199,7 +206,9 @@ func (d *Deployer) RepoState(ctx context.Context, stack mesh.StackName) (mesh.Re
 		if err != nil {
 			return mesh.RepoState{}, err
 		}
-		state.Commit = r.Commit
+		if !r.Elsewhere {
+			state.Commit = r.Commit
+		}
 	}
 	return state, nil
 }

@@ -22,6 +22,9 @@ type Builder interface {
 	Tag(ctx context.Context, imageID, ref string) error
 	// Present tells whether the image is still in the engine.
 	Present(ctx context.Context, imageID string) (bool, error)
+	// Rename gives the images that are tagged mesh/<from>:… the same tags below
+	// mesh/<to>, and takes the old ones away. It may be called again.
+	Rename(ctx context.Context, from, to mesh.StackName) error
 	// Collect removes the images of a stack, those tagged mesh/<stack>:… , whose
 	// IDs keep does not have. It leaves what a container uses.
 	Collect(ctx context.Context, stack mesh.StackName, keep map[string]bool) error
@@ -56,6 +59,15 @@ type Runner interface {
 	// returns its exit code. The container is gone when it returns, also when ctx
 	// ended.
 	RunOneOff(ctx context.Context, o mesh.OneOff) (int, error)
+	// Detach starts one container that runs a command with nobody connected, and
+	// returns; run has what is to be remembered of it.
+	Detach(ctx context.Context, o mesh.OneOff, run mesh.DetachedRun) (mesh.DetachedRun, error)
+	// Detached lists the detached runs of a stack, or of all when it is empty, those
+	// that have ended too.
+	Detached(ctx context.Context, stack mesh.StackName) ([]mesh.DetachedRun, error)
+	// Exec runs a further command in the container of a running instance, connected
+	// to the given streams, and returns its exit code. It is ended when ctx is.
+	Exec(ctx context.Context, e mesh.Exec) (int, error)
 	// Sweep removes this server's one-off containers. It is for the start, when
 	// none can be wanted.
 	Sweep(ctx context.Context) error
@@ -87,6 +99,9 @@ type Repos interface {
 	// Reset makes the deploy branch point to what is deployed, whatever it points
 	// to. Stacks without a repository are no error.
 	Reset(ctx context.Context, stack mesh.StackName, state mesh.RepoState) error
+	// Rename moves the repository of a stack. Without one it does nothing, so it may
+	// be called again.
+	Rename(ctx context.Context, from, to mesh.StackName) error
 	// Remove deletes the repository.
 	Remove(ctx context.Context, stack mesh.StackName) error
 }
@@ -123,6 +138,12 @@ type Store interface {
 	// number, which must be r.Number, and makes it current. change is applied to
 	// the stack in the same transaction.
 	Commit(ctx context.Context, d mesh.Deployment, r *mesh.Release, change func(*mesh.Stack) error) (mesh.Stack, error)
+
+	// RenameStack gives the stack of d another name, with all that is recorded of
+	// it, and makes d live in the same transaction. The stack's Was is its old name
+	// until FinishRename has moved its recorded output, which may be called again.
+	RenameStack(ctx context.Context, d mesh.Deployment, to mesh.StackName, change func(*mesh.Stack) error) (mesh.Stack, error)
+	FinishRename(ctx context.Context, name mesh.StackName) (mesh.Stack, error)
 
 	// AddAudit records what somebody did.
 	AddAudit(ctx context.Context, e mesh.AuditEntry) error

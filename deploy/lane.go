@@ -42,13 +42,13 @@ func (d *Deployer) enter(ctx context.Context, t *ticket, wait func(mesh.Deployme
 		d.mu.Unlock()
 		return func() { d.leave(stack, t) }, nil
 	}
-	if t.deployment.Kind == mesh.DeployPush {
+	if brings(t) {
 		for _, w := range l.waiting {
-			if w.deployment.Kind == mesh.DeployPush {
+			if brings(w) {
 				w.cancel(mesh.Errorf(mesh.Cancelled, "replaced by a newer push, deployment %s", t.deployment.Number))
 			}
 		}
-		l.waiting = slices.DeleteFunc(l.waiting, func(w *ticket) bool { return w.deployment.Kind == mesh.DeployPush })
+		l.waiting = slices.DeleteFunc(l.waiting, brings)
 	}
 	l.waiting = append(l.waiting, t)
 	ahead := l.running.deployment
@@ -62,6 +62,16 @@ func (d *Deployer) enter(ctx context.Context, t *ticket, wait func(mesh.Deployme
 		d.leave(stack, t)
 		return nil, context.Cause(ctx)
 	}
+}
+
+// brings tells whether a deployment brings a source of its own: of those, only the
+// last one matters.
+func brings(t *ticket) bool {
+	switch t.deployment.Kind {
+	case mesh.DeployPush, mesh.DeployUpload, mesh.DeployImage, mesh.DeployPromote:
+		return true
+	}
+	return false
 }
 
 // leave gives the lane to the next one, or takes t out of the queue.

@@ -8,13 +8,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"mesh"
 )
-
-// releaseTimeout is how long a release command may take.
-const releaseTimeout = time.Hour
 
 // keepReleases is of how many releases before the current one the images stay,
 // so that a rollback needs no build.
@@ -26,13 +22,7 @@ const keepReleases = 5
 // before the release is recorded, everything is undone; after that the rollout is
 // finished.
 func (d *Deployer) Push(ctx context.Context, p mesh.Push, out io.Writer) error {
-	if _, err := d.Store.Stack(ctx, p.Stack); errors.Is(err, mesh.NoStack) {
-		if _, err := d.CreateStack(ctx, p.Stack, p.By); err != nil {
-			if _, serr := d.Store.Stack(ctx, p.Stack); serr != nil {
-				return err // not somebody else's first push
-			}
-		}
-	} else if err != nil {
+	if err := d.ensureStack(ctx, p.Stack, p.By); err != nil {
 		return err
 	}
 	tree, subject, closeTree, err := d.Repos.Open(ctx, p.Stack, p.Commit)
@@ -44,7 +34,22 @@ func (d *Deployer) Push(ctx context.Context, p mesh.Push, out io.Writer) error {
 		defer closeTree()
 		defer func() { d.Audit(ctx, p.By, p.Stack, "push "+p.Commit.Short(), err) }()
 		return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
-			return d.push(ctx, a, p, tree)
+			return d.deploySource(ctx, a, source{
+				commit: p.Commit, branch: p.Branch, tree: tree, tag: p.Commit.Short(), description: "Deploy " + p.Commit.Short(),
+				noCache: p.NoCache, dryRun: p.DryRun,
+				admit: func(st mesh.Stack) error {
+					// Another first push may have settled the branch while this one waited.
+					if b := st.Settings.Branch; b != "" && b != p.Branch {
+						return mesh.Errorf(mesh.Denied, "%s deploys %s only: git push mesh %s:%s", p.Stack, b, p.Branch, b)
+					}
+					return nil
+				},
+				change: func(s *mesh.Stack) {
+					if s.Settings.Branch == "" {
+						s.Settings.Branch = p.Branch
+					}
+				},
+			})
 		})
 	}
 	if !p.Detach {
@@ -55,52 +60,77 @@ func (d *Deployer) Push(ctx context.Context, p mesh.Push, out io.Writer) error {
 	return nil
 }
 
-func (d *Deployer) push(ctx context.Context, a *attempt, p mesh.Push, tree mesh.Tree) error {
-	st, err := d.Store.Stack(ctx, p.Stack)
+// source is what a deployment takes its image from.
+type source struct {
+	commit      mesh.Commit
+	branch      string                 // of a push
+	tree        mesh.Tree              // nil: a prebuilt image
+	from        mesh.From              // the prebuilt image
+	image       *mesh.Image            // one that is there already: nothing is built
+	procs       procs                  // the services, when there is no tree to read them from
+	dockerfile  string                 // instead of the stack's setting
+	tag         string                 // the image's name behind the colon
+	description string                 // of the release
+	text        string                 // of the release: what it was made from, when not from a push
+	noCache     bool                   // build every step anew
+	dryRun      bool                   // build, then stop
+	admit       func(mesh.Stack) error // may refuse, in the deployment's turn; may be nil
+	change      func(*mesh.Stack)      // to the stack, with the release; may be nil
+}
+
+type procs = map[mesh.ServiceName]string
+
+// deploySource makes a release out of a source and rolls it out: build, release
+// command, start, check, switch. It is what an attempt does.
+func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) error {
+	st, err := d.Store.Stack(ctx, a.dep.Stack)
 	if err != nil {
 		return err
 	}
 	if st.Lock != nil {
 		return locked(st)
 	}
-	// Another first push may have settled the branch while this one waited.
-	if b := st.Settings.Branch; b != "" && b != p.Branch {
-		return mesh.Errorf(mesh.Denied, "%s deploys %s only: git push mesh %s:%s", p.Stack, b, p.Branch, b)
+	if src.admit != nil {
+		if err := src.admit(st); err != nil {
+			return err
+		}
 	}
 	if a.next, err = d.nextRelease(ctx, st.Name); err != nil {
 		return err
 	}
 	a.out.mask(st.Config)
-	procs, err := procfile(tree)
-	if err != nil {
-		return phaseFailed("build failed", err)
+	if src.tree != nil {
+		if src.procs, err = procfile(src.tree); err != nil {
+			return phaseFailed("build failed", err)
+		}
 	}
-	img, err := d.build(ctx, a, st, p, tree)
+	img, err := d.image(ctx, a, st, src)
 	if err != nil {
-		return phaseFailed("build failed", err)
+		return err
 	}
 	d.Reached(StepBuilt, string(st.Name))
-	svcs := services(st, procs)
-	r := d.release(a, st, img, p.Commit, st.Config, svcs, formation(st, svcs), "Deploy "+p.Commit.Short())
+	svcs := services(st, src.procs)
+	r := d.release(a, st, img, src.commit, st.Config, svcs, formation(st, svcs), src.description)
+	r.Source, r.Procfile, r.Elsewhere = src.text, src.procs, src.image != nil
 	if _, err := specs(st, r, a.dep.Number); err != nil {
 		return err
 	}
-	if p.DryRun {
+	if src.dryRun {
 		a.dep.Status, a.dep.Ended = mesh.StatusDryRun, d.Now().UTC()
 		a.out.say("=====> Dry run: the build succeeded, and nothing has changed")
 		return d.Store.UpdateDeployment(ctx, a.dep)
 	}
-	if err := d.releaseCommand(ctx, a, st, r, procs[mesh.ReleaseCommand]); err != nil {
+	if err := d.releaseCommand(ctx, a, st, r); err != nil {
 		return err
 	}
 	st.Stopped = false
-	st, err = d.roll(ctx, a, st, r, all, func(ctx context.Context) (mesh.Stack, error) {
+	st, err = d.roll(ctx, a, st, r, all, func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
 		return d.commit(ctx, a, &r, func(s *mesh.Stack) error {
 			if s.Lock != nil {
 				return locked(*s) // since this began
 			}
-			if s.Settings.Branch == "" {
-				s.Settings.Branch = p.Branch
+			if src.change != nil {
+				src.change(s)
 			}
 			s.Stopped = false
 			return nil
@@ -138,22 +168,46 @@ func (d *Deployer) commit(ctx context.Context, a *attempt, r *mesh.Release, chan
 	return st, nil
 }
 
-func (d *Deployer) build(ctx context.Context, a *attempt, st mesh.Stack, p mesh.Push, tree mesh.Tree) (mesh.Image, error) {
-	file := st.Settings.Dockerfile
-	if file == "" {
-		file = mesh.DefaultDockerfile
-	}
+// image makes the image of a source, or takes the one that is there.
+func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src source) (mesh.Image, error) {
 	began := d.Now()
-	a.step("building", "Building with ./%s", file)
-	img, err := d.Builder.Build(ctx, mesh.Build{
-		Stack: st.Name, Deployment: a.dep.Number, Commit: p.Commit, Tree: tree, Dockerfile: file, Config: st.Config, NoCache: p.NoCache,
-		Tags: []string{fmt.Sprintf("mesh/%s:%s", st.Name, p.Commit.Short())},
+	if src.tag == "" {
+		src.tag = fmt.Sprintf("deployment-%d", int(a.dep.Number))
+	}
+	b := mesh.Build{
+		Stack: st.Name, Deployment: a.dep.Number, Commit: src.commit, Tree: src.tree, From: src.from, Config: st.Config, NoCache: src.noCache,
+		Tags: []string{fmt.Sprintf("mesh/%s:%s", st.Name, src.tag)},
 		Labels: map[string]string{
-			"mesh.stack": string(st.Name), "mesh.commit": string(p.Commit), "mesh.deployment": fmt.Sprint(int(a.dep.Number)),
+			"mesh.stack": string(st.Name), "mesh.commit": string(src.commit), "mesh.deployment": fmt.Sprint(int(a.dep.Number)),
 		},
-	}, a.out)
+	}
+	switch {
+	case src.image != nil:
+		img := *src.image
+		img.Ref = b.Tags[0]
+		if err := d.Builder.Tag(ctx, img.ID, img.Ref); err != nil {
+			return img, err
+		}
+		a.detail("%s  %s", img.Ref, megabytes(img.Size))
+		return img, nil
+	case src.tree == nil:
+		b.Config = nil
+		a.step("getting the image", "Image %s", src.from.Ref)
+	default:
+		if b.Dockerfile = src.dockerfile; b.Dockerfile == "" {
+			b.Dockerfile = st.Settings.Dockerfile
+		}
+		if b.Dockerfile == "" {
+			b.Dockerfile = mesh.DefaultDockerfile
+		}
+		a.step("building", "Building with ./%s", b.Dockerfile)
+	}
+	img, err := d.Builder.Build(ctx, b, a.out)
 	if err != nil {
-		return img, err
+		return img, phaseFailed("build failed", err)
+	}
+	if img.Digest != "" {
+		a.detail("digest %s", img.Digest)
 	}
 	a.timed(began, "%s  %s", img.Ref, megabytes(img.Size))
 	return img, nil
@@ -168,8 +222,8 @@ func megabytes(n int64) string {
 
 // releaseCommand runs what has to be done once before the new release gets
 // traffic, with its image and config: migrations, say.
-func (d *Deployer) releaseCommand(ctx context.Context, a *attempt, st mesh.Stack, r mesh.Release, fromProcfile string) error {
-	command := fromProcfile
+func (d *Deployer) releaseCommand(ctx context.Context, a *attempt, st mesh.Stack, r mesh.Release) error {
+	command := r.Procfile[mesh.ReleaseCommand]
 	if len(st.Release) > 0 {
 		command = strings.Join(st.Release, " ")
 	}
@@ -184,7 +238,11 @@ func (d *Deployer) releaseCommand(ctx context.Context, a *attempt, st mesh.Stack
 	if err != nil {
 		return phaseFailed("release command failed", err)
 	}
-	rctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+	timeout := st.Settings.ReleaseTime
+	if timeout == 0 {
+		timeout = mesh.DefaultReleaseTime
+	}
+	rctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	tail := newTail(a.out)
 	code := 0
@@ -199,7 +257,9 @@ func (d *Deployer) releaseCommand(ctx context.Context, a *attempt, st mesh.Stack
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case rctx.Err() != nil:
-		return mesh.Errorf(mesh.Failed, "release command failed: %q took longer than %s", mesh.Clip(command, 60), releaseTimeout)
+		e := mesh.Errorf(mesh.Failed, "release command failed: %q took longer than %s", mesh.Clip(command, 60), timeout)
+		e.Output = tail.last
+		return e.WithHint("it has been ended; give it longer with: ssh mesh build:set -a %s release-timeout=%s", st.Name, 2*timeout)
 	case err != nil:
 		return phaseFailed("release command failed", err)
 	case code != 0:

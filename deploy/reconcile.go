@@ -20,9 +20,14 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 		return err
 	}
 	var all []error
-	for _, st := range stacks {
+	for i, st := range stacks {
 		if d.hasFleet(st.Name) {
 			continue // the deployments that are open there are alive
+		}
+		if st.Was != "" {
+			if stacks[i], err = d.finishRename(ctx, st); err != nil {
+				all = append(all, err)
+			}
 		}
 		if err := d.settleRecords(ctx, st); err != nil {
 			all = append(all, fmt.Errorf("settle the records of %s: %w", st.Name, err))
@@ -63,6 +68,9 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 	}
 	for _, name := range there {
 		if _, err := d.Store.Stack(ctx, name); errors.Is(err, mesh.NoStack) {
+			if slices.ContainsFunc(stacks, func(s mesh.Stack) bool { return s.Was == name }) {
+				continue // its images are another stack's now
+			}
 			d.Logger.Info("removing what belongs to no stack", "stack", name)
 			d.removeStack(ctx, name)
 		}

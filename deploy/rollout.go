@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -47,7 +48,7 @@ func services(st mesh.Stack, fromProcfile map[mesh.ServiceName]string) map[mesh.
 		if s.From == "" {
 			s.From = "image"
 		}
-		s.Memory, s.CPUs = set.Memory, set.CPUs
+		s.Memory, s.CPUs, s.StopTimeout = set.Memory, set.CPUs, set.StopTimeout
 		out[name] = s
 	}
 	return out
@@ -142,8 +143,9 @@ func check(st mesh.Stack, svc mesh.ServiceName) mesh.Check {
 // retires what r leaves out. Instances that run the same already stay, except
 // those of services that anew names. When anything fails before commit has
 // succeeded, the new instances are gone again and nothing has changed. From
-// commit on, the rollout is finished whether or not ctx ends.
-func (d *Deployer) roll(ctx context.Context, a *attempt, st mesh.Stack, r mesh.Release, anew func(mesh.ServiceName) bool, commit func(context.Context) (mesh.Stack, error)) (mesh.Stack, error) {
+// commit on, the rollout is finished whether or not ctx ends. commit gets st with
+// the subnet that the instances are in.
+func (d *Deployer) roll(ctx context.Context, a *attempt, st mesh.Stack, r mesh.Release, anew func(mesh.ServiceName) bool, commit func(context.Context, mesh.Stack) (mesh.Stack, error)) (mesh.Stack, error) {
 	want, err := specs(st, r, a.dep.Number)
 	if err != nil {
 		return st, err
@@ -189,7 +191,7 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, st mesh.Stack, r mesh.R
 		return st, context.Cause(ctx)
 	}
 	ctx = context.WithoutCancel(ctx)
-	if st, err = commit(ctx); err != nil {
+	if st, err = commit(ctx, st); err != nil {
 		undo()
 		return st, err
 	}
@@ -313,17 +315,20 @@ func (d *Deployer) stopAll(ctx context.Context, ins []mesh.Instance, grace time.
 }
 
 // retire lets instances that no route has finish what they are serving, in the
-// background, and stops them.
-func (d *Deployer) retire(st mesh.Stack, ins []mesh.Instance) {
-	drain, grace := st.Settings.Drain, st.Settings.StopTimeout
-	if drain == 0 {
-		drain = mesh.DefaultDrain
-	}
-	if grace == 0 {
-		grace = mesh.DefaultStopTimeout
-	}
+// background, and stops them. What it returns waits for that, and tells whether
+// ctx did not end first.
+func (d *Deployer) retire(st mesh.Stack, ins []mesh.Instance) (retired func(context.Context) bool) {
+	drain := cmp.Or(st.Settings.Drain, mesh.DefaultDrain)
+	releases := map[mesh.ReleaseNumber]mesh.Release{}
+	done := make(chan struct{}, len(ins))
 	for _, in := range ins {
+		if _, read := releases[in.Release]; !read {
+			// One that cannot be read says nothing of its own.
+			releases[in.Release], _ = d.Store.Release(context.Background(), st.Name, in.Release)
+		}
+		grace := cmp.Or(releases[in.Release].Services[in.Name.Service].StopTimeout, st.Settings.StopTimeout, mesh.DefaultStopTimeout)
 		d.background(func(ctx context.Context) {
+			defer func() { done <- struct{}{} }()
 			dctx, cancel := context.WithTimeout(ctx, drain)
 			defer cancel()
 			if err := d.Router.Drain(dctx, in.ID); err != nil && ctx.Err() == nil {
@@ -337,6 +342,12 @@ func (d *Deployer) retire(st mesh.Stack, ins []mesh.Instance) {
 			}
 			d.forget(in.ID)
 		})
+	}
+	return func(ctx context.Context) bool {
+		for range ins {
+			<-done
+		}
+		return ctx.Err() == nil
 	}
 }
 

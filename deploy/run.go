@@ -2,40 +2,205 @@ package deploy
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"time"
 
 	"mesh"
 )
 
-// RunCommand runs a one-off command with the image and config of the current
-// release, and returns its exit code. Its container is gone when it returns.
-func (d *Deployer) RunCommand(ctx context.Context, run mesh.Run) (int, error) {
+// runName is what detached runs are numbered under: run.4211.
+const runName mesh.ServiceName = "run"
+
+// runLife is how long a detached run and its output are kept, whether or not it
+// has ended.
+const runLife = 24 * time.Hour
+
+// keepRuns is how many ended runs of a stack stay to be looked at.
+const keepRuns = 20
+
+// oneOff is a command with the image and config of the current release.
+func (d *Deployer) oneOff(ctx context.Context, run mesh.Run, name mesh.InstanceName) (mesh.OneOff, error) {
 	st, err := d.Store.Stack(ctx, run.Stack)
 	if err != nil {
-		return 0, err
+		return mesh.OneOff{}, err
 	}
 	if st.Current == 0 {
-		return 0, notDeployed(run.Stack)
+		return mesh.OneOff{}, notDeployed(run.Stack)
 	}
 	r, err := d.Store.Release(ctx, run.Stack, st.Current)
 	if err != nil {
-		return 0, err
+		return mesh.OneOff{}, err
 	}
 	if err := d.imagePresent(ctx, r); err != nil {
-		return 0, err
+		return mesh.OneOff{}, err
 	}
-	e := env(r, mesh.InstanceName{Service: "run", Slot: 1})
-	for k, v := range run.Env {
-		e[k] = v
-	}
+	e := env(r, name)
+	maps.Copy(e, run.Env)
 	p := mesh.Process{Entrypoint: run.Words}
 	if r.Image.Shell {
 		if p, err = Process(run.Line, mesh.Image{Shell: true}, e); err != nil {
-			return 0, err
+			return mesh.OneOff{}, err
 		}
 	}
-	d.Logger.Info("command run", "stack", run.Stack, "key", string(run.By))
-	return d.Runner.RunOneOff(ctx, mesh.OneOff{
-		Stack: run.Stack, Name: "run", Image: r.Image.ID, Process: p, Env: e, Subnet: st.Subnet,
+	return mesh.OneOff{
+		Stack: run.Stack, Name: string(name.Service), Image: r.Image.ID, Process: p, Env: e, Subnet: st.Subnet,
 		TTY: run.TTY, Stdin: run.Stdin, Stdout: run.Stdout, Stderr: run.Stderr, Resize: run.Resize,
+	}, nil
+}
+
+// RunCommand runs a one-off command with the image and config of the current
+// release, and returns its exit code. Its container is gone when it returns.
+func (d *Deployer) RunCommand(ctx context.Context, run mesh.Run) (int, error) {
+	o, err := d.oneOff(ctx, run, mesh.InstanceName{Service: runName, Slot: 1})
+	if err != nil {
+		return 0, err
+	}
+	d.Logger.Info("command run", "stack", run.Stack, "key", string(run.By))
+	return d.Runner.RunOneOff(ctx, o)
+}
+
+// Detach starts a one-off command with nobody connected. It goes on when the
+// client and when mesh go away, and is ended and removed, with its output, after
+// 24 hours at the latest. The streams of run are not used.
+func (d *Deployer) Detach(ctx context.Context, run mesh.Run) (mesh.DetachedRun, error) {
+	if err := d.free(run.Stack); err != nil {
+		return mesh.DetachedRun{}, err
+	}
+	there, err := d.Runner.Detached(ctx, run.Stack)
+	if err != nil {
+		return mesh.DetachedRun{}, err
+	}
+	name := mesh.InstanceName{Service: runName}
+	for {
+		name.Slot = 1000 + rand.IntN(9000)
+		if !slices.ContainsFunc(there, func(r mesh.DetachedRun) bool { return r.Name == name.String() }) {
+			break
+		}
+	}
+	run.TTY, run.Stdin, run.Stdout, run.Stderr, run.Resize = false, nil, nil, nil, nil
+	o, err := d.oneOff(ctx, run, name)
+	if err != nil {
+		return mesh.DetachedRun{}, err
+	}
+	o.Name = name.String()
+	r, err := d.Runner.Detach(ctx, o, mesh.DetachedRun{
+		Stack: run.Stack, Name: o.Name, By: run.By, Command: run.Line, Until: d.Now().Add(runLife),
 	})
+	if err != nil {
+		return r, err
+	}
+	d.Logger.Info("command run detached", "stack", run.Stack, "instance", r.Name, "key", string(run.By))
+	select {
+	case d.detached <- struct{}{}:
+	default: // it will look anyway
+	}
+	return r, nil
+}
+
+// Runs lists the detached runs of a stack, the oldest first.
+func (d *Deployer) Runs(ctx context.Context, stack mesh.StackName) ([]mesh.DetachedRun, error) {
+	return d.Runner.Detached(ctx, stack)
+}
+
+// StopRun ends a detached run, with SIGTERM first when it runs, and removes it
+// with its output.
+func (d *Deployer) StopRun(ctx context.Context, stack mesh.StackName, name string) error {
+	runs, err := d.Runner.Detached(ctx, stack)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(runs, func(r mesh.DetachedRun) bool { return r.Name == name })
+	if i < 0 {
+		return mesh.Errorf(mesh.NotFound, "%s has no detached run %q", stack, mesh.Clip(name, 60)).WithHint("list them with: ssh mesh run:list -a %s", stack)
+	}
+	return d.Runner.Stop(ctx, runs[i].ID, mesh.DefaultStopTimeout)
+}
+
+// expireRuns removes detached runs whose time is up, and those that have ended
+// beyond the newest keepRuns of a stack, until ctx ends.
+func (d *Deployer) expireRuns(ctx context.Context) {
+	const again = time.Minute // when the engine does not answer
+	for {
+		next := d.expire(ctx, again)
+		if next == 0 {
+			next = runLife // nothing to wait for but a new one
+		}
+		t := time.NewTimer(next)
+		select {
+		case <-d.detached:
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+		t.Stop()
+	}
+}
+
+// expire does it once and tells when to look again; 0: when there is a new one.
+func (d *Deployer) expire(ctx context.Context, again time.Duration) (next time.Duration) {
+	runs, err := d.Runner.Detached(ctx, "")
+	if err != nil {
+		return again
+	}
+	ended := map[mesh.StackName]int{}
+	now := d.Now()
+	for _, r := range slices.Backward(runs) {
+		left := r.Until.Sub(now)
+		if !r.Running {
+			ended[r.Stack]++
+		}
+		if left > 0 && (r.Running || ended[r.Stack] <= keepRuns) {
+			if next == 0 || left < next {
+				next = left
+			}
+			continue
+		}
+		if err := d.Runner.Stop(ctx, r.ID, mesh.DefaultStopTimeout); err != nil {
+			d.Logger.Warn("detached run not removed", "stack", r.Stack, "instance", r.Name, "err", err)
+			next = again
+			continue
+		}
+		d.Logger.Info("detached run removed", "stack", r.Stack, "instance", r.Name, "running", r.Running)
+	}
+	return next
+}
+
+// Enter runs a command, a shell when it is empty, in the container of a running
+// instance, and returns its exit code. The command ends with ctx.
+func (d *Deployer) Enter(ctx context.Context, name mesh.InstanceName, run mesh.Run) (int, error) {
+	d.mu.Lock()
+	fl := d.fleets[run.Stack]
+	var m *member
+	if fl != nil {
+		m = fl.members[name]
+	}
+	if m == nil || !m.healthy {
+		d.mu.Unlock()
+		return 0, mesh.Errorf(mesh.NotFound, "%s of %s is not running", name, run.Stack).WithHint("see what runs with: ssh mesh ps -a %s", run.Stack)
+	}
+	id, shell := m.instance.ID, fl.release.Image.Shell
+	d.mu.Unlock()
+	words := run.Words
+	switch {
+	case shell && run.Line != "":
+		words = []string{"/bin/sh", "-c", run.Line}
+	case shell:
+		words = []string{"/bin/sh", "-c", "if command -v bash >/dev/null 2>&1; then exec bash; fi; exec /bin/sh"}
+	case len(words) == 0:
+		return 0, mesh.Errorf(mesh.Invalid, "the image of %s has no shell", run.Stack).
+			WithHint("name a program that it has: ssh mesh enter -a %s %s -- PROGRAM", run.Stack, name)
+	}
+	d.Logger.Info("instance entered", "stack", run.Stack, "instance", name.String(), "key", string(run.By))
+	code, err := d.Runner.Exec(ctx, mesh.Exec{
+		ID: id, Name: name.String(), Words: words, TTY: run.TTY,
+		Stdin: run.Stdin, Stdout: run.Stdout, Stderr: run.Stderr, Size: run.Size, Resize: run.Resize,
+	})
+	if err != nil && ctx.Err() == nil {
+		return code, fmt.Errorf("enter %s: %w", name, err)
+	}
+	return code, err
 }

@@ -63,7 +63,7 @@ func (d *Deployer) changeServices(ctx context.Context, stack mesh.StackName, by 
 		if err != nil {
 			return nil, err
 		}
-		procs, err := d.procfileOf(ctx, st.Name, r.Commit)
+		procs, err := d.procfileOf(ctx, *r)
 		if err != nil {
 			return nil, err
 		}
@@ -74,12 +74,13 @@ func (d *Deployer) changeServices(ctx context.Context, stack mesh.StackName, by 
 	})
 }
 
-// procfileOf reads the Procfile of a commit that was deployed.
-func (d *Deployer) procfileOf(ctx context.Context, stack mesh.StackName, commit mesh.Commit) (map[mesh.ServiceName]string, error) {
-	if commit == "" {
-		return nil, nil
+// procfileOf is what a release's Procfile says. Releases recorded before it was
+// part of them have it in their commit.
+func (d *Deployer) procfileOf(ctx context.Context, r mesh.Release) (procs, error) {
+	if r.Procfile != nil || r.Commit == "" || r.Elsewhere {
+		return r.Procfile, nil
 	}
-	tree, _, closeTree, err := d.Repos.Open(ctx, stack, commit)
+	tree, _, closeTree, err := d.Repos.Open(ctx, r.Stack, r.Commit)
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,9 @@ func (d *Deployer) CreateStack(ctx context.Context, name mesh.StackName, by mesh
 	st := mesh.Stack{Name: name, Created: d.Now().UTC(), CreatedBy: by}
 	st, err := d.Store.CreateStack(ctx, st, func(taken []mesh.Stack, st mesh.Stack) (mesh.Stack, error) {
 		for _, o := range taken {
+			if o.Was == st.Name {
+				return st, renaming(o.Was)
+			}
 			if slices.Contains(o.Domains, d.host(st.Name)) {
 				return st, mesh.Errorf(mesh.Conflict, "the name %s is a domain of another stack", d.host(st.Name)).WithHint("choose another name")
 			}
@@ -89,6 +92,10 @@ func (d *Deployer) withSubnet(ctx context.Context, st mesh.Stack, fn func(mesh.S
 		if serr != nil {
 			return st, errors.Join(err, serr)
 		}
+		if st.Was != "" {
+			st.Subnet = p // recorded with the new name
+			continue
+		}
 		d.Logger.Info("subnet is taken, choosing another", "stack", st.Name, "was", st.Subnet.String(), "now", p.String())
 		st, serr = d.Store.UpdateStack(ctx, st.Name, func(s *mesh.Stack) error { s.Subnet = p; return nil })
 		if serr != nil {
@@ -141,6 +148,9 @@ func (d *Deployer) free(name mesh.StackName) error {
 	defer d.mu.Unlock()
 	if d.destroying[name] {
 		return mesh.Errorf(mesh.Conflict, "%s is being destroyed", name).WithHint("try again in a moment")
+	}
+	if d.renaming[name] {
+		return renaming(name)
 	}
 	return nil
 }

@@ -254,6 +254,17 @@ func (r *Repos) Remove(_ context.Context, stack mesh.StackName) error {
 	return os.RemoveAll(r.path(stack))
 }
 
+// Rename moves the repository of a stack to its new name. Without one it does
+// nothing, and neither when the new name has one: it was called before.
+func (r *Repos) Rename(_ context.Context, from, to mesh.StackName) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.Exists(from) || r.Exists(to) {
+		return nil
+	}
+	return os.Rename(r.path(from), r.path(to))
+}
+
 // Prune deletes the repositories of stacks that are no more: those whose removal a
 // killed server did not get to. It is for the start, before anything is pushed.
 func (r *Repos) Prune(stacks []mesh.Stack) error {
@@ -263,7 +274,7 @@ func (r *Repos) Prune(stacks []mesh.Stack) error {
 	}
 	for _, path := range found {
 		name := mesh.StackName(strings.TrimSuffix(filepath.Base(path), ".git"))
-		if slices.ContainsFunc(stacks, func(s mesh.Stack) bool { return s.Name == name }) {
+		if slices.ContainsFunc(stacks, func(s mesh.Stack) bool { return s.Name == name || s.Was == name }) {
 			continue
 		}
 		r.log.Info("removing the repository of no stack", "stack", name)

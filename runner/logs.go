@@ -31,6 +31,9 @@ func (r *Runner) Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine
 	fctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	f := &follower{r: r, q: q, fn: fn, fail: cancel, tails: map[string]*tail{}}
+	if q.Follow && q.Run != "" {
+		return r.fault(ctx, "read the logs", f.followRun(fctx))
+	}
 	if !q.Follow {
 		_, err := f.history(fctx)
 		return r.fault(ctx, "read the logs", err)
@@ -76,6 +79,9 @@ func (f *follower) emit(l mesh.LogLine) error {
 // instances are those the query is about.
 func (f *follower) instances(ctx context.Context) ([]mesh.Instance, error) {
 	labels := []string{labelKind + "=" + kindInstance, labelStack + "=" + string(f.q.Stack)}
+	if f.q.Run != "" {
+		labels = []string{labelKind + "=" + kindDetached, labelStack + "=" + string(f.q.Stack), labelName + "=" + f.q.Run}
+	}
 	found, err := f.r.containers(ctx, labels...)
 	if err != nil {
 		return nil, err
@@ -95,6 +101,9 @@ func (f *follower) instances(ctx context.Context) ([]mesh.Instance, error) {
 }
 
 func (f *follower) wants(in mesh.Instance) bool {
+	if f.q.Run != "" {
+		return true // the labels that were asked for say so
+	}
 	return in.Stack == f.q.Stack && (f.q.Service == "" || in.Name.Service == f.q.Service) &&
 		(f.q.Instance == mesh.InstanceName{} || in.Name == f.q.Instance)
 }
@@ -103,6 +112,11 @@ func (f *follower) wants(in mesh.Instance) bool {
 // between. Events wait meanwhile: lines come in order.
 func (f *follower) follow(ctx context.Context) error {
 	defer f.wg.Wait()
+	caught := sync.OnceFunc(func() {
+		if f.q.Caught != nil {
+			f.q.Caught()
+		}
+	})
 	return f.r.watch(ctx, func(e mesh.InstanceEvent) {
 		if !e.Died && f.wants(e.Instance) {
 			f.read(ctx, e.Instance)
@@ -110,7 +124,9 @@ func (f *follower) follow(ctx context.Context) error {
 	}, func(first bool) {
 		list, err := f.instances(ctx)
 		if err == nil && len(f.tails) == 0 {
-			list, err = f.history(ctx)
+			if list, err = f.history(ctx); err == nil {
+				caught()
+			}
 		}
 		if err != nil {
 			if ctx.Err() == nil && first {
@@ -124,6 +140,26 @@ func (f *follower) follow(ctx context.Context) error {
 			}
 		}
 	})
+}
+
+// followRun gives the output of a detached run until it ends: it is never started
+// again.
+func (f *follower) followRun(ctx context.Context) error {
+	list, err := f.history(ctx)
+	if err != nil {
+		return err
+	}
+	if f.q.Caught != nil {
+		f.q.Caught()
+	}
+	for _, in := range list {
+		f.read(ctx, in)
+	}
+	f.wg.Wait()
+	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
 }
 
 // read follows the log of one container in a goroutine, unless one does already.

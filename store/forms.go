@@ -31,6 +31,7 @@ type stackForm struct {
 	Subnet    string                 `json:"subnet,omitempty"`
 	Domains   []string               `json:"domains,omitempty"`
 	Last      int                    `json:"last_deployment,omitempty"`
+	Was       string                 `json:"was,omitempty"`
 }
 
 type lockForm struct {
@@ -46,6 +47,7 @@ type settingsForm struct {
 	CheckTimeout time.Duration `json:"check_timeout_ns,omitempty"`
 	Drain        time.Duration `json:"drain_ns,omitempty"`
 	StopTimeout  time.Duration `json:"stop_timeout_ns,omitempty"`
+	ReleaseTime  time.Duration `json:"release_timeout_ns,omitempty"`
 }
 
 type serviceForm struct {
@@ -53,13 +55,15 @@ type serviceForm struct {
 	From    string  `json:"from,omitempty"`
 	Memory  int64   `json:"memory,omitempty"`
 	CPUs    float64 `json:"cpus,omitempty"`
+
+	StopTimeout time.Duration `json:"stop_timeout_ns,omitempty"`
 }
 
 func storeStack(s mesh.Stack, config []byte) stackForm {
 	f := stackForm{
 		V: 1, Name: string(s.Name), Created: s.Created, CreatedBy: string(s.CreatedBy), Config: config,
 		Formation: storeFormation(s.Formation), Settings: settingsForm(s.Settings), Release: s.Release,
-		Current: int(s.Current), Stopped: s.Stopped, Maintain: s.Maintained, Last: int(s.LastNumber),
+		Current: int(s.Current), Stopped: s.Stopped, Maintain: s.Maintained, Last: int(s.LastNumber), Was: string(s.Was),
 	}
 	if s.Lock != nil {
 		f.Lock = &lockForm{By: string(s.Lock.By), Since: s.Lock.Since, Why: s.Lock.Why}
@@ -73,7 +77,7 @@ func storeStack(s mesh.Stack, config []byte) stackForm {
 	if len(s.Services) > 0 {
 		f.Services = map[string]serviceForm{}
 		for n, v := range s.Services {
-			f.Services[string(n)] = serviceForm{Command: v.Command, Memory: v.Memory, CPUs: v.CPUs}
+			f.Services[string(n)] = serviceForm{Command: v.Command, Memory: v.Memory, CPUs: v.CPUs, StopTimeout: v.StopTimeout}
 		}
 	}
 	return f
@@ -83,7 +87,7 @@ func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
 	s := mesh.Stack{
 		Name: mesh.StackName(f.Name), Created: f.Created, CreatedBy: mesh.KeyName(f.CreatedBy), Config: cfg,
 		Formation: readFormation(f.Formation), Settings: mesh.Settings(f.Settings), Release: f.Release,
-		Current: mesh.ReleaseNumber(f.Current), Stopped: f.Stopped, Maintained: f.Maintain, LastNumber: mesh.DeploymentNumber(f.Last),
+		Current: mesh.ReleaseNumber(f.Current), Stopped: f.Stopped, Maintained: f.Maintain, LastNumber: mesh.DeploymentNumber(f.Last), Was: mesh.StackName(f.Was),
 	}
 	if f.Lock != nil {
 		s.Lock = &mesh.Lock{By: mesh.KeyName(f.Lock.By), Since: f.Lock.Since, Why: f.Lock.Why}
@@ -95,7 +99,7 @@ func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
 	if len(f.Services) > 0 {
 		s.Services = map[mesh.ServiceName]mesh.ServiceSettings{}
 		for n, v := range f.Services {
-			s.Services[mesh.ServiceName(n)] = mesh.ServiceSettings{Command: v.Command, Memory: v.Memory, CPUs: v.CPUs}
+			s.Services[mesh.ServiceName(n)] = mesh.ServiceSettings{Command: v.Command, Memory: v.Memory, CPUs: v.CPUs, StopTimeout: v.StopTimeout}
 		}
 	}
 	return s
@@ -123,6 +127,7 @@ func readFormation(m map[string]int) mesh.Formation {
 type imageForm struct {
 	ID         string   `json:"id"`
 	Ref        string   `json:"ref,omitempty"`
+	Digest     string   `json:"digest,omitempty"`
 	Size       int64    `json:"size,omitempty"`
 	Entrypoint []string `json:"entrypoint,omitempty"`
 	Cmd        []string `json:"cmd,omitempty"`
@@ -137,6 +142,9 @@ type releaseForm struct {
 	Description string                 `json:"description,omitempty"`
 	Deployment  int                    `json:"deployment,omitempty"`
 	Commit      string                 `json:"commit,omitempty"`
+	Elsewhere   bool                   `json:"elsewhere,omitempty"`
+	Source      string                 `json:"source,omitempty"`
+	Procfile    map[string]string      `json:"procfile,omitempty"`
 	Image       imageForm              `json:"image"`
 	Config      []byte                 `json:"config,omitempty"`
 	Formation   map[string]int         `json:"formation,omitempty"`
@@ -147,7 +155,13 @@ func storeRelease(r mesh.Release, config []byte) releaseForm {
 	f := releaseForm{
 		V: 1, Number: int(r.Number), Created: r.Created, By: string(r.By), Description: r.Description,
 		Deployment: int(r.Deployment), Commit: string(r.Commit), Image: imageForm(r.Image), Config: config,
-		Formation: storeFormation(r.Formation), Services: map[string]serviceForm{},
+		Elsewhere: r.Elsewhere, Source: r.Source, Formation: storeFormation(r.Formation), Services: map[string]serviceForm{},
+	}
+	if r.Procfile != nil {
+		f.Procfile = make(map[string]string, len(r.Procfile))
+	}
+	for n, c := range r.Procfile {
+		f.Procfile[string(n)] = c
 	}
 	for n, v := range r.Services {
 		f.Services[string(n)] = serviceForm(v)
@@ -159,11 +173,17 @@ func (f releaseForm) release(stack mesh.StackName, cfg mesh.Config) mesh.Release
 	r := mesh.Release{
 		Stack: stack, Number: mesh.ReleaseNumber(f.Number), Created: f.Created, By: mesh.KeyName(f.By),
 		Description: f.Description, Deployment: mesh.DeploymentNumber(f.Deployment), Commit: mesh.Commit(f.Commit),
-		Image: mesh.Image(f.Image), Config: cfg, Formation: readFormation(f.Formation),
+		Elsewhere: f.Elsewhere, Source: f.Source, Image: mesh.Image(f.Image), Config: cfg, Formation: readFormation(f.Formation),
 		Services: make(map[mesh.ServiceName]mesh.Service, len(f.Services)),
 	}
 	for n, v := range f.Services {
 		r.Services[mesh.ServiceName(n)] = mesh.Service(v)
+	}
+	if f.Procfile != nil {
+		r.Procfile = make(map[mesh.ServiceName]string, len(f.Procfile))
+	}
+	for n, c := range f.Procfile {
+		r.Procfile[mesh.ServiceName(n)] = c
 	}
 	return r
 }

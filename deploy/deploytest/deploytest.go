@@ -103,10 +103,12 @@ type Runner struct {
 	CheckFunc  func(ctx context.Context, in mesh.Instance) (string, error) // instead of the check
 	ReviveFunc func(mesh.Instance) error                                   // before a container starts again
 	OneOffFunc func(ctx context.Context, o mesh.OneOff) (int, error)       // instead of doing nothing
+	ExecFunc   func(ctx context.Context, e mesh.Exec) (int, error)         // instead of doing nothing
 	Away       bool                                                        // the engine does not answer; set with SetAway
 	mu         sync.Mutex
 	n          int
 	containers map[string]*Container
+	runs       []mesh.DetachedRun
 	watchers   map[chan mesh.InstanceEvent]func()
 }
 
@@ -197,6 +199,7 @@ func (r *Runner) Stop(ctx context.Context, id string, _ time.Duration) error {
 func (r *Runner) Vanish(id string) {
 	r.mu.Lock()
 	c := r.containers[id]
+	r.runs = slices.DeleteFunc(r.runs, func(d mesh.DetachedRun) bool { return d.ID == id })
 	delete(r.containers, id)
 	r.mu.Unlock()
 	if c != nil && c.State == mesh.InstanceRunning {
@@ -299,6 +302,48 @@ func (r *Runner) RunOneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 	return 0, nil
 }
 
+// Detach remembers a run, which goes on until EndRun.
+func (r *Runner) Detach(_ context.Context, o mesh.OneOff, run mesh.DetachedRun) (mesh.DetachedRun, error) {
+	if err := r.away(); err != nil {
+		return run, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.n++
+	run.ID, run.Name, run.Running, run.Started = fmt.Sprintf("c%d", r.n), o.Name, true, time.Now()
+	r.runs = append(r.runs, run)
+	return run, nil
+}
+
+// EndRun lets a detached run end by itself.
+func (r *Runner) EndRun(name string, code int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.runs {
+		if r.runs[i].Name == name {
+			r.runs[i].Running, r.runs[i].ExitCode = false, code
+		}
+	}
+}
+
+// Detached lists the runs.
+func (r *Runner) Detached(_ context.Context, stack mesh.StackName) ([]mesh.DetachedRun, error) {
+	if err := r.away(); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(r.runs), func(d mesh.DetachedRun) bool { return stack != "" && d.Stack != stack }), nil
+}
+
+// Exec does what ExecFunc says.
+func (r *Runner) Exec(ctx context.Context, e mesh.Exec) (int, error) {
+	if r.ExecFunc != nil {
+		return r.ExecFunc(ctx, e)
+	}
+	return 0, r.away()
+}
+
 // Sweep has nothing to do.
 func (r *Runner) Sweep(context.Context) error { return nil }
 
@@ -377,6 +422,8 @@ type Builder struct {
 	BuildFunc func(ctx context.Context, b mesh.Build, w io.Writer) error // before the image is there
 	Shape     func(*mesh.Image)                                          // makes the image another one
 
+	RenameFunc func() error // before tags move
+
 	mu     sync.Mutex
 	images map[string]mesh.StackName
 	tags   map[string]string
@@ -402,7 +449,7 @@ func (b *Builder) Build(ctx context.Context, m mesh.Build, w io.Writer) (mesh.Im
 	if ctx.Err() != nil {
 		return mesh.Image{}, context.Cause(ctx)
 	}
-	img := mesh.Image{ID: "sha256:" + string(m.Commit), Ref: m.Tags[0], Size: 1e6, Cmd: []string{"/app"}, Shell: true}
+	img := mesh.Image{ID: "sha256:" + cmp.Or(string(m.Commit), m.Tags[0]), Ref: m.Tags[0], Size: 1e6, Cmd: []string{"/app"}, Shell: true}
 	if b.Shape != nil {
 		b.Shape(&img)
 	}
@@ -429,6 +476,29 @@ func (b *Builder) Present(_ context.Context, id string) (bool, error) {
 	defer b.mu.Unlock()
 	_, ok := b.images[id]
 	return ok, nil
+}
+
+// Rename moves tags and images to another stack.
+func (b *Builder) Rename(_ context.Context, from, to mesh.StackName) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.RenameFunc != nil {
+		if err := b.RenameFunc(); err != nil {
+			return err
+		}
+	}
+	for ref, id := range maps.Clone(b.tags) {
+		if tag, ok := strings.CutPrefix(ref, "mesh/"+string(from)+":"); ok {
+			b.tags["mesh/"+string(to)+":"+tag] = id
+			delete(b.tags, ref)
+		}
+	}
+	for id, of := range b.images {
+		if of == from {
+			b.images[id] = to
+		}
+	}
+	return nil
 }
 
 // Collect removes images.
@@ -588,6 +658,20 @@ func (r *Repos) Reset(_ context.Context, stack mesh.StackName, state mesh.RepoSt
 	defer r.mu.Unlock()
 	if _, ok := r.heads[stack]; ok {
 		r.heads[stack] = state
+	}
+	return nil
+}
+
+// Rename moves a repository.
+func (r *Repos) Rename(_ context.Context, from, to mesh.StackName) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, done := r.heads[to]; done {
+		return nil
+	}
+	if h, ok := r.heads[from]; ok {
+		r.heads[to] = h
+		delete(r.heads, from)
 	}
 	return nil
 }

@@ -1,0 +1,190 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"mesh"
+)
+
+func renaming(name mesh.StackName) error {
+	return mesh.Errorf(mesh.Conflict, "%s is being renamed", name).WithHint("try again in a moment")
+}
+
+// RenameStack gives a stack another name: its host below the base domain, its
+// remote, its network and its images follow, and so do the keys that are limited
+// to it. Instances of the new name are started beside the old ones and checked
+// first, so that the stack's own domains lose no request. The old name is free
+// afterwards.
+func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by mesh.KeyName, out io.Writer) error {
+	if name == to {
+		return mesh.Errorf(mesh.Invalid, "%s is called so already", name)
+	}
+	st, err := d.Store.Stack(ctx, name)
+	if err != nil {
+		return err
+	}
+	if st.Lock != nil {
+		return locked(st)
+	}
+	stacks, err := d.Store.Stacks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, o := range stacks {
+		switch {
+		case o.Name == to:
+			return mesh.Errorf(mesh.Conflict, "there is a stack named %q already", to).WithHint("choose another name")
+		case slices.Contains(o.Domains, d.host(to)):
+			return mesh.Errorf(mesh.Conflict, "the name %s is a domain of the stack %s", d.host(to), o.Name).
+				WithHint("remove it there first: ssh mesh domains:remove -a %s %s", o.Name, d.host(to))
+		case o.Was == to:
+			return renaming(to)
+		}
+	}
+	runs, err := d.Runs(ctx, name)
+	if err != nil {
+		return err
+	}
+	if i := slices.IndexFunc(runs, func(r mesh.DetachedRun) bool { return r.Running }); i >= 0 {
+		return mesh.Errorf(mesh.Conflict, "%s of %s is running, and would be ended", runs[i].Name, name).
+			WithHint("wait for it, or end it: ssh mesh run:stop -a %s %s", name, runs[i].Name)
+	}
+	if err := d.beginRename(name, to); err != nil {
+		return err
+	}
+	defer d.endRename(to)
+	left := false
+	defer func() {
+		if !left {
+			d.endRename(name)
+		}
+	}()
+	moved := st
+	moved.Name, moved.Was = to, name
+	if moved.Subnet, err = d.subnet(stacks); err != nil { // both networks live side by side for a while
+		return err
+	}
+	dep := mesh.Deployment{Stack: name, Kind: mesh.DeployRename, By: by, Subject: fmt.Sprintf("Rename to %s", to)}
+	return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
+		old, err := d.rename(ctx, a, st, moved)
+		if err == nil {
+			left = true // the old name is taken until nothing of it is left
+			d.background(func(ctx context.Context) {
+				defer d.endRename(name)
+				if old(ctx) {
+					d.removeStack(ctx, name) // the network, and what did not go
+				}
+			})
+		}
+		return err
+	})
+}
+
+// beginRename keeps deployments off both names until endRename.
+func (d *Deployer) beginRename(name, to mesh.StackName) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch l := d.lanes[name]; {
+	case d.renaming[name] || d.destroying[name]:
+		return renaming(name)
+	case d.renaming[to] || d.destroying[to]:
+		return renaming(to)
+	case l != nil && l.running != nil:
+		return mesh.Errorf(mesh.Conflict, "%s is under way", describe(l.running.deployment)).WithHint("try again when it has ended")
+	}
+	d.renaming[name], d.renaming[to] = true, true
+	return nil
+}
+
+func (d *Deployer) endRename(name mesh.StackName) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.renaming, name)
+}
+
+// rename does it. What it returns waits until the old instances have gone.
+func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack) (retired func(context.Context) bool, err error) {
+	var r mesh.Release
+	if st.Current > 0 {
+		if r, err = d.Store.Release(ctx, st.Name, st.Current); err != nil {
+			return nil, err
+		}
+		a.out.mask(r.Config)
+		if err := d.imagePresent(ctx, r); err != nil {
+			return nil, err
+		}
+	}
+	r.Stack = moved.Name
+	if st.Stopped {
+		r.Formation = nil
+	}
+	next, err := d.roll(ctx, a, moved, r, all, func(ctx context.Context, moved mesh.Stack) (mesh.Stack, error) {
+		a.dep.Ended = d.Now().UTC()
+		next, err := d.Store.RenameStack(ctx, a.dep, moved.Name, func(s *mesh.Stack) error {
+			if s.Lock != nil {
+				return locked(*s) // since this began
+			}
+			s.Subnet = moved.Subnet
+			return nil
+		})
+		if err == nil {
+			a.dep.Stack, a.dep.Status = moved.Name, mesh.StatusLive
+		}
+		return next, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	ctx = context.WithoutCancel(ctx)
+	d.Logger.Info("stack renamed", "stack", next.Name, "was", st.Name, "key", string(a.dep.By))
+	d.mu.Lock()
+	var old []mesh.Instance
+	if fl := d.fleets[st.Name]; fl != nil {
+		for _, m := range fl.members {
+			old = append(old, m.instance)
+		}
+	}
+	delete(d.fleets, st.Name)
+	d.Router.Remove(st.Name)
+	d.mu.Unlock()
+	retired = d.retire(next, old)
+	if next, err = d.finishRename(ctx, next); err != nil {
+		d.Logger.Warn("rename not finished; the next start does it", "stack", next.Name, "err", err)
+		retired = func(context.Context) bool { return false } // its images are still under the old name
+	}
+	a.detail("the remote is called %s now: git remote set-url mesh …/%s", next.Name, next.Name)
+	a.done(next)
+	return retired, nil
+}
+
+// finishRename moves what a renamed stack has outside the store. It goes on where
+// a killed server stopped.
+func (d *Deployer) finishRename(ctx context.Context, st mesh.Stack) (mesh.Stack, error) {
+	err := d.Repos.Rename(ctx, st.Was, st.Name)
+	if err == nil {
+		err = d.Builder.Rename(ctx, st.Was, st.Name)
+	}
+	if err != nil {
+		return st, fmt.Errorf("rename %s to %s: %w", st.Was, st.Name, err)
+	}
+	done, err := d.Store.FinishRename(ctx, st.Name)
+	if err != nil {
+		return st, fmt.Errorf("rename %s to %s: %w", st.Was, st.Name, err)
+	}
+	if state, err := d.RepoState(ctx, st.Name); err == nil {
+		err = errors.Join(err, d.Repos.Reset(ctx, st.Name, state))
+		if err != nil {
+			d.Logger.Warn("deploy branch not moved", "stack", st.Name, "err", err)
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if fl := d.fleets[st.Name]; fl != nil {
+		fl.stack.Was = ""
+	}
+	return done, nil
+}

@@ -1,0 +1,125 @@
+package deploy_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	"mesh"
+	"mesh/deploy/deploytest"
+)
+
+func TestUpload_IsDeployedLikeAPush(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		tree := deploytest.Tree{"Dockerfile": "FROM scratch", "Procfile": "web: ./serve\nworker: ./work\nrelease: ./migrate"}
+		up := mesh.Upload{Stack: "blog", By: "laptop", Tree: tree, ID: "0123456789abcdef", Subject: "Upload of main at 1a2b3c4"}
+		var o deploytest.Output
+		if err := d.Upload(t.Context(), up, &o); err != nil {
+			t.Fatalf("%v\n%s", err, o.String())
+		}
+		sound(t, w)
+		r := release(t, w, 1)
+		if r.Commit != "" || r.Source != "Upload of main at 1a2b3c4" || r.Image.Ref != "mesh/blog:upload-0123456" || r.Formation["worker"] != 1 || r.Procfile[mesh.ReleaseCommand] != "./migrate" {
+			t.Errorf("got %+v", r)
+		}
+		if dep := last(t, w); dep.Kind != mesh.DeployUpload || dep.Status != mesh.StatusLive {
+			t.Errorf("got %+v", dep)
+		}
+		// What the Procfile said is known without the tree.
+		if err := d.UpdateService(t.Context(), "blog", "laptop", "worker", func(s *mesh.ServiceSettings) { s.Command = "./other" }, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.DeleteService(t.Context(), "blog", "laptop", "worker", io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if got := release(t, w, 3).Services["worker"].Command; got != "./work" {
+			t.Errorf("the worker runs %q", got)
+		}
+		// A push after it: the branch follows the push, and a rollback to the upload keeps it.
+		mustPush(t, w, d, app)
+		head := w.Repos.Head("blog")
+		if err := d.Rollback(t.Context(), "blog", "laptop", 1, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		sound(t, w)
+		if got := w.Repos.Head("blog"); got != head {
+			t.Errorf("the branch went from %s to %s", head, got)
+		}
+	})
+}
+
+func TestUpload_ImageHasNoTreeAndNoConfig(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		w.Builder.Shape = func(i *mesh.Image) { i.Digest = "redis@sha256:1234" }
+		var o deploytest.Output
+		err := d.Upload(t.Context(), mesh.Upload{Stack: "blog", By: "laptop", From: mesh.From{Ref: "redis:7"}, Subject: "Image redis:7"}, &o)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, o.String())
+		}
+		sound(t, w)
+		b := w.Builder.Builds()[0]
+		if b.Tree != nil || b.From.Ref != "redis:7" || b.Config != nil || b.Tags[0] != "mesh/blog:deployment-1" {
+			t.Errorf("got %+v", b)
+		}
+		if r := release(t, w, 1); r.Image.Digest != "redis@sha256:1234" {
+			t.Errorf("got %+v", r)
+		}
+		if !strings.Contains(o.String(), "digest redis@sha256:1234") {
+			t.Errorf("got %s", o.String())
+		}
+	})
+}
+
+func TestPromote_SameImageTargetsConfig(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		mustPush(t, w, d, map[string]string{"Procfile": "web: ./serve\nrelease: ./migrate"})
+		if _, err := d.SetConfig(t.Context(), "blog", "x", mesh.Config{"ENV": mesh.NewSecret("staging-value")}, nil, false, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.CreateStack(t.Context(), "live", "x"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.SetConfig(t.Context(), "live", "x", mesh.Config{"ENV": mesh.NewSecret("live-value")}, nil, false, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.SetReleaseCommand(t.Context(), "live", "./other"); err != nil {
+			t.Fatal(err)
+		}
+		var released []string
+		w.Runner.OneOffFunc = func(_ context.Context, o mesh.OneOff) (int, error) {
+			released = append(released, fmt.Sprint(o.Stack, o.Process, o.Env["ENV"].Reveal()))
+			return 0, nil
+		}
+		builds := len(w.Builder.Builds())
+		var o deploytest.Output
+		if err := d.Promote(t.Context(), "blog", "live", "laptop", &o); err != nil {
+			t.Fatalf("%v\n%s", err, o.String())
+		}
+		soundStack(t, w, "blog")
+		from := release(t, w, 2)
+		r, err := w.Store.Release(t.Context(), "live", 1)
+		if err != nil || r.Image.ID != from.Image.ID || r.Commit != from.Commit || !r.Elsewhere || r.Config["ENV"].Reveal() != "live-value" || r.Services["web"].Command != "./serve" {
+			t.Errorf("got %+v, %v", r, err)
+		}
+		if len(w.Builder.Builds()) != builds {
+			t.Error("something was built")
+		}
+		if len(released) != 1 || !strings.Contains(released[0], "live") || !strings.Contains(released[0], "./other") || !strings.Contains(released[0], "live-value") {
+			t.Errorf("released %q", released)
+		}
+		// The target's repository does not have the commit, and is left alone.
+		if s, err := d.RepoState(t.Context(), "live"); err != nil || s.Commit != "" {
+			t.Errorf("got %+v, %v", s, err)
+		}
+		for _, bad := range [][2]mesh.StackName{{"blog", "blog"}, {"none", "live"}, {"blog", "none"}} {
+			if err := d.Promote(t.Context(), bad[0], bad[1], "laptop", io.Discard); err == nil {
+				t.Errorf("%v was promoted", bad)
+			}
+		}
+	})
+}

@@ -1,0 +1,134 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"slices"
+	"strings"
+
+	"go.etcd.io/bbolt"
+
+	"mesh"
+)
+
+// RenameStack gives the stack of d another name and makes d live, all in one: its
+// releases, deployments, domains, and the keys that are limited to it go along.
+// change is applied as in Commit. The stack's Was is its old name until
+// FinishRename. A name that is taken is a Conflict.
+func (s *Store) RenameStack(ctx context.Context, d mesh.Deployment, to mesh.StackName, change func(*mesh.Stack) error) (st mesh.Stack, err error) {
+	err = s.update(ctx, func(tx *bbolt.Tx) error {
+		from, err := stackBucket(tx, d.Stack)
+		if err != nil {
+			return err
+		}
+		old, err := s.readStack(from)
+		if err != nil {
+			return err
+		}
+		root := tx.Bucket(bucketStacks)
+		if root.Bucket([]byte(to)) != nil {
+			return mesh.Errorf(mesh.Conflict, "there is a stack named %q already", to).WithHint("choose another name")
+		}
+		if st, err = apply(old, change); err != nil {
+			return err
+		}
+		st.Name, st.Was = to, old.Name
+		b, err := root.CreateBucket([]byte(to))
+		if err != nil {
+			return err
+		}
+		if err := copyBucket(from, b); err != nil {
+			return err
+		}
+		if err := renameImages(b.Bucket(bucketReleases), old.Name, to); err != nil {
+			return err
+		}
+		for _, h := range old.Domains {
+			if err := tx.Bucket(bucketDomains).Delete([]byte(h)); err != nil {
+				return err
+			}
+		}
+		if err := root.DeleteBucket([]byte(old.Name)); err != nil {
+			return err
+		}
+		if err := s.writeStack(tx, b, mesh.Stack{}, st); err != nil {
+			return err
+		}
+		d.Stack, d.Status = to, mesh.StatusLive
+		if err := updateDeployment(b, d); err != nil {
+			return err
+		}
+		return renameInKeys(tx.Bucket(bucketKeys), old.Name, to)
+	})
+	return st, err
+}
+
+// renameImages lets the names of a stack's images follow the stack's.
+func renameImages(releases *bbolt.Bucket, from, to mesh.StackName) error {
+	changed := map[string][]byte{} // a bucket must not be changed while it is walked
+	err := releases.ForEach(func(k, v []byte) error {
+		var f releaseForm
+		if err := json.Unmarshal(v, &f); err != nil {
+			return err
+		}
+		tag, ours := strings.CutPrefix(f.Image.Ref, "mesh/"+string(from)+":")
+		if !ours {
+			return nil
+		}
+		f.Image.Ref = "mesh/" + string(to) + ":" + tag
+		data, err := json.Marshal(f)
+		changed[string(k)] = data
+		return err
+	})
+	for k, v := range changed {
+		err = errors.Join(err, releases.Put([]byte(k), v))
+	}
+	return err
+}
+
+func renameInKeys(keys *bbolt.Bucket, from, to mesh.StackName) error {
+	var limited []keyForm
+	err := keys.ForEach(func(_, v []byte) error {
+		var f keyForm
+		if err := json.Unmarshal(v, &f); err != nil {
+			return err
+		}
+		if i := slices.Index(f.Stacks, string(from)); i >= 0 {
+			f.Stacks[i] = string(to)
+			limited = append(limited, f)
+		}
+		return nil
+	})
+	for _, f := range limited {
+		err = errors.Join(err, put(keys, []byte(f.Name), f))
+	}
+	return err
+}
+
+func copyBucket(from, to *bbolt.Bucket) error {
+	return from.ForEach(func(k, v []byte) error {
+		if v != nil {
+			return to.Put(k, v)
+		}
+		sub, err := to.CreateBucket(k)
+		if err != nil {
+			return err
+		}
+		return copyBucket(from.Bucket(k), sub)
+	})
+}
+
+// FinishRename moves the recorded output of a renamed stack's deployments to its
+// new name, and forgets the old one. It may be called again.
+func (s *Store) FinishRename(ctx context.Context, name mesh.StackName) (mesh.Stack, error) {
+	st, err := s.Stack(ctx, name)
+	if err != nil || st.Was == "" {
+		return st, err
+	}
+	if err := os.Rename(s.outputDir(st.Was), s.outputDir(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return st, err
+	}
+	return s.UpdateStack(ctx, name, func(st *mesh.Stack) error { st.Was = ""; return nil })
+}
