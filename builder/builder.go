@@ -89,6 +89,9 @@ type job struct {
 // excepted that are plain words ("production") or short and not secret by name:
 // masking them would hide what happens, and a program that prints them means to.
 //
+// With From there is no tree: the image is pulled, or loaded, and gets mesh's
+// labels and names. The engine's own names stay as they are.
+//
 // A build that fails for reasons in the tree gives a *mesh.Error of kind Failed
 // or Invalid with one line of text and the last lines of the failing step. An
 // engine that is away or out of disk is Unavailable, the end of ctx Cancelled;
@@ -104,6 +107,14 @@ func (b *Builder) Build(ctx context.Context, req mesh.Build, w io.Writer) (mesh.
 
 func (j *job) run(ctx context.Context) (mesh.Image, error) {
 	var err error
+	digest := ""
+	if j.From.Ref != "" {
+		done := func() {}
+		if digest, done, err = j.prebuilt(ctx); err != nil {
+			return mesh.Image{}, err
+		}
+		defer done()
+	}
 	j.files = newFiles(j.Tree)
 	if j.df, err = readDockerfile(j.files, j.Dockerfile, j.Stack); err != nil {
 		return mesh.Image{}, err
@@ -140,7 +151,7 @@ func (j *job) run(ctx context.Context) (mesh.Image, error) {
 	if err != nil {
 		return mesh.Image{}, fmt.Errorf("inspect the image: %w", err)
 	}
-	img.Size = in.Size
+	img.Size, img.Digest = in.Size, digest
 	if in.Config != nil {
 		img.Entrypoint, img.Cmd = in.Config.Entrypoint, in.Config.Cmd
 	}
