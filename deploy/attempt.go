@@ -82,11 +82,31 @@ func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writ
 	if err := d.Store.UpdateDeployment(ctx, a.dep); err != nil {
 		return a.fail(ctx, err)
 	}
+	d.note(dep.Stack, noteDeploy, "%s begins: %s, by %s", dep.Number, a.what(), dep.By)
 	d.Reached(StepBegun, string(dep.Stack))
 	if err := do(ctx, a); err != nil {
 		return a.fail(ctx, err)
 	}
+	switch {
+	case a.dep.Status == mesh.StatusDryRun:
+		d.note(a.dep.Stack, noteDeploy, "%s was a dry run", dep.Number)
+	case a.dep.Release > 0:
+		d.note(a.dep.Stack, noteDeploy, "%s is live as %s", dep.Number, a.dep.Release)
+	default:
+		d.note(a.dep.Stack, noteDeploy, "%s is done", dep.Number)
+	}
 	return nil
+}
+
+// noteDeploy is what events of deployments are about.
+const noteDeploy = "deploy"
+
+// what is deployed, in a few words.
+func (a *attempt) what() string {
+	if a.dep.Commit != "" {
+		return fmt.Sprintf("%s %q", a.dep.Commit.Short(), a.dep.Subject)
+	}
+	return a.dep.Subject
 }
 
 // headline opens the output: what is deployed, by whom, under which number.
@@ -168,6 +188,7 @@ func (a *attempt) fail(ctx context.Context, err error) error {
 		a.detail("%s", e.Hint)
 	}
 	a.detail("%s", a.d.stillServing(after, a.dep.Stack))
+	a.d.note(a.dep.Stack, noteDeploy, "%s is %s: %s", a.dep.Number, a.dep.Status, e.Text)
 	a.d.Logger.Info("deployment not live", "stack", a.dep.Stack, "deployment", int(a.dep.Number), "status", string(a.dep.Status), "err", e.Text)
 	return &mesh.Reported{Err: err}
 }

@@ -40,6 +40,7 @@ type Options struct {
 	Pool     netip.Prefix              // the stacks' networks are cut from it; zero: 10.213.0.0/16
 	DiskFree func() (uint64, error)    // bytes free in the data directory; nil: not checked
 	Taken    func() []netip.Prefix     // networks of the host that subnets must not meet; nil: none
+	ShutOut  func(fingerprint string)  // told of each key that has been removed, to end its sessions; nil: nobody
 	Reached  func(step Step, s string) // told of each step of a rollout, for tests that stop there; nil: nobody
 }
 
@@ -80,6 +81,7 @@ type Deployer struct {
 	// begin there.
 	renaming map[mesh.StackName]bool
 
+	notes    notes         // for the stacks' logs
 	detached chan struct{} // holds one when a detached run has been started
 	died     map[string]mesh.InstanceEvent
 }

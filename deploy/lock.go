@@ -49,6 +49,11 @@ func (d *Deployer) SetMaintenance(ctx context.Context, stack mesh.StackName, on 
 	if err != nil {
 		return err
 	}
+	if on {
+		d.note(stack, "maintenance", "is on: requests get 503")
+	} else {
+		d.note(stack, "maintenance", "is off")
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if fl := d.fleets[stack]; fl != nil {

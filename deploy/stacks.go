@@ -253,8 +253,17 @@ func (d *Deployer) AddKey(ctx context.Context, k mesh.Key) error {
 // RemoveKey shuts a key out. The last admin key may be removed: the local socket
 // lets an admin in whatever the keys are.
 func (d *Deployer) RemoveKey(ctx context.Context, name, by mesh.KeyName) error {
+	keys, err := d.Store.Keys(ctx)
+	if err != nil {
+		return err
+	}
 	if err := d.Store.RemoveKey(ctx, name); err != nil {
 		return err
+	}
+	for _, k := range keys {
+		if k.Name == name && d.ShutOut != nil {
+			d.ShutOut(k.Fingerprint)
+		}
 	}
 	d.Logger.Info("key removed", "key", string(name), "by", string(by))
 	return nil

@@ -154,6 +154,11 @@ func (d *Deployer) crashedLocked(fl *fleet, m *member, ev mesh.InstanceEvent) {
 	wait := backoff(m.crashes)
 	m.next = now.Add(wait)
 	d.switchLocked(fl)
+	oom := ""
+	if m.instance.OOM {
+		oom = ", out of memory"
+	}
+	d.note(fl.stack.Name, m.instance.Name.String(), "crashed (exit %d%s), %d×; the next try is in %s", m.instance.ExitCode, oom, m.crashes, wait)
 	d.Logger.Warn("instance crashed", "stack", fl.stack.Name, "instance", m.instance.Name.String(),
 		"exit", m.instance.ExitCode, "oom", m.instance.OOM, "crashes", m.crashes, "retry", wait)
 	d.bringBack(fl, m, wait)
@@ -228,9 +233,11 @@ func (d *Deployer) revive(ctx context.Context, stack mesh.StackName, m *member) 
 		delete(d.died, in.ID)
 		m.instance, m.healthy, m.since = in, true, d.Now()
 		d.switchLocked(d.fleets[stack])
+		d.note(stack, name.String(), "is up again")
 		d.Logger.Info("instance is back", "stack", stack, "instance", name.String())
 		return 0
 	}
+	d.note(stack, name.String(), "did not come back")
 	d.Logger.Warn("instance not brought back", "stack", stack, "instance", name.String(), "err", err)
 	m.crashes++
 	wait := backoff(m.crashes)

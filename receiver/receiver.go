@@ -26,7 +26,7 @@ import (
 // Keys tells who may come in.
 type Keys interface {
 	// Keys returns all keys. It is asked at every sign-in and every session, so
-	// that a removed key is out at once.
+	// that a removed key is out at once; ShutOut ends the sessions it has.
 	Keys(ctx context.Context) ([]mesh.Key, error)
 }
 
@@ -71,6 +71,7 @@ type Receiver struct {
 	Options
 	strangers *companions
 	gate      *gate
+	open      *signedIn
 }
 
 // New returns a Receiver that does not listen yet.
@@ -81,8 +82,13 @@ func New(o Options) *Receiver {
 	if o.KeepAlive == 0 {
 		o.KeepAlive = 15 * time.Second
 	}
-	return &Receiver{Options: o, strangers: newCompanions(), gate: newGate()}
+	return &Receiver{Options: o, strangers: newCompanions(), gate: newGate(), open: newSignedIn()}
 }
+
+// ShutOut ends the sessions of a key that has been removed, by its fingerprint: a
+// deployment that is before its release is cancelled, a log that is followed ends.
+// It does not wait for them.
+func (r *Receiver) ShutOut(fingerprint string) { r.open.end(fingerprint) }
 
 // Serve takes SSH connections from l until ctx ends; it then waits for the
 // sessions, which the deployer and the commands end in their own time, and

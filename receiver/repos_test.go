@@ -19,7 +19,7 @@ import (
 	"mesh"
 )
 
-func openRepos(t *testing.T) *Repos {
+func openRepos(t testing.TB) *Repos {
 	t.Helper()
 	r, err := OpenRepos(t.TempDir(), 0, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	if err != nil {

@@ -102,12 +102,11 @@ func (r *Receiver) command(ctx ssh.Context, s ssh.Session, key mesh.Key, raw str
 	return r.Commands.Run(ctx, req)
 }
 
-// terminalEnv keeps the one variable that a client may set for a command: whether
-// it wants colours (https://no-color.org).
+// terminalEnv keeps the variables that a client may set for a command.
 func terminalEnv(env []string) map[string]string {
 	out := map[string]string{}
 	for _, kv := range env {
-		if k, v, _ := strings.Cut(kv, "="); k == "NO_COLOR" {
+		if k, v, _ := strings.Cut(kv, "="); k == command.EnvNoColor || k == command.EnvScreen {
 			out[k] = v
 		}
 	}

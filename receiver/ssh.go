@@ -18,11 +18,14 @@ import (
 // Limits of the SSH server. The numbers of unauthenticated connections are those
 // of sshd_config's MaxStartups, a little wider because pushes come in bursts.
 const (
-	maxSessions    = 10 // per connection, as sshd's MaxSessions
-	maxEnv         = 64 // env requests per session
-	maxAuthTries   = 6  // agents offer many keys
-	maxUnauth      = 100
-	maxUnauthPerIP = 20
+	maxSessions  = 10 // per connection, as sshd's MaxSessions
+	maxEnv       = 64 // env requests per session
+	maxAuthTries = 6  // agents offer many keys
+	maxUnauth    = 100
+	maxWaiting   = 2000 // for one of those places
+
+	maxWaitingPerIP = 600
+	maxUnauthPerIP  = 20
 )
 
 // keys of values in an ssh.Context.
@@ -183,7 +186,7 @@ func (s *sessions) end() {
 // connected prepares a connection before anything is read from it.
 func (r *Receiver) connected(ctx ssh.Context, c net.Conn) net.Conn {
 	host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
-	leave, ok := r.gate.enter(host)
+	leave, ok := r.gate.enter(ctx, host, r.Grace)
 	if !ok {
 		r.Logger.Warn("too many connections that have not signed in", "remote", host)
 		return nil
@@ -263,30 +266,68 @@ func (c *companions) known(fp string) bool {
 
 // gate counts the connections that have not signed in.
 type gate struct {
-	mu    sync.Mutex
-	total int
-	by    map[string]int
+	mu      sync.Mutex
+	total   int
+	waiting int
+	by      map[string]int
+	waitBy  map[string]int
+	free    chan struct{} // closed when a place has been given back
 }
 
-func newGate() *gate { return &gate{by: map[string]int{}} }
+func newGate() *gate {
+	return &gate{by: map[string]int{}, waitBy: map[string]int{}, free: make(chan struct{})}
+}
 
-// enter takes a place; leave gives it back.
-func (g *gate) enter(host string) (leave func(), ok bool) {
+// enter takes a place, waiting for one up to a time when all are taken: hundreds of
+// clients that come at once are let in one after the other. leave gives it back.
+func (g *gate) enter(ctx context.Context, host string, wait time.Duration) (leave func(), ok bool) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	late := false
+	for {
+		g.mu.Lock()
+		if g.waiting >= maxWaiting || g.waitBy[host] >= maxWaitingPerIP {
+			g.mu.Unlock()
+			return nil, false
+		}
+		if g.total < maxUnauth && (g.by[host] < maxUnauthPerIP || net.ParseIP(host).IsLoopback()) {
+			g.total++
+			g.by[host]++
+			g.mu.Unlock()
+			return func() { g.leave(host) }, true
+		}
+		g.waiting++
+		g.waitBy[host]++
+		free := g.free
+		g.mu.Unlock()
+		select {
+		case <-free:
+		case <-timer.C:
+			late = true
+		case <-ctx.Done():
+			late = true
+		}
+		g.mu.Lock()
+		g.waiting--
+		if g.waitBy[host]--; g.waitBy[host] == 0 {
+			delete(g.waitBy, host)
+		}
+		g.mu.Unlock()
+		if late {
+			return nil, false
+		}
+	}
+}
+
+func (g *gate) leave(host string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.total >= maxUnauth || g.by[host] >= maxUnauthPerIP && !net.ParseIP(host).IsLoopback() {
-		return nil, false
+	g.total--
+	if g.by[host]--; g.by[host] == 0 {
+		delete(g.by, host)
 	}
-	g.total++
-	g.by[host]++
-	return func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.total--
-		if g.by[host]--; g.by[host] == 0 {
-			delete(g.by, host)
-		}
-	}, true
+	close(g.free)
+	g.free = make(chan struct{})
 }
 
 // channelState is what the client has asked of one session channel. The terminal
@@ -325,6 +366,7 @@ func (c sessionContext) Value(k any) any             { return c.ctx.Value(k) }
 // Why a session's context ends.
 var (
 	errHungUp   = mesh.Errorf(mesh.Cancelled, "the client hung up")
+	errShutOut  = mesh.Errorf(mesh.Cancelled, "the key has been removed")
 	errStopping = mesh.Errorf(mesh.Cancelled, "mesh is being stopped").WithHint("push again in a moment")
 )
 
@@ -350,10 +392,66 @@ func (r *Receiver) channel(serving context.Context, srv *ssh.Server, conn *gossh
 	defer cancel(nil)
 	stop := context.AfterFunc(serving, func() { cancel(errStopping) })
 	defer stop()
+	leave, removed := r.open.enter(conn, cancel)
+	defer leave()
 	ch := &channelState{resize: make(chan mesh.WindowSize, 1)}
 	c = context.WithValue(c, sessionKey{}, ch)
 	go keepAlive(c, conn, r.KeepAlive)
 	ssh.DefaultSessionHandler(srv, conn, newChannel{nc, ch, cancel}, sessionContext{ctx, c})
+	if removed() {
+		_ = conn.Close()
+	}
+}
+
+// signedIn is the sessions there are, by the fingerprints of their keys.
+type signedIn struct {
+	mu sync.Mutex
+	by map[string]map[*place]bool
+}
+
+type place struct {
+	cancel  context.CancelCauseFunc
+	removed bool
+}
+
+func newSignedIn() *signedIn { return &signedIn{by: map[string]map[*place]bool{}} }
+
+// enter counts a session in; removed tells whether its key has been removed since.
+func (s *signedIn) enter(conn *gossh.ServerConn, cancel context.CancelCauseFunc) (leave func(), removed func() bool) {
+	if conn == nil || conn.Permissions == nil {
+		return func() {}, func() bool { return false }
+	}
+	fp, p := conn.Permissions.Extensions[fingerprintExt], &place{cancel: cancel}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by[fp] == nil {
+		s.by[fp] = map[*place]bool{}
+	}
+	s.by[fp][p] = true
+	leave = func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if delete(s.by[fp], p); len(s.by[fp]) == 0 {
+			delete(s.by, fp)
+		}
+	}
+	return leave, func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return p.removed
+	}
+}
+
+func (s *signedIn) end(fp string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if fp == "" {
+		return // the local socket's
+	}
+	for p := range s.by[fp] {
+		p.removed = true
+		p.cancel(errShutOut)
+	}
 }
 
 // newChannel notices when its channel closes, and refuses the requests that mesh

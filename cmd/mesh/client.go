@@ -12,6 +12,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -30,19 +32,54 @@ func client(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if opt.host != "" {
-		d, err := parseHost(opt.host)
+	words, stdin, sent, err := deploySource(words, stdin, stderr)
+	if err != nil {
+		return err
+	}
+	err = opt.run(words, stdin, stdout, stderr)
+	if f, ok := stdin.(*os.File); ok && sent != nil {
+		_ = f.Close() // who still writes there is told so
+		if serr := <-sent; serr != nil {
+			return serr
+		}
+	}
+	return err
+}
+
+// run finds the server and runs the command there.
+func (o clientFlags) run(words []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	if o.host != "" {
+		d, err := parseHost(o.host)
 		if err != nil {
 			return err
 		}
 		return d.run(words, stdin, stdout, stderr)
 	}
-	if !opt.local {
+	if !o.local {
 		if d, ok := remote(); ok {
 			return d.run(words, stdin, stdout, stderr)
 		}
 	}
-	return local(filepath.Join(opt.data, "mesh.sock"), words, stdin, stdout, stderr)
+	return local(filepath.Join(o.data, "mesh.sock"), words, stdin, stdout, stderr)
+}
+
+// deploySource replaces standard input by the working directory when words deploy
+// it.
+func deploySource(words []string, stdin io.Reader, stderr io.Writer) ([]string, io.Reader, <-chan error, error) {
+	dockerfile, ok := isDeploy(words)
+	if !ok {
+		return words, stdin, nil, nil
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	s, err := openSource(context.Background(), dir, dockerfile)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	r, sent, err := s.pipe(stderr)
+	return append(slices.Clone(words), "--source", s.what), r, sent, err
 }
 
 type clientFlags struct {
@@ -159,6 +196,15 @@ func (d destination) run(words []string, stdin io.Reader, stdout, stderr io.Writ
 	if d.port != "" {
 		argv = append(argv, "-p", d.port)
 	}
+	if openSSH(argv) {
+		var set []string // in one option: of several only the first counts
+		for _, kv := range environment(stdout) {
+			set = append(set, kv[0]+"="+kv[1])
+		}
+		if len(set) > 0 {
+			argv = append(argv, "-o", "SetEnv="+strings.Join(set, " "))
+		}
+	}
 	if interactive(words) && isTerminal(stdin) && isTerminal(stdout) {
 		argv = append(argv, "-t")
 	}
@@ -188,6 +234,31 @@ func (d destination) run(words []string, stdin io.Reader, stdout, stderr io.Writ
 		return command.ExitStatus(130)
 	}
 	return mesh.Errorf(mesh.Unavailable, "ssh cannot be run: %w", err).WithHint("install OpenSSH's client, for example with: apt-get install openssh-client")
+}
+
+// openSSH tells whether the command that is run as ssh is one that knows -o.
+func openSSH(argv []string) bool {
+	if argv[0] == "/bin/sh" {
+		first, _, _ := strings.Cut(argv[len(argv)-1], " ") // GIT_SSH_COMMAND, whose name comes last
+		return filepath.Base(first) == "ssh"
+	}
+	return filepath.Base(argv[0]) == "ssh"
+}
+
+// environment is what the server is told of the client's: whether a person looks
+// at the output, how wide the screen is, and whether colours are wanted.
+func environment(stdout io.Writer) (env [][2]string) {
+	if f, ok := stdout.(*os.File); ok && isTerminal(stdout) {
+		width, _, err := term.GetSize(int(f.Fd()))
+		if err != nil {
+			width = 0
+		}
+		env = append(env, [2]string{command.EnvScreen, strconv.Itoa(width)})
+	}
+	if os.Getenv(command.EnvNoColor) != "" {
+		env = append(env, [2]string{command.EnvNoColor, "1"})
+	}
+	return env
 }
 
 // interactive tells whether a command wants a terminal when there is one.
@@ -229,8 +300,8 @@ func local(socket string, words []string, stdin io.Reader, stdout, stderr io.Wri
 		return err
 	}
 	defer func() { _ = s.Close() }()
-	if v, ok := os.LookupEnv("NO_COLOR"); ok {
-		_ = s.Setenv("NO_COLOR", v)
+	for _, kv := range environment(stdout) {
+		_ = s.Setenv(kv[0], kv[1])
 	}
 	in, err := s.StdinPipe() // not s.Stdin: Wait would wait for the end of ours
 	if err != nil {

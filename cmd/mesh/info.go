@@ -10,6 +10,7 @@ import (
 	docker "github.com/docker/docker/client"
 
 	"mesh"
+	"mesh/receiver"
 	"mesh/store"
 )
 
@@ -18,6 +19,7 @@ type host struct {
 	info   mesh.ServerInfo // what does not change
 	engine *docker.Client
 	store  *store.Store
+	repos  *receiver.Repos
 }
 
 // engineTimeout is how long an engine may take to say its version.

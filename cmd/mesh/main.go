@@ -62,6 +62,13 @@ func (p program) run(args []string, stdin io.Reader, stdout, stderr io.Writer) e
 		return err
 	case len(args) > 0 && (args[0] == "help" || args[0] == "--help" || args[0] == "-h"):
 		return command.Help(args[1:], stdout, stderr)
+	case len(args) > 0 && args[0] == "completion":
+		return command.Completion(args[1:], stdout, stderr)
+	case len(args) > 0 && args[0] == "__complete":
+		command.Complete(stdout, args[1:])
+		return nil
+	case len(args) > 0 && args[0] == "restore":
+		return restoreMain(args[1:], stdin, stdout, stderr)
 	}
 	return client(args, stdin, stdout, stderr)
 }

@@ -174,6 +174,11 @@ func TestScripts(t *testing.T) {
 			"load":        cmdLoad,
 			"websocket":   cmdWebSocket,
 			"smalldisk":   cmdSmallDisk,
+			"doors":       cmdDoors,
+			"terminal":    cmdTerminal,
+			"crowd":       cmdCrowd,
+			"hidden":      cmdHidden,
+			"registry":    cmdRegistry,
 		},
 	})
 }
@@ -477,7 +482,7 @@ func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
 //	engine ids FILE           writes the instances' container ids to a file
 func cmdEngine(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
-		ts.Fatalf("usage: engine instances|oneoffs N | engine ids FILE")
+		ts.Fatalf("usage: engine instances|oneoffs|detached N | engine ids FILE")
 	}
 	c, err := engine()
 	ts.Check(err)
@@ -485,8 +490,11 @@ func cmdEngine(ts *testscript.TestScript, neg bool, args []string) {
 	id, err := serverID(ts.Getenv("MESH_DATA"))
 	ts.Check(err)
 	kind := "instance"
-	if args[0] == "oneoffs" {
+	switch args[0] {
+	case "oneoffs":
 		kind = "oneoff"
+	case "detached":
+		kind = "detached"
 	}
 	list := func() []container.Summary {
 		l, err := c.ContainerList(context.Background(), container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", "mesh.server="+id), filters.Arg("label", "mesh.kind="+kind))})

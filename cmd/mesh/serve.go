@@ -109,12 +109,14 @@ func (p program) serve(ctx context.Context, s settings, log *slog.Logger, stdout
 	rt := router.New(router.Options{Logger: log})
 	run := runner.New(engine, runner.Options{Server: st.Server(), Logger: log, Labels: p.labels})
 	url := urls(l.http.Addr())
+	var recv *receiver.Receiver // made below; nobody signs in before
 	d := deploy.New(deploy.Options{
 		Store: st, Builder: builder.New(engine, builder.Options{Server: st.Server(), Logger: log}), Runner: run, Router: rt, Repos: repos, Logger: log,
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, Taken: hostNetworks, Reached: p.reached,
+		ShutOut: func(fp string) { recv.ShutOut(fp) },
 	})
 	self := &host{
-		engine: engine, store: st,
+		engine: engine, store: st, repos: repos,
 		info: mesh.ServerInfo{
 			Version: p.version, Started: time.Now().UTC(), SSH: l.ssh.Addr().String(), HTTP: l.http.Addr().String(), Domain: s.Domain,
 			Data: s.Data, HostKey: ssh.FingerprintSHA256(hostKey.PublicKey()),
@@ -123,8 +125,10 @@ func (p program) serve(ctx context.Context, s settings, log *slog.Logger, stdout
 	if l.admin != nil {
 		self.info.Admin = l.admin.Addr().String()
 	}
-	commands := &command.Set{State: st, Deployer: d, Logs: run, Server: self, Version: p.version, URL: url, Logger: log, Now: time.Now}
-	recv := receiver.New(receiver.Options{Repos: repos, Keys: st, Deployer: d, Commands: commands, HostKey: hostKey, Logger: log})
+	commands := &command.Set{
+		State: st, Deployer: d, Logs: run, Events: st, Uploads: repos, Server: self, Version: p.version, URL: url, Logger: log, Now: time.Now,
+	}
+	recv = receiver.New(receiver.Options{Repos: repos, Keys: st, Deployer: d, Commands: commands, HostKey: hostKey, Logger: log})
 
 	// Connections that come meanwhile wait in the listeners' queues.
 	if err := run.Sweep(ctx); err != nil {

@@ -67,6 +67,16 @@ type Deployer interface {
 	// Audit records what a key did, or tried to do, to a stack or to the server.
 	Audit(ctx context.Context, by mesh.KeyName, stack mesh.StackName, action string, err error)
 	RunCommand(ctx context.Context, run mesh.Run) (int, error)
+	Detach(ctx context.Context, run mesh.Run) (mesh.DetachedRun, error)
+	Runs(ctx context.Context, stack mesh.StackName) ([]mesh.DetachedRun, error)
+	StopRun(ctx context.Context, stack mesh.StackName, name string) error
+	Enter(ctx context.Context, name mesh.InstanceName, run mesh.Run) (int, error)
+	// AdmitPush tells whether the key may deploy to the stack, which need not exist,
+	// and whether that could succeed at all, before anything is received.
+	AdmitPush(ctx context.Context, key mesh.Key, stack mesh.StackName) error
+	Upload(ctx context.Context, u mesh.Upload, out io.Writer) error
+	Promote(ctx context.Context, from, to mesh.StackName, by mesh.KeyName, out io.Writer) error
+	RenameStack(ctx context.Context, name, to mesh.StackName, by mesh.KeyName, out io.Writer) error
 }
 
 // Logs reads what instances print.
@@ -76,11 +86,15 @@ type Logs interface {
 	Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error
 }
 
-// Set is the commands and what they work with. All fields must be set.
+// Set is the commands and what they work with. All fields must be set but Events
+// and Access.
 type Set struct {
 	State    State
 	Deployer Deployer
 	Logs     Logs
+	Events   Journal // of mesh's own doings; nil: none
+	Access   Journal // of the router's requests; nil: none
+	Uploads  Uploads
 	Server   Server
 	Version  string
 	URL      func(mesh.Host) string // how people reach a host
@@ -96,7 +110,7 @@ type Request struct {
 	Stdin  io.Reader
 	Stdout io.Writer
 	Stderr io.Writer
-	Env    map[string]string // NO_COLOR
+	Env    map[string]string // EnvNoColor, EnvScreen
 
 	TTY    bool
 	Size   mesh.WindowSize
@@ -121,6 +135,9 @@ type call struct {
 	stack mesh.Stack // of commands that work on one
 	json  bool
 	acted bool // the command was begun
+	view  screen
+
+	starts []int // of the words of Line
 
 	raw io.Writer // stdout without the terminal's line ends
 }
@@ -128,7 +145,7 @@ type call struct {
 // Run runs a command line. The error's kind makes the exit status; an ExitStatus
 // needs no more words.
 func (s *Set) Run(ctx context.Context, req Request) error {
-	c := &call{Set: s, Request: req, raw: req.Stdout}
+	c := &call{Set: s, Request: req, raw: req.Stdout, view: req.screen()}
 	if req.TTY {
 		c.Stdout, c.Stderr = crlf{req.Stdout}, crlf{req.Stderr}
 	}
@@ -163,7 +180,7 @@ func (c *call) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.def = def
+	c.def, c.starts = def, starts
 	if err := c.parse(rest); err != nil {
 		return err
 	}
@@ -180,17 +197,32 @@ func (c *call) run(ctx context.Context) error {
 	} else if def.access > mesh.AccessRead && !c.Key.May(def.access, "") && !def.ownCheck {
 		return c.denied(def.access)
 	}
-	if n := len(c.args); def.verbatim && n > 0 {
-		c.rest = c.Line[starts[len(line)-n]:]
-		if n == 1 && strings.ContainsAny(c.args[0], " \t\n") {
-			c.rest = c.args[0] // one word with blanks is a command line, quoted whole
-		}
+	if def.verbatim {
+		c.rest = c.lineOf(c.args)
 	}
 	if n := len(c.args); n < def.min || n > def.max {
 		return c.usage("%s", argCount(def, c.args))
 	}
 	c.acted = true
+	if c.TTY && !def.terminal {
+		var stop context.CancelFunc
+		ctx, stop = c.interruptible(ctx)
+		defer stop()
+	}
 	return def.run(ctx, c)
+}
+
+// lineOf is the last words of the command line as they stand in it. One word with
+// blanks is a command line, quoted whole.
+func (c *call) lineOf(last []string) string {
+	switch n := len(last); {
+	case n == 0:
+		return ""
+	case n == 1 && strings.ContainsAny(last[0], " \t\n"):
+		return last[0]
+	default:
+		return c.Line[c.starts[len(c.starts)-n]:]
+	}
 }
 
 // leading takes the stack off the front of a command line, where the client puts
@@ -285,6 +317,9 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 	}
 	if app != "" {
 		st, ok := byName(app)
+		if name, err := mesh.ParseStackName(app); !ok && err == nil && c.def.creates && c.Key.May(mesh.AccessDeploy, name) {
+			return mesh.Stack{Name: name}, args, nil
+		}
 		if !ok {
 			return st, nil, noStack(app, all)
 		}
@@ -378,67 +413,10 @@ func PrintError(w io.Writer, err error, log *slog.Logger) {
 	}
 }
 
-// crlf is a terminal in raw mode.
-type crlf struct{ w io.Writer }
-
-func (c crlf) Write(p []byte) (int, error) {
-	if _, err := io.WriteString(c.w, strings.ReplaceAll(string(p), "\n", "\r\n")); err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
-
 // printJSON prints v for a program.
 func (c *call) printJSON(v any) error {
 	enc := json.NewEncoder(c.Stdout)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
-}
-
-// table prints rows in columns: the heading to stderr, the data to stdout.
-func (c *call) table(heading []string, rows [][]string) {
-	width := make([]int, len(heading))
-	for _, r := range append([][]string{heading}, rows...) {
-		for i, cell := range r {
-			width[i] = max(width[i], len([]rune(cell)))
-		}
-	}
-	line := func(w io.Writer, r []string) {
-		var b strings.Builder
-		for i, cell := range r {
-			b.WriteString(cell)
-			if i < len(r)-1 {
-				b.WriteString(strings.Repeat(" ", width[i]-len([]rune(cell))+2))
-			}
-		}
-		_, _ = fmt.Fprintln(w, strings.TrimRight(b.String(), " "))
-	}
-	line(c.Stderr, heading)
-	for _, r := range rows {
-		line(c.Stdout, r)
-	}
-}
-
-// when is a time for people: relative on a terminal, RFC 3339 elsewhere.
-func (c *call) when(t time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	if !c.TTY {
-		return t.UTC().Format(time.RFC3339)
-	}
-	return ago(c.Now().Sub(t)) + " ago"
-}
-
-func ago(d time.Duration) string {
-	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", max(0, int(d.Seconds())))
-	case d < time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh", int(d.Hours()))
-	}
-	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }

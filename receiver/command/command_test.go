@@ -55,6 +55,11 @@ type fake struct {
 	logs      func(mesh.LogQuery) error
 	done      <-chan struct{}
 	did       []string
+	runs      []mesh.DetachedRun
+	events    []mesh.LogLine
+	watch     func(mesh.LogLine)
+	admit     error
+	follow    func(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error
 }
 
 func (f *fake) do(format string, args ...any) { f.did = append(f.did, fmt.Sprintf(format, args...)) }
@@ -205,7 +210,73 @@ func (f *fake) Status(mesh.StackName) []mesh.InstanceStatus { return f.status }
 
 func (f *fake) RunCommand(_ context.Context, run mesh.Run) (int, error) { return f.run(run) }
 
-func (f *fake) Logs(_ context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
+func (f *fake) Detach(_ context.Context, run mesh.Run) (mesh.DetachedRun, error) {
+	f.do("detach %s %q", run.Stack, run.Line)
+	return mesh.DetachedRun{Name: "run.4211", Until: now.Add(24 * time.Hour)}, nil
+}
+
+func (f *fake) Runs(context.Context, mesh.StackName) ([]mesh.DetachedRun, error) { return f.runs, nil }
+
+func (f *fake) StopRun(_ context.Context, stack mesh.StackName, name string) error {
+	f.do("stop run %s %s", stack, name)
+	return nil
+}
+
+func (f *fake) Enter(_ context.Context, name mesh.InstanceName, run mesh.Run) (int, error) {
+	f.do("enter %s %s %q %q", run.Stack, name, run.Line, run.Words)
+	return 4, nil
+}
+
+func (f *fake) AdmitPush(_ context.Context, key mesh.Key, stack mesh.StackName) error {
+	f.do("admit %s to %s", key.Name, stack)
+	return f.admit
+}
+
+func (f *fake) Upload(_ context.Context, u mesh.Upload, _ io.Writer) error {
+	if u.From.Archive != nil {
+		data, _ := io.ReadAll(u.From.Archive)
+		f.do("archive %q", data)
+		u.From.Archive = nil
+	}
+	f.do("upload %s %q id=%s dockerfile=%q from=%+v no-cache=%v dry-run=%v", u.Stack, u.Subject, u.ID, u.Dockerfile, u.From, u.NoCache, u.DryRun)
+	if !slices.ContainsFunc(f.stacks, func(s mesh.Stack) bool { return s.Name == u.Stack }) {
+		f.stacks = append(f.stacks, mesh.Stack{Name: u.Stack, Current: 1})
+	}
+	return nil
+}
+
+func (f *fake) Unpack(_ context.Context, r io.Reader) (mesh.Tree, string, func(), error) {
+	data, err := io.ReadAll(r)
+	return noTree{}, string(data), func() { f.do("released") }, err
+}
+
+type noTree struct{}
+
+func (noTree) Entries() []mesh.TreeEntry                  { return []mesh.TreeEntry{{Path: "a", Size: 1500}} }
+func (noTree) Open(mesh.TreeEntry) (io.ReadCloser, error) { return nil, errors.New("not asked for") }
+
+func (f *fake) Promote(_ context.Context, from, to mesh.StackName, _ mesh.KeyName, _ io.Writer) error {
+	f.do("promote %s to %s", from, to)
+	return nil
+}
+
+func (f *fake) RenameStack(_ context.Context, name, to mesh.StackName, _ mesh.KeyName, _ io.Writer) error {
+	f.do("rename %s to %s", name, to)
+	f.stacks = append(f.stacks, mesh.Stack{Name: to})
+	return nil
+}
+
+func (f *fake) Events(mesh.StackName) ([]mesh.LogLine, error) { return f.events, nil }
+
+func (f *fake) WatchEvents(_ mesh.StackName, fn func(mesh.LogLine)) func() {
+	f.watch = fn
+	return func() { f.do("unwatched") }
+}
+
+func (f *fake) Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
+	if f.follow != nil {
+		return f.follow(ctx, q, fn)
+	}
 	if f.logs != nil {
 		return f.logs(q)
 	}
@@ -213,6 +284,9 @@ func (f *fake) Logs(_ context.Context, q mesh.LogQuery, fn func(mesh.LogLine) er
 		if err := fn(l); err != nil {
 			return err
 		}
+	}
+	if q.Follow && q.Caught != nil {
+		q.Caught()
 	}
 	return nil
 }
@@ -238,8 +312,13 @@ func terminal(r *command.Request) { r.TTY = true }
 
 func do(t *testing.T, f *fake, line string, opts ...option) ran {
 	t.Helper()
+	return doCtx(t.Context(), t, f, line, opts...)
+}
+
+func doCtx(ctx context.Context, t *testing.T, f *fake, line string, opts ...option) ran {
+	t.Helper()
 	set := &command.Set{
-		State: f, Deployer: f, Logs: f, Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
+		State: f, Deployer: f, Logs: f, Events: f, Uploads: f, Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },
 	}
 	var stdout, stderr bytes.Buffer
@@ -247,7 +326,7 @@ func do(t *testing.T, f *fake, line string, opts ...option) ran {
 	for _, o := range opts {
 		o(&req)
 	}
-	err := set.Run(t.Context(), req)
+	err := set.Run(ctx, req)
 	r := ran{status: mesh.ExitStatus(err)}
 	var exit command.ExitStatus
 	if errors.As(err, &exit) {
@@ -543,14 +622,14 @@ func TestLogs_Query(t *testing.T) {
 	t.Parallel()
 	f := stacks("blog")
 	var got mesh.LogQuery
-	f.logs = func(q mesh.LogQuery) error { got = q; return nil }
+	f.logs = func(q mesh.LogQuery) error { q.Caught = nil; got = q; return nil }
 	for line, want := range map[string]mesh.LogQuery{
 		"logs":                       {Stack: "blog", Lines: 100},
 		"logs -t -n 5 -p web":        {Stack: "blog", Lines: 5, Follow: true, Service: "web"},
 		"logs -p web.2 -n -1":        {Stack: "blog", Lines: -1, Service: "web", Instance: mesh.InstanceName{Service: "web", Slot: 2}},
 		"logs --since 1h --lines=10": {Stack: "blog", Lines: 10, Since: now.Add(-time.Hour)},
 	} {
-		if r := do(t, f, line); r.status != 0 || got != want {
+		if r := do(t, f, line); r.status != 0 || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s asks for %+v, %s", line, got, r.err)
 		}
 	}

@@ -13,12 +13,13 @@ import (
 
 var configCommands = []*definition{
 	{
-		topic: "config", short: "List the names of the config vars, never their values", stack: true, json: true, run: runConfig,
+		topic: "config", short: "List the names of the config vars; their values only with --show", stack: true, json: true, run: runConfig,
+		flags: func(f *pflag.FlagSet) { f.Bool("show", false, "with their values, which needs the role deploy") },
 	},
 	{
-		topic: "config", verb: "export", args: "[--format shell|envfile|json]", short: "Print the config vars with their values, for config:import",
+		topic: "config", verb: "export", short: "Print the config vars with their values, for config:import",
 		stack: true, access: mesh.AccessDeploy, quiet: true, run: runConfigExport,
-		flags: func(f *pflag.FlagSet) { f.String("format", "shell", "`FORMAT`: shell, envfile or json") },
+		flags: func(f *pflag.FlagSet) { f.String("format", "shell", "the `FORMAT`: shell, envfile or json") },
 	},
 	{
 		topic: "config", verb: "import", args: "< FILE", short: "Set the config vars that standard input holds, in any format of config:export, as one release",
@@ -52,13 +53,33 @@ var configCommands = []*definition{
 
 func runConfig(_ context.Context, c *call) error {
 	names := c.stack.Config.Names()
+	show, _ := c.flags.GetBool("show")
+	if show && !c.Key.May(mesh.AccessDeploy, c.stack.Name) {
+		return c.denied(mesh.AccessDeploy)
+	}
 	if c.json {
 		if names == nil {
 			names = []string{}
 		}
-		return c.printJSON(map[string]any{"stack": c.stack.Name, "names": names})
+		out := map[string]any{"stack": c.stack.Name, "names": names}
+		if show {
+			values := map[string]string{}
+			for name, v := range c.stack.Config {
+				if err := validJSON(name, v); err != nil {
+					return err
+				}
+				values[name] = v.Reveal()
+			}
+			out["values"] = values
+		}
+		return c.printJSON(out)
 	}
 	for _, n := range names {
+		if show {
+			// Quoted where it has to be, so that a value of several lines stays one.
+			_, _ = fmt.Fprintf(c.Stdout, "%s=%s\n", n, Join([]string{c.stack.Config[n].Reveal()}))
+			continue
+		}
 		_, _ = fmt.Fprintln(c.Stdout, n)
 	}
 	return nil
@@ -70,6 +91,9 @@ func runConfigGet(_ context.Context, c *call) error {
 		return mesh.Errorf(mesh.NotFound, "%s has no config var %s", c.stack.Name, mesh.Clip(c.args[0], 60)).WithHint("list them with: ssh mesh config -a %s", c.stack.Name)
 	}
 	if c.json {
+		if err := validJSON(c.args[0], v); err != nil {
+			return err
+		}
 		return c.printJSON(map[string]string{"name": c.args[0], "value": v.Reveal()})
 	}
 	_, _ = fmt.Fprintln(c.Stdout, v.Reveal())

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"mesh"
@@ -13,6 +14,9 @@ type Server interface {
 	Info(ctx context.Context) mesh.ServerInfo
 	// Diagnose looks for what is wrong; it takes some seconds at most.
 	Diagnose(ctx context.Context) []mesh.Finding
+	// Backup writes a tar of all that the server owns, consistent in itself, and
+	// returns how many files are in it.
+	Backup(ctx context.Context, w io.Writer) (files int, err error)
 }
 
 var doctorCommands = []*definition{

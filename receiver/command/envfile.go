@@ -37,8 +37,8 @@ func exportConfig(cfg mesh.Config, format string) (string, error) {
 	case formatJSON:
 		plain := map[string]string{}
 		for name, v := range cfg {
-			if !utf8.ValidString(v.Reveal()) {
-				return "", mesh.Errorf(mesh.Invalid, "the value of %s is not valid UTF-8, which JSON cannot hold", name).WithHint("use --format shell")
+			if err := validJSON(name, v); err != nil {
+				return "", err
 			}
 			plain[name] = v.Reveal()
 		}
@@ -55,6 +55,14 @@ func exportConfig(cfg mesh.Config, format string) (string, error) {
 		}
 	}
 	return b.String(), nil
+}
+
+// validJSON refuses a value that would not come out of JSON as it is.
+func validJSON(name string, v mesh.Secret) error {
+	if utf8.ValidString(v.Reveal()) {
+		return nil
+	}
+	return mesh.Errorf(mesh.Invalid, "the value of %s is not valid UTF-8, which JSON cannot hold", name).WithHint("take it from config:get, or from config:export --format shell")
 }
 
 func runConfigImport(ctx context.Context, c *call) error {

@@ -22,7 +22,7 @@ var keyCommands = []*definition{
 		long:   "The first key gets the role admin, the others deploy, unless --role says otherwise. With --stack the key is\nlimited to those stacks and sees no others.",
 		access: mesh.AccessAdmin, min: 1, max: many, run: runKeysAdd,
 		flags: func(f *pflag.FlagSet) {
-			f.String("role", "", "`ROLE`: admin, deploy or read")
+			f.String("role", "", "the `ROLE`: admin, deploy or read")
 			f.StringArray("stack", nil, "only this `STACK`; may be given several times")
 		},
 	},

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/pflag"
-
 	"mesh"
 )
 
@@ -30,12 +28,6 @@ var psCommands = []*definition{
 	},
 	{
 		topic: "ps", verb: "start", short: "Start a stopped stack", stack: true, access: mesh.AccessDeploy, run: runStart,
-	},
-	{
-		topic: "run", args: "[-e NAME=VALUE] [--] COMMAND…", short: "Run a one-off command with the image and config of the current release",
-		long:  "The exit status is the command's own. With a terminal (ssh -t) it gets one, too. The image's shell\nruns the line as it arrives, as ssh does: ssh mesh 'run -- echo $PATH | wc -c'.",
-		stack: true, access: mesh.AccessDeploy, verbatim: true, min: 1, max: many, run: runRun,
-		flags: func(f *pflag.FlagSet) { f.StringArrayP("env", "e", nil, "a further variable, `NAME=VALUE`") },
 	},
 }
 
@@ -182,38 +174,5 @@ func runStart(ctx context.Context, c *call) error {
 		return err
 	}
 	_, _ = fmt.Fprintf(c.Stdout, "%s is started\n", c.stack.Name)
-	return nil
-}
-
-func runRun(ctx context.Context, c *call) error {
-	vars, _ := c.flags.GetStringArray("env")
-	env := map[string]mesh.Secret{}
-	for _, kv := range vars {
-		name, value, ok := strings.Cut(kv, "=")
-		if !ok || name == "" {
-			return c.usage("-e takes NAME=VALUE, not %q", mesh.Clip(kv, 60))
-		}
-		if _, err := mesh.ParseVarName(name); err != nil {
-			return err
-		}
-		env[name] = mesh.NewSecret(value)
-	}
-	run := mesh.Run{
-		Stack: c.stack.Name, By: c.Key.Name, Line: c.rest, Words: c.args, Env: env, TTY: c.TTY,
-		Stdin: c.Stdin, Stdout: c.raw, Stderr: c.Stderr,
-	}
-	if c.TTY {
-		run.Resize = c.Resize
-	}
-	code, err := c.Deployer.RunCommand(ctx, run)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if err != nil {
-		return err
-	}
-	if code != 0 {
-		return ExitStatus(code)
-	}
 	return nil
 }

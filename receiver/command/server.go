@@ -40,6 +40,11 @@ func Help(words []string, stdout, stderr io.Writer) error {
 	return (&Set{}).Run(context.Background(), Request{Line: Join(append([]string{"help"}, words...)), Stdout: stdout, Stderr: stderr})
 }
 
+// Completion prints what "mesh completion" prints, without a server.
+func Completion(words []string, stdout, stderr io.Writer) error {
+	return (&Set{}).Run(context.Background(), Request{Line: Join(append([]string{"completion"}, words...)), Stdout: stdout, Stderr: stderr})
+}
+
 // single tells whether a topic has one command only.
 func single(topic string) bool {
 	n := 0

@@ -1,10 +1,12 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
@@ -17,7 +19,7 @@ var serviceCommands = []*definition{
 		topic: "svc", short: "List the services, their commands and where those come from", stack: true, json: true, run: runServices,
 	},
 	{
-		topic: "svc", verb: "update", args: "NAME [--command \"…\"] [--memory 512m] [--cpus 0.5]",
+		topic: "svc", verb: "update", args: "NAME",
 		short: "Change a service, or make one, and roll that out as a release",
 		long: "The command wins over the Procfile's, and that over the image's. It runs in the image's shell, so that\n" +
 			"config vars expand. An empty value takes a setting back.",
@@ -26,6 +28,7 @@ var serviceCommands = []*definition{
 			f.String("command", "", "the `COMMAND` line")
 			f.String("memory", "", "the most memory an instance may take, such as 512m or 2g")
 			f.String("cpus", "", "the most cores an instance may take, such as 0.5")
+			f.String("stop-timeout", "", "from SIGTERM to SIGKILL when an instance retires, such as 2m")
 		},
 	},
 	{
@@ -41,6 +44,7 @@ type serviceJSON struct {
 	From      string  `json:"from"`
 	Memory    int64   `json:"memory,omitempty"`
 	CPUs      float64 `json:"cpus,omitempty"`
+	Stop      string  `json:"stop_timeout,omitempty"`
 }
 
 func runServices(ctx context.Context, c *call) error {
@@ -52,7 +56,7 @@ func runServices(ctx context.Context, c *call) error {
 		}
 		for _, name := range r.Formation.Services() {
 			s := r.Services[name]
-			list = append(list, serviceJSON{Name: string(name), Instances: r.Formation[name], Command: s.Command, From: s.From, Memory: s.Memory, CPUs: s.CPUs})
+			list = append(list, serviceJSON{Name: string(name), Instances: r.Formation[name], Command: s.Command, From: s.From, Memory: s.Memory, CPUs: s.CPUs, Stop: stopText(s.StopTimeout)})
 		}
 	} else {
 		form := mesh.Formation{}
@@ -61,7 +65,7 @@ func runServices(ctx context.Context, c *call) error {
 		}
 		for _, name := range form.Services() {
 			s := c.stack.Services[name]
-			list = append(list, serviceJSON{Name: string(name), Command: s.Command, From: "svc:update", Memory: s.Memory, CPUs: s.CPUs})
+			list = append(list, serviceJSON{Name: string(name), Command: s.Command, From: "svc:update", Memory: s.Memory, CPUs: s.CPUs, Stop: stopText(s.StopTimeout)})
 		}
 	}
 	if c.json {
@@ -69,7 +73,7 @@ func runServices(ctx context.Context, c *call) error {
 	}
 	var rows [][]string
 	for _, s := range list {
-		memory, cpus, command := "-", "-", s.Command
+		memory, cpus, stop, command := "-", "-", cmp.Or(s.Stop, "-"), s.Command
 		if s.Memory > 0 {
 			memory = units.BytesSize(float64(s.Memory))
 		}
@@ -79,10 +83,17 @@ func runServices(ctx context.Context, c *call) error {
 		if command == "" {
 			command = "(the image's own)"
 		}
-		rows = append(rows, []string{s.Name, strconv.Itoa(s.Instances), s.From, memory, cpus, command})
+		rows = append(rows, []string{s.Name, strconv.Itoa(s.Instances), s.From, memory, cpus, stop, command})
 	}
-	c.table([]string{"SERVICE", "INSTANCES", "FROM", "MEMORY", "CPUS", "COMMAND"}, rows)
+	c.table([]string{"SERVICE", "INSTANCES", "FROM", "MEMORY", "CPUS", "STOP", "COMMAND"}, rows)
 	return nil
+}
+
+func stopText(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return d.String()
 }
 
 // Limits of an instance. The engine refuses less memory than 6 MB.
@@ -112,9 +123,14 @@ func runServiceUpdate(ctx context.Context, c *call) error {
 			return c.usage("--cpus %q is not a number of cores, such as 0.5 or 2", mesh.Clip(v, 40))
 		}
 	}
+	if v, _ := c.flags.GetString("stop-timeout"); v != "" {
+		if set.StopTimeout, err = time.ParseDuration(v); err != nil || set.StopTimeout < time.Second || set.StopTimeout > time.Hour {
+			return c.usage("--stop-timeout %q is not a time from 1s to 1h, such as 45s or 2m", mesh.Clip(v, 40))
+		}
+	}
 	changed := func(flag string) bool { return c.flags.Changed(flag) }
-	if !changed("command") && !changed("memory") && !changed("cpus") {
-		return c.usage("say what to change: --command, --memory or --cpus")
+	if !changed("command") && !changed("memory") && !changed("cpus") && !changed("stop-timeout") {
+		return c.usage("say what to change: --command, --memory, --cpus or --stop-timeout")
 	}
 	err = c.Deployer.UpdateService(ctx, c.stack.Name, c.Key.Name, name, func(s *mesh.ServiceSettings) {
 		if changed("command") {
@@ -125,6 +141,9 @@ func runServiceUpdate(ctx context.Context, c *call) error {
 		}
 		if changed("cpus") {
 			s.CPUs = set.CPUs
+		}
+		if changed("stop-timeout") {
+			s.StopTimeout = set.StopTimeout
 		}
 	}, c.Stderr)
 	if err != nil {

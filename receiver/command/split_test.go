@@ -124,9 +124,9 @@ func TestTable_IsSane(t *testing.T) {
 			t.Errorf("%s: the usage line %q does not show its arguments", name, d.usage())
 		}
 		// What changes something needs more than the right to look, or looks itself.
-		writer := slices.Contains([]string{"set", "unset", "create", "destroy", "restart", "start", "stop", "cancel", "add", "remove", "import", "delete", "update"}, d.verb) ||
-			slices.Contains([]string{"run", "rollback"}, d.topic)
-		if writer && d.access == mesh.AccessRead {
+		writer := slices.Contains([]string{"set", "unset", "create", "destroy", "restart", "start", "stop", "cancel", "add", "remove", "import", "delete", "update", "rename"}, d.verb) ||
+			slices.Contains([]string{"run", "rollback", "deploy", "enter"}, d.topic)
+		if writer && !d.quiet && d.access == mesh.AccessRead {
 			t.Errorf("%s changes something and needs %s only", name, d.access)
 		}
 		// No other word leads here.

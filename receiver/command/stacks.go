@@ -29,10 +29,18 @@ var stackCommands = []*definition{
 		stack: true, access: mesh.AccessDeploy, verbatim: true, max: many, run: runSetReleaseCommand,
 	},
 	{
-		topic: "stacks", verb: "destroy", args: "--confirm NAME",
+		topic: "stacks", verb: "rename", args: "NEW", short: "Give a stack another name: its host, its remote and the keys limited to it follow",
+		long:  "Instances of the new name are started beside the old ones, so that domains added to the stack lose no\nrequest. Its host below the base domain changes at once.",
+		stack: true, access: mesh.AccessAdmin, min: 1, max: 1, run: runStacksRename,
+	},
+	{
+		topic: "stacks", verb: "destroy",
 		short: "Remove a stack for good: containers, images, repository, routes, logs and config",
 		stack: true, access: mesh.AccessAdmin, run: runStacksDestroy,
-		flags: func(f *pflag.FlagSet) { f.String("confirm", "", "the stack's `NAME`, once more") },
+		flags: func(f *pflag.FlagSet) {
+			f.String("confirm", "", "the stack's `NAME`, once more")
+			_ = f.SetAnnotation("confirm", required, nil)
+		},
 	},
 }
 
@@ -148,6 +156,22 @@ func runStacksCreate(ctx context.Context, c *call) error {
 		return err
 	}
 	_, _ = fmt.Fprintf(c.Stdout, "%s is made; it will be at %s\n", st.Name, c.URL(c.Deployer.Domains(st)[0]))
+	return nil
+}
+
+func runStacksRename(ctx context.Context, c *call) error {
+	to, err := mesh.ParseStackName(c.args[0])
+	if err != nil {
+		return err
+	}
+	if err := c.Deployer.RenameStack(ctx, c.stack.Name, to, c.Key.Name, c.Stderr); err != nil {
+		return err
+	}
+	st, err := c.State.Stack(ctx, to)
+	if err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s is called %s now, at %s\n", c.stack.Name, to, c.URL(c.Deployer.Domains(st)[0]))
 	return nil
 }
 

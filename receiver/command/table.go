@@ -22,6 +22,8 @@ type definition struct {
 	access   mesh.Access
 	stack    bool // works on a stack
 	ownCheck bool // checks rights by itself
+	creates  bool // works on a stack that need not exist yet
+	terminal bool // takes what is typed on a terminal itself
 	verbatim bool // options end at the first argument: what follows is a command
 	quiet    bool // not audited: it changes nothing
 	json     bool
@@ -37,16 +39,54 @@ func (d *definition) name() string {
 	return d.topic + ":" + d.verb
 }
 
+// usage is the whole command line, with its options.
 func (d *definition) usage() string {
 	u := d.name()
 	if d.stack {
 		u += " [-a STACK]"
+	}
+	if d.flags != nil {
+		fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+		fs.SortFlags = false
+		d.flags(fs)
+		fs.VisitAll(func(f *pflag.Flag) {
+			o := "--" + f.Name
+			if f.Shorthand != "" {
+				o = "-" + f.Shorthand
+			}
+			value, _ := pflag.UnquoteUsage(f)
+			switch {
+			case f.Value.Type() == "bool":
+			case f.NoOptDefVal != "":
+				o += "[=" + value + "]"
+			default:
+				o += " " + value
+			}
+			if _, must := f.Annotations[required]; !must {
+				o = "[" + o + "]"
+			}
+			if f.Value.Type() == "stringArray" {
+				o += "…"
+			}
+			u += " " + o
+		})
+	}
+	if d.json {
+		u += " [--json]"
 	}
 	if d.args != "" {
 		u += " " + d.args
 	}
 	return u
 }
+
+// line is the command line without its options, for lists.
+func (d *definition) line() string {
+	return strings.TrimSuffix(d.name()+" "+d.args, " ")
+}
+
+// required marks an option that must be given, in its annotations.
+const required = "mesh_required"
 
 const many = 10_000
 
@@ -64,7 +104,7 @@ var topics = map[string][]string{
 // table is all commands. It is a function because help is one of them and reads
 // it.
 func table() []*definition {
-	return slices.Concat(stackCommands, configCommands, psCommands, serviceCommands, releaseCommands, logCommands, domainCommands, freezeCommands, buildCommands, keyCommands, auditCommands, doctorCommands, serverCommands())
+	return slices.Concat(stackCommands, configCommands, psCommands, runCommands, serviceCommands, deployCommands, releaseCommands, logCommands, domainCommands, freezeCommands, buildCommands, keyCommands, auditCommands, backupCommands, doctorCommands, completionCommands, serverCommands())
 }
 
 // Topic resolves a first word to the topic's own name.
@@ -158,7 +198,7 @@ func (c *call) help(w io.Writer, about string, one *definition) error {
 			_, _ = fmt.Fprintln(w)
 		}
 		last, found = d.topic, true
-		_, _ = fmt.Fprintf(w, "  %-52s %s\n", strings.Replace(d.usage(), " [-a STACK]", "", 1), d.short)
+		_, _ = fmt.Fprintf(w, "  %-52s %s\n", d.line(), d.short)
 	}
 	if !found {
 		return unknown(about, about)

@@ -1,0 +1,163 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/pflag"
+
+	"mesh"
+)
+
+// Uploads opens source trees that come as a tar.
+type Uploads interface {
+	// Unpack reads a tar, or a gzip of one, to its end, and returns its tree and what
+	// identifies its content, in hex. release must be called when nobody reads the
+	// tree any more. Nothing is left when it fails. What is wrong with the tar is a
+	// *mesh.Error.
+	Unpack(ctx context.Context, r io.Reader) (tree mesh.Tree, id string, release func(), err error)
+}
+
+var deployCommands = []*definition{
+	{
+		topic: "deploy", args: "[PATH]", short: "Deploy without git: the working directory, or a prebuilt image, the way a push is deployed",
+		long: "In a checkout, `mesh deploy` sends the working directory as it is, committed or not, without what\n" +
+			".gitignore and .dockerignore leave out. Over plain ssh a tar is read from standard input:\n" +
+			"`tar cz . | ssh mesh deploy -a blog`. With --image the server pulls the image, and records its digest;\n" +
+			"`docker save IMG | ssh mesh deploy -a blog --load IMG` needs no registry.",
+		stack: true, creates: true, access: mesh.AccessDeploy, max: 1, run: runDeploy,
+		flags: func(f *pflag.FlagSet) {
+			f.String("dockerfile", "", "build with this Dockerfile, `PATH` in the tree")
+			f.Lookup("dockerfile").NoOptDefVal = mesh.DefaultDockerfile
+			f.String("image", "", "deploy the prebuilt image `REF`, pulled by the server")
+			f.String("load", "", "deploy the image `REF` out of what docker save writes to standard input")
+			f.Bool("no-pull", false, "with --image: take the engine's own copy, and ask no registry")
+			f.Bool("no-cache", false, "build every step anew")
+			f.Bool("dry-run", false, "build, then stop; nothing changes")
+			f.String("source", "", "what is deployed, for the record: a `TEXT`")
+		},
+	},
+	{
+		topic: "promote", args: "TO", short: "Deploy the image that a stack (-a FROM) runs to the stack TO, with TO's config and release command",
+		long:  "Nothing is built: it is the same image. `ssh mesh promote live -a staging`",
+		stack: true, ownCheck: true, min: 1, max: 1, run: runPromote,
+	},
+}
+
+func runDeploy(ctx context.Context, c *call) error {
+	u := mesh.Upload{Stack: c.stack.Name, By: c.Key.Name}
+	u.NoCache, _ = c.flags.GetBool("no-cache")
+	u.DryRun, _ = c.flags.GetBool("dry-run")
+	u.Dockerfile, _ = c.flags.GetString("dockerfile")
+	what, _ := c.flags.GetString("source")
+	img, _ := c.flags.GetString("image")
+	load, _ := c.flags.GetString("load")
+	local, _ := c.flags.GetBool("no-pull")
+	for _, name := range []string{"image", "load"} {
+		if v, _ := c.flags.GetString(name); v == "" && c.flags.Changed(name) {
+			return c.usage("--%s needs the name of an image", name)
+		}
+	}
+	switch {
+	case img != "" && load != "":
+		return c.usage("--image and --load name two sources")
+	case (img != "" || load != "") && (c.flags.Changed("dockerfile") || u.NoCache):
+		return c.usage("a prebuilt image is not built: --dockerfile and --no-cache mean nothing with it")
+	case local && img == "":
+		return c.usage("--no-pull goes with --image")
+	case len(c.args) > 0 && !c.flags.Changed("dockerfile"):
+		return c.usage("deploy takes no argument %q", mesh.Clip(c.args[0], 60))
+	case len(c.args) > 0:
+		u.Dockerfile = c.args[0] // --dockerfile PATH, whose value may be left out
+	}
+	if u.Dockerfile != "" {
+		s, err := findSetting("dockerfile")
+		if err == nil {
+			err = s.set(new(mesh.Settings), u.Dockerfile)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := c.Deployer.AdmitPush(ctx, c.Key, c.stack.Name); err != nil {
+		return err
+	}
+	switch {
+	case img != "":
+		u.From, u.Subject = mesh.From{Ref: img, Local: local}, "Image "+img
+	case c.TTY:
+		return mesh.Errorf(mesh.Invalid, "the source has to come from standard input, and that is a terminal").
+			WithHint("in a checkout: mesh deploy; elsewhere: tar cz . | ssh mesh deploy -a %s", c.stack.Name)
+	case load != "":
+		u.From, u.Subject = mesh.From{Ref: load, Archive: c.Stdin}, "Image "+load+", loaded"
+	default:
+		began := c.Now()
+		_, _ = fmt.Fprintf(c.Stderr, "-----> Receiving the tree\n")
+		tree, id, release, err := c.Uploads.Unpack(ctx, c.Stdin)
+		if err != nil {
+			return err
+		}
+		defer release()
+		files, size := 0, int64(0)
+		for _, e := range tree.Entries() {
+			if !e.Mode.IsDir() {
+				files++
+				size += e.Size
+			}
+		}
+		_, _ = fmt.Fprintf(c.Stderr, "       %d files, %s, in %.1fs\n", files, units.HumanSize(float64(size)), c.Now().Sub(began).Round(time.Millisecond).Seconds())
+		u.Tree, u.ID, u.Subject = tree, id, "Upload"
+	}
+	if what = printable(what); what != "" {
+		u.Subject += ": " + what
+	}
+	if err := c.Deployer.Upload(ctx, u, c.Stderr); err != nil {
+		return err
+	}
+	return c.deployed(ctx, u.Stack, u.DryRun)
+}
+
+// deployed is the answer of a command that has deployed something new.
+func (c *call) deployed(ctx context.Context, name mesh.StackName, dry bool) error {
+	st, err := c.State.Stack(ctx, name)
+	if err != nil {
+		return err
+	}
+	if dry {
+		_, _ = fmt.Fprintf(c.Stdout, "%s: built; nothing has changed\n", name)
+		return nil
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s %s: %s\n", name, st.Current, c.URL(c.Deployer.Domains(st)[0]))
+	return nil
+}
+
+// printable makes a text from a client harmless on a terminal and in a log.
+func printable(s string) string {
+	return mesh.Clip(strings.Map(func(r rune) rune {
+		if r < 0x20 || r == 0x7f || 0x80 <= r && r < 0xa0 {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?")), 72)
+}
+
+func runPromote(ctx context.Context, c *call) error {
+	to, err := mesh.ParseStackName(c.args[0])
+	if err != nil {
+		return err
+	}
+	if !c.Key.May(mesh.AccessRead, to) {
+		return noStack(string(to), nil)
+	}
+	if !c.Key.May(mesh.AccessDeploy, to) {
+		return mesh.Errorf(mesh.Denied, "the key %q may not deploy to %s", c.Key.Name, to).WithHint("it has the role %s; ask an admin for deploy", c.Key.Role)
+	}
+	if err := c.Deployer.Promote(ctx, c.stack.Name, to, c.Key.Name, c.Stderr); err != nil {
+		return err
+	}
+	return c.deployed(ctx, to, false)
+}

@@ -1,0 +1,364 @@
+package command_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"mesh"
+	"mesh/receiver/command"
+)
+
+func TestDeploy_Sources(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]string{
+		"deploy -a blog":                                    `upload blog "Upload" id=TAR dockerfile="" from={Ref: Archive:<nil> Local:false} no-cache=false dry-run=false`,
+		"deploy blog --dockerfile":                          `upload blog "Upload" id=TAR dockerfile="Dockerfile" from={Ref: Archive:<nil> Local:false} no-cache=false dry-run=false`,
+		"deploy --dockerfile docker/web.Dockerfile":         `upload blog "Upload" id=TAR dockerfile="docker/web.Dockerfile" from={Ref: Archive:<nil> Local:false} no-cache=false dry-run=false`,
+		"deploy --dockerfile=a/b --no-cache":                `upload blog "Upload" id=TAR dockerfile="a/b" from={Ref: Archive:<nil> Local:false} no-cache=true dry-run=false`,
+		"deploy --source 'blog at 1a2b3c4' --dry-run":       `upload blog "Upload: blog at 1a2b3c4" id=TAR dockerfile="" from={Ref: Archive:<nil> Local:false} no-cache=false dry-run=true`,
+		"deploy --image redis:7":                            `upload blog "Image redis:7" id= dockerfile="" from={Ref:redis:7 Archive:<nil> Local:false} no-cache=false dry-run=false`,
+		"deploy --image redis:7 --no-pull":                  `upload blog "Image redis:7" id= dockerfile="" from={Ref:redis:7 Archive:<nil> Local:true} no-cache=false dry-run=false`,
+		"deploy --load app:1":                               `upload blog "Image app:1, loaded" id= dockerfile="" from={Ref:app:1 Archive:<nil> Local:false} no-cache=false dry-run=false`,
+		"-a new deploy":                                     `upload new "Upload" id=TAR dockerfile="" from={Ref: Archive:<nil> Local:false} no-cache=false dry-run=false`,
+		"deploy --source \"$(printf 'a\x1b[2Jb')\" -a blog": `upload blog "Upload: $(printf 'a[2Jb')" id=TAR dockerfile="" from={Ref: Archive:<nil> Local:false} no-cache=false dry-run=false`,
+	} {
+		f := stacks("blog")
+		r := do(t, f, line, stdin("TAR"))
+		if r.status != 0 || !slices.Contains(f.did, want) {
+			t.Errorf("%s: %d %s%q", line, r.status, r.err, f.did)
+		}
+		if strings.Contains(want, "id=TAR") && !slices.Contains(f.did, "released") {
+			t.Errorf("%s: the tree is not released", line)
+		}
+		if strings.Contains(line, "--load") && !slices.Contains(f.did, `archive "TAR"`) {
+			t.Errorf("%s: %q", line, f.did)
+		}
+		if f.did[0] != "admit laptop to "+strings.Fields(want)[1] {
+			t.Errorf("%s: begins with %q", line, f.did[0])
+		}
+	}
+}
+
+func TestDeploy_Refusals(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		line   string
+		status int
+		text   string
+		opts   []option
+	}{
+		{"deploy --image a --load b", 2, "two sources", nil},
+		{"deploy --image", 2, "flag needs an argument", nil},
+		{"deploy --image=", 2, "needs the name of an image", nil},
+		{"deploy --image a --dockerfile", 2, "is not built", nil},
+		{"deploy --no-pull", 2, "goes with --image", nil},
+		{"deploy blog x", 2, `takes no argument "x"`, nil},
+		{"deploy --dockerfile ../x", 2, "not a path inside", nil},
+		{"deploy", 2, "that is a terminal", []option{terminal}},
+		{"deploy -a Not_A_Name", 20, "no stack", nil},
+		{"deploy -a new", 20, "no stack", []option{as(mesh.Key{Name: "ci", Role: mesh.RoleDeploy, Stacks: []mesh.StackName{"blog"}})}},
+		{"deploy -a blog", 1, "may not use deploy", []option{as(mesh.Key{Name: "eye", Role: mesh.RoleRead})}},
+	} {
+		f := stacks("blog")
+		r := do(t, f, c.line, append(c.opts, stdin("TAR"))...)
+		if r.status != c.status || !strings.Contains(r.err, c.text) {
+			t.Errorf("%s: %d %s", c.line, r.status, r.err)
+		}
+		if slices.ContainsFunc(f.did, func(s string) bool { return strings.HasPrefix(s, "upload") }) {
+			t.Errorf("%s: %q", c.line, f.did)
+		}
+	}
+	// What refuses a push refuses it before anything is received.
+	f := stacks("blog")
+	f.admit = mesh.Errorf(mesh.Conflict, "blog is locked")
+	if r := do(t, f, "deploy", stdin("TAR")); r.status != 1 || len(f.did) != 1 {
+		t.Errorf("got %d %s%q", r.status, r.err, f.did)
+	}
+}
+
+func TestPromoteAndRename(t *testing.T) {
+	t.Parallel()
+	f := stacks("blog", "live")
+	if r := do(t, f, "promote live -a blog"); r.status != 0 || !slices.Contains(f.did, "promote blog to live") {
+		t.Errorf("got %d %s%q", r.status, r.err, f.did)
+	}
+	limited := mesh.Key{Name: "ci", Role: mesh.RoleDeploy, Stacks: []mesh.StackName{"blog"}}
+	if r := do(t, f, "promote live -a blog", as(limited)); r.status != 20 {
+		t.Errorf("got %d %s", r.status, r.err)
+	}
+	if r := do(t, f, "promote live -a blog", as(mesh.Key{Name: "eye", Role: mesh.RoleRead})); r.status != 1 || !strings.Contains(r.err, "may not deploy to live") {
+		t.Errorf("got %d %s", r.status, r.err)
+	}
+	if r := do(t, f, "stacks rename -a blog shop"); r.status != 0 || r.out != "blog is called shop now, at http://shop.localhost:8080\n" {
+		t.Errorf("got %d %s%s", r.status, r.out, r.err)
+	}
+	if r := do(t, f, "apps:rename blog Shop"); r.status != 2 {
+		t.Errorf("got %d %s", r.status, r.err)
+	}
+	if r := do(t, f, "stacks:rename -a blog x", as(mesh.Key{Name: "ci", Role: mesh.RoleDeploy})); r.status != 1 {
+		t.Errorf("a deploy key renames: %s", r.out)
+	}
+}
+
+func TestRun_Detached(t *testing.T) {
+	t.Parallel()
+	f := stacks("blog")
+	f.runs = []mesh.DetachedRun{
+		{Name: "run.1000", Running: true, By: "ci", Command: "rake one", Started: now.Add(-time.Hour), Until: now.Add(23 * time.Hour)},
+		{Name: "run.2000", ExitCode: 137, OOM: true, By: "ci", Command: "rake two", Started: now.Add(-time.Minute)},
+	}
+	if r := do(t, f, "run -d -- rake long -x 'a b'"); r.status != 0 || r.out != "run.4211\n" || f.did[0] != `detach blog "rake long -x 'a b'"` {
+		t.Errorf("got %d %s%s%q", r.status, r.out, r.err, f.did)
+	}
+	golden(t, "run-list", do(t, f, "run:list", screen(80)).out)
+	golden(t, "run-list.json", do(t, f, "run list --json").out)
+	f.lines = []mesh.LogLine{{At: now, Source: "app", Name: "run.2000", Text: "hello"}}
+	if r := do(t, f, "run:logs run.2000"); r.status != 0 || !strings.Contains(r.out, "app[run.2000]: hello") {
+		t.Errorf("got %d %s%s", r.status, r.out, r.err)
+	}
+	if r := do(t, f, "run logs run.2000 -t"); r.status != 137 || !strings.Contains(r.err, "has ended with exit code 137") {
+		t.Errorf("got %d %s%s", r.status, r.out, r.err)
+	}
+	if r := do(t, f, "run:logs run.1"); r.status != 1 || !strings.Contains(r.err, `no detached run "run.1"`) {
+		t.Errorf("got %d %s", r.status, r.err)
+	}
+	if r := do(t, f, "run:stop -a blog run.1000"); r.status != 0 || f.did[len(f.did)-1] != "stop run blog run.1000" {
+		t.Errorf("got %d %s%q", r.status, r.err, f.did)
+	}
+}
+
+func TestEnter(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]string{
+		"enter web.1":                   `enter blog web.1 "" []`,
+		"enter -a blog web.1":           `enter blog web.1 "" []`,
+		"enter blog web.1 -- ls -l":     `enter blog web.1 "ls -l" ["ls" "-l"]`,
+		"enter web.2 ls '-l  x' | wc":   `enter blog web.2 "ls '-l  x' | wc" ["ls" "-l  x" "|" "wc"]`,
+		`enter web.1 -- "echo $A | wc"`: `enter blog web.1 "echo $A | wc" ["echo $A | wc"]`,
+		"enter worker.1 --app x":        `enter blog worker.1 "--app x" ["--app" "x"]`,
+	} {
+		f := stacks("blog")
+		if r := do(t, f, line); r.status != 4 || len(f.did) != 1 || f.did[0] != want {
+			t.Errorf("%s: %d %s%q", line, r.status, r.err, f.did)
+		}
+	}
+	if r := do(t, stacks("blog"), "enter web"); r.status != 2 {
+		t.Errorf("got %d %s", r.status, r.err)
+	}
+}
+
+func screen(width int) option {
+	return func(r *command.Request) { r.TTY, r.Size = true, mesh.WindowSize{Width: width} }
+}
+
+func TestConfig_Show(t *testing.T) {
+	t.Parallel()
+	f := stacks("blog")
+	f.stacks[0].Config = mesh.Config{"A": mesh.NewSecret("plain"), "B": mesh.NewSecret("two\nlines, 'quoted'"), "C": mesh.NewSecret("")}
+	if r := do(t, f, "config --show"); r.out != "A=plain\nB='two\nlines, '\\''quoted'\\'''\nC=''\n" {
+		t.Errorf("got %q %s", r.out, r.err)
+	}
+	if r := do(t, f, "config --show --json"); !strings.Contains(r.out, `"B": "two\nlines, 'quoted'"`) {
+		t.Errorf("got %s", r.out)
+	}
+	if r := do(t, f, "config --show", as(mesh.Key{Name: "eye", Role: mesh.RoleRead})); r.status != 1 || strings.Contains(r.out, "plain") {
+		t.Errorf("got %d %s", r.status, r.out)
+	}
+	f.stacks[0].Config["D"] = mesh.NewSecret("\xff")
+	for _, line := range []string{"config --show --json", "config:get D --json", "config:export --format json"} {
+		if r := do(t, f, line); r.status != 2 || !strings.Contains(r.err, "not valid UTF-8") {
+			t.Errorf("%s: %d %s", line, r.status, r.err)
+		}
+	}
+}
+
+func at(minute int, source, name, text string) mesh.LogLine {
+	return mesh.LogLine{At: now.Add(time.Duration(minute) * time.Minute), Source: source, Name: name, Text: text}
+}
+
+func TestLogs_EventsAndLinesByTime(t *testing.T) {
+	t.Parallel()
+	f := stacks("blog")
+	f.events = []mesh.LogLine{at(-10, "mesh", "deploy", "#1 is live as v1"), at(-3, "mesh", "web.1", "crashed"), at(-1, "mesh", "web.2", "crashed")}
+	f.lines = []mesh.LogLine{at(-5, "app", "web.1", "one"), at(-4, "app", "web.1", "two"), at(-2, "app", "web.1", "three")}
+	texts := func(line string) string {
+		t.Helper()
+		var out []string
+		for l := range strings.Lines(do(t, f, line).out) {
+			_, text, _ := strings.Cut(strings.TrimSpace(l), " ")
+			out = append(out, text)
+		}
+		return strings.Join(out, "\n")
+	}
+	for line, want := range map[string]string{
+		"logs":                    "mesh[deploy]: #1 is live as v1\napp[web.1]: one\napp[web.1]: two\nmesh[web.1]: crashed\napp[web.1]: three\nmesh[web.2]: crashed",
+		"logs -n -1":              "mesh[deploy]: #1 is live as v1\napp[web.1]: one\napp[web.1]: two\nmesh[web.1]: crashed\napp[web.1]: three\nmesh[web.2]: crashed",
+		"logs -n 2":               "app[web.1]: three\nmesh[web.2]: crashed",
+		"logs --source mesh -n 2": "mesh[web.1]: crashed\nmesh[web.2]: crashed",
+		"logs --source app -n 1":  "app[web.1]: three",
+		"logs --source router":    "",
+		"logs --since 150s":       "app[web.1]: one\napp[web.1]: two\napp[web.1]: three\nmesh[web.2]: crashed", // the fake does not look at the time
+	} {
+		if got := texts(line); got != want {
+			t.Errorf("%s:\n%s\nwant\n%s", line, got, want)
+		}
+	}
+	f.lines = nil
+	if got := texts("logs -p web.1"); got != "mesh[web.1]: crashed" {
+		t.Errorf("got %s", got)
+	}
+	if r := do(t, f, "logs --source disk"); r.status != 2 || !strings.Contains(r.err, "app, router or mesh") {
+		t.Errorf("got %d %s", r.status, r.err)
+	}
+}
+
+// What comes while a log is followed is printed once, also when it comes between
+// the reading of what is kept and the end of what the instances have printed.
+func TestLogs_FollowLosesNothingAndEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := stacks("blog")
+		f.events = []mesh.LogLine{at(-10, "mesh", "deploy", "kept")}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		f.follow = func(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
+			_ = fn(at(-5, "app", "web.1", "old"))
+			f.watch(at(-4, "mesh", "deploy", "between"))
+			f.watch(at(-10, "mesh", "deploy", "kept")) // it is in what was read
+			synctest.Wait()
+			q.Caught()
+			_ = fn(at(1, "app", "web.1", "new"))
+			f.watch(at(2, "mesh", "deploy", "event"))
+			synctest.Wait()
+			cancel(mesh.Errorf(mesh.Cancelled, "mesh is being stopped"))
+			<-ctx.Done()
+			return nil
+		}
+		r := doCtx(ctx, t, f, "logs -t")
+		var got []string
+		for l := range strings.Lines(r.out) {
+			got = append(got, strings.TrimSpace(l[strings.LastIndex(l, ":")+1:]))
+		}
+		if !slices.Equal(got, []string{"kept", "old", "between", "new", "event"}) {
+			t.Errorf("got %q", got)
+		}
+		// It does not end silently.
+		if r.status != 130 || !strings.Contains(r.err, "mesh is being stopped") || !slices.Contains(f.did, "unwatched") {
+			t.Errorf("got %d %s%q", r.status, r.err, f.did)
+		}
+	})
+}
+
+// A client that reads slowly, or not at all, keeps nobody waiting who has an event.
+func TestLogs_SlowClientHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := stacks("blog")
+		ctx, cancel := context.WithCancel(t.Context())
+		r, w := io.Pipe()
+		f.follow = func(ctx context.Context, q mesh.LogQuery, _ func(mesh.LogLine) error) error {
+			q.Caught()
+			for i := range 50_000 {
+				f.watch(at(i+1, "mesh", "deploy", "event"))
+			}
+			cancel()
+			_ = r.CloseWithError(errors.New("gone"))
+			<-ctx.Done()
+			return nil
+		}
+		doCtx(ctx, t, f, "logs -t", func(r *command.Request) { r.Stdout = w })
+	})
+}
+
+func TestTerminal_CtrlCEndsACommand(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := stacks("blog")
+		r, w := io.Pipe()
+		f.follow = func(ctx context.Context, q mesh.LogQuery, _ func(mesh.LogLine) error) error {
+			q.Caught()
+			_, _ = w.Write([]byte("x\x03"))
+			<-ctx.Done()
+			return nil
+		}
+		got := doCtx(t.Context(), t, f, "logs -t", terminal, func(q *command.Request) { q.Stdin = r })
+		if got.status != 130 {
+			t.Errorf("got %d %s", got.status, got.err)
+		}
+		_ = w.Close()
+	})
+}
+
+func TestScreen_FitsColoursAndTimes(t *testing.T) {
+	t.Parallel()
+	f := stacks("blog")
+	f.status = []mesh.InstanceStatus{
+		{Name: mesh.InstanceName{Service: "web", Slot: 1}, Release: 12, State: "up", Since: now.Add(-time.Hour), Command: strings.Repeat("very-long-command ", 10)},
+		{Name: mesh.InstanceName{Service: "worker", Slot: 1}, Release: 12, State: "crashed", ExitCode: 1, Crashes: 2, Since: now},
+	}
+	for _, width := range []int{60, 80, 200} {
+		for l := range strings.Lines(do(t, f, "ps", screen(width), noColor).out) {
+			if n := len([]rune(strings.TrimRight(l, "\r\n"))); n > width {
+				t.Errorf("%d characters on a screen of %d: %q", n, width, l)
+			}
+		}
+	}
+	golden(t, "ps-60", do(t, f, "ps", screen(60), noColor).out)
+	if got := do(t, f, "ps", screen(0)).out; !strings.Contains(got, "\x1b[32mup\x1b[0m ") || !strings.Contains(got, "\x1b[31mcrashed (exit 1) 2×\x1b[0m") {
+		t.Errorf("got %q", got)
+	}
+	for what, opts := range map[string][]option{"no terminal": nil, "NO_COLOR": {terminal, noColor}} {
+		if got := do(t, f, "ps", opts...).out; strings.Contains(got, "\x1b") {
+			t.Errorf("%s: got %q", what, got)
+		}
+	}
+	// A client's screen without a terminal: as on one, but with its own line ends.
+	on := func(r *command.Request) { r.Env = map[string]string{command.EnvScreen: "60", command.EnvNoColor: "1"} }
+	if got := do(t, f, "ps", on).out; !strings.Contains(got, "1h ago") || strings.Contains(got, "\r") {
+		t.Errorf("got %q", got)
+	}
+}
+
+func noColor(r *command.Request) { r.Env = map[string]string{command.EnvNoColor: "1"} }
+
+func TestComplete(t *testing.T) {
+	t.Parallel()
+	complete := func(words ...string) string {
+		var b strings.Builder
+		command.Complete(&b, words)
+		var out []string
+		for l := range strings.Lines(b.String()) {
+			word, _, _ := strings.Cut(l, "\t")
+			out = append(out, strings.TrimSpace(word))
+		}
+		return strings.Join(out, " ")
+	}
+	for _, c := range []struct{ words, want string }{
+		{"conf", "config config:export config:import config:get config:set config:unset"},
+		{"config:s", "config:set"},
+		{"config|s", "set"},
+		{"ser", "server:info serve"},
+		{"ssh-keys:add|me|--ro", "--role"},
+		{"keys|add|me|--role|", "admin deploy read"},
+		{"build:set|dr", "drain="},
+		{"build unset|dr", ""},
+		{"completion|", "bash zsh fish"},
+		{"-a|blog|rollb", "rollback"},
+		{"-a|blog|logs|--so", "--source"},
+		{"logs|--source|m", "mesh"},
+		{"nonsense|x", ""},
+		{"ps|--js", "--json"},
+	} {
+		if got := complete(strings.Split(c.words, "|")...); got != c.want {
+			t.Errorf("%s: %q, want %q", c.words, got, c.want)
+		}
+	}
+	if complete() == "" {
+		t.Error("nothing for nothing")
+	}
+}

@@ -1,0 +1,201 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"mesh"
+)
+
+var runCommands = []*definition{
+	{
+		topic: "run", args: "[--] COMMAND…", short: "Run a one-off command with the image and config of the current release",
+		long: "The exit status is the command's own. With a terminal (ssh -t) it gets one, too. The image's shell\n" +
+			"runs the line as it arrives, as ssh does: ssh mesh 'run -- echo $PATH | wc -c'. The container is gone\n" +
+			"when the command has ended or the connection has. With --detach it goes on by itself, for 24 hours\n" +
+			"at most; see run:list, run:logs and run:stop. A command of one of these names needs the --.",
+		stack: true, access: mesh.AccessDeploy, verbatim: true, terminal: true, min: 1, max: many, run: runRun,
+		flags: func(f *pflag.FlagSet) {
+			f.StringArrayP("env", "e", nil, "a further variable, `NAME=VALUE`")
+			f.BoolP("detach", "d", false, "do not wait for it; print its name")
+		},
+	},
+	{
+		topic: "run", verb: "list", short: "List the detached runs of the last 24 hours", stack: true, quiet: true, json: true, run: runRunList,
+	},
+	{
+		topic: "run", verb: "logs", args: "NAME", short: "Print what a detached run has printed", stack: true, quiet: true, json: true, min: 1, max: 1, run: runRunLogs,
+		flags: func(f *pflag.FlagSet) {
+			f.BoolP("tail", "t", false, "go on until it has ended")
+			f.IntP("lines", "n", -1, "the last `N` lines; -1 for all")
+		},
+	},
+	{
+		topic: "run", verb: "stop", args: "NAME", short: "End a detached run and remove it with its output",
+		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runRunStop,
+	},
+	{
+		topic: "enter", args: "INSTANCE [-- COMMAND…]", short: "Run a command, a shell by default, inside a running instance",
+		long: "It sees the instance's files and processes; run gets a container of its own instead. The exit status\n" +
+			"is the command's own. With a terminal (ssh -t) it gets one, too. It ends with the connection.",
+		stack: true, access: mesh.AccessDeploy, verbatim: true, terminal: true, min: 1, max: many, run: runEnter,
+	},
+}
+
+// streams is a run that is connected to the client.
+func (c *call) streams(line string, words []string) mesh.Run {
+	run := mesh.Run{
+		Stack: c.stack.Name, By: c.Key.Name, Line: line, Words: words, TTY: c.TTY,
+		Stdin: c.Stdin, Stdout: c.raw, Stderr: c.Stderr,
+	}
+	if c.TTY {
+		run.Size, run.Resize = c.Size, c.Resize
+	}
+	return run
+}
+
+// exit makes the result of a command in a container the session's.
+func exit(ctx context.Context, code int, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return err
+	case code != 0:
+		return ExitStatus(code)
+	}
+	return nil
+}
+
+func runRun(ctx context.Context, c *call) error {
+	run := c.streams(c.rest, c.args)
+	vars, _ := c.flags.GetStringArray("env")
+	run.Env = map[string]mesh.Secret{}
+	for _, kv := range vars {
+		name, value, ok := strings.Cut(kv, "=")
+		if !ok || name == "" {
+			return c.usage("-e takes NAME=VALUE, not %q", mesh.Clip(kv, 60))
+		}
+		if _, err := mesh.ParseVarName(name); err != nil {
+			return err
+		}
+		run.Env[name] = mesh.NewSecret(value)
+	}
+	if detach, _ := c.flags.GetBool("detach"); detach {
+		r, err := c.Deployer.Detach(ctx, run)
+		if err != nil {
+			return err
+		}
+		_, _ = fmt.Fprintln(c.Stdout, r.Name)
+		_, _ = fmt.Fprintf(c.Stderr, "it runs on by itself, until %s at most; see it with: ssh mesh run:logs -a %s %s -t\n", r.Until.UTC().Format(time.RFC3339), c.stack.Name, r.Name)
+		return nil
+	}
+	code, err := c.Deployer.RunCommand(ctx, run)
+	return exit(ctx, code, err)
+}
+
+type runJSON struct {
+	Name     string    `json:"name"`
+	State    string    `json:"state"`
+	ExitCode *int      `json:"exit_code,omitempty"`
+	OOM      bool      `json:"oom,omitempty"`
+	Command  string    `json:"command"`
+	By       string    `json:"by"`
+	Started  time.Time `json:"started"`
+	Until    time.Time `json:"until"`
+}
+
+func runRunList(ctx context.Context, c *call) error {
+	runs, err := c.Deployer.Runs(ctx, c.stack.Name)
+	if err != nil {
+		return err
+	}
+	list := []runJSON{}
+	var rows [][]string
+	for _, r := range runs {
+		j := runJSON{Name: r.Name, State: "running", OOM: r.OOM, Command: r.Command, By: string(r.By), Started: r.Started, Until: r.Until}
+		state := j.State
+		if !r.Running {
+			j.State, j.ExitCode = "ended", &r.ExitCode
+			state = fmt.Sprintf("ended (exit %d)", r.ExitCode)
+			if r.OOM {
+				state = fmt.Sprintf("ended (exit %d, OOM)", r.ExitCode)
+			}
+		}
+		list = append(list, j)
+		rows = append(rows, []string{j.Name, state, j.By, c.when(j.Started), mesh.Clip(printable(j.Command), 60)})
+	}
+	if c.json {
+		return c.printJSON(list)
+	}
+	if len(rows) == 0 {
+		_, _ = fmt.Fprintf(c.Stderr, "%s has no detached run\n", c.stack.Name)
+		return nil
+	}
+	c.table([]string{"RUN", "STATE", "BY", "STARTED", "COMMAND"}, rows)
+	return nil
+}
+
+// detachedRun finds a detached run of the stack by its name.
+func (c *call) detachedRun(ctx context.Context, name string) (mesh.DetachedRun, error) {
+	runs, err := c.Deployer.Runs(ctx, c.stack.Name)
+	if err != nil {
+		return mesh.DetachedRun{}, err
+	}
+	for _, r := range runs {
+		if r.Name == name {
+			return r, nil
+		}
+	}
+	return mesh.DetachedRun{}, mesh.Errorf(mesh.NotFound, "%s has no detached run %q", c.stack.Name, mesh.Clip(name, 60)).
+		WithHint("list them with: ssh mesh run:list -a %s", c.stack.Name)
+}
+
+func runRunLogs(ctx context.Context, c *call) error {
+	r, err := c.detachedRun(ctx, c.args[0])
+	if err != nil {
+		return err
+	}
+	q := mesh.LogQuery{Stack: c.stack.Name, Run: r.Name}
+	q.Follow, _ = c.flags.GetBool("tail")
+	q.Lines, _ = c.flags.GetInt("lines")
+	if err := c.Logs.Logs(ctx, q, c.logPrinter()); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if !q.Follow {
+		return nil
+	}
+	if r, err = c.detachedRun(ctx, r.Name); err != nil {
+		return err // stopped and removed meanwhile
+	}
+	_, _ = fmt.Fprintf(c.Stderr, "%s has ended with exit code %d\n", r.Name, r.ExitCode)
+	return exit(ctx, r.ExitCode, nil)
+}
+
+func runRunStop(ctx context.Context, c *call) error {
+	if err := c.Deployer.StopRun(ctx, c.stack.Name, c.args[0]); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s: %s is ended\n", c.stack.Name, c.args[0])
+	return nil
+}
+
+func runEnter(ctx context.Context, c *call) error {
+	name, err := mesh.ParseInstanceName(c.args[0])
+	if err != nil {
+		return err
+	}
+	words := c.args[1:]
+	if len(words) > 0 && words[0] == "--" {
+		words = words[1:]
+	}
+	code, err := c.Deployer.Enter(ctx, name, c.streams(c.lineOf(words), words))
+	return exit(ctx, code, err)
+}

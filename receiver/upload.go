@@ -1,0 +1,273 @@
+package receiver
+
+import (
+	"archive/tar"
+	"bufio"
+	"compress/gzip"
+	"context"
+	"crypto/sha1" //nolint:gosec // the names of git's blobs
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+
+	"mesh"
+)
+
+// Limits of an uploaded tree besides its size, which is that of a push.
+const (
+	maxFiles = 500_000
+	maxPath  = 4096 // PATH_MAX of Linux
+)
+
+// unpacked is a tree that came as a tar: one file with all contents, which has no
+// name any more, and where in it each begins.
+type unpacked struct {
+	entries []mesh.TreeEntry
+	spool   *os.File
+	at      map[string]int64
+}
+
+// Unpack reads a tar, or a gzip of one, into a tree, and returns what identifies
+// its content, in hex. Files have the IDs that git would give them, so that a build
+// reuses what a push of the same files has left. release must be called when nobody
+// reads the tree any more. Nothing is left on disk when the process dies.
+//
+// Modes are git's: executable or not. Hard links become copies; a .git folder and
+// global headers, as git archive writes them, are left out. Devices, pipes, and
+// names that lead out of the tree are refused.
+func (r *Repos) Unpack(ctx context.Context, src io.Reader) (_ mesh.Tree, id string, release func(), err error) {
+	spool, err := os.CreateTemp(r.dir, "upload-*.new") // what a kill leaves is removed at the start
+	if err != nil {
+		return nil, "", nil, full(err)
+	}
+	defer func() {
+		if err != nil {
+			_ = spool.Close()
+		}
+	}()
+	if err := os.Remove(spool.Name()); err != nil {
+		return nil, "", nil, err
+	}
+	u := &unpacked{spool: spool, at: map[string]int64{}}
+	if err := u.read(ctx, src, r.maxInput); err != nil {
+		return nil, "", nil, full(err)
+	}
+	return u, u.id(), func() { _ = spool.Close() }, nil
+}
+
+// full says so when the cause of an error is a full disk.
+func full(err error) error {
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+		return err
+	}
+	return mesh.Errorf(mesh.Unavailable, "the server's disk is full: %w", err).WithHint("make room on the server, for example with: docker system prune; then try again")
+}
+
+func badTar(format string, args ...any) error {
+	return mesh.Errorf(mesh.Invalid, format, args...).WithHint("send the tree as a tar: tar cz . | ssh mesh deploy -a STACK")
+}
+
+func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64) error {
+	in := bufio.NewReaderSize(src, 64<<10)
+	magic, err := in.Peek(2)
+	if len(magic) == 0 {
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		return badTar("there is nothing on standard input")
+	}
+	if len(magic) == 2 && magic[0] == 0x1f && magic[1] == 0x8b {
+		z, err := gzip.NewReader(in)
+		if err != nil {
+			return badTar("standard input is no gzip file: %w", err)
+		}
+		in = bufio.NewReaderSize(z, 64<<10)
+	}
+	found := map[string]mesh.TreeEntry{}
+	out := bufio.NewWriterSize(u.spool, 256<<10)
+	offset := int64(0)
+	for t := tar.NewReader(in); ; {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		h, err := t.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return broken(ctx, err)
+		}
+		if h.Typeflag == tar.TypeXGlobalHeader {
+			continue
+		}
+		name, err := inTree(h.Name)
+		if err != nil {
+			return err
+		}
+		if name == "" || name == ".git" || strings.HasPrefix(name, ".git/") {
+			continue
+		}
+		e := mesh.TreeEntry{Path: name}
+		switch h.Typeflag {
+		case tar.TypeDir:
+			e.Mode = fs.ModeDir | 0o755
+		case tar.TypeSymlink:
+			e.Mode, e.Link, e.ID = fs.ModeSymlink|0o777, h.Linkname, hexSum(blobSum(int64(len(h.Linkname))), h.Linkname)
+		case tar.TypeLink:
+			to, err := inTree(h.Linkname)
+			if err != nil {
+				return err
+			}
+			target, ok := found[to]
+			if !ok || target.Mode.IsDir() {
+				return badTar("%s is a link to %s, which does not come before it", quote(name), quote(to))
+			}
+			e = target
+			e.Path = name
+			u.at[name] = u.at[to]
+		case tar.TypeReg, tar.TypeGNUSparse:
+			if offset+h.Size > limit {
+				return mesh.Errorf(mesh.Invalid, "the tree is larger than %d MB", limit>>20).WithHint("leave out what the build does not need with .dockerignore or .gitignore")
+			}
+			e.Mode, e.Size = 0o644, h.Size
+			if h.Mode&0o111 != 0 {
+				e.Mode = 0o755
+			}
+			sum := blobSum(h.Size)
+			n, err := io.Copy(io.MultiWriter(out, sum), t)
+			if err != nil {
+				return broken(ctx, err)
+			}
+			if n != h.Size {
+				return broken(ctx, io.ErrUnexpectedEOF)
+			}
+			e.ID, u.at[name] = hex.EncodeToString(sum.Sum(nil)), offset
+			offset += n
+		default:
+			return badTar("%s is a device, a pipe or something else that is no file, folder or link", quote(name))
+		}
+		found[name] = e
+		if len(found) > maxFiles {
+			return mesh.Errorf(mesh.Invalid, "the tree has more than %d files", maxFiles).WithHint("leave out what the build does not need with .dockerignore or .gitignore")
+		}
+	}
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	if len(found) == 0 {
+		return badTar("the tar on standard input is empty")
+	}
+	return u.list(found)
+}
+
+// broken is an error of reading: what is read may have ended early, or be no tar.
+func broken(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return err
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return badTar("the tar on standard input is cut off")
+	}
+	return badTar("standard input is no tar: %w", err)
+}
+
+func blobSum(size int64) hash.Hash {
+	h := sha1.New() //nolint:gosec // see above
+	_, _ = fmt.Fprintf(h, "blob %d\x00", size)
+	return h
+}
+
+func hexSum(h hash.Hash, text string) string {
+	_, _ = io.WriteString(h, text)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// inTree is the path of a tar's entry below the tree; empty: the tree itself.
+func inTree(name string) (string, error) {
+	switch {
+	case len(name) > maxPath:
+		return "", badTar("the name %s is longer than %d bytes", quote(name), maxPath)
+	case strings.HasPrefix(name, "/"), slices.Contains(strings.Split(name, "/"), ".."):
+		return "", badTar("%s leads out of the tree", quote(name))
+	case strings.ContainsRune(name, 0):
+		return "", badTar("%s has a NUL byte in it", quote(name))
+	}
+	name = path.Clean(name)
+	if name == "." {
+		return "", nil
+	}
+	return name, nil
+}
+
+func quote(name string) string { return fmt.Sprintf("%q", mesh.Clip(name, 100)) }
+
+// list makes the entries of what was found: with all folders, in the order that
+// mesh.Tree promises.
+func (u *unpacked) list(found map[string]mesh.TreeEntry) error {
+	for name := range found {
+		for d := path.Dir(name); d != "."; d = path.Dir(d) {
+			if e, ok := found[d]; ok && !e.Mode.IsDir() {
+				return badTar("%s is below %s, which is no folder", quote(name), quote(d))
+			} else if ok {
+				break
+			}
+			found[d] = mesh.TreeEntry{Path: d, Mode: fs.ModeDir | 0o755}
+		}
+	}
+	for _, e := range found {
+		u.entries = append(u.entries, e)
+	}
+	// A folder's content comes before what sorts behind its name: "a", "a/x", "a.b".
+	slices.SortFunc(u.entries, func(a, b mesh.TreeEntry) int { return comparePaths(a.Path, b.Path) })
+	return nil
+}
+
+// comparePaths orders names folder by folder: '/' is less than any other byte.
+func comparePaths(a, b string) int {
+	for i := range min(len(a), len(b)) {
+		if a[i] == b[i] {
+			continue
+		}
+		switch {
+		case a[i] == '/':
+			return -1
+		case b[i] == '/':
+			return 1
+		case a[i] < b[i]:
+			return -1
+		}
+		return 1
+	}
+	return len(a) - len(b)
+}
+
+func (u *unpacked) id() string {
+	h := sha256.New()
+	for _, e := range u.entries {
+		_, _ = fmt.Fprintf(h, "%s %o %s\x00", e.ID, e.Mode, e.Path)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Entries lists the tree.
+func (u *unpacked) Entries() []mesh.TreeEntry { return u.entries }
+
+// Open reads a file of the tree.
+func (u *unpacked) Open(e mesh.TreeEntry) (io.ReadCloser, error) {
+	at, ok := u.at[e.Path]
+	if !ok {
+		return nil, fmt.Errorf("open %s: %w", e.Path, fs.ErrNotExist)
+	}
+	return io.NopCloser(io.NewSectionReader(u.spool, at, e.Size)), nil
+}
