@@ -92,7 +92,7 @@ func (r *Receiver) command(ctx ssh.Context, s ssh.Session, key mesh.Key, raw str
 	ch, _ := ctx.Value(sessionKey{}).(*channelState)
 	req := command.Request{
 		Key: key, User: s.User(), Line: raw,
-		Stdin: s, Stdout: s, Stderr: s.Stderr(), Env: terminalEnv(s.Environ()),
+		Stdin: s, Stdout: s, Stderr: s.Stderr(), Env: terminalEnv(s.Environ()), Flush: func(ctx context.Context) { flush(ctx, s) },
 	}
 	if ch != nil {
 		ch.mu.Lock()
@@ -100,6 +100,20 @@ func (r *Receiver) command(ctx ssh.Context, s ssh.Session, key mesh.Key, raw str
 		ch.mu.Unlock()
 	}
 	return r.Commands.Run(ctx, req)
+}
+
+// flush waits until the client has answered a request, which it does after it has
+// taken in what was sent before.
+func flush(ctx context.Context, s ssh.Session) {
+	answered := make(chan struct{})
+	go func() {
+		_, _ = s.SendRequest("keepalive@openssh.com", true, nil)
+		close(answered)
+	}()
+	select {
+	case <-answered:
+	case <-ctx.Done():
+	}
 }
 
 // terminalEnv keeps the variables that a client may set for a command.

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/term"
@@ -198,7 +199,7 @@ func (d destination) run(words []string, stdin io.Reader, stdout, stderr io.Writ
 	}
 	if openSSH(argv) {
 		var set []string // in one option: of several only the first counts
-		for _, kv := range environment(stdout) {
+		for _, kv := range environment(stdout, stderr) {
 			set = append(set, kv[0]+"="+kv[1])
 		}
 		if len(set) > 0 {
@@ -228,12 +229,25 @@ func (d destination) run(words []string, stdin io.Reader, stdout, stderr io.Writ
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &ee) && ee.ExitCode() == 255 && interrupted(interrupts):
+		return command.ExitStatus(130) // ssh's own status for being interrupted is 255
 	case errors.As(err, &ee) && ee.ExitCode() >= 0:
 		return command.ExitStatus(ee.ExitCode())
 	case errors.As(err, &ee):
 		return command.ExitStatus(130)
 	}
 	return mesh.Errorf(mesh.Unavailable, "ssh cannot be run: %w", err).WithHint("install OpenSSH's client, for example with: apt-get install openssh-client")
+}
+
+// interrupted tells whether there was a Ctrl-C. The terminal signals ssh and us at
+// the same time, and ssh may be the first to have ended.
+func interrupted(signals <-chan os.Signal) bool {
+	select {
+	case <-signals:
+		return true
+	case <-time.After(100 * time.Millisecond):
+		return false
+	}
 }
 
 // openSSH tells whether the command that is run as ssh is one that knows -o.
@@ -246,9 +260,9 @@ func openSSH(argv []string) bool {
 }
 
 // environment is what the server is told of the client's: whether a person looks
-// at the output, how wide the screen is, and whether colours are wanted.
-func environment(stdout io.Writer) (env [][2]string) {
-	if f, ok := stdout.(*os.File); ok && isTerminal(stdout) {
+// at all of the output, how wide the screen is, and whether colours are wanted.
+func environment(stdout, stderr io.Writer) (env [][2]string) {
+	if f, ok := stdout.(*os.File); ok && isTerminal(stdout) && isTerminal(stderr) {
 		width, _, err := term.GetSize(int(f.Fd()))
 		if err != nil {
 			width = 0
@@ -300,7 +314,7 @@ func local(socket string, words []string, stdin io.Reader, stdout, stderr io.Wri
 		return err
 	}
 	defer func() { _ = s.Close() }()
-	for _, kv := range environment(stdout) {
+	for _, kv := range environment(stdout, stderr) {
 		_ = s.Setenv(kv[0], kv[1])
 	}
 	in, err := s.StdinPipe() // not s.Stdin: Wait would wait for the end of ours

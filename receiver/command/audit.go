@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"errors"
+	"regexp"
 	"strings"
 	"time"
 
@@ -67,7 +68,8 @@ func (c *call) audit(ctx context.Context, err error) {
 	if errors.As(err, &exit) {
 		err = nil // the command ran; what it did is its own affair
 	}
-	if c.def.topic == "config" && errors.Is(err, mesh.Invalid) && !validNames(c.args) {
+	// Of what cannot be read any part may be a value.
+	if errors.Is(err, mesh.Invalid) && (c.def.verbatim || c.def.topic == "config" && !validNames(c.args)) {
 		err = mesh.Errorf(mesh.Invalid, "refused: the arguments are not valid")
 	}
 	words := []string{c.def.name()}
@@ -75,9 +77,9 @@ func (c *call) audit(ctx context.Context, err error) {
 		switch {
 		case c.def.verbatim:
 			a = ""
-		case c.def.topic == "config" && c.def.verb == "set":
+		case c.def.topic == "config":
 			name, _, ok := strings.Cut(a, "=")
-			if a = name; !ok {
+			if a = name; !varName.MatchString(name) || !ok && c.def.verb == "set" {
 				a = "…" // a part of a value that a shell has cut in pieces
 			}
 		}
@@ -87,6 +89,9 @@ func (c *call) audit(ctx context.Context, err error) {
 	}
 	c.Deployer.Audit(ctx, c.Key.Name, c.stack.Name, strings.Join(words, " "), err)
 }
+
+// varName is what can be a name and no value that fell apart.
+var varName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // validNames tells whether all arguments are NAME=VALUE: then an error quotes a
 // name, and otherwise perhaps a part of a value.

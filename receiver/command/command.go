@@ -110,7 +110,8 @@ type Request struct {
 	Stdin  io.Reader
 	Stdout io.Writer
 	Stderr io.Writer
-	Env    map[string]string // EnvNoColor, EnvScreen
+	Flush  func(context.Context) // returns when the client has what was written; nil: it is not known
+	Env    map[string]string     // EnvNoColor, EnvScreen
 
 	TTY    bool
 	Size   mesh.WindowSize
@@ -139,15 +140,22 @@ type call struct {
 
 	starts []int // of the words of Line
 
-	raw io.Writer // stdout without the terminal's line ends
+	raw, rawErr io.Writer // stdout without the terminal's line ends, and stderr
 }
 
 // Run runs a command line. The error's kind makes the exit status; an ExitStatus
 // needs no more words.
 func (s *Set) Run(ctx context.Context, req Request) error {
-	c := &call{Set: s, Request: req, raw: req.Stdout, view: req.screen()}
-	if req.TTY {
-		c.Stdout, c.Stderr = crlf{req.Stdout}, crlf{req.Stderr}
+	c := &call{Set: s, Request: req, raw: req.Stdout, rawErr: req.Stderr, view: req.screen()}
+	switch {
+	case req.TTY:
+		c.Stdout = crlf{req.Stdout}
+		c.Stderr = c.Stdout // one screen has one order
+	case c.view.person:
+		c.Stderr = c.Stdout
+	case req.Flush != nil:
+		o := &order{ctx: ctx, flush: req.Flush}
+		c.Stdout, c.Stderr = ordered{req.Stdout, o, false}, ordered{req.Stderr, o, true}
 	}
 	err := c.run(ctx)
 	if c.acted || c.def != nil && errors.Is(err, mesh.Denied) {

@@ -510,8 +510,8 @@ func TestTerminal_GetsCarriageReturns(t *testing.T) {
 	if r := do(t, f, "config", terminal); r.out != "NAME\r\n" {
 		t.Errorf("got %q", r.out)
 	}
-	if r := do(t, f, "nonsense", terminal); r.status != 2 || !strings.HasPrefix(r.err, "error: ") || strings.Count(r.err, "\r\n") != 2 {
-		t.Errorf("got %d, %q", r.status, r.err)
+	if r := do(t, f, "nonsense", terminal); r.status != 2 || !strings.HasPrefix(r.out, "error: ") || strings.Count(r.out, "\r\n") != 2 {
+		t.Errorf("got %d, %q", r.status, r.out)
 	}
 }
 
@@ -549,7 +549,7 @@ func TestConfig_SetReadsValues(t *testing.T) {
 	if r := do(t, f, "config:set --no-restart A=hush"); !only || strings.Contains(r.out+r.err, "hush") || !strings.Contains(r.out, "next release") {
 		t.Errorf("only %v: %s%s", only, r.out, r.err)
 	}
-	if r := do(t, f, "config:set A=-", terminal); r.status != 2 || !strings.Contains(r.err, "terminal") {
+	if r := do(t, f, "config:set A=-", terminal); r.status != 2 || !strings.Contains(r.out, "terminal") {
 		t.Errorf("got %d, %s", r.status, r.err)
 	}
 }
@@ -655,7 +655,7 @@ func TestKeys_Add(t *testing.T) {
 			t.Errorf("%s: %d, %s", what, r.status, r.err)
 		}
 	}
-	if r := do(t, f, "ssh-keys:add x", terminal); r.status != 2 || !strings.Contains(r.err, "terminal") {
+	if r := do(t, f, "ssh-keys:add x", terminal); r.status != 2 || !strings.Contains(r.out, "terminal") {
 		t.Errorf("got %d, %s", r.status, r.err)
 	}
 }

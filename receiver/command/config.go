@@ -107,10 +107,11 @@ const maxValue = 2 << 20
 func runConfigSet(ctx context.Context, c *call) error {
 	set := mesh.Config{}
 	fromStdin := ""
-	for _, a := range c.args {
+	for i, a := range c.args {
 		name, value, ok := strings.Cut(a, "=")
 		if !ok {
-			return mesh.Errorf(mesh.Invalid, "%q is not NAME=VALUE", mesh.Clip(a, 60)).
+			// Not quoted: it may well be the other half of a value.
+			return mesh.Errorf(mesh.Invalid, "argument %d is not NAME=VALUE", i+1).
 				WithHint("a value with blanks has to be quoted once more, ssh mesh \"config:set -a %s NAME='a value'\", or read from standard input: ssh mesh config:set -a %s NAME=- < file", c.stack.Name, c.stack.Name)
 		}
 		if _, err := mesh.ParseVarName(name); err != nil {

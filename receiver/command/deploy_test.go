@@ -67,7 +67,7 @@ func TestDeploy_Refusals(t *testing.T) {
 	} {
 		f := stacks("blog")
 		r := do(t, f, c.line, append(c.opts, stdin("TAR"))...)
-		if r.status != c.status || !strings.Contains(r.err, c.text) {
+		if r.status != c.status || !strings.Contains(r.out+r.err, c.text) {
 			t.Errorf("%s: %d %s", c.line, r.status, r.err)
 		}
 		if slices.ContainsFunc(f.did, func(s string) bool { return strings.HasPrefix(s, "upload") }) {
@@ -323,6 +323,28 @@ func TestScreen_FitsColoursAndTimes(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// What a command says and what it prints keep their order on a client's screen, of
+// which the server knows nothing: before stdout goes on, stderr has arrived.
+func TestOrder_StdoutWaitsForStderr(t *testing.T) {
+	t.Parallel()
+	f := stacks("blog")
+	var seen []string
+	note := func(name string) io.Writer {
+		return writerFunc(func(p []byte) { seen = append(seen, name) })
+	}
+	do(t, f, "stacks", func(r *command.Request) {
+		r.Stdout, r.Stderr = note("stdout"), note("stderr")
+		r.Flush = func(context.Context) { seen = append(seen, "flush") }
+	})
+	if !slices.Equal(seen, []string{"stderr", "flush", "stdout"}) {
+		t.Errorf("got %q", seen)
+	}
+}
+
+type writerFunc func([]byte)
+
+func (w writerFunc) Write(p []byte) (int, error) { w(p); return len(p), nil }
 
 func noColor(r *command.Request) { r.Env = map[string]string{command.EnvNoColor: "1"} }
 

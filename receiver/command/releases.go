@@ -53,7 +53,9 @@ type releaseJSON struct {
 	Created     time.Time         `json:"created"`
 	Deployment  int               `json:"deployment"`
 	Commit      string            `json:"commit,omitempty"`
+	Source      string            `json:"source,omitempty"`
 	Image       string            `json:"image"`
+	Digest      string            `json:"digest,omitempty"`
 	ImageID     string            `json:"image_id"`
 	Config      []string          `json:"config"`
 	Formation   map[string]int    `json:"formation"`
@@ -63,7 +65,7 @@ type releaseJSON struct {
 func (c *call) releaseJSON(r mesh.Release) releaseJSON {
 	j := releaseJSON{
 		Release: r.Number.String(), Current: r.Number == c.stack.Current, Description: r.Description, By: string(r.By), Created: r.Created,
-		Deployment: int(r.Deployment), Commit: string(r.Commit), Image: r.Image.Ref, ImageID: r.Image.ID, Config: r.Config.Names(),
+		Deployment: int(r.Deployment), Commit: string(r.Commit), Source: r.Source, Image: r.Image.Ref, Digest: r.Image.Digest, ImageID: r.Image.ID, Config: r.Config.Names(),
 		Formation: map[string]int{}, Commands: map[string]string{},
 	}
 	if j.Config == nil {
@@ -128,7 +130,13 @@ func runReleaseInfo(ctx context.Context, c *call) error {
 	if j.Commit != "" {
 		row("Commit:", j.Commit)
 	}
+	if j.Source != "" {
+		row("Source:", j.Source)
+	}
 	row("Image:", j.Image)
+	if j.Digest != "" {
+		row("Digest:", j.Digest)
+	}
 	row("Formation:", formationLine(j.Formation))
 	for _, s := range r.Formation.Services() {
 		v := r.Services[s]

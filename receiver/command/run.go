@@ -50,7 +50,7 @@ var runCommands = []*definition{
 func (c *call) streams(line string, words []string) mesh.Run {
 	run := mesh.Run{
 		Stack: c.stack.Name, By: c.Key.Name, Line: line, Words: words, TTY: c.TTY,
-		Stdin: c.Stdin, Stdout: c.raw, Stderr: c.Stderr,
+		Stdin: c.Stdin, Stdout: c.raw, Stderr: c.rawErr,
 	}
 	if c.TTY {
 		run.Size, run.Resize = c.Size, c.Resize
@@ -78,7 +78,7 @@ func runRun(ctx context.Context, c *call) error {
 	for _, kv := range vars {
 		name, value, ok := strings.Cut(kv, "=")
 		if !ok || name == "" {
-			return c.usage("-e takes NAME=VALUE, not %q", mesh.Clip(kv, 60))
+			return c.usage("-e takes NAME=VALUE")
 		}
 		if _, err := mesh.ParseVarName(name); err != nil {
 			return err
