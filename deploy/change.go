@@ -15,6 +15,10 @@ import (
 // gives a process 2 MB for arguments and environment on most machines.
 const maxConfig = 1 << 20
 
+// maxVar bounds NAME=VALUE with its final NUL: MAX_ARG_STRLEN of execve(2), beyond
+// which no process starts ("argument list too long").
+const maxVar = 128 << 10
+
 // SetConfig changes config vars as one batch: set first, then unset. When the
 // stack runs, they become a new release, rolled out like a push, and nothing is
 // changed when that fails. With recordOnly they wait for the next release. It
@@ -23,6 +27,10 @@ func (d *Deployer) SetConfig(ctx context.Context, stack mesh.StackName, by mesh.
 	for name, v := range set {
 		if _, err := mesh.ParseVarName(name); err != nil {
 			return nil, err
+		}
+		if n := len(name) + len(v.Reveal()) + 2; n > maxVar {
+			return nil, mesh.Errorf(mesh.Invalid, "%s would take %d bytes; one config var can have %d, as the kernel has it", name, n, maxVar).
+				WithHint("keep large values in a file of the image or in a store of their own")
 		}
 		if strings.ContainsRune(v.Reveal(), 0) {
 			return nil, mesh.Errorf(mesh.Invalid, "the value of %s has a NUL byte in it, which no environment can hold", name)

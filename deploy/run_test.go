@@ -3,6 +3,8 @@ package deploy_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -102,5 +104,88 @@ func TestEnter(t *testing.T) {
 		if _, err := d.Enter(t.Context(), web1, mesh.Run{Stack: "blog", Line: "/app -v", Words: []string{"/app", "-v"}}); err != nil || !slices.Equal(got.Words, []string{"/app", "-v"}) {
 			t.Errorf("got %+v, %v", got, err)
 		}
+	})
+}
+
+func TestReleaseCommand_TimesOut(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		mustPush(t, w, d, app)
+		w.Runner.OneOffFunc = func(ctx context.Context, o mesh.OneOff) (int, error) {
+			_, _ = io.WriteString(o.Stdout, "migrating for ever\n")
+			<-ctx.Done()
+			return 0, context.Cause(ctx)
+		}
+		for _, limit := range []time.Duration{0, time.Minute} {
+			if _, err := d.SetSettings(t.Context(), "blog", func(s *mesh.Settings) error { s.ReleaseTime = limit; return nil }); err != nil {
+				t.Fatal(err)
+			}
+			want := limit
+			if limit == 0 {
+				want = time.Hour
+			}
+			began := time.Now()
+			out, err := push(t, w, d, map[string]string{"Procfile": "web: ./serve\nrelease: ./migrate"})
+			if took := time.Since(began); err == nil || took != want || !strings.Contains(out, "took longer than "+want.String()) || !strings.Contains(out, "migrating for ever") {
+				t.Errorf("limit %s: after %s: %v\n%s", limit, took, err, out)
+			}
+			sound(t, w)
+		}
+	})
+}
+
+func TestStopTimeout_IsTheServices(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		mustPush(t, w, d, app)
+		set := func(d2 time.Duration) {
+			t.Helper()
+			if err := d.UpdateService(t.Context(), "blog", "laptop", "web", func(s *mesh.ServiceSettings) { s.StopTimeout = d2 }, io.Discard); err != nil {
+				t.Fatal(err)
+			}
+			pass(time.Minute)
+		}
+		set(2 * time.Minute) // ends the one that had none
+		set(3 * time.Minute) // ends the one that had two minutes
+		if got := w.Runner.Graces(); !slices.Equal(got, []time.Duration{30 * time.Second, 2 * time.Minute}) {
+			t.Errorf("got %v", got)
+		}
+		if _, err := d.SetSettings(t.Context(), "blog", func(s *mesh.Settings) error { s.StopTimeout = 7 * time.Second; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		set(0)
+		set(time.Minute)
+		if got := w.Runner.Graces(); !slices.Equal(got[2:], []time.Duration{3 * time.Minute, 7 * time.Second}) {
+			t.Errorf("got %v", got)
+		}
+	})
+}
+
+func TestSetConfig_ManyAndLarge(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		mustPush(t, w, d, app)
+		many := mesh.Config{}
+		for i := range 1000 {
+			many[fmt.Sprintf("VAR_%d", i)] = mesh.NewSecret(strings.Repeat("v", 900))
+		}
+		if _, err := d.SetConfig(t.Context(), "blog", "x", many, nil, false, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(release(t, w, 2).Config); n != 1000 {
+			t.Errorf("%d vars", n)
+		}
+		refused := func(c mesh.Config, text string) {
+			t.Helper()
+			_, err := d.SetConfig(t.Context(), "blog", "x", c, nil, false, io.Discard)
+			if !errors.Is(err, mesh.Invalid) || !strings.Contains(err.Error(), text) {
+				t.Errorf("got %v", err)
+			}
+			if n := len(stack(t, w).Config); n != 1000 {
+				t.Errorf("%d vars are left", n)
+			}
+		}
+		refused(mesh.Config{"LARGE": mesh.NewSecret(strings.Repeat("x", 128<<10))}, "LARGE would take 131079 bytes")
+		refused(mesh.Config{"A": mesh.NewSecret(strings.Repeat("x", 100<<10)), "B": mesh.NewSecret(strings.Repeat("x", 100<<10))}, "the limit is 1048576")
 	})
 }

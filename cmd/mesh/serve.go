@@ -244,7 +244,10 @@ func listenSocket(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "unix", path) // the directory is 0700, so there is no moment at which others get in
+	// A data directory that was there before may be open to others: there must be no
+	// moment at which they get in.
+	defer syscall.Umask(syscall.Umask(0o177))
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
 	if err != nil {
 		return nil, err
 	}

@@ -109,6 +109,7 @@ type Runner struct {
 	n          int
 	containers map[string]*Container
 	runs       []mesh.DetachedRun
+	graces     []time.Duration
 	watchers   map[chan mesh.InstanceEvent]func()
 }
 
@@ -187,12 +188,23 @@ func (r *Runner) Check(ctx context.Context, in mesh.Instance, _ mesh.Check, _ fu
 }
 
 // Stop removes a container.
-func (r *Runner) Stop(ctx context.Context, id string, _ time.Duration) error {
+func (r *Runner) Stop(ctx context.Context, id string, grace time.Duration) error {
 	if err := cmp.Or(r.away(), context.Cause(ctx)); err != nil {
 		return err
 	}
+	r.mu.Lock()
+	r.graces = append(r.graces, grace)
+	r.mu.Unlock()
 	r.Vanish(id)
 	return nil
+}
+
+// Graces are the times that containers were given to stop, in the order in which
+// they were.
+func (r *Runner) Graces() []time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.graces)
 }
 
 // Vanish removes a container, which dies of it when it runs.

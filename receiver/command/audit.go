@@ -61,7 +61,7 @@ func runAudit(ctx context.Context, c *call) error {
 // arguments only what cannot be a value of a config var is kept.
 func (c *call) audit(ctx context.Context, err error) {
 	scaled := c.def.name() == "ps:scale" && len(c.args) > 0
-	if c.def.quiet || c.def.access == mesh.AccessRead && !scaled {
+	if c.def.quiet || c.def.access == mesh.AccessRead && !scaled && !c.def.ownCheck {
 		return
 	}
 	var exit ExitStatus

@@ -165,6 +165,7 @@ func (s *Set) Run(ctx context.Context, req Request) error {
 	if err == nil || errors.As(err, &exit) {
 		return err
 	}
+	err = c.withUsage(err)
 	if req.TTY {
 		PrintError(c.Stderr, err, s.Logger)
 		return ExitStatus(mesh.ExitStatus(err))
@@ -273,6 +274,18 @@ func (c *call) usage(format string, args ...any) error {
 	return mesh.Errorf(mesh.Invalid, format, args...).WithHint("usage: ssh mesh %s", c.def.usage())
 }
 
+// withUsage adds the usage line to an error in the arguments that lacks it.
+func (c *call) withUsage(err error) error {
+	var e *mesh.Error
+	var reported *mesh.Reported
+	if c.def == nil || !errors.As(err, &e) || e.Kind != mesh.Invalid || errors.As(err, &reported) || strings.Contains(e.Hint, "usage: ") {
+		return err
+	}
+	f := *e
+	f.Hint = strings.TrimPrefix(e.Hint+"\nusage: ssh mesh "+c.def.usage(), "\n")
+	return &f
+}
+
 func (c *call) parse(words []string) error {
 	fs := pflag.NewFlagSet(c.def.name(), pflag.ContinueOnError)
 	fs.SetOutput(io.Discard)
@@ -291,7 +304,8 @@ func (c *call) parse(words []string) error {
 	fs.SetInterspersed(!c.def.verbatim)
 	c.flags = fs
 	if err := fs.Parse(words); err != nil {
-		return c.usage("%s", strings.TrimSuffix(err.Error(), "\n"))
+		text, _, _ := strings.Cut(err.Error(), " flag: ") // behind it stands what Go's parsers say
+		return c.usage("%s", strings.TrimSuffix(text, "\n"))
 	}
 	c.args = fs.Args()
 	c.json, _ = fs.GetBool("json")
@@ -416,8 +430,13 @@ func PrintError(w io.Writer, err error, log *slog.Logger) {
 		return
 	}
 	_, _ = fmt.Fprintf(w, "error: %s\n", e.Text)
-	if e.Hint != "" {
-		_, _ = fmt.Fprintf(w, "hint:  %s\n", e.Hint)
+	for l := range strings.SplitSeq(e.Hint, "\n") {
+		switch {
+		case strings.HasPrefix(l, "usage: "):
+			_, _ = fmt.Fprintln(w, l)
+		case l != "":
+			_, _ = fmt.Fprintf(w, "hint:  %s\n", l)
+		}
 	}
 }
 

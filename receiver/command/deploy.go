@@ -156,7 +156,9 @@ func runPromote(ctx context.Context, c *call) error {
 	if !c.Key.May(mesh.AccessDeploy, to) {
 		return mesh.Errorf(mesh.Denied, "the key %q may not deploy to %s", c.Key.Name, to).WithHint("it has the role %s; ask an admin for deploy", c.Key.Role)
 	}
-	if err := c.Deployer.Promote(ctx, c.stack.Name, to, c.Key.Name, c.Stderr); err != nil {
+	from := c.stack.Name
+	c.stack.Name, c.args = to, []string{string(to), "-a", string(from)} // for the audit log: it is TO that changes
+	if err := c.Deployer.Promote(ctx, from, to, c.Key.Name, c.Stderr); err != nil {
 		return err
 	}
 	return c.deployed(ctx, to, false)
