@@ -77,6 +77,7 @@ type Deployer struct {
 	// are not free yet.
 	destroying map[mesh.StackName]bool
 	died       map[string]mesh.InstanceEvent
+	retiring   map[string]chan struct{} // by container: closed when it is gone
 }
 
 // New returns a Deployer that supervises nothing yet.
@@ -93,7 +94,7 @@ func New(o Options) *Deployer {
 	if o.Reached == nil {
 		o.Reached = func(Step, string) {}
 	}
-	d := &Deployer{Options: o, lanes: map[mesh.StackName]*lane{}, fleets: map[mesh.StackName]*fleet{}, starting: map[string]bool{}, destroying: map[mesh.StackName]bool{}, died: map[string]mesh.InstanceEvent{}}
+	d := &Deployer{Options: o, lanes: map[mesh.StackName]*lane{}, fleets: map[mesh.StackName]*fleet{}, starting: map[string]bool{}, destroying: map[mesh.StackName]bool{}, died: map[string]mesh.InstanceEvent{}, retiring: map[string]chan struct{}{}}
 	d.life, d.end = context.WithCancelCause(context.Background())
 	return d
 }

@@ -323,7 +323,9 @@ func (d *Deployer) retire(st mesh.Stack, ins []mesh.Instance) {
 		grace = mesh.DefaultStopTimeout
 	}
 	for _, in := range ins {
+		gone := d.retires(in)
 		d.background(func(ctx context.Context) {
+			defer gone()
 			dctx, cancel := context.WithTimeout(ctx, drain)
 			defer cancel()
 			if err := d.Router.Drain(dctx, in.ID); err != nil && ctx.Err() == nil {

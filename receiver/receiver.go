@@ -15,6 +15,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	gossh "golang.org/x/crypto/ssh"
@@ -71,6 +72,7 @@ type Receiver struct {
 	Options
 	strangers *companions
 	gate      *gate
+	servers   sync.Map // *sessions of the servers that serve
 }
 
 // New returns a Receiver that does not listen yet.

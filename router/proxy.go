@@ -449,8 +449,9 @@ func (q *request) passOn(c *conn, a answer, up *upload) error {
 		if open {
 			h["Transfer-Encoding"] = []string{"chunked"} // or net/http counts short bodies and adds a Content-Length
 		}
-		if up != nil && !up.whole.Load() {
-			h["Connection"] = []string{"close"} // the rest of the body is not read
+		// When the rest of the body is not read, or another process takes over.
+		if up != nil && !up.whole.Load() || q.leaving() {
+			h["Connection"] = []string{"close"}
 		}
 	}
 	q.rec.Status = a.code
@@ -476,6 +477,9 @@ func (q *request) passOn(c *conn, a answer, up *upload) error {
 	}
 	return q.copyAll(c)
 }
+
+// leaving tells whether the connection is not to be used again.
+func (q *request) leaving() bool { return q.front != nil && q.front.leaving.Load() }
 
 // ownFields sees to the fields that are not the app's alone.
 func (q *request) ownFields(h http.Header) {

@@ -22,7 +22,6 @@ package router
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/maphash"
 	"log/slog"
@@ -32,6 +31,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mesh"
@@ -75,6 +75,10 @@ const (
 	idleTime  = 120 * time.Second // between requests
 	streams   = 250               // at a time, in one HTTP/2 connection
 	sweepTime = 100 * time.Millisecond
+	// lingerTime is for how long a listener that has ended lets idle connections be:
+	// who sends on one of them gets an answer, and with it the news that the
+	// connection closes. What has been silent for so long is closed without a word.
+	lingerTime = time.Second
 )
 
 // Router passes requests on. It is made by New; all its methods may be called
@@ -251,43 +255,60 @@ func (r *Router) sweepAll() {
 
 // front is one listener that is being served.
 type front struct {
-	active gauge // requests and upgraded connections
+	active  gauge       // requests and upgraded connections
+	conns   gauge       // connections, but for upgraded ones
+	leaving atomic.Bool // nothing new is taken: connections end with their next answer
 }
 
 // Serve takes HTTP/1.1 and, with prior knowledge, HTTP/2 requests from l until ctx
-// ends; then it takes no more, lets those in flight and upgraded connections
-// end for Options.Grace, and closes the rest. It closes l. It returns nil after
-// such an end, else the listener's error; no goroutine is left then. Run must run
-// meanwhile.
+// ends; then it takes no more connections, lets requests in flight and upgraded
+// connections end for Options.Grace, and closes the rest. A connection that is
+// kept open is told so with its next answer, or closed when it has been idle for a
+// second, so that no request is lost when another process goes on with the
+// listener. It closes l. It returns nil after such an end, else the listener's
+// error; no goroutine is left then. Run must run meanwhile.
 func (r *Router) Serve(ctx context.Context, l net.Listener) error {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	return r.serve(ctx, &http.Server{Protocols: &protocols}, func(s *http.Server) error { return s.Serve(l) })
+	return r.serve(ctx, &http.Server{Protocols: &protocols}, l)
 }
 
-func (r *Router) serve(ctx context.Context, s *http.Server, run func(*http.Server) error) error {
+func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) error {
 	f := &front{}
 	base, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(errStop)
 	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { r.handle(f, w, req) })
 	s.BaseContext = func(net.Listener) context.Context { return base }
+	s.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state { //nolint:exhaustive // how a connection begins and ends
+		case http.StateNew:
+			f.conns.add()
+		case http.StateClosed, http.StateHijacked:
+			f.conns.done()
+		}
+	}
 	s.ReadHeaderTimeout, s.IdleTimeout, s.MaxHeaderBytes = headTime, idleTime, headLimit
 	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: streams}
 	s.DisableGeneralOptionsHandler = true // "OPTIONS *" is the app's
 	s.ErrorLog = slog.NewLogLogger(r.log.Handler(), slog.LevelDebug)
 
 	failed := make(chan error, 1)
-	go func() { failed <- run(s) }()
+	go func() { failed <- s.Serve(l) }()
 	var err error
 	select {
 	case err = <-failed:
 		err = fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
-		err = nil
+		f.leaving.Store(true)
+		_ = l.Close() // and not yet Shutdown, which closes idle connections at once
+		<-failed
 	}
 	grace, done := context.WithTimeout(base, r.opts.Grace)
 	defer done()
+	linger, lingered := context.WithTimeout(grace, lingerTime)
+	_ = f.conns.wait(linger)
+	lingered()
 	cut := s.Shutdown(grace)
 	if cut == nil {
 		cut = f.active.wait(grace) // for upgraded connections, which net/http has let go
@@ -299,11 +320,6 @@ func (r *Router) serve(ctx context.Context, s *http.Server, run func(*http.Serve
 		r.cut(f)
 		// All that is left has been told to end, and does so at once.
 		_ = f.active.wait(context.WithoutCancel(ctx))
-	}
-	if err == nil {
-		if serr := <-failed; !errors.Is(serr, http.ErrServerClosed) {
-			err = fmt.Errorf("serve: %w", serr)
-		}
 	}
 	return err
 }

@@ -18,7 +18,12 @@ type host struct {
 	info   mesh.ServerInfo // what does not change
 	engine *docker.Client
 	store  *store.Store
+
+	handover *handover
 }
+
+// Upgrade hands over to the binary on disk.
+func (h *host) Upgrade(ctx context.Context) (mesh.Successor, error) { return h.handover.ask(ctx) }
 
 // engineTimeout is how long an engine may take to say its version.
 const engineTimeout = 3 * time.Second

@@ -174,6 +174,10 @@ func TestScripts(t *testing.T) {
 			"load":        cmdLoad,
 			"websocket":   cmdWebSocket,
 			"smalldisk":   cmdSmallDisk,
+			"upgrade":     cmdUpgrade,
+			"stop":        cmdStop,
+			"activate":    cmdActivate,
+			"talk":        cmdTalk,
 		},
 	})
 }

@@ -101,6 +101,11 @@ type Request struct {
 	TTY    bool
 	Size   mesh.WindowSize
 	Resize <-chan mesh.WindowSize // of a TTY
+
+	// Parted is called when the command changes nothing any more and needs nothing
+	// but its input and output: another process may be in charge before it ends.
+	// nil: nobody wants to know.
+	Parted func()
 }
 
 // ExitStatus is the status of a command that failed and has said why itself, such
@@ -190,6 +195,9 @@ func (c *call) run(ctx context.Context) error {
 		return c.usage("%s", argCount(def, c.args))
 	}
 	c.acted = true
+	if def.parts && c.Parted != nil {
+		c.Parted()
+	}
 	return def.run(ctx, c)
 }
 

@@ -13,6 +13,9 @@ type Server interface {
 	Info(ctx context.Context) mesh.ServerInfo
 	// Diagnose looks for what is wrong; it takes some seconds at most.
 	Diagnose(ctx context.Context) []mesh.Finding
+	// Upgrade starts the binary on disk in the place of this process, and returns
+	// what took over once it serves. After an error this process serves on.
+	Upgrade(ctx context.Context) (mesh.Successor, error)
 }
 
 var doctorCommands = []*definition{

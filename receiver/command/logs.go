@@ -15,7 +15,7 @@ import (
 
 var logCommands = []*definition{
 	{
-		topic: "logs", short: "Print what the instances have printed", stack: true, json: true, run: runLogs,
+		topic: "logs", short: "Print what the instances have printed", stack: true, json: true, parts: true, run: runLogs,
 		flags: func(f *pflag.FlagSet) {
 			f.BoolP("tail", "t", false, "go on with what comes")
 			f.IntP("lines", "n", 100, "the last `N` lines; -1 for all")

@@ -34,7 +34,7 @@ var psCommands = []*definition{
 	{
 		topic: "run", args: "[-e NAME=VALUE] [--] COMMAND…", short: "Run a one-off command with the image and config of the current release",
 		long:  "The exit status is the command's own. With a terminal (ssh -t) it gets one, too. The image's shell\nruns the line as it arrives, as ssh does: ssh mesh 'run -- echo $PATH | wc -c'.",
-		stack: true, access: mesh.AccessDeploy, verbatim: true, min: 1, max: many, run: runRun,
+		stack: true, access: mesh.AccessDeploy, verbatim: true, min: 1, max: many, parts: true, run: runRun,
 		flags: func(f *pflag.FlagSet) { f.StringArrayP("env", "e", nil, "a further variable, `NAME=VALUE`") },
 	},
 }

@@ -24,6 +24,7 @@ type definition struct {
 	ownCheck bool // checks rights by itself
 	verbatim bool // options end at the first argument: what follows is a command
 	quiet    bool // not audited: it changes nothing
+	parts    bool // it may go on while another process takes over: see Request.Parted
 	json     bool
 	min, max int // arguments, the stack not counted
 	flags    func(*pflag.FlagSet)
@@ -64,7 +65,7 @@ var topics = map[string][]string{
 // table is all commands. It is a function because help is one of them and reads
 // it.
 func table() []*definition {
-	return slices.Concat(stackCommands, configCommands, psCommands, serviceCommands, releaseCommands, logCommands, domainCommands, freezeCommands, buildCommands, keyCommands, auditCommands, doctorCommands, serverCommands())
+	return slices.Concat(stackCommands, configCommands, psCommands, serviceCommands, releaseCommands, logCommands, domainCommands, freezeCommands, buildCommands, keyCommands, auditCommands, doctorCommands, upgradeCommands, serverCommands())
 }
 
 // Topic resolves a first word to the topic's own name.
