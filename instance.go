@@ -88,9 +88,17 @@ type InstanceEvent struct {
 	At       time.Time
 }
 
-// LogQuery selects log lines of a stack's instances.
+// Traffic is what a service had to do in the last minute.
+type Traffic struct {
+	Requests int
+	Errors   int           // that were answered with 5xx
+	P50, P95 time.Duration // half of the requests, and 95 of 100, took that long at most
+}
+
+// LogQuery selects log lines of a stack.
 type LogQuery struct {
 	Stack    StackName
+	Source   string      // "app", what instances print, or "router", a line a request; empty: app
 	Service  ServiceName // empty: all
 	Instance InstanceName
 	Lines    int       // the last so many; negative: all
@@ -98,10 +106,10 @@ type LogQuery struct {
 	Follow   bool      // go on with what comes, from instances started later too, until the context ends
 }
 
-// LogLine is one line that an instance printed.
+// LogLine is one line that an instance printed, or one request of the router's.
 type LogLine struct {
 	At     time.Time
-	Source string // "app"
+	Source string // "app" or "router"
 	Name   string // "web.1"
 	Text   string // without the line end
 }

@@ -152,6 +152,7 @@ func (d *Deployer) build(ctx context.Context, a *attempt, st mesh.Stack, p mesh.
 			"mesh.stack": string(st.Name), "mesh.commit": string(p.Commit), "mesh.deployment": fmt.Sprint(int(a.dep.Number)),
 		},
 	}, a.out)
+	d.Built(d.Now().Sub(began), err)
 	if err != nil {
 		return img, err
 	}

@@ -30,6 +30,7 @@ type request struct {
 	bodyRead bool    // all of the body has come from the client
 	head     []byte  // for the app, with a small body behind it
 	target   *target // claimed; nil: none
+	entry    *entry  // of the stack; nil: unknown host
 	detached bool    // a tunnel ends the request
 	resent   int     // how often it was sent once more
 }
@@ -72,9 +73,15 @@ func (r *Router) handle(f *front, w http.ResponseWriter, req *http.Request) {
 // finish ends the request: nothing counts it any more, and it is told.
 func (q *request) finish() {
 	q.release()
+	now := q.router.clock()
+	q.rec.Duration = now - q.begun
+	if q.entry != nil {
+		q.entry.traffic.count(&q.rec, now)
+	} else {
+		q.router.strangers.Add(1)
+	}
 	if fn := q.router.opts.Access; fn != nil {
-		q.rec.Duration = q.router.clock() - q.begun
-		fn(q.rec)
+		fn(&q.rec)
 	}
 	if q.front != nil {
 		q.front.active.done()
@@ -94,10 +101,12 @@ func (q *request) serve() {
 		return
 	}
 	// Before the body is read: who asks for nobody is not listened to.
-	if _, rt := q.router.table.lookup(normalHost(q.r.Host)); rt == nil {
+	e, rt := q.router.table.lookup(normalHost(q.r.Host))
+	if rt == nil {
 		q.fail(UnknownHost)
 		return
 	}
+	q.entry, q.rec.Stack = e, rt.Stack
 	if isGRPC(q.r) {
 		q.serveGRPC()
 		return

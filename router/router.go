@@ -61,9 +61,13 @@ type Options struct {
 	// Trusted are the proxies in front of mesh whose X-Forwarded-… fields are
 	// believed. Everybody else's are replaced.
 	Trusted []netip.Prefix
+	// ProxyProtocol takes the client's address from the PROXY header in front of a
+	// connection from one of Trusted.
+	ProxyProtocol bool
 	// Access is told of each request when it has ended, on the goroutine that
-	// handled it: it must be quick and safe for concurrent use. nil: nobody is.
-	Access func(AccessRecord)
+	// handled it: it must be quick, safe for concurrent use, and keep no pointer to
+	// it. nil: nobody is.
+	Access func(*AccessRecord)
 	// Dial makes connections to instances; nil: net.Dialer. Connections that are
 	// not TCP cannot be looked at before they are used again.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -88,6 +92,9 @@ type Router struct {
 	log   *slog.Logger
 	epoch time.Time
 	table table
+
+	strangers atomic.Uint64 // requests for unknown hosts
+	fronts    sync.Map      // *front of each listener that is being served
 
 	mu      sync.Mutex // guards what follows, and writing to table
 	stacks  map[mesh.StackName]*entry
@@ -255,6 +262,7 @@ func (r *Router) sweepAll() {
 
 // front is one listener that is being served.
 type front struct {
+	tls     bool
 	active  gauge       // requests and upgraded connections
 	conns   gauge       // connections, but for upgraded ones
 	leaving atomic.Bool // nothing new is taken: connections end with their next answer
@@ -275,7 +283,9 @@ func (r *Router) Serve(ctx context.Context, l net.Listener) error {
 }
 
 func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) error {
-	f := &front{}
+	f := &front{tls: s.TLSConfig != nil}
+	r.fronts.Store(f, nil)
+	defer r.fronts.Delete(f)
 	base, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(errStop)
 	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { r.handle(f, w, req) })
@@ -293,6 +303,9 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 	s.DisableGeneralOptionsHandler = true // "OPTIONS *" is the app's
 	s.ErrorLog = slog.NewLogLogger(r.log.Handler(), slog.LevelDebug)
 
+	if r.opts.ProxyProtocol {
+		l = r.proxied(l)
+	}
 	failed := make(chan error, 1)
 	go func() { failed <- s.Serve(l) }()
 	var err error
@@ -340,6 +353,7 @@ type Status struct {
 	Down    mesh.DownReason
 	Waiting int // requests that wait for an instance
 	Targets []TargetStatus
+	Totals  Totals
 }
 
 // TargetStatus is what an instance's traffic is doing.
@@ -358,7 +372,7 @@ func (r *Router) Snapshot() []Status {
 	all := make([]Status, 0, len(r.stacks))
 	for _, e := range r.stacks {
 		rt := e.cur.Load()
-		s := Status{Stack: rt.Stack, Hosts: slices.Clone(rt.Hosts), Down: rt.Down, Waiting: int(e.waiting.Load())}
+		s := Status{Stack: rt.Stack, Hosts: slices.Clone(rt.Hosts), Down: rt.Down, Waiting: int(e.waiting.Load()), Totals: e.traffic.totals()}
 		for _, t := range rt.targets {
 			ep := t.ep.Load()
 			s.Targets = append(s.Targets, TargetStatus{
@@ -371,3 +385,20 @@ func (r *Router) Snapshot() []Status {
 	slices.SortFunc(all, func(a, b Status) int { return strings.Compare(string(a.Stack), string(b.Stack)) })
 	return all
 }
+
+// Connections counts those of clients, without TLS and with it, upgraded ones left
+// out.
+func (r *Router) Connections() (plain, tls int) {
+	r.fronts.Range(func(k, _ any) bool {
+		if f := k.(*front); f.tls {
+			tls += int(f.conns.load())
+		} else {
+			plain += int(f.conns.load())
+		}
+		return true
+	})
+	return plain, tls
+}
+
+// Strangers counts the requests for hosts that no stack has.
+func (r *Router) Strangers() uint64 { return r.strangers.Load() }

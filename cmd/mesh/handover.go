@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mesh"
+	"mesh/journal"
 	"mesh/router"
 )
 
@@ -231,13 +232,28 @@ func firstProcess() string {
 }
 
 // patient is a router that takes no instance for drained as long as the process
-// before this one, whose requests it cannot count, is there.
+// before this one, whose requests it cannot count, is there. It also sees to it
+// that stacks with routes, and only they, have a log.
 type patient struct {
 	*router.Router
-	gone <-chan struct{} // closed when it has ended
-	log  *slog.Logger
+	journal *journal.Journal
+	gone    <-chan struct{} // closed when it has ended
+	log     *slog.Logger
 }
 
+// Switch is Router.Switch.
+func (p *patient) Switch(r mesh.Route) {
+	p.journal.Keep(r.Stack)
+	p.Router.Switch(r)
+}
+
+// Remove is Router.Remove.
+func (p *patient) Remove(stack mesh.StackName) {
+	p.Router.Remove(stack)
+	p.journal.Forget(stack)
+}
+
+// Drain is Router.Drain.
 func (p *patient) Drain(ctx context.Context, id string) error {
 	if p.gone != nil {
 		select {

@@ -178,6 +178,8 @@ func TestScripts(t *testing.T) {
 			"stop":        cmdStop,
 			"activate":    cmdActivate,
 			"talk":        cmdTalk,
+			"routerlog":   cmdRouterLog,
+			"pstraffic":   cmdPSTraffic,
 		},
 	})
 }

@@ -20,6 +20,7 @@ import (
 	charm "github.com/charmbracelet/log"
 	"github.com/coreos/go-systemd/v22/daemon"
 	docker "github.com/docker/docker/client"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/pflag"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sync/errgroup"
@@ -29,6 +30,7 @@ import (
 	"mesh"
 	"mesh/builder"
 	"mesh/deploy"
+	"mesh/journal"
 	"mesh/receiver"
 	"mesh/receiver/command"
 	"mesh/router"
@@ -86,6 +88,8 @@ type server struct {
 	handover *handover
 	listen   *listeners
 	router   *patient
+	journal  *journal.Journal
+	metrics  *metrics
 	started  time.Time
 	parted   errgroup.Group // sessions that have outlived their control
 	part     context.Context
@@ -119,7 +123,12 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 		return mesh.Errorf(mesh.Invalid, "the Docker Engine's address cannot be used: %w", err).WithHint("give one such as unix:///var/run/docker.sock with --docker-host")
 	}
 	defer func() { _ = sv.engine.Close() }()
-	sv.router = &patient{Router: router.New(router.Options{Logger: log}), gone: h.gone(), log: log}
+	if sv.journal, err = journal.Open(filepath.Join(s.Data, "router"), journal.Options{Logger: log}); err != nil {
+		return err
+	}
+	rt := router.New(router.Options{Logger: log, Trusted: s.trusted, ProxyProtocol: s.ProxyProtocol, Access: sv.access})
+	sv.router = &patient{Router: rt, journal: sv.journal, gone: h.gone(), log: log}
+	sv.metrics = newMetrics(rt)
 	c.wire()
 	c.reconcile(ctx, !h.upg.HasParent())
 
@@ -127,18 +136,20 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	back, endBack := context.WithCancel(context.WithoutCancel(ctx))
 	defer endBack()
 	var behind errgroup.Group
-	behind.Go(func() error {
-		if err := sv.router.Run(back); !errors.Is(err, context.Canceled) {
-			return err
-		}
-		return nil
-	})
+	for _, run := range []func(context.Context) error{sv.router.Run, sv.journal.Run} {
+		behind.Go(func() error {
+			if err := run(back); !errors.Is(err, context.Canceled) {
+				return err
+			}
+			return nil
+		})
+	}
 	front, fctx := errgroup.WithContext(ctx)
 	traffic, endTraffic := context.WithCancel(fctx)
 	defer endTraffic()
 	front.Go(func() error { return sv.router.Serve(traffic, sv.listen.http) })
 	if l := sv.listen.admin; l != nil {
-		front.Go(func() error { return serveAdmin(traffic, l, sv.router.Router, c.runner) })
+		front.Go(func() error { return serveAdmin(traffic, l, sv.metrics, c.runner) })
 	}
 	go func() {
 		for {
@@ -178,6 +189,33 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 // partTime is for how long sessions that need nothing of this process but
 // their connection go on after another one has taken over.
 const partTime = 30 * time.Second
+
+// access writes a request's line into the log of its stack.
+func (sv *server) access(a *router.AccessRecord) {
+	if a.Stack == "" {
+		return
+	}
+	sv.journal.Add(a.Stack, func(b []byte) []byte {
+		name := "mesh"
+		if a.Instance.Service != "" {
+			name = a.Instance.String()
+		}
+		return a.AppendLine(journal.AppendStart(b, a.Time, name))
+	})
+}
+
+// logs is where commands find log lines.
+type logs struct {
+	instances *runner.Runner
+	router    *journal.Journal
+}
+
+func (l logs) Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
+	if q.Source == "router" {
+		return l.router.Logs(ctx, q, fn)
+	}
+	return l.instances.Logs(ctx, q, fn)
+}
 
 // control runs what writes until ctx ends, or until another process has taken
 // over, which it returns. If one fails to, this process goes on.
@@ -290,6 +328,7 @@ func (c *control) wire() {
 	url := urls(c.listen.http.Addr())
 	c.deployer = deploy.New(deploy.Options{
 		Store: c.store, Builder: builder.New(c.engine, builder.Options{Server: c.store.Server(), Logger: log}), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
+		Ended: c.metrics.deployed, Built: c.metrics.built,
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, Taken: hostNetworks, Reached: c.reached,
 	})
 	self := &host{
@@ -302,7 +341,7 @@ func (c *control) wire() {
 	if c.listen.admin != nil {
 		self.info.Admin = c.listen.admin.Addr().String()
 	}
-	commands := &command.Set{State: c.store, Deployer: c.deployer, Logs: c.runner, Server: self, Version: c.version, URL: url, Logger: log, Now: time.Now}
+	commands := &command.Set{State: c.store, Deployer: c.deployer, Logs: logs{c.runner, c.journal}, Traffic: c.router, Server: self, Version: c.version, URL: url, Logger: log, Now: time.Now}
 	c.receiver = receiver.New(receiver.Options{Repos: c.repos, Keys: c.store, Deployer: c.deployer, Commands: commands, HostKey: c.hostKey, Logger: log})
 }
 
@@ -421,7 +460,7 @@ func hostNetworks() []netip.Prefix {
 }
 
 // serveAdmin answers /healthz and /metrics.
-func serveAdmin(ctx context.Context, l net.Listener, rt *router.Router, run *runner.Runner) error {
+func serveAdmin(ctx context.Context, l net.Listener, m *metrics, run *runner.Runner) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
@@ -432,10 +471,7 @@ func serveAdmin(ctx context.Context, l net.Listener, rt *router.Router, run *run
 		}
 		_, _ = io.WriteString(w, "ok\n")
 	})
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-		writeMetrics(w, rt.Snapshot())
-	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	var once sync.Once
 	stop := context.AfterFunc(ctx, func() { once.Do(func() { _ = srv.Close() }) })

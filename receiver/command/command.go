@@ -76,11 +76,18 @@ type Logs interface {
 	Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error
 }
 
+// Traffic tells what services have to do.
+type Traffic interface {
+	// Minute is zero for a service that gets no requests.
+	Minute(stack mesh.StackName, service mesh.ServiceName) mesh.Traffic
+}
+
 // Set is the commands and what they work with. All fields must be set.
 type Set struct {
 	State    State
 	Deployer Deployer
 	Logs     Logs
+	Traffic  Traffic
 	Server   Server
 	Version  string
 	URL      func(mesh.Host) string // how people reach a host

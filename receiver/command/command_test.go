@@ -239,7 +239,7 @@ func terminal(r *command.Request) { r.TTY = true }
 func do(t *testing.T, f *fake, line string, opts ...option) ran {
 	t.Helper()
 	set := &command.Set{
-		State: f, Deployer: f, Logs: f, Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
+		State: f, Deployer: f, Logs: f, Traffic: f, Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },
 	}
 	var stdout, stderr bytes.Buffer
@@ -545,10 +545,11 @@ func TestLogs_Query(t *testing.T) {
 	var got mesh.LogQuery
 	f.logs = func(q mesh.LogQuery) error { got = q; return nil }
 	for line, want := range map[string]mesh.LogQuery{
-		"logs":                       {Stack: "blog", Lines: 100},
-		"logs -t -n 5 -p web":        {Stack: "blog", Lines: 5, Follow: true, Service: "web"},
-		"logs -p web.2 -n -1":        {Stack: "blog", Lines: -1, Service: "web", Instance: mesh.InstanceName{Service: "web", Slot: 2}},
-		"logs --since 1h --lines=10": {Stack: "blog", Lines: 10, Since: now.Add(-time.Hour)},
+		"logs":                       {Stack: "blog", Source: "app", Lines: 100},
+		"logs -t -n 5 -p web":        {Stack: "blog", Source: "app", Lines: 5, Follow: true, Service: "web"},
+		"logs -p web.2 -n -1":        {Stack: "blog", Source: "app", Lines: -1, Service: "web", Instance: mesh.InstanceName{Service: "web", Slot: 2}},
+		"logs --source router":       {Stack: "blog", Source: "router", Lines: 100},
+		"logs --since 1h --lines=10": {Stack: "blog", Source: "app", Lines: 10, Since: now.Add(-time.Hour)},
 	} {
 		if r := do(t, f, line); r.status != 0 || got != want {
 			t.Errorf("%s asks for %+v, %s", line, got, r.err)
@@ -726,4 +727,12 @@ func TestHelp(t *testing.T) {
 	if command.Document(&out); strings.Count(out.String(), "\n### ") < 30 {
 		t.Errorf("the document is %q", out.String())
 	}
+}
+
+// Minute is the traffic of web.
+func (f *fake) Minute(_ mesh.StackName, svc mesh.ServiceName) mesh.Traffic {
+	if svc != mesh.Web {
+		return mesh.Traffic{}
+	}
+	return mesh.Traffic{Requests: 150, Errors: 3, P50: 1500 * time.Microsecond, P95: 20 * time.Millisecond}
 }

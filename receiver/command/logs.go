@@ -15,11 +15,12 @@ import (
 
 var logCommands = []*definition{
 	{
-		topic: "logs", short: "Print what the instances have printed", stack: true, json: true, parts: true, run: runLogs,
+		topic: "logs", short: "Print what the instances have printed, or the router's line of each request", stack: true, json: true, parts: true, run: runLogs,
 		flags: func(f *pflag.FlagSet) {
 			f.BoolP("tail", "t", false, "go on with what comes")
 			f.IntP("lines", "n", 100, "the last `N` lines; -1 for all")
 			f.StringP("ps", "p", "", "only this `SERVICE` or instance (web, web.1)")
+			f.String("source", "app", "`SOURCE`: app, what instances print, or router, a line a request")
 			f.Duration("since", 0, "only what is newer than this `AGE` (1h)")
 		},
 	},
@@ -39,6 +40,9 @@ func runLogs(ctx context.Context, c *call) error {
 	q := mesh.LogQuery{Stack: c.stack.Name}
 	q.Follow, _ = c.flags.GetBool("tail")
 	q.Lines, _ = c.flags.GetInt("lines")
+	if q.Source, _ = c.flags.GetString("source"); q.Source != "app" && q.Source != "router" {
+		return c.usage("there is no log source %q", mesh.Clip(q.Source, 60))
+	}
 	if since, _ := c.flags.GetDuration("since"); since > 0 {
 		q.Since = c.Now().Add(-since)
 	}
