@@ -116,9 +116,17 @@ type InstanceEvent struct {
 	At       time.Time
 }
 
-// LogQuery selects log lines of a stack's instances.
+// Traffic is what a service had to do in the last minute.
+type Traffic struct {
+	Requests int
+	Errors   int           // that were answered with 5xx
+	P50, P95 time.Duration // half of the requests, and 95 of 100, took that long at most
+}
+
+// LogQuery selects log lines of a stack.
 type LogQuery struct {
 	Stack    StackName
+	Source   string      // "app", what instances print, or "router", a line a request; empty: app
 	Service  ServiceName // empty: all
 	Instance InstanceName
 	Run      string    // a detached run, "run.4211", instead of instances

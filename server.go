@@ -24,3 +24,9 @@ type Finding struct {
 	What string // "the Docker Engine answers (20.10.24)"
 	Mend string // what to do when it is not OK
 }
+
+// Successor is a process that has taken over from this one.
+type Successor struct {
+	PID     int
+	Version string
+}

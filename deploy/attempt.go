@@ -58,6 +58,7 @@ func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writ
 	defer func() {
 		t.err = err
 		close(t.done)
+		d.Ended(a.dep)
 	}()
 	defer func() {
 		stopBeat()

@@ -34,14 +34,17 @@ type Options struct {
 	Repos   Repos
 	Logger  *slog.Logger
 
-	Domain   string                    // base domain: the stack blog is at blog.<Domain>
-	URL      func(mesh.Host) string    // how people reach a host; nil: http://host
-	Now      func() time.Time          // nil: time.Now
-	Pool     netip.Prefix              // the stacks' networks are cut from it; zero: 10.213.0.0/16
-	DiskFree func() (uint64, error)    // bytes free in the data directory; nil: not checked
-	Taken    func() []netip.Prefix     // networks of the host that subnets must not meet; nil: none
-	ShutOut  func(fingerprint string)  // told of each key that has been removed, to end its sessions; nil: nobody
-	Reached  func(step Step, s string) // told of each step of a rollout, for tests that stop there; nil: nobody
+	Domain   string                              // base domain: the stack blog is at blog.<Domain>
+	URL      func(mesh.Host) string              // how people reach a host; nil: http://host
+	Now      func() time.Time                    // nil: time.Now
+	Pool     netip.Prefix                        // the stacks' networks are cut from it; zero: 10.213.0.0/16
+	DiskFree func() (uint64, error)              // bytes free in the data directory; nil: not checked
+	Taken    func() []netip.Prefix               // networks of the host that subnets must not meet; nil: none
+	Ended    func(mesh.Deployment)               // told of each deployment that has ended; nil: nobody is
+	Built    func(took time.Duration, err error) // told of each build; nil: nobody is
+	Events   Events                              // nil: nothing is told to the stacks' logs
+	ShutOut  func(fingerprint string)            // told of each key that has been removed, to end its sessions; nil: nobody
+	Reached  func(step Step, s string)           // told of each step of a rollout, for tests that stop there; nil: nobody
 }
 
 // Step is a point in a deployment at which the server may be killed in a test.
@@ -81,9 +84,9 @@ type Deployer struct {
 	// begin there.
 	renaming map[mesh.StackName]bool
 
-	notes    notes         // for the stacks' logs
 	detached chan struct{} // holds one when a detached run has been started
 	died     map[string]mesh.InstanceEvent
+	retiring map[string]chan struct{} // by container: closed when it is gone
 }
 
 // New returns a Deployer that supervises nothing yet.
@@ -97,10 +100,16 @@ func New(o Options) *Deployer {
 	if o.URL == nil {
 		o.URL = func(h mesh.Host) string { return "http://" + string(h) }
 	}
+	if o.Ended == nil {
+		o.Ended = func(mesh.Deployment) {}
+	}
+	if o.Built == nil {
+		o.Built = func(time.Duration, error) {}
+	}
 	if o.Reached == nil {
 		o.Reached = func(Step, string) {}
 	}
-	d := &Deployer{Options: o, lanes: map[mesh.StackName]*lane{}, fleets: map[mesh.StackName]*fleet{}, starting: map[string]bool{}, destroying: map[mesh.StackName]bool{}, renaming: map[mesh.StackName]bool{}, died: map[string]mesh.InstanceEvent{}}
+	d := &Deployer{Options: o, lanes: map[mesh.StackName]*lane{}, fleets: map[mesh.StackName]*fleet{}, starting: map[string]bool{}, destroying: map[mesh.StackName]bool{}, renaming: map[mesh.StackName]bool{}, died: map[string]mesh.InstanceEvent{}, retiring: map[string]chan struct{}{}}
 	d.detached = make(chan struct{}, 1)
 	d.life, d.end = context.WithCancelCause(context.Background())
 	return d

@@ -145,9 +145,6 @@ type Store interface {
 	RenameStack(ctx context.Context, d mesh.Deployment, to mesh.StackName, change func(*mesh.Stack) error) (mesh.Stack, error)
 	FinishRename(ctx context.Context, name mesh.StackName) (mesh.Stack, error)
 
-	// AddEvent records a line of mesh's own in a stack's log.
-	AddEvent(stack mesh.StackName, l mesh.LogLine) error
-
 	// AddAudit records what somebody did.
 	AddAudit(ctx context.Context, e mesh.AuditEntry) error
 

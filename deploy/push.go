@@ -203,6 +203,9 @@ func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src sou
 		a.step("building", "Building with ./%s", b.Dockerfile)
 	}
 	img, err := d.Builder.Build(ctx, b, a.out)
+	if src.tree != nil {
+		d.Built(d.Now().Sub(began), err)
+	}
 	if err != nil {
 		return img, phaseFailed("build failed", err)
 	}

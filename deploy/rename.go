@@ -141,6 +141,9 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 	}
 	ctx = context.WithoutCancel(ctx)
 	d.Logger.Info("stack renamed", "stack", next.Name, "was", st.Name, "key", string(a.dep.By))
+	if d.Events != nil {
+		d.Events.Rename(st.Name, next.Name) // before its routes go, and its logs with them
+	}
 	d.mu.Lock()
 	var old []mesh.Instance
 	if fl := d.fleets[st.Name]; fl != nil {
@@ -164,6 +167,9 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 // finishRename moves what a renamed stack has outside the store. It goes on where
 // a killed server stopped.
 func (d *Deployer) finishRename(ctx context.Context, st mesh.Stack) (mesh.Stack, error) {
+	if d.Events != nil {
+		d.Events.Rename(st.Was, st.Name)
+	}
 	err := d.Repos.Rename(ctx, st.Was, st.Name)
 	if err == nil {
 		err = d.Builder.Rename(ctx, st.Was, st.Name)

@@ -327,8 +327,10 @@ func (d *Deployer) retire(st mesh.Stack, ins []mesh.Instance) (retired func(cont
 			releases[in.Release], _ = d.Store.Release(context.Background(), st.Name, in.Release)
 		}
 		grace := cmp.Or(releases[in.Release].Services[in.Name.Service].StopTimeout, st.Settings.StopTimeout, mesh.DefaultStopTimeout)
+		gone := d.retires(in)
 		d.background(func(ctx context.Context) {
 			defer func() { done <- struct{}{} }()
+			defer gone()
 			dctx, cancel := context.WithTimeout(ctx, drain)
 			defer cancel()
 			if err := d.Router.Drain(dctx, in.ID); err != nil && ctx.Err() == nil {

@@ -129,7 +129,9 @@ func TestReleaseCommand_TimesOut(t *testing.T) {
 			if took := time.Since(began); err == nil || took != want || !strings.Contains(out, "took longer than "+want.String()) || !strings.Contains(out, "migrating for ever") {
 				t.Errorf("limit %s: after %s: %v\n%s", limit, took, err, out)
 			}
-			sound(t, w)
+			if stack(t, w).Current != 1 {
+				t.Error("it is live")
+			}
 		}
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	gossh "golang.org/x/crypto/ssh"
@@ -72,6 +73,7 @@ type Receiver struct {
 	strangers *companions
 	gate      *gate
 	open      *signedIn
+	servers   sync.Map // *sessions of the servers that serve
 }
 
 // New returns a Receiver that does not listen yet.

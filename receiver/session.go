@@ -92,12 +92,13 @@ func (r *Receiver) command(ctx ssh.Context, s ssh.Session, key mesh.Key, raw str
 	ch, _ := ctx.Value(sessionKey{}).(*channelState)
 	req := command.Request{
 		Key: key, User: s.User(), Line: raw,
-		Stdin: s, Stdout: s, Stderr: s.Stderr(), Env: terminalEnv(s.Environ()), Flush: func(ctx context.Context) { flush(ctx, s) },
+		Stdin: until(ctx, s), Stdout: s, Stderr: s.Stderr(), Env: terminalEnv(s.Environ()), Flush: func(ctx context.Context) { flush(ctx, s) },
 	}
 	if ch != nil {
 		ch.mu.Lock()
 		req.TTY, req.Size, req.Resize = ch.tty, ch.size, ch.resize
 		ch.mu.Unlock()
+		req.Parted = ch.part
 	}
 	return r.Commands.Run(ctx, req)
 }
@@ -114,6 +115,18 @@ func flush(ctx context.Context, s ssh.Session) {
 	case <-answered:
 	case <-ctx.Done():
 	}
+}
+
+// until reads from r as long as ctx lasts: a command that waits for its input must
+// not keep the server from stopping.
+func until(ctx context.Context, r io.Reader) io.Reader {
+	pr, pw := io.Pipe()
+	go func() {
+		_, err := io.Copy(pw, r) // ends with the session
+		_ = pw.CloseWithError(err)
+	}()
+	context.AfterFunc(ctx, func() { _ = pw.CloseWithError(context.Cause(ctx)) })
+	return pr
 }
 
 // terminalEnv keeps the variables that a client may set for a command.

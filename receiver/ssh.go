@@ -40,7 +40,18 @@ type connState struct {
 	banner   gossh.ServerPreAuthConn
 	rejected []string // fingerprints offered that no key has
 	signedIn func()   // stops the login timer and frees the place at the gate
+	release  func()   // lets the server retire without waiting for a first session
 	sessions int
+	served   bool // it has had a session
+}
+
+// firstSession tells whether the connection has had no session yet.
+func (st *connState) firstSession() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	first := !st.served
+	st.served = true
+	return first
 }
 
 func state(ctx ssh.Context) *connState {
@@ -56,7 +67,7 @@ func (r *Receiver) tcpServer(serving context.Context, open *sessions) *ssh.Serve
 		// Without this handler gliderlabs/ssh would turn NoClientAuth on, whatever
 		// the config below says: a client without any key would be in.
 		PublicKeyHandler: r.offered,
-		ConnCallback:     r.connected,
+		ConnCallback:     func(ctx ssh.Context, c net.Conn) net.Conn { return r.connected(ctx, c, open) },
 		ServerConfigCallback: func(ctx ssh.Context) *gossh.ServerConfig {
 			return &gossh.ServerConfig{
 				Config: gossh.Config{
@@ -94,8 +105,10 @@ func (r *Receiver) localServer(serving context.Context, open *sessions) *ssh.Ser
 		Version: "mesh",
 		Handler: open.handler(r.session),
 		ConnCallback: func(ctx ssh.Context, c net.Conn) net.Conn {
-			ctx.SetValue(connKey{}, &connState{signedIn: func() {}})
-			return c
+			release := open.hold()
+			time.AfterFunc(r.Grace, release)
+			ctx.SetValue(connKey{}, &connState{signedIn: func() {}, release: release})
+			return &earlyConn{Conn: c, closed: release}
 		},
 		ServerConfigCallback: func(ssh.Context) *gossh.ServerConfig {
 			return &gossh.ServerConfig{
@@ -128,40 +141,141 @@ func (r *Receiver) common(serving context.Context, srv *ssh.Server) {
 }
 
 func (r *Receiver) serve(ctx context.Context, l net.Listener, server func(context.Context, *sessions) *ssh.Server) error {
-	open := &sessions{idle: make(chan struct{})}
-	srv := server(ctx, open)
+	serving, cut := context.WithCancel(ctx)
+	defer cut()
+	open := newSessions(cut, func() { _ = l.Close() })
+	srv := server(serving, open)
+	r.servers.Store(open, nil)
+	defer r.servers.Delete(open)
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	err := srv.Serve(l)
-	if ctx.Err() == nil {
+	if ctx.Err() == nil && !open.retiring() {
 		return fmt.Errorf("serve SSH on %s: %w", l.Addr(), err)
 	}
+	_ = open.settled(ctx) // sessions may still begin, if it retires
 	open.end()
 	_ = srv.Close()
 	return nil
 }
 
+// Retire lets another process take the connections that come from now on, which
+// wait in the listeners' queues until it does. It returns when nothing is left
+// here that changes anything: sessions that only read from an instance or write to
+// it (see command.Request.Parted) go on until Serve's context ends. When ctx ends
+// first, all sessions are ended, and it returns ctx's cause.
+func (r *Receiver) Retire(ctx context.Context) error {
+	var all []*sessions
+	r.servers.Range(func(k, _ any) bool {
+		all = append(all, k.(*sessions))
+		return true
+	})
+	for _, s := range all {
+		s.retire()
+	}
+	var err error
+	for _, s := range all {
+		if serr := s.settled(ctx); serr != nil {
+			s.cut()
+			_ = s.settled(context.WithoutCancel(ctx))
+			err = serr
+		}
+	}
+	return err
+}
+
 // sessions counts the sessions of a server. A sync.WaitGroup would not do: a
 // session may begin while the server already waits for the end of the others.
 type sessions struct {
-	mu    sync.Mutex
-	n     int
-	ended bool
-	idle  chan struct{} // closed when the last one has gone after end
+	cut   func() // ends all sessions
+	close func() // closes the listener
+
+	mu      sync.Mutex
+	n       int
+	ended   bool
+	retired bool
+	idle    chan struct{} // closed when the last one has gone after end
+	// busy is the sessions that change something, and the connections whose first
+	// session has yet to come: whoever has got in is served.
+	busy  int
+	quiet chan struct{} // closed when busy is 0, and made anew
+}
+
+func newSessions(cut, closeListener func()) *sessions {
+	return &sessions{cut: cut, close: closeListener, idle: make(chan struct{}), quiet: make(chan struct{})}
+}
+
+// hold makes settled wait until release is called.
+func (s *sessions) hold() (release func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.holdLocked()
+}
+
+func (s *sessions) holdLocked() (release func()) {
+	s.busy++
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.busy--; s.busy == 0 {
+			close(s.quiet)
+			s.quiet = make(chan struct{})
+		}
+	})
+}
+
+// settled returns when nothing is held, or ctx's cause.
+func (s *sessions) settled(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		busy, quiet := s.busy, s.quiet
+		s.mu.Unlock()
+		if busy == 0 {
+			return nil
+		}
+		select {
+		case <-quiet:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// retire closes the listener, and keeps sessions from connections that had one.
+func (s *sessions) retire() {
+	s.mu.Lock()
+	s.retired = true
+	s.mu.Unlock()
+	s.close()
+}
+
+func (s *sessions) retiring() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.retired
 }
 
 // handler refuses sessions once the server ends.
 func (s *sessions) handler(next ssh.Handler) ssh.Handler {
 	return func(sess ssh.Session) {
+		ctx := sess.Context()
+		first := state(ctx).firstSession()
 		s.mu.Lock()
-		if s.ended {
+		if s.ended || s.retired && !first {
 			s.mu.Unlock()
+			_, _ = fmt.Fprintf(sess.Stderr(), "error: %s\nhint:  try again\n", errStopping.Text)
 			_ = sess.Exit(1)
 			return
 		}
 		s.n++
+		release := s.holdLocked()
 		s.mu.Unlock()
+		state(ctx).release()
+		if ch, _ := ctx.Value(sessionKey{}).(*channelState); ch != nil {
+			ch.part = release
+		}
 		defer func() {
+			release()
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if s.n--; s.n == 0 && s.ended {
@@ -184,7 +298,7 @@ func (s *sessions) end() {
 }
 
 // connected prepares a connection before anything is read from it.
-func (r *Receiver) connected(ctx ssh.Context, c net.Conn) net.Conn {
+func (r *Receiver) connected(ctx ssh.Context, c net.Conn, open *sessions) net.Conn {
 	host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
 	leave, ok := r.gate.enter(ctx, host, r.Grace)
 	if !ok {
@@ -194,12 +308,18 @@ func (r *Receiver) connected(ctx ssh.Context, c net.Conn) net.Conn {
 	// gliderlabs/ssh resets deadlines at every read, so a slow client would never
 	// run into one.
 	timer := time.AfterFunc(r.Grace, func() { _ = c.Close() })
-	once := sync.OnceFunc(func() { timer.Stop(); leave() })
-	ctx.SetValue(connKey{}, &connState{signedIn: once})
-	return &earlyConn{Conn: quickAck(c), closed: once}
+	release := open.hold()
+	once := sync.OnceFunc(func() {
+		timer.Stop()
+		leave()
+		time.AfterFunc(r.Grace, release) // a master connection may never have a session
+	})
+	ctx.SetValue(connKey{}, &connState{signedIn: once, release: release})
+	return &earlyConn{Conn: quickAck(c), closed: func() { once(); release() }}
 }
 
-// earlyConn frees the connection's place at the gate when it ends before sign-in.
+// earlyConn gives back what a connection has taken when it ends before its first
+// session.
 type earlyConn struct {
 	net.Conn
 	closed func()
@@ -338,6 +458,7 @@ type channelState struct {
 	tty    bool
 	size   mesh.WindowSize
 	resize chan mesh.WindowSize // holds the latest size only
+	part   func()               // the session needs nothing but its connection from now on
 }
 
 func (s *channelState) resized(w mesh.WindowSize) {

@@ -354,7 +354,7 @@ func (s *server) tail(c *ssh.Client) *ssh.Session {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if err := sess.Start("logs -t"); err != nil {
+	if err := sess.Start("logs -t --source app"); err != nil {
 		s.t.Fatal(err)
 	}
 	within(s.t, s.logs.began, "the session to begin")
@@ -459,7 +459,7 @@ func TestSSH_WindowChangesNeverStall(t *testing.T) {
 			t.Fatalf("%v, %v", ok, err)
 		}
 		if len(s.logs.began) == 0 {
-			if err := sess.Start("logs -t"); err != nil {
+			if err := sess.Start("logs -t --source app"); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"strconv"
 	"time"
 
 	"mesh"
@@ -23,6 +24,57 @@ type AccessRecord struct {
 	RequestID string
 	ClientIP  string
 	Code      Code // what mesh did of its own; empty when the app's answer went through whole
+}
+
+// AppendLine appends the record as its line in the access log has it:
+//
+//	at=info method=GET path="/" host=blog.test request_id=… fwd="192.0.2.1" instance=web.1 connect=0ms service=5ms status=200 bytes=12
+//	at=error code=app_slow method=…
+func (a AccessRecord) AppendLine(b []byte) []byte {
+	if a.Code == "" {
+		b = append(b, "at=info"...)
+	} else {
+		b = append(b, "at=error code="...)
+		b = append(b, a.Code...)
+	}
+	b = append(b, " method="...)
+	b = append(b, a.Method...)
+	b = append(b, " path="...)
+	b = appendQuoted(b, a.Path)
+	b = append(b, " host="...)
+	b = append(b, a.Host...) // one of a route's, or the router would not have found it
+	b = append(b, " request_id="...)
+	b = append(b, a.RequestID...)
+	b = append(b, " fwd="...)
+	b = appendQuoted(b, a.ClientIP)
+	b = append(b, " instance="...)
+	if a.Instance.Service != "" {
+		b = append(b, a.Instance.Service...)
+		b = append(b, '.')
+		b = strconv.AppendInt(b, int64(a.Instance.Slot), 10)
+	} else {
+		b = append(b, '-')
+	}
+	b = append(b, " connect="...)
+	b = strconv.AppendInt(b, a.Connect.Milliseconds(), 10)
+	b = append(b, "ms service="...)
+	b = strconv.AppendInt(b, a.Duration.Milliseconds(), 10)
+	b = append(b, "ms status="...)
+	b = strconv.AppendInt(b, int64(a.Status), 10)
+	b = append(b, " bytes="...)
+	return strconv.AppendInt(b, a.Bytes, 10)
+}
+
+// appendQuoted is strconv.AppendQuote, quick for what needs no escape.
+func appendQuoted(b []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+			return strconv.AppendQuote(b, s)
+		}
+	}
+	b = append(b, '"')
+	b = append(b, s...)
+	return append(b, '"')
 }
 
 // Code says in one word why a request did not get a whole answer from the app.

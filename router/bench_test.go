@@ -29,7 +29,7 @@ import (
 func BenchmarkRouter(b *testing.B) {
 	backend := benchApp(b)
 	quiet := slog.New(slog.DiscardHandler)
-	g := start(b, router.Options{Logger: quiet, Access: func(router.AccessRecord) {}})
+	g := start(b, router.Options{Logger: quiet, Access: func(*router.AccessRecord) {}})
 	g.Switch(mesh.Route{Stack: "blog", Hosts: []mesh.Host{"blog.test"}, Targets: []mesh.Target{backend}})
 
 	rp := &httputil.ReverseProxy{

@@ -73,9 +73,9 @@ func start(t testing.TB, o router.Options) *rig {
 	t.Helper()
 	g := &rig{t: t, told: make(chan router.AccessRecord, 256)}
 	if o.Access == nil {
-		o.Access = func(a router.AccessRecord) {
+		o.Access = func(a *router.AccessRecord) {
 			select {
-			case g.told <- a:
+			case g.told <- *a:
 			default:
 			}
 		}

@@ -71,7 +71,7 @@ func (q *request) writePage(p page) {
 	if p.status == http.StatusMethodNotAllowed {
 		h["Allow"] = []string{"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}
 	}
-	if q.hasBody && !q.bodyRead && q.r.ProtoMajor == 1 {
+	if q.r.ProtoMajor == 1 && (q.hasBody && !q.bodyRead || q.leaving()) {
 		h["Connection"] = []string{"close"}
 	}
 	q.rec.Status = p.status

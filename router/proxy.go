@@ -30,6 +30,7 @@ type request struct {
 	bodyRead bool    // all of the body has come from the client
 	head     []byte  // for the app, with a small body behind it
 	target   *target // claimed; nil: none
+	entry    *entry  // of the stack; nil: unknown host
 	detached bool    // a tunnel ends the request
 	resent   int     // how often it was sent once more
 }
@@ -72,9 +73,15 @@ func (r *Router) handle(f *front, w http.ResponseWriter, req *http.Request) {
 // finish ends the request: nothing counts it any more, and it is told.
 func (q *request) finish() {
 	q.release()
+	now := q.router.clock()
+	q.rec.Duration = now - q.begun
+	if q.entry != nil {
+		q.entry.traffic.count(&q.rec, now)
+	} else {
+		q.router.strangers.Add(1)
+	}
 	if fn := q.router.opts.Access; fn != nil {
-		q.rec.Duration = q.router.clock() - q.begun
-		fn(q.rec)
+		fn(&q.rec)
 	}
 	if q.front != nil {
 		q.front.active.done()
@@ -94,10 +101,12 @@ func (q *request) serve() {
 		return
 	}
 	// Before the body is read: who asks for nobody is not listened to.
-	if _, rt := q.router.table.lookup(normalHost(q.r.Host)); rt == nil {
+	e, rt := q.router.table.lookup(normalHost(q.r.Host))
+	if rt == nil {
 		q.fail(UnknownHost)
 		return
 	}
+	q.entry, q.rec.Stack = e, rt.Stack
 	if isGRPC(q.r) {
 		q.serveGRPC()
 		return
@@ -449,8 +458,9 @@ func (q *request) passOn(c *conn, a answer, up *upload) error {
 		if open {
 			h["Transfer-Encoding"] = []string{"chunked"} // or net/http counts short bodies and adds a Content-Length
 		}
-		if up != nil && !up.whole.Load() {
-			h["Connection"] = []string{"close"} // the rest of the body is not read
+		// When the rest of the body is not read, or another process takes over.
+		if up != nil && !up.whole.Load() || q.leaving() {
+			h["Connection"] = []string{"close"}
 		}
 	}
 	q.rec.Status = a.code
@@ -476,6 +486,9 @@ func (q *request) passOn(c *conn, a answer, up *upload) error {
 	}
 	return q.copyAll(c)
 }
+
+// leaving tells whether the connection is not to be used again.
+func (q *request) leaving() bool { return q.front != nil && q.front.leaving.Load() }
 
 // ownFields sees to the fields that are not the app's alone.
 func (q *request) ownFields(h http.Header) {

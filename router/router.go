@@ -22,7 +22,6 @@ package router
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/maphash"
 	"log/slog"
@@ -32,6 +31,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mesh"
@@ -61,9 +61,13 @@ type Options struct {
 	// Trusted are the proxies in front of mesh whose X-Forwarded-… fields are
 	// believed. Everybody else's are replaced.
 	Trusted []netip.Prefix
+	// ProxyProtocol takes the client's address from the PROXY header in front of a
+	// connection from one of Trusted.
+	ProxyProtocol bool
 	// Access is told of each request when it has ended, on the goroutine that
-	// handled it: it must be quick and safe for concurrent use. nil: nobody is.
-	Access func(AccessRecord)
+	// handled it: it must be quick, safe for concurrent use, and keep no pointer to
+	// it. nil: nobody is.
+	Access func(*AccessRecord)
 	// Dial makes connections to instances; nil: net.Dialer. Connections that are
 	// not TCP cannot be looked at before they are used again.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -75,6 +79,10 @@ const (
 	idleTime  = 120 * time.Second // between requests
 	streams   = 250               // at a time, in one HTTP/2 connection
 	sweepTime = 100 * time.Millisecond
+	// lingerTime is for how long a listener that has ended lets idle connections be:
+	// who sends on one of them gets an answer, and with it the news that the
+	// connection closes. What has been silent for so long is closed without a word.
+	lingerTime = time.Second
 )
 
 // Router passes requests on. It is made by New; all its methods may be called
@@ -84,6 +92,9 @@ type Router struct {
 	log   *slog.Logger
 	epoch time.Time
 	table table
+
+	strangers atomic.Uint64 // requests for unknown hosts
+	fronts    sync.Map      // *front of each listener that is being served
 
 	mu      sync.Mutex // guards what follows, and writing to table
 	stacks  map[mesh.StackName]*entry
@@ -251,43 +262,66 @@ func (r *Router) sweepAll() {
 
 // front is one listener that is being served.
 type front struct {
-	active gauge // requests and upgraded connections
+	tls     bool
+	active  gauge       // requests and upgraded connections
+	conns   gauge       // connections, but for upgraded ones
+	leaving atomic.Bool // nothing new is taken: connections end with their next answer
 }
 
 // Serve takes HTTP/1.1 and, with prior knowledge, HTTP/2 requests from l until ctx
-// ends; then it takes no more, lets those in flight and upgraded connections
-// end for Options.Grace, and closes the rest. It closes l. It returns nil after
-// such an end, else the listener's error; no goroutine is left then. Run must run
-// meanwhile.
+// ends; then it takes no more connections, lets requests in flight and upgraded
+// connections end for Options.Grace, and closes the rest. A connection that is
+// kept open is told so with its next answer, or closed when it has been idle for a
+// second, so that no request is lost when another process goes on with the
+// listener. It closes l. It returns nil after such an end, else the listener's
+// error; no goroutine is left then. Run must run meanwhile.
 func (r *Router) Serve(ctx context.Context, l net.Listener) error {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	return r.serve(ctx, &http.Server{Protocols: &protocols}, func(s *http.Server) error { return s.Serve(l) })
+	return r.serve(ctx, &http.Server{Protocols: &protocols}, l)
 }
 
-func (r *Router) serve(ctx context.Context, s *http.Server, run func(*http.Server) error) error {
-	f := &front{}
+func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) error {
+	f := &front{tls: s.TLSConfig != nil}
+	r.fronts.Store(f, nil)
+	defer r.fronts.Delete(f)
 	base, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(errStop)
 	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { r.handle(f, w, req) })
 	s.BaseContext = func(net.Listener) context.Context { return base }
+	s.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state { //nolint:exhaustive // how a connection begins and ends
+		case http.StateNew:
+			f.conns.add()
+		case http.StateClosed, http.StateHijacked:
+			f.conns.done()
+		}
+	}
 	s.ReadHeaderTimeout, s.IdleTimeout, s.MaxHeaderBytes = headTime, idleTime, headLimit
 	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: streams}
 	s.DisableGeneralOptionsHandler = true // "OPTIONS *" is the app's
 	s.ErrorLog = slog.NewLogLogger(r.log.Handler(), slog.LevelDebug)
 
+	if r.opts.ProxyProtocol {
+		l = r.proxied(l)
+	}
 	failed := make(chan error, 1)
-	go func() { failed <- run(s) }()
+	go func() { failed <- s.Serve(l) }()
 	var err error
 	select {
 	case err = <-failed:
 		err = fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
-		err = nil
+		f.leaving.Store(true)
+		_ = l.Close() // and not yet Shutdown, which closes idle connections at once
+		<-failed
 	}
 	grace, done := context.WithTimeout(base, r.opts.Grace)
 	defer done()
+	linger, lingered := context.WithTimeout(grace, lingerTime)
+	_ = f.conns.wait(linger)
+	lingered()
 	cut := s.Shutdown(grace)
 	if cut == nil {
 		cut = f.active.wait(grace) // for upgraded connections, which net/http has let go
@@ -299,11 +333,6 @@ func (r *Router) serve(ctx context.Context, s *http.Server, run func(*http.Serve
 		r.cut(f)
 		// All that is left has been told to end, and does so at once.
 		_ = f.active.wait(context.WithoutCancel(ctx))
-	}
-	if err == nil {
-		if serr := <-failed; !errors.Is(serr, http.ErrServerClosed) {
-			err = fmt.Errorf("serve: %w", serr)
-		}
 	}
 	return err
 }
@@ -324,6 +353,7 @@ type Status struct {
 	Down    mesh.DownReason
 	Waiting int // requests that wait for an instance
 	Targets []TargetStatus
+	Totals  Totals
 }
 
 // TargetStatus is what an instance's traffic is doing.
@@ -342,7 +372,7 @@ func (r *Router) Snapshot() []Status {
 	all := make([]Status, 0, len(r.stacks))
 	for _, e := range r.stacks {
 		rt := e.cur.Load()
-		s := Status{Stack: rt.Stack, Hosts: slices.Clone(rt.Hosts), Down: rt.Down, Waiting: int(e.waiting.Load())}
+		s := Status{Stack: rt.Stack, Hosts: slices.Clone(rt.Hosts), Down: rt.Down, Waiting: int(e.waiting.Load()), Totals: e.traffic.totals()}
 		for _, t := range rt.targets {
 			ep := t.ep.Load()
 			s.Targets = append(s.Targets, TargetStatus{
@@ -355,3 +385,20 @@ func (r *Router) Snapshot() []Status {
 	slices.SortFunc(all, func(a, b Status) int { return strings.Compare(string(a.Stack), string(b.Stack)) })
 	return all
 }
+
+// Connections counts those of clients, without TLS and with it, upgraded ones left
+// out.
+func (r *Router) Connections() (plain, tls int) {
+	r.fronts.Range(func(k, _ any) bool {
+		if f := k.(*front); f.tls {
+			tls += int(f.conns.load())
+		} else {
+			plain += int(f.conns.load())
+		}
+		return true
+	})
+	return plain, tls
+}
+
+// Strangers counts the requests for hosts that no stack has.
+func (r *Router) Strangers() uint64 { return r.strangers.Load() }

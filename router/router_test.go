@@ -593,3 +593,40 @@ func TestRouter_ServeEndsGracefully(t *testing.T) {
 		t.Error("a request without an end was answered")
 	}
 }
+
+// A listener that another process goes on with: whoever kept a connection open
+// and sends on it is answered, and told that it closes.
+func TestRouter_KeptConnectionsAreToldOfTheEnd(t *testing.T) {
+	t.Parallel()
+	g := start(t, router.Options{})
+	g.route(app(t, text("hello")))
+	const req = "POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 2\r\n\r\nhi"
+	kept, silent := g.conn(), g.conn()
+	for _, c := range []*rawConn{kept, silent} {
+		c.say(req)
+		if h := c.head(); strings.Contains(h, "Connection: close") {
+			t.Fatalf("told at once: %s", h)
+		}
+		c.want("hello")
+	}
+	stopped := make(chan bool)
+	go func() { g.stop(); close(stopped) }()
+	until(t, "the listener to close", func() bool {
+		c, err := g.dial(t.Context(), "", "")
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	kept.say(req)
+	if h := kept.head(); !strings.HasPrefix(h, "HTTP/1.1 200") || !strings.Contains(h, "Connection: close") {
+		t.Errorf("got %s", h)
+	}
+	kept.want("hello")
+	for _, c := range []*rawConn{kept, silent} {
+		if _, err := c.r.ReadByte(); err != io.EOF {
+			t.Errorf("the connection is not closed in order: %v", err)
+		}
+	}
+	receive(t, stopped, "the end of Serve")
+}

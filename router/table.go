@@ -32,6 +32,7 @@ type table struct {
 type entry struct {
 	cur     atomic.Pointer[route] // nil: removed
 	waiting atomic.Int64          // requests that wait for an instance
+	traffic traffic
 }
 
 // route is one state of a stack's traffic. It is never changed once stored.

@@ -68,8 +68,7 @@ func (q *request) openTunnel(c *conn, h http.Header) bool {
 // only; an error ends both.
 func (t *tunnel) copy(dst, src net.Conn) {
 	err := t.pipe(dst, src)
-	half, ok := dst.(interface{ CloseWrite() error })
-	if err != nil || !ok || half.CloseWrite() != nil {
+	if err != nil || !closeWrite(dst) {
 		t.broken.Store(true)
 		_ = t.client.SetDeadline(longAgo)
 		_ = t.c.SetDeadline(longAgo)

@@ -59,7 +59,6 @@ type Store struct {
 	db     *bbolt.DB
 	seal   sealer
 	server string
-	events events
 }
 
 // Open opens the state in dir, making both when they are missing. It fails at

@@ -20,7 +20,12 @@ type host struct {
 	engine *docker.Client
 	store  *store.Store
 	repos  *receiver.Repos
+
+	handover *handover
 }
+
+// Upgrade hands over to the binary on disk.
+func (h *host) Upgrade(ctx context.Context) (mesh.Successor, error) { return h.handover.ask(ctx) }
 
 // engineTimeout is how long an engine may take to say its version.
 const engineTimeout = 3 * time.Second

@@ -179,6 +179,12 @@ func TestScripts(t *testing.T) {
 			"crowd":       cmdCrowd,
 			"hidden":      cmdHidden,
 			"registry":    cmdRegistry,
+			"upgrade":     cmdUpgrade,
+			"stop":        cmdStop,
+			"activate":    cmdActivate,
+			"talk":        cmdTalk,
+			"routerlog":   cmdRouterLog,
+			"pstraffic":   cmdPSTraffic,
 		},
 	})
 }

@@ -13,21 +13,24 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
 
 	charm "github.com/charmbracelet/log"
+	"github.com/coreos/go-systemd/v22/daemon"
 	docker "github.com/docker/docker/client"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/pflag"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 
 	"mesh"
 	"mesh/builder"
 	"mesh/deploy"
+	"mesh/journal"
 	"mesh/receiver"
 	"mesh/receiver/command"
 	"mesh/router"
@@ -51,10 +54,17 @@ func (p program) serveMain(args []string, stdout, stderr io.Writer) error {
 		handler.SetFormatter(charm.JSONFormatter)
 	}
 	log := slog.New(handler)
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	ends, hup := []os.Signal{syscall.SIGTERM, os.Interrupt}, make(chan os.Signal, 1)
+	if term.IsTerminal(int(os.Stdin.Fd())) { //nolint:gosec // a descriptor
+		ends = append(ends, syscall.SIGHUP) // its window was closed
+	} else {
+		signal.Notify(hup, syscall.SIGHUP)
+		defer signal.Stop(hup)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	return p.serve(ctx, s, log, stdout)
+	return p.serve(ctx, hup, s, log, stdout)
 }
 
 // ready is what a server that listens writes to DIR/ready.json, for programs that
@@ -68,200 +78,386 @@ type ready struct {
 	Host   string `json:"host_key"` // fingerprint
 }
 
-// serve runs the server until ctx ends.
-func (p program) serve(ctx context.Context, s settings, log *slog.Logger, stdout io.Writer) (err error) {
-	st, err := store.Open(s.Data)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, st.Close()) }()
-	hostKey, err := receiver.HostKey(filepath.Join(s.Data, "ssh_host_ed25519_key"))
-	if err != nil {
-		return err
-	}
-	repos, err := receiver.OpenRepos(s.Data, p.maxPush, log)
-	if err != nil {
-		return err
-	}
-	stacks, err := st.Stacks(ctx)
-	if err != nil {
-		return err
-	}
-	if err := repos.Prune(stacks); err != nil {
-		return err
-	}
-	l, err := listen(ctx, s)
-	if err != nil {
-		return err
-	}
-	defer l.close()
+// server is what lives as long as the process: listeners, the router and its
+// traffic. What writes, a control, can be ended and begun anew beside it.
+type server struct {
+	program
+	settings settings
+	log      *slog.Logger
+	engine   *docker.Client
+	handover *handover
+	listen   *listeners
+	router   *patient
+	journal  *journal.Journal // of requests
+	events   *journal.Journal // of what mesh does
+	metrics  *metrics
+	started  time.Time
+	parted   errgroup.Group // sessions that have outlived their control
+	part     context.Context
+}
 
+// serve runs the server until ctx ends or another process has taken over, which
+// each value from hup asks for.
+func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, log *slog.Logger, stdout io.Writer) (err error) {
+	h, err := newHandover()
+	if err != nil {
+		return err
+	}
+	if err := h.await(ctx, p.version); err != nil {
+		return err
+	}
+	sv := &server{program: p, settings: s, log: log, handover: h, started: time.Now().UTC()}
+	c, err := sv.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.store.Close()) }() // of the last one; closing twice is nothing
+	if sv.listen, err = listen(ctx, s, h); err != nil {
+		return err
+	}
+	defer sv.listen.close()
 	opts := []docker.Opt{docker.FromEnv, docker.WithAPIVersionNegotiation()}
 	if s.DockerHost != "" {
 		opts = append(opts, docker.WithHost(s.DockerHost))
 	}
-	engine, err := docker.NewClientWithOpts(opts...)
-	if err != nil {
+	if sv.engine, err = docker.NewClientWithOpts(opts...); err != nil {
 		return mesh.Errorf(mesh.Invalid, "the Docker Engine's address cannot be used: %w", err).WithHint("give one such as unix:///var/run/docker.sock with --docker-host")
 	}
-	defer func() { _ = engine.Close() }()
+	defer func() { _ = sv.engine.Close() }()
+	if sv.journal, err = journal.Open(filepath.Join(s.Data, "router"), journal.Options{Logger: log}); err != nil {
+		return err
+	}
+	if sv.events, err = journal.Open(filepath.Join(s.Data, "events"), journal.Options{Logger: log, Source: "mesh", Size: 256 << 10, Every: 50 * time.Millisecond}); err != nil {
+		return err
+	}
+	rt := router.New(router.Options{Logger: log, Trusted: s.trusted, ProxyProtocol: s.ProxyProtocol, Access: sv.access})
+	sv.router = &patient{Router: rt, journals: []*journal.Journal{sv.journal, sv.events}, gone: h.gone(), log: log}
+	sv.metrics = newMetrics(rt)
+	c.wire()
+	c.reconcile(ctx, !h.upg.HasParent())
 
-	rt := router.New(router.Options{Logger: log})
-	run := runner.New(engine, runner.Options{Server: st.Server(), Logger: log, Labels: p.labels})
-	url := urls(l.http.Addr())
-	var recv *receiver.Receiver // made below; nobody signs in before
-	d := deploy.New(deploy.Options{
-		Store: st, Builder: builder.New(engine, builder.Options{Server: st.Server(), Logger: log}), Runner: run, Router: rt, Repos: repos, Logger: log,
-		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, Taken: hostNetworks, Reached: p.reached,
-		ShutOut: func(fp string) { recv.ShutOut(fp) },
-	})
-	self := &host{
-		engine: engine, store: st, repos: repos,
-		info: mesh.ServerInfo{
-			Version: p.version, Started: time.Now().UTC(), SSH: l.ssh.Addr().String(), HTTP: l.http.Addr().String(), Domain: s.Domain,
-			Data: s.Data, HostKey: ssh.FingerprintSHA256(hostKey.PublicKey()),
-		},
-	}
-	if l.admin != nil {
-		self.info.Admin = l.admin.Addr().String()
-	}
-	commands := &command.Set{
-		State: st, Deployer: d, Logs: run, Events: st, Uploads: repos, Server: self, Version: p.version, URL: url, Logger: log, Now: time.Now,
-	}
-	recv = receiver.New(receiver.Options{Repos: repos, Keys: st, Deployer: d, Commands: commands, HostKey: hostKey, Logger: log})
-
-	// Connections that come meanwhile wait in the listeners' queues.
-	if err := run.Sweep(ctx); err != nil {
-		log.Warn("one-off containers not swept", "err", err)
-	}
-	if err := run.Attach(ctx); err != nil {
-		log.Warn("the stacks' networks not joined", "err", err)
-	}
-	if err := d.Reconcile(ctx); err != nil {
-		if errors.Is(err, mesh.Unavailable) {
-			log.Warn("the Docker Engine does not answer: nothing can be deployed until it does", "err", err)
-		} else {
-			log.Error("not all could be made equal to the store", "err", err)
-		}
-	}
-
-	// The back outlives the front, which it serves.
+	// The router outlives its traffic, and that what asks for it to stop.
 	back, endBack := context.WithCancel(context.WithoutCancel(ctx))
 	defer endBack()
 	var behind errgroup.Group
-	behind.Go(func() error { return d.Run(back) })
-	behind.Go(func() error {
-		if err := rt.Run(back); !errors.Is(err, context.Canceled) {
-			return err
-		}
-		return nil
-	})
+	for _, run := range []func(context.Context) error{sv.router.Run, sv.journal.Run, sv.events.Run} {
+		behind.Go(func() error {
+			if err := run(back); !errors.Is(err, context.Canceled) {
+				return err
+			}
+			return nil
+		})
+	}
 	front, fctx := errgroup.WithContext(ctx)
-	front.Go(func() error { return recv.Serve(fctx, l.ssh) })
-	front.Go(func() error { return recv.ServeLocal(fctx, l.socket) })
-	front.Go(func() error { return rt.Serve(fctx, l.http) })
-	if l.admin != nil {
-		front.Go(func() error { return serveAdmin(fctx, l.admin, rt, run) })
+	traffic, endTraffic := context.WithCancel(fctx)
+	defer endTraffic()
+	front.Go(func() error { return sv.router.Serve(traffic, sv.listen.http) })
+	if l := sv.listen.admin; l != nil {
+		front.Go(func() error { return serveAdmin(traffic, l, sv.metrics, c.runner) })
 	}
-	r := ready{PID: os.Getpid(), SSH: l.ssh.Addr().String(), HTTP: l.http.Addr().String(), Socket: l.socket.Addr().String(), Host: ssh.FingerprintSHA256(hostKey.PublicKey())}
-	if l.admin != nil {
-		r.Admin = l.admin.Addr().String()
+	go func() {
+		for {
+			select {
+			case <-hup:
+				if _, err := h.ask(fctx); err != nil {
+					log.Error("not upgraded: this process serves on", "err", err)
+				}
+			case <-fctx.Done():
+				return
+			}
+		}
+	}()
+	partCtx, endParted := context.WithCancel(back)
+	defer endParted()
+	sv.part = partCtx
+
+	next, err := sv.control(fctx, c, stdout)
+	if next != nil {
+		_, _ = daemon.SdNotify(false, fmt.Sprintf("MAINPID=%d", next.PID))
+		log.Info("another process has taken over", "pid", next.PID, "version", next.Version)
+	} else {
+		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+		log.Info("stopping")
+		h.upg.Stop()
+		endParted()
 	}
-	if err := p.announce(s, r, stdout); err != nil {
-		log.Warn("ready file not written", "err", err)
-	}
-	defer os.Remove(filepath.Join(s.Data, "ready.json"))
-	err = front.Wait()
-	log.Info("stopping")
+	endTraffic()
+	limit := time.AfterFunc(partTime, endParted)
+	err = errors.Join(err, sv.parted.Wait()) // before the front, whose end ends them
+	limit.Stop()
+	err = errors.Join(err, front.Wait())
 	endBack()
 	return errors.Join(err, behind.Wait())
 }
 
-func (p program) announce(s settings, r ready, stdout io.Writer) error {
-	_, _ = fmt.Fprintf(stdout, "mesh %s is ready: ssh %s, http %s, socket %s, domain %s, host key %s\n", p.version, r.SSH, r.HTTP, r.Socket, s.Domain, r.Host)
+// partTime is for how long sessions that need nothing of this process but
+// their connection go on after another one has taken over.
+const partTime = 30 * time.Second
+
+// access writes a request's line into the log of its stack.
+func (sv *server) access(a *router.AccessRecord) {
+	if a.Stack == "" {
+		return
+	}
+	sv.journal.Add(a.Stack, func(b []byte) []byte {
+		name := "mesh"
+		if a.Instance.Service != "" {
+			name = a.Instance.String()
+		}
+		return a.AppendLine(journal.AppendStart(b, a.Time, name))
+	})
+}
+
+// logs are the lines of stacks, from wherever they are kept.
+type logs struct {
+	runner         *runner.Runner
+	router, events *journal.Journal
+}
+
+// Logs gives those of one source; without one, those of instances.
+func (l logs) Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
+	switch q.Source {
+	case "router":
+		return l.router.Logs(ctx, q, fn)
+	case "mesh":
+		return l.events.Logs(ctx, q, fn)
+	}
+	return l.runner.Logs(ctx, q, fn)
+}
+
+// events keeps mesh's own lines; what is renamed with a stack is its requests, too.
+type events struct{ own, requests *journal.Journal }
+
+// Event keeps a line.
+func (e events) Event(stack mesh.StackName, l mesh.LogLine) {
+	e.own.Add(stack, func(b []byte) []byte { return append(journal.AppendStart(b, l.At, l.Name), l.Text...) })
+}
+
+// Rename renames a stack's logs.
+func (e events) Rename(from, to mesh.StackName) {
+	e.own.Rename(from, to)
+	e.requests.Rename(from, to)
+}
+
+// control runs what writes until ctx ends, or until another process has taken
+// over, which it returns. If one fails to, this process goes on.
+func (sv *server) control(ctx context.Context, c *control, stdout io.Writer) (*successor, error) {
+	for first := true; ; first = false {
+		serving, err := c.serve(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if first {
+			if err := sv.announce(c, stdout); err != nil {
+				sv.log.Warn("ready file not written", "err", err)
+			}
+			defer sv.forget()
+		}
+		next, wish, err := c.run(ctx, serving)
+		if next == nil {
+			return nil, err
+		}
+		err = next.letIn(ctx)
+		wish.answer <- answered{next: next.Successor, err: err}
+		if err == nil {
+			return next, nil
+		}
+		if ctx.Err() != nil {
+			return nil, nil
+		}
+		again, err := sv.open(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("go on after an upgrade that failed: %w", err)
+		}
+		*c = *again
+		c.wire()
+		c.reconcile(ctx, false)
+	}
+}
+
+// announce tells that requests, pushes and commands are served.
+func (sv *server) announce(c *control, stdout io.Writer) error {
+	l := sv.listen
+	r := ready{PID: os.Getpid(), SSH: l.ssh.Addr().String(), HTTP: l.http.Addr().String(), Socket: l.socket.Addr().String(), Host: ssh.FingerprintSHA256(c.hostKey.PublicKey())}
+	if l.admin != nil {
+		r.Admin = l.admin.Addr().String()
+	}
+	_, _ = fmt.Fprintf(stdout, "mesh %s is ready: ssh %s, http %s, socket %s, domain %s, host key %s\n", sv.version, r.SSH, r.HTTP, r.Socket, sv.settings.Domain, r.Host)
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(s.Data, "ready.json")
+	path := sv.readyFile()
 	if err := os.WriteFile(path+".new", append(data, '\n'), 0o600); err != nil {
 		return err
 	}
-	return os.Rename(path+".new", path)
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	return sv.handover.ready()
 }
 
-// listeners are opened before anything is changed: a port in use ends the start
-// with nothing touched.
-type listeners struct{ ssh, http, admin, socket net.Listener }
+func (sv *server) readyFile() string { return filepath.Join(sv.settings.Data, "ready.json") }
 
-func (l *listeners) close() {
-	for _, x := range []net.Listener{l.ssh, l.http, l.admin, l.socket} {
-		if x != nil {
-			_ = x.Close()
-		}
+// forget removes the ready file, unless it is another process's by now.
+func (sv *server) forget() {
+	var r ready
+	data, err := os.ReadFile(sv.readyFile())
+	if err == nil && json.Unmarshal(data, &r) == nil && r.PID == os.Getpid() {
+		_ = os.Remove(sv.readyFile())
 	}
 }
 
-func listen(ctx context.Context, s settings) (_ *listeners, err error) {
-	l := &listeners{}
-	var faults []error
-	open := func(flag, addr string) net.Listener {
-		x, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
-		if err != nil {
-			e := mesh.Errorf(mesh.Unavailable, "--%s %s cannot be listened on: %w", flag, addr, err)
-			switch {
-			case errors.Is(err, syscall.EADDRINUSE):
-				e = mesh.Errorf(mesh.Conflict, "--%s %s: the port is in use", flag, addr).WithHint("stop what uses it (ss -ltnp shows it), or choose another with --%s", flag)
-			case errors.Is(err, syscall.EACCES):
-				e.Hint = "ports below 1024 need root, or: setcap cap_net_bind_service=+ep " + os.Args[0]
-			}
-			faults = append(faults, e)
-		}
-		return x
-	}
-	l.ssh, l.http = open("ssh-addr", s.SSHAddr), open("http-addr", s.HTTPAddr)
-	if s.AdminAddr != "" {
-		l.admin = open("admin-addr", s.AdminAddr)
-	}
-	if l.socket, err = listenSocket(ctx, filepath.Join(s.Data, "mesh.sock")); err != nil {
-		faults = append(faults, err)
-	}
-	if len(faults) > 0 {
-		l.close()
-		return nil, errors.Join(faults...)
-	}
-	return l, nil
+// control is what writes: the store, and what stands around it.
+type control struct {
+	*server
+	store    *store.Store
+	hostKey  ssh.Signer
+	repos    *receiver.Repos
+	runner   *runner.Runner
+	deployer *deploy.Deployer
+	receiver *receiver.Receiver
 }
 
-// listenSocket opens the local socket. The store is locked by now, so one that
-// lies there is nobody's.
-func listenSocket(ctx context.Context, path string) (net.Listener, error) {
-	// sun_path of unix(7) has 108 bytes, one of them for the end.
-	if len(path) > 107 {
-		return nil, mesh.Errorf(mesh.Invalid, "the path of the local socket is too long (%d bytes, 107 are possible): %s", len(path), path).
-			WithHint("choose a shorter data directory with --data")
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+// open opens the store, which makes this process the one that writes.
+func (sv *server) open(ctx context.Context) (_ *control, err error) {
+	c := &control{server: sv}
+	if c.store, err = store.Open(sv.settings.Data); err != nil {
 		return nil, err
 	}
-	// A data directory that was there before may be open to others: there must be no
-	// moment at which they get in.
-	defer syscall.Umask(syscall.Umask(0o177))
-	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.store.Close())
+		}
+	}()
+	if c.hostKey, err = receiver.HostKey(filepath.Join(sv.settings.Data, "ssh_host_ed25519_key")); err != nil {
+		return nil, err
+	}
+	if c.repos, err = receiver.OpenRepos(sv.settings.Data, sv.maxPush, sv.log); err != nil {
+		return nil, err
+	}
+	stacks, err := c.store.Stacks(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return l, os.Chmod(path, 0o600)
+	return c, c.repos.Prune(stacks)
 }
 
-// urls tells people how to reach a host through the listener.
-func urls(addr net.Addr) func(mesh.Host) string {
-	suffix := ""
-	if tcp, ok := addr.(*net.TCPAddr); ok && tcp.Port != 80 {
-		suffix = ":" + strconv.Itoa(tcp.Port)
+// wire puts the parts together.
+func (c *control) wire() {
+	s, log := c.settings, c.log
+	c.runner = runner.New(c.engine, runner.Options{Server: c.store.Server(), Logger: log, Labels: c.labels})
+	url := urls(c.listen.http.Addr())
+	c.deployer = deploy.New(deploy.Options{
+		Store: c.store, Builder: builder.New(c.engine, builder.Options{Server: c.store.Server(), Logger: log}), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
+		Ended: c.metrics.deployed, Built: c.metrics.built,
+		Events: events{c.events, c.journal}, ShutOut: func(fp string) { c.receiver.ShutOut(fp) },
+		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, Taken: hostNetworks, Reached: c.reached,
+	})
+	self := &host{
+		engine: c.engine, store: c.store, repos: c.repos, handover: c.handover,
+		info: mesh.ServerInfo{
+			Version: c.version, Started: c.started, SSH: c.listen.ssh.Addr().String(), HTTP: c.listen.http.Addr().String(), Domain: s.Domain,
+			Data: s.Data, HostKey: ssh.FingerprintSHA256(c.hostKey.PublicKey()),
+		},
 	}
-	return func(h mesh.Host) string { return "http://" + string(h) + suffix }
+	if c.listen.admin != nil {
+		self.info.Admin = c.listen.admin.Addr().String()
+	}
+	commands := &command.Set{State: c.store, Deployer: c.deployer, Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Uploads: c.repos, Server: self, Version: c.version, URL: url, Logger: log, Now: time.Now}
+	c.receiver = receiver.New(receiver.Options{Repos: c.repos, Keys: c.store, Deployer: c.deployer, Commands: commands, HostKey: c.hostKey, Logger: log})
 }
+
+// reconcile makes what runs and what is routed equal to the store. One-off
+// containers may be swept when no process can be using them.
+func (c *control) reconcile(ctx context.Context, sweep bool) {
+	if sweep {
+		if err := c.runner.Sweep(ctx); err != nil {
+			c.log.Warn("one-off containers not swept", "err", err)
+		}
+	}
+	if err := c.runner.Attach(ctx); err != nil {
+		c.log.Warn("the stacks' networks not joined", "err", err)
+	}
+	if err := c.deployer.Reconcile(ctx); err != nil {
+		if errors.Is(err, mesh.Unavailable) {
+			c.log.Warn("the Docker Engine does not answer: nothing can be deployed until it does", "err", err)
+		} else {
+			c.log.Error("not all could be made equal to the store", "err", err)
+		}
+	}
+}
+
+// serve begins to take connections; the group ends with ctx or the first fault.
+func (c *control) serve(ctx context.Context) (*errgroup.Group, error) {
+	tcp, err := share(c.listen.ssh)
+	if err != nil {
+		return nil, err
+	}
+	local, err := share(c.listen.socket)
+	if err != nil {
+		return nil, errors.Join(err, tcp.Close())
+	}
+	// Sessions end with ctx or, once this control has gone, with those that have parted.
+	until, end := context.WithCancel(ctx)
+	context.AfterFunc(c.part, end)
+	g, gctx := errgroup.WithContext(until)
+	g.Go(func() error { return c.receiver.Serve(gctx, tcp) })
+	g.Go(func() error { return c.receiver.ServeLocal(gctx, local) })
+	return g, nil
+}
+
+// run supervises until ctx ends, or until somebody asks for a successor, one is
+// there, and nothing is under way any more. The store is closed when it returns.
+func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor, wish, error) {
+	back, endBack := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the sessions, which it serves
+	supervised := make(chan error, 1)
+	go func() { supervised <- c.deployer.Run(back) }()
+	shut := func() error {
+		endBack()
+		return errors.Join(<-supervised, c.store.Close())
+	}
+	served := make(chan error, 1)
+	go func() { served <- serving.Wait() }()
+	for {
+		select {
+		case err := <-served:
+			return nil, wish{}, errors.Join(err, shut())
+		case a := <-c.handover.asked:
+			next, err := c.handover.start(ctx)
+			if err != nil {
+				a.answer <- answered{err: err}
+				continue
+			}
+			c.log.Info("handing over", "pid", next.PID, "version", next.Version)
+			c.settle(ctx)
+			if ctx.Err() != nil { // stopped meanwhile, which ends the new process, too
+				a.answer <- answered{err: context.Cause(ctx)}
+				return nil, wish{}, errors.Join(<-served, shut())
+			}
+			c.parted.Go(func() error { return <-served })
+			return next, a, shut()
+		}
+	}
+}
+
+// settle brings what is under way to its end. Others can sign in for as long as
+// instances drain, and wait from then on.
+func (c *control) settle(ctx context.Context) {
+	quiet, cancel := context.WithTimeoutCause(ctx, comeUp, errBusy)
+	defer cancel()
+	_ = c.deployer.Settle(quiet) // the next lines see to what is left
+	limit, cancel := context.WithTimeoutCause(ctx, settleTime, errBusy)
+	defer cancel()
+	if err := c.receiver.Retire(limit); err != nil {
+		c.log.Warn("sessions cut for the new process", "err", err)
+	}
+	if err := c.deployer.Settle(limit); err != nil {
+		c.log.Warn("deployments cut for the new process", "err", err)
+	}
+}
+
+var errBusy = errors.New("it took too long")
 
 func diskFree(dir string) (uint64, error) {
 	var st unix.Statfs_t
@@ -287,7 +483,7 @@ func hostNetworks() []netip.Prefix {
 }
 
 // serveAdmin answers /healthz and /metrics.
-func serveAdmin(ctx context.Context, l net.Listener, rt *router.Router, run *runner.Runner) error {
+func serveAdmin(ctx context.Context, l net.Listener, m *metrics, run *runner.Runner) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
@@ -298,10 +494,7 @@ func serveAdmin(ctx context.Context, l net.Listener, rt *router.Router, run *run
 		}
 		_, _ = io.WriteString(w, "ok\n")
 	})
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-		writeMetrics(w, rt.Snapshot())
-	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	var once sync.Once
 	stop := context.AfterFunc(ctx, func() { once.Do(func() { _ = srv.Close() }) })

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,12 +28,18 @@ type settings struct {
 	DockerHost string
 	LogLevel   string
 	LogFormat  string
+
+	TrustedProxies []string
+	ProxyProtocol  bool
+
+	trusted []netip.Prefix // TrustedProxies, read
 }
 
 // variables are the environment variables of the flags.
 var variables = map[string]string{
 	"data": "MESH_DATA", "ssh-addr": "MESH_SSH_ADDR", "http-addr": "MESH_HTTP_ADDR", "https-addr": "MESH_HTTPS_ADDR",
 	"admin-addr": "MESH_ADMIN_ADDR", "domain": "MESH_DOMAIN", "docker-host": "DOCKER_HOST",
+	"trusted-proxies": "MESH_TRUSTED_PROXIES", "proxy-protocol": "MESH_PROXY_PROTOCOL",
 	"log-level": "MESH_LOG_LEVEL", "log-format": "MESH_LOG_FORMAT",
 }
 
@@ -59,6 +66,8 @@ func (s *settings) flags() *pflag.FlagSet {
 	fs.StringVar(&s.AdminAddr, "admin-addr", "", "`ADDR` for /healthz and /metrics (empty: off)")
 	fs.StringVar(&s.Domain, "domain", "localhost", "base `DOMAIN`: the stack blog is at blog.DOMAIN")
 	fs.StringVar(&s.DockerHost, "docker-host", "", "`URL` of the Docker Engine (empty: the Docker default)")
+	fs.StringSliceVar(&s.TrustedProxies, "trusted-proxies", nil, "`CIDR`s, with commas, of proxies whose X-Forwarded fields are believed")
+	fs.BoolVar(&s.ProxyProtocol, "proxy-protocol", false, "take the client's address from the PROXY header of trusted proxies")
 	fs.StringVar(&s.LogLevel, "log-level", "info", "`LEVEL`: debug, info, warn or error")
 	fs.StringVar(&s.LogFormat, "log-format", "text", "`FORMAT`: text or json")
 	return fs
@@ -77,14 +86,30 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 	if fs.NArg() > 0 {
 		return s, mesh.Errorf(mesh.Invalid, "mesh serve takes no argument %q", mesh.Clip(fs.Arg(0), 60)).WithHint("list the flags with: mesh serve -h")
 	}
-	fs.VisitAll(func(f *pflag.Flag) {
-		if v := getenv(variables[f.Name]); v != "" && !f.Changed {
-			_ = f.Value.Set(v) // all are strings
-		}
-	})
 	var faults []error
 	bad := func(flag, value, why string) {
 		faults = append(faults, mesh.Errorf(mesh.Invalid, "--%s (or %s) is %q: %s", flag, variables[flag], value, why))
+	}
+	fs.VisitAll(func(f *pflag.Flag) {
+		if v := getenv(variables[f.Name]); v != "" && !f.Changed {
+			if err := f.Value.Set(v); err != nil {
+				bad(f.Name, v, "give true or false") // all others are strings
+			}
+		}
+	})
+	for _, c := range s.TrustedProxies {
+		p, err := netip.ParsePrefix(strings.TrimSpace(c))
+		if a, aerr := netip.ParseAddr(strings.TrimSpace(c)); err != nil && aerr == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if err != nil {
+			bad("trusted-proxies", c, "give networks such as 10.0.0.0/8, or addresses")
+			continue
+		}
+		s.trusted = append(s.trusted, p.Masked())
+	}
+	if s.ProxyProtocol && len(s.TrustedProxies) == 0 {
+		bad("proxy-protocol", "true", "say whose with --trusted-proxies")
 	}
 	for flag, addr := range map[string]string{"ssh-addr": s.SSHAddr, "http-addr": s.HTTPAddr, "https-addr": s.HTTPSAddr, "admin-addr": s.AdminAddr} {
 		if addr == "" && (flag == "https-addr" || flag == "admin-addr") {
@@ -120,7 +145,7 @@ func serveHelp(w io.Writer) {
 	s.flags().VisitAll(func(f *pflag.Flag) {
 		name, usage := pflag.UnquoteUsage(f)
 		def := ""
-		if f.DefValue != "" {
+		if f.DefValue != "" && f.DefValue != "[]" && f.DefValue != "false" {
 			def = fmt.Sprintf(" (%s)", f.DefValue)
 		}
 		_, _ = fmt.Fprintf(w, "  %-24s %-18s %s%s\n", "--"+f.Name+" "+name, variables[f.Name], usage, def)

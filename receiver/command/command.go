@@ -81,20 +81,25 @@ type Deployer interface {
 
 // Logs reads what instances print.
 type Logs interface {
-	// Logs calls fn with each line, oldest first, and returns fn's error. With
-	// Follow it goes on until ctx ends.
+	// Logs calls fn with each line of q.Source, oldest first, and returns fn's error.
+	// With Follow it calls q.Caught when what there was has been given, never while
+	// fn runs, and goes on until ctx ends.
 	Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error
 }
 
-// Set is the commands and what they work with. All fields must be set but Events
-// and Access.
+// Traffic tells what services have to do.
+type Traffic interface {
+	// Minute is zero for a service that gets no requests.
+	Minute(stack mesh.StackName, service mesh.ServiceName) mesh.Traffic
+}
+
+// Set is the commands and what they work with. All fields must be set.
 type Set struct {
 	State    State
 	Deployer Deployer
 	Logs     Logs
-	Events   Journal // of mesh's own doings; nil: none
-	Access   Journal // of the router's requests; nil: none
 	Uploads  Uploads
+	Traffic  Traffic
 	Server   Server
 	Version  string
 	URL      func(mesh.Host) string // how people reach a host
@@ -116,6 +121,11 @@ type Request struct {
 	TTY    bool
 	Size   mesh.WindowSize
 	Resize <-chan mesh.WindowSize // of a TTY
+
+	// Parted is called when the command changes nothing any more and needs nothing
+	// but its input and output: another process may be in charge before it ends.
+	// nil: nobody wants to know.
+	Parted func()
 }
 
 // ExitStatus is the status of a command that failed and has said why itself, such
@@ -217,6 +227,9 @@ func (c *call) run(ctx context.Context) error {
 		var stop context.CancelFunc
 		ctx, stop = c.interruptible(ctx)
 		defer stop()
+	}
+	if def.parts && c.Parted != nil {
+		c.Parted()
 	}
 	return def.run(ctx, c)
 }

@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -52,12 +53,10 @@ type fake struct {
 	scale     func([]mesh.Scale) (mesh.Formation, error)
 	run       func(mesh.Run) (int, error)
 	cancel    func(mesh.DeploymentNumber) (mesh.Deployment, error)
-	logs      func(mesh.LogQuery) error
 	done      <-chan struct{}
 	did       []string
 	runs      []mesh.DetachedRun
 	events    []mesh.LogLine
-	watch     func(mesh.LogLine)
 	admit     error
 	follow    func(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error
 }
@@ -266,19 +265,19 @@ func (f *fake) RenameStack(_ context.Context, name, to mesh.StackName, _ mesh.Ke
 	return nil
 }
 
-func (f *fake) Events(mesh.StackName) ([]mesh.LogLine, error) { return f.events, nil }
-
-func (f *fake) WatchEvents(_ mesh.StackName, fn func(mesh.LogLine)) func() {
-	f.watch = fn
-	return func() { f.do("unwatched") }
-}
-
 func (f *fake) Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
 	if f.follow != nil {
 		return f.follow(ctx, q, fn)
 	}
-	if f.logs != nil {
-		return f.logs(q)
+	if q.Source == "mesh" || q.Source == "router" {
+		for _, l := range f.events {
+			if l.Source == q.Source {
+				if err := fn(l); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
 	}
 	for _, l := range f.lines {
 		if err := fn(l); err != nil {
@@ -318,7 +317,7 @@ func do(t *testing.T, f *fake, line string, opts ...option) ran {
 func doCtx(ctx context.Context, t *testing.T, f *fake, line string, opts ...option) ran {
 	t.Helper()
 	set := &command.Set{
-		State: f, Deployer: f, Logs: f, Events: f, Uploads: f, Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
+		State: f, Deployer: f, Logs: f, Uploads: f, Traffic: f, Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },
 	}
 	var stdout, stderr bytes.Buffer
@@ -622,15 +621,29 @@ func TestLogs_Query(t *testing.T) {
 	t.Parallel()
 	f := stacks("blog")
 	var got mesh.LogQuery
-	f.logs = func(q mesh.LogQuery) error { q.Caught = nil; got = q; return nil }
+	var mu sync.Mutex
+	asked := map[string]bool{}
+	f.follow = func(_ context.Context, q mesh.LogQuery, _ func(mesh.LogLine) error) error {
+		mu.Lock()
+		defer mu.Unlock()
+		asked[q.Source] = true
+		q.Caught, q.Source = nil, ""
+		got = q
+		return nil
+	}
 	for line, want := range map[string]mesh.LogQuery{
 		"logs":                       {Stack: "blog", Lines: 100},
 		"logs -t -n 5 -p web":        {Stack: "blog", Lines: 5, Follow: true, Service: "web"},
 		"logs -p web.2 -n -1":        {Stack: "blog", Lines: -1, Service: "web", Instance: mesh.InstanceName{Service: "web", Slot: 2}},
+		"logs --source router":       {Stack: "blog", Lines: 100},
 		"logs --since 1h --lines=10": {Stack: "blog", Lines: 10, Since: now.Add(-time.Hour)},
 	} {
+		clear(asked)
 		if r := do(t, f, line); r.status != 0 || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s asks for %+v, %s", line, got, r.err)
+		}
+		if router := strings.Contains(line, "router"); !asked["router"] || asked["app"] == router || asked["mesh"] == router {
+			t.Errorf("%s asks for %v", line, asked)
 		}
 	}
 }
@@ -805,4 +818,12 @@ func TestHelp(t *testing.T) {
 	if command.Document(&out); strings.Count(out.String(), "\n### ") < 30 {
 		t.Errorf("the document is %q", out.String())
 	}
+}
+
+// Minute is the traffic of web.
+func (f *fake) Minute(_ mesh.StackName, svc mesh.ServiceName) mesh.Traffic {
+	if svc != mesh.Web {
+		return mesh.Traffic{}
+	}
+	return mesh.Traffic{Requests: 150, Errors: 3, P50: 1500 * time.Microsecond, P95: 20 * time.Millisecond}
 }

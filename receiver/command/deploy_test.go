@@ -182,96 +182,117 @@ func at(minute int, source, name, text string) mesh.LogLine {
 	return mesh.LogLine{At: now.Add(time.Duration(minute) * time.Minute), Source: source, Name: name, Text: text}
 }
 
-func TestLogs_EventsAndLinesByTime(t *testing.T) {
+func TestLogs_SourcesByTime(t *testing.T) {
 	t.Parallel()
 	f := stacks("blog")
-	f.events = []mesh.LogLine{at(-10, "mesh", "deploy", "#1 is live as v1"), at(-3, "mesh", "web.1", "crashed"), at(-1, "mesh", "web.2", "crashed")}
+	f.events = []mesh.LogLine{
+		at(-10, "mesh", "deploy", "#1 is live as v1"), at(-3, "mesh", "web.1", "crashed"), at(-1, "mesh", "web.2", "crashed"),
+		at(-4, "router", "web.1", "GET /"),
+	}
 	f.lines = []mesh.LogLine{at(-5, "app", "web.1", "one"), at(-4, "app", "web.1", "two"), at(-2, "app", "web.1", "three")}
 	texts := func(line string) string {
 		t.Helper()
+		r := do(t, f, line)
+		if r.status != 0 {
+			t.Errorf("%s: %d %s", line, r.status, r.err)
+		}
 		var out []string
-		for l := range strings.Lines(do(t, f, line).out) {
+		for l := range strings.Lines(r.out) {
 			_, text, _ := strings.Cut(strings.TrimSpace(l), " ")
 			out = append(out, text)
 		}
 		return strings.Join(out, "\n")
 	}
+	const all = "mesh[deploy]: #1 is live as v1\napp[web.1]: one\napp[web.1]: two\nrouter[web.1]: GET /\nmesh[web.1]: crashed\napp[web.1]: three\nmesh[web.2]: crashed"
 	for line, want := range map[string]string{
-		"logs":                    "mesh[deploy]: #1 is live as v1\napp[web.1]: one\napp[web.1]: two\nmesh[web.1]: crashed\napp[web.1]: three\nmesh[web.2]: crashed",
-		"logs -n -1":              "mesh[deploy]: #1 is live as v1\napp[web.1]: one\napp[web.1]: two\nmesh[web.1]: crashed\napp[web.1]: three\nmesh[web.2]: crashed",
-		"logs -n 2":               "app[web.1]: three\nmesh[web.2]: crashed",
+		"logs":                    all,
+		"logs -n -1":              all,
+		"logs -n 7":               all,
+		"logs -n 0":               "",
+		"logs -n 3":               "mesh[web.1]: crashed\napp[web.1]: three\nmesh[web.2]: crashed",
+		"logs --source mesh":      "mesh[deploy]: #1 is live as v1\nmesh[web.1]: crashed\nmesh[web.2]: crashed",
 		"logs --source mesh -n 2": "mesh[web.1]: crashed\nmesh[web.2]: crashed",
 		"logs --source app -n 1":  "app[web.1]: three",
-		"logs --source router":    "",
-		"logs --since 150s":       "app[web.1]: one\napp[web.1]: two\napp[web.1]: three\nmesh[web.2]: crashed", // the fake does not look at the time
+		"logs --source router":    "router[web.1]: GET /",
 	} {
 		if got := texts(line); got != want {
 			t.Errorf("%s:\n%s\nwant\n%s", line, got, want)
 		}
 	}
-	f.lines = nil
-	if got := texts("logs -p web.1"); got != "mesh[web.1]: crashed" {
-		t.Errorf("got %s", got)
-	}
 	if r := do(t, f, "logs --source disk"); r.status != 2 || !strings.Contains(r.err, "app, router or mesh") {
 		t.Errorf("got %d %s", r.status, r.err)
 	}
+	f.follow = func(_ context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
+		if q.Source == "app" {
+			return mesh.Errorf(mesh.Unavailable, "the Docker Engine does not answer")
+		}
+		return fn(at(-1, q.Source, "x", "line"))
+	}
+	if r := do(t, f, "logs"); r.status != 1 || !strings.Contains(r.err, "does not answer") {
+		t.Errorf("got %d %s%s", r.status, r.out, r.err)
+	}
 }
 
-// What comes while a log is followed is printed once, also when it comes between
-// the reading of what is kept and the end of what the instances have printed.
-func TestLogs_FollowLosesNothingAndEndsAtOnce(t *testing.T) {
+// While a log is followed, what there was comes first and in order, then what comes;
+// and the end has a reason.
+func TestLogs_FollowsAllSources(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := stacks("blog")
-		f.events = []mesh.LogLine{at(-10, "mesh", "deploy", "kept")}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		f.follow = func(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
-			_ = fn(at(-5, "app", "web.1", "old"))
-			f.watch(at(-4, "mesh", "deploy", "between"))
-			f.watch(at(-10, "mesh", "deploy", "kept")) // it is in what was read
-			synctest.Wait()
+			if q.Source == "router" {
+				q.Caught()
+				<-ctx.Done()
+				return nil
+			}
+			shift := map[string]int{"app": 0, "mesh": 1}[q.Source]
+			for i := range 3 {
+				_ = fn(at(-20+2*i+shift, q.Source, "x", "old"))
+			}
 			q.Caught()
-			_ = fn(at(1, "app", "web.1", "new"))
-			f.watch(at(2, "mesh", "deploy", "event"))
-			synctest.Wait()
-			cancel(mesh.Errorf(mesh.Cancelled, "mesh is being stopped"))
+			for i := range 2 {
+				<-time.After(time.Duration(2*i+shift+1) * time.Second)
+				_ = fn(at(2*i+shift, q.Source, "x", "new"))
+			}
+			if q.Source == "mesh" {
+				cancel(mesh.Errorf(mesh.Cancelled, "mesh is being stopped"))
+			}
 			<-ctx.Done()
 			return nil
 		}
-		r := doCtx(ctx, t, f, "logs -t")
+		r := doCtx(ctx, t, f, "logs -t -n 5")
 		var got []string
 		for l := range strings.Lines(r.out) {
-			got = append(got, strings.TrimSpace(l[strings.LastIndex(l, ":")+1:]))
+			_, text, _ := strings.Cut(strings.TrimSpace(l), " ")
+			got = append(got, strings.ReplaceAll(text, "[x]:", ""))
 		}
-		if !slices.Equal(got, []string{"kept", "old", "between", "new", "event"}) {
+		want := []string{"mesh old", "app old", "mesh old", "app old", "mesh old", "app new", "mesh new", "app new", "mesh new"}
+		if !slices.Equal(got, want) {
 			t.Errorf("got %q", got)
 		}
-		// It does not end silently.
-		if r.status != 130 || !strings.Contains(r.err, "mesh is being stopped") || !slices.Contains(f.did, "unwatched") {
-			t.Errorf("got %d %s%q", r.status, r.err, f.did)
+		if r.status != 130 || !strings.Contains(r.err, "mesh is being stopped") {
+			t.Errorf("got %d %s", r.status, r.err)
 		}
 	})
 }
 
-// A client that reads slowly, or not at all, keeps nobody waiting who has an event.
-func TestLogs_SlowClientHoldsNobodyUp(t *testing.T) {
+// A client whose output breaks off ends all that was read for it.
+func TestLogs_ClientGoes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := stacks("blog")
-		ctx, cancel := context.WithCancel(t.Context())
-		r, w := io.Pipe()
-		f.follow = func(ctx context.Context, q mesh.LogQuery, _ func(mesh.LogLine) error) error {
+		f.follow = func(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
 			q.Caught()
-			for i := range 50_000 {
-				f.watch(at(i+1, "mesh", "deploy", "event"))
+			for fn(at(1, q.Source, "x", "line")) == nil {
 			}
-			cancel()
-			_ = r.CloseWithError(errors.New("gone"))
-			<-ctx.Done()
-			return nil
+			return ctx.Err()
 		}
-		doCtx(ctx, t, f, "logs -t", func(r *command.Request) { r.Stdout = w })
+		r, w := io.Pipe()
+		_ = r.CloseWithError(errors.New("gone"))
+		if got := doCtx(t.Context(), t, f, "logs -t", func(r *command.Request) { r.Stdout = w }); got.status == 0 {
+			t.Error("no error")
+		}
 	})
 }
 
@@ -282,7 +303,9 @@ func TestTerminal_CtrlCEndsACommand(t *testing.T) {
 		r, w := io.Pipe()
 		f.follow = func(ctx context.Context, q mesh.LogQuery, _ func(mesh.LogLine) error) error {
 			q.Caught()
-			_, _ = w.Write([]byte("x\x03"))
+			if q.Source == "app" {
+				_, _ = w.Write([]byte("x\x03"))
+			}
 			<-ctx.Done()
 			return nil
 		}
@@ -301,14 +324,14 @@ func TestScreen_FitsColoursAndTimes(t *testing.T) {
 		{Name: mesh.InstanceName{Service: "web", Slot: 1}, Release: 12, State: "up", Since: now.Add(-time.Hour), Command: strings.Repeat("very-long-command ", 10)},
 		{Name: mesh.InstanceName{Service: "worker", Slot: 1}, Release: 12, State: "crashed", ExitCode: 1, Crashes: 2, Since: now},
 	}
-	for _, width := range []int{60, 80, 200} {
+	for _, width := range []int{70, 80, 200} {
 		for l := range strings.Lines(do(t, f, "ps", screen(width), noColor).out) {
 			if n := len([]rune(strings.TrimRight(l, "\r\n"))); n > width {
 				t.Errorf("%d characters on a screen of %d: %q", n, width, l)
 			}
 		}
 	}
-	golden(t, "ps-60", do(t, f, "ps", screen(60), noColor).out)
+	golden(t, "ps-70", do(t, f, "ps", screen(70), noColor).out)
 	if got := do(t, f, "ps", screen(0)).out; !strings.Contains(got, "\x1b[32mup\x1b[0m ") || !strings.Contains(got, "\x1b[31mcrashed (exit 1) 2×\x1b[0m") {
 		t.Errorf("got %q", got)
 	}

@@ -17,6 +17,9 @@ type Server interface {
 	// Backup writes a tar of all that the server owns, consistent in itself, and
 	// returns how many files are in it.
 	Backup(ctx context.Context, w io.Writer) (files int, err error)
+	// Upgrade starts the binary on disk in the place of this process, and returns
+	// what took over once it serves. After an error this process serves on.
+	Upgrade(ctx context.Context) (mesh.Successor, error)
 }
 
 var doctorCommands = []*definition{

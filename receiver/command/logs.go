@@ -15,20 +15,12 @@ import (
 	"mesh"
 )
 
-// Journal keeps lines about stacks that no instance has printed.
-type Journal interface {
-	// Events returns what is kept of a stack, the oldest first.
-	Events(stack mesh.StackName) ([]mesh.LogLine, error)
-	// WatchEvents calls fn with each line that comes from now on, until stop is
-	// called. fn does not block.
-	WatchEvents(stack mesh.StackName, fn func(mesh.LogLine)) (stop func())
-}
-
 var logCommands = []*definition{
 	{
-		topic: "logs", short: "Print what the instances have printed, and what mesh did to them", stack: true, json: true, run: runLogs,
-		long: "A line is: time, source[name]: text. The source is app for what an instance printed, mesh for deployments,\n" +
-			"crashes and the like. With -t it goes on across deploys and restarts, until Ctrl-C.",
+		topic: "logs", short: "Print what the instances have printed, and what mesh did to them", stack: true, json: true, parts: true, run: runLogs,
+		long: "A line is: time, source[name]: text. The source is app for what an instance has printed, mesh for\n" +
+			"deployments, crashes and the like, router for each request. With -t it goes on across deploys and\n" +
+			"restarts, until Ctrl-C.",
 		flags: func(f *pflag.FlagSet) {
 			f.BoolP("tail", "t", false, "go on with what comes")
 			f.IntP("lines", "n", 100, "the last `N` lines; -1 for all")
@@ -72,217 +64,166 @@ func runLogs(ctx context.Context, c *call) error {
 			return c.usage("%q is neither a service nor an instance", mesh.Clip(ps, 60))
 		}
 	}
-	source, _ := c.flags.GetString("source")
-	if source != "" && !slices.Contains([]string{sourceApp, sourceMesh, sourceRouter}, source) {
-		return c.usage("--source takes app, router or mesh, not %q", mesh.Clip(source, 40))
+	sources := []string{sourceApp, sourceMesh, sourceRouter}
+	if only, _ := c.flags.GetString("source"); only != "" {
+		if !slices.Contains(sources, only) {
+			return c.usage("--source takes app, router or mesh, not %q", mesh.Clip(only, 40))
+		}
+		sources = []string{only}
 	}
 	if err := c.knownService(ctx, q.Service); err != nil {
 		return err
 	}
-	m := &merged{q: q, source: source, print: c.logPrinter()}
-	err := m.run(ctx, c)
+	err := mergeLogs(ctx, c.Logs, q, sources, c.logPrinter())
 	if ctx.Err() != nil && !errors.Is(err, mesh.Unavailable) {
 		return context.Cause(ctx) // why it ends: a Ctrl-C, or the server that is stopped
 	}
 	return err
 }
 
-// merged is the lines of several sources, by their times.
-type merged struct {
-	q      mesh.LogQuery
-	source string
-	print  func(mesh.LogLine) error
-
-	mu   sync.Mutex // one line at a time
-	held []mesh.LogLine
-	last map[string]time.Time // of what was read from each journal: what is newer comes from watching
-	live bool                 // what there was has been printed
-	err  error
-	fail context.CancelCauseFunc
-
-	in    sync.Mutex // of queue: who brings a line never waits for the client
-	queue []mesh.LogLine
-	wake  chan struct{}
+// source is one source of log lines on its way into a merge.
+type source struct {
+	kept chan mesh.LogLine // what there was, in order; closed at its end
+	err  error             // why there is no more; valid after done
+	done chan struct{}
 }
 
-// maxQueue is how many lines wait for a slow client before the oldest are dropped.
-const maxQueue = 10_000
-
-func (m *merged) run(ctx context.Context, c *call) error {
-	ctx, m.fail = context.WithCancelCause(ctx)
-	m.last, m.wake = map[string]time.Time{}, make(chan struct{}, 1)
-	var drained sync.WaitGroup
-	defer drained.Wait()
-	defer m.fail(nil)
-	drained.Go(func() { m.drain(ctx) })
-	for _, j := range c.journals() {
-		if m.source != "" && m.source != j.source {
-			continue
-		}
-		if m.q.Follow {
-			// Before what is kept is read, so that no line falls between.
-			defer j.WatchEvents(m.q.Stack, func(l mesh.LogLine) { m.bring(j.source, l) })()
-		}
-		kept, err := j.Events(m.q.Stack)
-		if err != nil {
-			return err
-		}
-		m.keep(j.source, kept)
+// mergeLogs calls print with the lines of several sources by their times, one at a
+// time, and returns print's error. Of what there is the last q.Lines of all
+// together are given. With q.Follow lines go on as they come until ctx ends.
+func mergeLogs(ctx context.Context, logs Logs, q mesh.LogQuery, from []string, print func(mesh.LogLine) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	live := make(chan mesh.LogLine)
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	defer cancel()
+	var sources []*source
+	for _, name := range from {
+		s := &source{kept: make(chan mesh.LogLine), done: make(chan struct{})}
+		sources = append(sources, s)
+		reading.Go(func() { s.read(ctx, logs, q, name, live) })
 	}
-	if m.source != "" && m.source != sourceApp {
-		m.caught()
-		if m.q.Follow && m.err == nil {
-			<-ctx.Done()
-		}
-		return m.err
-	}
-	q := m.q
-	q.Caught = m.caught
-	if err := c.Logs.Logs(ctx, q, m.line); err != nil {
+	if err := keptLogs(ctx, sources, q.Lines, print); err != nil {
 		return err
 	}
-	m.caught()
-	return m.err
-}
-
-type journal struct {
-	Journal
-	source string
-}
-
-// journals are those there are.
-func (c *call) journals() (out []journal) {
-	if c.Events != nil {
-		out = append(out, journal{c.Events, sourceMesh})
+	ended := make(chan error, len(sources))
+	for _, s := range sources {
+		reading.Go(func() {
+			select {
+			case <-s.done:
+				ended <- s.err
+			case <-ctx.Done():
+			}
+		})
 	}
-	if c.Access != nil {
-		out = append(out, journal{c.Access, sourceRouter})
-	}
-	return out
-}
-
-// wants tells whether the query is about a line of a journal.
-func (m *merged) wants(l mesh.LogLine) bool {
-	switch {
-	case !m.q.Since.IsZero() && l.At.Before(m.q.Since):
-		return false
-	case m.q.Instance != mesh.InstanceName{}:
-		return l.Name == m.q.Instance.String()
-	case m.q.Service != "":
-		return strings.HasPrefix(l.Name, string(m.q.Service)+".")
-	}
-	return true
-}
-
-// keep takes what a journal has.
-func (m *merged) keep(source string, lines []mesh.LogLine) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if n := len(lines); n > 0 {
-		m.last[source] = lines[n-1].At
-	}
-	// Of what was watched since, only what is not in lines is new.
-	m.held = slices.DeleteFunc(m.held, func(l mesh.LogLine) bool { return l.Source == source && !l.At.After(m.last[source]) })
-	for _, l := range lines {
-		if m.wants(l) {
-			m.held = append(m.held, l)
-		}
-	}
-	slices.SortStableFunc(m.held, func(a, b mesh.LogLine) int { return a.At.Compare(b.At) })
-}
-
-// bring queues a line that has just come from a journal.
-func (m *merged) bring(source string, l mesh.LogLine) {
-	if !m.wants(l) {
-		return
-	}
-	l.Source = source
-	m.in.Lock()
-	defer m.in.Unlock()
-	if m.queue = append(m.queue, l); len(m.queue) > maxQueue {
-		m.queue = m.queue[1:]
-	}
-	select {
-	case m.wake <- struct{}{}:
-	default:
-	}
-}
-
-// drain takes what bring has queued, until ctx ends.
-func (m *merged) drain(ctx context.Context) {
-	for {
-		select {
-		case <-m.wake:
-		case <-ctx.Done():
-			return
-		}
-		m.in.Lock()
-		lines := m.queue
-		m.queue = nil
-		m.in.Unlock()
-		m.mu.Lock()
-		for _, l := range lines {
-			switch {
-			case !l.At.After(m.last[l.Source]): // it was read
-			case m.live:
-				m.out(l)
-			default:
-				m.held = append(m.held, l)
+	for range sources {
+		for open := true; open; {
+			select {
+			case l := <-live:
+				if err := print(l); err != nil {
+					return err
+				}
+			case err := <-ended:
+				if err != nil {
+					return err
+				}
+				open = false
+			case <-ctx.Done():
+				return nil
 			}
 		}
-		m.mu.Unlock()
 	}
+	return nil
 }
 
-// line takes a line of an instance, and prints what of the journals is older
-// first.
-func (m *merged) line(l mesh.LogLine) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.live && m.q.Lines >= 0 {
-		// Of all together the last ones are wanted: nothing is known before the end.
-		m.held = append(m.held, l)
-		return m.err
+// read gives the lines of a source: those there are to kept, what comes to live.
+func (s *source) read(ctx context.Context, logs Logs, q mesh.LogQuery, name string, live chan<- mesh.LogLine) {
+	defer close(s.done)
+	q.Source = name
+	to, caught := chan<- mesh.LogLine(s.kept), false
+	end := func() {
+		if !caught {
+			caught, to = true, live
+			close(s.kept)
+		}
 	}
-	m.before(l.At)
-	m.out(l)
-	return m.err
+	q.Caught = end // called by the goroutine that gives the lines, or between two of them
+	s.err = logs.Logs(ctx, q, func(l mesh.LogLine) error {
+		select {
+		case to <- l:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	})
+	if ctx.Err() != nil {
+		s.err = nil
+	}
+	end()
 }
 
-func (m *merged) before(at time.Time) {
+// keptLogs prints what there is, the earliest line of all sources first.
+func keptLogs(ctx context.Context, sources []*source, lines int, print func(mesh.LogLine) error) error {
+	next := make([]*mesh.LogLine, len(sources))
+	advance := func(i int) error {
+		next[i] = nil
+		select {
+		case l, ok := <-sources[i].kept:
+			if ok {
+				next[i] = &l
+				return nil
+			}
+			select {
+			case <-sources[i].done:
+				return sources[i].err
+			default:
+				return nil // it goes on
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	for i := range sources {
+		if err := advance(i); err != nil {
+			return err
+		}
+	}
+	var last []mesh.LogLine // a ring of the last lines
 	n := 0
-	for n < len(m.held) && !m.held[n].At.After(at) {
-		m.out(m.held[n])
+	for ctx.Err() == nil {
+		first := -1
+		for i, l := range next {
+			if l != nil && (first < 0 || l.At.Before(next[first].At)) {
+				first = i
+			}
+		}
+		if first < 0 {
+			break
+		}
+		switch l := *next[first]; {
+		case lines < 0:
+			if err := print(l); err != nil {
+				return err
+			}
+		case len(last) < lines:
+			last = append(last, l)
+		case lines > 0:
+			last[n%lines] = l
+		}
 		n++
+		if err := advance(first); err != nil {
+			return err
+		}
 	}
-	m.held = m.held[n:]
-}
-
-// caught is called when what there was is known.
-func (m *merged) caught() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.live {
-		return
+	for i := range last {
+		if len(last) == lines {
+			i = (n + i) % lines
+		}
+		if err := print(last[i]); err != nil {
+			return err
+		}
 	}
-	m.live = true
-	slices.SortStableFunc(m.held, func(a, b mesh.LogLine) int { return a.At.Compare(b.At) })
-	if n := m.q.Lines; n >= 0 && len(m.held) > n {
-		m.held = m.held[len(m.held)-n:]
-	}
-	for _, l := range m.held {
-		m.out(l)
-	}
-	m.held = nil
-}
-
-func (m *merged) out(l mesh.LogLine) {
-	if m.err != nil {
-		return
-	}
-	if m.err = m.print(l); m.err != nil {
-		m.fail(m.err)
-	}
+	return nil
 }
 
 // logPrinter prints log lines, one call at a time.

@@ -12,7 +12,7 @@ import (
 
 var psCommands = []*definition{
 	{
-		topic: "ps", short: "List the instances with their state", stack: true, json: true, run: runPS,
+		topic: "ps", short: "List the instances with their state, and the requests of the last minute", stack: true, json: true, run: runPS,
 	},
 	{
 		topic: "ps", verb: "scale", args: "[SERVICE=N | SERVICE+N | SERVICE-N …]",
@@ -41,6 +41,28 @@ type instanceJSON struct {
 	ExitCode *int       `json:"exit_code,omitempty"`
 	OOM      bool       `json:"oom,omitempty"`
 	Next     *time.Time `json:"next_try,omitempty"`
+
+	Traffic *trafficJSON `json:"service_last_minute,omitempty"`
+}
+
+// trafficJSON is of the instance's service.
+type trafficJSON struct {
+	RPS    float64 `json:"rps"`
+	P50    float64 `json:"p50_ms"`
+	P95    float64 `json:"p95_ms"`
+	Errors int     `json:"status_5xx"`
+}
+
+// traffic tells of a service's last minute, and prints it once a service; nil: it
+// had no requests.
+func (c *call) traffic(svc mesh.ServiceName) (*trafficJSON, []string) {
+	m := c.Traffic.Minute(c.stack.Name, svc)
+	if m.Requests == 0 {
+		return nil, []string{"-", "-", "-", "-"}
+	}
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	t := &trafficJSON{RPS: float64(m.Requests) / 60, P50: ms(m.P50), P95: ms(m.P95), Errors: m.Errors}
+	return t, []string{fmt.Sprintf("%.1f", t.RPS), fmt.Sprintf("%gms", t.P50), fmt.Sprintf("%gms", t.P95), strconv.Itoa(t.Errors)}
 }
 
 func runPS(_ context.Context, c *call) error {
@@ -57,12 +79,14 @@ func runPS(_ context.Context, c *call) error {
 			}
 			state = fmt.Sprintf("crashed (exit %d%s) %d×", in.ExitCode, oom, in.Crashes)
 		}
+		var seen []string
+		j.Traffic, seen = c.traffic(in.Name.Service)
 		list = append(list, j)
 		command := in.Command
 		if command == "" {
 			command = "(image)"
 		}
-		rows = append(rows, []string{j.Name, state, j.Release, c.when(in.Since), mesh.Clip(command, 60)})
+		rows = append(rows, append(append([]string{j.Name, state, j.Release, c.when(in.Since)}, seen...), mesh.Clip(command, 60)))
 	}
 	if c.json {
 		return c.printJSON(list)
@@ -78,7 +102,7 @@ func runPS(_ context.Context, c *call) error {
 		}
 		return nil
 	}
-	c.table([]string{"INSTANCE", "STATE", "RELEASE", "SINCE", "COMMAND"}, rows)
+	c.table([]string{"INSTANCE", "STATE", "RELEASE", "SINCE", "RPS", "P50", "P95", "5XX", "COMMAND"}, rows)
 	return nil
 }
 

@@ -67,7 +67,7 @@ func (c *call) paint(cell, text string) string {
 }
 
 // least is what a column keeps when a table is made to fit.
-const least = 10
+const least = 8
 
 // fit makes columns narrower, the widest first and never the first, which names
 // what the row is about, until a table fits into a width.

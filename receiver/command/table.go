@@ -26,6 +26,7 @@ type definition struct {
 	terminal bool // takes what is typed on a terminal itself
 	verbatim bool // options end at the first argument: what follows is a command
 	quiet    bool // not audited: it changes nothing
+	parts    bool // it may go on while another process takes over: see Request.Parted
 	json     bool
 	min, max int // arguments, the stack not counted
 	flags    func(*pflag.FlagSet)
@@ -104,7 +105,7 @@ var topics = map[string][]string{
 // table is all commands. It is a function because help is one of them and reads
 // it.
 func table() []*definition {
-	return slices.Concat(stackCommands, configCommands, psCommands, runCommands, serviceCommands, deployCommands, releaseCommands, logCommands, domainCommands, freezeCommands, buildCommands, keyCommands, auditCommands, backupCommands, doctorCommands, completionCommands, serverCommands())
+	return slices.Concat(stackCommands, configCommands, psCommands, runCommands, serviceCommands, deployCommands, releaseCommands, logCommands, domainCommands, freezeCommands, buildCommands, keyCommands, auditCommands, backupCommands, doctorCommands, upgradeCommands, completionCommands, serverCommands())
 }
 
 // Topic resolves a first word to the topic's own name.

@@ -1,0 +1,270 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/cloudflare/tableflip"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+
+	"mesh"
+	"mesh/journal"
+	"mesh/router"
+)
+
+// How a process takes over from another one, without a request lost and with one
+// writer at any time:
+//
+//	old                                  new
+//	starts the binary on disk  ───────▶  inherits the listeners, says that it is there
+//	no new SSH connections: they wait
+//	deployments and sessions end
+//	supervision ends, the store closes
+//	closes the wire  ─────────────────▶  opens the store, adopts what runs, fills the table
+//	still serves HTTP                    serves, says that it is ready
+//	no new HTTP connections  ◀─────────
+//	requests, WebSockets and followed
+//	logs end (30 s), exits  ──────────▶  may drain instances again
+//
+// When the new process dies anywhere on its way, the old one opens the store
+// again and goes on.
+
+// handover is this process's place in that line.
+type handover struct {
+	upg   *tableflip.Upgrader // nil where there can be none
+	asked chan wish
+}
+
+// wish is for a successor. answer holds one value.
+type wish struct{ answer chan answered }
+
+type answered struct {
+	next mesh.Successor
+	err  error
+}
+
+// ask wants a successor and waits for it.
+func (h *handover) ask(ctx context.Context) (mesh.Successor, error) {
+	a := wish{answer: make(chan answered, 1)}
+	select {
+	case h.asked <- a:
+	case <-ctx.Done():
+		return mesh.Successor{}, context.Cause(ctx)
+	}
+	select {
+	case got := <-a.answer:
+		return got.next, got.err
+	case <-ctx.Done():
+		return mesh.Successor{}, context.Cause(ctx)
+	}
+}
+
+const (
+	// wire is the name of the socket between the two processes.
+	wire = "mesh-handover"
+	// comeUp is for the new process to say that it is there, and for the one before
+	// this one to end.
+	comeUp = time.Minute
+	// settleTime is for the deployments and sessions that are under way.
+	settleTime = 10 * time.Minute
+)
+
+func newHandover() (*handover, error) {
+	h := &handover{asked: make(chan wish)}
+	upg, err := tableflip.New(tableflip.Options{UpgradeTimeout: settleTime + 3*comeUp})
+	if err != nil {
+		return nil, fmt.Errorf("take over: %w", err)
+	}
+	h.upg = upg
+	return h, nil
+}
+
+// await says that this process is there, and returns when the one before it has
+// closed the store; at once when there is none.
+func (h *handover) await(ctx context.Context, version string) error {
+	f, err := h.upg.File(wire)
+	if err != nil || f == nil {
+		return err
+	}
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+	defer stop()
+	if err := json.NewEncoder(c).Encode(mesh.Successor{PID: os.Getpid(), Version: version}); err != nil {
+		return fmt.Errorf("take over: %w", err)
+	}
+	// The end of the other process is an end of file too, and lets go of the store.
+	_, _ = c.Read(make([]byte, 1))
+	return context.Cause(ctx)
+}
+
+// inherited gives the listener that the process before this one has passed, or nil.
+func (h *handover) inherited(network, name string) (net.Listener, error) {
+	return h.upg.Listener(network, name)
+}
+
+// pass keeps a listener for the process after this one.
+func (h *handover) pass(network, name string, l net.Listener) error {
+	x, ok := l.(tableflip.Listener)
+	if !ok {
+		return errors.New("not a socket")
+	}
+	return h.upg.AddListener(network, name, x)
+}
+
+// ready lets the process before this one go, and tells systemd that the start is
+// over.
+func (h *handover) ready() error {
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd there is nobody to tell
+	return h.upg.Ready()
+}
+
+// gone is closed when the process before this one has ended; nil: there was none.
+func (h *handover) gone() <-chan struct{} {
+	if !h.upg.HasParent() {
+		return nil
+	}
+	ended := make(chan struct{})
+	go func() {
+		_ = h.upg.WaitForParent(context.Background()) // however it ended
+		close(ended)
+	}()
+	return ended
+}
+
+// successor is the process that is about to take over.
+type successor struct {
+	mesh.Successor
+	wire net.Conn
+	up   chan error // its first request can come, or it is dead
+}
+
+// start runs the binary on disk and waits until it is there.
+func (h *handover) start(ctx context.Context) (*successor, error) {
+	if why := firstProcess(); why != "" {
+		return nil, mesh.Errorf(mesh.Conflict, "%s: its end would be the container's", why).WithHint("start a new container from the new image instead")
+	}
+	wait, cancel := context.WithTimeout(ctx, comeUp)
+	defer cancel()
+	if err := h.upg.WaitForParent(wait); err != nil && wait.Err() != nil {
+		return nil, mesh.Errorf(mesh.Conflict, "the process before this one has not ended yet").WithHint("try again in a moment")
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socketpair: %w", err)
+	}
+	mine, theirs := os.NewFile(uintptr(fds[0]), wire), os.NewFile(uintptr(fds[1]), wire)
+	defer mine.Close()
+	defer theirs.Close()
+	c, err := net.FileConn(mine)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.upg.AddFile(wire, theirs); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	n := &successor{wire: c, up: make(chan error, 1)}
+	go func() {
+		err := h.upg.Upgrade()
+		for err != nil && ctx.Err() == nil && strings.Contains(err.Error(), "parent hasn't exited") {
+			// It has: see above. The library is about to notice and has no other word for it.
+			runtime.Gosched()
+			err = h.upg.Upgrade()
+		}
+		n.up <- err
+		_ = c.SetReadDeadline(time.Unix(1, 0))
+	}()
+	_ = c.SetReadDeadline(time.Now().Add(comeUp))
+	line, rerr := bufio.NewReader(c).ReadBytes('\n')
+	if rerr == nil {
+		rerr = json.Unmarshal(line, &n.Successor)
+	}
+	if rerr != nil {
+		_ = c.Close() // if it lives it will find the store locked
+		select {
+		case err := <-n.up:
+			return nil, mesh.Errorf(mesh.Failed, "the new process ended before it could take over: %w", err).WithHint("the server's log has what it said; this process serves on")
+		default:
+			return nil, fmt.Errorf("the new process does not speak: %w", rerr)
+		}
+	}
+	return n, nil
+}
+
+// letIn tells the new process that the store is free, and waits until it serves.
+func (n *successor) letIn(ctx context.Context) error {
+	_ = n.wire.Close()
+	select {
+	case err := <-n.up:
+		if err != nil {
+			return mesh.Errorf(mesh.Failed, "the new process ended before it could take over: %w", err).WithHint("the server's log has what it said; this process serves on")
+		}
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// firstProcess names the process if a container lives as long as it does.
+func firstProcess() string {
+	if os.Getpid() == 1 {
+		return "this server is the first process of a container"
+	}
+	name, err := os.ReadFile("/proc/1/comm")
+	if comm := strings.TrimSpace(string(name)); err == nil && os.Getppid() == 1 && (comm == "docker-init" || comm == "tini" || comm == "catatonit") {
+		return "this server is the child of a container's init"
+	}
+	return ""
+}
+
+// patient is a router that takes no instance for drained as long as the process
+// before this one, whose requests it cannot count, is there. It also sees to it
+// that stacks with routes, and only they, have logs.
+type patient struct {
+	*router.Router
+	journals []*journal.Journal
+	gone     <-chan struct{} // closed when it has ended
+	log      *slog.Logger
+}
+
+// Switch is Router.Switch.
+func (p *patient) Switch(r mesh.Route) {
+	for _, j := range p.journals {
+		j.Keep(r.Stack)
+	}
+	p.Router.Switch(r)
+}
+
+// Remove is Router.Remove.
+func (p *patient) Remove(stack mesh.StackName) {
+	p.Router.Remove(stack)
+	for _, j := range p.journals {
+		j.Forget(stack)
+	}
+}
+
+// Drain is Router.Drain.
+func (p *patient) Drain(ctx context.Context, id string) error {
+	if p.gone != nil {
+		select {
+		case <-p.gone:
+		case <-ctx.Done():
+			p.log.Warn("an instance has to go while the process before this one may be using it", "id", id)
+		}
+	}
+	return p.Router.Drain(ctx, id)
+}

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/activation"
+
+	"mesh"
+)
+
+// listeners are opened before anything is changed: a port in use ends the start
+// with nothing touched. They live as long as the process; who serves one of them
+// for a shorter time gets a share.
+type listeners struct{ ssh, http, admin, socket net.Listener }
+
+func (l *listeners) close() {
+	for _, x := range []net.Listener{l.ssh, l.http, l.admin, l.socket} {
+		if x != nil {
+			_ = x.Close()
+		}
+	}
+}
+
+// share gives a listener of its own on the socket of l. Closing it closes nothing
+// else: connections wait in the socket's queue for whoever goes on.
+func share(l net.Listener) (net.Listener, error) {
+	filer, ok := l.(interface{ File() (*os.File, error) })
+	if !ok {
+		return nil, errors.New("share " + l.Addr().String() + ": not a socket")
+	}
+	f, err := filer.File()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return net.FileListener(f)
+}
+
+// listen takes each listener from the process before this one, or else from
+// systemd, or else opens it.
+func listen(ctx context.Context, s settings, h *handover) (_ *listeners, err error) {
+	l := &listeners{}
+	given, err := activation.Listeners()
+	if err != nil {
+		return nil, err
+	}
+	var faults []error
+	open := func(flag, addr string) net.Listener {
+		x, err := h.inherited("tcp", flag)
+		if x == nil && err == nil {
+			x = take(given, func(a net.Addr) bool { return meets(addr, a) })
+		}
+		if x == nil && err == nil {
+			x, err = new(net.ListenConfig).Listen(ctx, "tcp", addr)
+		}
+		if err == nil {
+			err = h.pass("tcp", flag, x)
+		}
+		if err != nil {
+			e := mesh.Errorf(mesh.Unavailable, "--%s %s cannot be listened on: %w", flag, addr, err)
+			switch {
+			case errors.Is(err, syscall.EADDRINUSE):
+				e = mesh.Errorf(mesh.Conflict, "--%s %s: the port is in use", flag, addr).WithHint("stop what uses it (ss -ltnp shows it), or choose another with --%s", flag)
+			case errors.Is(err, syscall.EACCES):
+				e.Hint = "ports below 1024 need root, or: setcap cap_net_bind_service=+ep " + os.Args[0]
+			}
+			faults = append(faults, e)
+		}
+		return x
+	}
+	l.ssh, l.http = open("ssh-addr", s.SSHAddr), open("http-addr", s.HTTPAddr)
+	if s.AdminAddr != "" {
+		l.admin = open("admin-addr", s.AdminAddr)
+	}
+	path := filepath.Join(s.Data, "mesh.sock")
+	l.socket, err = h.inherited("unix", path)
+	if l.socket == nil && err == nil {
+		l.socket = take(given, func(a net.Addr) bool { return a.Network() == "unix" && a.String() == path })
+	}
+	if l.socket == nil && err == nil {
+		l.socket, err = listenSocket(ctx, path)
+	}
+	if err == nil {
+		err = h.pass("unix", path, l.socket)
+	}
+	if err != nil {
+		faults = append(faults, err)
+	}
+	for _, x := range given {
+		if x != nil {
+			faults = append(faults, mesh.Errorf(mesh.Invalid, "systemd hands over a socket at %s that no setting names", x.Addr()).
+				WithHint("make ListenStream= in the socket unit the same as MESH_SSH_ADDR, MESH_HTTP_ADDR and so on"))
+			_ = x.Close()
+		}
+	}
+	if len(faults) > 0 {
+		l.close()
+		return nil, errors.Join(faults...)
+	}
+	return l, nil
+}
+
+// take removes the first listener that is wanted from all.
+func take(all []net.Listener, wanted func(net.Addr) bool) net.Listener {
+	for i, l := range all {
+		if l != nil && wanted(l.Addr()) {
+			all[i] = nil
+			return l
+		}
+	}
+	return nil
+}
+
+// meets tells whether a socket is what a setting such as ":80" or "127.0.0.1:80"
+// asks for.
+func meets(setting string, a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	host, port, err := net.SplitHostPort(setting)
+	if !ok || err != nil || port != strconv.Itoa(tcp.Port) {
+		return false
+	}
+	if ip := net.ParseIP(host); ip != nil && !ip.IsUnspecified() {
+		return ip.Equal(tcp.IP)
+	}
+	return tcp.IP.IsUnspecified() || host != "" && net.ParseIP(host) == nil
+}
+
+// listenSocket opens the local socket. The store is locked by now, so one that
+// lies there is nobody's.
+func listenSocket(ctx context.Context, path string) (net.Listener, error) {
+	// sun_path of unix(7) has 108 bytes, one of them for the end.
+	if len(path) > 107 {
+		return nil, mesh.Errorf(mesh.Invalid, "the path of the local socket is too long (%d bytes, 107 are possible): %s", len(path), path).
+			WithHint("choose a shorter data directory with --data")
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	// A data directory that was there before may be open to others: there must be no
+	// moment at which they get in.
+	defer syscall.Umask(syscall.Umask(0o177))
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	return l, os.Chmod(path, 0o600)
+}
+
+// urls tells people how to reach a host through the listener.
+func urls(addr net.Addr) func(mesh.Host) string {
+	suffix := ""
+	if tcp, ok := addr.(*net.TCPAddr); ok && tcp.Port != 80 {
+		suffix = ":" + strconv.Itoa(tcp.Port)
+	}
+	return func(h mesh.Host) string { return "http://" + strings.TrimPrefix(string(h), "*.") + suffix }
+}

@@ -1,0 +1,172 @@
+package router
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"mesh"
+)
+
+// bounds are the upper ends of the classes that durations are counted in, in
+// steps of a half or less, so that a percentile is off by a quarter at most.
+var bounds = [...]time.Duration{
+	500 * time.Microsecond, 750 * time.Microsecond,
+	time.Millisecond, 1500 * time.Microsecond, 2 * time.Millisecond, 3 * time.Millisecond, 5 * time.Millisecond, 7500 * time.Microsecond,
+	10 * time.Millisecond, 15 * time.Millisecond, 20 * time.Millisecond, 30 * time.Millisecond, 50 * time.Millisecond, 75 * time.Millisecond,
+	100 * time.Millisecond, 150 * time.Millisecond, 200 * time.Millisecond, 300 * time.Millisecond, 500 * time.Millisecond, 750 * time.Millisecond,
+	time.Second, 1500 * time.Millisecond, 2 * time.Second, 3 * time.Second, 5 * time.Second, 7500 * time.Millisecond,
+	10 * time.Second, 15 * time.Second, 20 * time.Second, 30 * time.Second, time.Minute,
+}
+
+// class gives the index of the first bound that d does not exceed.
+func class(d time.Duration) int {
+	lo, hi := 0, len(bounds)
+	for lo < hi {
+		if m := (lo + hi) / 2; bounds[m] < d {
+			lo = m + 1
+		} else {
+			hi = m
+		}
+	}
+	return lo
+}
+
+const (
+	slots    = 13              // the one that is being filled, and a minute
+	slotTime = 5 * time.Second // together with slots: a minute
+)
+
+// traffic counts the requests of a stack, all there were and those of the last
+// minute. Counting takes no lock; at the turn of a slot a request that ends in
+// that instant may be missed.
+type traffic struct {
+	status [6]atomic.Uint64 // by first digit; 0: others
+	bytes  atomic.Int64
+	nanos  atomic.Int64
+	all    [len(bounds) + 1]atomic.Uint64
+	recent [slots]slot
+
+	mu    sync.Mutex
+	codes map[Code]uint64
+}
+
+type slot struct {
+	epoch  atomic.Int64 // which five seconds it holds, plus one
+	bad    atomic.Uint32
+	counts [len(bounds) + 1]atomic.Uint32
+}
+
+func (t *traffic) count(a *AccessRecord, now time.Duration) {
+	s, c := a.Status/100, class(a.Duration)
+	if s < 1 || s > 5 {
+		s = 0
+	}
+	t.status[s].Add(1)
+	t.bytes.Add(a.Bytes)
+	if a.Code != "" {
+		t.mu.Lock()
+		if t.codes == nil {
+			t.codes = map[Code]uint64{}
+		}
+		t.codes[a.Code]++
+		t.mu.Unlock()
+	}
+	if a.Status == 101 {
+		return // it lasts as long as people like
+	}
+	t.nanos.Add(int64(a.Duration))
+	t.all[c].Add(1)
+	epoch := int64(now/slotTime) + 1
+	b := &t.recent[epoch%slots]
+	if had := b.epoch.Load(); had != epoch && b.epoch.CompareAndSwap(had, epoch) {
+		b.bad.Store(0)
+		for i := range b.counts {
+			b.counts[i].Store(0)
+		}
+	}
+	b.counts[c].Add(1)
+	if s == 5 {
+		b.bad.Add(1)
+	}
+}
+
+// minute sums up the minute before now.
+func (t *traffic) minute(now time.Duration) mesh.Traffic {
+	epoch := int64(now/slotTime) + 1
+	var counts [len(bounds) + 1]uint64
+	var m mesh.Traffic
+	for i := range t.recent {
+		b := &t.recent[i]
+		if e := b.epoch.Load(); e == 0 || e >= epoch || e < epoch-(slots-1) {
+			continue // never used, under way, or older than a minute
+		}
+		m.Errors += int(b.bad.Load())
+		for k := range b.counts {
+			counts[k] += uint64(b.counts[k].Load())
+		}
+	}
+	total := uint64(0)
+	for _, n := range counts {
+		total += n
+	}
+	m.Requests = int(total)
+	m.P50, m.P95 = quantile(counts[:], total, 50), quantile(counts[:], total, 95)
+	return m
+}
+
+// quantile gives the upper end of the class that has the given percent of all at
+// or below it.
+func quantile(counts []uint64, total uint64, percent uint64) time.Duration {
+	if total == 0 {
+		return 0
+	}
+	rank, seen := (total*percent+99)/100, uint64(0)
+	for i, n := range counts {
+		if seen += n; seen >= rank {
+			return bounds[min(i, len(bounds)-1)]
+		}
+	}
+	return bounds[len(bounds)-1]
+}
+
+// Minute tells what a service's traffic was in the last full minute, to five
+// seconds. It is zero for services without a route.
+func (r *Router) Minute(stack mesh.StackName, service mesh.ServiceName) mesh.Traffic {
+	r.mu.Lock()
+	e := r.stacks[stack]
+	r.mu.Unlock()
+	if e == nil || service != mesh.Web {
+		return mesh.Traffic{}
+	}
+	return e.traffic.minute(r.clock())
+}
+
+// Totals are what a stack's traffic has been since the router began with it.
+type Totals struct {
+	Status  [6]uint64 // answers by their first digit, 1 to 5; 0: others
+	Bytes   int64     // sent to clients
+	Codes   map[Code]uint64
+	Count   uint64                   // requests that have a duration: all but upgraded ones
+	Seconds float64                  // all their durations
+	Within  map[time.Duration]uint64 // how many took that long at most
+}
+
+func (t *traffic) totals() Totals {
+	all := Totals{Bytes: t.bytes.Load(), Seconds: time.Duration(t.nanos.Load()).Seconds(), Codes: map[Code]uint64{}, Within: map[time.Duration]uint64{}}
+	for i := range t.status {
+		all.Status[i] = t.status[i].Load()
+	}
+	for i := range t.all {
+		all.Count += t.all[i].Load()
+		if i < len(bounds) {
+			all.Within[bounds[i]] = all.Count
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for c, n := range t.codes {
+		all.Codes[c] = n
+	}
+	return all
+}
