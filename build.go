@@ -32,10 +32,10 @@ type Build struct {
 	Stack      StackName
 	Deployment DeploymentNumber
 	Commit     Commit
-	Tree       Tree   // nil when From is given
-	Dockerfile string // path in the tree
-	From       From   // a prebuilt image instead of a tree
-	Config     Config // build args where the Dockerfile declares them, secrets by the same ids
+	Tree       Tree     // nil when From is given
+	Settings   Settings // how to build; what only others need to know is not looked at
+	From       From     // a prebuilt image instead of a tree
+	Config     Config   // build args where the Dockerfile declares them, secrets by the same ids
 	Tags       []string
 	Labels     map[string]string
 	NoCache    bool

@@ -37,15 +37,28 @@ type Lock struct {
 }
 
 // Settings are a stack's build and check settings. The zero value means the
-// documented defaults.
+// documented defaults. Paths are relative and clean.
 type Settings struct {
 	Branch       string        // the deploy branch; empty until the first push sets it
-	Dockerfile   string        // path in the tree; empty: "Dockerfile"
+	Dockerfile   string        // path below Root; empty: "Dockerfile" or, without one, what is detected
 	Health       string        // path that must answer 2xx or 3xx; empty: any answer but 5xx at /
 	CheckTimeout time.Duration // how long an instance may take to become healthy; 0: DefaultCheckTimeout
 	Drain        time.Duration // how long requests in flight may take when an instance retires; 0: DefaultDrain
 	StopTimeout  time.Duration // from SIGTERM to SIGKILL; 0: DefaultStopTimeout
 	ReleaseTime  time.Duration // how long the release command may take; 0: DefaultReleaseTime
+
+	Root          string   // the folder of the tree that is built; empty: all of it
+	Context       string   // the folder that COPY sees; empty: the tree, without a Dockerfile Root
+	Target        string   // the stage of the Dockerfile; empty: the last
+	Packages      []string // Debian packages to have at run time; without a Dockerfile
+	BuildPackages []string // Debian packages that only the build needs; without a Dockerfile
+	BaseImage     string   // in place of the language's; without a Dockerfile
+	BuildCommand  string   // in place of the detected one; without a Dockerfile
+	StartCommand  string   // of web, unless svc:update has said; wins over the Procfile
+	User          string   // who runs the image; empty: as the image says
+	Pull          bool     // ask the registries for newer base images
+	Watch         []string // patterns; a push that touches no file that matches is not built
+	ShowCommand   bool     // print the docker build that does the same
 }
 
 // Defaults of Settings.

@@ -180,7 +180,7 @@ func TestBuild_Failures(t *testing.T) {
 		{"unknown instruction", tree{"Dockerfile": from("", "RUNN true")}, mesh.Failed, "Dockerfile:3: unknown instruction: RUNN (did you mean RUN?)", "", nil},
 		{"syntax", tree{"Dockerfile": from("COPY a")}, mesh.Failed, "Dockerfile:2: COPY requires at least two arguments, but only one was provided. Destination could not be determined", "", nil},
 		{"unknown stage", tree{"Dockerfile": from("COPY --from=nope:x/y:z a b")}, mesh.Failed, "Dockerfile:2: ", "", nil},
-		{"missing", tree{"a": ""}, mesh.Invalid, "there is no Dockerfile in the pushed tree", "ssh mesh build:set -a " + string(b.stack) + " dockerfile=PATH", nil},
+		{"nothing fits", tree{"a": ""}, mesh.Invalid, "there is no Dockerfile, and nothing else says how to build it", "add one of these files", nil},
 		{"empty", tree{"Dockerfile": ""}, mesh.Invalid, "Dockerfile is empty", "", nil},
 		{"comments only", tree{"Dockerfile": "# nothing\n"}, mesh.Invalid, "Dockerfile is empty", "", nil},
 		{"a folder", tree{"Dockerfile/x": ""}, mesh.Invalid, "Dockerfile is a folder", "", nil},
@@ -248,7 +248,7 @@ func TestBuild_OtherDockerfiles(t *testing.T) {
 			b := *b
 			b.t = t
 			req := b.req(c.files)
-			req.Dockerfile = c.dockerfile
+			req.Settings.Dockerfile = c.dockerfile
 			b.must(req)
 		})
 	}
@@ -398,9 +398,13 @@ func TestBuild_WaitsForASlot(t *testing.T) {
 	<-running
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	second := &output{t: t, on: func(string) { cancel() }}
+	second := &output{t: t, on: func(l string) {
+		if strings.HasPrefix(l, "       ") {
+			cancel()
+		}
+	}}
 	_, err := b.Build(ctx, bench.req(tree{"Dockerfile": from("RUN true")}), second)
-	if !errors.Is(err, mesh.Cancelled) || second.String() != "       waiting for a build slot" {
+	if !errors.Is(err, mesh.Cancelled) || second.String() != "-----> Building with ./Dockerfile\n       waiting for a build slot" {
 		t.Errorf("got %v, %q", err, second)
 	}
 	close(wait)

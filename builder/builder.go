@@ -8,7 +8,8 @@
 // disk. An engine without BuildKit gets a tar for its classic builder.
 //
 // Which tree to build, what to call the image and what becomes of it is for
-// others to decide; so is writing a Dockerfile for a tree that has none.
+// others to decide. A tree without a Dockerfile gets the one that package detect
+// writes for it.
 //
 //	b := builder.New(cli, builder.Options{Server: id})
 //	img, err := b.Build(ctx, mesh.Build{Stack: "blog", Tree: tree, Tags: []string{"mesh/blog:1a2b3c4"}}, w)
@@ -21,6 +22,8 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -106,17 +109,16 @@ func (b *Builder) Build(ctx context.Context, req mesh.Build, w io.Writer) (mesh.
 }
 
 func (j *job) run(ctx context.Context) (mesh.Image, error) {
-	var err error
 	digest := ""
 	if j.From.Ref != "" {
-		done := func() {}
+		var done func()
+		var err error
 		if digest, done, err = j.prebuilt(ctx); err != nil {
 			return mesh.Image{}, err
 		}
 		defer done()
 	}
-	j.files = newFiles(j.Tree)
-	if j.df, err = readDockerfile(j.files, j.Dockerfile, j.Stack); err != nil {
+	if err := j.prepare(); err != nil {
 		return mesh.Image{}, err
 	}
 	j.args = j.df.pick(j.Config, j.Commit)
@@ -131,13 +133,18 @@ func (j *job) run(ctx context.Context) (mesh.Image, error) {
 	}
 	defer j.slots.Release(1)
 	j.warn()
+	if j.Settings.ShowCommand {
+		j.out.detail(j.command())
+	}
 
 	bk, err := j.dial(ctx)
 	if err != nil {
 		return mesh.Image{}, err
 	}
 	var img mesh.Image
-	if bk == nil {
+	if bk == nil && j.df.managed {
+		return mesh.Image{}, mesh.Errorf(mesh.Unavailable, "this engine has no BuildKit, which a build without a Dockerfile needs").WithHint("add a Dockerfile to the repository")
+	} else if bk == nil {
 		j.out.warn("this engine has no BuildKit: RUN --mount, heredocs and secrets do not work")
 		img, err = j.classic(ctx)
 	} else {
@@ -160,6 +167,31 @@ func (j *job) run(ctx context.Context) (mesh.Image, error) {
 	}
 	return img, nil
 }
+
+// command is what a person types to build the same with docker.
+func (j *job) command() string {
+	words := []string{"docker build"}
+	if j.df.path != mesh.DefaultDockerfile {
+		words = append(words, "--file "+j.df.path)
+	}
+	if j.Settings.Target != "" {
+		words = append(words, "--target "+j.Settings.Target)
+	}
+	if j.Settings.Pull {
+		words = append(words, "--pull")
+	}
+	for _, name := range slices.Sorted(maps.Keys(j.args)) {
+		words = append(words, "--build-arg "+name)
+	}
+	for _, m := range secretMount.FindAllStringSubmatch(string(j.df.text), -1) {
+		if w := fmt.Sprintf("--secret id=%s,env=%s", m[1], m[1]); !slices.Contains(words, w) {
+			words = append(words, w)
+		}
+	}
+	return strings.Join(append(words, orElse(j.files.inside, ".")), " ")
+}
+
+var secretMount = regexp.MustCompile(`--mount=type=secret,(?:[^\s]*,)?id=([A-Za-z0-9_.-]+)`)
 
 // labels of the image.
 func (j *job) labels() map[string]string {

@@ -71,6 +71,12 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		// default, for as long as DNS takes to fail.
 		"image-resolve-mode": "local",
 	}
+	if j.Settings.Pull {
+		attrs["image-resolve-mode"] = "pull"
+	}
+	if j.Settings.Target != "" && !j.df.managed {
+		attrs["target"] = j.Settings.Target
+	}
 	if j.NoCache {
 		attrs["no-cache"] = "" // forgets cache mounts, too
 	}
@@ -131,7 +137,7 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		var r *gateway.Result
 		r, failed = frontend.Build(ctx, lines)
 		if failed == nil {
-			failed = strip(r)
+			failed = strip(r, j.Settings.User)
 		}
 		if failed != nil {
 			return nil, failed
@@ -194,9 +200,10 @@ func (j *job) awaitKilled(ctx context.Context, bk *bkclient.Client, r *renderer,
 	}
 }
 
-// strip takes out of the image's config what mesh does not honour. An image
-// without VOLUMEs makes no anonymous volumes for anyone.
-func strip(r *gateway.Result) error {
+// strip takes out of the image's config what mesh does not honour, and sets the
+// user where one is given. An image without VOLUMEs makes no anonymous volumes for
+// anyone.
+func strip(r *gateway.Result, user string) error {
 	for k, v := range r.Metadata {
 		if k != exptypes.ExporterImageConfigKey && !strings.HasPrefix(k, exptypes.ExporterImageConfigKey+"/") {
 			continue
@@ -215,6 +222,9 @@ func strip(r *gateway.Result) error {
 			delete(cfg, unwanted)
 		}
 		var err1, err2 error
+		if user != "" {
+			cfg["User"], _ = json.Marshal(user) // a string
+		}
 		img["config"], err1 = json.Marshal(cfg)
 		r.Metadata[k], err2 = json.Marshal(img)
 		if err := errors.Join(err1, err2); err != nil {

@@ -40,7 +40,7 @@ func (j *job) classic(ctx context.Context) (mesh.Image, error) {
 	}
 	resp, err := j.cli.ImageBuild(ctx, src, build.ImageBuildOptions{
 		Version: build.BuilderV1, Dockerfile: j.df.path, Tags: j.Tags, Labels: j.labels(),
-		NoCache: j.NoCache, BuildArgs: args, Remove: true, ForceRemove: true,
+		NoCache: j.NoCache, Target: j.Settings.Target, PullParent: j.Settings.Pull, BuildArgs: args, Remove: true, ForceRemove: true,
 	})
 	if err != nil {
 		if strings.Contains(err.Error(), "parse error") || strings.Contains(err.Error(), "unknown instruction") {

@@ -75,7 +75,10 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 	if code := submatch(exitCode, text); code != "" {
 		e.Text = fmt.Sprintf("'%s' exited %s", shorten(name, 60), code)
 		if line > 0 {
-			e.Hint = fmt.Sprintf("it is at %s:%d", j.df.path, line)
+			e.Hint = fmt.Sprintf("it is at %s:%d", j.df.shown, line)
+		}
+		if j.df.managed {
+			e.Hint += fmt.Sprintf("; print that with: ssh mesh build:dockerfile -a %s", j.Stack)
 		}
 		switch {
 		case diskFullIn(output):
@@ -129,7 +132,7 @@ func (j *job) at(line int) string {
 	if line == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%s:%d: ", j.df.path, line)
+	return fmt.Sprintf("%s:%d: ", j.df.shown, line)
 }
 
 // baseFault tells an image that does not exist from a registry that cannot be
@@ -197,9 +200,9 @@ func (d *dockerfile) syntaxError(err error) error {
 		_, _ = fmt.Sscanf(m[1], "%d", &line)
 		text = text[len(m[0]):]
 	}
-	e := &mesh.Error{Kind: mesh.Failed, Text: d.path + ": " + text, Err: err}
+	e := &mesh.Error{Kind: mesh.Failed, Text: d.shown + ": " + text, Err: err}
 	if line > 0 {
-		e.Text = fmt.Sprintf("%s:%d: %s", d.path, line, text)
+		e.Text = fmt.Sprintf("%s:%d: %s", d.shown, line, text)
 	}
 	return e
 }

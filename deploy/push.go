@@ -175,7 +175,7 @@ func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src sou
 		src.tag = fmt.Sprintf("deployment-%d", int(a.dep.Number))
 	}
 	b := mesh.Build{
-		Stack: st.Name, Deployment: a.dep.Number, Commit: src.commit, Tree: src.tree, From: src.from, Config: st.Config, NoCache: src.noCache,
+		Stack: st.Name, Deployment: a.dep.Number, Commit: src.commit, Tree: src.tree, Settings: st.Settings, From: src.from, Config: st.Config, NoCache: src.noCache,
 		Tags: []string{fmt.Sprintf("mesh/%s:%s", st.Name, src.tag)},
 		Labels: map[string]string{
 			"mesh.stack": string(st.Name), "mesh.commit": string(src.commit), "mesh.deployment": fmt.Sprint(int(a.dep.Number)),
@@ -194,13 +194,10 @@ func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src sou
 		b.Config = nil
 		a.step("getting the image", "Image %s", src.from.Ref)
 	default:
-		if b.Dockerfile = src.dockerfile; b.Dockerfile == "" {
-			b.Dockerfile = st.Settings.Dockerfile
+		if src.dockerfile != "" {
+			b.Settings.Dockerfile = src.dockerfile
 		}
-		if b.Dockerfile == "" {
-			b.Dockerfile = mesh.DefaultDockerfile
-		}
-		a.step("building", "Building with ./%s", b.Dockerfile)
+		a.enter("building") // the builder says with what
 	}
 	img, err := d.Builder.Build(ctx, b, a.out)
 	if err != nil {

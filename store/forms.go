@@ -48,6 +48,19 @@ type settingsForm struct {
 	Drain        time.Duration `json:"drain_ns,omitempty"`
 	StopTimeout  time.Duration `json:"stop_timeout_ns,omitempty"`
 	ReleaseTime  time.Duration `json:"release_timeout_ns,omitempty"`
+
+	Root          string   `json:"root,omitempty"`
+	Context       string   `json:"context,omitempty"`
+	Target        string   `json:"target,omitempty"`
+	Packages      []string `json:"packages,omitempty"`
+	BuildPackages []string `json:"build_packages,omitempty"`
+	BaseImage     string   `json:"base_image,omitempty"`
+	BuildCommand  string   `json:"build_command,omitempty"`
+	StartCommand  string   `json:"start_command,omitempty"`
+	User          string   `json:"user,omitempty"`
+	Pull          bool     `json:"pull,omitempty"`
+	Watch         []string `json:"watch,omitempty"`
+	ShowCommand   bool     `json:"show_command,omitempty"`
 }
 
 type serviceForm struct {

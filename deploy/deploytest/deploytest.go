@@ -440,7 +440,7 @@ func (b *Builder) Build(ctx context.Context, m mesh.Build, w io.Writer) (mesh.Im
 	b.mu.Lock()
 	b.builds = append(b.builds, m)
 	b.mu.Unlock()
-	_, _ = io.WriteString(w, "       #1 building\n")
+	_, _ = io.WriteString(w, "-----> Building with ./Dockerfile\n       #1 building\n")
 	if b.BuildFunc != nil {
 		if err := b.BuildFunc(ctx, m, w); err != nil {
 			return mesh.Image{}, err

@@ -576,13 +576,13 @@ func TestBuild_Settings(t *testing.T) {
 			t.Errorf("%q: %d, %q", arg, r.status, r.out)
 		}
 	}
-	if r := do(t, f, "build:set drain=1s branch=.."); r.status != 2 || f.stacks[0].Settings != before {
+	if r := do(t, f, "build:set drain=1s branch=.."); r.status != 2 || !reflect.DeepEqual(f.stacks[0].Settings, before) {
 		t.Errorf("half a change: %+v", f.stacks[0].Settings)
 	}
 	if r := do(t, f, "build:set drian=1s"); !strings.Contains(r.err, "did you mean drain?") {
 		t.Errorf("got %s", r.err)
 	}
-	if r := do(t, f, "build:unset branch dockerfile health check-timeout drain stop-timeout"); r.status != 0 || r.out != "" || f.stacks[0].Settings != (mesh.Settings{}) {
+	if r := do(t, f, "build:unset branch dockerfile health check-timeout drain stop-timeout"); r.status != 0 || r.out != "" || !reflect.DeepEqual(f.stacks[0].Settings, mesh.Settings{}) {
 		t.Errorf("got %q, %+v", r.out, f.stacks[0].Settings)
 	}
 }
