@@ -14,9 +14,10 @@ type Stack struct {
 	Name       StackName
 	Created    time.Time
 	CreatedBy  KeyName
-	Config     Config    // what the next release gets
-	Formation  Formation // instances wanted, where somebody has said so
-	Settings   Settings
+	Config     Config                          // what the next release gets
+	Formation  Formation                       // instances wanted, where somebody has said so
+	Settings   Settings                        // set by build:set
+	Declared   Settings                        // what the files of the current release's tree say
 	Services   map[ServiceName]ServiceSettings // set by svc:update
 	Release    []string                        // the release command line set by stacks:set-release-command; nil: the Procfile's
 	Current    ReleaseNumber                   // 0 before the first release
@@ -35,6 +36,10 @@ type Lock struct {
 	Since time.Time
 	Why   string // may be empty
 }
+
+// Effective is the settings in force: what build:set says wins over what the tree
+// says.
+func (s Stack) Effective() Settings { return s.Settings.Over(s.Declared) }
 
 // Settings are a stack's build and check settings. The zero value means the
 // documented defaults. Paths are relative and clean.
@@ -161,6 +166,7 @@ const (
 	StatusFailed    DeploymentStatus = "failed"
 	StatusCancelled DeploymentStatus = "cancelled"
 	StatusDryRun    DeploymentStatus = "dry run"
+	StatusSkipped   DeploymentStatus = "skipped" // it touched nothing that is watched
 )
 
 // Final tells whether the status changes no more.

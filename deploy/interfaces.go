@@ -19,6 +19,9 @@ type Builder interface {
 	// of the failing step as its output. When ctx ends the build is stopped in the
 	// engine before Build returns. Builds may run at the same time.
 	Build(ctx context.Context, b mesh.Build, w io.Writer) (mesh.Image, error)
+	// Dockerfile is the text of the Dockerfile that a tree is built with, and
+	// whether it is written by the builder because the tree has none.
+	Dockerfile(tree mesh.Tree, s mesh.Settings) (text string, managed bool, err error)
 	// Tag gives the image with this ID one more name.
 	Tag(ctx context.Context, imageID, ref string) error
 	// Present tells whether the image is still in the engine.

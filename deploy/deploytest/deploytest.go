@@ -470,6 +470,21 @@ func (b *Builder) Tag(_ context.Context, id, ref string) error {
 	return nil
 }
 
+// Dockerfile is that of the tree.
+func (b *Builder) Dockerfile(t mesh.Tree, _ mesh.Settings) (string, bool, error) {
+	for _, e := range t.Entries() {
+		if e.Path == mesh.DefaultDockerfile {
+			r, err := t.Open(e)
+			if err != nil {
+				return "", false, err
+			}
+			text, err := io.ReadAll(r)
+			return string(text), false, err
+		}
+	}
+	return "FROM scratch\n", true, nil
+}
+
 // Present tells whether an image is there.
 func (b *Builder) Present(_ context.Context, id string) (bool, error) {
 	b.mu.Lock()

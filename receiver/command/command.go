@@ -44,6 +44,7 @@ type Deployer interface {
 	CreateStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) (mesh.Stack, error)
 	DestroyStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) error
 	SetConfig(ctx context.Context, stack mesh.StackName, by mesh.KeyName, set mesh.Config, unset []string, recordOnly bool, out io.Writer) ([]string, error)
+	Dockerfile(ctx context.Context, stack mesh.StackName) (text string, managed bool, err error)
 	SetSettings(ctx context.Context, stack mesh.StackName, fn func(*mesh.Settings) error) (mesh.Stack, error)
 	Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyName, changes []mesh.Scale, out io.Writer) (mesh.Formation, error)
 	Restart(ctx context.Context, stack mesh.StackName, by mesh.KeyName, svc mesh.ServiceName, out io.Writer) error

@@ -127,6 +127,10 @@ func (f *fake) SetConfig(_ context.Context, _ mesh.StackName, _ mesh.KeyName, se
 	return append(set.Names(), unset...), nil
 }
 
+func (f *fake) Dockerfile(_ context.Context, name mesh.StackName) (string, bool, error) {
+	return "FROM scratch\n", true, nil
+}
+
 func (f *fake) SetSettings(_ context.Context, name mesh.StackName, fn func(*mesh.Settings) error) (mesh.Stack, error) {
 	i := slices.IndexFunc(f.stacks, func(s mesh.Stack) bool { return s.Name == name })
 	set := f.stacks[i].Settings
