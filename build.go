@@ -3,6 +3,7 @@ package mesh
 import (
 	"io"
 	"io/fs"
+	"time"
 )
 
 // Tree is a source tree that lies nowhere on disk: what was pushed. It may be
@@ -57,4 +58,14 @@ type Image struct {
 	Entrypoint []string
 	Cmd        []string
 	Shell      bool // has an executable /bin/sh
+	Work       Work // how it was built; not recorded
+}
+
+// Work is how a build went.
+type Work struct {
+	Reused  bool // the image was there already
+	Steps   int
+	Cached  int    // of the steps
+	Slowest string // the step that took longest, when one took any time
+	Took    time.Duration
 }

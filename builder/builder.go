@@ -16,6 +16,7 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/client"
@@ -46,8 +49,21 @@ type Options struct {
 	// Server is put on every image as a label, and Collect removes no others. It
 	// must not be empty and not change over the life of the data.
 	Server string
-	// Slots is how many builds run at once; more wait. 0: 2.
+	// Slots is how many builds run at once; more wait. 0: DefaultSlots.
 	Slots int
+	// Timeout is how long a build may take, without what it waits for a slot. 0:
+	// DefaultTimeout.
+	Timeout time.Duration
+	// Memory is how many bytes all builds together may use, and Processes how many
+	// processes they may have, where the machine's control groups can be written: an
+	// engine on this machine with the cgroupfs driver. 0: no limit, and 4096.
+	Memory, Processes int64
+	// MinFree is how many bytes have to be free on the engine's disk for a build. 0:
+	// DefaultMinFree.
+	MinFree int64
+	// MaxCache is how many bytes of build cache are kept. 0: a tenth of the engine's
+	// disk, but not less than 2 GB.
+	MaxCache int64
 	// Logger gets what a person is not told; nil: slog.Default().
 	Logger *slog.Logger
 }
@@ -59,17 +75,26 @@ type Builder struct {
 	server string
 	slots  *semaphore.Weighted
 	log    *slog.Logger
+
+	timeout           time.Duration
+	memory, pids      int64
+	minFree, maxCache int64
+	confined          sync.Once
 }
 
 // New returns a Builder. It does not talk to the engine.
 func New(cli *client.Client, o Options) *Builder {
 	if o.Slots <= 0 {
-		o.Slots = 2
+		o.Slots = DefaultSlots
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	return &Builder{cli: cli, server: o.Server, slots: semaphore.NewWeighted(int64(o.Slots)), log: o.Logger}
+	return &Builder{
+		cli: cli, server: o.Server, slots: semaphore.NewWeighted(int64(o.Slots)), log: o.Logger,
+		timeout: cmp.Or(o.Timeout, DefaultTimeout), memory: o.Memory, pids: cmp.Or(o.Processes, 4096),
+		minFree: cmp.Or(o.MinFree, DefaultMinFree), maxCache: o.MaxCache,
+	}
 }
 
 // job is one call of Build.
@@ -137,6 +162,10 @@ func (j *job) run(ctx context.Context) (mesh.Image, error) {
 		j.out.detail(j.command())
 	}
 
+	var stop context.CancelFunc
+	ctx, stop = context.WithTimeoutCause(ctx, j.timeout, errTimeout)
+	defer stop()
+	j.confined.Do(func() { j.limit(ctx) })
 	bk, err := j.dial(ctx)
 	if err != nil {
 		return mesh.Image{}, err
@@ -248,6 +277,8 @@ func (b *Builder) fault(ctx context.Context, doing string, err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, errTimeout):
+		return err
 	case ctx.Err() != nil:
 		return &mesh.Error{Kind: mesh.Cancelled, Text: doing + ": cancelled", Err: context.Cause(ctx)}
 	case errors.As(err, &known):

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/docker/docker/api/types/image"
 	bkclient "github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	frontend "github.com/moby/buildkit/frontend/dockerfile/builder"
@@ -127,12 +128,24 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		img    mesh.Image
 		lines  *lineRecorder
 		failed error // the frontend's, with its type
+		same   *image.Summary
 	)
 	res, err := bk.Build(ctx, bkclient.SolveOpt{
 		// BuildKit keeps the last context of each key, and asks for the difference.
 		SharedKey:     j.server + "/" + string(j.Stack),
 		FrontendAttrs: attrs, LocalMounts: mounts, Session: attach, Exports: []bkclient.ExportEntry{export},
 	}, "mesh", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+		source, old, err := j.reuse(ctx, c, attrs["image-resolve-mode"])
+		if err != nil {
+			return nil, err
+		}
+		if old != nil {
+			same, failed = old, errReused
+			return nil, failed
+		}
+		if source != "" {
+			c = labelled{c, labelSource, source}
+		}
 		lines = newLineRecorder(c)
 		var r *gateway.Result
 		r, failed = frontend.Build(ctx, lines)
@@ -154,8 +167,14 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		return r, nil
 	}, statuses)
 	<-rendered
+	if same != nil && ctx.Err() == nil {
+		return j.reused(ctx, same)
+	}
 	if ctx.Err() != nil {
 		j.awaitKilled(ctx, bk, render, lines)
+		if errors.Is(context.Cause(ctx), errTimeout) {
+			return mesh.Image{}, j.timedOut(render)
+		}
 	}
 	if failed != nil {
 		err = failed
@@ -166,6 +185,7 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 	// Not "containerimage.config.digest": where the engine keeps images in
 	// containerd, an image's ID is the digest of its manifest.
 	img.ID = res.ExporterResponse[exptypes.ExporterImageDigestKey]
+	img.Work = render.work()
 	return img, nil
 }
 

@@ -83,8 +83,13 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 		switch {
 		case diskFullIn(output):
 			e.Hint = "the server's disk is full: free some, e.g. with: docker builder prune"
-		case code == "137":
+		case code == "137", outOfMemory(output):
 			e.Hint = "it was killed, most likely because the server has too little memory"
+			if j.memory > 0 {
+				e.Hint = fmt.Sprintf("it was killed, most likely for its memory: builds may use %d MB in all", j.memory>>20)
+			}
+		case outOfProcesses(output):
+			e.Hint = fmt.Sprintf("it starts too many processes: builds may have %d in all", j.pids)
 		case code == "127":
 			e.Hint = "the base image does not have that command"
 		}

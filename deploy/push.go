@@ -230,8 +230,30 @@ func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src sou
 	if img.Digest != "" {
 		a.detail("digest %s", img.Digest)
 	}
-	a.timed(began, "%s  %s", img.Ref, megabytes(img.Size))
+	a.timed(began, "%s", d.report(ctx, st, img))
 	return img, nil
+}
+
+// report is the line at the end of a build: the image, its size and how that has
+// changed, and where the time went.
+func (d *Deployer) report(ctx context.Context, st mesh.Stack, img mesh.Image) string {
+	line := img.Ref + "  " + megabytes(img.Size)
+	if last, err := d.Store.Release(ctx, st.Name, st.Current); st.Current > 0 && err == nil && last.Image.Size > 0 {
+		switch change := img.Size - last.Image.Size; {
+		case change >= 50_000:
+			line += " (+" + megabytes(change) + ")"
+		case change <= -50_000:
+			line += " (-" + megabytes(-change) + ")"
+		}
+	}
+	w := img.Work
+	if w.Steps > 0 {
+		line += fmt.Sprintf(", %d of %d steps cached", w.Cached, w.Steps)
+	}
+	if w.Slowest != "" {
+		line += fmt.Sprintf(", slowest: %s %s", w.Slowest, seconds(w.Took))
+	}
+	return line
 }
 
 func megabytes(n int64) string {

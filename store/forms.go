@@ -146,6 +146,8 @@ type imageForm struct {
 	Entrypoint []string `json:"entrypoint,omitempty"`
 	Cmd        []string `json:"cmd,omitempty"`
 	Shell      bool     `json:"shell,omitempty"`
+
+	Work mesh.Work `json:"-"` // how it was built is in the deployment's output
 }
 
 type releaseForm struct {
