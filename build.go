@@ -40,6 +40,7 @@ type Build struct {
 	Tags       []string
 	Labels     map[string]string
 	NoCache    bool
+	Fresh      bool // build also when the same was built before; steps may come from the cache
 }
 
 // From names a prebuilt image. The zero value names none.
@@ -59,6 +60,14 @@ type Image struct {
 	Cmd        []string
 	Shell      bool // has an executable /bin/sh
 	Work       Work // how it was built; not recorded
+}
+
+// Garbage is an image that nothing needs.
+type Garbage struct {
+	Stack StackName
+	ID    string
+	Refs  []string // its names, as far as they are mesh's
+	Size  int64    // bytes, with what it shares with other images
 }
 
 // Work is how a build went.

@@ -149,6 +149,7 @@ const (
 	DeployStop     DeploymentKind = "stop"
 	DeployRollback DeploymentKind = "rollback"
 	DeployServices DeploymentKind = "services"
+	DeployRebuild  DeploymentKind = "rebuild"
 	DeployUpload   DeploymentKind = "upload"
 	DeployImage    DeploymentKind = "image"
 	DeployPromote  DeploymentKind = "promote"

@@ -571,7 +571,9 @@ func TestBuild_ReusesTheImageOfTheSameSource(t *testing.T) {
 		"a file is a program": func(r *mesh.Build) { r.Tree = tree{"Dockerfile": files["Dockerfile"], "a": "1", "b": "#!"} },
 		"a declared arg":      func(r *mesh.Build) { r.Config = mesh.Config{"MODE": mesh.NewSecret("y")} },
 		"the user":            func(r *mesh.Build) { r.Settings.User = "7" },
-		"the Dockerfile":      func(r *mesh.Build) { r.Tree = tree{"Dockerfile": files["Dockerfile"] + "RUN true\n", "a": "1", "b": "1"} },
+		"the Dockerfile": func(r *mesh.Build) {
+			r.Tree = tree{"Dockerfile": files["Dockerfile"] + "RUN true\n", "a": "1", "b": "1"}
+		},
 	} {
 		r := again
 		change(&r)

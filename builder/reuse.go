@@ -58,7 +58,7 @@ func (j *job) reuse(ctx context.Context, c gateway.Client, resolveMode string) (
 		_, _ = fmt.Fprintf(h, "%s\x00%o\x00%s\x00%s\x00%s\x00", e.Path, e.Mode, e.ID, e.Link, e.Module)
 	}
 	source = hex.EncodeToString(h.Sum(nil))
-	if j.NoCache {
+	if j.NoCache || j.Fresh {
 		return source, nil, nil
 	}
 	list, err := j.cli.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(

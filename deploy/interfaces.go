@@ -29,6 +29,16 @@ type Builder interface {
 	// Rename gives the images that are tagged mesh/<from>:… the same tags below
 	// mesh/<to>, and takes the old ones away. It may be called again.
 	Rename(ctx context.Context, from, to mesh.StackName) error
+	// Sweep removes this server's images that keep does not want, of whatever stack,
+	// but not what a container uses, and returns them. With dry nothing is removed.
+	Sweep(ctx context.Context, keep func(stack mesh.StackName, id string) bool, dry bool) ([]mesh.Garbage, error)
+	// Room tells how many bytes are free for images, and how many a build needs; known
+	// is false when that cannot be told from here.
+	Room(ctx context.Context) (free, need int64, known bool, err error)
+	// Cache tells how large the build cache is and may become. PruneCache makes it as
+	// small as that, or empty, and returns what that has freed.
+	Cache(ctx context.Context) (size, limit int64, err error)
+	PruneCache(ctx context.Context, all bool) (freed int64, err error)
 	// Collect removes the images of a stack, those tagged mesh/<stack>:… , whose
 	// IDs keep does not have. It leaves what a container uses.
 	Collect(ctx context.Context, stack mesh.StackName, keep map[string]bool) error

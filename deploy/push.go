@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"regexp"
-	"slices"
 	"strings"
 
 	"mesh"
@@ -70,6 +69,7 @@ type source struct {
 	procs       procs                  // the services, when there is no tree to read them from
 	manifest    Manifest               // of the tree
 	force       bool                   // build also what touches nothing that is watched
+	fresh       bool                   // build also what was built before
 	dockerfile  string                 // instead of the stack's setting
 	tag         string                 // the image's name behind the colon
 	description string                 // of the release
@@ -221,6 +221,10 @@ func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src sou
 		if src.dockerfile != "" {
 			b.Settings.Dockerfile = src.dockerfile
 		}
+		if err := d.room(ctx, a); err != nil {
+			return mesh.Image{}, phaseFailed("build failed", err)
+		}
+		b.Fresh = src.fresh
 		a.enter("building") // the builder says with what
 	}
 	img, err := d.Builder.Build(ctx, b, a.out)
@@ -361,24 +365,7 @@ func (d *Deployer) tagRelease(ctx context.Context, st mesh.Stack, r mesh.Release
 	if err := d.Builder.Tag(ctx, r.Image.ID, fmt.Sprintf("mesh/%s:%s", st.Name, r.Number)); err != nil {
 		d.Logger.Warn("image not tagged", "stack", st.Name, "release", r.Number.String(), "err", err)
 	}
-	d.background(func(ctx context.Context) {
-		kept, err := d.Store.Releases(ctx, st.Name, keepReleases+1)
-		if err != nil {
-			return
-		}
-		keep := map[string]bool{}
-		for _, k := range kept {
-			keep[k.Image.ID] = true
-		}
-		// A build that is under way has an image that no release has yet. This
-		// deployment may not have left the lane, and has one.
-		if slices.ContainsFunc(d.tickets(st.Name), func(t *ticket) bool { return t.deployment.Number != r.Deployment }) {
-			return
-		}
-		if err := d.Builder.Collect(ctx, st.Name, keep); err != nil && ctx.Err() == nil {
-			d.Logger.Warn("old images not collected", "stack", st.Name, "err", err)
-		}
-	})
+	d.collect(st.Name, r.Deployment)
 }
 
 // imageTag is the rule for the part of an image name behind the colon, of the

@@ -276,4 +276,3 @@ func cmdRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Defer(func() { _ = srv.Close() })
 	ts.Setenv("REGISTRY", l.Addr().String())
 }
-

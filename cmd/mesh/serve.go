@@ -111,7 +111,7 @@ func (p program) serve(ctx context.Context, s settings, log *slog.Logger, stdout
 	url := urls(l.http.Addr())
 	var recv *receiver.Receiver // made below; nobody signs in before
 	d := deploy.New(deploy.Options{
-		Store: st, Builder: builder.New(engine, builder.Options{Server: st.Server(), Logger: log}), Runner: run, Router: rt, Repos: repos, Logger: log,
+		Store: st, Builder: builder.New(engine, s.builder(st.Server(), log)), Runner: run, Router: rt, Repos: repos, Logger: log,
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, Taken: hostNetworks, Reached: p.reached,
 		ShutOut: func(fp string) { recv.ShutOut(fp) },
 	})
@@ -126,7 +126,7 @@ func (p program) serve(ctx context.Context, s settings, log *slog.Logger, stdout
 		self.info.Admin = l.admin.Addr().String()
 	}
 	commands := &command.Set{
-		State: st, Deployer: d, Logs: run, Events: st, Uploads: repos, Server: self, Version: p.version, URL: url, Logger: log, Now: time.Now,
+		State: st, Deployer: d, Collector: d, Logs: run, Events: st, Uploads: repos, Server: self, Version: p.version, URL: url, Logger: log, Now: time.Now,
 	}
 	recv = receiver.New(receiver.Options{Repos: repos, Keys: st, Deployer: d, Commands: commands, HostKey: hostKey, Logger: log})
 

@@ -47,6 +47,7 @@ type Deployer interface {
 	Dockerfile(ctx context.Context, stack mesh.StackName) (text string, managed bool, err error)
 	SetSettings(ctx context.Context, stack mesh.StackName, fn func(*mesh.Settings) error) (mesh.Stack, error)
 	Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyName, changes []mesh.Scale, out io.Writer) (mesh.Formation, error)
+	Rebuild(ctx context.Context, stack mesh.StackName, by mesh.KeyName, noCache bool, out io.Writer) error
 	Restart(ctx context.Context, stack mesh.StackName, by mesh.KeyName, svc mesh.ServiceName, out io.Writer) error
 	Start(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error
 	Stop(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error
@@ -97,10 +98,11 @@ type Set struct {
 	Access   Journal // of the router's requests; nil: none
 	Uploads  Uploads
 	Server   Server
-	Version  string
-	URL      func(mesh.Host) string // how people reach a host
-	Logger   *slog.Logger
-	Now      func() time.Time
+	Collector
+	Version string
+	URL     func(mesh.Host) string // how people reach a host
+	Logger  *slog.Logger
+	Now     func() time.Time
 }
 
 // Request is one command line and where it came from.

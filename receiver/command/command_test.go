@@ -127,6 +127,20 @@ func (f *fake) SetConfig(_ context.Context, _ mesh.StackName, _ mesh.KeyName, se
 	return append(set.Names(), unset...), nil
 }
 
+func (f *fake) Rebuild(_ context.Context, name mesh.StackName, by mesh.KeyName, noCache bool, _ io.Writer) error {
+	f.do("rebuild %s by %s %v", name, by, noCache)
+	return nil
+}
+
+func (f *fake) Collect(_ context.Context, dry bool) ([]mesh.Garbage, int64, error) {
+	f.do("collect dry=%v", dry)
+	return []mesh.Garbage{{Stack: "shop", ID: "sha256:fedcba9876543210", Refs: []string{"mesh/shop:v1"}, Size: 5e6}, {Stack: "blog", ID: "sha256:0123456789abcdef", Size: 84e6}}, 3e9, nil
+}
+
+func (f *fake) Cache(context.Context) (size, limit int64, err error) { return 1e6, 20e9, nil }
+
+func (f *fake) ClearCache(context.Context) (int64, error) { return 12e6, nil }
+
 func (f *fake) Dockerfile(_ context.Context, name mesh.StackName) (string, bool, error) {
 	return "FROM scratch\n", true, nil
 }
@@ -322,7 +336,7 @@ func do(t *testing.T, f *fake, line string, opts ...option) ran {
 func doCtx(ctx context.Context, t *testing.T, f *fake, line string, opts ...option) ran {
 	t.Helper()
 	set := &command.Set{
-		State: f, Deployer: f, Logs: f, Events: f, Uploads: f, Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
+		State: f, Deployer: f, Collector: f, Logs: f, Events: f, Uploads: f, Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },
 	}
 	var stdout, stderr bytes.Buffer
