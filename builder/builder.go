@@ -61,6 +61,9 @@ type Options struct {
 	// MinFree is how many bytes have to be free on the engine's disk for a build. 0:
 	// DefaultMinFree.
 	MinFree int64
+	// MaxContext is how many bytes the files that a build may copy may have together,
+	// .dockerignore heeded. 0: DefaultMaxContext.
+	MaxContext int64
 	// MaxCache is how many bytes of build cache are kept. 0: a tenth of the engine's
 	// disk, but not less than 2 GB.
 	MaxCache int64
@@ -79,6 +82,7 @@ type Builder struct {
 	timeout           time.Duration
 	memory, pids      int64
 	minFree, maxCache int64
+	maxContext        int64
 	confined          sync.Once
 }
 
@@ -94,6 +98,7 @@ func New(cli *client.Client, o Options) *Builder {
 		cli: cli, server: o.Server, slots: semaphore.NewWeighted(int64(o.Slots)), log: o.Logger,
 		timeout: cmp.Or(o.Timeout, DefaultTimeout), memory: o.Memory, pids: cmp.Or(o.Processes, 4096),
 		minFree: cmp.Or(o.MinFree, DefaultMinFree), maxCache: o.MaxCache,
+		maxContext: cmp.Or(o.MaxContext, DefaultMaxContext),
 	}
 }
 
@@ -144,6 +149,9 @@ func (j *job) run(ctx context.Context) (mesh.Image, error) {
 		defer done()
 	}
 	if err := j.prepare(); err != nil {
+		return mesh.Image{}, err
+	}
+	if err := j.checkContext(); err != nil {
 		return mesh.Image{}, err
 	}
 	j.args = j.df.pick(j.Config, j.Commit)

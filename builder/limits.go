@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/docker/docker/api/types/build"
 	"github.com/docker/docker/api/types/filters"
+	"github.com/moby/patternmatcher"
 
 	"mesh"
 )
@@ -22,6 +24,8 @@ const (
 	DefaultTimeout = 30 * time.Minute
 	DefaultMinFree = 1 << 30
 	minCache       = 2 << 30 // of the default cache limit
+
+	DefaultMaxContext = 8 << 30
 )
 
 // errTimeout ends a build that takes too long.
@@ -45,6 +49,40 @@ func (j *job) timedOut(render *renderer) error {
 		}
 	}
 	return e
+}
+
+// checkContext refuses a tree that is too large, and one with a path that git itself
+// would not check out.
+func (j *job) checkContext() error {
+	patterns, err := j.df.patterns(j.files)
+	if err != nil {
+		return err
+	}
+	ignore, err := patternmatcher.New(patterns)
+	if err != nil {
+		return &mesh.Error{Kind: mesh.Failed, Text: ".dockerignore: " + err.Error(), Err: err}
+	}
+	var size int64
+	var largest mesh.TreeEntry
+	for _, e := range j.files.entries {
+		if strings.HasPrefix(e.Path, "/") || strings.ContainsRune(e.Path, 0) || slices.ContainsFunc(strings.Split(e.Path, "/"), func(s string) bool { return s == "" || s == "." || s == ".." }) {
+			return mesh.Errorf(mesh.Invalid, "the tree has a path that leads out of it: %q", mesh.Clip(e.Path, 100))
+		}
+		if !e.Mode.IsRegular() {
+			continue
+		}
+		if out, err := ignore.MatchesOrParentMatches(e.Path); err != nil || out {
+			continue
+		}
+		if size += e.Size; e.Size > largest.Size {
+			largest = e
+		}
+	}
+	if size > j.maxContext {
+		return mesh.Errorf(mesh.Invalid, "the tree is too large to build: %d MB, and %d MB are allowed", size/1e6, j.maxContext/1e6).
+			WithHint("its largest file is %s with %d MB; leave out what the build does not need, in .dockerignore", mesh.Clip(largest.Path, 100), largest.Size/1e6)
+	}
+	return nil
 }
 
 // Room tells how many bytes are free where the engine keeps images, and how many a
