@@ -40,6 +40,20 @@ func (d *Deployer) declared(a *attempt, st mesh.Stack, src *source) (mesh.Stack,
 	return st, nil
 }
 
+// modules fetches the submodules of a commit, and opens its tree with them.
+func (d *Deployer) modules(ctx context.Context, a *attempt, src *source) (closeTree func(), err error) {
+	if src.tree == nil || src.commit == "" || !slices.ContainsFunc(src.tree.Entries(), func(e mesh.TreeEntry) bool { return e.Module != "" }) {
+		return nil, nil
+	}
+	a.step("fetching submodules", "Fetching submodules")
+	fetched, err := d.Repos.FetchModules(ctx, a.dep.Stack, src.commit, func(s string) { a.out.line("       " + s) })
+	if err != nil || !fetched {
+		return nil, err
+	}
+	src.tree, _, closeTree, err = d.Repos.Open(ctx, a.dep.Stack, src.commit)
+	return closeTree, err
+}
+
 // wanted is the config with the vars that app.json gives where there are none.
 func wanted(vars map[string]Var, st mesh.Stack) (mesh.Config, error) {
 	config := maps.Clone(st.Config)

@@ -110,6 +110,9 @@ type Router interface {
 type Repos interface {
 	// Open opens the tree of a commit; release closes it.
 	Open(ctx context.Context, stack mesh.StackName, commit mesh.Commit) (tree mesh.Tree, subject string, release func(), err error)
+	// FetchModules brings the submodules of a commit to where Open finds them, and says
+	// which; a tree that was opened before has to be opened anew when there was any.
+	FetchModules(ctx context.Context, stack mesh.StackName, commit mesh.Commit, say func(string)) (fetched bool, err error)
 	// Reset makes the deploy branch point to what is deployed, whatever it points
 	// to. Stacks without a repository are no error.
 	Reset(ctx context.Context, stack mesh.StackName, state mesh.RepoState) error

@@ -101,6 +101,11 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 		return err
 	}
 	a.out.mask(st.Config)
+	if closeModules, err := d.modules(ctx, a, &src); err != nil {
+		return phaseFailed("build failed", err)
+	} else if closeModules != nil {
+		defer closeModules()
+	}
 	config := st.Config
 	if st, err = d.declared(a, st, &src); err != nil {
 		return err

@@ -126,7 +126,7 @@ func (p program) serve(ctx context.Context, s settings, log *slog.Logger, stdout
 		self.info.Admin = l.admin.Addr().String()
 	}
 	commands := &command.Set{
-		State: st, Deployer: d, Collector: d, Logs: run, Events: st, Uploads: repos, Server: self, Version: p.version, URL: url, Logger: log, Now: time.Now,
+		State: st, Deployer: d, Collector: d, Modules: repos, Logs: run, Events: st, Uploads: repos, Server: self, Version: p.version, URL: url, Logger: log, Now: time.Now,
 	}
 	recv = receiver.New(receiver.Options{Repos: repos, Keys: st, Deployer: d, Commands: commands, HostKey: hostKey, Logger: log})
 

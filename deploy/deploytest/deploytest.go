@@ -715,6 +715,11 @@ func (r *Repos) Open(_ context.Context, stack mesh.StackName, c mesh.Commit) (me
 	return Tree(files), "Commit " + c.Short(), release, nil
 }
 
+// FetchModules finds none.
+func (r *Repos) FetchModules(context.Context, mesh.StackName, mesh.Commit, func(string)) (bool, error) {
+	return false, nil
+}
+
 // Reset moves the deploy branch.
 func (r *Repos) Reset(_ context.Context, stack mesh.StackName, state mesh.RepoState) error {
 	r.mu.Lock()

@@ -99,6 +99,7 @@ type Set struct {
 	Uploads  Uploads
 	Server   Server
 	Collector
+	Modules DeployKeys
 	Version string
 	URL     func(mesh.Host) string // how people reach a host
 	Logger  *slog.Logger

@@ -20,6 +20,13 @@ type Collector interface {
 	ClearCache(ctx context.Context) (freed int64, err error)
 }
 
+// DeployKeys are what the repositories of stacks are known by elsewhere.
+type DeployKeys interface {
+	// DeployKey is the public key of a stack's repository; it is made when there is
+	// none.
+	DeployKey(ctx context.Context, stack mesh.StackName) (string, error)
+}
+
 var gcCommands = []*definition{
 	{
 		topic: "gc", args: "[--dry-run]", short: "Remove images that no rollback needs, and what the build cache has above its limit",
@@ -27,6 +34,11 @@ var gcCommands = []*definition{
 			"each stack, and so does whatever is not this server's.",
 		access: mesh.AccessAdmin, json: true, run: runGC,
 		flags: func(fs *pflag.FlagSet) { fs.Bool("dry-run", false, "print what would go, and remove nothing") },
+	},
+	{
+		topic: "git", verb: "deploy-key", short: "Print the public key that private submodules have to let in",
+		long:  "Add it where the submodules are, as a key that may read; their URLs in .gitmodules have to be ssh:// ones.",
+		stack: true, access: mesh.AccessDeploy, run: runDeployKey,
 	},
 	{
 		topic: "build", verb: "cache", args: "[--clear]", short: "Show how large the engine's build cache is, or empty it",
@@ -79,6 +91,15 @@ func runGC(ctx context.Context, c *call) error {
 	// Images share layers: what they take together is less than the sum.
 	_, _ = fmt.Fprintf(c.Stdout, "%d images of at most %s, and %s of build cache, %s\n", len(gone), size(total), size(cache), verb)
 	return nil
+}
+
+func runDeployKey(ctx context.Context, c *call) error {
+	key, err := c.Modules.DeployKey(ctx, c.stack.Name)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(c.Stdout, key)
+	return err
 }
 
 func runBuildCache(ctx context.Context, c *call) error {
