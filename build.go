@@ -3,6 +3,7 @@ package mesh
 import (
 	"io"
 	"io/fs"
+	"time"
 )
 
 // Tree is a source tree that lies nowhere on disk: what was pushed. It may be
@@ -32,13 +33,14 @@ type Build struct {
 	Stack      StackName
 	Deployment DeploymentNumber
 	Commit     Commit
-	Tree       Tree   // nil when From is given
-	Dockerfile string // path in the tree
-	From       From   // a prebuilt image instead of a tree
-	Config     Config // build args where the Dockerfile declares them, secrets by the same ids
+	Tree       Tree     // nil when From is given
+	Settings   Settings // how to build; what only others need to know is not looked at
+	From       From     // a prebuilt image instead of a tree
+	Config     Config   // build args where the Dockerfile declares them, secrets by the same ids
 	Tags       []string
 	Labels     map[string]string
 	NoCache    bool
+	Fresh      bool // build also when the same was built before; steps may come from the cache
 }
 
 // From names a prebuilt image. The zero value names none.
@@ -57,4 +59,22 @@ type Image struct {
 	Entrypoint []string
 	Cmd        []string
 	Shell      bool // has an executable /bin/sh
+	Work       Work // how it was built; not recorded
+}
+
+// Garbage is an image that nothing needs.
+type Garbage struct {
+	Stack StackName
+	ID    string
+	Refs  []string // its names, as far as they are mesh's
+	Size  int64    // bytes, with what it shares with other images
+}
+
+// Work is how a build went.
+type Work struct {
+	Reused  bool // the image was there already
+	Steps   int
+	Cached  int    // of the steps
+	Slowest string // the step that took longest, when one took any time
+	Took    time.Duration
 }

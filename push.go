@@ -44,8 +44,9 @@ type Upload struct {
 type Push struct {
 	Stack   StackName
 	By      KeyName
-	Branch  string
+	Branch  string // empty: a tag, with -o deploy
 	Commit  Commit
+	Force   bool // -o deploy: also what touches nothing that is watched
 	NoCache bool // -o no-cache: build every step anew
 	DryRun  bool // -o dry-run: build, then stop; nothing changes
 	Detach  bool // -o detach: do not wait for the verdict

@@ -14,9 +14,10 @@ type Stack struct {
 	Name       StackName
 	Created    time.Time
 	CreatedBy  KeyName
-	Config     Config    // what the next release gets
-	Formation  Formation // instances wanted, where somebody has said so
-	Settings   Settings
+	Config     Config                          // what the next release gets
+	Formation  Formation                       // instances wanted, where somebody has said so
+	Settings   Settings                        // set by build:set
+	Declared   Settings                        // what the files of the current release's tree say
 	Services   map[ServiceName]ServiceSettings // set by svc:update
 	Release    []string                        // the release command line set by stacks:set-release-command; nil: the Procfile's
 	Current    ReleaseNumber                   // 0 before the first release
@@ -36,16 +37,33 @@ type Lock struct {
 	Why   string // may be empty
 }
 
+// Effective is the settings in force: what build:set says wins over what the tree
+// says.
+func (s Stack) Effective() Settings { return s.Settings.Over(s.Declared) }
+
 // Settings are a stack's build and check settings. The zero value means the
-// documented defaults.
+// documented defaults. Paths are relative and clean.
 type Settings struct {
 	Branch       string        // the deploy branch; empty until the first push sets it
-	Dockerfile   string        // path in the tree; empty: "Dockerfile"
+	Dockerfile   string        // path below Root; empty: "Dockerfile" or, without one, what is detected
 	Health       string        // path that must answer 2xx or 3xx; empty: any answer but 5xx at /
 	CheckTimeout time.Duration // how long an instance may take to become healthy; 0: DefaultCheckTimeout
 	Drain        time.Duration // how long requests in flight may take when an instance retires; 0: DefaultDrain
 	StopTimeout  time.Duration // from SIGTERM to SIGKILL; 0: DefaultStopTimeout
 	ReleaseTime  time.Duration // how long the release command may take; 0: DefaultReleaseTime
+
+	Root          string   // the folder of the tree that is built; empty: all of it
+	Context       string   // the folder that COPY sees; empty: the tree, without a Dockerfile Root
+	Target        string   // the stage of the Dockerfile; empty: the last
+	Packages      []string // Debian packages to have at run time; without a Dockerfile
+	BuildPackages []string // Debian packages that only the build needs; without a Dockerfile
+	BaseImage     string   // in place of the language's; without a Dockerfile
+	BuildCommand  string   // in place of the detected one; without a Dockerfile
+	StartCommand  string   // of web, unless svc:update has said; wins over the Procfile
+	User          string   // who runs the image; empty: as the image says
+	Pull          bool     // ask the registries for newer base images
+	Watch         []string // patterns; a push that touches no file that matches is not built
+	ShowCommand   bool     // print the docker build that does the same
 }
 
 // Defaults of Settings.
@@ -131,6 +149,7 @@ const (
 	DeployStop     DeploymentKind = "stop"
 	DeployRollback DeploymentKind = "rollback"
 	DeployServices DeploymentKind = "services"
+	DeployRebuild  DeploymentKind = "rebuild"
 	DeployUpload   DeploymentKind = "upload"
 	DeployImage    DeploymentKind = "image"
 	DeployPromote  DeploymentKind = "promote"
@@ -148,6 +167,7 @@ const (
 	StatusFailed    DeploymentStatus = "failed"
 	StatusCancelled DeploymentStatus = "cancelled"
 	StatusDryRun    DeploymentStatus = "dry run"
+	StatusSkipped   DeploymentStatus = "skipped" // it touched nothing that is watched
 )
 
 // Final tells whether the status changes no more.

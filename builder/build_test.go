@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/client"
 
 	"mesh"
@@ -57,8 +58,8 @@ func TestBuild_GivesAnImage(t *testing.T) {
 	if again.ID != img.ID {
 		t.Errorf("the same tree gave %s and %s", img.ID, again.ID)
 	}
-	if !strings.Contains(out, "[3/4] COPY . .   CACHED") {
-		t.Error("the second build is not cached")
+	if !again.Work.Reused || strings.Contains(out, "COPY") {
+		t.Error("the same tree is built again")
 	}
 	t.Logf("first %s, cached %s", first.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
 
@@ -68,6 +69,9 @@ func TestBuild_GivesAnImage(t *testing.T) {
 	t.Logf("one file changed %s", time.Since(began).Round(time.Millisecond))
 	if changed.ID == img.ID || !strings.Contains(out, " ONE") {
 		t.Error("built from the old content")
+	}
+	if !strings.Contains(out, "[2/4] WORKDIR /app   CACHED") || changed.Work.Cached < 1 || changed.Work.Steps != 4 {
+		t.Errorf("nothing is cached: %+v", changed.Work)
 	}
 }
 
@@ -180,7 +184,7 @@ func TestBuild_Failures(t *testing.T) {
 		{"unknown instruction", tree{"Dockerfile": from("", "RUNN true")}, mesh.Failed, "Dockerfile:3: unknown instruction: RUNN (did you mean RUN?)", "", nil},
 		{"syntax", tree{"Dockerfile": from("COPY a")}, mesh.Failed, "Dockerfile:2: COPY requires at least two arguments, but only one was provided. Destination could not be determined", "", nil},
 		{"unknown stage", tree{"Dockerfile": from("COPY --from=nope:x/y:z a b")}, mesh.Failed, "Dockerfile:2: ", "", nil},
-		{"missing", tree{"a": ""}, mesh.Invalid, "there is no Dockerfile in the pushed tree", "ssh mesh build:set -a " + string(b.stack) + " dockerfile=PATH", nil},
+		{"nothing fits", tree{"a": ""}, mesh.Invalid, "there is no Dockerfile, and nothing else says how to build it", "add one of these files", nil},
 		{"empty", tree{"Dockerfile": ""}, mesh.Invalid, "Dockerfile is empty", "", nil},
 		{"comments only", tree{"Dockerfile": "# nothing\n"}, mesh.Invalid, "Dockerfile is empty", "", nil},
 		{"a folder", tree{"Dockerfile/x": ""}, mesh.Invalid, "Dockerfile is a folder", "", nil},
@@ -248,7 +252,7 @@ func TestBuild_OtherDockerfiles(t *testing.T) {
 			b := *b
 			b.t = t
 			req := b.req(c.files)
-			req.Dockerfile = c.dockerfile
+			req.Settings.Dockerfile = c.dockerfile
 			b.must(req)
 		})
 	}
@@ -398,9 +402,13 @@ func TestBuild_WaitsForASlot(t *testing.T) {
 	<-running
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	second := &output{t: t, on: func(string) { cancel() }}
+	second := &output{t: t, on: func(l string) {
+		if strings.HasPrefix(l, "       ") {
+			cancel()
+		}
+	}}
 	_, err := b.Build(ctx, bench.req(tree{"Dockerfile": from("RUN true")}), second)
-	if !errors.Is(err, mesh.Cancelled) || second.String() != "       waiting for a build slot" {
+	if !errors.Is(err, mesh.Cancelled) || second.String() != "-----> Building with ./Dockerfile\n       waiting for a build slot" {
 		t.Errorf("got %v, %q", err, second)
 	}
 	close(wait)
@@ -528,5 +536,73 @@ func TestBuild_ClassicBuilder(t *testing.T) {
 	var e *mesh.Error
 	if !errors.As(err, &e) || e.Text != "'RUN echo the reason; exit 3' exited 3" || len(e.Output) == 0 {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestBuild_ReusesTheImageOfTheSameSource(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	files := tree{"Dockerfile": from("ARG MODE", "COPY a /a", "RUN --mount=type=secret,id=KEY true"), "a": "1", "b": "1"}
+	req := b.req(files)
+	req.Config = mesh.Config{"MODE": mesh.NewSecret("x"), "OTHER": mesh.NewSecret("y"), "KEY": mesh.NewSecret("one")}
+	first, _ := b.must(req)
+	if first.Work.Reused || first.Work.Steps == 0 {
+		t.Errorf("the first build: %+v", first.Work)
+	}
+
+	// Another commit with the same tree, and a config var that is not declared.
+	again := b.req(files)
+	again.Commit, again.Deployment, again.Tags = "fedcba9876543210fedcba9876543210fedcba98", 2, []string{"mesh/" + string(b.stack) + ":fedcba9"}
+	again.Config = mesh.Config{"MODE": mesh.NewSecret("x"), "OTHER": mesh.NewSecret("z"), "KEY": mesh.NewSecret("two")}
+	img, out := b.must(again)
+	if img.ID != first.ID || !img.Work.Reused || img.Ref != again.Tags[0] || img.Shell != first.Shell || img.Size != first.Size {
+		t.Errorf("got %+v, want %+v", img, first)
+	}
+	if want := "       the same tree, args and base images were built before: mesh/" + string(b.stack) + ":0123456 is used"; !strings.Contains(out, want) {
+		t.Errorf("no line %q", want)
+	}
+	if in, err := cli.ImageInspect(t.Context(), again.Tags[0]); err != nil || in.ID != first.ID {
+		t.Errorf("not tagged: %v", err)
+	}
+
+	for name, change := range map[string]func(*mesh.Build){
+		"no-cache":            func(r *mesh.Build) { r.NoCache = true },
+		"a file":              func(r *mesh.Build) { r.Tree = tree{"Dockerfile": files["Dockerfile"], "a": "2", "b": "1"} },
+		"a file is a program": func(r *mesh.Build) { r.Tree = tree{"Dockerfile": files["Dockerfile"], "a": "1", "b": "#!"} },
+		"a declared arg":      func(r *mesh.Build) { r.Config = mesh.Config{"MODE": mesh.NewSecret("y")} },
+		"the user":            func(r *mesh.Build) { r.Settings.User = "7" },
+		"the Dockerfile": func(r *mesh.Build) {
+			r.Tree = tree{"Dockerfile": files["Dockerfile"] + "RUN true\n", "a": "1", "b": "1"}
+		},
+	} {
+		r := again
+		change(&r)
+		if img, _ := b.must(r); img.Work.Reused {
+			t.Errorf("%s has changed, and the old image was used", name)
+		}
+	}
+}
+
+// A base image that is tagged anew is a base image that has changed.
+func TestBuild_NewBaseImageIsBuiltFrom(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	moving := fmt.Sprintf("mesh-test/moving-%s:%d", run, stacks.Add(1))
+	tag := func(files tree) {
+		req := b.req(files)
+		req.Tags = []string{moving}
+		b.must(req)
+	}
+	defer cli.ImageRemove(context.Background(), moving, image.RemoveOptions{Force: true, PruneChildren: true})
+	tag(tree{"Dockerfile": from("RUN echo old > /which")})
+	app := tree{"Dockerfile": "FROM " + moving + "\nRUN cat /which\n"}
+	old, _ := b.must(b.req(app))
+	if same, _ := b.must(b.req(app)); same.ID != old.ID || !same.Work.Reused {
+		t.Errorf("not reused: %+v", same)
+	}
+	tag(tree{"Dockerfile": from("RUN echo new > /which")})
+	img, out := b.must(b.req(app))
+	if img.Work.Reused || img.ID == old.ID || !strings.Contains(out, "       new") {
+		t.Errorf("built from the old base: %+v\n%s", img, out)
 	}
 }

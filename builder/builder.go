@@ -8,21 +8,27 @@
 // disk. An engine without BuildKit gets a tar for its classic builder.
 //
 // Which tree to build, what to call the image and what becomes of it is for
-// others to decide; so is writing a Dockerfile for a tree that has none.
+// others to decide. A tree without a Dockerfile gets the one that package detect
+// writes for it.
 //
 //	b := builder.New(cli, builder.Options{Server: id})
 //	img, err := b.Build(ctx, mesh.Build{Stack: "blog", Tree: tree, Tags: []string{"mesh/blog:1a2b3c4"}}, w)
 package builder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"maps"
+	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/client"
@@ -43,8 +49,24 @@ type Options struct {
 	// Server is put on every image as a label, and Collect removes no others. It
 	// must not be empty and not change over the life of the data.
 	Server string
-	// Slots is how many builds run at once; more wait. 0: 2.
+	// Slots is how many builds run at once; more wait. 0: DefaultSlots.
 	Slots int
+	// Timeout is how long a build may take, without what it waits for a slot. 0:
+	// DefaultTimeout.
+	Timeout time.Duration
+	// Memory is how many bytes all builds together may use, and Processes how many
+	// processes they may have, where the machine's control groups can be written: an
+	// engine on this machine with the cgroupfs driver. 0: no limit, and 4096.
+	Memory, Processes int64
+	// MinFree is how many bytes have to be free on the engine's disk for a build. 0:
+	// DefaultMinFree.
+	MinFree int64
+	// MaxContext is how many bytes the files that a build may copy may have together,
+	// .dockerignore heeded. 0: DefaultMaxContext.
+	MaxContext int64
+	// MaxCache is how many bytes of build cache are kept. 0: a tenth of the engine's
+	// disk, but not less than 2 GB.
+	MaxCache int64
 	// Logger gets what a person is not told; nil: slog.Default().
 	Logger *slog.Logger
 }
@@ -56,17 +78,28 @@ type Builder struct {
 	server string
 	slots  *semaphore.Weighted
 	log    *slog.Logger
+
+	timeout           time.Duration
+	memory, pids      int64
+	minFree, maxCache int64
+	maxContext        int64
+	confined          sync.Once
 }
 
 // New returns a Builder. It does not talk to the engine.
 func New(cli *client.Client, o Options) *Builder {
 	if o.Slots <= 0 {
-		o.Slots = 2
+		o.Slots = DefaultSlots
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	return &Builder{cli: cli, server: o.Server, slots: semaphore.NewWeighted(int64(o.Slots)), log: o.Logger}
+	return &Builder{
+		cli: cli, server: o.Server, slots: semaphore.NewWeighted(int64(o.Slots)), log: o.Logger,
+		timeout: cmp.Or(o.Timeout, DefaultTimeout), memory: o.Memory, pids: cmp.Or(o.Processes, 4096),
+		minFree: cmp.Or(o.MinFree, DefaultMinFree), maxCache: o.MaxCache,
+		maxContext: cmp.Or(o.MaxContext, DefaultMaxContext),
+	}
 }
 
 // job is one call of Build.
@@ -106,17 +139,19 @@ func (b *Builder) Build(ctx context.Context, req mesh.Build, w io.Writer) (mesh.
 }
 
 func (j *job) run(ctx context.Context) (mesh.Image, error) {
-	var err error
 	digest := ""
 	if j.From.Ref != "" {
-		done := func() {}
+		var done func()
+		var err error
 		if digest, done, err = j.prebuilt(ctx); err != nil {
 			return mesh.Image{}, err
 		}
 		defer done()
 	}
-	j.files = newFiles(j.Tree)
-	if j.df, err = readDockerfile(j.files, j.Dockerfile, j.Stack); err != nil {
+	if err := j.prepare(); err != nil {
+		return mesh.Image{}, err
+	}
+	if err := j.checkContext(); err != nil {
 		return mesh.Image{}, err
 	}
 	j.args = j.df.pick(j.Config, j.Commit)
@@ -131,13 +166,22 @@ func (j *job) run(ctx context.Context) (mesh.Image, error) {
 	}
 	defer j.slots.Release(1)
 	j.warn()
+	if j.Settings.ShowCommand {
+		j.out.detail(j.command())
+	}
 
+	var stop context.CancelFunc
+	ctx, stop = context.WithTimeoutCause(ctx, j.timeout, errTimeout)
+	defer stop()
+	j.confined.Do(func() { j.limit(ctx) })
 	bk, err := j.dial(ctx)
 	if err != nil {
 		return mesh.Image{}, err
 	}
 	var img mesh.Image
-	if bk == nil {
+	if bk == nil && j.df.managed {
+		return mesh.Image{}, mesh.Errorf(mesh.Unavailable, "this engine has no BuildKit, which a build without a Dockerfile needs").WithHint("add a Dockerfile to the repository")
+	} else if bk == nil {
 		j.out.warn("this engine has no BuildKit: RUN --mount, heredocs and secrets do not work")
 		img, err = j.classic(ctx)
 	} else {
@@ -160,6 +204,31 @@ func (j *job) run(ctx context.Context) (mesh.Image, error) {
 	}
 	return img, nil
 }
+
+// command is what a person types to build the same with docker.
+func (j *job) command() string {
+	words := []string{"docker build"}
+	if j.df.path != mesh.DefaultDockerfile {
+		words = append(words, "--file "+j.df.path)
+	}
+	if j.Settings.Target != "" {
+		words = append(words, "--target "+j.Settings.Target)
+	}
+	if j.Settings.Pull {
+		words = append(words, "--pull")
+	}
+	for _, name := range slices.Sorted(maps.Keys(j.args)) {
+		words = append(words, "--build-arg "+name)
+	}
+	for _, m := range secretMount.FindAllStringSubmatch(string(j.df.text), -1) {
+		if w := fmt.Sprintf("--secret id=%s,env=%s", m[1], m[1]); !slices.Contains(words, w) {
+			words = append(words, w)
+		}
+	}
+	return strings.Join(append(words, orElse(j.files.inside, ".")), " ")
+}
+
+var secretMount = regexp.MustCompile(`--mount=type=secret,(?:[^\s]*,)?id=([A-Za-z0-9_.-]+)`)
 
 // labels of the image.
 func (j *job) labels() map[string]string {
@@ -216,6 +285,8 @@ func (b *Builder) fault(ctx context.Context, doing string, err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, errTimeout):
+		return err
 	case ctx.Err() != nil:
 		return &mesh.Error{Kind: mesh.Cancelled, Text: doing + ": cancelled", Err: context.Cause(ctx)}
 	case errors.As(err, &known):

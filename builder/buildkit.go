@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/docker/docker/api/types/image"
 	bkclient "github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	frontend "github.com/moby/buildkit/frontend/dockerfile/builder"
@@ -71,6 +72,12 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		// default, for as long as DNS takes to fail.
 		"image-resolve-mode": "local",
 	}
+	if j.Settings.Pull {
+		attrs["image-resolve-mode"] = "pull"
+	}
+	if j.Settings.Target != "" && !j.df.managed {
+		attrs["target"] = j.Settings.Target
+	}
 	if j.NoCache {
 		attrs["no-cache"] = "" // forgets cache mounts, too
 	}
@@ -121,17 +128,29 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		img    mesh.Image
 		lines  *lineRecorder
 		failed error // the frontend's, with its type
+		same   *image.Summary
 	)
 	res, err := bk.Build(ctx, bkclient.SolveOpt{
 		// BuildKit keeps the last context of each key, and asks for the difference.
 		SharedKey:     j.server + "/" + string(j.Stack),
 		FrontendAttrs: attrs, LocalMounts: mounts, Session: attach, Exports: []bkclient.ExportEntry{export},
 	}, "mesh", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+		source, old, err := j.reuse(ctx, c, attrs["image-resolve-mode"])
+		if err != nil {
+			return nil, err
+		}
+		if old != nil {
+			same, failed = old, errReused
+			return nil, failed
+		}
+		if source != "" {
+			c = labelled{c, labelSource, source}
+		}
 		lines = newLineRecorder(c)
 		var r *gateway.Result
 		r, failed = frontend.Build(ctx, lines)
 		if failed == nil {
-			failed = strip(r)
+			failed = strip(r, j.Settings.User)
 		}
 		if failed != nil {
 			return nil, failed
@@ -148,8 +167,14 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		return r, nil
 	}, statuses)
 	<-rendered
+	if same != nil && ctx.Err() == nil {
+		return j.reused(ctx, same)
+	}
 	if ctx.Err() != nil {
 		j.awaitKilled(ctx, bk, render, lines)
+		if errors.Is(context.Cause(ctx), errTimeout) {
+			return mesh.Image{}, j.timedOut(render)
+		}
 	}
 	if failed != nil {
 		err = failed
@@ -160,6 +185,7 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 	// Not "containerimage.config.digest": where the engine keeps images in
 	// containerd, an image's ID is the digest of its manifest.
 	img.ID = res.ExporterResponse[exptypes.ExporterImageDigestKey]
+	img.Work = render.work()
 	return img, nil
 }
 
@@ -194,9 +220,10 @@ func (j *job) awaitKilled(ctx context.Context, bk *bkclient.Client, r *renderer,
 	}
 }
 
-// strip takes out of the image's config what mesh does not honour. An image
-// without VOLUMEs makes no anonymous volumes for anyone.
-func strip(r *gateway.Result) error {
+// strip takes out of the image's config what mesh does not honour, and sets the
+// user where one is given. An image without VOLUMEs makes no anonymous volumes for
+// anyone.
+func strip(r *gateway.Result, user string) error {
 	for k, v := range r.Metadata {
 		if k != exptypes.ExporterImageConfigKey && !strings.HasPrefix(k, exptypes.ExporterImageConfigKey+"/") {
 			continue
@@ -215,6 +242,9 @@ func strip(r *gateway.Result) error {
 			delete(cfg, unwanted)
 		}
 		var err1, err2 error
+		if user != "" {
+			cfg["User"], _ = json.Marshal(user) // a string
+		}
 		img["config"], err1 = json.Marshal(cfg)
 		r.Metadata[k], err2 = json.Marshal(img)
 		if err := errors.Join(err1, err2); err != nil {

@@ -40,8 +40,11 @@ func (j *job) classic(ctx context.Context) (mesh.Image, error) {
 	}
 	resp, err := j.cli.ImageBuild(ctx, src, build.ImageBuildOptions{
 		Version: build.BuilderV1, Dockerfile: j.df.path, Tags: j.Tags, Labels: j.labels(),
-		NoCache: j.NoCache, BuildArgs: args, Remove: true, ForceRemove: true,
+		NoCache: j.NoCache, Target: j.Settings.Target, PullParent: j.Settings.Pull, BuildArgs: args, Remove: true, ForceRemove: true,
 	})
+	if errors.Is(context.Cause(ctx), errTimeout) {
+		return mesh.Image{}, j.timedOut(nil)
+	}
 	if err != nil {
 		if strings.Contains(err.Error(), "parse error") || strings.Contains(err.Error(), "unknown instruction") {
 			text := strings.TrimPrefix(err.Error(), "Error response from daemon: ")
@@ -57,6 +60,8 @@ func (j *job) classic(ctx context.Context) (mesh.Image, error) {
 		var m jsonmessage.JSONMessage
 		if err := dec.Decode(&m); errors.Is(err, io.EOF) {
 			break
+		} else if errors.Is(context.Cause(ctx), errTimeout) {
+			return mesh.Image{}, j.timedOut(nil)
 		} else if err != nil {
 			return mesh.Image{}, fmt.Errorf("read the build's output: %w", err)
 		}

@@ -69,6 +69,43 @@ func (b *Builder) Rename(ctx context.Context, from, to mesh.StackName) error {
 	return nil
 }
 
+// Sweep removes the images that this server has made and keep does not want, of
+// whatever stack, and returns them. What a container uses stays, and so do names that
+// others gave. With dry nothing is removed.
+func (b *Builder) Sweep(ctx context.Context, keep func(stack mesh.StackName, id string) bool, dry bool) (gone []mesh.Garbage, err error) {
+	used, err := b.used(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found, err := b.cli.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(filters.Arg("label", labelServer+"="+b.server))})
+	if err != nil {
+		return nil, b.fault(ctx, "list the images", err)
+	}
+	for _, i := range found {
+		g := mesh.Garbage{Stack: mesh.StackName(i.Labels[labelStack]), ID: i.ID, Size: i.Size}
+		wanted := used[i.ID] || keep(g.Stack, i.ID)
+		for _, ref := range i.RepoTags {
+			name, ok := strings.CutPrefix(ref, "mesh/")
+			stack, _, tagged := strings.Cut(name, ":")
+			if !ok || !tagged {
+				continue
+			}
+			g.Refs = append(g.Refs, ref)
+			wanted = wanted || keep(mesh.StackName(stack), i.ID) // of a promoted image
+		}
+		if wanted {
+			continue
+		}
+		if !dry {
+			if err := b.collect(ctx, i.ID, "mesh/"); err != nil {
+				return gone, b.fault(ctx, "remove image "+i.ID, err)
+			}
+		}
+		gone = append(gone, g)
+	}
+	return gone, nil
+}
+
 // collect takes the tags away first and then what is left. An engine with
 // images in containerd removes nothing by ID that has tags; others remove the
 // image with its last tag.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
@@ -19,18 +20,26 @@ import (
 
 // dockerfile is what has to be known of a Dockerfile before it is built.
 type dockerfile struct {
-	path   string   // in the tree, as it was asked for
-	text   []byte   //
-	args   []string // declared by ARG, in order
-	ignore []byte   // of NAME.dockerignore, which wins over .dockerignore; nil: there is none
+	path    string   // in the tree, as it was asked for
+	shown   string   // to people
+	managed bool     // written for a tree that has none
+	text    []byte   //
+	args    []string // declared by ARG, in order
+	stages  []string // their names, in lower case
+	ignore  []byte   // of NAME.dockerignore, which wins over .dockerignore; nil: there is none
 }
 
-// readDockerfile finds and reads the Dockerfile of a tree.
-func readDockerfile(f *files, name string, stack mesh.StackName) (*dockerfile, error) {
+// readDockerfile finds and reads the Dockerfile of a tree, which is the folder root
+// of what was pushed.
+func readDockerfile(f *files, name, root string, stack mesh.StackName) (*dockerfile, error) {
 	if name == "" {
 		name = mesh.DefaultDockerfile
 	}
 	name = strings.Trim(path.Clean("/"+name), "/")
+	within := "the pushed tree"
+	if root != "" {
+		within = "the folder " + root
+	}
 	hint := fmt.Sprintf("if it has another name: ssh mesh build:set -a %s dockerfile=PATH", stack)
 	bad := func(format string, args ...any) error {
 		return mesh.Errorf(mesh.Invalid, format, args...).WithHint("%s", hint)
@@ -46,34 +55,74 @@ func readDockerfile(f *files, name string, stack mesh.StackName) (*dockerfile, e
 	link := there && f.entries[at].Mode&fs.ModeSymlink != 0
 	switch {
 	case errors.Is(err, errOutside) && link:
-		return nil, bad("%s is a symbolic link to %s, which is outside the pushed tree", name, f.entries[at].Link)
+		return nil, bad("%s is a symbolic link to %s, which is outside %s", name, f.entries[at].Link, within)
 	case errors.Is(err, errOutside):
-		return nil, bad("%s leads out of the pushed tree", name)
+		return nil, bad("%s leads out of %s", name, within)
 	case err != nil && link:
-		return nil, bad("%s is a symbolic link to %s, which is not in the pushed tree", name, f.entries[at].Link)
+		return nil, bad("%s is a symbolic link to %s, which is not in %s", name, f.entries[at].Link, within)
 	case err != nil:
-		return nil, bad("there is no %s in the pushed tree", name)
+		return nil, bad("there is no %s in %s", name, within)
 	case e.Module != "":
 		return nil, bad("%s is a submodule", name)
 	case e.Mode.IsDir():
 		return nil, bad("%s is a folder", name)
 	}
-	d := &dockerfile{path: name}
-	if d.text, err = f.content(e); err != nil {
+	text, err := f.content(e)
+	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	d, err := parseDockerfile(path.Join(root, name), text)
+	if errors.Is(err, errEmpty) {
+		return nil, bad("%s is empty", name)
+	} else if err != nil {
+		return nil, err
 	}
 	if d.ignore, err = f.read(name + ".dockerignore"); err != nil {
 		d.ignore = nil
 	}
-	res, err := parser.Parse(bytes.NewReader(d.text))
+	return d, nil
+}
+
+var errEmpty = errors.New("a Dockerfile without instructions")
+
+func parseDockerfile(name string, text []byte) (*dockerfile, error) {
+	d := &dockerfile{path: name, shown: name, text: text}
+	res, err := parser.Parse(bytes.NewReader(text))
 	if err != nil {
 		if strings.Contains(err.Error(), "file with no instructions") || strings.Contains(err.Error(), "cannot be empty") {
-			return nil, bad("%s is empty", name)
+			return nil, errEmpty
 		}
 		return nil, d.syntaxError(err)
 	}
 	d.args = declaredArgs(res.AST)
+	for _, n := range res.AST.Children {
+		if !strings.EqualFold(n.Value, "from") || n.Next == nil {
+			continue
+		}
+		name := ""
+		if as := n.Next.Next; as != nil && strings.EqualFold(as.Value, "as") && as.Next != nil {
+			name = strings.ToLower(as.Next.Value)
+		}
+		d.stages = append(d.stages, name)
+	}
 	return d, nil
+}
+
+// checkTarget tells a stage that is not there before anything is built.
+func (d *dockerfile) checkTarget(target string) error {
+	if n, err := strconv.Atoi(target); target == "" || slices.Contains(d.stages, strings.ToLower(target)) || err == nil && n < len(d.stages) {
+		return nil
+	}
+	named := slices.DeleteFunc(slices.Clone(d.stages), func(s string) bool { return s == "" })
+	return mesh.Errorf(mesh.Invalid, "%s has no stage %q, which target= names", d.shown, target).
+		WithHint("its stages are %s", orElse(strings.Join(named, ", "), "not named"))
+}
+
+func orElse(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
 }
 
 // declaredArgs returns the names that a Dockerfile declares with ARG, before the

@@ -9,6 +9,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 
 	"mesh"
+	"mesh/builder/detect"
 )
 
 // DeclaredArgs returns the names in order.
@@ -51,3 +52,6 @@ func Render(w io.Writer, c mesh.Config, ch <-chan *bkclient.SolveStatus) {
 	p.declare(args)
 	newRenderer(p).run(ch)
 }
+
+// Ignored is the ignore file of a managed build.
+const Ignored = detect.Ignored

@@ -75,13 +75,21 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 	if code := submatch(exitCode, text); code != "" {
 		e.Text = fmt.Sprintf("'%s' exited %s", shorten(name, 60), code)
 		if line > 0 {
-			e.Hint = fmt.Sprintf("it is at %s:%d", j.df.path, line)
+			e.Hint = fmt.Sprintf("it is at %s:%d", j.df.shown, line)
+		}
+		if j.df.managed {
+			e.Hint += fmt.Sprintf("; print that with: ssh mesh build:dockerfile -a %s", j.Stack)
 		}
 		switch {
 		case diskFullIn(output):
 			e.Hint = "the server's disk is full: free some, e.g. with: docker builder prune"
-		case code == "137":
+		case code == "137", outOfMemory(output):
 			e.Hint = "it was killed, most likely because the server has too little memory"
+			if j.memory > 0 {
+				e.Hint = fmt.Sprintf("it was killed, most likely for its memory: builds may use %d MB in all", j.memory>>20)
+			}
+		case outOfProcesses(output):
+			e.Hint = fmt.Sprintf("it starts too many processes: builds may have %d in all", j.pids)
 		case code == "127":
 			e.Hint = "the base image does not have that command"
 		}
@@ -129,7 +137,7 @@ func (j *job) at(line int) string {
 	if line == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%s:%d: ", j.df.path, line)
+	return fmt.Sprintf("%s:%d: ", j.df.shown, line)
 }
 
 // baseFault tells an image that does not exist from a registry that cannot be
@@ -197,9 +205,9 @@ func (d *dockerfile) syntaxError(err error) error {
 		_, _ = fmt.Sscanf(m[1], "%d", &line)
 		text = text[len(m[0]):]
 	}
-	e := &mesh.Error{Kind: mesh.Failed, Text: d.path + ": " + text, Err: err}
+	e := &mesh.Error{Kind: mesh.Failed, Text: d.shown + ": " + text, Err: err}
 	if line > 0 {
-		e.Text = fmt.Sprintf("%s:%d: %s", d.path, line, text)
+		e.Text = fmt.Sprintf("%s:%d: %s", d.shown, line, text)
 	}
 	return e
 }

@@ -73,7 +73,7 @@ func (j *job) prebuilt(ctx context.Context) (digest string, done func(), err err
 		return "", nil, err
 	}
 	j.Tree = oneFile("FROM " + base + "\n")
-	j.Dockerfile = mesh.DefaultDockerfile
+	j.Settings = mesh.Settings{Dockerfile: mesh.DefaultDockerfile, User: j.Settings.User}
 	return digest, clean, nil
 }
 

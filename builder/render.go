@@ -23,11 +23,12 @@ const (
 	heartbeat     = 30 * time.Second // of silence, until a line says what still runs
 	pullEvery     = 2 * time.Second
 	longStep      = time.Second // from here on a step's end gets a line
-	evidence      = 30          // lines of a failing step
-	maxPart       = 64 << 10    // of a line without an end
-	alwaysMasked  = 6           // bytes from which a value is masked wherever it shows
-	tellingMasked = 4           // the same, when its name says that it is a secret
-	argMasked     = 3           // and for build args in the names of steps
+	notable       = 50 * time.Millisecond
+	evidence      = 30       // lines of a failing step
+	maxPart       = 64 << 10 // of a line without an end
+	alwaysMasked  = 6        // bytes from which a value is masked wherever it shows
+	tellingMasked = 4        // the same, when its name says that it is a secret
+	argMasked     = 3        // and for build args in the names of steps
 	maskedInLines = "••••••"
 )
 
@@ -128,6 +129,8 @@ type step struct {
 	quiet   bool // BuildKit's own: nothing a Dockerfile says
 	number  int  // as shown; 0: not yet
 	started time.Time
+	took    time.Duration // of one that has ended
+	cached  bool
 	done    bool
 	err     string
 	part    []byte   // of a line
@@ -198,7 +201,10 @@ func (r *renderer) vertex(v *bkclient.Vertex) {
 	if v.Completed == nil || s.done {
 		return
 	}
-	s.done = true
+	s.done, s.cached = true, v.Cached
+	if v.Started != nil {
+		s.took = v.Completed.Sub(*v.Started)
+	}
 	r.flush(s)
 	switch {
 	case s.quiet || v.Error != "":
@@ -207,6 +213,26 @@ func (r *renderer) vertex(v *bkclient.Vertex) {
 	case v.Started != nil && v.Completed.Sub(*v.Started) > longStep:
 		r.out.detail(fmt.Sprintf("#%d DONE %.1fs", s.number, v.Completed.Sub(*v.Started).Seconds()))
 	}
+}
+
+// work sums the steps up.
+func (r *renderer) work() mesh.Work {
+	var w mesh.Work
+	for _, s := range r.order {
+		if s.quiet || s.number == 0 {
+			continue
+		}
+		w.Steps++
+		if s.cached {
+			w.Cached++
+		} else if s.took > w.Took {
+			w.Slowest, w.Took = shorten(r.out.names.Replace(s.name), 40), s.took
+		}
+	}
+	if w.Took < notable {
+		w.Slowest, w.Took = "", 0
+	}
+	return w
 }
 
 // title shows a step, with its number.

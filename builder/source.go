@@ -27,6 +27,9 @@ type files struct {
 	entries []mesh.TreeEntry
 	index   map[string]int // of entries, by path
 	open    func(mesh.TreeEntry) (io.ReadCloser, error)
+
+	inside string           // the folder of the pushed tree that this is; empty: all of it
+	opened []mesh.TreeEntry // of a folder: the entries as the tree has them
 }
 
 func newFiles(t mesh.Tree) *files {

@@ -127,11 +127,16 @@ func right(left, remark string) string {
 	return left + strings.Repeat(" ", max(2, column-len([]rune(left)))) + remark
 }
 
+// enter remembers what is being done.
+func (a *attempt) enter(phase string) {
+	a.out.mu.Lock()
+	defer a.out.mu.Unlock()
+	a.phase = phase
+}
+
 // step prints a step and remembers it as what is being done.
 func (a *attempt) step(phase, format string, args ...any) {
-	a.out.mu.Lock()
-	a.phase = phase
-	a.out.mu.Unlock()
+	a.enter(phase)
 	a.out.say("-----> " + fmt.Sprintf(format, args...))
 }
 

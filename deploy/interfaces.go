@@ -12,12 +12,16 @@ import (
 type Builder interface {
 	// Build runs until the image is there or has failed, and writes the output of
 	// the steps to w as whole lines, each as it comes. It indents them as
-	// PRODUCT.md section 5 shows, and writes no final verdict: that is the error.
+	// PRODUCT.md section 5 shows, begins with what it builds with ("-----> Building
+	// with ./Dockerfile"), and writes no final verdict: that is the error.
 	// A build that fails for reasons in the tree gives a *mesh.Error whose text is
 	// one line fit for git's report ("'RUN npm ci' exited 1"), with the last lines
 	// of the failing step as its output. When ctx ends the build is stopped in the
 	// engine before Build returns. Builds may run at the same time.
 	Build(ctx context.Context, b mesh.Build, w io.Writer) (mesh.Image, error)
+	// Dockerfile is the text of the Dockerfile that a tree is built with, and
+	// whether it is written by the builder because the tree has none.
+	Dockerfile(tree mesh.Tree, s mesh.Settings) (text string, managed bool, err error)
 	// Tag gives the image with this ID one more name.
 	Tag(ctx context.Context, imageID, ref string) error
 	// Present tells whether the image is still in the engine.
@@ -25,6 +29,16 @@ type Builder interface {
 	// Rename gives the images that are tagged mesh/<from>:… the same tags below
 	// mesh/<to>, and takes the old ones away. It may be called again.
 	Rename(ctx context.Context, from, to mesh.StackName) error
+	// Sweep removes this server's images that keep does not want, of whatever stack,
+	// but not what a container uses, and returns them. With dry nothing is removed.
+	Sweep(ctx context.Context, keep func(stack mesh.StackName, id string) bool, dry bool) ([]mesh.Garbage, error)
+	// Room tells how many bytes are free for images, and how many a build needs; known
+	// is false when that cannot be told from here.
+	Room(ctx context.Context) (free, need int64, known bool, err error)
+	// Cache tells how large the build cache is and may become. PruneCache makes it as
+	// small as that, or empty, and returns what that has freed.
+	Cache(ctx context.Context) (size, limit int64, err error)
+	PruneCache(ctx context.Context, all bool) (freed int64, err error)
 	// Collect removes the images of a stack, those tagged mesh/<stack>:… , whose
 	// IDs keep does not have. It leaves what a container uses.
 	Collect(ctx context.Context, stack mesh.StackName, keep map[string]bool) error
@@ -96,6 +110,9 @@ type Router interface {
 type Repos interface {
 	// Open opens the tree of a commit; release closes it.
 	Open(ctx context.Context, stack mesh.StackName, commit mesh.Commit) (tree mesh.Tree, subject string, release func(), err error)
+	// FetchModules brings the submodules of a commit to where Open finds them, and says
+	// which; a tree that was opened before has to be opened anew when there was any.
+	FetchModules(ctx context.Context, stack mesh.StackName, commit mesh.Commit, say func(string)) (fetched bool, err error)
 	// Reset makes the deploy branch point to what is deployed, whatever it points
 	// to. Stacks without a repository are no error.
 	Reset(ctx context.Context, stack mesh.StackName, state mesh.RepoState) error

@@ -2,14 +2,10 @@ package deploy
 
 import (
 	"fmt"
-	"io"
 	"strings"
 
 	"mesh"
 )
-
-// maxProcfile is more than any Procfile needs; a larger file is something else.
-const maxProcfile = 64 << 10
 
 // ParseProcfile reads "name: command" lines. Blank lines and lines that begin
 // with # are skipped. The entry "release" is the release command.
@@ -48,28 +44,4 @@ func ParseProcfile(text string) (services map[mesh.ServiceName]string, err error
 		services[svc] = command
 	}
 	return services, nil
-}
-
-// procfile reads the Procfile of a tree; a tree without one has no services of
-// its own.
-func procfile(t mesh.Tree) (map[mesh.ServiceName]string, error) {
-	for _, e := range t.Entries() {
-		if e.Path != "Procfile" || !e.Mode.IsRegular() {
-			continue
-		}
-		if e.Size > maxProcfile {
-			return nil, mesh.Errorf(mesh.Failed, "the Procfile is larger than %d KB", maxProcfile>>10)
-		}
-		r, err := t.Open(e)
-		if err != nil {
-			return nil, err
-		}
-		defer r.Close()
-		data, err := io.ReadAll(io.LimitReader(r, maxProcfile))
-		if err != nil {
-			return nil, fmt.Errorf("read Procfile: %w", err)
-		}
-		return ParseProcfile(string(data))
-	}
-	return nil, nil
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"regexp"
-	"slices"
 	"strings"
 
 	"mesh"
@@ -36,10 +35,10 @@ func (d *Deployer) Push(ctx context.Context, p mesh.Push, out io.Writer) error {
 		return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
 			return d.deploySource(ctx, a, source{
 				commit: p.Commit, branch: p.Branch, tree: tree, tag: p.Commit.Short(), description: "Deploy " + p.Commit.Short(),
-				noCache: p.NoCache, dryRun: p.DryRun,
+				noCache: p.NoCache, dryRun: p.DryRun, force: p.Force,
 				admit: func(st mesh.Stack) error {
 					// Another first push may have settled the branch while this one waited.
-					if b := st.Settings.Branch; b != "" && b != p.Branch {
+					if b := st.Settings.Branch; b != "" && p.Branch != "" && b != p.Branch {
 						return mesh.Errorf(mesh.Denied, "%s deploys %s only: git push mesh %s:%s", p.Stack, b, p.Branch, b)
 					}
 					return nil
@@ -68,6 +67,9 @@ type source struct {
 	from        mesh.From              // the prebuilt image
 	image       *mesh.Image            // one that is there already: nothing is built
 	procs       procs                  // the services, when there is no tree to read them from
+	manifest    Manifest               // of the tree
+	force       bool                   // build also what touches nothing that is watched
+	fresh       bool                   // build also what was built before
 	dockerfile  string                 // instead of the stack's setting
 	tag         string                 // the image's name behind the colon
 	description string                 // of the release
@@ -99,11 +101,24 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 		return err
 	}
 	a.out.mask(st.Config)
-	if src.tree != nil {
-		if src.procs, err = procfile(src.tree); err != nil {
-			return phaseFailed("build failed", err)
-		}
+	if closeModules, err := d.modules(ctx, a, &src); err != nil {
+		return phaseFailed("build failed", err)
+	} else if closeModules != nil {
+		defer closeModules()
 	}
+	config := st.Config
+	if st, err = d.declared(a, st, &src); err != nil {
+		return err
+	}
+	if skip, err := d.skipped(ctx, st, src); err != nil {
+		return err
+	} else if skip {
+		a.dep.Status, a.dep.Ended = mesh.StatusSkipped, d.Now().UTC()
+		a.out.say(fmt.Sprintf("=====> Skipped: nothing that watch=%s names has changed since %s, which stays", strings.Join(st.Effective().Watch, ","), st.Current))
+		a.detail("build it all the same with: git push -o deploy")
+		return d.Store.UpdateDeployment(ctx, a.dep)
+	}
+	d.tellDeclared(a, st, src.manifest, config)
 	img, err := d.image(ctx, a, st, src)
 	if err != nil {
 		return err
@@ -120,6 +135,9 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 		a.out.say("=====> Dry run: the build succeeded, and nothing has changed")
 		return d.Store.UpdateDeployment(ctx, a.dep)
 	}
+	if err := d.runOnce(ctx, a, st, r, "predeploy", src.manifest.Predeploy); err != nil {
+		return err
+	}
 	if err := d.releaseCommand(ctx, a, st, r); err != nil {
 		return err
 	}
@@ -129,6 +147,7 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 			if s.Lock != nil {
 				return locked(*s) // since this began
 			}
+			src.keep(s, r.Config)
 			if src.change != nil {
 				src.change(s)
 			}
@@ -140,6 +159,16 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 		return err
 	}
 	d.tagRelease(context.WithoutCancel(ctx), st, r)
+	if err := d.runOnce(context.WithoutCancel(ctx), a, st, r, "postdeploy", src.manifest.Postdeploy); err != nil {
+		var e *mesh.Error
+		if errors.As(err, &e) { // what is ours is in the log
+			for _, l := range e.Output {
+				a.out.line("         " + l)
+			}
+		}
+		a.out.line(" !     " + err.Error())
+		a.detail("%s is live all the same", r.Number)
+	}
 	a.done(st)
 	return nil
 }
@@ -175,7 +204,7 @@ func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src sou
 		src.tag = fmt.Sprintf("deployment-%d", int(a.dep.Number))
 	}
 	b := mesh.Build{
-		Stack: st.Name, Deployment: a.dep.Number, Commit: src.commit, Tree: src.tree, From: src.from, Config: st.Config, NoCache: src.noCache,
+		Stack: st.Name, Deployment: a.dep.Number, Commit: src.commit, Tree: src.tree, Settings: st.Effective(), From: src.from, Config: st.Config, NoCache: src.noCache,
 		Tags: []string{fmt.Sprintf("mesh/%s:%s", st.Name, src.tag)},
 		Labels: map[string]string{
 			"mesh.stack": string(st.Name), "mesh.commit": string(src.commit), "mesh.deployment": fmt.Sprint(int(a.dep.Number)),
@@ -194,13 +223,14 @@ func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src sou
 		b.Config = nil
 		a.step("getting the image", "Image %s", src.from.Ref)
 	default:
-		if b.Dockerfile = src.dockerfile; b.Dockerfile == "" {
-			b.Dockerfile = st.Settings.Dockerfile
+		if src.dockerfile != "" {
+			b.Settings.Dockerfile = src.dockerfile
 		}
-		if b.Dockerfile == "" {
-			b.Dockerfile = mesh.DefaultDockerfile
+		if err := d.room(ctx, a); err != nil {
+			return mesh.Image{}, phaseFailed("build failed", err)
 		}
-		a.step("building", "Building with ./%s", b.Dockerfile)
+		b.Fresh = src.fresh
+		a.enter("building") // the builder says with what
 	}
 	img, err := d.Builder.Build(ctx, b, a.out)
 	if src.tree != nil {
@@ -212,8 +242,30 @@ func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src sou
 	if img.Digest != "" {
 		a.detail("digest %s", img.Digest)
 	}
-	a.timed(began, "%s  %s", img.Ref, megabytes(img.Size))
+	a.timed(began, "%s", d.report(ctx, st, img))
 	return img, nil
+}
+
+// report is the line at the end of a build: the image, its size and how that has
+// changed, and where the time went.
+func (d *Deployer) report(ctx context.Context, st mesh.Stack, img mesh.Image) string {
+	line := img.Ref + "  " + megabytes(img.Size)
+	if last, err := d.Store.Release(ctx, st.Name, st.Current); st.Current > 0 && err == nil && last.Image.Size > 0 {
+		switch change := img.Size - last.Image.Size; {
+		case change >= 50_000:
+			line += " (+" + megabytes(change) + ")"
+		case change <= -50_000:
+			line += " (-" + megabytes(-change) + ")"
+		}
+	}
+	w := img.Work
+	if w.Steps > 0 {
+		line += fmt.Sprintf(", %d of %d steps cached", w.Cached, w.Steps)
+	}
+	if w.Slowest != "" {
+		line += fmt.Sprintf(", slowest: %s %s", w.Slowest, seconds(w.Took))
+	}
+	return line
 }
 
 func megabytes(n int64) string {
@@ -230,18 +282,24 @@ func (d *Deployer) releaseCommand(ctx context.Context, a *attempt, st mesh.Stack
 	if len(st.Release) > 0 {
 		command = strings.Join(st.Release, " ")
 	}
+	return d.runOnce(ctx, a, st, r, "release command", command)
+}
+
+// runOnce runs a command in a container of its own with a release's image and
+// config, and shows what it prints. The empty command is none.
+func (d *Deployer) runOnce(ctx context.Context, a *attempt, st mesh.Stack, r mesh.Release, what, command string) error {
 	if command == "" {
 		return nil
 	}
 	began := d.Now()
-	a.step("release command", "Release command: %s", command)
+	a.step(what, "%s: %s", strings.ToUpper(what[:1])+what[1:], command)
 	name := mesh.InstanceName{Service: mesh.ReleaseCommand, Slot: 1}
 	e := env(r, name)
 	p, err := Process(command, r.Image, e)
 	if err != nil {
-		return phaseFailed("release command failed", err)
+		return phaseFailed(what+" failed", err)
 	}
-	timeout := st.Settings.ReleaseTime
+	timeout := st.Effective().ReleaseTime
 	if timeout == 0 {
 		timeout = mesh.DefaultReleaseTime
 	}
@@ -260,18 +318,18 @@ func (d *Deployer) releaseCommand(ctx context.Context, a *attempt, st mesh.Stack
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case rctx.Err() != nil:
-		e := mesh.Errorf(mesh.Failed, "release command failed: %q took longer than %s", mesh.Clip(command, 60), timeout)
+		e := mesh.Errorf(mesh.Failed, "%s failed: %q took longer than %s", what, mesh.Clip(command, 60), timeout)
 		e.Output = tail.last
 		return e.WithHint("it has been ended; give it longer with: ssh mesh build:set -a %s release-timeout=%s", st.Name, 2*timeout)
 	case err != nil:
-		return phaseFailed("release command failed", err)
+		return phaseFailed(what+" failed", err)
 	case code != 0:
 		return &mesh.Error{
-			Kind: mesh.Failed, Text: fmt.Sprintf("release command failed: %q exited %d", mesh.Clip(command, 60), code), Output: tail.last,
+			Kind: mesh.Failed, Text: fmt.Sprintf("%s failed: %q exited %d", what, mesh.Clip(command, 60), code), Output: tail.last,
 			Hint: "it must succeed, and may run again: nothing has been switched",
 		}
 	}
-	a.timed(began, "release command done")
+	a.timed(began, "%s done", what)
 	return nil
 }
 
@@ -315,24 +373,7 @@ func (d *Deployer) tagRelease(ctx context.Context, st mesh.Stack, r mesh.Release
 	if err := d.Builder.Tag(ctx, r.Image.ID, fmt.Sprintf("mesh/%s:%s", st.Name, r.Number)); err != nil {
 		d.Logger.Warn("image not tagged", "stack", st.Name, "release", r.Number.String(), "err", err)
 	}
-	d.background(func(ctx context.Context) {
-		kept, err := d.Store.Releases(ctx, st.Name, keepReleases+1)
-		if err != nil {
-			return
-		}
-		keep := map[string]bool{}
-		for _, k := range kept {
-			keep[k.Image.ID] = true
-		}
-		// A build that is under way has an image that no release has yet. This
-		// deployment may not have left the lane, and has one.
-		if slices.ContainsFunc(d.tickets(st.Name), func(t *ticket) bool { return t.deployment.Number != r.Deployment }) {
-			return
-		}
-		if err := d.Builder.Collect(ctx, st.Name, keep); err != nil && ctx.Err() == nil {
-			d.Logger.Warn("old images not collected", "stack", st.Name, "err", err)
-		}
-	})
+	d.collect(st.Name, r.Deployment)
 }
 
 // imageTag is the rule for the part of an image name behind the colon, of the
@@ -360,7 +401,7 @@ func (d *Deployer) TagImage(ctx context.Context, stack mesh.StackName, commit me
 		}
 		return fmt.Sprintf("tag %s: the image of %s is also called %s", tag, r.Number, ref)
 	}
-	return fmt.Sprintf("tag %s is stored; its commit %s has not been deployed", tag, commit.Short())
+	return fmt.Sprintf("tag %s is stored; its commit %s has not been deployed: git push -o deploy does that", tag, commit.Short())
 }
 
 // Follow writes the output of the deployment of a commit that waits or runs, and

@@ -40,6 +40,9 @@ func services(st mesh.Stack, fromProcfile map[mesh.ServiceName]string) map[mesh.
 	if len(out) == 0 {
 		out[mesh.Web] = mesh.Service{From: "image"}
 	}
+	if start := st.Effective().StartCommand; start != "" {
+		out[mesh.Web] = mesh.Service{Command: start, From: "start-command"}
+	}
 	for name, set := range st.Services {
 		s := out[name]
 		if set.Command != "" {
@@ -132,7 +135,8 @@ func fingerprint(s mesh.InstanceSpec) string {
 
 // check is how an instance of a service shows that it is healthy.
 func check(st mesh.Stack, svc mesh.ServiceName) mesh.Check {
-	c := mesh.Check{HTTP: svc == mesh.Web, Path: st.Settings.Health, Strict: st.Settings.Health != "", Timeout: st.Settings.CheckTimeout, Settle: settle}
+	set := st.Effective()
+	c := mesh.Check{HTTP: svc == mesh.Web, Path: set.Health, Strict: set.Health != "", Timeout: set.CheckTimeout, Settle: settle}
 	if c.Timeout == 0 {
 		c.Timeout = mesh.DefaultCheckTimeout
 	}
@@ -318,7 +322,8 @@ func (d *Deployer) stopAll(ctx context.Context, ins []mesh.Instance, grace time.
 // background, and stops them. What it returns waits for that, and tells whether
 // ctx did not end first.
 func (d *Deployer) retire(st mesh.Stack, ins []mesh.Instance) (retired func(context.Context) bool) {
-	drain := cmp.Or(st.Settings.Drain, mesh.DefaultDrain)
+	set := st.Effective()
+	drain := cmp.Or(set.Drain, mesh.DefaultDrain)
 	releases := map[mesh.ReleaseNumber]mesh.Release{}
 	done := make(chan struct{}, len(ins))
 	for _, in := range ins {
@@ -326,7 +331,7 @@ func (d *Deployer) retire(st mesh.Stack, ins []mesh.Instance) (retired func(cont
 			// One that cannot be read says nothing of its own.
 			releases[in.Release], _ = d.Store.Release(context.Background(), st.Name, in.Release)
 		}
-		grace := cmp.Or(releases[in.Release].Services[in.Name.Service].StopTimeout, st.Settings.StopTimeout, mesh.DefaultStopTimeout)
+		grace := cmp.Or(releases[in.Release].Services[in.Name.Service].StopTimeout, set.StopTimeout, mesh.DefaultStopTimeout)
 		gone := d.retires(in)
 		d.background(func(ctx context.Context) {
 			defer func() { done <- struct{}{} }()

@@ -85,7 +85,8 @@ func (d *Deployer) procfileOf(ctx context.Context, r mesh.Release) (procs, error
 		return nil, err
 	}
 	defer closeTree()
-	return procfile(tree)
+	m, err := manifest(tree, "")
+	return m.Services, err
 }
 
 // SetReleaseCommand sets the command that is run before a push goes live; an

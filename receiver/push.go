@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -268,6 +269,14 @@ func (p *push) postReceive(ctx context.Context, c hooks.Call) bool {
 			if err != nil {
 				continue // a tag of something that is no commit
 			}
+			if slices.Contains(c.Options, "deploy") {
+				if reason := p.deployTag(ctx, ref, commit, c.Options); reason != "" {
+					p.undo(ctx, ref)
+					p.decide(ref.Ref, reason)
+					failed = reason
+					continue
+				}
+			}
 			if line := p.r.Deployer.TagImage(ctx, p.stack, commit, ref.Tag()); line != "" {
 				_, _ = io.WriteString(p.out, "       "+line+"\n")
 			}
@@ -283,8 +292,50 @@ func (p *push) deploy(ctx context.Context, ref mesh.RefUpdate, options []string)
 		return p.reason(err)
 	}
 	m := mesh.Push{Stack: p.stack, By: p.key.Name, Branch: ref.Branch(), Commit: ref.New}
+	if reason := p.options(&m, options); reason != "" {
+		return reason
+	}
+	if err := p.r.Deployer.Push(ctx, m, p.out); err != nil {
+		return p.reason(err)
+	}
+	if m.DryRun || m.Detach || !p.isLive(ctx, ref.New) {
+		p.undo(ctx, ref) // accepted, but not what is deployed, or not yet
+	}
+	return ""
+}
+
+// isLive tells whether a commit is what is deployed: one that touches nothing that
+// is watched is not.
+func (p *push) isLive(ctx context.Context, commit mesh.Commit) bool {
+	state, err := p.r.Deployer.RepoState(ctx, p.stack)
+	return err != nil || state.Commit == commit
+}
+
+// deployTag deploys the commit of a tag, unless it is what is deployed already.
+func (p *push) deployTag(ctx context.Context, ref mesh.RefUpdate, commit mesh.Commit, options []string) string {
+	if p.isLive(ctx, commit) {
+		return ""
+	}
+	if err := p.r.Deployer.AdmitRef(ctx, p.key, p.stack, ref); err != nil {
+		printRefusal(p.out, err)
+		return p.reason(err)
+	}
+	m := mesh.Push{Stack: p.stack, By: p.key.Name, Commit: commit}
+	if reason := p.options(&m, options); reason != "" {
+		return reason
+	}
+	if err := p.r.Deployer.Push(ctx, m, p.out); err != nil {
+		return p.reason(err)
+	}
+	return ""
+}
+
+// options reads push options; it returns the reason when one is unknown.
+func (p *push) options(m *mesh.Push, options []string) string {
 	for _, o := range options {
 		switch o {
+		case "deploy":
+			m.Force = true
 		case "no-cache":
 			m.NoCache = true
 		case "dry-run":
@@ -292,16 +343,10 @@ func (p *push) deploy(ctx context.Context, ref mesh.RefUpdate, options []string)
 		case "detach":
 			m.Detach = true
 		default:
-			err := mesh.Errorf(mesh.Invalid, "there is no push option %q", mesh.Clip(o, 60)).WithHint("there are no-cache, dry-run and detach")
+			err := mesh.Errorf(mesh.Invalid, "there is no push option %q", mesh.Clip(o, 60)).WithHint("there are no-cache, dry-run, detach and deploy")
 			printRefusal(p.out, err)
 			return p.reason(err)
 		}
-	}
-	if err := p.r.Deployer.Push(ctx, m, p.out); err != nil {
-		return p.reason(err)
-	}
-	if m.DryRun || m.Detach {
-		p.undo(ctx, ref) // accepted, but not what is deployed, or not yet
 	}
 	return ""
 }

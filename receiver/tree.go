@@ -98,7 +98,19 @@ func (t *tree) list(ctx context.Context, id plumbing.Hash, dir string) error {
 			}
 			continue
 		case filemode.Submodule:
-			out.Mode, out.ID, out.Module = fs.ModeDir|0o755, "", e.Hash.String()
+			out.Mode, out.ID = fs.ModeDir|0o755, ""
+			inside, here, err := t.moduleTree(e.Hash)
+			if err != nil {
+				return err
+			}
+			if here {
+				t.entries = append(t.entries, out)
+				if err := t.list(ctx, inside, out.Path); err != nil {
+					return err
+				}
+				continue
+			}
+			out.Module = e.Hash.String()
 		case filemode.Symlink:
 			link, err := t.read(e.Hash)
 			if err != nil {

@@ -22,6 +22,7 @@ type stackForm struct {
 	Config    []byte                 `json:"config,omitempty"` // reference into the stack's configs
 	Formation map[string]int         `json:"formation,omitempty"`
 	Settings  settingsForm           `json:"settings"`
+	Declared  settingsForm           `json:"declared,omitzero"`
 	Services  map[string]serviceForm `json:"services,omitempty"`
 	Release   []string               `json:"release_command,omitempty"`
 	Current   int                    `json:"current,omitempty"`
@@ -48,6 +49,19 @@ type settingsForm struct {
 	Drain        time.Duration `json:"drain_ns,omitempty"`
 	StopTimeout  time.Duration `json:"stop_timeout_ns,omitempty"`
 	ReleaseTime  time.Duration `json:"release_timeout_ns,omitempty"`
+
+	Root          string   `json:"root,omitempty"`
+	Context       string   `json:"context,omitempty"`
+	Target        string   `json:"target,omitempty"`
+	Packages      []string `json:"packages,omitempty"`
+	BuildPackages []string `json:"build_packages,omitempty"`
+	BaseImage     string   `json:"base_image,omitempty"`
+	BuildCommand  string   `json:"build_command,omitempty"`
+	StartCommand  string   `json:"start_command,omitempty"`
+	User          string   `json:"user,omitempty"`
+	Pull          bool     `json:"pull,omitempty"`
+	Watch         []string `json:"watch,omitempty"`
+	ShowCommand   bool     `json:"show_command,omitempty"`
 }
 
 type serviceForm struct {
@@ -62,7 +76,7 @@ type serviceForm struct {
 func storeStack(s mesh.Stack, config []byte) stackForm {
 	f := stackForm{
 		V: 1, Name: string(s.Name), Created: s.Created, CreatedBy: string(s.CreatedBy), Config: config,
-		Formation: storeFormation(s.Formation), Settings: settingsForm(s.Settings), Release: s.Release,
+		Formation: storeFormation(s.Formation), Settings: settingsForm(s.Settings), Declared: settingsForm(s.Declared), Release: s.Release,
 		Current: int(s.Current), Stopped: s.Stopped, Maintain: s.Maintained, Last: int(s.LastNumber), Was: string(s.Was),
 	}
 	if s.Lock != nil {
@@ -86,7 +100,7 @@ func storeStack(s mesh.Stack, config []byte) stackForm {
 func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
 	s := mesh.Stack{
 		Name: mesh.StackName(f.Name), Created: f.Created, CreatedBy: mesh.KeyName(f.CreatedBy), Config: cfg,
-		Formation: readFormation(f.Formation), Settings: mesh.Settings(f.Settings), Release: f.Release,
+		Formation: readFormation(f.Formation), Settings: mesh.Settings(f.Settings), Declared: mesh.Settings(f.Declared), Release: f.Release,
 		Current: mesh.ReleaseNumber(f.Current), Stopped: f.Stopped, Maintained: f.Maintain, LastNumber: mesh.DeploymentNumber(f.Last), Was: mesh.StackName(f.Was),
 	}
 	if f.Lock != nil {
@@ -132,6 +146,8 @@ type imageForm struct {
 	Entrypoint []string `json:"entrypoint,omitempty"`
 	Cmd        []string `json:"cmd,omitempty"`
 	Shell      bool     `json:"shell,omitempty"`
+
+	Work mesh.Work `json:"-"` // how it was built is in the deployment's output
 }
 
 type releaseForm struct {

@@ -33,6 +33,9 @@ func client(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if ejects(words) {
+		return eject(words, opt.asker(stderr), stderr)
+	}
 	words, stdin, sent, err := deploySource(words, stdin, stderr)
 	if err != nil {
 		return err
@@ -81,6 +84,30 @@ func deploySource(words []string, stdin io.Reader, stderr io.Writer) ([]string, 
 	}
 	r, sent, err := s.pipe(stderr)
 	return append(slices.Clone(words), "--source", s.what), r, sent, err
+}
+
+// asker runs commands on the server that is named: by --host, the socket of --data
+// or the git remote. It is nil when none is.
+func (o clientFlags) asker(stderr io.Writer) func([]string, io.Writer) error {
+	switch d, named := remote(); {
+	case o.host != "":
+		return func(words []string, stdout io.Writer) error {
+			d, err := parseHost(o.host)
+			if err != nil {
+				return err
+			}
+			return d.run(words, strings.NewReader(""), stdout, stderr)
+		}
+	case !o.local && named:
+		return func(words []string, stdout io.Writer) error {
+			return d.run(words, strings.NewReader(""), stdout, stderr)
+		}
+	case o.local:
+		return func(words []string, stdout io.Writer) error {
+			return local(filepath.Join(o.data, "mesh.sock"), words, strings.NewReader(""), stdout, stderr)
+		}
+	}
+	return nil
 }
 
 type clientFlags struct {

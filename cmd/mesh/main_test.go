@@ -439,6 +439,7 @@ var masks = []struct {
 	{regexp.MustCompile(`\[\d+/\d+\]`), "[STEP]"},
 	{regexp.MustCompile(`\b[0-9a-f]{40}\b`), "COMMIT40"},
 	{regexp.MustCompile(`\b[0-9a-f]{7}\b`), "COMMIT7"},
+	{regexp.MustCompile(`, \d+ of \d+ steps cached(, slowest: [^\n]*? \d+\.\ds)?`), ""},
 	{regexp.MustCompile(` +\d+\.\ds\b`), " TIME"},
 	{regexp.MustCompile(`\d+(\.\d)? MB`), "SIZE"},
 	{regexp.MustCompile(`127\.0\.0\.1:\d+|localhost:\d+`), "ADDR"},

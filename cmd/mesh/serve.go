@@ -349,7 +349,7 @@ func (c *control) wire() {
 	c.runner = runner.New(c.engine, runner.Options{Server: c.store.Server(), Logger: log, Labels: c.labels})
 	url := urls(c.listen.http.Addr())
 	c.deployer = deploy.New(deploy.Options{
-		Store: c.store, Builder: builder.New(c.engine, builder.Options{Server: c.store.Server(), Logger: log}), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
+		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store.Server(), log)), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
 		Ended: c.metrics.deployed, Built: c.metrics.built,
 		Events: events{c.events, c.journal}, ShutOut: func(fp string) { c.receiver.ShutOut(fp) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, Taken: hostNetworks, Reached: c.reached,
@@ -364,7 +364,7 @@ func (c *control) wire() {
 	if c.listen.admin != nil {
 		self.info.Admin = c.listen.admin.Addr().String()
 	}
-	commands := &command.Set{State: c.store, Deployer: c.deployer, Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Uploads: c.repos, Server: self, Version: c.version, URL: url, Logger: log, Now: time.Now}
+	commands := &command.Set{State: c.store, Deployer: c.deployer, Collector: c.deployer, Modules: c.repos, Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Uploads: c.repos, Server: self, Version: c.version, URL: url, Logger: log, Now: time.Now}
 	c.receiver = receiver.New(receiver.Options{Repos: c.repos, Keys: c.store, Deployer: c.deployer, Commands: commands, HostKey: c.hostKey, Logger: log})
 }
 

@@ -4,16 +4,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 
 	"mesh"
+	"mesh/builder"
 )
 
 // settings of the server. Flags win over the environment, which wins over the
@@ -32,7 +37,9 @@ type settings struct {
 	TrustedProxies []string
 	ProxyProtocol  bool
 
-	trusted []netip.Prefix // TrustedProxies, read
+	trusted                                                      []netip.Prefix // TrustedProxies, read
+	BuildSlots, BuildTimeout, BuildMemory, BuildCache, BuildDisk string
+	build                                                        builder.Options // of these
 }
 
 // variables are the environment variables of the flags.
@@ -40,6 +47,8 @@ var variables = map[string]string{
 	"data": "MESH_DATA", "ssh-addr": "MESH_SSH_ADDR", "http-addr": "MESH_HTTP_ADDR", "https-addr": "MESH_HTTPS_ADDR",
 	"admin-addr": "MESH_ADMIN_ADDR", "domain": "MESH_DOMAIN", "docker-host": "DOCKER_HOST",
 	"trusted-proxies": "MESH_TRUSTED_PROXIES", "proxy-protocol": "MESH_PROXY_PROTOCOL",
+	"build-slots": "MESH_BUILD_SLOTS", "build-timeout": "MESH_BUILD_TIMEOUT", "build-memory": "MESH_BUILD_MEMORY",
+	"build-cache": "MESH_BUILD_CACHE", "build-disk": "MESH_BUILD_DISK",
 	"log-level": "MESH_LOG_LEVEL", "log-format": "MESH_LOG_FORMAT",
 }
 
@@ -68,6 +77,11 @@ func (s *settings) flags() *pflag.FlagSet {
 	fs.StringVar(&s.DockerHost, "docker-host", "", "`URL` of the Docker Engine (empty: the Docker default)")
 	fs.StringSliceVar(&s.TrustedProxies, "trusted-proxies", nil, "`CIDR`s, with commas, of proxies whose X-Forwarded fields are believed")
 	fs.BoolVar(&s.ProxyProtocol, "proxy-protocol", false, "take the client's address from the PROXY header of trusted proxies")
+	fs.StringVar(&s.BuildSlots, "build-slots", "2", "`N` builds run at once; more wait")
+	fs.StringVar(&s.BuildTimeout, "build-timeout", "30m", "`TIME` that a build may take")
+	fs.StringVar(&s.BuildMemory, "build-memory", "", "`SIZE` of memory for all builds together (empty: no limit)")
+	fs.StringVar(&s.BuildCache, "build-cache", "", "`SIZE` that the build cache may have (empty: a tenth of the disk)")
+	fs.StringVar(&s.BuildDisk, "build-disk", "1g", "`SIZE` that has to be free on the engine's disk for a build")
 	fs.StringVar(&s.LogLevel, "log-level", "info", "`LEVEL`: debug, info, warn or error")
 	fs.StringVar(&s.LogFormat, "log-format", "text", "`FORMAT`: text or json")
 	return fs
@@ -131,11 +145,36 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 	if s.LogFormat != "text" && s.LogFormat != "json" {
 		bad("log-format", s.LogFormat, "choose text or json")
 	}
+	n, err := strconv.Atoi(s.BuildSlots)
+	if err != nil || n < 1 || n > 1000 {
+		bad("build-slots", s.BuildSlots, "give a number from 1 on")
+	}
+	s.build.Slots = n
+	if s.build.Timeout, err = time.ParseDuration(s.BuildTimeout); err != nil || s.build.Timeout < time.Second {
+		bad("build-timeout", s.BuildTimeout, "give a time such as 30m")
+	}
+	for flag, size := range map[string]struct {
+		text string
+		to   *int64
+	}{"build-memory": {s.BuildMemory, &s.build.Memory}, "build-cache": {s.BuildCache, &s.build.MaxCache}, "build-disk": {s.BuildDisk, &s.build.MinFree}} {
+		if size.text == "" {
+			continue
+		}
+		if *size.to, err = units.RAMInBytes(size.text); err != nil || *size.to < 1<<20 {
+			bad(flag, size.text, "give a size such as 512m or 20g")
+		}
+	}
 	slices.SortFunc(faults, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	if s.Domain = strings.ToLower(strings.TrimSuffix(s.Domain, ".")); len(faults) > 0 {
 		return s, errors.Join(faults...)
 	}
 	return s, nil
+}
+
+// builder is what builds are limited by.
+func (s settings) builder(server string, log *slog.Logger) builder.Options {
+	s.build.Server, s.build.Logger = server, log
+	return s.build
 }
 
 func serveHelp(w io.Writer) {

@@ -431,6 +431,8 @@ func (r *Runner) Names() string {
 
 // Builder builds images in memory.
 type Builder struct {
+	Free, Need, CacheSize int64 // bytes, of Room and Cache; set before anything runs
+
 	BuildFunc func(ctx context.Context, b mesh.Build, w io.Writer) error // before the image is there
 	Shape     func(*mesh.Image)                                          // makes the image another one
 
@@ -452,7 +454,7 @@ func (b *Builder) Build(ctx context.Context, m mesh.Build, w io.Writer) (mesh.Im
 	b.mu.Lock()
 	b.builds = append(b.builds, m)
 	b.mu.Unlock()
-	_, _ = io.WriteString(w, "       #1 building\n")
+	_, _ = io.WriteString(w, "-----> Building with ./Dockerfile\n       #1 building\n")
 	if b.BuildFunc != nil {
 		if err := b.BuildFunc(ctx, m, w); err != nil {
 			return mesh.Image{}, err
@@ -480,6 +482,67 @@ func (b *Builder) Tag(_ context.Context, id, ref string) error {
 	}
 	b.tags[ref] = id
 	return nil
+}
+
+// Sweep removes images.
+func (b *Builder) Sweep(_ context.Context, keep func(mesh.StackName, string) bool, dry bool) (gone []mesh.Garbage, _ error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, of := range b.images {
+		if !keep(of, id) {
+			gone = append(gone, mesh.Garbage{Stack: of, ID: id, Size: 1e6})
+		}
+	}
+	for _, g := range gone {
+		if !dry {
+			delete(b.images, g.ID)
+			b.Free += g.Size
+		}
+	}
+	return gone, nil
+}
+
+// Room has Free bytes free when Need is not 0.
+func (b *Builder) Room(context.Context) (free, need int64, known bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Free, b.Need, b.Need > 0, nil
+}
+
+// Cache is as large as CacheSize.
+func (b *Builder) Cache(context.Context) (size, limit int64, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.CacheSize, 1e6, nil
+}
+
+// PruneCache makes the cache 1 MB large, or empty.
+func (b *Builder) PruneCache(_ context.Context, all bool) (freed int64, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	keep := int64(1e6)
+	if all {
+		keep = 0
+	}
+	freed = max(0, b.CacheSize-keep)
+	b.CacheSize -= freed
+	b.Free += freed
+	return freed, nil
+}
+
+// Dockerfile is that of the tree.
+func (b *Builder) Dockerfile(t mesh.Tree, _ mesh.Settings) (string, bool, error) {
+	for _, e := range t.Entries() {
+		if e.Path == mesh.DefaultDockerfile {
+			r, err := t.Open(e)
+			if err != nil {
+				return "", false, err
+			}
+			text, err := io.ReadAll(r)
+			return string(text), false, err
+		}
+	}
+	return "FROM scratch\n", true, nil
 }
 
 // Present tells whether an image is there.
@@ -662,6 +725,11 @@ func (r *Repos) Open(_ context.Context, stack mesh.StackName, c mesh.Commit) (me
 		r.open--
 	})
 	return Tree(files), "Commit " + c.Short(), release, nil
+}
+
+// FetchModules finds none.
+func (r *Repos) FetchModules(context.Context, mesh.StackName, mesh.Commit, func(string)) (bool, error) {
+	return false, nil
 }
 
 // Reset moves the deploy branch.

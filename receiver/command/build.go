@@ -3,10 +3,10 @@ package command
 import (
 	"context"
 	"fmt"
-	"path"
-	"regexp"
+	"io"
 	"strings"
-	"time"
+
+	"github.com/spf13/pflag"
 
 	"mesh"
 )
@@ -17,14 +17,37 @@ var buildCommands = []*definition{
 	},
 	{
 		topic: "build", verb: "set", args: "NAME=VALUE…", short: "Change build and check settings, for the next push",
-		long: "branch=NAME       the branch that is deployed\n" +
-			"dockerfile=PATH   the Dockerfile, in the repository (Dockerfile)\n" +
-			"health=/PATH      what has to answer 2xx or 3xx (any answer but 5xx at /)\n" +
-			"check-timeout=1m  how long an instance may take to become healthy (1m)\n" +
-			"drain=30s         how long requests in flight may take when an instance retires (30s)\n" +
-			"stop-timeout=30s  from SIGTERM to SIGKILL (30s)\n" +
-			"release-timeout=1h  how long the release command may take (1h)",
+		long: "branch=NAME           the branch that is deployed\n" +
+			"root=DIR              the folder that is built (the whole repository)\n" +
+			"context=DIR           the folder that COPY sees (the whole repository)\n" +
+			"dockerfile=PATH       the Dockerfile, below root (Dockerfile, or none: what is detected)\n" +
+			"target=STAGE          the stage of the Dockerfile (the last)\n" +
+			"packages=A,B          Debian packages for the program; without a Dockerfile\n" +
+			"build-packages=A,B    Debian packages for the build; without a Dockerfile\n" +
+			"base-image=REF        in place of the language's own; without a Dockerfile\n" +
+			"build-command=LINE    in place of the detected one; without a Dockerfile\n" +
+			"start-command=LINE    of web; wins over the Procfile\n" +
+			"user=NAME             who runs the program (as the image says)\n" +
+			"pull=true             ask the registries for newer base images\n" +
+			"watch=GLOB,GLOB       skip pushes that touch no such file, such as web/**\n" +
+			"show-command=true     print the docker build that does the same\n" +
+			"health=/PATH          what has to answer 2xx or 3xx (any answer but 5xx at /)\n" +
+			"check-timeout=1m      how long an instance may take to become healthy (1m)\n" +
+			"drain=30s             how long requests in flight may take when an instance retires (30s)\n" +
+			"stop-timeout=30s      from SIGTERM to SIGKILL (30s)\n" +
+			"release-timeout=1h    how long the release command may take (1h)\n\n" +
+			"The repository may say the same in mesh.toml; what is set here wins.",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: many, run: runBuildSet,
+	},
+	{
+		topic: "build", verb: "dockerfile", args: "[--eject]", short: "Print the Dockerfile that the last commit is built with: the repository's, or the one that mesh writes",
+		long: "In a checkout, \"mesh build:dockerfile --eject\" writes it to ./Dockerfile, with a .dockerignore where there is\n" +
+			"none, from the files that lie there. From then on it is the repository's own, to change and to commit.",
+		stack: true, access: mesh.AccessRead, quiet: true, run: runBuildDockerfile,
+		flags: func(fs *pflag.FlagSet) {
+			fs.Bool("eject", false, "write ./Dockerfile, in a checkout")
+			fs.Bool("force", false, "with --eject: write over one that is there")
+		},
 	},
 	{
 		topic: "build", verb: "unset", args: "NAME…", short: "Put settings back to their defaults",
@@ -32,106 +55,56 @@ var buildCommands = []*definition{
 	},
 }
 
-// setting is one name of build:set.
-type setting struct {
-	name string
-	get  func(mesh.Settings) string
-	set  func(s *mesh.Settings, v string) error // "" is the default
-}
-
-var branchRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$`)
-
-var settings = []setting{
-	{"branch", func(s mesh.Settings) string { return s.Branch }, func(s *mesh.Settings, v string) error {
-		// git check-ref-format's rules, as far as the pattern leaves them open.
-		if v != "" && (!branchRule.MatchString(v) || strings.Contains(v, "..") || strings.Contains(v, "//") || strings.HasSuffix(v, "/") || strings.HasSuffix(v, ".lock") || strings.HasSuffix(v, ".")) {
-			return mesh.Errorf(mesh.Invalid, "%q is not a branch name", mesh.Clip(v, 60))
-		}
-		s.Branch = v
-		return nil
-	}},
-	{"dockerfile", func(s mesh.Settings) string { return s.Dockerfile }, func(s *mesh.Settings, v string) error {
-		clean := path.Clean("/" + v)[1:]
-		if v != "" && (clean == "" || strings.HasPrefix(v, "/") || strings.Contains("/"+v+"/", "/../") || strings.ContainsAny(v, "\x00\n")) {
-			return mesh.Errorf(mesh.Invalid, "%q is not a path inside the repository", mesh.Clip(v, 60)).WithHint("give one such as docker/web.Dockerfile")
-		}
-		s.Dockerfile = clean
-		return nil
-	}},
-	{"health", func(s mesh.Settings) string { return s.Health }, func(s *mesh.Settings, v string) error {
-		if v != "" && (!strings.HasPrefix(v, "/") || strings.ContainsAny(v, " \r\n\t\x00#") || len(v) > 1000) {
-			return mesh.Errorf(mesh.Invalid, "%q is not a path to ask for", mesh.Clip(v, 60)).WithHint("give one such as /healthz")
-		}
-		s.Health = v
-		return nil
-	}},
-	duration("check-timeout", time.Second, time.Hour, func(s *mesh.Settings) *time.Duration { return &s.CheckTimeout }),
-	duration("drain", 0, 24*time.Hour, func(s *mesh.Settings) *time.Duration { return &s.Drain }),
-	duration("release-timeout", time.Second, 24*time.Hour, func(s *mesh.Settings) *time.Duration { return &s.ReleaseTime }),
-	duration("stop-timeout", time.Second, time.Hour, func(s *mesh.Settings) *time.Duration { return &s.StopTimeout }),
-}
-
-func duration(name string, least, most time.Duration, field func(*mesh.Settings) *time.Duration) setting {
-	return setting{
-		name, func(s mesh.Settings) string {
-			if d := *field(&s); d != 0 {
-				return d.String()
-			}
-			return ""
-		},
-		func(s *mesh.Settings, v string) error {
-			if v == "" {
-				*field(s) = 0
-				return nil
-			}
-			d, err := time.ParseDuration(v)
-			if err != nil || d < least || d > most || d == 0 {
-				return mesh.Errorf(mesh.Invalid, "%s=%q is not a time from %s to %s", name, mesh.Clip(v, 40), max(least, time.Millisecond), most).WithHint("give one such as 45s or 2m")
-			}
-			*field(s) = d
-			return nil
-		},
-	}
-}
-
-func findSetting(name string) (setting, error) {
+// setting tells whether there is a setting of that name, and what else may be meant.
+func setting(name string) error {
 	best, dist := "", 3
-	for _, s := range settings {
-		if s.name == name {
-			return s, nil
+	for _, s := range mesh.SettingNames() {
+		if s == name {
+			return nil
 		}
-		if d := distance(s.name, name); d < dist {
-			best, dist = s.name, d
+		if d := distance(s, name); d < dist {
+			best, dist = s, d
 		}
 	}
 	e := mesh.Errorf(mesh.Invalid, "there is no build setting %q", mesh.Clip(name, 60))
-	var names []string
-	for _, s := range settings {
-		names = append(names, s.name)
-	}
-	e.Hint = "there are " + strings.Join(names, ", ")
+	e.Hint = "there are " + strings.Join(mesh.SettingNames(), ", ")
 	if best != "" {
 		e.Hint = fmt.Sprintf("did you mean %s?", best)
 	}
-	return setting{}, e
+	return e
 }
 
 func runBuild(_ context.Context, c *call) error {
 	if c.json {
 		out := map[string]string{}
-		for _, s := range settings {
-			if v := s.get(c.stack.Settings); v != "" {
-				out[s.name] = v
+		for _, name := range mesh.SettingNames() {
+			if v := c.stack.Settings.Get(name); v != "" {
+				out[name] = v
 			}
 		}
 		return c.printJSON(out)
 	}
-	for _, s := range settings {
-		if v := s.get(c.stack.Settings); v != "" {
-			_, _ = fmt.Fprintf(c.Stdout, "%s=%s\n", s.name, v)
+	for _, name := range mesh.SettingNames() {
+		if v := c.stack.Settings.Get(name); v != "" {
+			_, _ = fmt.Fprintf(c.Stdout, "%s=%s\n", name, v)
 		}
 	}
 	return nil
+}
+
+func runBuildDockerfile(ctx context.Context, c *call) error {
+	if eject, _ := c.flags.GetBool("eject"); eject {
+		return mesh.Errorf(mesh.Invalid, "--eject writes a file on your machine, which only the client can").WithHint("in a checkout: mesh build:dockerfile --eject")
+	}
+	text, managed, err := c.Deployer.Dockerfile(ctx, c.stack.Name)
+	if err != nil {
+		return err
+	}
+	if !managed {
+		_, _ = fmt.Fprintln(c.Stderr, "the repository's own:")
+	}
+	_, err = io.WriteString(c.Stdout, text)
+	return err
 }
 
 func (c *call) changeSettings(ctx context.Context, change func(*mesh.Settings) error) error {
@@ -150,11 +123,10 @@ func runBuildSet(ctx context.Context, c *call) error {
 			if !ok || value == "" {
 				return c.usage("%q is not NAME=VALUE", mesh.Clip(a, 60))
 			}
-			s, err := findSetting(name)
-			if err != nil {
+			if err := setting(name); err != nil {
 				return err
 			}
-			if err := s.set(set, value); err != nil {
+			if err := set.Set(name, value); err != nil {
 				return err
 			}
 		}
@@ -165,11 +137,10 @@ func runBuildSet(ctx context.Context, c *call) error {
 func runBuildUnset(ctx context.Context, c *call) error {
 	return c.changeSettings(ctx, func(set *mesh.Settings) error {
 		for _, name := range c.args {
-			s, err := findSetting(name)
-			if err != nil {
+			if err := setting(name); err != nil {
 				return err
 			}
-			if err := s.set(set, ""); err != nil {
+			if err := set.Set(name, ""); err != nil {
 				return err
 			}
 		}

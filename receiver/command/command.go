@@ -44,8 +44,10 @@ type Deployer interface {
 	CreateStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) (mesh.Stack, error)
 	DestroyStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) error
 	SetConfig(ctx context.Context, stack mesh.StackName, by mesh.KeyName, set mesh.Config, unset []string, recordOnly bool, out io.Writer) ([]string, error)
+	Dockerfile(ctx context.Context, stack mesh.StackName) (text string, managed bool, err error)
 	SetSettings(ctx context.Context, stack mesh.StackName, fn func(*mesh.Settings) error) (mesh.Stack, error)
 	Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyName, changes []mesh.Scale, out io.Writer) (mesh.Formation, error)
+	Rebuild(ctx context.Context, stack mesh.StackName, by mesh.KeyName, noCache bool, out io.Writer) error
 	Restart(ctx context.Context, stack mesh.StackName, by mesh.KeyName, svc mesh.ServiceName, out io.Writer) error
 	Start(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error
 	Stop(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error
@@ -101,10 +103,12 @@ type Set struct {
 	Uploads  Uploads
 	Traffic  Traffic
 	Server   Server
-	Version  string
-	URL      func(mesh.Host) string // how people reach a host
-	Logger   *slog.Logger
-	Now      func() time.Time
+	Collector
+	Modules DeployKeys
+	Version string
+	URL     func(mesh.Host) string // how people reach a host
+	Logger  *slog.Logger
+	Now     func() time.Time
 }
 
 // Request is one command line and where it came from.

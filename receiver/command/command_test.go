@@ -126,6 +126,24 @@ func (f *fake) SetConfig(_ context.Context, _ mesh.StackName, _ mesh.KeyName, se
 	return append(set.Names(), unset...), nil
 }
 
+func (f *fake) Rebuild(_ context.Context, name mesh.StackName, by mesh.KeyName, noCache bool, _ io.Writer) error {
+	f.do("rebuild %s by %s %v", name, by, noCache)
+	return nil
+}
+
+func (f *fake) Collect(_ context.Context, dry bool) ([]mesh.Garbage, int64, error) {
+	f.do("collect dry=%v", dry)
+	return []mesh.Garbage{{Stack: "shop", ID: "sha256:fedcba9876543210", Refs: []string{"mesh/shop:v1"}, Size: 5e6}, {Stack: "blog", ID: "sha256:0123456789abcdef", Size: 84e6}}, 3e9, nil
+}
+
+func (f *fake) Cache(context.Context) (size, limit int64, err error) { return 1e6, 20e9, nil }
+
+func (f *fake) ClearCache(context.Context) (int64, error) { return 12e6, nil }
+
+func (f *fake) Dockerfile(_ context.Context, name mesh.StackName) (string, bool, error) {
+	return "FROM scratch\n", true, nil
+}
+
 func (f *fake) SetSettings(_ context.Context, name mesh.StackName, fn func(*mesh.Settings) error) (mesh.Stack, error) {
 	i := slices.IndexFunc(f.stacks, func(s mesh.Stack) bool { return s.Name == name })
 	set := f.stacks[i].Settings
@@ -317,7 +335,7 @@ func do(t *testing.T, f *fake, line string, opts ...option) ran {
 func doCtx(ctx context.Context, t *testing.T, f *fake, line string, opts ...option) ran {
 	t.Helper()
 	set := &command.Set{
-		State: f, Deployer: f, Logs: f, Uploads: f, Traffic: f, Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
+		State: f, Deployer: f, Collector: f, Logs: f, Uploads: f, Traffic: f, Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },
 	}
 	var stdout, stderr bytes.Buffer
@@ -575,13 +593,13 @@ func TestBuild_Settings(t *testing.T) {
 			t.Errorf("%q: %d, %q", arg, r.status, r.out)
 		}
 	}
-	if r := do(t, f, "build:set drain=1s branch=.."); r.status != 2 || f.stacks[0].Settings != before {
+	if r := do(t, f, "build:set drain=1s branch=.."); r.status != 2 || !reflect.DeepEqual(f.stacks[0].Settings, before) {
 		t.Errorf("half a change: %+v", f.stacks[0].Settings)
 	}
 	if r := do(t, f, "build:set drian=1s"); !strings.Contains(r.err, "did you mean drain?") {
 		t.Errorf("got %s", r.err)
 	}
-	if r := do(t, f, "build:unset branch dockerfile health check-timeout drain stop-timeout"); r.status != 0 || r.out != "" || f.stacks[0].Settings != (mesh.Settings{}) {
+	if r := do(t, f, "build:unset branch dockerfile health check-timeout drain stop-timeout"); r.status != 0 || r.out != "" || !reflect.DeepEqual(f.stacks[0].Settings, mesh.Settings{}) {
 		t.Errorf("got %q, %+v", r.out, f.stacks[0].Settings)
 	}
 }
@@ -642,7 +660,7 @@ func TestLogs_Query(t *testing.T) {
 		if r := do(t, f, line); r.status != 0 || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s asks for %+v, %s", line, got, r.err)
 		}
-		if router := strings.Contains(line, "router"); !asked["router"] || asked["app"] == router || asked["mesh"] == router {
+		if router := strings.Contains(line, "router"); asked["router"] != router || asked["app"] == router || asked["mesh"] == router {
 			t.Errorf("%s asks for %v", line, asked)
 		}
 	}

@@ -147,12 +147,11 @@ func (d *definition) words() []string {
 	switch d.name() {
 	case "build:set", "build:unset":
 		var out []string
-		for _, s := range settings {
+		for _, name := range mesh.SettingNames() {
 			if d.verb == "set" {
-				out = append(out, s.name+"=")
-			} else {
-				out = append(out, s.name)
+				name += "="
 			}
+			out = append(out, name)
 		}
 		return out
 	case "completion":

@@ -75,11 +75,7 @@ func runDeploy(ctx context.Context, c *call) error {
 		u.Dockerfile = c.args[0] // --dockerfile PATH, whose value may be left out
 	}
 	if u.Dockerfile != "" {
-		s, err := findSetting("dockerfile")
-		if err == nil {
-			err = s.set(new(mesh.Settings), u.Dockerfile)
-		}
-		if err != nil {
+		if err := new(mesh.Settings).Set("dockerfile", u.Dockerfile); err != nil {
 			return err
 		}
 	}

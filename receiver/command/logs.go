@@ -19,8 +19,8 @@ var logCommands = []*definition{
 	{
 		topic: "logs", short: "Print what the instances have printed, and what mesh did to them", stack: true, json: true, parts: true, run: runLogs,
 		long: "A line is: time, source[name]: text. The source is app for what an instance has printed, mesh for\n" +
-			"deployments, crashes and the like, router for each request. With -t it goes on across deploys and\n" +
-			"restarts, until Ctrl-C.",
+			"deployments, crashes and the like. With -t it goes on across deploys and restarts, until Ctrl-C.\n" +
+			"The router's line of each request is printed with --source router alone.",
 		flags: func(f *pflag.FlagSet) {
 			f.BoolP("tail", "t", false, "go on with what comes")
 			f.IntP("lines", "n", 100, "the last `N` lines; -1 for all")
@@ -64,9 +64,10 @@ func runLogs(ctx context.Context, c *call) error {
 			return c.usage("%q is neither a service nor an instance", mesh.Clip(ps, 60))
 		}
 	}
-	sources := []string{sourceApp, sourceMesh, sourceRouter}
+	// Not the router's lines, which would drown the others.
+	sources := []string{sourceApp, sourceMesh}
 	if only, _ := c.flags.GetString("source"); only != "" {
-		if !slices.Contains(sources, only) {
+		if only != sourceRouter && !slices.Contains(sources, only) {
 			return c.usage("--source takes app, router or mesh, not %q", mesh.Clip(only, 40))
 		}
 		sources = []string{only}

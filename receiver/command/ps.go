@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"mesh"
 )
 
@@ -18,6 +20,11 @@ var psCommands = []*definition{
 		topic: "ps", verb: "scale", args: "[SERVICE=N | SERVICE+N | SERVICE-N …]",
 		short: "Change how many instances there are, all or nothing; without arguments, print it to paste back",
 		stack: true, access: mesh.AccessRead, max: many, json: true, run: runScale,
+	},
+	{
+		topic: "ps", verb: "rebuild", short: "Build the current commit anew, with the base images and settings of now, and roll it out",
+		stack: true, access: mesh.AccessDeploy, run: runRebuild,
+		flags: func(fs *pflag.FlagSet) { fs.Bool("no-cache", false, "run every step") },
 	},
 	{
 		topic: "ps", verb: "restart", args: "[SERVICE]", short: "Replace the instances by new ones, without downtime",
@@ -164,6 +171,11 @@ func runScale(ctx context.Context, c *call) error {
 	}
 	_, _ = fmt.Fprintln(c.Stdout, strings.Join(parts, " "))
 	return nil
+}
+
+func runRebuild(ctx context.Context, c *call) error {
+	noCache, _ := c.flags.GetBool("no-cache")
+	return c.Deployer.Rebuild(ctx, c.stack.Name, c.Key.Name, noCache, c.Stderr)
 }
 
 func runRestart(ctx context.Context, c *call) error {

@@ -1,6 +1,7 @@
 // Command bench measures what docs promise of speed and memory, against the
 // same work done by hand with docker in the same run: alternating rounds, medians
-// and ratios. It needs bin/mesh, an engine, git and ssh. "make bench" runs it.
+// and ratios. It needs bin/mesh, an engine, git and ssh. "make bench" runs it, and
+// "make build && scripts/bench builds" only what is about builds.
 package main
 
 import (
@@ -76,11 +77,18 @@ func run() (err error) {
 	if err := b.prepare(); err != nil {
 		return err
 	}
+	only := len(os.Args) > 1 && os.Args[1] == "builds"
 	defer func() {
+		if only {
+			return
+		}
 		_, derr := b.ssh("stacks:destroy", "-a", "bench", "--confirm", "bench")
 		_, ierr := b.cmd(b.work, b.docker, "image", "rm", "-f", "mesh-bench/by-hand:1")
 		err = errors.Join(err, derr, ierr)
 	}()
+	if only {
+		return b.buildFigures()
+	}
 	own, err := b.pushes()
 	if err != nil {
 		return err
@@ -91,7 +99,19 @@ func run() (err error) {
 	if err := b.load(); err != nil {
 		return err
 	}
-	return b.memory()
+	if err := b.memory(); err != nil {
+		return err
+	}
+	return b.buildFigures()
+}
+
+func (b *bench) buildFigures() error {
+	for _, measure := range []func() error{b.builds, b.parallel, b.large} {
+		if err := measure(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (b *bench) cmd(dir, name string, args ...string) (string, error) {
@@ -211,34 +231,40 @@ func (b *bench) serves(text string) error {
 // byHand does with docker what a push does, and returns the time in all and the
 // app's own: docker run to the first 200.
 func (b *bench) byHand() (all, app time.Duration, err error) {
-	dir := filepath.Join(b.work, "app")
 	began := time.Now()
-	if _, err := b.cmd(dir, b.docker, "build", "-q", "-t", "mesh-bench/by-hand:1", "."); err != nil {
-		return 0, 0, err
-	}
-	ran := time.Now()
-	id, err := b.cmd(dir, b.docker, "run", "-d", "-e", "PORT=8080", "mesh-bench/by-hand:1")
-	if err != nil {
-		return 0, 0, err
-	}
-	defer func() {
-		_, rerr := b.cmd(dir, b.docker, "rm", "-fv", id)
+	id, ran, err := b.buildAndRun(filepath.Join(b.work, "app"), "mesh-bench/by-hand:1")
+	all, app = time.Since(began), time.Since(ran)
+	if id != "" {
+		_, rerr := b.cmd(b.work, b.docker, "rm", "-fv", id)
 		err = errors.Join(err, rerr)
-	}()
+	}
+	return all, app, err
+}
+
+// buildAndRun builds a folder, starts a container of it, and returns when that has
+// answered: its id, which has to be removed, and when it was started.
+func (b *bench) buildAndRun(dir, tag string) (id string, ran time.Time, err error) {
+	if _, err := b.cmd(dir, b.docker, "build", "-q", "-t", tag, "."); err != nil {
+		return "", ran, err
+	}
+	ran = time.Now()
+	if id, err = b.cmd(dir, b.docker, "run", "-d", "-e", "PORT=8080", tag); err != nil {
+		return "", ran, err
+	}
 	ip, err := b.cmd(dir, b.docker, "inspect", "-f", "{{.NetworkSettings.IPAddress}}", id)
 	if err != nil {
-		return 0, 0, err
+		return id, ran, err
 	}
 	for {
 		res, err := http.Get("http://" + net.JoinHostPort(ip, "8080") + "/")
 		if err == nil {
 			_ = res.Body.Close()
 			if res.StatusCode == http.StatusOK {
-				return time.Since(began), time.Since(ran), nil
+				return id, ran, nil
 			}
 		}
-		if time.Since(began) > time.Minute {
-			return 0, 0, errors.New("by hand: no answer within a minute")
+		if time.Since(ran) > time.Minute {
+			return id, ran, errors.New("by hand: no answer within a minute")
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

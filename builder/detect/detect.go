@@ -1,0 +1,138 @@
+// Package detect writes the Dockerfile of a source tree that has none.
+//
+// It looks at names and at a few small files, decides which language and
+// framework the tree is written in, which version of it, how its dependencies
+// are installed and what starts it, and writes a Dockerfile that a person can
+// read, keep and change. It runs nothing and writes nothing: whoever asks prints
+// the plan or builds it.
+//
+//	plan, err := detect.Detect(os.DirFS("."), detect.Settings{})
+//	fmt.Print(plan.Dockerfile)
+package detect
+
+import (
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"mesh"
+)
+
+// Settings are what somebody has said about the build. Zero fields say nothing.
+type Settings struct {
+	Packages      []string // Debian packages that the program needs when it runs
+	BuildPackages []string // Debian packages that only the build needs
+	BaseImage     string   // in place of the language's own
+	BuildCommand  string   // in place of the detected one
+	StartCommand  string   // in place of the detected one
+	User          string   // who runs the program; empty: one without rights
+}
+
+// Plan is how a tree is built.
+type Plan struct {
+	Language   string // "Node"
+	Framework  string // "Express", or empty
+	Because    string // what decided: "there is a package.json"
+	Facts      []Fact // what else was found, in the order of the Dockerfile
+	Dockerfile string
+	Ignore     string // the .dockerignore that goes with it, for a tree without one
+}
+
+// Fact is something that was found, and the file that decided it.
+type Fact struct{ What, Why string }
+
+// Title is the language with its framework: "Node (Express)".
+func (p Plan) Title() string {
+	if p.Framework != "" {
+		return p.Language + " (" + p.Framework + ")"
+	}
+	return p.Language
+}
+
+// Ignored is what the context of a managed build leaves out where the tree has no
+// .dockerignore: nothing of it is wanted in an image, and a checkout has it where
+// a pushed tree has not.
+const Ignored = `.git
+.env
+.env.*
+!.env.example
+node_modules
+.venv
+venv
+__pycache__
+.pytest_cache
+.bundle
+.DS_Store
+`
+
+// language is one that can be detected.
+type language struct {
+	name  string
+	files []string // any of these in the root: it is this language
+	plan  func(*source, *plan) error
+}
+
+// languages in the order in which they are tried. Those that have a package.json
+// beside their own file come before Node, and what any tree may have comes last.
+var languages = []language{
+	{"PHP", []string{"composer.json", "index.php"}, php},
+	{"Go", []string{"go.mod"}, golang},
+	{"Ruby", []string{"Gemfile", "config.ru"}, ruby},
+	{"Python", []string{"requirements.txt", "pyproject.toml", "Pipfile", "uv.lock", "setup.py", "manage.py", "main.py", "app.py"}, python},
+	{"Node", []string{"package.json", "server.js"}, node},
+	{"Deno", []string{"deno.json", "deno.jsonc"}, deno},
+	{"Rust", []string{"Cargo.toml"}, rust},
+	{"Java", []string{"pom.xml", "build.gradle", "build.gradle.kts"}, java},
+	{"Static site", []string{"index.html", "public/index.html"}, static},
+}
+
+// LookedFor lists what the root of a tree may have, a line a language, for the one
+// whose tree has none of it.
+func LookedFor() (lines []string) {
+	for _, l := range languages {
+		lines = append(lines, fmt.Sprintf("%-12s %s", l.name, strings.Join(l.files, ", ")))
+	}
+	return lines
+}
+
+// Detect makes the plan for a tree. A tree that fits nothing, or that leaves open
+// what to start, gives a *mesh.Error of kind Invalid that says how to go on.
+func Detect(tree fs.FS, set Settings) (*Plan, error) {
+	for _, p := range slices.Concat(set.Packages, set.BuildPackages) {
+		if !packageName.MatchString(p) {
+			return nil, mesh.Errorf(mesh.Invalid, "%q is not the name of a Debian package", mesh.Clip(p, 60))
+		}
+	}
+	src := &source{tree: tree, set: set}
+	for _, l := range languages {
+		file := src.first(l.files...)
+		if file == "" {
+			continue
+		}
+		p := &plan{Plan: Plan{Language: l.name, Because: "there is " + article(file)}, packages: set.Packages, buildPackages: set.BuildPackages}
+		if err := l.plan(src, p); err != nil {
+			return nil, err
+		}
+		p.Plan.Dockerfile, p.Plan.Ignore = p.text(set), Ignored
+		return &p.Plan, nil
+	}
+	err := mesh.Errorf(mesh.Invalid, "there is no Dockerfile, and nothing else says how to build it")
+	for _, dir := range src.folders() {
+		for _, l := range languages[:len(languages)-1] { // not static: any folder may have an index.html
+			for _, f := range append([]string{"Dockerfile"}, l.files...) {
+				if src.has(dir + "/" + f) {
+					return nil, err.WithHint("there is %s in %s/; build that folder with root=%s", article(f), dir, dir)
+				}
+			}
+		}
+	}
+	return nil, err.WithHint("add one of these files, or a Dockerfile; what is served as it is goes into public/")
+}
+
+func article(file string) string {
+	if strings.ContainsRune("aeio", rune(file[0])) {
+		return "an " + file
+	}
+	return "a " + file
+}

@@ -1,0 +1,134 @@
+package detect
+
+import (
+	"io/fs"
+	"path"
+	"regexp"
+	"strings"
+
+	"golang.org/x/mod/modfile"
+
+	"mesh"
+)
+
+var (
+	packageMain = regexp.MustCompile(`(?m)^package main\b`)
+	buildIgnore = regexp.MustCompile(`(?m)^//go:build ignore`)
+)
+
+// cgo are modules that are nothing without a C compiler.
+var cgo = []string{"github.com/mattn/go-sqlite3", "github.com/confluentinc/confluent-kafka-go", "github.com/h2non/bimg", "gopkg.in/gographics/imagick.v3", "github.com/davidbyttow/govips"}
+
+// golang builds all the commands of a module; the source goes into the image as
+// well, for templates and files that the program reads.
+func golang(s *source, p *plan) error {
+	mod, err := modfile.Parse("go.mod", []byte(s.read("go.mod")), nil)
+	if err != nil { // what a newer Go has added, say; this reads less
+		mod, err = modfile.ParseLax("go.mod", []byte(s.read("go.mod")), nil)
+	}
+	if err != nil {
+		return mesh.Errorf(mesh.Invalid, "go.mod: %w", err)
+	}
+	var v said
+	if mod.Go != nil {
+		v = said{mod.Go.Version, "go in go.mod"}
+	}
+	if mod.Toolchain != nil && mod.Toolchain.Name != "default" {
+		v = said{strings.TrimPrefix(mod.Toolchain.Name, "go"), "toolchain in go.mod"}
+	}
+	version := p.version("Go", v, 2, "1.26")
+	p.buildImage, p.image = "golang:"+version+"-bookworm", "debian:bookworm-slim"
+
+	target, start, why, err := goCommands(s, mod)
+	if err != nil {
+		return err
+	}
+	cgoEnabled := "0"
+	for _, r := range mod.Require {
+		for _, m := range cgo {
+			if strings.HasPrefix(r.Mod.Path, m) {
+				cgoEnabled = "1"
+				p.found("builds with cgo", m+" in go.mod")
+			}
+		}
+	}
+	p.build = []string{"ENV CGO_ENABLED=" + cgoEnabled}
+	whole := s.has("vendor/modules.txt")
+	for _, r := range mod.Replace {
+		whole = whole || modfile.IsDirectoryPath(r.New.Path)
+	}
+	if whole {
+		p.build = append(p.build, "COPY . .")
+	} else {
+		p.build = append(p.build, copies(s.present("go.mod", "go.sum"))...)
+		p.build = append(p.build, "RUN --mount=type=cache,target=/go/pkg/mod go mod download", "COPY . .")
+	}
+	build := s.buildCommand(p, "go build -trimpath -ldflags='-s -w' -tags=timetzdata -o /out/ "+target, why)
+	mounts, exports := secretsIn(build)
+	p.build = append(p.build, "RUN mkdir /out", "RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build "+mounts+exports+build)
+	p.final = []string{
+		"COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/",
+		"COPY --chown=%OWNER . .",
+		"COPY --from=build /out/ /usr/local/bin/",
+	}
+	return s.start(p, start, why, "package main in the root or in cmd/")
+}
+
+// goCommands finds the commands of a module: what to build, and which one to start.
+func goCommands(s *source, mod *modfile.File) (target, start, why string, err error) {
+	name := "app"
+	if mod.Module != nil {
+		name = path.Base(strings.TrimSuffix(mod.Module.Mod.Path, "/"))
+		if regexp.MustCompile(`^v\d+$`).MatchString(name) { // as go build names it
+			name = path.Base(path.Dir(mod.Module.Mod.Path))
+		}
+	}
+	if s.isMain(".") {
+		return ".", name, "package main in the root", nil
+	}
+	var commands []string
+	if list, err := fs.ReadDir(s.tree, "cmd"); err == nil {
+		for _, e := range list {
+			if e.IsDir() && s.isMain("cmd/"+e.Name()) {
+				commands = append(commands, e.Name())
+			}
+		}
+	}
+	switch {
+	case len(commands) == 1:
+		return "./cmd/" + commands[0], commands[0], "package main in cmd/" + commands[0], nil
+	case len(commands) == 0 && s.isMain("cmd"):
+		return "./cmd", "cmd", "package main in cmd", nil
+	case len(commands) == 0:
+		return "", "", "", mesh.Errorf(mesh.Invalid, "this is Go, but there is no package main in the root or in cmd/").
+			WithHint("move it there, or set build-command= and start-command=")
+	}
+	for _, want := range []string{name, "web", "server", "app", "api"} {
+		for _, c := range commands {
+			if c == want {
+				return "./cmd/...", c, "package main in cmd/" + c, nil
+			}
+		}
+	}
+	if s.set.StartCommand == "" && !s.has("Procfile") {
+		return "", "", "", mesh.Errorf(mesh.Invalid, "this is Go, and cmd/ has several commands: %s", strings.Join(commands, ", ")).
+			WithHint("say which one serves in a Procfile: web: %s, or set start-command=%s", commands[0], commands[0])
+	}
+	return "./cmd/...", "", "the commands in cmd/", nil
+}
+
+// isMain tells whether a folder has a command.
+func (s *source) isMain(dir string) bool {
+	list, err := fs.ReadDir(s.tree, dir)
+	if err != nil {
+		return false
+	}
+	for _, e := range list {
+		if n := e.Name(); strings.HasSuffix(n, ".go") && !strings.HasSuffix(n, "_test.go") {
+			if text := s.read(path.Join(dir, n)); packageMain.MatchString(text) && !buildIgnore.MatchString(text) {
+				return true
+			}
+		}
+	}
+	return false
+}

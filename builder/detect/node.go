@@ -1,0 +1,352 @@
+package detect
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+const nodeDefault = "24"
+
+// nodeLines are the lines of Node that have images, the one to use first.
+var nodeLines = []string{nodeDefault, "22", "20", "26", "25", "18", "16", "14"}
+
+func nodeImage(version string) string { return "node:" + version + "-bookworm-slim" }
+
+type packageJSON struct {
+	Main            string
+	Type            string
+	PackageManager  string
+	Engines         map[string]string
+	Scripts         map[string]string
+	Dependencies    map[string]string
+	DevDependencies map[string]string
+	Workspaces      json.RawMessage
+}
+
+func (j packageJSON) has(name string) bool {
+	_, is := j.Dependencies[name]
+	_, dev := j.DevDependencies[name]
+	return is || dev
+}
+
+// nodeNeeds are packages that are compiled, or that need a library or a program.
+var nodeNeeds = map[string]needs{
+	"argon2":         {build: compiler},
+	"bcrypt":         {build: compiler},
+	"better-sqlite3": {build: compiler},
+	"canvas":         {build: compiler + " libcairo2-dev libpango1.0-dev libjpeg-dev libgif-dev librsvg2-dev", run: "libcairo2 libpango-1.0-0 libpangocairo-1.0-0 libjpeg62-turbo libgif7 librsvg2-2"},
+	"node-gyp":       {build: compiler},
+	"pg-native":      {build: compiler + " libpq-dev", run: "libpq5"},
+	"puppeteer":      {run: "chromium"},
+	"sqlite3":        {build: compiler},
+	"prisma":         {run: "openssl ca-certificates"},
+	"fluent-ffmpeg":  {run: "ffmpeg"},
+}
+
+const compiler = "build-essential python3"
+
+// nodeFrameworks name what a package.json depends on, and what starts it when
+// nothing else says so. The first that is there counts.
+var nodeFrameworks = []struct{ dependency, name, start string }{
+	{"next", "Next.js", "next start"},
+	{"nuxt", "Nuxt", "node .output/server/index.mjs"},
+	{"@nestjs/core", "NestJS", "node dist/main.js"},
+	{"@remix-run/serve", "Remix", "remix-serve build/server/index.js"},
+	{"@sveltejs/adapter-node", "SvelteKit", "node build"},
+	{"express", "Express", ""},
+	{"fastify", "Fastify", ""},
+	{"koa", "Koa", ""},
+	{"hono", "Hono", ""},
+}
+
+// node is for what has a package.json, or a server.js alone.
+func node(s *source, p *plan) error {
+	var j packageJSON
+	if err := s.json("package.json", &j); err != nil {
+		return err
+	}
+	version := p.version("Node", nodeVersion(s, j), 1, nodeLines...)
+	p.image, p.user = nodeImage(version), "node"
+	for _, f := range nodeFrameworks {
+		if j.has(f.dependency) {
+			p.Framework = f.name
+			break
+		}
+	}
+	if spa, why := nodeSPA(j); spa {
+		p.Framework, p.Because = why, p.Because+" whose build makes static files"
+	}
+	build := nodeBuild(s, p, j)
+	if s.has("package.json") {
+		nodeInstall(s, p, j, build)
+	} else {
+		p.build = nil
+		p.final = []string{"COPY --chown=%OWNER . ."}
+	}
+	if spa, _ := nodeSPA(j); spa && s.set.StartCommand == "" && s.process("web") == "" {
+		return nodeStatic(s, p, j)
+	}
+	p.env = append(p.env, "NODE_ENV=production", "PATH=/app/node_modules/.bin:$PATH")
+	p.add(nodeNeeds, func(n string) bool { _, ok := j.Dependencies[n]; return ok || j.has(n) && n == "prisma" })
+	if len(p.build) > 0 {
+		p.final = []string{"COPY --from=build --chown=%OWNER /app /app"}
+	}
+	found, why := nodeStart(s, p, j)
+	return s.start(p, found, why, "scripts.start or main in package.json, server.js, index.js or app.js")
+}
+
+type said struct{ text, from string }
+
+// firstSaid is the first that says anything.
+func firstSaid(list ...said) said {
+	for _, s := range list {
+		if s.text = strings.TrimSpace(s.text); s.text != "" {
+			return s
+		}
+	}
+	return said{}
+}
+
+func nodeVersion(s *source, j packageJSON) said {
+	v := firstSaid(
+		said{s.line(".nvmrc"), ".nvmrc"}, said{s.line(".node-version"), ".node-version"},
+		said{s.tool("nodejs", "node"), ".tool-versions"}, said{j.Engines["node"], "engines.node in package.json"},
+	)
+	// "lts/iron" and "node" name no number.
+	names := map[string]string{"lts/*": nodeDefault, "lts/krypton": "24", "lts/jod": "22", "lts/iron": "20", "lts/hydrogen": "18", "node": nodeDefault, "stable": nodeDefault, "latest": nodeDefault, "*": nodeDefault}
+	if n, ok := names[strings.ToLower(v.text)]; ok {
+		v.text = n
+	}
+	v.text = strings.TrimPrefix(v.text, "v")
+	return v
+}
+
+// nodeBuild is the command that builds, or empty.
+func nodeBuild(s *source, p *plan, j packageJSON) string {
+	for _, script := range []string{"heroku-postbuild", "build"} {
+		if j.Scripts[script] != "" {
+			return s.buildCommand(p, packageManager(s, j).name+" run "+script, "scripts."+script+" in package.json")
+		}
+	}
+	if p.Framework == "Next.js" {
+		return s.buildCommand(p, "next build", "next in package.json")
+	}
+	return s.buildCommand(p, "", "")
+}
+
+// manager installs what a package.json asks for.
+type manager struct {
+	name    string
+	why     string
+	setup   string // makes it available, where the image has it not
+	install string
+	prune   string // takes out what only the build needed
+	cache   string // the folder that is worth keeping
+	files   []string
+}
+
+func packageManager(s *source, j packageJSON) manager {
+	name, version, _ := strings.Cut(j.PackageManager, "@")
+	version, _, _ = strings.Cut(version, "+")
+	why := "packageManager in package.json"
+	lock := s.first("bun.lock", "bun.lockb", "pnpm-lock.yaml", "yarn.lock", "package-lock.json", "npm-shrinkwrap.json")
+	if name == "" {
+		name = map[string]string{"bun.lock": "bun", "bun.lockb": "bun", "pnpm-lock.yaml": "pnpm", "yarn.lock": "yarn"}[lock]
+		why = lock
+	}
+	switch name {
+	case "bun":
+		m := manager{name: "bun", why: why, setup: "npm install --global bun@" + orElse(version, "1"), install: "bun install", cache: "/root/.bun/install/cache", files: []string{"bun.lock", "bun.lockb", "bunfig.toml"}}
+		if strings.HasPrefix(lock, "bun.") {
+			m.install += " --frozen-lockfile"
+		}
+		return m
+	case "pnpm":
+		if version == "" {
+			version = map[string]string{"9.0": "9", "6.0": "8", "5.4": "7"}[number.FindString(lockfileVersion.FindString(s.read("pnpm-lock.yaml")))]
+		}
+		m := manager{
+			name: "pnpm", why: why, setup: "npm install --global pnpm@" + orElse(version, "9"), install: "pnpm install --store-dir=/root/.pnpm", prune: "CI=true pnpm prune --prod --store-dir=/root/.pnpm", cache: "/root/.pnpm",
+			files: []string{"pnpm-lock.yaml", "pnpm-workspace.yaml", ".pnpmfile.cjs"},
+		}
+		if lock == "pnpm-lock.yaml" {
+			m.install += " --frozen-lockfile"
+		}
+		return m
+	case "yarn":
+		m := manager{
+			name: "yarn", why: why, setup: "npm install --global --force yarn@" + orElse(version, "1.22.22"), install: "yarn install --frozen-lockfile", prune: "yarn install --production --ignore-scripts --prefer-offline --frozen-lockfile", cache: "/usr/local/share/.cache/yarn",
+			files: []string{"yarn.lock"},
+		}
+		if s.has(".yarnrc.yml") || version != "" && !strings.HasPrefix(version, "1.") {
+			m.setup = "npm install --global --force corepack && corepack enable"
+			m.install, m.prune, m.cache = "yarn install --immutable", "", "/root/.yarn/berry/cache"
+			m.files = append(m.files, ".yarnrc.yml", ".yarn", ".pnp.cjs")
+		}
+		return m
+	}
+	m := manager{name: "npm", why: "no lock file", install: "npm install", prune: "npm prune --omit=dev", cache: "/root/.npm", files: []string{"package-lock.json", "npm-shrinkwrap.json"}}
+	if lock == "package-lock.json" || lock == "npm-shrinkwrap.json" {
+		m.install, m.why = "npm ci", lock
+	}
+	return m
+}
+
+var lockfileVersion = regexp.MustCompile(`(?m)^lockfileVersion: '?[0-9.]+`)
+
+func orElse(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+// nodeInstall fills the build stage: what the dependencies are made of is copied
+// first, so that they are installed anew only when it has changed.
+func nodeInstall(s *source, p *plan, j packageJSON, build string) {
+	m := packageManager(s, j)
+	cache := "--mount=type=cache,target=" + m.cache + " "
+	mounts, exports := secretsIn(s.read(".npmrc") + s.read(".yarnrc.yml"))
+	if m.setup != "" {
+		p.build = append(p.build, "RUN "+m.setup)
+	}
+	install := m.install
+	prune := m.prune
+	if build == "" { // then what only a build needs need not come at all
+		switch m.name {
+		case "npm":
+			install, prune = install+" --omit=dev", ""
+		case "pnpm":
+			install, prune = install+" --prod", ""
+		case "bun":
+			install, prune = install+" --production", ""
+		case "yarn":
+			if prune != "" {
+				install, prune = install+" --production", ""
+			}
+		}
+	} else {
+		install = "NODE_ENV=development " + install // or what only the build needs stays out
+	}
+	p.found(strings.TrimPrefix(install, "NODE_ENV=development "), m.why)
+	whole := ""
+	for _, script := range []string{"preinstall", "install", "postinstall", "prepare"} {
+		if j.Scripts[script] != "" {
+			whole = "scripts." + script + " in package.json"
+		}
+	}
+	if len(j.Workspaces) > 0 || s.has("pnpm-workspace.yaml") {
+		whole = "workspaces in package.json"
+	}
+	for _, n := range slices.Sorted(maps.Keys(j.Dependencies)) {
+		if v := j.Dependencies[n]; strings.HasPrefix(v, "file:") || strings.HasPrefix(v, "link:") {
+			whole = n + " in package.json, which lies in the repository"
+		}
+	}
+	if whole != "" {
+		p.found("copies everything before it installs", whole)
+		p.build = append(p.build, "COPY . .")
+	} else {
+		files := s.present(append([]string{"package.json", ".npmrc", "patches"}, m.files...)...)
+		p.build = append(p.build, copies(files)...)
+	}
+	p.build = append(p.build, "RUN "+cache+mounts+exports+install)
+	if whole == "" {
+		p.build = append(p.build, "COPY . .")
+	}
+	if build != "" {
+		mounts, exports := secretsIn(build)
+		p.build = append(p.build, "RUN "+mounts+exports+build)
+		if prune != "" {
+			p.build = append(p.build, "RUN "+cache+prune)
+		}
+	}
+}
+
+// copies are the instructions that copy files and folders to where they are.
+func copies(files []string) (list []string) {
+	var plain []string
+	for _, f := range files {
+		if d, ok := strings.CutSuffix(f, "/"); ok {
+			list = append(list, fmt.Sprintf("COPY %s %s", d, d))
+		} else {
+			plain = append(plain, f)
+		}
+	}
+	if len(plain) > 0 {
+		list = append([]string{"COPY " + strings.Join(plain, " ") + " ./"}, list...)
+	}
+	return list
+}
+
+// nodeStart finds what starts the program.
+func nodeStart(s *source, p *plan, j packageJSON) (command, why string) {
+	script := j.Scripts["start"]
+	if j.Scripts["start:prod"] != "" && p.Framework == "NestJS" {
+		return j.Scripts["start:prod"], "scripts.start:prod in package.json"
+	}
+	switch {
+	case script != "" && (j.Scripts["prestart"] != "" || j.Scripts["poststart"] != ""):
+		return "npm start", "scripts.start in package.json, with what goes before or after it"
+	case script != "":
+		return script, "scripts.start in package.json" // npm itself would cost half a second and a process
+	}
+	for _, f := range nodeFrameworks {
+		if f.name == p.Framework && f.start != "" {
+			return f.start, f.dependency + " in package.json"
+		}
+	}
+	if j.Main != "" && s.first(j.Main, j.Main+".js") != "" {
+		return "node " + j.Main, "main in package.json"
+	}
+	if f := s.first("server.js", "index.js", "app.js", "main.js", "server.mjs", "index.mjs"); f != "" {
+		return "node " + f, f
+	}
+	return "", ""
+}
+
+// nodeSPA tells whether the tree is a front end only: a build, and nothing that
+// would serve what it makes.
+func nodeSPA(j packageJSON) (bool, string) {
+	if j.Scripts["build"] == "" || j.Scripts["start"] != "" && !j.has("react-scripts") {
+		return false, ""
+	}
+	for _, f := range nodeFrameworks {
+		if j.has(f.dependency) {
+			return false, ""
+		}
+	}
+	for _, t := range []struct{ dependency, name string }{{"react-scripts", "Create React App"}, {"astro", "Astro"}, {"vite", "Vite"}, {"@vue/cli-service", "Vue"}, {"@angular/cli", "Angular"}, {"parcel", "Parcel"}} {
+		if j.has(t.dependency) && !j.has("@astrojs/node") {
+			return true, t.name
+		}
+	}
+	return false, ""
+}
+
+// nodeStatic serves what a build has made.
+func nodeStatic(s *source, p *plan, j packageJSON) error {
+	out := "dist"
+	if j.has("react-scripts") {
+		out = "build"
+	}
+	if s.set.BuildCommand == "" && strings.Contains(j.Scripts["build"], "--outDir") {
+		f := strings.Fields(j.Scripts["build"])
+		if i := slices.Index(f, "--outDir"); i >= 0 && i+1 < len(f) {
+			out = strings.Trim(f[i+1], "/")
+		}
+	}
+	p.buildImage, p.image, p.user = p.image, staticImage, nobody
+	if len(p.packages) > 0 {
+		return noPackages()
+	}
+	p.final = serveStatic("--from=build /app/"+out, false)
+	p.final = append(p.final[:len(p.final)-1], "RUN echo 'E404:/www/index.html' >> /etc/httpd.conf", p.final[len(p.final)-1])
+	p.cmd = staticCommand
+	p.found("serves "+out+"/, and its index.html for any other path", p.Framework+" makes it")
+	return nil
+}

@@ -1,0 +1,271 @@
+package detect
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+var pythonLines = []string{"3.13", "3.12", "3.11", "3.10", "3.9", "3.14", "3.8"}
+
+// pythonNeeds are distributions that are compiled against a library, or that run a
+// program.
+var pythonNeeds = map[string]needs{
+	"psycopg2":        {build: "build-essential libpq-dev", run: "libpq5"},
+	"psycopg":         {run: "libpq5"},
+	"mysqlclient":     {build: "build-essential pkg-config default-libmysqlclient-dev", run: "libmariadb3"},
+	"pycairo":         {build: "build-essential pkg-config libcairo2-dev", run: "libcairo2"},
+	"pdf2image":       {run: "poppler-utils"},
+	"pydub":           {run: "ffmpeg"},
+	"python-magic":    {run: "libmagic1"},
+	"pytesseract":     {run: "tesseract-ocr"},
+	"weasyprint":      {run: "libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0"},
+	"uwsgi":           {build: "build-essential"},
+	"python-ldap":     {build: "build-essential libldap2-dev libsasl2-dev", run: "libldap-2.5-0 libsasl2-2"},
+	"xmlsec":          {build: "build-essential pkg-config libxmlsec1-dev", run: "libxmlsec1-openssl"},
+	"opencv-python":   {run: "libgl1 libglib2.0-0"},
+	"pygraphviz":      {build: "build-essential libgraphviz-dev", run: "graphviz"},
+	"django-gdal":     {run: "gdal-bin"},
+	"psycopg2cffi":    {build: "build-essential libpq-dev libffi-dev", run: "libpq5"},
+	"python-snappy":   {build: "build-essential libsnappy-dev", run: "libsnappy1v5"},
+	"confluent-kafka": {run: "librdkafka1"},
+}
+
+type pyproject struct {
+	Project struct {
+		RequiresPython string `toml:"requires-python"`
+		Dependencies   []string
+		Scripts        map[string]string
+	}
+	Tool struct {
+		Poetry struct {
+			Dependencies map[string]any
+			Scripts      map[string]any
+		}
+	}
+	BuildSystem struct {
+		Requires []string
+	} `toml:"build-system"`
+}
+
+type pipfile struct {
+	Packages map[string]any
+	Requires struct {
+		PythonVersion string `toml:"python_version"`
+		PythonFull    string `toml:"python_full_version"`
+	}
+}
+
+func python(s *source, p *plan) error {
+	var project pyproject
+	if err := s.toml("pyproject.toml", &project); err != nil {
+		return err
+	}
+	var pip pipfile
+	if err := s.toml("Pipfile", &pip); err != nil {
+		return err
+	}
+	v := firstSaid(
+		said{s.line(".python-version"), ".python-version"},
+		said{strings.TrimPrefix(s.line("runtime.txt"), "python-"), "runtime.txt"},
+		said{s.tool("python"), ".tool-versions"},
+		said{pip.Requires.PythonVersion, "python_version in Pipfile"},
+		said{pip.Requires.PythonFull, "python_full_version in Pipfile"},
+		said{project.Project.RequiresPython, "requires-python in pyproject.toml"},
+		said{fmt.Sprint(orNothing(project.Tool.Poetry.Dependencies["python"])), "python in pyproject.toml"},
+	)
+	version := p.version("Python", v, 2, pythonLines...)
+	p.image = "python:" + version + "-slim-bookworm"
+	p.env = []string{"PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1", "PATH=/venv/bin:$PATH"}
+	deps := pythonDependencies(s, project, pip)
+	has := func(n string) bool { return deps[n] }
+	p.add(pythonNeeds, has)
+	p.final = []string{"COPY --chown=%OWNER . ."}
+	pythonInstall(s, p)
+	if len(p.build) > 0 {
+		p.final = append([]string{"COPY --from=build /venv /venv"}, p.final...)
+	}
+	found, why := pythonStart(s, p, has, project)
+	if command := s.buildCommand(p, pythonBuild(s, p), "STATIC_ROOT in the settings"); command != "" {
+		mounts, exports := secretsIn(command)
+		p.final = append(p.final, "RUN "+mounts+exports+command)
+		if strings.Contains(command, "collectstatic") {
+			p.final = append(p.final, "RUN chown -R %OWNER /app")
+		}
+	}
+	return s.start(p, found, why, "manage.py, main.py, app.py, server.py or one of [project.scripts]")
+}
+
+func orNothing(v any) any {
+	if s, ok := v.(string); ok {
+		return s
+	}
+	return ""
+}
+
+var requirement = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*`)
+
+// pythonDependencies are the names that the tree asks for, as PEP 503 writes them.
+func pythonDependencies(s *source, project pyproject, pip pipfile) map[string]bool {
+	deps := map[string]bool{}
+	add := func(text string) {
+		n := requirement.FindString(strings.TrimSpace(text))
+		if n != "" {
+			deps[strings.ToLower(strings.NewReplacer("_", "-", ".", "-").Replace(n))] = true
+		}
+	}
+	var file func(name string, depth int)
+	file = func(name string, depth int) {
+		for l := range strings.SplitSeq(s.read(name), "\n") {
+			if rest, ok := strings.CutPrefix(strings.TrimSpace(l), "-r"); ok && depth < 5 {
+				file(path.Join(path.Dir(name), strings.TrimSpace(rest)), depth+1)
+				continue
+			}
+			add(l)
+		}
+	}
+	file("requirements.txt", 0)
+	for _, d := range project.Project.Dependencies {
+		add(d)
+	}
+	for n := range project.Tool.Poetry.Dependencies {
+		add(n)
+	}
+	for n := range pip.Packages {
+		add(n)
+	}
+	return deps
+}
+
+var localRequirement = regexp.MustCompile(`(?m)^\s*(-e\s+|--editable[ =])?(\.|file:)|^\s*-r\s|^\s*-c\s|@\s*file:|^\s*--find-links`)
+
+// pythonInstall fills the build stage: an environment in /venv.
+func pythonInstall(s *source, p *plan) {
+	cache := "RUN --mount=type=cache,target=/root/.cache "
+	p.build = []string{"RUN python -m venv /venv"}
+	switch {
+	case s.has("uv.lock"):
+		p.found("uv sync", "uv.lock")
+		p.build = []string{
+			cache + "pip install uv", "COPY pyproject.toml uv.lock ./",
+			cache + "UV_PROJECT_ENVIRONMENT=/venv UV_LINK_MODE=copy uv sync --frozen --no-dev --no-install-project --python \"$(command -v python3)\"",
+		}
+	case s.has("poetry.lock"):
+		p.found("poetry install", "poetry.lock")
+		p.build = append(p.build, cache+"pip install poetry", "COPY pyproject.toml poetry.lock ./", cache+"VIRTUAL_ENV=/venv poetry install --only main --no-root --no-interaction")
+	case s.has("Pipfile.lock"):
+		p.found("pipenv sync", "Pipfile.lock")
+		p.build = append(p.build, cache+"pip install pipenv", "COPY Pipfile Pipfile.lock ./", cache+"VIRTUAL_ENV=/venv PIPENV_VERBOSITY=-1 pipenv sync")
+	case s.has("requirements.txt"):
+		p.found("pip install -r requirements.txt", "requirements.txt")
+		if localRequirement.MatchString(s.read("requirements.txt")) {
+			p.found("copies everything before it installs", "paths in requirements.txt")
+			p.build = append(p.build, "COPY . .")
+		} else {
+			p.build = append(p.build, "COPY requirements.txt ./")
+		}
+		p.build = append(p.build, cache+"pip install -r requirements.txt")
+	case s.has("Pipfile"):
+		p.found("pipenv install", "Pipfile, without a lock file")
+		p.build = append(p.build, cache+"pip install pipenv", "COPY Pipfile ./", cache+"VIRTUAL_ENV=/venv PIPENV_VERBOSITY=-1 pipenv install --skip-lock")
+	case s.has("pyproject.toml") && strings.Contains(s.read("pyproject.toml"), "[project]"), s.has("setup.py"):
+		p.found("pip install .", s.first("pyproject.toml", "setup.py"))
+		p.build = append(p.build, "COPY . .", cache+"pip install .")
+	default:
+		p.found("installs nothing", "no requirements.txt")
+		p.build = nil
+		p.env = p.env[:2]
+	}
+}
+
+// pythonBuild is what Django wants done once, or empty.
+func pythonBuild(s *source, p *plan) string {
+	if p.Framework != "Django" {
+		return ""
+	}
+	for _, f := range append(s.glob("settings.py"), s.glob("settings/base.py")...) {
+		if regexp.MustCompile(`(?m)^STATIC_ROOT\s*=`).MatchString(s.read(f)) {
+			return "SECRET_KEY=only-for-the-build python manage.py collectstatic --noinput"
+		}
+	}
+	return ""
+}
+
+var (
+	flaskApp   = regexp.MustCompile(`(?m)^(\w+)\s*(?::\s*\w+\s*)?=\s*(?:flask\.)?Flask\(`)
+	fastAPIApp = regexp.MustCompile(`(?m)^(\w+)\s*(?::\s*\w+\s*)?=\s*(?:fastapi\.)?FastAPI\(`)
+	appFactory = regexp.MustCompile(`(?m)^def (create_app|make_app)\(`)
+)
+
+// modules are the files that a web app's object is looked for in.
+func (s *source) modules() []string {
+	list := s.presentFiles("wsgi.py", "asgi.py", "app.py", "main.py", "server.py", "application.py", "api.py")
+	for _, n := range []string{"app.py", "main.py", "wsgi.py", "__init__.py"} {
+		list = append(list, s.glob(n)...)
+	}
+	return list
+}
+
+func (s *source) presentFiles(names ...string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !s.has(n) })
+}
+
+// module is a file's name as Python imports it.
+func module(file string) string {
+	m := strings.TrimSuffix(strings.TrimSuffix(file, ".py"), "/__init__")
+	return strings.ReplaceAll(strings.TrimPrefix(m, "src/"), "/", ".")
+}
+
+func pythonStart(s *source, p *plan, has func(string) bool, project pyproject) (command, why string) {
+	find := func(what *regexp.Regexp) (string, string, string) {
+		for _, f := range s.modules() {
+			if m := what.FindStringSubmatch(s.read(f)); m != nil {
+				return module(f), m[1], f
+			}
+		}
+		return "", "", ""
+	}
+	switch {
+	case s.has("manage.py") && has("django"):
+		p.Framework = "Django"
+		for _, f := range s.glob("wsgi.py") {
+			if has("gunicorn") {
+				return "gunicorn " + module(f), f + ", and gunicorn among the requirements"
+			}
+		}
+		return "python manage.py runserver --noreload 0.0.0.0:$PORT", "manage.py; Django's own server, because gunicorn is not among the requirements"
+	case has("fastapi"):
+		p.Framework = "FastAPI"
+		if m, v, f := find(fastAPIApp); m != "" {
+			return fmt.Sprintf("uvicorn %s:%s --host 0.0.0.0 --port $PORT", m, v), f
+		}
+	case has("flask"):
+		p.Framework = "Flask"
+		m, v, f := find(flaskApp)
+		if m == "" {
+			if m, v, f = find(appFactory); m != "" {
+				v += "()"
+			}
+		}
+		switch {
+		case m != "" && has("gunicorn"):
+			return fmt.Sprintf("gunicorn '%s:%s'", m, v), f + ", and gunicorn among the requirements"
+		case m != "":
+			return fmt.Sprintf("flask --app '%s:%s' run --host 0.0.0.0 --port $PORT", m, v), f + "; Flask's own server, because gunicorn is not among the requirements"
+		}
+	}
+	if f := s.first("main.py", "app.py", "server.py", "bot.py"); f != "" {
+		return "python " + f, f
+	}
+	names := slices.Sorted(maps.Keys(project.Project.Scripts))
+	if len(names) == 1 {
+		return names[0], "[project.scripts] in pyproject.toml"
+	}
+	if f := s.glob("__main__.py"); len(f) == 1 {
+		return "python -m " + module(path.Dir(f[0])), f[0]
+	}
+	return "", ""
+}

@@ -1,0 +1,214 @@
+package detect
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"regexp"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"mesh"
+)
+
+// maxFile is how much of a file is read: what has to be known stands in small ones.
+const maxFile = 4 << 20
+
+var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+
+// source is a tree that is looked at.
+type source struct {
+	tree fs.FS
+	set  Settings
+}
+
+// has tells whether there is a file of that name.
+func (s *source) has(name string) bool {
+	i, err := fs.Stat(s.tree, name)
+	return err == nil && i.Mode().IsRegular()
+}
+
+func (s *source) dir(name string) bool {
+	i, err := fs.Stat(s.tree, name)
+	return err == nil && i.IsDir()
+}
+
+// first is the first of the names that there is, or empty.
+func (s *source) first(names ...string) string {
+	for _, n := range names {
+		if s.has(n) {
+			return n
+		}
+	}
+	return ""
+}
+
+// present are those of the names that there are; a folder gets a slash.
+func (s *source) present(names ...string) (list []string) {
+	for _, n := range names {
+		if s.has(n) {
+			list = append(list, n)
+		} else if s.dir(n) {
+			list = append(list, n+"/")
+		}
+	}
+	return list
+}
+
+// read is the text of a file, or empty.
+func (s *source) read(name string) string {
+	f, err := s.tree.Open(name)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile))
+	if err != nil {
+		return ""
+	}
+	return strings.ReplaceAll(strings.TrimPrefix(string(b), "\ufeff"), "\r\n", "\n")
+}
+
+// line is the first line of a file that is not a comment.
+func (s *source) line(name string) string {
+	for l := range strings.SplitSeq(s.read(name), "\n") {
+		if l = strings.TrimSpace(l); l != "" && !strings.HasPrefix(l, "#") {
+			return l
+		}
+	}
+	return ""
+}
+
+// tool is the version that .tool-versions gives, as asdf and mise read it.
+func (s *source) tool(names ...string) string {
+	for l := range strings.SplitSeq(s.read(".tool-versions"), "\n") {
+		f := strings.Fields(l)
+		for _, n := range names {
+			if len(f) > 1 && f[0] == n {
+				return f[1]
+			}
+		}
+	}
+	return ""
+}
+
+// json reads a file into v; one that is not there leaves v as it is.
+func (s *source) json(name string, v any) error {
+	text := s.read(name)
+	if text == "" {
+		return nil
+	}
+	err := json.Unmarshal([]byte(text), v)
+	var at *json.SyntaxError
+	switch {
+	case errors.As(err, &at):
+		line := 1 + strings.Count(text[:min(len(text), int(at.Offset))], "\n")
+		return mesh.Errorf(mesh.Invalid, "%s:%d: %w", name, line, err)
+	case err != nil:
+		return mesh.Errorf(mesh.Invalid, "%s: %w", name, err)
+	}
+	return nil
+}
+
+func (s *source) toml(name string, v any) error {
+	text := s.read(name)
+	if text == "" {
+		return nil
+	}
+	err := toml.Unmarshal([]byte(text), v)
+	var at *toml.DecodeError
+	if errors.As(err, &at) {
+		line, _ := at.Position()
+		return mesh.Errorf(mesh.Invalid, "%s:%d: %s", name, line, strings.TrimPrefix(at.Error(), "toml: "))
+	}
+	if err != nil {
+		return mesh.Errorf(mesh.Invalid, "%s: %w", name, err)
+	}
+	return nil
+}
+
+// folders are those in the root, without hidden ones.
+func (s *source) folders() (names []string) {
+	list, err := fs.ReadDir(s.tree, ".")
+	if err != nil {
+		return nil
+	}
+	for _, e := range list {
+		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") && e.Name() != "node_modules" && e.Name() != "vendor" {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+// glob are the files of that name in the root's folders.
+func (s *source) glob(name string) (paths []string) {
+	for _, d := range s.folders() {
+		if p := path.Join(d, name); s.has(p) {
+			paths = append(paths, p)
+		}
+	}
+	return paths
+}
+
+// process is a line of the Procfile.
+func (s *source) process(name string) string {
+	for l := range strings.SplitSeq(s.read("Procfile"), "\n") {
+		if n, c, ok := strings.Cut(l, ":"); ok && strings.TrimSpace(n) == name {
+			return strings.TrimSpace(c)
+		}
+	}
+	return ""
+}
+
+// start chooses what starts the program: what was set, the Procfile, and then what
+// detection offers. Without any of them the plan has no CMD when the Procfile names
+// other processes, and is refused otherwise.
+func (s *source) start(p *plan, found, why string, lookedFor string) error {
+	switch {
+	case s.set.StartCommand != "":
+		found, why = s.set.StartCommand, "start-command"
+	case s.process("web") != "":
+		found, why = s.process("web"), "web in the Procfile"
+	case found == "" && s.has("Procfile"):
+		return nil
+	case found == "":
+		return mesh.Errorf(mesh.Invalid, "this is %s, but nothing says what to start: there is no %s", p.Title(), lookedFor).
+			WithHint("name it in a Procfile: web: COMMAND, or set start-command=COMMAND")
+	}
+	p.cmd = found
+	p.found("starts "+found, why)
+	return nil
+}
+
+// buildCommand is what was set, or what detection offers.
+func (s *source) buildCommand(p *plan, found, why string) string {
+	if s.set.BuildCommand != "" {
+		found, why = s.set.BuildCommand, "build-command"
+	}
+	if found != "" {
+		p.found("builds with "+found, why)
+	}
+	return found
+}
+
+func (p *plan) found(what, why string) { p.Facts = append(p.Facts, Fact{what, why}) }
+
+// version chooses the version that v asks for, known[0] when it asks for nothing,
+// and notes why. It is cut to n numbers: an image's patch level is the newest, with
+// its holes mended, and not all are made for each release of Debian.
+func (p *plan) version(language string, v said, n int, known ...string) string {
+	version, why := known[0], "the default"
+	if v.from != "" {
+		version, why = lines(choose(v.text, known...), n), v.from
+		if v.text != version {
+			why += fmt.Sprintf(" says %s", flat(mesh.Clip(v.text, 40)))
+		}
+	}
+	p.found(language+" "+version, why)
+	return version
+}

@@ -1,0 +1,47 @@
+package detect
+
+import (
+	"fmt"
+
+	"mesh"
+)
+
+const (
+	staticImage   = "busybox:1.36"
+	nobody        = "1000:1000" // busybox has no user without rights, and needs none
+	staticCommand = "httpd -f -p $PORT -h /www -c /etc/httpd.conf"
+)
+
+func noPackages() error {
+	return mesh.Errorf(mesh.Invalid, "packages= is set, but a static site is served from %s, which has no packages", staticImage).
+		WithHint("take it back: build:unset packages; or write a Dockerfile")
+}
+
+// serveStatic copies what from names and configures the server. The types are those
+// that it does not know by itself.
+func serveStatic(from string, notFound bool) []string {
+	conf := `.mjs:text/javascript\n.wasm:application/wasm\n.webp:image/webp\n.avif:image/avif\n.woff:font/woff\n.woff2:font/woff2\n.json:application/json\n.webmanifest:application/manifest+json\n`
+	if notFound {
+		conf += `E404:/www/404.html\n`
+	}
+	return []string{
+		fmt.Sprintf("RUN printf '%s' > /etc/httpd.conf", conf),
+		fmt.Sprintf("COPY %s /www", from),
+	}
+}
+
+// static is for what is served as it is.
+func static(s *source, p *plan) error {
+	dir, where := "public", "public/"
+	if !s.has("public/index.html") {
+		dir, where = ".", "the whole repository"
+	}
+	p.image = staticImage
+	if len(s.set.Packages) > 0 && s.set.BaseImage == "" {
+		return noPackages()
+	}
+	p.user = nobody
+	p.found("serves "+where, map[string]string{"public": "public/index.html", ".": "index.html"}[dir])
+	p.final = serveStatic(dir, s.has(dir+"/404.html") || dir == "." && s.has("404.html"))
+	return s.start(p, staticCommand, "busybox's httpd", "index.html")
+}

@@ -1,0 +1,289 @@
+package builder_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/docker/docker/api/types/container"
+
+	"mesh"
+	"mesh/builder"
+)
+
+// checkout reads a folder as a tree.
+func checkout(t *testing.T, dir string) tree {
+	t.Helper()
+	files := tree{}
+	err := filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(p)
+		name, _ := filepath.Rel(dir, p)
+		files[filepath.ToSlash(name)] = string(b)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// bases makes sure of base images, as people do.
+func bases(t *testing.T, names ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "../scripts/base-images", names...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("base images: %v\n%s", err, out)
+	}
+}
+
+// Each example is a small application with real dependencies and no Dockerfile. It
+// is built, runs without rights, answers on $PORT and heeds SIGTERM; a rebuild
+// after an edit installs nothing again; and docker build of the generated file
+// gives the same.
+func TestBuild_Examples(t *testing.T) {
+	bases(t, "busybox", "debian", "node", "golang", "python", "ruby", "php")
+	for name, c := range map[string]struct {
+		headline string
+		facts    []string
+		answer   string
+		edit     [2]string // a file, and what is added to it
+		cached   string    // the step that must not run again
+	}{
+		"go": {
+			"Go, because there is a go.mod",
+			[]string{"Go 1.26  ", "package main in the root"},
+			"Hello from Go, request ",
+			[2]string{"main.go", "// edited\n"},
+			"RUN --mount=type=cache,target=/go/pkg/mod go mod download",
+		},
+		"node": {
+			"Node (Express), because there is a package.json",
+			[]string{"Node 20  ", "engines.node", "npm ci --omit=dev  ", "package-lock.json"},
+			"Hello from Node\n",
+			[2]string{"index.js", "// edited\n"},
+			"npm ci",
+		},
+		"python": {
+			"Python (Flask), because there is a requirements.txt",
+			[]string{"Python 3.11  ", ".python-version", "gunicorn"},
+			"Hello from Python\n",
+			[2]string{"app.py", "# edited\n"},
+			"pip install",
+		},
+		"ruby": {
+			"Ruby (Sinatra), because there is a Gemfile",
+			[]string{"Ruby 3.1  ", ".ruby-version", "config.ru, and puma"},
+			"Hello from Ruby\n",
+			[2]string{"app.rb", "# edited\n"},
+			"bundle install",
+		},
+		"php": {
+			"PHP, because there is a composer.json",
+			[]string{"PHP 8.2  ", "composer install"},
+			"Hello from PHP\n",
+			[2]string{"public/index.php", "// edited\n"},
+			"RUN useradd",
+		},
+		"static": {
+			"Static site, because there is a public/index.html",
+			[]string{"serves public/"},
+			"<!doctype html>\n<title>Hello</title>",
+			[2]string{"public/index.html", "<!-- edited -->\n"},
+			"RUN printf",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			files := checkout(t, "../examples/"+name)
+			began := time.Now()
+			img, out := b.must(b.req(files))
+			t.Logf("first build %s, %d MB", time.Since(began).Round(10*time.Millisecond), img.Size/1e6)
+			for _, want := range append([]string{"-----> Building without a Dockerfile: " + c.headline}, c.facts...) {
+				if !strings.Contains(out, want) {
+					t.Errorf("the output lacks %q", want)
+				}
+			}
+			if user := userOf(t, img.ID); user == "" || user == "root" || user == "0" {
+				t.Errorf("it runs as %q", user)
+			}
+			serves(t, img, c.answer)
+			byHand(t, b, files, img)
+
+			files[c.edit[0]] += c.edit[1]
+			began = time.Now()
+			_, out = b.must(b.req(files))
+			t.Logf("after an edit %s", time.Since(began).Round(10*time.Millisecond))
+			if !slices.ContainsFunc(strings.Split(out, "\n"), func(l string) bool {
+				return strings.Contains(l, c.cached) && strings.HasSuffix(l, "CACHED")
+			}) {
+				t.Errorf("%q ran again", c.cached)
+			}
+		})
+	}
+}
+
+func userOf(t *testing.T, id string) string {
+	t.Helper()
+	in, err := cli.ImageInspect(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in.Config.User
+}
+
+// serves runs an image as mesh does and asks it.
+func serves(t *testing.T, img mesh.Image, want string) {
+	t.Helper()
+	ctx := t.Context()
+	init := true
+	c, err := cli.ContainerCreate(ctx, &container.Config{Image: img.ID, Env: []string{"PORT=8123"}, Labels: map[string]string{testLabel: run}},
+		&container.HostConfig{Init: &init, SecurityOpt: []string{"no-new-privileges"}}, nil, nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cli.ContainerRemove(context.WithoutCancel(ctx), c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
+	if err := cli.ContainerStart(ctx, c.ID, container.StartOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	in, err := cli.ContainerInspect(ctx, c.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+in.NetworkSettings.Networks["bridge"].IPAddress+":8123/", nil)
+		resp, err := http.DefaultClient.Do(req)
+		if err == nil {
+			body, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if resp.StatusCode != 200 || !strings.HasPrefix(string(body), want) {
+				t.Errorf("answer %d %q, want %q", resp.StatusCode, body, want)
+			}
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			logs, _ := exec.Command("docker", "logs", c.ID).CombinedOutput()
+			t.Fatalf("no answer: %v\n%s", err, logs)
+		}
+	}
+	began := time.Now()
+	grace := 10
+	if err := cli.ContainerStop(context.WithoutCancel(ctx), c.ID, container.StopOptions{Timeout: &grace}); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 8*time.Second {
+		t.Errorf("SIGTERM is not heeded: stopped after %s", took)
+	}
+}
+
+// byHand builds the generated Dockerfile with docker build in a checkout, and
+// compares the images: the same files, and the same config.
+func byHand(t *testing.T, b *bench, files tree, img mesh.Image) {
+	t.Helper()
+	text, managed, err := b.Dockerfile(files, mesh.Settings{})
+	if err != nil || !managed {
+		t.Fatalf("generated: %v, %v", managed, err)
+	}
+	dir := t.TempDir()
+	files = cloned(files)
+	for name, s := range files {
+		p := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(s), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, ".dockerignore"), []byte(builder.Ignored+"Dockerfile\n.dockerignore\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tag := fmt.Sprintf("mesh-test/byhand-%s:%d", run, stacks.Add(1))
+	cmd := exec.CommandContext(t.Context(), dockerCLI(), "build", "-q", "-t", tag, "--label", testLabel+"="+run, dir)
+	cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("docker build: %v\n%s\n%s", err, out, text)
+	}
+	defer exec.Command("docker", "rmi", "-f", tag).Run()
+	ours, theirs := content(t, img.ID), content(t, tag)
+	if ours != theirs {
+		t.Errorf("docker build gives another image:\n%s", difference(theirs, ours))
+	}
+	a, _ := cli.ImageInspect(t.Context(), img.ID)
+	h, _ := cli.ImageInspect(t.Context(), tag)
+	x, y := a.Config, h.Config
+	if fmt.Sprint(x.Cmd, x.Entrypoint, x.Env, x.User, x.WorkingDir) != fmt.Sprint(y.Cmd, y.Entrypoint, y.Env, y.User, y.WorkingDir) {
+		t.Errorf("docker build gives another config:\n%v\n%v", x, y)
+	}
+}
+
+func cloned(t tree) tree {
+	out := tree{}
+	for k, v := range t {
+		out[k] = v
+	}
+	return out
+}
+
+// content lists the files of an image below /app and /usr/local with modes, owners
+// and hashes; not what tools write anew each time.
+func content(t *testing.T, ref string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "docker", "run", "--rm", "--network=none", "--user=0", "--entrypoint=/bin/sh", "--label", testLabel+"="+run, ref, "-c",
+		`for d in /app /www /venv /usr/local/bin /usr/local/bundle /etc/httpd.conf; do [ -e $d ] && find $d -type f ! -name '*.pyc' ! -name '.package-lock.json' -exec stat -c '%A %u %g %n' {} + && find $d -type f ! -name '*.pyc' ! -name RECORD -exec sha256sum {} +; done | sort`)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("list %s: %v\n%s", ref, err, stderr.String())
+	}
+	return string(out)
+}
+
+func difference(a, b string) string {
+	var out []string
+	in := map[string]bool{}
+	for l := range strings.SplitSeq(a, "\n") {
+		in[l] = true
+	}
+	for l := range strings.SplitSeq(b, "\n") {
+		if !in[l] {
+			out = append(out, "mesh only: "+l)
+		}
+		delete(in, l)
+	}
+	for l := range in {
+		out = append(out, "docker only: "+l)
+	}
+	slices.Sort(out)
+	return strings.Join(out[:min(20, len(out))], "\n")
+}
+
+// dockerCLI is the client that came with the engine: one from elsewhere may lack
+// its build plug-in.
+func dockerCLI() string {
+	if _, err := os.Stat("/usr/bin/docker"); err == nil {
+		return "/usr/bin/docker"
+	}
+	return "docker"
+}

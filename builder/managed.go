@@ -1,0 +1,238 @@
+package builder
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"mesh"
+	"mesh/builder/detect"
+)
+
+// prepare finds what is to be built in the tree: the folder that COPY sees, and
+// the Dockerfile, which is written for a tree that has none.
+func (j *job) prepare() error {
+	whole := newFiles(j.Tree)
+	set := j.Settings
+	root, err := whole.below(set.Root)
+	if err != nil {
+		return folderFault("root", set.Root, err)
+	}
+	j.files = whole
+	if set.Context != "" {
+		if j.files, err = whole.below(set.Context); err != nil {
+			return folderFault("context", set.Context, err)
+		}
+	}
+	if set.Dockerfile != "" || root.hasDockerfile() {
+		if j.df, err = readDockerfile(root, set.Dockerfile, set.Root, j.Stack); err != nil {
+			return err
+		}
+		if j.From.Ref == "" {
+			j.out.write("-----> Building with ./" + j.df.path)
+		}
+		for name, given := range map[string]bool{"packages": len(set.Packages) > 0, "build-packages": len(set.BuildPackages) > 0, "base-image": set.BaseImage != "", "build-command": set.BuildCommand != ""} {
+			if given {
+				j.out.warn(name + "= has no effect: there is a Dockerfile")
+			}
+		}
+		return j.df.checkTarget(set.Target)
+	}
+	j.files = root
+	plan, err := detect.Detect(treeFS{root}, detectSettings(set))
+	if err != nil {
+		var e *mesh.Error
+		if errors.As(err, &e) && strings.HasPrefix(e.Text, "there is no Dockerfile") {
+			j.out.write("-----> Building without a Dockerfile")
+			j.out.detail("looked for, in this order:")
+			for _, l := range append([]string{fmt.Sprintf("%-12s %s", "Dockerfile", mesh.DefaultDockerfile)}, detect.LookedFor()...) {
+				j.out.detail("  " + l)
+			}
+		}
+		return err
+	}
+	j.out.write("-----> Building without a Dockerfile: " + plan.Title() + ", because " + plan.Because)
+	wide := 0
+	for _, f := range plan.Facts {
+		wide = max(wide, min(44, len([]rune(f.What))))
+	}
+	for _, f := range plan.Facts {
+		what := []rune(shorten(f.What, 80))
+		j.out.detail(string(what) + strings.Repeat(" ", max(2, wide+2-len(what))) + f.Why)
+	}
+	if set.Context != "" {
+		j.out.warn("context= has no effect: there is no Dockerfile, and what is built is " + orRoot(set.Root))
+	}
+	if set.Target != "" {
+		j.out.warn("target= has no effect: there is no Dockerfile")
+	}
+	j.df, err = parseDockerfile(mesh.DefaultDockerfile, []byte(plan.Dockerfile))
+	if err != nil {
+		return fmt.Errorf("read the generated Dockerfile: %w", err)
+	}
+	j.df.shown, j.df.managed = "the generated Dockerfile", true
+	if _, own := root.index[".dockerignore"]; !own {
+		j.df.ignore = []byte(plan.Ignore)
+	}
+	return nil
+}
+
+func orRoot(dir string) string {
+	if dir == "" {
+		return "the repository"
+	}
+	return dir + "/"
+}
+
+func detectSettings(s mesh.Settings) detect.Settings {
+	return detect.Settings{
+		Packages: s.Packages, BuildPackages: s.BuildPackages, BaseImage: s.BaseImage,
+		BuildCommand: s.BuildCommand, StartCommand: s.StartCommand, User: s.User,
+	}
+}
+
+// Dockerfile returns the text of the Dockerfile that a tree is built with, and
+// whether it is generated because the tree has none.
+func (b *Builder) Dockerfile(tree mesh.Tree, set mesh.Settings) (text string, managed bool, err error) {
+	j := &job{Builder: b, Build: mesh.Build{Tree: tree, Settings: set}, out: newPrinter(io.Discard, nil)}
+	if err := j.prepare(); err != nil {
+		return "", false, err
+	}
+	return string(j.df.text), j.df.managed, nil
+}
+
+// hasDockerfile tells whether there is anything of that name, also what cannot be
+// built: that is said rather than passed over.
+func (f *files) hasDockerfile() bool {
+	_, upper := f.index[mesh.DefaultDockerfile]
+	_, lower := f.index["dockerfile"]
+	return upper || lower
+}
+
+// below is the part of a tree in one of its folders.
+func (f *files) below(dir string) (*files, error) {
+	dir = strings.Trim(path.Clean("/"+dir), "/")
+	if dir == "" {
+		return f, nil
+	}
+	e, err := f.resolve(dir)
+	switch {
+	case err != nil:
+		return nil, err
+	case e.Module != "":
+		return nil, errors.New("is a submodule")
+	case !e.Mode.IsDir():
+		return nil, errors.New("is no folder")
+	case e.Path == "":
+		return f, nil // a link to the tree itself
+	}
+	out := &files{index: map[string]int{}, open: f.open, inside: path.Join(f.inside, e.Path)}
+	prefix := e.Path + "/"
+	for _, e := range f.entries {
+		if p, ok := strings.CutPrefix(e.Path, prefix); ok {
+			out.opened = append(out.opened, e)
+			e.Path = p
+			out.index[p] = len(out.entries)
+			out.entries = append(out.entries, e)
+		}
+	}
+	out.open = func(e mesh.TreeEntry) (io.ReadCloser, error) { return f.open(out.opened[out.index[e.Path]]) }
+	return out, nil
+}
+
+func folderFault(setting, dir string, err error) error {
+	why := err.Error()
+	switch {
+	case errors.Is(err, errOutside):
+		why = "leads out of the pushed tree"
+	case errors.Is(err, fs.ErrNotExist):
+		why = "is not in the pushed tree"
+	}
+	return mesh.Errorf(mesh.Invalid, "%s=%s: %s %s", setting, dir, dir, why).WithHint("name a folder of the repository, or take the setting back with build:unset %s", setting)
+}
+
+// treeFS is a tree as an fs.FS, with links followed inside it.
+type treeFS struct{ files *files }
+
+// Open opens a file or a folder.
+func (t treeFS) Open(name string) (fs.File, error) {
+	if !fs.ValidPath(name) {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
+	}
+	e, err := t.files.resolve(name)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	f := &treeFile{info: treeInfo{e, path.Base(name)}}
+	if e.Mode.IsDir() {
+		f.list = t.files.list(e.Path)
+		return f, nil
+	}
+	f.ReadCloser, err = t.files.open(e)
+	return f, err
+}
+
+// list are the names in a folder.
+func (f *files) list(dir string) (list []fs.DirEntry) {
+	for _, e := range f.entries {
+		if d := path.Dir(e.Path); d == dir || d == "." && dir == "" {
+			list = append(list, fs.FileInfoToDirEntry(treeInfo{e, path.Base(e.Path)}))
+		}
+	}
+	slices.SortFunc(list, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return list
+}
+
+type treeFile struct {
+	io.ReadCloser
+	info treeInfo
+	list []fs.DirEntry
+}
+
+func (f *treeFile) Stat() (fs.FileInfo, error) { return f.info, nil }
+
+func (f *treeFile) Read(b []byte) (int, error) {
+	if f.ReadCloser == nil {
+		return 0, &fs.PathError{Op: "read", Path: f.info.name, Err: fs.ErrInvalid}
+	}
+	return f.ReadCloser.Read(b)
+}
+
+func (f *treeFile) Close() error {
+	if f.ReadCloser == nil {
+		return nil
+	}
+	return f.ReadCloser.Close()
+}
+
+func (f *treeFile) ReadDir(n int) ([]fs.DirEntry, error) {
+	if n <= 0 {
+		list := f.list
+		f.list = nil
+		return list, nil
+	}
+	if len(f.list) == 0 {
+		return nil, io.EOF
+	}
+	n = min(n, len(f.list))
+	list := f.list[:n]
+	f.list = f.list[n:]
+	return list, nil
+}
+
+type treeInfo struct {
+	mesh.TreeEntry
+	name string
+}
+
+func (i treeInfo) Name() string       { return i.name }
+func (i treeInfo) Size() int64        { return i.TreeEntry.Size }
+func (i treeInfo) Mode() fs.FileMode  { return i.TreeEntry.Mode }
+func (i treeInfo) ModTime() time.Time { return modTime(i.TreeEntry) }
+func (i treeInfo) IsDir() bool        { return i.TreeEntry.Mode.IsDir() }
+func (i treeInfo) Sys() any           { return nil }

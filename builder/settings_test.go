@@ -1,0 +1,158 @@
+package builder_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"mesh"
+	"mesh/builder"
+)
+
+func TestBuild_Settings(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for name, c := range map[string]struct {
+		set   mesh.Settings
+		files tree
+		want  []string // in the output
+	}{
+		"root, the context stays the repository": {
+			mesh.Settings{Root: "web"},
+			tree{"web/Dockerfile": from("COPY web/a shared/b /", "RUN cat /a /b"), "web/a": "in web", "shared/b": "in shared"},
+			[]string{"-----> Building with ./web/Dockerfile"},
+		},
+		"root with a context": {
+			mesh.Settings{Root: "web", Context: "web"},
+			tree{"web/Dockerfile": from("COPY . /src", "RUN test -e /src/a && test ! -e /src/left"), "web/a": "x", "web/left": "", "web/.dockerignore": "left"},
+			nil,
+		},
+		"a Dockerfile below root": {
+			mesh.Settings{Root: "web", Dockerfile: "docker/prod"},
+			tree{"web/docker/prod": from("COPY web/a /"), "web/a": "x"},
+			[]string{"-----> Building with ./web/docker/prod"},
+		},
+		"root is a link": {
+			mesh.Settings{Root: "now"},
+			tree{"v2/Dockerfile": from("COPY v2/a /"), "v2/a": "x", "now": "-> v2"},
+			nil,
+		},
+		"the command": {
+			mesh.Settings{ShowCommand: true, Root: "web", Target: "one", Context: "web"},
+			tree{"web/Dockerfile": "FROM " + base + " AS one\nARG MODE\nARG GIT_REV\nRUN --mount=type=secret,id=TOKEN true\nFROM one\nRUN false\n"},
+			[]string{"       docker build --file web/Dockerfile --target one --build-arg GIT_REV --build-arg MODE --secret id=TOKEN,env=TOKEN web"},
+		},
+		"what only counts without a Dockerfile": {
+			mesh.Settings{Packages: []string{"curl"}, BuildCommand: "make"},
+			tree{"Dockerfile": from("RUN true")},
+			[]string{" !     packages= has no effect: there is a Dockerfile", " !     build-command= has no effect: there is a Dockerfile"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := *b
+			b.t = t
+			req := b.req(c.files)
+			req.Settings, req.Config = c.set, mesh.Config{"MODE": mesh.NewSecret("x")}
+			_, out := b.must(req)
+			for _, want := range c.want {
+				if !strings.Contains(out, want) {
+					t.Errorf("no line %q", want)
+				}
+			}
+		})
+	}
+}
+
+func TestBuild_UserOfTheImage(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	req := b.req(tree{"Dockerfile": from("USER 5")})
+	img, _ := b.must(req)
+	if u := userOf(t, img.ID); u != "5" {
+		t.Errorf("user %q", u)
+	}
+	req.Settings.User = "1000:1000"
+	img, _ = b.must(req)
+	if u := userOf(t, img.ID); u != "1000:1000" {
+		t.Errorf("user %q", u)
+	}
+}
+
+// What a tree may bring that no build can make sense of: each has its message.
+func TestBuild_BadInput(t *testing.T) {
+	t.Parallel()
+	b := limited(t, builder.Options{MaxContext: 1 << 20})
+	ok := from("COPY . /src")
+	for name, c := range map[string]struct {
+		set  mesh.Settings
+		tree tree
+		text string
+		hint string
+	}{
+		"a Dockerfile outside root":           {mesh.Settings{Root: "web"}, tree{"web/Dockerfile": "-> ../Dockerfile", "Dockerfile": ok}, "Dockerfile is a symbolic link to ../Dockerfile, which is outside the folder web", "dockerfile=PATH"},
+		"a Dockerfile that is /etc/passwd":    {mesh.Settings{}, tree{"Dockerfile": "-> /etc/passwd"}, "Dockerfile is a symbolic link to /etc/passwd, which is outside the pushed tree", ""},
+		"a Dockerfile above root":             {mesh.Settings{Root: "web", Dockerfile: "../Dockerfile"}, tree{"web/a": "", "Dockerfile": ok}, "there is no Dockerfile in the folder web", ""},
+		"a named Dockerfile that is missing":  {mesh.Settings{Dockerfile: "docker/web"}, tree{"package.json": "{}"}, "there is no docker/web in the pushed tree", "build:set"},
+		"root is missing":                     {mesh.Settings{Root: "web"}, tree{"Dockerfile": ok}, "root=web: web is not in the pushed tree", "build:unset root"},
+		"root is a file":                      {mesh.Settings{Root: "web"}, tree{"Dockerfile": ok, "web": "x"}, "root=web: web is no folder", ""},
+		"root is a submodule":                 {mesh.Settings{Root: "web"}, tree{"Dockerfile": ok, "web/": ""}, "root=web: web is a submodule", ""},
+		"root is a link to /etc":              {mesh.Settings{Root: "web"}, tree{"Dockerfile": ok, "web": "-> /etc"}, "root=web: web leads out of the pushed tree", ""},
+		"context is missing":                  {mesh.Settings{Context: "a/b"}, tree{"Dockerfile": ok}, "context=a/b: a/b is not in the pushed tree", "build:unset context"},
+		"a stage that is not there":           {mesh.Settings{Target: "prod"}, tree{"Dockerfile": "FROM " + base + " AS Dev\n"}, `Dockerfile has no stage "prod", which target= names`, "its stages are dev"},
+		"a path that climbs out":              {mesh.Settings{}, tree{"Dockerfile": ok, "../evil": "x"}, `the tree has a path that leads out of it: `, ""},
+		"a context over the limit":            {mesh.Settings{}, tree{"Dockerfile": ok, "large": strings.Repeat("x", 2<<20)}, "the tree is too large to build: 2 MB, and 1 MB are allowed", "its largest file is large with 2 MB"},
+		"a package.json that is /etc/passwd":  {mesh.Settings{}, tree{"package.json": "-> /etc/passwd"}, "there is no Dockerfile, and nothing else says how to build it", ""},
+		"a .dockerignore that cannot be read": {mesh.Settings{}, tree{"Dockerfile": ok, ".dockerignore": "[a-"}, ".dockerignore: ", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := *b
+			b.t = t
+			req := b.req(c.tree)
+			req.Settings = c.set
+			_, _, err := b.build(req)
+			var e *mesh.Error
+			if !errors.As(err, &e) || !strings.HasPrefix(e.Text, c.text) || !strings.Contains(e.Hint, c.hint) {
+				t.Errorf("got %v\nwant %s", err, c.text)
+			}
+		})
+	}
+	t.Run("ignored files do not count", func(t *testing.T) {
+		b := *b
+		b.t = t
+		b.must(b.req(tree{"Dockerfile": ok, "large": strings.Repeat("x", 2<<20), ".dockerignore": "large"}))
+	})
+}
+
+// A link to /etc is a link in the image, and never the server's own /etc.
+func TestBuild_OddNamesAndLinks(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	_, out := b.must(b.fresh(tree{
+		"Dockerfile":   from("COPY . /src", "RUN cd /src && cat 'two words' new*line etc/passwd 2>&1; readlink etc"),
+		"two words":    "spaced\n",
+		"new\nline":    "broken\n",
+		"etc":          "-> /etc",
+		"quote\"'here": "x",
+	}))
+	for _, want := range []string{"       spaced", "       /etc"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no line %q", want)
+		}
+	}
+	if strings.Contains(out, "root:") {
+		t.Error("the server's /etc/passwd")
+	}
+}
+
+func TestBuild_Prints100MB(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	_, out, err := b.build(b.fresh(tree{"Dockerfile": from("RUN seq 12000000; echo the reason; exit 3")}))
+	var e *mesh.Error
+	if !errors.As(err, &e) || !strings.Contains(e.Text, "exited 3") || len(e.Output) == 0 || e.Output[len(e.Output)-1] != "the reason" {
+		t.Errorf("got %v", err)
+	}
+	if n := len(out.String()); n > 64<<20 {
+		t.Errorf("%d bytes of output", n)
+	}
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"mesh"
+	"mesh/builder/detect"
+	"mesh/deploy"
+)
+
+// ejects tells whether a command line is "build:dockerfile --eject", which the
+// client does itself: it is about files that lie here.
+func ejects(words []string) bool {
+	var named []string
+	eject := false
+	for i := 0; i < len(words); i++ {
+		switch w := words[i]; {
+		case w == "-a" || w == "-s" || w == "--app" || w == "--stack":
+			i++
+		case w == "--eject" || w == "--eject=true":
+			eject = true
+		case !strings.HasPrefix(w, "-"):
+			named = append(named, w)
+		}
+	}
+	return eject && (slices.Equal(named, []string{"build:dockerfile"}) || slices.Equal(named, []string{"build", "dockerfile"}))
+}
+
+// eject writes the Dockerfile that mesh would build the folder with. ask runs a
+// command on the server, whose settings of the stack count; it is nil when no
+// server is meant.
+func eject(words []string, ask func(words []string, stdout io.Writer) error, stderr io.Writer) error {
+	var set mesh.Settings
+	if ask != nil {
+		var out bytes.Buffer
+		values := map[string]string{}
+		if err := ask(append(stackWords(words), "build", "--json"), &out); err != nil || json.Unmarshal(out.Bytes(), &values) != nil {
+			_, _ = fmt.Fprintln(stderr, "the stack's build settings cannot be read from the server; going on without them")
+		}
+		for name, v := range values {
+			_ = set.Set(name, v) // one that this client does not know is none of its business
+		}
+	}
+	root := filepath.FromSlash(set.Root)
+	m, err := deploy.ReadManifest(func(name string) (string, error) {
+		for _, p := range []string{filepath.Join(root, name), name} {
+			b, err := os.ReadFile(p) //nolint:gosec // below the current folder
+			if err == nil || !errors.Is(err, fs.ErrNotExist) {
+				return string(b), err
+			}
+		}
+		return "", nil
+	})
+	if err != nil {
+		return err
+	}
+	if declared := filepath.FromSlash(m.Settings.Root); root == "" {
+		root = declared
+	}
+	set = set.Over(m.Settings)
+	file := filepath.Join(root, mesh.DefaultDockerfile)
+	if _, err := os.Lstat(file); err == nil && !slices.Contains(words, "--force") {
+		return mesh.Errorf(mesh.Conflict, "there is a %s already", file).WithHint("to write over it: mesh build:dockerfile --eject --force")
+	}
+	plan, err := detect.Detect(os.DirFS(filepath.Join(".", root)), detect.Settings{
+		Packages: set.Packages, BuildPackages: set.BuildPackages, BaseImage: set.BaseImage,
+		BuildCommand: set.BuildCommand, StartCommand: set.StartCommand, User: set.User,
+	})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(file, []byte(plan.Dockerfile), 0o644); err != nil { //nolint:gosec // as git has files
+		return err
+	}
+	_, _ = fmt.Fprintf(stderr, "%s is written: %s, because %s\n", file, plan.Title(), plan.Because)
+	ignore := filepath.Join(root, ".dockerignore")
+	if _, err := os.Lstat(ignore); errors.Is(err, fs.ErrNotExist) {
+		if err := os.WriteFile(ignore, []byte(plan.Ignore), 0o644); err != nil { //nolint:gosec // as above
+			return err
+		}
+		_, _ = fmt.Fprintf(stderr, "%s is written, too\n", ignore)
+	}
+	return nil
+}
+
+// stackWords are the options that name the stack.
+func stackWords(words []string) (out []string) {
+	for i, w := range words {
+		switch name, _, joined := strings.Cut(w, "="); name {
+		case "-a", "-s", "--app", "--stack":
+			if out = append(out, w); !joined && i+1 < len(words) {
+				out = append(out, words[i+1])
+			}
+		}
+	}
+	return out
+}

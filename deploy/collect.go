@@ -1,0 +1,145 @@
+package deploy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+
+	"mesh"
+)
+
+// wantedImages are the images that a rollback of some stack may need: those of its
+// current release and of the five before it. A stack with a deployment that waits or
+// runs is busy: it may have an image that no release has yet.
+func (d *Deployer) wantedImages(ctx context.Context) (images map[string]bool, busy map[mesh.StackName]bool, err error) {
+	stacks, err := d.Store.Stacks(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	images, busy = map[string]bool{}, map[mesh.StackName]bool{}
+	for _, st := range stacks {
+		kept, err := d.Store.Releases(ctx, st.Name, keepReleases+1)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, r := range kept {
+			images[r.Image.ID] = true
+		}
+		busy[st.Name] = len(d.tickets(st.Name)) > 0
+	}
+	return images, busy, nil
+}
+
+// Collect removes the images that no rollback needs, of all stacks and of those that
+// are no more, and what the build cache has above its limit. With dry it only tells
+// what that would be. Nothing that is not this server's is touched.
+func (d *Deployer) Collect(ctx context.Context, dry bool) (gone []mesh.Garbage, cache int64, err error) {
+	images, busy, err := d.wantedImages(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	gone, err = d.Builder.Sweep(ctx, func(stack mesh.StackName, id string) bool { return images[id] || busy[stack] }, dry)
+	if err != nil {
+		return gone, 0, err
+	}
+	if dry {
+		size, limit, err := d.Builder.Cache(ctx)
+		return gone, max(0, size-limit), err
+	}
+	cache, err = d.Builder.PruneCache(ctx, false)
+	return gone, cache, err
+}
+
+// room makes sure that a build does not run into a full disk: it makes room when
+// there is little, and refuses when that does not help.
+func (d *Deployer) room(ctx context.Context, a *attempt) error {
+	free, need, known, err := d.Builder.Room(ctx)
+	if err != nil || !known || free >= need {
+		return err
+	}
+	a.detail("only %s free on the engine's disk: removing old images and the build cache", megabytes(free))
+	images, busy, err := d.wantedImages(ctx)
+	if err != nil {
+		return err
+	}
+	busy[a.dep.Stack] = len(d.tickets(a.dep.Stack)) > 1 // besides this one, which has no image yet
+	if _, err := d.Builder.Sweep(ctx, func(stack mesh.StackName, id string) bool { return images[id] || busy[stack] }, false); err != nil {
+		return err
+	}
+	if _, err := d.Builder.PruneCache(ctx, true); err != nil {
+		return err
+	}
+	if free, need, _, err = d.Builder.Room(ctx); err != nil || free >= need {
+		return err
+	}
+	return mesh.Errorf(mesh.Unavailable, "the server's disk is full: %s free for images, a build needs %s", megabytes(free), megabytes(need)).
+		WithHint("make room on the server: see docker system df, or destroy stacks that nobody needs")
+}
+
+// ClearCache empties the engine's build cache; the next builds run every step.
+func (d *Deployer) ClearCache(ctx context.Context) (freed int64, err error) {
+	return d.Builder.PruneCache(ctx, true)
+}
+
+// Cache tells how large the engine's build cache is, and how large it may become.
+func (d *Deployer) Cache(ctx context.Context) (size, limit int64, err error) {
+	return d.Builder.Cache(ctx)
+}
+
+// Rebuild builds the commit of the current release anew, with the base images and
+// the build settings of now, and rolls it out.
+func (d *Deployer) Rebuild(ctx context.Context, name mesh.StackName, by mesh.KeyName, noCache bool, out io.Writer) error {
+	st, err := d.Store.Stack(ctx, name)
+	if err != nil {
+		return err
+	}
+	if st.Current == 0 {
+		return notDeployed(name)
+	}
+	r, err := d.Store.Release(ctx, name, st.Current)
+	if err != nil {
+		return err
+	}
+	if r.Commit == "" || r.Elsewhere {
+		return mesh.Errorf(mesh.Conflict, "%s of %s was not built from a commit here", r.Number, name).WithHint("deploy it anew the way it came")
+	}
+	tree, subject, closeTree, err := d.Repos.Open(ctx, name, r.Commit)
+	if err != nil {
+		return err
+	}
+	defer closeTree()
+	dep := mesh.Deployment{Stack: name, Kind: mesh.DeployRebuild, By: by, Commit: r.Commit, Subject: subject}
+	return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
+		return d.deploySource(ctx, a, source{
+			commit: r.Commit, tree: tree, tag: r.Commit.Short(), description: "Rebuild " + r.Commit.Short(), noCache: noCache, force: true, fresh: true,
+		})
+	})
+}
+
+// collect lets go of the images of a stack that no rollback will need, and of what
+// the build cache has above its limit, in the background.
+func (d *Deployer) collect(stack mesh.StackName, last mesh.DeploymentNumber) {
+	d.background(func(ctx context.Context) {
+		kept, err := d.Store.Releases(ctx, stack, keepReleases+1)
+		if err != nil {
+			return
+		}
+		keep := map[string]bool{}
+		for _, k := range kept {
+			keep[k.Image.ID] = true
+		}
+		// A build that is under way has an image that no release has yet. This
+		// deployment may not have left the lane, and has one.
+		if slices.ContainsFunc(d.tickets(stack), func(t *ticket) bool { return t.deployment.Number != last }) {
+			return
+		}
+		err = d.Builder.Collect(ctx, stack, keep)
+		if err == nil {
+			_, err = d.Builder.PruneCache(ctx, false)
+		}
+		if err != nil && ctx.Err() == nil {
+			d.Logger.Warn("old images not collected", "stack", stack, "err", fmt.Errorf("collect: %w", err))
+		}
+	})
+}

@@ -1,0 +1,247 @@
+package deploy
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"mesh"
+)
+
+// declared brings what a tree says of itself into a deployment: settings, config
+// vars and formation that nobody has set otherwise.
+func (d *Deployer) declared(a *attempt, st mesh.Stack, src *source) (mesh.Stack, error) {
+	if src.tree == nil {
+		st.Declared = mesh.Settings{}
+		return st, nil
+	}
+	m, err := manifest(src.tree, st.Settings.Root)
+	if err != nil {
+		return st, phaseFailed("build failed", err)
+	}
+	src.manifest, src.procs = m, m.Services
+	st.Declared = m.Settings
+	st.Config, err = wanted(m.Vars, st)
+	if err != nil {
+		return st, phaseFailed("build failed", err)
+	}
+	st.Formation = st.Formation.Clone()
+	for name, n := range m.Formation {
+		if _, said := st.Formation[name]; !said {
+			st.Formation[name] = n
+		}
+	}
+	a.out.mask(st.Config)
+	return st, nil
+}
+
+// modules fetches the submodules of a commit, and opens its tree with them.
+func (d *Deployer) modules(ctx context.Context, a *attempt, src *source) (closeTree func(), err error) {
+	if src.tree == nil || src.commit == "" || !slices.ContainsFunc(src.tree.Entries(), func(e mesh.TreeEntry) bool { return e.Module != "" }) {
+		return nil, nil
+	}
+	a.step("fetching submodules", "Fetching submodules")
+	fetched, err := d.Repos.FetchModules(ctx, a.dep.Stack, src.commit, func(s string) { a.out.line("       " + s) })
+	if err != nil || !fetched {
+		return nil, err
+	}
+	src.tree, _, closeTree, err = d.Repos.Open(ctx, a.dep.Stack, src.commit)
+	return closeTree, err
+}
+
+// wanted is the config with the vars that app.json gives where there are none.
+func wanted(vars map[string]Var, st mesh.Stack) (mesh.Config, error) {
+	config := maps.Clone(st.Config)
+	if config == nil {
+		config = mesh.Config{}
+	}
+	var missing []string
+	for _, name := range slices.Sorted(maps.Keys(vars)) {
+		v := vars[name]
+		if _, set := config[name]; set {
+			continue
+		}
+		switch {
+		case v.Value != "":
+			config[name] = mesh.NewSecret(v.Value)
+		case v.Secret:
+			var b [32]byte
+			_, _ = rand.Read(b[:]) // never fails
+			config[name] = mesh.NewSecret(hex.EncodeToString(b[:]))
+		case v.Required:
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		return nil, mesh.Errorf(mesh.Failed, "app.json wants config vars that are not set: %s", strings.Join(missing, ", ")).
+			WithHint("ssh mesh config:set -a %s %s=…", st.Name, strings.Join(missing, "=… "))
+	}
+	return config, nil
+}
+
+// keep records with the release what the tree has added.
+func (src source) keep(s *mesh.Stack, config mesh.Config) {
+	s.Declared = src.manifest.Settings
+	for name := range src.manifest.Vars {
+		if v, made := config[name]; made {
+			if _, set := s.Config[name]; !set {
+				s.Config = maps.Clone(s.Config)
+				if s.Config == nil {
+					s.Config = mesh.Config{}
+				}
+				s.Config[name] = v
+			}
+		}
+	}
+	for name, n := range src.manifest.Formation {
+		if _, said := s.Formation[name]; !said {
+			s.Formation = s.Formation.Clone()
+			s.Formation[name] = n
+		}
+	}
+}
+
+// tellDeclared prints what is not as it is by default, and who said so.
+func (d *Deployer) tellDeclared(a *attempt, st mesh.Stack, m Manifest, before mesh.Config) {
+	var lines [][2]string
+	set := st.Effective()
+	for _, name := range mesh.SettingNames() {
+		v := set.Get(name)
+		if v == "" || name == "branch" {
+			continue
+		}
+		from := "build:set"
+		if st.Settings.Get(name) == "" {
+			from = m.From[name]
+		}
+		lines = append(lines, [2]string{name + "=" + mesh.Clip(v, 60), from})
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Vars)) {
+		if _, set := before[name]; !set && (m.Vars[name].Secret || m.Vars[name].Value != "") {
+			lines = append(lines, [2]string{"config var " + name, "app.json"})
+		}
+	}
+	for _, name := range slices.SortedFunc(maps.Keys(m.source), mesh.CompareServices) {
+		if m.source[name] != "Procfile" {
+			lines = append(lines, [2]string{string(name) + ": " + mesh.Clip(m.Services[name], 60), m.source[name]})
+		}
+	}
+	if len(lines) > 0 {
+		a.out.say("-----> Settings")
+	}
+	wide := 0
+	for _, l := range lines {
+		wide = max(wide, min(40, len([]rune(l[0]))))
+	}
+	for _, l := range lines {
+		a.out.line("       " + l[0] + strings.Repeat(" ", max(2, wide+2-len([]rune(l[0])))) + l[1])
+	}
+	for _, n := range m.Notes {
+		a.out.line(" !     " + n)
+	}
+}
+
+// skipped tells whether a push touches nothing that the stack watches, compared
+// with what is deployed.
+func (d *Deployer) skipped(ctx context.Context, st mesh.Stack, src source) (bool, error) {
+	watch := st.Effective().Watch
+	if len(watch) == 0 || src.commit == "" || src.noCache || src.force || st.Current == 0 {
+		return false, nil
+	}
+	current, err := d.Store.Release(ctx, st.Name, st.Current)
+	if err != nil || current.Commit == "" {
+		return false, err
+	}
+	old, _, closeOld, err := d.Repos.Open(ctx, st.Name, current.Commit)
+	if err != nil {
+		return false, nil //nolint:nilerr // what cannot be compared is built
+	}
+	defer closeOld()
+	was := map[string]mesh.TreeEntry{}
+	for _, e := range old.Entries() {
+		if !e.Mode.IsDir() || e.Module != "" {
+			was[e.Path] = e
+		}
+	}
+	for _, e := range src.tree.Entries() {
+		if e.Mode.IsDir() && e.Module == "" {
+			continue
+		}
+		before, there := was[e.Path]
+		delete(was, e.Path)
+		if (!there || before != e) && matchAny(watch, e.Path) {
+			return false, nil
+		}
+	}
+	for p := range was {
+		if matchAny(watch, p) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+func matchAny(patterns []string, p string) bool {
+	return slices.ContainsFunc(patterns, func(w string) bool {
+		return matchPath(strings.Split(strings.Trim(w, "/"), "/"), strings.Split(p, "/"))
+	})
+}
+
+// matchPath matches a path as .gitignore does with a slash in front: "**" is any
+// number of folders, and a pattern that names a folder means all that is in it.
+func matchPath(pattern, p []string) bool {
+	for len(pattern) > 0 {
+		if pattern[0] == "**" {
+			for i := range len(p) + 1 {
+				if matchPath(pattern[1:], p[i:]) {
+					return true
+				}
+			}
+			return false
+		}
+		if len(p) == 0 {
+			return false
+		}
+		if ok, err := path.Match(pattern[0], p[0]); err != nil || !ok {
+			return false
+		}
+		pattern, p = pattern[1:], p[1:]
+	}
+	return true
+}
+
+// Dockerfile is the text that a stack's last commit is built with, and whether
+// mesh has written it.
+func (d *Deployer) Dockerfile(ctx context.Context, name mesh.StackName) (text string, managed bool, err error) {
+	st, err := d.Store.Stack(ctx, name)
+	if err != nil {
+		return "", false, err
+	}
+	last, err := d.Store.Deployments(ctx, name, 50)
+	if err != nil {
+		return "", false, err
+	}
+	i := slices.IndexFunc(last, func(dep mesh.Deployment) bool { return dep.Commit != "" })
+	if i < 0 {
+		return "", false, mesh.Errorf(mesh.NotFound, "nothing has been pushed to %s yet", name).WithHint("push it, or print it in a checkout with: mesh build:dockerfile --eject")
+	}
+	tree, _, closeTree, err := d.Repos.Open(ctx, name, last[i].Commit)
+	if err != nil {
+		return "", false, err
+	}
+	defer closeTree()
+	m, err := manifest(tree, st.Settings.Root)
+	if err != nil {
+		return "", false, err
+	}
+	text, managed, err = d.Builder.Dockerfile(tree, st.Settings.Over(m.Settings))
+	if err != nil {
+		return "", false, fmt.Errorf("%s %s: %w", name, last[i].Commit.Short(), err)
+	}
+	return text, managed, nil
+}

@@ -1,0 +1,4 @@
+package deploy
+
+// MatchAny tells whether a path matches one of the patterns of watch=.
+var MatchAny = matchAny

@@ -1,0 +1,358 @@
+package deploy
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+	"go.yaml.in/yaml/v3"
+
+	"mesh"
+)
+
+// Manifest is what a tree says of itself: its Procfile, mesh.toml, app.json and
+// heroku.yml.
+type Manifest struct {
+	Settings   mesh.Settings     // of mesh.toml, app.json, heroku.yml: the first that speaks counts
+	From       map[string]string // which file decided a setting
+	Services   procs             // commands, the release command among them
+	source     map[mesh.ServiceName]string
+	Formation  mesh.Formation
+	Vars       map[string]Var // that app.json wants
+	Predeploy  string         // runs before the release command
+	Postdeploy string         // runs when the release is live
+	Notes      []string       // what is not understood, for the one who pushed
+}
+
+// Var is a config var that app.json describes.
+type Var struct {
+	Value    string // to begin with
+	Required bool   // there has to be one
+	Secret   bool   // one is made up
+}
+
+// maxManifest is more than any such file needs.
+const maxManifest = 256 << 10
+
+// ReadManifest reads the files of a tree through read, which gives fs.ErrNotExist's
+// empty text for a file that is not there.
+func ReadManifest(read func(name string) (string, error)) (Manifest, error) {
+	m := Manifest{From: map[string]string{}, Services: procs{}, source: map[mesh.ServiceName]string{}, Formation: mesh.Formation{}, Vars: map[string]Var{}}
+	for _, f := range []struct {
+		name string
+		into func(*Manifest, string) error
+	}{{"Procfile", (*Manifest).procfile}, {"mesh.toml", (*Manifest).meshTOML}, {"app.json", (*Manifest).appJSON}, {"heroku.yml", (*Manifest).herokuYML}} {
+		text, err := read(f.name)
+		if err != nil {
+			return m, err
+		}
+		if text == "" {
+			continue
+		}
+		if err := f.into(&m, strings.TrimPrefix(text, "\ufeff")); err != nil {
+			return m, err
+		}
+	}
+	return m, nil
+}
+
+func (m *Manifest) procfile(text string) error {
+	found, err := ParseProcfile(text)
+	for name, c := range found {
+		m.service(name, c, "Procfile")
+	}
+	return err
+}
+
+// service takes a command, unless a file before this one has named it.
+func (m *Manifest) service(name mesh.ServiceName, command, file string) {
+	if _, said := m.Services[name]; !said && command != "" {
+		m.Services[name], m.source[name] = command, file
+	}
+}
+
+// set takes a setting, unless a file before this one has said it.
+func (m *Manifest) set(file, name, value string) error {
+	if m.Settings.Get(name) != "" {
+		return nil
+	}
+	if err := m.Settings.Set(name, value); err != nil {
+		var e *mesh.Error
+		if errors.As(err, &e) {
+			return &mesh.Error{Kind: mesh.Failed, Text: file + ": " + e.Text, Hint: e.Hint, Err: err}
+		}
+		return err
+	}
+	if m.Settings.Get(name) != "" {
+		m.From[name] = file
+	}
+	return nil
+}
+
+func (m *Manifest) note(format string, args ...any) {
+	m.Notes = append(m.Notes, fmt.Sprintf(format, args...))
+}
+
+func bad(file string, line int, text string) *mesh.Error {
+	if line > 0 {
+		return mesh.Errorf(mesh.Failed, "%s:%d: %s", file, line, text)
+	}
+	return mesh.Errorf(mesh.Failed, "%s: %s", file, text)
+}
+
+// meshTOML reads settings under their names of build:set.
+func (m *Manifest) meshTOML(text string) error {
+	var all map[string]any
+	err := toml.Unmarshal([]byte(text), &all)
+	var at *toml.DecodeError
+	if errors.As(err, &at) {
+		line, _ := at.Position()
+		return bad("mesh.toml", line, strings.TrimPrefix(at.Error(), "toml: "))
+	} else if err != nil {
+		return bad("mesh.toml", 0, err.Error())
+	}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		var value string
+		switch v := all[name].(type) {
+		case string:
+			value = v
+		case bool, int64, float64:
+			value = fmt.Sprint(v)
+		case []any:
+			var words []string
+			for _, w := range v {
+				words = append(words, fmt.Sprint(w))
+			}
+			value = strings.Join(words, ",")
+		default:
+			return bad("mesh.toml", 0, fmt.Sprintf("%s has to be a text, a list or a truth value", mesh.Clip(name, 60)))
+		}
+		if name == "branch" {
+			return bad("mesh.toml", 0, "branch is no matter of the tree").WithHint("set it with: ssh mesh build:set branch=NAME")
+		}
+		if err := m.set("mesh.toml", name, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// appJSON reads what Heroku and Dokku have in app.json, as far as it makes sense
+// here.
+func (m *Manifest) appJSON(text string) error {
+	var j struct {
+		Env       map[string]json.RawMessage
+		Formation map[string]struct {
+			Quantity *int
+			Command  string
+		}
+		Healthchecks map[string][]struct {
+			Type, Path string
+			Timeout    float64
+		}
+		Scripts struct {
+			Predeploy, Postdeploy string
+			Dokku                 struct{ Predeploy, Postdeploy string }
+		}
+	}
+	err := json.Unmarshal([]byte(text), &j)
+	var at *json.SyntaxError
+	if errors.As(err, &at) {
+		return bad("app.json", 1+strings.Count(text[:min(len(text), int(at.Offset))], "\n"), err.Error())
+	} else if err != nil {
+		return bad("app.json", 0, strings.TrimPrefix(err.Error(), "json: "))
+	}
+	for _, name := range slices.Sorted(maps.Keys(j.Env)) {
+		raw := j.Env[name]
+		if _, err := mesh.ParseVarName(name); err != nil {
+			m.note("app.json: env.%s is not used: %v", mesh.Clip(name, 40), err)
+			continue
+		}
+		v := struct {
+			Value, Generator string
+			Required         *bool
+		}{}
+		if err := json.Unmarshal(raw, &v.Value); err != nil {
+			if err := json.Unmarshal(raw, &v); err != nil {
+				return bad("app.json", 0, fmt.Sprintf("env.%s is neither a text nor an object with value, required or generator", name))
+			}
+		}
+		if v.Generator != "" && v.Generator != "secret" {
+			return bad("app.json", 0, fmt.Sprintf("env.%s: there is no generator %q", name, mesh.Clip(v.Generator, 40)))
+		}
+		// Heroku: required unless it says otherwise, when it is an object.
+		required := v.Required != nil && *v.Required || v.Required == nil && strings.HasPrefix(strings.TrimSpace(string(raw)), "{")
+		m.Vars[name] = Var{Value: v.Value, Required: required, Secret: v.Generator == "secret"}
+	}
+	for name, f := range j.Formation {
+		svc, err := mesh.ParseServiceName(name)
+		if err != nil {
+			return bad("app.json", 0, err.Error())
+		}
+		if f.Quantity != nil {
+			if *f.Quantity < 0 || *f.Quantity > 100 {
+				return bad("app.json", 0, fmt.Sprintf("formation.%s.quantity is %d; it has to be 0 to 100", svc, *f.Quantity))
+			}
+			m.Formation[svc] = *f.Quantity
+		}
+		m.service(svc, f.Command, "app.json")
+	}
+	for name, checks := range j.Healthchecks {
+		for _, c := range checks {
+			if mesh.ServiceName(name) != mesh.Web || c.Path == "" {
+				m.note("app.json: healthchecks.%s %s is not used: only a path of web is", mesh.Clip(name, 40), mesh.Clip(c.Type, 20))
+				continue
+			}
+			if err := m.set("app.json", "health", c.Path); err != nil {
+				return err
+			}
+			if c.Timeout > 0 {
+				if err := m.set("app.json", "check-timeout", time.Duration(c.Timeout*float64(time.Second)).String()); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	first := func(a, b string) string {
+		if a != "" {
+			return a
+		}
+		return b
+	}
+	m.Predeploy = first(j.Scripts.Dokku.Predeploy, j.Scripts.Predeploy)
+	m.Postdeploy = first(j.Scripts.Dokku.Postdeploy, j.Scripts.Postdeploy)
+	return nil
+}
+
+// herokuYML reads build.docker, release and run. A stack has one image: that of
+// web, or the only one.
+func (m *Manifest) herokuYML(text string) error {
+	var y struct {
+		Setup any
+		Build struct {
+			Docker map[string]any
+			Config map[string]any
+		}
+		Release struct {
+			Image   string
+			Command yaml.Node
+		}
+		Run map[string]yaml.Node
+	}
+	if err := yaml.Unmarshal([]byte(text), &y); err != nil {
+		return bad("heroku.yml", 0, strings.Join(strings.Fields(strings.TrimPrefix(err.Error(), "yaml: ")), " "))
+	}
+	files := map[string]bool{}
+	dockerfile := ""
+	for _, name := range slices.Sorted(maps.Keys(y.Build.Docker)) {
+		file, target := "", ""
+		switch v := y.Build.Docker[name].(type) {
+		case string:
+			file = v
+		case map[string]any:
+			file, _ = v["dockerfile"].(string)
+			target, _ = v["target"].(string)
+		}
+		if file == "" {
+			return bad("heroku.yml", 0, fmt.Sprintf("build.docker.%s names no Dockerfile", mesh.Clip(name, 40)))
+		}
+		files[file] = true
+		if dockerfile == "" || name == string(mesh.Web) {
+			dockerfile = file
+			if target != "" {
+				if err := m.set("heroku.yml", "target", target); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if len(files) > 1 {
+		return bad("heroku.yml", 0, "build.docker has several Dockerfiles, and a stack has one image: "+strings.Join(slices.Sorted(maps.Keys(files)), ", ")).
+			WithHint("give each a stack of its own with dockerfile=, or use one image with a service for each command")
+	}
+	if dockerfile != "" {
+		if err := m.set("heroku.yml", "dockerfile", dockerfile); err != nil {
+			return err
+		}
+	}
+	if len(y.Build.Config) > 0 {
+		m.note("heroku.yml: build.config is not used: set config vars, and declare them with ARG")
+	}
+	if y.Setup != nil {
+		m.note("heroku.yml: setup is not used")
+	}
+	m.service(mesh.ReleaseCommand, commandOf(y.Release.Command), "heroku.yml")
+	for name, n := range y.Run {
+		svc, err := mesh.ParseServiceName(name)
+		if err != nil {
+			return bad("heroku.yml", 0, err.Error())
+		}
+		if n.Kind == yaml.MappingNode {
+			var v struct{ Command yaml.Node }
+			if err := n.Decode(&v); err != nil {
+				return bad("heroku.yml", n.Line, err.Error())
+			}
+			n = v.Command
+		}
+		m.service(svc, commandOf(n), "heroku.yml")
+	}
+	return nil
+}
+
+// commandOf is a command that is one text, or a list of lines.
+func commandOf(n yaml.Node) string {
+	var one string
+	if n.Kind == 0 {
+		return ""
+	}
+	if n.Decode(&one) == nil {
+		return one
+	}
+	var list []string
+	if n.Decode(&list) != nil {
+		return ""
+	}
+	return strings.Join(list, " && ")
+}
+
+// manifest reads that of a tree: of the folder root, and what is not there of the
+// tree itself.
+func manifest(t mesh.Tree, root string) (Manifest, error) {
+	return ReadManifest(func(name string) (string, error) {
+		if root != "" {
+			if text, err := treeFile(t, root+"/"+name); text != "" || err != nil {
+				return text, err
+			}
+		}
+		return treeFile(t, name)
+	})
+}
+
+// treeFile is the text of a regular file in a tree, or empty.
+func treeFile(t mesh.Tree, name string) (string, error) {
+	for _, e := range t.Entries() {
+		if e.Path != name || !e.Mode.IsRegular() {
+			continue
+		}
+		if e.Size > maxManifest {
+			return "", mesh.Errorf(mesh.Failed, "%s is larger than %d KB", name, maxManifest>>10)
+		}
+		r, err := t.Open(e)
+		if err != nil {
+			return "", err
+		}
+		defer func() { _ = r.Close() }()
+		data, err := io.ReadAll(io.LimitReader(r, maxManifest))
+		if err != nil {
+			return "", fmt.Errorf("read %s: %w", name, err)
+		}
+		return string(data), nil
+	}
+	return "", nil
+}

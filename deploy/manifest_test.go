@@ -1,0 +1,203 @@
+package deploy_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"mesh"
+	"mesh/deploy"
+	"mesh/deploy/deploytest"
+)
+
+func readManifest(files map[string]string) (deploy.Manifest, error) {
+	return deploy.ReadManifest(func(name string) (string, error) { return files[name], nil })
+}
+
+func TestManifest_Reads(t *testing.T) {
+	t.Parallel()
+	m, err := readManifest(map[string]string{
+		"Procfile":  "web: ./serve\n",
+		"mesh.toml": "health = \"/up\"\npackages = [\"ffmpeg\", \"curl\"]\npull = true\ndrain = \"10s\"\n",
+		"app.json": `{"env": {"A": "x", "B": {"value": "y"}, "C": {"required": false}, "D": {"generator": "secret"}, "E": {"description": "."}, "PORT": "80"},
+			"formation": {"web": {"quantity": 2}, "worker": {"quantity": 0, "command": "./work"}},
+			"healthchecks": {"web": [{"type": "startup", "path": "/json", "timeout": 5}], "worker": [{"type": "liveness"}]},
+			"scripts": {"predeploy": "a", "postdeploy": "b", "dokku": {"predeploy": "c"}}}`,
+		"heroku.yml": "setup: {addons: []}\nbuild:\n  docker:\n    web: docker/Dockerfile\n  config: {X: y}\nrelease:\n  command: [./a, ./b]\nrun:\n  web: ./other\n  clock: {command: [./tick]}\n",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := m.Settings
+	if s.Health != "/up" || strings.Join(s.Packages, " ") != "ffmpeg curl" || !s.Pull || s.Drain != 10*time.Second || s.CheckTimeout != 5*time.Second || s.Dockerfile != "docker/Dockerfile" {
+		t.Errorf("settings %+v", s)
+	}
+	if m.From["health"] != "mesh.toml" || m.From["check-timeout"] != "app.json" || m.From["dockerfile"] != "heroku.yml" {
+		t.Errorf("decided by %v", m.From)
+	}
+	want := map[mesh.ServiceName]string{"web": "./serve", "worker": "./work", "clock": "./tick", "release": "./a && ./b"}
+	if !maps.Equal(m.Services, want) {
+		t.Errorf("services %v", m.Services)
+	}
+	if m.Predeploy != "c" || m.Postdeploy != "b" || m.Formation["web"] != 2 || m.Formation["worker"] != 0 {
+		t.Errorf("got %+v", m)
+	}
+	vars := map[string]deploy.Var{"A": {Value: "x"}, "B": {Value: "y", Required: true}, "C": {}, "D": {Required: true, Secret: true}, "E": {Required: true}}
+	if !maps.Equal(m.Vars, vars) {
+		t.Errorf("vars %+v", m.Vars)
+	}
+	notes := strings.Join(m.Notes, "\n")
+	for _, part := range []string{"env.PORT is not used", "healthchecks.worker liveness", "build.config", "setup"} {
+		if !strings.Contains(notes, part) {
+			t.Errorf("no note of %s in %q", part, m.Notes)
+		}
+	}
+}
+
+func TestManifest_Refuses(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ file, text, want string }{
+		"not TOML":              {"mesh.toml", "a = 1\nroot = \n", "mesh.toml:2: "},
+		"an unknown setting":    {"mesh.toml", "rot = \"web\"", `mesh.toml: there is no build setting "rot"`},
+		"a table":               {"mesh.toml", "[web]\nx = 1", "mesh.toml: web has to be a text"},
+		"the branch":            {"mesh.toml", "branch = \"main\"", "mesh.toml: branch is no matter of the tree"},
+		"a path that climbs":    {"mesh.toml", "root = \"../x\"", `mesh.toml: "../x" is not a path inside the repository`},
+		"an absolute path":      {"mesh.toml", "dockerfile = \"/etc/passwd\"", "mesh.toml: "},
+		"not JSON":              {"app.json", "{\n\"env\": ,}", "app.json:2: "},
+		"a wrong type":          {"app.json", `{"env": []}`, "app.json: "},
+		"a var of a wrong type": {"app.json", `{"env": {"A": 3}}`, "app.json: env.A is neither"},
+		"a generator":           {"app.json", `{"env": {"A": {"generator": "uuid"}}}`, `app.json: env.A: there is no generator "uuid"`},
+		"a quantity":            {"app.json", `{"formation": {"web": {"quantity": 1000}}}`, "app.json: formation.web.quantity is 1000"},
+		"a service name":        {"app.json", `{"formation": {"We b": {}}}`, "app.json: "},
+		"not YAML":              {"heroku.yml", "a: [", "heroku.yml: "},
+		"two images":            {"heroku.yml", "build: {docker: {web: Dockerfile, worker: w/Dockerfile}}", "heroku.yml: build.docker has several Dockerfiles, and a stack has one image: Dockerfile, w/Dockerfile"},
+		"no Dockerfile named":   {"heroku.yml", "build: {docker: {web: {target: x}}}", "heroku.yml: build.docker.web names no Dockerfile"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := readManifest(map[string]string{c.file: c.text})
+			if !errors.Is(err, mesh.Failed) || !strings.HasPrefix(err.Error(), c.want) {
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+		})
+	}
+}
+
+func TestManifest_FolderFirst(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		mustPush(t, w, d, app)
+		if _, err := d.SetSettings(t.Context(), "blog", func(s *mesh.Settings) error { s.Root = "web"; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		mustPush(t, w, d, map[string]string{
+			"Dockerfile": "FROM scratch", "web/Dockerfile": "FROM scratch", "mesh.toml": "health = \"/top\"", "web/mesh.toml": "health = \"/web\"", "Procfile": "web: ./top",
+		})
+		st := stack(t, w)
+		if st.Effective().Health != "/web" || st.Effective().Root != "web" {
+			t.Errorf("in force %+v", st.Effective())
+		}
+		if r := release(t, w, st.Current); r.Services["web"].Command != "./top" {
+			t.Errorf("services %+v", r.Services)
+		}
+		if b := w.Builder.Builds(); b[len(b)-1].Settings.Root != "web" {
+			t.Errorf("built with %+v", b[len(b)-1].Settings)
+		}
+	})
+}
+
+func TestManifest_FailedPushDeclaresNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		mustPush(t, w, d, app)
+		w.Builder.BuildFunc = func(context.Context, mesh.Build, io.Writer) error { return failed(mesh.Failed, "no") }
+		_, err := push(t, w, d, map[string]string{
+			"Dockerfile": "FROM scratch", "mesh.toml": "health = \"/top\"", "app.json": `{"env": {"A": "x", "S": {"generator": "secret"}}, "formation": {"web": {"quantity": 3}}}`,
+		})
+		if st := stack(t, w); err == nil || st.Declared.Health != "" || len(st.Config) > 0 || st.Formation["web"] > 1 {
+			t.Errorf("something has changed: %+v, %v", st, err)
+		}
+	})
+}
+
+func TestManifest_FailedPostdeployStaysLive(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		w.Runner.OneOffFunc = func(_ context.Context, o mesh.OneOff) (int, error) {
+			if strings.Contains(strings.Join(o.Process.Cmd, " "), "after") {
+				_, _ = io.WriteString(o.Stdout, "it says why\n")
+				return 3, nil
+			}
+			return 0, nil
+		}
+		out, err := push(t, w, d, map[string]string{"Dockerfile": "FROM scratch", "app.json": `{"scripts": {"predeploy": "./before", "postdeploy": "./after"}}`})
+		if err != nil || stack(t, w).Current != 1 {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		for _, want := range []string{"Predeploy: ./before", "it says why", `postdeploy failed: "./after" exited 3`, "v1 is live all the same"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("no %q in\n%s", want, out)
+			}
+		}
+	})
+}
+
+func TestManifest_StartCommandWinsOverTheProcfile(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		mustPush(t, w, d, map[string]string{"Dockerfile": "FROM scratch", "Procfile": "web: ./theirs\nworker: ./w", "mesh.toml": "start-command = \"./mine\""})
+		if r := release(t, w, 1); r.Services["web"] != (mesh.Service{Command: "./mine", From: "start-command"}) || r.Services["worker"].Command != "./w" {
+			t.Errorf("services %+v", r.Services)
+		}
+	})
+}
+
+func TestWatch_SkipsAndComparesWithWhatIsDeployed(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		mustPush(t, w, d, map[string]string{"Dockerfile": "FROM scratch", "web/a": "1", "docs": "1", "mesh.toml": "watch = [\"web/**\", \"Dockerfile\"]"})
+		files := map[string]string{"Dockerfile": "FROM scratch", "web/a": "1", "docs": "2", "mesh.toml": "watch = [\"web/**\", \"Dockerfile\"]"}
+		out, err := push(t, w, d, files)
+		if err != nil || !strings.Contains(out, "Skipped: nothing that watch=web/**,Dockerfile names has changed since v1") || last(t, w).Status != mesh.StatusSkipped || stack(t, w).Current != 1 {
+			t.Errorf("%v, %s\n%s", err, last(t, w).Status, out)
+		}
+		files["web/b"] = "new" // added
+		mustPush(t, w, d, files)
+		if stack(t, w).Current != 2 {
+			t.Error("a new file was skipped")
+		}
+		files = maps.Clone(files)
+		delete(files, "web/b") // removed
+		mustPush(t, w, d, files)
+		if stack(t, w).Current != 3 {
+			t.Error("a removed file was skipped")
+		}
+	})
+}
+
+func TestWatch_Patterns(t *testing.T) {
+	t.Parallel()
+	for pattern, paths := range map[string]string{
+		"web/**":   "web/a web/a/b !weba !x/web/a !web.txt",
+		"web":      "web web/a !x/web",
+		"*.go":     "a.go !a/b.go !a.gob",
+		"**/*.go":  "a.go a/b.go a/b/c.go !a.txt",
+		"a/*/c":    "a/b/c a/b/c/d !a/c !a/b/b/c",
+		"/go.mod":  "go.mod !x/go.mod",
+		"**":       "a a/b",
+		"a/**/z":   "a/z a/b/c/z !b/z",
+		"[":        "![ !a",
+		"web/*.md": "web/a.md !web/x/a.md",
+	} {
+		for p := range strings.FieldsSeq(paths) {
+			p, not := strings.CutPrefix(p, "!")
+			if got := deploy.MatchAny([]string{pattern}, p); got == not {
+				t.Errorf("%s matches %s: %v", pattern, p, got)
+			}
+		}
+	}
+}

@@ -1,0 +1,137 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"mesh"
+)
+
+// Collector lets go of what builds have left behind.
+type Collector interface {
+	// Collect removes the images that no rollback needs, and what the build cache has
+	// above its limit; with dry it only tells what that would be.
+	Collect(ctx context.Context, dry bool) (gone []mesh.Garbage, cache int64, err error)
+	Cache(ctx context.Context) (size, limit int64, err error)
+	ClearCache(ctx context.Context) (freed int64, err error)
+}
+
+// DeployKeys are what the repositories of stacks are known by elsewhere.
+type DeployKeys interface {
+	// DeployKey is the public key of a stack's repository; it is made when there is
+	// none.
+	DeployKey(ctx context.Context, stack mesh.StackName) (string, error)
+}
+
+var gcCommands = []*definition{
+	{
+		topic: "gc", args: "[--dry-run]", short: "Remove images that no rollback needs, and what the build cache has above its limit",
+		long: "This happens by itself after each deployment. The images of the current and the five releases before it stay, for\n" +
+			"each stack, and so does whatever is not this server's.",
+		access: mesh.AccessAdmin, json: true, run: runGC,
+		flags: func(fs *pflag.FlagSet) { fs.Bool("dry-run", false, "print what would go, and remove nothing") },
+	},
+	{
+		topic: "git", verb: "deploy-key", short: "Print the public key that private submodules have to let in",
+		long:  "Add it where the submodules are, as a key that may read; their URLs in .gitmodules have to be ssh:// ones.",
+		stack: true, access: mesh.AccessDeploy, run: runDeployKey,
+	},
+	{
+		topic: "build", verb: "cache", args: "[--clear]", short: "Show how large the engine's build cache is, or empty it",
+		access: mesh.AccessAdmin, json: true, run: runBuildCache,
+		flags: func(fs *pflag.FlagSet) { fs.Bool("clear", false, "empty it: the next builds run every step") },
+	},
+}
+
+type garbageJSON struct {
+	Stack  string   `json:"stack"`
+	Image  string   `json:"image"`
+	Names  []string `json:"names"`
+	Size   int64    `json:"size"`
+	Remove bool     `json:"removed"`
+}
+
+func runGC(ctx context.Context, c *call) error {
+	dry, _ := c.flags.GetBool("dry-run")
+	gone, cache, err := c.Collector.Collect(ctx, dry)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(gone, func(a, b mesh.Garbage) int {
+		return strings.Compare(string(a.Stack)+strings.Join(a.Refs, " ")+a.ID, string(b.Stack)+strings.Join(b.Refs, " ")+b.ID)
+	})
+	if c.json {
+		out := struct {
+			Images []garbageJSON `json:"images"`
+			Cache  int64         `json:"cache"`
+		}{[]garbageJSON{}, cache}
+		for _, g := range gone {
+			out.Images = append(out.Images, garbageJSON{string(g.Stack), g.ID, append([]string{}, g.Refs...), g.Size, !dry})
+		}
+		return c.printJSON(out)
+	}
+	var rows [][]string
+	var total int64
+	for _, g := range gone {
+		id := strings.TrimPrefix(g.ID, "sha256:")
+		rows = append(rows, []string{string(g.Stack), id[:min(12, len(id))], size(g.Size), strings.Join(g.Refs, " ")})
+		total += g.Size
+	}
+	if len(rows) > 0 {
+		c.table([]string{"STACK", "IMAGE", "SIZE", "NAMES"}, rows)
+	}
+	verb := "removed"
+	if dry {
+		verb = "would be removed"
+	}
+	// Images share layers: what they take together is less than the sum.
+	_, _ = fmt.Fprintf(c.Stdout, "%d images of at most %s, and %s of build cache, %s\n", len(gone), size(total), size(cache), verb)
+	return nil
+}
+
+func runDeployKey(ctx context.Context, c *call) error {
+	key, err := c.Modules.DeployKey(ctx, c.stack.Name)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(c.Stdout, key)
+	return err
+}
+
+func runBuildCache(ctx context.Context, c *call) error {
+	if on, _ := c.flags.GetBool("clear"); on {
+		freed, err := c.Collector.ClearCache(ctx)
+		if err != nil {
+			return err
+		}
+		if c.json {
+			return c.printJSON(map[string]int64{"freed": freed})
+		}
+		_, _ = fmt.Fprintf(c.Stdout, "%s freed\n", size(freed))
+		return nil
+	}
+	used, limit, err := c.Collector.Cache(ctx)
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(map[string]int64{"size": used, "limit": limit})
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s of %s\n", size(used), size(limit))
+	return nil
+}
+
+// size is a number of bytes for people.
+func size(n int64) string {
+	switch {
+	case n < 10e6:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	case n < 10e9:
+		return fmt.Sprintf("%.0f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+}

@@ -1,0 +1,70 @@
+package mesh_test
+
+import (
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	"mesh"
+)
+
+func TestSettings_SetAndGet(t *testing.T) {
+	t.Parallel()
+	for name, values := range map[string][]string{
+		"root": {"web", "apps/web"}, "context": {"apps"}, "target": {"build", "stage-1"}, "packages": {"ffmpeg,libpq5"},
+		"base-image": {"corp.example:5000/node:20-slim"}, "build-command": {"make all && true"}, "start-command": {"./serve --port $PORT"},
+		"user": {"app", "1000:1000"}, "pull": {"true"}, "watch": {"web/**,*.md"}, "show-command": {"true"}, "release-timeout": {"2h0m0s"},
+	} {
+		for _, v := range values {
+			var s mesh.Settings
+			if err := s.Set(name, v); err != nil || s.Get(name) != v {
+				t.Errorf("%s=%s: got %q, %v", name, v, s.Get(name), err)
+			}
+			if err := s.Set(name, ""); err != nil || !reflect.DeepEqual(s, mesh.Settings{}) {
+				t.Errorf("%s is not taken back: %+v, %v", name, s, err)
+			}
+		}
+	}
+}
+
+func TestSettings_Refused(t *testing.T) {
+	t.Parallel()
+	for name, values := range map[string][]string{
+		"root": {"/etc", "../x", "a/../../b", "."}, "context": {"/", "..", "a\nb"}, "target": {"a b", "-x"}, "packages": {"vim;rm", "A", "-y", "$(x)"},
+		"base-image": {"a b", "-v", "a\nRUN x"}, "build-command": {"a\nb", "a\x00"}, "start-command": {"a\rb"}, "user": {"a b", "a\nUSER root", ":x"},
+		"pull": {"yes please"}, "show-command": {"2"}, "release-timeout": {"25h", "0s"},
+	} {
+		for _, v := range values {
+			var s mesh.Settings
+			if err := s.Set(name, v); !errors.Is(err, mesh.Invalid) || !reflect.DeepEqual(s, mesh.Settings{}) {
+				t.Errorf("%s=%q: %v, %+v", name, v, err, s)
+			}
+		}
+	}
+	var s mesh.Settings
+	if err := s.Set("nope", "x"); !errors.Is(err, mesh.NotFound) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSettings_Over(t *testing.T) {
+	t.Parallel()
+	a := mesh.Settings{Health: "/up", Packages: []string{"x"}}
+	b := mesh.Settings{Health: "/no", Root: "web", Packages: []string{"y"}, Drain: time.Second, Pull: true}
+	want := mesh.Settings{Health: "/up", Root: "web", Packages: []string{"x"}, Drain: time.Second, Pull: true}
+	if got := a.Over(b); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v", got)
+	}
+	if a.Root != "" {
+		t.Error("a was changed")
+	}
+}
+
+// Every field of Settings can be set, and is stored.
+func TestSettings_Complete(t *testing.T) {
+	t.Parallel()
+	if n := reflect.TypeFor[mesh.Settings]().NumField(); n != len(mesh.SettingNames()) {
+		t.Errorf("%d fields and %d names", n, len(mesh.SettingNames()))
+	}
+}
