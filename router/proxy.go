@@ -100,6 +100,10 @@ func (q *request) serve() {
 		q.failWith(BadRequest, page{405, "Not a proxy", "CONNECT is not for this server.", 0})
 		return
 	}
+	if fn := q.router.opts.Challenge; fn != nil && strings.HasPrefix(q.rec.Path, challengePath) && fn(q.w, q.r) {
+		q.rec.Status = http.StatusOK // or what it chose
+		return
+	}
 	// Before the body is read: who asks for nobody is not listened to.
 	e, rt := q.router.table.lookup(normalHost(q.r.Host))
 	if rt == nil {
@@ -107,6 +111,15 @@ func (q *request) serve() {
 		return
 	}
 	q.entry, q.rec.Stack = e, rt.Stack
+	if q.r.TLS != nil {
+		if name := q.r.TLS.ServerName; name != "" && !q.sameStack(name, e) {
+			q.fail(Misdirected)
+			return
+		}
+	} else if fn := q.router.opts.Secure; fn != nil && q.peer.proto == "http" && fn(normalHost(q.r.Host)) {
+		q.redirect()
+		return
+	}
 	if isGRPC(q.r) {
 		q.serveGRPC()
 		return
@@ -134,6 +147,41 @@ func (q *request) serve() {
 		}
 		q.release()
 	}
+}
+
+// challengePath is where an ACME server looks (RFC 8555, section 8.3).
+const challengePath = "/.well-known/acme-challenge/"
+
+// sameStack tells whether the name that the TLS connection was made for leads to
+// the stack that the request asks for. HTTP/2 clients send requests for several
+// hosts on one connection where its certificate covers them (RFC 9110, section
+// 7.4), and what one stack's certificate protects is not for another stack.
+func (q *request) sameStack(name string, e *entry) bool {
+	have, _ := q.router.table.lookup(normalHost(name))
+	return have == e
+}
+
+// redirect leads to the same over TLS. All methods but the safe ones must stay what
+// they are (RFC 9110, section 15.4.9).
+func (q *request) redirect() {
+	host := normalHost(q.r.Host)
+	if p := q.router.opts.HTTPSPort; p != 443 {
+		host += ":" + strconv.Itoa(p)
+	}
+	to := "https://" + host + rawTarget(q.r)
+	status := http.StatusPermanentRedirect
+	if q.r.Method == http.MethodGet || q.r.Method == http.MethodHead {
+		status = http.StatusMovedPermanently
+	}
+	h := q.w.Header()
+	h["Location"] = []string{to}
+	h["Content-Length"] = []string{"0"}
+	h["X-Request-Id"] = []string{q.rec.RequestID}
+	if q.leaving() || q.hasBody {
+		h["Connection"] = []string{"close"}
+	}
+	q.rec.Code, q.rec.Status = Redirected, status
+	q.w.WriteHeader(status)
 }
 
 // prepare writes what is sent to the app first. stream tells that the body
@@ -499,6 +547,11 @@ func (q *request) ownFields(h http.Header) {
 	}
 	if _, ok := h["X-Request-Id"]; !ok {
 		h["X-Request-Id"] = []string{q.rec.RequestID}
+	}
+	if hsts := q.router.opts.hsts; hsts != nil && q.r.TLS != nil {
+		if _, ok := h["Strict-Transport-Security"]; !ok {
+			h["Strict-Transport-Security"] = hsts
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ package router
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"hash/maphash"
 	"log/slog"
@@ -29,6 +30,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -64,6 +66,17 @@ type Options struct {
 	// ProxyProtocol takes the client's address from the PROXY header in front of a
 	// connection from one of Trusted.
 	ProxyProtocol bool
+	// Secure tells whether a host can be served over TLS: requests without it are
+	// then redirected. It must be quick. nil: none are.
+	Secure func(host string) bool
+	// HTTPSPort is where redirects lead; 0: 443.
+	HTTPSPort int
+	// HSTS is for how long browsers are told to come over TLS only, when they have
+	// done so; 0: they are not told.
+	HSTS time.Duration
+	// Challenge answers a request below /.well-known/acme-challenge/, and tells
+	// whether it did; nil: those are the app's.
+	Challenge func(w http.ResponseWriter, r *http.Request) bool
 	// Access is told of each request when it has ended, on the goroutine that
 	// handled it: it must be quick, safe for concurrent use, and keep no pointer to
 	// it. nil: nobody is.
@@ -71,6 +84,8 @@ type Options struct {
 	// Dial makes connections to instances; nil: net.Dialer. Connections that are
 	// not TCP cannot be looked at before they are used again.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	hsts []string // the field's value
 }
 
 // Limits on what clients send, beside those of net/http.
@@ -121,6 +136,13 @@ func New(o Options) *Router {
 	def(&o.FirstByte, time.Minute)
 	def(&o.DialTimeout, 2*time.Second)
 	def(&o.Grace, 30*time.Second)
+	if o.HTTPSPort == 0 {
+		o.HTTPSPort = 443
+	}
+	if o.HSTS > 0 {
+		hsts := "max-age=" + strconv.FormatInt(int64(o.HSTS/time.Second), 10)
+		o.hsts = []string{hsts}
+	}
 	if o.MaxWaiting == 0 {
 		o.MaxWaiting = 1000
 	}
@@ -282,6 +304,23 @@ func (r *Router) Serve(ctx context.Context, l net.Listener) error {
 	return r.serve(ctx, &http.Server{Protocols: &protocols}, l)
 }
 
+// ServeTLS is Serve for HTTP/1.1 and HTTP/2 over TLS, with the certificates of c.
+func (r *Router) ServeTLS(ctx context.Context, l net.Listener, c *tls.Config) error {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	return r.serve(ctx, &http.Server{Protocols: &protocols, TLSConfig: c}, l)
+}
+
+// StackOf tells which stack a host leads to, by its name or a wildcard. host is as
+// a Host field or TLS has it.
+func (r *Router) StackOf(host string) (mesh.StackName, bool) {
+	if _, rt := r.table.lookup(normalHost(host)); rt != nil {
+		return rt.Stack, true
+	}
+	return "", false
+}
+
 func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) error {
 	f := &front{tls: s.TLSConfig != nil}
 	r.fronts.Store(f, nil)
@@ -307,7 +346,13 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 		l = r.proxied(l)
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- s.Serve(l) }()
+	go func() {
+		if f.tls {
+			failed <- s.ServeTLS(l, "", "")
+		} else {
+			failed <- s.Serve(l)
+		}
+	}()
 	var err error
 	select {
 	case err = <-failed:

@@ -82,12 +82,13 @@ type Traffic interface {
 	Minute(stack mesh.StackName, service mesh.ServiceName) mesh.Traffic
 }
 
-// Set is the commands and what they work with. All fields must be set.
+// Set is the commands and what they work with. All fields but Certs must be set.
 type Set struct {
 	State    State
 	Deployer Deployer
 	Logs     Logs
 	Traffic  Traffic
+	Certs    Certs // nil: the server takes no requests over TLS
 	Server   Server
 	Version  string
 	URL      func(mesh.Host) string // how people reach a host

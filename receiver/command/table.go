@@ -58,6 +58,7 @@ var topics = map[string][]string{
 	"releases":    {"release"},
 	"domains":     {"domain", "endpoint"},
 	"ssh-keys":    {"key", "keys", "ssh-key"},
+	"certs":       {"cert", "certificate", "certificates"},
 	"logs":        {"log"},
 	"svc":         {"service", "services"},
 }
@@ -65,7 +66,7 @@ var topics = map[string][]string{
 // table is all commands. It is a function because help is one of them and reads
 // it.
 func table() []*definition {
-	return slices.Concat(stackCommands, configCommands, psCommands, serviceCommands, releaseCommands, logCommands, domainCommands, freezeCommands, buildCommands, keyCommands, auditCommands, doctorCommands, upgradeCommands, serverCommands())
+	return slices.Concat(stackCommands, configCommands, psCommands, serviceCommands, releaseCommands, logCommands, domainCommands, certCommands, freezeCommands, buildCommands, keyCommands, auditCommands, doctorCommands, upgradeCommands, serverCommands())
 }
 
 // Topic resolves a first word to the topic's own name.
