@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,7 +30,7 @@ type chain struct {
 	key                crypto.Signer
 }
 
-var serial int64
+var serial atomic.Int64
 
 func newChain(t *testing.T, key crypto.Signer, until time.Time, names ...string) chain {
 	t.Helper()
@@ -37,8 +38,8 @@ func newChain(t *testing.T, key crypto.Signer, until time.Time, names ...string)
 		return &x509.Certificate{Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	}
 	sign := func(c, by *x509.Certificate, public any, with crypto.Signer) *x509.Certificate {
-		serial++
-		c.SerialNumber, c.NotBefore = big.NewInt(serial), time.Now().Add(-48*time.Hour)
+
+		c.SerialNumber, c.NotBefore = big.NewInt(serial.Add(1)), time.Now().Add(-48*time.Hour)
 		if c.NotAfter.IsZero() {
 			c.NotAfter = time.Now().Add(time.Hour)
 		}
