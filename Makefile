@@ -7,7 +7,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 20s
 
-.PHONY: help build run demo test transcripts docker-test golden fuzz bench bench-compare lint fmt docs docs-fresh vuln image check clean
+.PHONY: help build run demo test transcripts docker-test golden fuzz bench bench-router bench-compare lint fmt docs docs-fresh vuln image check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ fuzz: ## each fuzz target for FUZZTIME
 
 bench: build engine ## figures of PRODUCT.md and the issue, against docker by hand in the same run
 	scripts/bench
+
+bench-router: ## the router beside nginx, in turns: docs/performance.md
+	scripts/bench-router $(ARGS)
 
 bench-compare: ## benchmarks of REF and of the work tree through benchstat: make bench-compare REF=HEAD~1
 	@test -n "$(REF)" || { echo "REF is missing: make bench-compare REF=HEAD~1"; exit 2; }

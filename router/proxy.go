@@ -76,7 +76,7 @@ func (q *request) finish() {
 	now := q.router.clock()
 	q.rec.Duration = now - q.begun
 	if q.entry != nil {
-		q.entry.traffic.count(&q.rec, now)
+		q.entry.traffic().count(&q.rec, now)
 	} else {
 		q.router.strangers.Add(1)
 	}

@@ -417,7 +417,7 @@ func (r *Router) Snapshot() []Status {
 	all := make([]Status, 0, len(r.stacks))
 	for _, e := range r.stacks {
 		rt := e.cur.Load()
-		s := Status{Stack: rt.Stack, Hosts: slices.Clone(rt.Hosts), Down: rt.Down, Waiting: int(e.waiting.Load()), Totals: e.traffic.totals()}
+		s := Status{Stack: rt.Stack, Hosts: slices.Clone(rt.Hosts), Down: rt.Down, Waiting: int(e.waiting.Load()), Totals: e.totals()}
 		for _, t := range rt.targets {
 			ep := t.ep.Load()
 			s.Targets = append(s.Targets, TargetStatus{

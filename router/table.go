@@ -32,7 +32,16 @@ type table struct {
 type entry struct {
 	cur     atomic.Pointer[route] // nil: removed
 	waiting atomic.Int64          // requests that wait for an instance
-	traffic traffic
+	seen    atomic.Pointer[traffic] // nil: it has had no request
+}
+
+// traffic counts the entry's requests. Most of many stacks sleep, and need none.
+func (e *entry) traffic() *traffic {
+	if t := e.seen.Load(); t != nil {
+		return t
+	}
+	e.seen.CompareAndSwap(nil, new(traffic))
+	return e.seen.Load()
 }
 
 // route is one state of a stack's traffic. It is never changed once stored.
