@@ -60,6 +60,12 @@ type Options struct {
 	// Grace is how long Serve lets requests and upgraded connections go on after
 	// its context has ended; 0: 30 s.
 	Grace time.Duration
+	// HeadTime is for the head of a request to arrive; 0: 10 s.
+	HeadTime time.Duration
+	// PerClient is how many connections one address may have on a listener, upgraded
+	// ones and those of Trusted not counted; further ones are closed. 0: as many as it
+	// likes.
+	PerClient int
 	// Trusted are the proxies in front of mesh whose X-Forwarded-… fields are
 	// believed. Everybody else's are replaced.
 	Trusted []netip.Prefix
@@ -90,7 +96,7 @@ type Options struct {
 
 // Limits on what clients send, beside those of net/http.
 const (
-	headTime  = 10 * time.Second  // for a request's head
+	headTime  = 10 * time.Second  // for a request's head, and for a PROXY header
 	idleTime  = 120 * time.Second // between requests
 	streams   = 250               // at a time, in one HTTP/2 connection
 	sweepTime = 100 * time.Millisecond
@@ -135,6 +141,7 @@ func New(o Options) *Router {
 	def(&o.Wait, 10*time.Second)
 	def(&o.FirstByte, time.Minute)
 	def(&o.DialTimeout, 2*time.Second)
+	def(&o.HeadTime, headTime)
 	def(&o.Grace, 30*time.Second)
 	if o.HTTPSPort == 0 {
 		o.HTTPSPort = 443
@@ -285,8 +292,9 @@ func (r *Router) sweepAll() {
 // front is one listener that is being served.
 type front struct {
 	tls     bool
-	active  gauge       // requests and upgraded connections
-	conns   gauge       // connections, but for upgraded ones
+	active  gauge // requests and upgraded connections
+	conns   gauge // connections, but for upgraded ones
+	clients clients
 	leaving atomic.Bool // nothing new is taken: connections end with their next answer
 }
 
@@ -329,15 +337,21 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 	defer cancel(errStop)
 	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { r.handle(f, w, req) })
 	s.BaseContext = func(net.Listener) context.Context { return base }
-	s.ConnState = func(_ net.Conn, state http.ConnState) {
+	s.ConnState = func(c net.Conn, state http.ConnState) {
 		switch state { //nolint:exhaustive // how a connection begins and ends
 		case http.StateNew:
 			f.conns.add()
 		case http.StateClosed, http.StateHijacked:
 			f.conns.done()
+			if r.opts.PerClient > 0 {
+				f.leave(c)
+			}
 		}
 	}
-	s.ReadHeaderTimeout, s.IdleTimeout, s.MaxHeaderBytes = headTime, idleTime, headLimit
+	if r.opts.PerClient > 0 {
+		l = &gate{Listener: l, f: f, r: r}
+	}
+	s.ReadHeaderTimeout, s.IdleTimeout, s.MaxHeaderBytes = r.opts.HeadTime, idleTime, headLimit
 	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: streams}
 	s.DisableGeneralOptionsHandler = true // "OPTIONS *" is the app's
 	s.ErrorLog = slog.NewLogLogger(r.log.Handler(), slog.LevelDebug)

@@ -30,8 +30,8 @@ type table struct {
 
 // entry is a stack as long as it has routes; cur is what it leads to now.
 type entry struct {
-	cur     atomic.Pointer[route] // nil: removed
-	waiting atomic.Int64          // requests that wait for an instance
+	cur     atomic.Pointer[route]   // nil: removed
+	waiting atomic.Int64            // requests that wait for an instance
 	seen    atomic.Pointer[traffic] // nil: it has had no request
 }
 

@@ -129,7 +129,7 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	if sv.journal, err = journal.Open(filepath.Join(s.Data, "router"), journal.Options{Logger: log}); err != nil {
 		return err
 	}
-	o := router.Options{Logger: log, Trusted: s.trusted, ProxyProtocol: s.ProxyProtocol, Access: sv.access, HSTS: s.HSTS}
+	o := router.Options{Logger: log, Trusted: s.trusted, ProxyProtocol: s.ProxyProtocol, PerClient: s.PerClient, Access: sv.access, HSTS: s.HSTS}
 	if sv.listen.https != nil {
 		if sv.certs, err = sv.openCerts(); err != nil {
 			return err

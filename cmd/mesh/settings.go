@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -34,6 +35,7 @@ type settings struct {
 
 	TrustedProxies []string
 	ProxyProtocol  bool
+	PerClient      int
 
 	ACMEDirectory string
 	ACMERoot      string
@@ -53,7 +55,7 @@ var variables = map[string]string{
 	"data": "MESH_DATA", "ssh-addr": "MESH_SSH_ADDR", "http-addr": "MESH_HTTP_ADDR", "https-addr": "MESH_HTTPS_ADDR",
 	"admin-addr": "MESH_ADMIN_ADDR", "domain": "MESH_DOMAIN", "docker-host": "DOCKER_HOST",
 	"acme-directory": "MESH_ACME_DIRECTORY", "acme-ca-root": "MESH_ACME_CA_ROOT", "acme-email": "MESH_ACME_EMAIL", "hsts": "MESH_HSTS",
-	"trusted-proxies": "MESH_TRUSTED_PROXIES", "proxy-protocol": "MESH_PROXY_PROTOCOL",
+	"trusted-proxies": "MESH_TRUSTED_PROXIES", "proxy-protocol": "MESH_PROXY_PROTOCOL", "client-connections": "MESH_CLIENT_CONNECTIONS",
 	"log-level": "MESH_LOG_LEVEL", "log-format": "MESH_LOG_FORMAT",
 }
 
@@ -86,6 +88,7 @@ func (s *settings) flags() *pflag.FlagSet {
 	fs.DurationVar(&s.HSTS, "hsts", 0, "for how `LONG` browsers are told to come over TLS only (0: they are not)")
 	fs.StringSliceVar(&s.TrustedProxies, "trusted-proxies", nil, "`CIDR`s, with commas, of proxies whose X-Forwarded fields are believed")
 	fs.BoolVar(&s.ProxyProtocol, "proxy-protocol", false, "take the client's address from the PROXY header of trusted proxies")
+	fs.IntVar(&s.PerClient, "client-connections", 1000, "how `MANY` connections one address may have, trusted proxies aside (0: any)")
 	fs.StringVar(&s.LogLevel, "log-level", "info", "`LEVEL`: debug, info, warn or error")
 	fs.StringVar(&s.LogFormat, "log-format", "text", "`FORMAT`: text or json")
 	return fs
@@ -145,6 +148,9 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 		if s.roots = x509.NewCertPool(); err != nil || !s.roots.AppendCertsFromPEM(pem) {
 			bad("acme-ca-root", s.ACMERoot, "give a file with certificates in PEM")
 		}
+	}
+	if s.PerClient < 0 {
+		bad("client-connections", strconv.Itoa(s.PerClient), "give a number, or 0 for any")
 	}
 	if s.HSTS < 0 {
 		bad("hsts", s.HSTS.String(), "give a time such as 8760h, or 0")

@@ -31,8 +31,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 const host = "blog.bench.test"
@@ -143,6 +141,23 @@ func run(rounds int, span time.Duration, only string) error {
 			fmt.Printf("| %s | %.2f | %.2f | %.2f | %.2f | %.0f |\n", name, median(a[0]), median(a[1]), median(b[0]), median(b[1]), mesh.peak())
 		}
 	}
+	if want("websockets") {
+		const n = 9000 // two sockets each in the router, and 20,000 files are what most may open
+		idle, err := own()
+		if err != nil {
+			return err
+		}
+		before := idle.memory()
+		held, err := tunnels(idle.addrs[0], n)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("\n%d idle WebSockets: %.1f KiB each\n", n, (idle.memory()-before)*1024/n)
+		for _, c := range held {
+			_ = c.Close()
+		}
+		idle.end()
+	}
 	if want("closing") {
 		for _, p := range []*proc{nginx, mesh} {
 			sent, failed := posts(p.addrs[0], span*2)
@@ -240,8 +255,8 @@ var sharedTwo sync.Map
 func client(p *proc, kind, n int) (ask func() error, done func(), err error) {
 	if kind == two {
 		key := fmt.Sprint(p.addrs[1], n%8)
-		v, _ := sharedTwo.LoadOrStore(key, &http.Client{Transport: &http2.Transport{
-			TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: host}, //nolint:gosec // it is ours
+		v, _ := sharedTwo.LoadOrStore(key, &http.Client{Transport: &http.Transport{
+			TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: host}, ForceAttemptHTTP2: true,
 		}})
 		req, err := http.NewRequest(http.MethodGet, "https://"+p.addrs[1]+"/", nil)
 		if err != nil {
@@ -263,7 +278,7 @@ func client(p *proc, kind, n int) (ask func() error, done func(), err error) {
 	}
 	var c net.Conn
 	if kind == secure {
-		c, err = tls.Dial("tcp", p.addrs[1], &tls.Config{InsecureSkipVerify: true, ServerName: host}) //nolint:gosec // it is ours
+		c, err = tls.Dial("tcp", p.addrs[1], &tls.Config{InsecureSkipVerify: true, ServerName: host})
 	} else {
 		c, err = net.Dial("tcp", p.addrs[0])
 	}
@@ -379,6 +394,29 @@ func posts(addr string, span time.Duration) (sent, failed int) {
 	}
 	wg.Wait()
 	return int(s.Load()), int(f.Load())
+}
+
+// tunnels opens upgraded connections that then say nothing.
+func tunnels(addr string, n int) (held []net.Conn, err error) {
+	var b [512]byte
+	for range n {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			return held, err
+		}
+		held = append(held, c)
+		if _, err := io.WriteString(c, "GET /idle HTTP/1.1\r\nHost: "+host+"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"); err != nil {
+			return held, err
+		}
+		for have := 0; !bytes.HasSuffix(b[:have], []byte("\r\n\r\n")); {
+			k, err := c.Read(b[have:])
+			if err != nil {
+				return held, err
+			}
+			have += k
+		}
+	}
+	return held, nil
 }
 
 // proc is a process that is measured.

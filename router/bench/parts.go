@@ -90,11 +90,14 @@ func serveApp() {
 		go func() {
 			defer c.Close()
 			r := bufio.NewReaderSize(c, 4096)
-			chunk := make([]byte, 256<<10)
+			var chunk []byte
 			for {
 				req, err := http.ReadRequest(r)
 				if err != nil {
 					return
+				}
+				if req.URL.Path == "/gib" && chunk == nil {
+					chunk = make([]byte, 256<<10)
 				}
 				switch req.URL.Path {
 				case "/gib":
@@ -116,6 +119,10 @@ func serveApp() {
 							return
 						}
 					}
+				case "/idle":
+					_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+					_, _ = r.ReadByte()
+					return
 				case "/seen":
 					_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n%d", posts.Swap(0))
 					return

@@ -38,7 +38,6 @@ func newChain(t *testing.T, key crypto.Signer, until time.Time, names ...string)
 		return &x509.Certificate{Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	}
 	sign := func(c, by *x509.Certificate, public any, with crypto.Signer) *x509.Certificate {
-
 		c.SerialNumber, c.NotBefore = big.NewInt(serial.Add(1)), time.Now().Add(-48*time.Hour)
 		if c.NotAfter.IsZero() {
 			c.NotAfter = time.Now().Add(time.Hour)
