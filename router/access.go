@@ -88,7 +88,7 @@ const (
 	UnknownHost  Code = "unknown_host"  // 404: no route has the host
 	BadRequest   Code = "bad_request"   // 400, 405, 408: the request cannot be passed on
 	Misdirected  Code = "misdirected"   // 421: TLS was set up for another stack's host
-	Redirected   Code = "redirected"    // 301, 308: to TLS, which the host is served over
+	Redirected   Code = "redirected"    // 301, 308: to TLS, or to another host of the stack
 	NotDeployed  Code = "not_deployed"  // 503: the stack has no release yet
 	Stopped      Code = "stopped"       // 503: the stack was stopped
 	Maintenance  Code = "maintenance"   // 503: the stack is in maintenance

@@ -53,7 +53,10 @@ func (q *request) writePage(p page) {
 	h := q.w.Header()
 	clear(h)
 	var body string
-	if wantsHTML(q.r.Header) {
+	if own := q.page; own != "" && wantsHTML(q.r.Header) {
+		h["Content-Type"] = []string{"text/html; charset=utf-8"}
+		body = own
+	} else if wantsHTML(q.r.Header) {
 		h["Content-Type"] = []string{"text/html; charset=utf-8"}
 		// All inserted is from the table, but for the id, which validID has seen.
 		body = pageHead + p.title + pageStyle + strconv.Itoa(p.status) + "</p><h1>" + p.title + "</h1><p>" + p.text +

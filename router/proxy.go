@@ -31,6 +31,7 @@ type request struct {
 	head     []byte  // for the app, with a small body behind it
 	target   *target // claimed; nil: none
 	entry    *entry  // of the stack; nil: unknown host
+	page     string  // the stack's own, in the place of mesh's
 	detached bool    // a tunnel ends the request
 	resent   int     // how often it was sent once more
 }
@@ -116,8 +117,9 @@ func (q *request) serve() {
 			q.fail(Misdirected)
 			return
 		}
-	} else if fn := q.router.opts.Secure; fn != nil && q.peer.proto == "http" && fn(normalHost(q.r.Host)) {
-		q.redirect()
+	}
+	if to, ok := q.leads(rt); ok {
+		q.redirect(to)
 		return
 	}
 	if isGRPC(q.r) {
@@ -161,14 +163,33 @@ func (q *request) sameStack(name string, e *entry) bool {
 	return have == e
 }
 
-// redirect leads to the same over TLS. All methods but the safe ones must stay what
-// they are (RFC 9110, section 15.4.9).
-func (q *request) redirect() {
+// leads tells where the client has to go instead: to the host that its own is
+// redirected to, and to TLS where that can be had.
+func (q *request) leads(rt *route) (to string, ok bool) {
 	host := normalHost(q.r.Host)
-	if p := q.router.opts.HTTPSPort; p != 443 {
-		host += ":" + strconv.Itoa(p)
+	if other := rt.Redirects[mesh.Host(host)]; other != "" {
+		host, ok = normalHost(string(other)), true
 	}
-	to := "https://" + host + rawTarget(q.r)
+	secure := q.router.opts.Secure
+	switch {
+	case q.peer.proto == "http" && secure != nil && secure(host):
+		if p := q.router.opts.HTTPSPort; p != 443 {
+			host += ":" + strconv.Itoa(p)
+		}
+		return "https://" + host, true
+	case !ok:
+		return "", false
+	}
+	if p := hostPort(q.r.Host); p != "" {
+		host += ":" + p
+	}
+	return q.peer.proto + "://" + host, true
+}
+
+// redirect leads to the same target elsewhere. All methods but the safe ones must
+// stay what they are (RFC 9110, section 15.4.9).
+func (q *request) redirect(to string) {
+	to += rawTarget(q.r)
 	status := http.StatusPermanentRedirect
 	if q.r.Method == http.MethodGet || q.r.Method == http.MethodHead {
 		status = http.StatusMovedPermanently
@@ -283,6 +304,7 @@ func (q *request) claim(w *waiter) (*target, Code) {
 		}
 		q.rec.Stack = rt.Stack
 		if rt.Down == mesh.Maintenance {
+			q.page = rt.Page
 			return nil, Maintenance
 		}
 		if len(rt.targets) == 0 && rt.Down != mesh.NotDown {

@@ -52,7 +52,7 @@ type Deployer interface {
 	Rollback(ctx context.Context, stack mesh.StackName, by mesh.KeyName, n mesh.ReleaseNumber, out io.Writer) error
 	Cancel(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber, by mesh.KeyName) (mesh.Deployment, error)
 	Done(stack mesh.StackName, n mesh.DeploymentNumber) <-chan struct{}
-	AddDomain(ctx context.Context, name mesh.StackName, host mesh.Host) error
+	AddDomain(ctx context.Context, name mesh.StackName, host, to mesh.Host) error
 	RemoveDomain(ctx context.Context, name mesh.StackName, host mesh.Host) error
 	Domains(st mesh.Stack) []mesh.Host
 	AddKey(ctx context.Context, k mesh.Key) error
@@ -63,7 +63,7 @@ type Deployer interface {
 	SetReleaseCommand(ctx context.Context, stack mesh.StackName, line string) error
 	Lock(ctx context.Context, stack mesh.StackName, by mesh.KeyName, why string) (mesh.Stack, error)
 	Unlock(ctx context.Context, stack mesh.StackName) error
-	SetMaintenance(ctx context.Context, stack mesh.StackName, on bool) error
+	SetMaintenance(ctx context.Context, stack mesh.StackName, on bool, page string) error
 	// Audit records what a key did, or tried to do, to a stack or to the server.
 	Audit(ctx context.Context, by mesh.KeyName, stack mesh.StackName, action string, err error)
 	RunCommand(ctx context.Context, run mesh.Run) (int, error)
