@@ -7,7 +7,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 20s
 
-.PHONY: help build run demo test transcripts docker-test golden fuzz bench bench-compare lint fmt docs docs-fresh vuln image check clean
+.PHONY: help build run demo test transcripts docker-test golden fuzz bench bench-router bench-compare lint fmt soak docs docs-fresh vuln image check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ fuzz: ## each fuzz target for FUZZTIME
 bench: build engine ## figures of PRODUCT.md and the issue, against docker by hand in the same run
 	scripts/bench
 
+bench-router: ## the router beside nginx, in turns: docs/performance.md
+	scripts/bench-router $(ARGS)
+
 bench-compare: ## benchmarks of REF and of the work tree through benchstat: make bench-compare REF=HEAD~1
 	@test -n "$(REF)" || { echo "REF is missing: make bench-compare REF=HEAD~1"; exit 2; }
 	scripts/bench-compare $(REF) $(BENCHSTAT)
@@ -62,6 +65,9 @@ fmt: ## put the code into form
 
 docs: ## print docs/commands.md from the command table
 	go run ./cmd/mesh/docs > docs/commands.md.new && mv docs/commands.md.new docs/commands.md
+
+soak: engine ## load during deploys, upgrades and restarts, again and again: make soak N=10
+	go test -race ./cmd/mesh -run "TestScripts/(noloss|upgrade|activation|https)$$" -count $(or $(N),5) -timeout 60m
 
 vuln: ## known holes in what is linked; needs the network
 	go run $(VULN) ./...

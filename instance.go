@@ -158,6 +158,9 @@ type Route struct {
 	Hosts   []Host
 	Targets []Target
 	Down    DownReason // why there are no targets, when that is on purpose
+
+	Redirects map[Host]Host // of Hosts: requests for the one are told to go to the other
+	Page      string        // HTML for browsers in maintenance; empty: the router's own
 }
 
 // DownReason says why a stack serves nothing, when it is no accident.

@@ -23,8 +23,10 @@ type Stack struct {
 	Current    ReleaseNumber                   // 0 before the first release
 	Stopped    bool                            // ps:stop
 	Maintained bool                            // maintenance:on: requests get 503
+	Page       string                          // HTML that browsers get then; empty: mesh's own
 	Lock       *Lock                           // nil: releases may be made
 	Subnet     netip.Prefix                    // of the stack's own network
+	Redirects  map[Host]Host                   // of Domains: those that lead to another host of the stack
 	Domains    []Host                          // added ones; the stack's own name under the base domain is not among them
 	Was        StackName                       // its name before a rename whose files have not been moved yet; else empty
 	LastNumber DeploymentNumber                // the last deployment begun

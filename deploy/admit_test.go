@@ -94,7 +94,7 @@ func TestDomains(t *testing.T) {
 		}
 		add := func(stack mesh.StackName, h mesh.Host, want error) {
 			t.Helper()
-			if err := d.AddDomain(t.Context(), stack, h); !errors.Is(err, want) || (err == nil) != (want == nil) {
+			if err := d.AddDomain(t.Context(), stack, h, ""); !errors.Is(err, want) || (err == nil) != (want == nil) {
 				t.Errorf("%s to %s: %v, want %v", h, stack, err, want)
 			}
 		}

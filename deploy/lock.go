@@ -43,9 +43,10 @@ func (d *Deployer) Unlock(ctx context.Context, stack mesh.StackName) error {
 }
 
 // SetMaintenance answers all requests of a stack with 503, or sends them to its
-// instances again. The instances run on. It survives restarts.
-func (d *Deployer) SetMaintenance(ctx context.Context, stack mesh.StackName, on bool) error {
-	st, err := d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) error { s.Maintained = on; return nil })
+// instances again. The instances run on. It survives restarts. page is HTML that
+// browsers get meanwhile; empty: mesh's own.
+func (d *Deployer) SetMaintenance(ctx context.Context, stack mesh.StackName, on bool, page string) error {
+	st, err := d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) error { s.Maintained, s.Page = on, page; return nil })
 	if err != nil {
 		return err
 	}
@@ -57,7 +58,7 @@ func (d *Deployer) SetMaintenance(ctx context.Context, stack mesh.StackName, on 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if fl := d.fleets[stack]; fl != nil {
-		fl.stack.Maintained = st.Maintained
+		fl.stack.Maintained, fl.stack.Page = st.Maintained, st.Page
 		d.switchLocked(fl)
 	}
 	return nil

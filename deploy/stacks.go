@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"mesh"
 )
@@ -184,8 +185,9 @@ func (d *Deployer) removeStack(ctx context.Context, name mesh.StackName) {
 	})
 }
 
-// AddDomain routes a host name to a stack.
-func (d *Deployer) AddDomain(ctx context.Context, name mesh.StackName, host mesh.Host) error {
+// AddDomain routes a host name to a stack. With to, another host of the stack,
+// requests for it are told to go there.
+func (d *Deployer) AddDomain(ctx context.Context, name mesh.StackName, host, to mesh.Host) error {
 	stacks, err := d.Store.Stacks(ctx)
 	if err != nil {
 		return err
@@ -198,6 +200,18 @@ func (d *Deployer) AddDomain(ctx context.Context, name mesh.StackName, host mesh
 	return d.changeDomains(ctx, name, func(st *mesh.Stack) error {
 		if slices.Contains(st.Domains, host) {
 			return mesh.Errorf(mesh.Conflict, "%s leads to %s already", host, name)
+		}
+		if to != "" {
+			switch {
+			case strings.HasPrefix(string(host), "*"):
+				return mesh.Errorf(mesh.Invalid, "a wildcard cannot be redirected").WithHint("redirect one host at a time")
+			case to != d.host(name) && !slices.Contains(st.Domains, to), st.Redirects[to] != "":
+				return mesh.Errorf(mesh.Invalid, "%s is no host of %s that serves it", to, name).WithHint("add that one first: ssh mesh domains:add -a %s %s", name, to)
+			}
+			if st.Redirects == nil {
+				st.Redirects = map[mesh.Host]mesh.Host{}
+			}
+			st.Redirects[host] = to
 		}
 		st.Domains = append(st.Domains, host)
 		slices.Sort(st.Domains)
@@ -215,6 +229,12 @@ func (d *Deployer) RemoveDomain(ctx context.Context, name mesh.StackName, host m
 		if i < 0 {
 			return mesh.Errorf(mesh.NotFound, "%s has no domain %s", name, host).WithHint("list them with: ssh mesh domains -a %s", name)
 		}
+		for from, to := range st.Redirects {
+			if to == host {
+				return mesh.Errorf(mesh.Conflict, "%s is redirected to %s", from, host).WithHint("remove that one first: ssh mesh domains:remove -a %s %s", name, from)
+			}
+		}
+		delete(st.Redirects, host)
 		st.Domains = slices.Delete(st.Domains, i, i+1)
 		return nil
 	})
@@ -228,7 +248,7 @@ func (d *Deployer) changeDomains(ctx context.Context, name mesh.StackName, fn fu
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if fl := d.fleets[name]; fl != nil {
-		fl.stack.Domains = st.Domains
+		fl.stack.Domains, fl.stack.Redirects = st.Domains, st.Redirects
 		d.switchLocked(fl)
 	}
 	return nil

@@ -31,9 +31,12 @@ type AccessRecord struct {
 //	at=info method=GET path="/" host=blog.test request_id=… fwd="192.0.2.1" instance=web.1 connect=0ms service=5ms status=200 bytes=12
 //	at=error code=app_slow method=…
 func (a AccessRecord) AppendLine(b []byte) []byte {
-	if a.Code == "" {
+	switch a.Code {
+	case "":
 		b = append(b, "at=info"...)
-	} else {
+	case Redirected:
+		b = append(b, "at=info code=redirected"...)
+	default:
 		b = append(b, "at=error code="...)
 		b = append(b, a.Code...)
 	}
@@ -84,6 +87,8 @@ type Code string
 const (
 	UnknownHost  Code = "unknown_host"  // 404: no route has the host
 	BadRequest   Code = "bad_request"   // 400, 405, 408: the request cannot be passed on
+	Misdirected  Code = "misdirected"   // 421: TLS was set up for another stack's host
+	Redirected   Code = "redirected"    // 301, 308: to TLS, or to another host of the stack
 	NotDeployed  Code = "not_deployed"  // 503: the stack has no release yet
 	Stopped      Code = "stopped"       // 503: the stack was stopped
 	Maintenance  Code = "maintenance"   // 503: the stack is in maintenance

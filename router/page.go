@@ -18,6 +18,7 @@ type page struct {
 var pages = map[Code]page{
 	UnknownHost:  {404, "Nothing here", "No app is served under this name.", 0},
 	BadRequest:   {400, "Bad request", "The request cannot be passed on as it is.", 0},
+	Misdirected:  {421, "Misdirected", "This connection was made for another name.", 0},
 	NotDeployed:  {503, "Not deployed yet", "This app has no release yet. It will be here after its first push.", 30},
 	Stopped:      {503, "Stopped", "This app has been stopped by its owner.", 60},
 	Maintenance:  {503, "Down for maintenance", "This app is being worked on, and will be back soon.", 60},
@@ -52,7 +53,10 @@ func (q *request) writePage(p page) {
 	h := q.w.Header()
 	clear(h)
 	var body string
-	if wantsHTML(q.r.Header) {
+	if own := q.page; own != "" && wantsHTML(q.r.Header) {
+		h["Content-Type"] = []string{"text/html; charset=utf-8"}
+		body = own
+	} else if wantsHTML(q.r.Header) {
 		h["Content-Type"] = []string{"text/html; charset=utf-8"}
 		// All inserted is from the table, but for the id, which validID has seen.
 		body = pageHead + p.title + pageStyle + strconv.Itoa(p.status) + "</p><h1>" + p.title + "</h1><p>" + p.text +

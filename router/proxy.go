@@ -31,6 +31,7 @@ type request struct {
 	head     []byte  // for the app, with a small body behind it
 	target   *target // claimed; nil: none
 	entry    *entry  // of the stack; nil: unknown host
+	page     string  // the stack's own, in the place of mesh's
 	detached bool    // a tunnel ends the request
 	resent   int     // how often it was sent once more
 }
@@ -76,7 +77,7 @@ func (q *request) finish() {
 	now := q.router.clock()
 	q.rec.Duration = now - q.begun
 	if q.entry != nil {
-		q.entry.traffic.count(&q.rec, now)
+		q.entry.traffic().count(&q.rec, now)
 	} else {
 		q.router.strangers.Add(1)
 	}
@@ -100,6 +101,10 @@ func (q *request) serve() {
 		q.failWith(BadRequest, page{405, "Not a proxy", "CONNECT is not for this server.", 0})
 		return
 	}
+	if fn := q.router.opts.Challenge; fn != nil && strings.HasPrefix(q.rec.Path, challengePath) && fn(q.w, q.r) {
+		q.rec.Status = http.StatusOK // or what it chose
+		return
+	}
 	// Before the body is read: who asks for nobody is not listened to.
 	e, rt := q.router.table.lookup(normalHost(q.r.Host))
 	if rt == nil {
@@ -107,6 +112,16 @@ func (q *request) serve() {
 		return
 	}
 	q.entry, q.rec.Stack = e, rt.Stack
+	if q.r.TLS != nil {
+		if name := q.r.TLS.ServerName; name != "" && !q.sameStack(name, e) {
+			q.fail(Misdirected)
+			return
+		}
+	}
+	if to, ok := q.leads(rt); ok {
+		q.redirect(to)
+		return
+	}
 	if isGRPC(q.r) {
 		q.serveGRPC()
 		return
@@ -134,6 +149,60 @@ func (q *request) serve() {
 		}
 		q.release()
 	}
+}
+
+// challengePath is where an ACME server looks (RFC 8555, section 8.3).
+const challengePath = "/.well-known/acme-challenge/"
+
+// sameStack tells whether the name that the TLS connection was made for leads to
+// the stack that the request asks for. HTTP/2 clients send requests for several
+// hosts on one connection where its certificate covers them (RFC 9110, section
+// 7.4), and what one stack's certificate protects is not for another stack.
+func (q *request) sameStack(name string, e *entry) bool {
+	have, _ := q.router.table.lookup(normalHost(name))
+	return have == e
+}
+
+// leads tells where the client has to go instead: to the host that its own is
+// redirected to, and to TLS where that can be had.
+func (q *request) leads(rt *route) (to string, ok bool) {
+	host := normalHost(q.r.Host)
+	if other := rt.Redirects[mesh.Host(host)]; other != "" {
+		host, ok = normalHost(string(other)), true
+	}
+	secure := q.router.opts.Secure
+	switch {
+	case q.peer.proto == "http" && secure != nil && secure(host):
+		if p := q.router.opts.HTTPSPort; p != 443 {
+			host += ":" + strconv.Itoa(p)
+		}
+		return "https://" + host, true
+	case !ok:
+		return "", false
+	}
+	if p := hostPort(q.r.Host); p != "" {
+		host += ":" + p
+	}
+	return q.peer.proto + "://" + host, true
+}
+
+// redirect leads to the same target elsewhere. All methods but the safe ones must
+// stay what they are (RFC 9110, section 15.4.9).
+func (q *request) redirect(to string) {
+	to += rawTarget(q.r)
+	status := http.StatusPermanentRedirect
+	if q.r.Method == http.MethodGet || q.r.Method == http.MethodHead {
+		status = http.StatusMovedPermanently
+	}
+	h := q.w.Header()
+	h["Location"] = []string{to}
+	h["Content-Length"] = []string{"0"}
+	h["X-Request-Id"] = []string{q.rec.RequestID}
+	if q.leaving() || q.hasBody {
+		h["Connection"] = []string{"close"}
+	}
+	q.rec.Code, q.rec.Status = Redirected, status
+	q.w.WriteHeader(status)
 }
 
 // prepare writes what is sent to the app first. stream tells that the body
@@ -235,6 +304,7 @@ func (q *request) claim(w *waiter) (*target, Code) {
 		}
 		q.rec.Stack = rt.Stack
 		if rt.Down == mesh.Maintenance {
+			q.page = rt.Page
 			return nil, Maintenance
 		}
 		if len(rt.targets) == 0 && rt.Down != mesh.NotDown {
@@ -499,6 +569,11 @@ func (q *request) ownFields(h http.Header) {
 	}
 	if _, ok := h["X-Request-Id"]; !ok {
 		h["X-Request-Id"] = []string{q.rec.RequestID}
+	}
+	if hsts := q.router.opts.hsts; hsts != nil && q.r.TLS != nil {
+		if _, ok := h["Strict-Transport-Security"]; !ok {
+			h["Strict-Transport-Security"] = hsts
+		}
 	}
 }
 

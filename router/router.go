@@ -22,6 +22,7 @@ package router
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"hash/maphash"
 	"log/slog"
@@ -29,6 +30,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -58,12 +60,29 @@ type Options struct {
 	// Grace is how long Serve lets requests and upgraded connections go on after
 	// its context has ended; 0: 30 s.
 	Grace time.Duration
+	// HeadTime is for the head of a request to arrive; 0: 10 s.
+	HeadTime time.Duration
+	// PerClient is how many connections one address may have on a listener, upgraded
+	// ones and those of Trusted not counted; further ones are closed. 0: as many as it
+	// likes.
+	PerClient int
 	// Trusted are the proxies in front of mesh whose X-Forwarded-… fields are
 	// believed. Everybody else's are replaced.
 	Trusted []netip.Prefix
 	// ProxyProtocol takes the client's address from the PROXY header in front of a
 	// connection from one of Trusted.
 	ProxyProtocol bool
+	// Secure tells whether a host can be served over TLS: requests without it are
+	// then redirected. It must be quick. nil: none are.
+	Secure func(host string) bool
+	// HTTPSPort is where redirects lead; 0: 443.
+	HTTPSPort int
+	// HSTS is for how long browsers are told to come over TLS only, when they have
+	// done so; 0: they are not told.
+	HSTS time.Duration
+	// Challenge answers a request below /.well-known/acme-challenge/, and tells
+	// whether it did; nil: those are the app's.
+	Challenge func(w http.ResponseWriter, r *http.Request) bool
 	// Access is told of each request when it has ended, on the goroutine that
 	// handled it: it must be quick, safe for concurrent use, and keep no pointer to
 	// it. nil: nobody is.
@@ -71,11 +90,13 @@ type Options struct {
 	// Dial makes connections to instances; nil: net.Dialer. Connections that are
 	// not TCP cannot be looked at before they are used again.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	hsts []string // the field's value
 }
 
 // Limits on what clients send, beside those of net/http.
 const (
-	headTime  = 10 * time.Second  // for a request's head
+	headTime  = 10 * time.Second  // for a request's head, and for a PROXY header
 	idleTime  = 120 * time.Second // between requests
 	streams   = 250               // at a time, in one HTTP/2 connection
 	sweepTime = 100 * time.Millisecond
@@ -120,7 +141,15 @@ func New(o Options) *Router {
 	def(&o.Wait, 10*time.Second)
 	def(&o.FirstByte, time.Minute)
 	def(&o.DialTimeout, 2*time.Second)
+	def(&o.HeadTime, headTime)
 	def(&o.Grace, 30*time.Second)
+	if o.HTTPSPort == 0 {
+		o.HTTPSPort = 443
+	}
+	if o.HSTS > 0 {
+		hsts := "max-age=" + strconv.FormatInt(int64(o.HSTS/time.Second), 10)
+		o.hsts = []string{hsts}
+	}
 	if o.MaxWaiting == 0 {
 		o.MaxWaiting = 1000
 	}
@@ -263,8 +292,9 @@ func (r *Router) sweepAll() {
 // front is one listener that is being served.
 type front struct {
 	tls     bool
-	active  gauge       // requests and upgraded connections
-	conns   gauge       // connections, but for upgraded ones
+	active  gauge // requests and upgraded connections
+	conns   gauge // connections, but for upgraded ones
+	clients clients
 	leaving atomic.Bool // nothing new is taken: connections end with their next answer
 }
 
@@ -282,6 +312,23 @@ func (r *Router) Serve(ctx context.Context, l net.Listener) error {
 	return r.serve(ctx, &http.Server{Protocols: &protocols}, l)
 }
 
+// ServeTLS is Serve for HTTP/1.1 and HTTP/2 over TLS, with the certificates of c.
+func (r *Router) ServeTLS(ctx context.Context, l net.Listener, c *tls.Config) error {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	return r.serve(ctx, &http.Server{Protocols: &protocols, TLSConfig: c}, l)
+}
+
+// StackOf tells which stack a host leads to, by its name or a wildcard. host is as
+// a Host field or TLS has it.
+func (r *Router) StackOf(host string) (mesh.StackName, bool) {
+	if _, rt := r.table.lookup(normalHost(host)); rt != nil {
+		return rt.Stack, true
+	}
+	return "", false
+}
+
 func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) error {
 	f := &front{tls: s.TLSConfig != nil}
 	r.fronts.Store(f, nil)
@@ -290,15 +337,21 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 	defer cancel(errStop)
 	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { r.handle(f, w, req) })
 	s.BaseContext = func(net.Listener) context.Context { return base }
-	s.ConnState = func(_ net.Conn, state http.ConnState) {
+	s.ConnState = func(c net.Conn, state http.ConnState) {
 		switch state { //nolint:exhaustive // how a connection begins and ends
 		case http.StateNew:
 			f.conns.add()
 		case http.StateClosed, http.StateHijacked:
 			f.conns.done()
+			if r.opts.PerClient > 0 {
+				f.leave(c)
+			}
 		}
 	}
-	s.ReadHeaderTimeout, s.IdleTimeout, s.MaxHeaderBytes = headTime, idleTime, headLimit
+	if r.opts.PerClient > 0 {
+		l = &gate{Listener: l, f: f, r: r}
+	}
+	s.ReadHeaderTimeout, s.IdleTimeout, s.MaxHeaderBytes = r.opts.HeadTime, idleTime, headLimit
 	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: streams}
 	s.DisableGeneralOptionsHandler = true // "OPTIONS *" is the app's
 	s.ErrorLog = slog.NewLogLogger(r.log.Handler(), slog.LevelDebug)
@@ -307,7 +360,13 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 		l = r.proxied(l)
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- s.Serve(l) }()
+	go func() {
+		if f.tls {
+			failed <- s.ServeTLS(l, "", "")
+		} else {
+			failed <- s.Serve(l)
+		}
+	}()
 	var err error
 	select {
 	case err = <-failed:
@@ -372,7 +431,7 @@ func (r *Router) Snapshot() []Status {
 	all := make([]Status, 0, len(r.stacks))
 	for _, e := range r.stacks {
 		rt := e.cur.Load()
-		s := Status{Stack: rt.Stack, Hosts: slices.Clone(rt.Hosts), Down: rt.Down, Waiting: int(e.waiting.Load()), Totals: e.traffic.totals()}
+		s := Status{Stack: rt.Stack, Hosts: slices.Clone(rt.Hosts), Down: rt.Down, Waiting: int(e.waiting.Load()), Totals: e.totals()}
 		for _, t := range rt.targets {
 			ep := t.ep.Load()
 			s.Targets = append(s.Targets, TargetStatus{

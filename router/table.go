@@ -30,9 +30,18 @@ type table struct {
 
 // entry is a stack as long as it has routes; cur is what it leads to now.
 type entry struct {
-	cur     atomic.Pointer[route] // nil: removed
-	waiting atomic.Int64          // requests that wait for an instance
-	traffic traffic
+	cur     atomic.Pointer[route]   // nil: removed
+	waiting atomic.Int64            // requests that wait for an instance
+	seen    atomic.Pointer[traffic] // nil: it has had no request
+}
+
+// traffic counts the entry's requests. Most of many stacks sleep, and need none.
+func (e *entry) traffic() *traffic {
+	if t := e.seen.Load(); t != nil {
+		return t
+	}
+	e.seen.CompareAndSwap(nil, new(traffic))
+	return e.seen.Load()
 }
 
 // route is one state of a stack's traffic. It is never changed once stored.

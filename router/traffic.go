@@ -136,10 +136,10 @@ func (r *Router) Minute(stack mesh.StackName, service mesh.ServiceName) mesh.Tra
 	r.mu.Lock()
 	e := r.stacks[stack]
 	r.mu.Unlock()
-	if e == nil || service != mesh.Web {
+	if e == nil || service != mesh.Web || e.seen.Load() == nil {
 		return mesh.Traffic{}
 	}
-	return e.traffic.minute(r.clock())
+	return e.traffic().minute(r.clock())
 }
 
 // Totals are what a stack's traffic has been since the router began with it.
@@ -169,4 +169,11 @@ func (t *traffic) totals() Totals {
 		all.Codes[c] = n
 	}
 	return all
+}
+
+func (e *entry) totals() Totals {
+	if t := e.seen.Load(); t != nil {
+		return t.totals()
+	}
+	return Totals{}
 }

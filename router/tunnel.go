@@ -50,7 +50,9 @@ func (q *request) openTunnel(c *conn, h http.Header) bool {
 		early, _ := rw.Reader.Peek(n)
 		err = c.send(early)
 	}
-	c.buf = nil
+	// What net/http has for the request, its buffers among them, is not kept.
+	c.buf, c.out, c.p = nil, nil, nil
+	q.w, q.r, q.ctl, q.head = nil, nil, nil, nil
 	if err != nil {
 		t.broken.Store(true)
 		_ = client.Close()

@@ -31,6 +31,8 @@ type stackForm struct {
 	Lock      *lockForm              `json:"lock,omitempty"`
 	Subnet    string                 `json:"subnet,omitempty"`
 	Domains   []string               `json:"domains,omitempty"`
+	Redirects map[string]string      `json:"redirects,omitempty"`
+	Page      string                 `json:"page,omitempty"`
 	Last      int                    `json:"last_deployment,omitempty"`
 	Was       string                 `json:"was,omitempty"`
 }
@@ -88,6 +90,13 @@ func storeStack(s mesh.Stack, config []byte) stackForm {
 	for _, h := range s.Domains {
 		f.Domains = append(f.Domains, string(h))
 	}
+	f.Page = s.Page
+	for from, to := range s.Redirects {
+		if f.Redirects == nil {
+			f.Redirects = map[string]string{}
+		}
+		f.Redirects[string(from)] = string(to)
+	}
 	if len(s.Services) > 0 {
 		f.Services = map[string]serviceForm{}
 		for n, v := range s.Services {
@@ -109,6 +118,13 @@ func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
 	s.Subnet, _ = netip.ParsePrefix(f.Subnet) // absent: the zero prefix
 	for _, h := range f.Domains {
 		s.Domains = append(s.Domains, mesh.Host(h))
+	}
+	s.Page = f.Page
+	for from, to := range f.Redirects {
+		if s.Redirects == nil {
+			s.Redirects = map[mesh.Host]mesh.Host{}
+		}
+		s.Redirects[mesh.Host(from)] = mesh.Host(to)
 	}
 	if len(f.Services) > 0 {
 		s.Services = map[mesh.ServiceName]mesh.ServiceSettings{}

@@ -20,6 +20,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -344,7 +345,7 @@ func (s *Store) UpdateStack(ctx context.Context, name mesh.StackName, fn func(*m
 
 func apply(old mesh.Stack, fn func(*mesh.Stack) error) (mesh.Stack, error) {
 	st := old
-	st.Domains = slices.Clone(old.Domains)
+	st.Domains, st.Redirects = slices.Clone(old.Domains), maps.Clone(old.Redirects)
 	if err := fn(&st); err != nil {
 		return mesh.Stack{}, err
 	}

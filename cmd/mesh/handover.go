@@ -20,6 +20,7 @@ import (
 	"mesh"
 	"mesh/journal"
 	"mesh/router"
+	"mesh/router/certs"
 )
 
 // How a process takes over from another one, without a request lost and with one
@@ -233,10 +234,11 @@ func firstProcess() string {
 
 // patient is a router that takes no instance for drained as long as the process
 // before this one, whose requests it cannot count, is there. It also sees to it
-// that stacks with routes, and only they, have logs.
+// that stacks with routes, and only they, have logs and certificates.
 type patient struct {
 	*router.Router
 	journals []*journal.Journal
+	certs    *certs.Certs    // nil without TLS
 	gone     <-chan struct{} // closed when it has ended
 	log      *slog.Logger
 }
@@ -247,6 +249,9 @@ func (p *patient) Switch(r mesh.Route) {
 		j.Keep(r.Stack)
 	}
 	p.Router.Switch(r)
+	if p.certs != nil {
+		p.certs.Want(r.Stack, r.Hosts)
+	}
 }
 
 // Remove is Router.Remove.
@@ -254,6 +259,9 @@ func (p *patient) Remove(stack mesh.StackName) {
 	p.Router.Remove(stack)
 	for _, j := range p.journals {
 		j.Forget(stack)
+	}
+	if p.certs != nil {
+		p.certs.Forget(stack)
 	}
 }
 

@@ -18,10 +18,10 @@ import (
 // listeners are opened before anything is changed: a port in use ends the start
 // with nothing touched. They live as long as the process; who serves one of them
 // for a shorter time gets a share.
-type listeners struct{ ssh, http, admin, socket net.Listener }
+type listeners struct{ ssh, http, https, admin, socket net.Listener }
 
 func (l *listeners) close() {
-	for _, x := range []net.Listener{l.ssh, l.http, l.admin, l.socket} {
+	for _, x := range []net.Listener{l.ssh, l.http, l.https, l.admin, l.socket} {
 		if x != nil {
 			_ = x.Close()
 		}
@@ -76,6 +76,9 @@ func listen(ctx context.Context, s settings, h *handover) (_ *listeners, err err
 		return x
 	}
 	l.ssh, l.http = open("ssh-addr", s.SSHAddr), open("http-addr", s.HTTPAddr)
+	if s.HTTPSAddr != "" {
+		l.https = open("https-addr", s.HTTPSAddr)
+	}
 	if s.AdminAddr != "" {
 		l.admin = open("admin-addr", s.AdminAddr)
 	}
@@ -153,11 +156,24 @@ func listenSocket(ctx context.Context, path string) (net.Listener, error) {
 	return l, os.Chmod(path, 0o600)
 }
 
-// urls tells people how to reach a host through the listener.
-func urls(addr net.Addr) func(mesh.Host) string {
-	suffix := ""
-	if tcp, ok := addr.(*net.TCPAddr); ok && tcp.Port != 80 {
-		suffix = ":" + strconv.Itoa(tcp.Port)
+// port is the TCP port of a listener.
+func port(l net.Listener) int {
+	if tcp, ok := l.Addr().(*net.TCPAddr); ok {
+		return tcp.Port
 	}
-	return func(h mesh.Host) string { return "http://" + strings.TrimPrefix(string(h), "*.") + suffix }
+	return 0
+}
+
+// urls tells people how to reach a host through the listeners: over TLS once it
+// has a certificate.
+func (sv *server) urls(h mesh.Host) string {
+	name := strings.TrimPrefix(string(h), "*.")
+	scheme, at, usual := "http", sv.listen.http, 80
+	if sv.certs != nil && sv.certs.Live(string(h)) {
+		scheme, at, usual = "https", sv.listen.https, 443
+	}
+	if p := port(at); p != usual {
+		name += ":" + strconv.Itoa(p)
+	}
+	return scheme + "://" + name
 }

@@ -113,7 +113,10 @@ func cmdLoad(ts *testscript.TestScript, neg bool, args []string) {
 	addr := ts.Getenv("HTTP")
 	for i := range 4 {
 		l.done.Go(func() {
-			c := &http.Client{Transport: &http.Transport{DisableKeepAlives: i%2 == 1}}
+			c := &http.Client{
+				Transport:     &http.Transport{DisableKeepAlives: i%2 == 1},
+				CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			}
 			defer c.CloseIdleConnections()
 			for n := 0; ctx.Err() == nil; n++ {
 				method := http.MethodGet

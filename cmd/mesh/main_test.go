@@ -322,6 +322,8 @@ func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
 	}))
 	ts.Setenv("HTTP", r.HTTP)
 	ts.Setenv("ADMIN", r.Admin)
+	ts.Setenv("HTTPS", r.HTTPS)
+	ts.Setenv("HTTPSPORT", r.HTTPS[strings.LastIndexByte(r.HTTPS, ':')+1:])
 	port := r.SSH[strings.LastIndexByte(r.SSH, ':')+1:]
 	ts.Setenv("SSHPORT", port)
 	work := ts.Getenv("WORK")

@@ -9,6 +9,7 @@ import (
 
 	"mesh"
 	"mesh/router"
+	"mesh/router/certs"
 )
 
 // metrics is what /metrics shows, in the names that docs/operating.md lists.
@@ -18,7 +19,7 @@ type metrics struct {
 	builds      *prometheus.HistogramVec
 }
 
-func newMetrics(rt *router.Router) *metrics {
+func newMetrics(rt *router.Router, c *certs.Certs) *metrics {
 	// From a config change of half a second to an hour's release command.
 	long := []float64{.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600}
 	m := &metrics{
@@ -30,7 +31,7 @@ func newMetrics(rt *router.Router) *metrics {
 			Name: "mesh_build_duration_seconds", Help: "Builds by their result.", Buckets: long,
 		}, []string{"result"}),
 	}
-	m.registry.MustRegister(m.deployments, m.builds, traffic{rt}, collectors.NewGoCollector(),
+	m.registry.MustRegister(m.deployments, m.builds, traffic{rt, c}, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -50,7 +51,10 @@ func (m *metrics) built(took time.Duration, err error) {
 
 // traffic shows the router's own figures: counting them twice would cost each
 // request.
-type traffic struct{ router *router.Router }
+type traffic struct {
+	router *router.Router
+	certs  *certs.Certs // nil without TLS
+}
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(name, help, labels, nil)
@@ -66,12 +70,13 @@ var (
 	descDuration    = describe("mesh_request_duration_seconds", "How long requests took, upgraded connections left out.", "stack")
 	descTargets     = describe("mesh_targets", "Instances that get traffic.", "stack", "state")
 	descConnections = describe("mesh_connections", "Open connections of clients, upgraded ones left out.", "tls")
+	descExpiry      = describe("mesh_certificate_expiry_seconds", "When certificates expire, in Unix time.", "host", "source")
 	descStrangers   = describe("mesh_unknown_host_requests_total", "Requests for hosts that no stack has.")
 )
 
 func (t traffic) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descStacks, descWaiting, descInFlight, descRequests, descBytes, descErrors, descDuration, descTargets, descConnections, descStrangers,
+		descStacks, descWaiting, descInFlight, descRequests, descBytes, descErrors, descDuration, descTargets, descConnections, descStrangers, descExpiry,
 	} {
 		ch <- d
 	}
@@ -120,6 +125,14 @@ func (t traffic) Collect(ch chan<- prometheus.Metric) {
 			within[b.Seconds()] = s.Totals.Within[b]
 		}
 		ch <- prometheus.MustNewConstHistogram(descDuration, s.Totals.Count, s.Totals.Seconds, within, stack)
+		if t.certs == nil {
+			continue
+		}
+		for _, c := range t.certs.List(s.Hosts) {
+			if !c.Expires.IsZero() {
+				gauge(descExpiry, int(c.Expires.Unix()), string(c.Host), c.Source)
+			}
+		}
 	}
 	plain, tls := t.router.Connections()
 	gauge(descConnections, plain, "no")

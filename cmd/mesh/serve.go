@@ -34,6 +34,7 @@ import (
 	"mesh/receiver"
 	"mesh/receiver/command"
 	"mesh/router"
+	"mesh/router/certs"
 	"mesh/runner"
 	"mesh/store"
 )
@@ -73,6 +74,7 @@ type ready struct {
 	PID    int    `json:"pid"`
 	SSH    string `json:"ssh"`
 	HTTP   string `json:"http"`
+	HTTPS  string `json:"https,omitempty"`
 	Admin  string `json:"admin,omitempty"`
 	Socket string `json:"socket"`
 	Host   string `json:"host_key"` // fingerprint
@@ -90,6 +92,7 @@ type server struct {
 	router   *patient
 	journal  *journal.Journal // of requests
 	events   *journal.Journal // of what mesh does
+	certs    *certs.Certs     // nil without TLS
 	metrics  *metrics
 	started  time.Time
 	parted   errgroup.Group // sessions that have outlived their control
@@ -130,9 +133,17 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	if sv.events, err = journal.Open(filepath.Join(s.Data, "events"), journal.Options{Logger: log, Source: "mesh", Size: 256 << 10, Every: 50 * time.Millisecond}); err != nil {
 		return err
 	}
-	rt := router.New(router.Options{Logger: log, Trusted: s.trusted, ProxyProtocol: s.ProxyProtocol, Access: sv.access})
-	sv.router = &patient{Router: rt, journals: []*journal.Journal{sv.journal, sv.events}, gone: h.gone(), log: log}
-	sv.metrics = newMetrics(rt)
+	o := router.Options{Logger: log, Trusted: s.trusted, ProxyProtocol: s.ProxyProtocol, PerClient: s.PerClient, Access: sv.access, HSTS: s.HSTS}
+	if sv.listen.https != nil {
+		if sv.certs, err = sv.openCerts(); err != nil {
+			return err
+		}
+		defer sv.certs.Close()
+		o.Secure, o.Challenge, o.HTTPSPort = sv.certs.Live, sv.certs.Challenge, port(sv.listen.https)
+	}
+	rt := router.New(o)
+	sv.router = &patient{Router: rt, journals: []*journal.Journal{sv.journal, sv.events}, certs: sv.certs, gone: h.gone(), log: log}
+	sv.metrics = newMetrics(rt, sv.certs)
 	c.wire()
 	c.reconcile(ctx, !h.upg.HasParent())
 
@@ -140,7 +151,11 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	back, endBack := context.WithCancel(context.WithoutCancel(ctx))
 	defer endBack()
 	var behind errgroup.Group
-	for _, run := range []func(context.Context) error{sv.router.Run, sv.journal.Run, sv.events.Run} {
+	runs := []func(context.Context) error{sv.router.Run, sv.journal.Run, sv.events.Run}
+	if sv.certs != nil {
+		runs = append(runs, sv.certs.Run)
+	}
+	for _, run := range runs {
 		behind.Go(func() error {
 			if err := run(back); !errors.Is(err, context.Canceled) {
 				return err
@@ -152,6 +167,9 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	traffic, endTraffic := context.WithCancel(fctx)
 	defer endTraffic()
 	front.Go(func() error { return sv.router.Serve(traffic, sv.listen.http) })
+	if l := sv.listen.https; l != nil {
+		front.Go(func() error { return sv.router.ServeTLS(traffic, l, sv.certs.TLSConfig()) })
+	}
 	if l := sv.listen.admin; l != nil {
 		front.Go(func() error { return serveAdmin(traffic, l, sv.metrics, c.runner) })
 	}
@@ -193,6 +211,24 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 // partTime is for how long sessions that need nothing of this process but
 // their connection go on after another one has taken over.
 const partTime = 30 * time.Second
+
+// openCerts opens the certificates. The router, which has yet to be made, tells
+// which hosts there are.
+func (sv *server) openCerts() (*certs.Certs, error) {
+	s := sv.settings
+	o := certs.Options{
+		Dir: filepath.Join(s.Data, "certs"), Logger: sv.log, Directory: s.ACMEDirectory, Email: s.ACMEEmail, Roots: s.roots,
+		HTTPPort: port(sv.listen.http), TLSPort: port(sv.listen.https),
+		Belongs: func(host string) (mesh.StackName, bool) { return sv.router.StackOf(host) },
+	}
+	if o.Directory == "none" {
+		o.Directory = ""
+	}
+	if host, _, err := net.SplitHostPort(s.HTTPSAddr); err == nil {
+		o.Host = host
+	}
+	return certs.Open(o)
+}
 
 // access writes a request's line into the log of its stack.
 func (sv *server) access(a *router.AccessRecord) {
@@ -282,7 +318,12 @@ func (sv *server) announce(c *control, stdout io.Writer) error {
 	if l.admin != nil {
 		r.Admin = l.admin.Addr().String()
 	}
-	_, _ = fmt.Fprintf(stdout, "mesh %s is ready: ssh %s, http %s, socket %s, domain %s, host key %s\n", sv.version, r.SSH, r.HTTP, r.Socket, sv.settings.Domain, r.Host)
+	http := r.HTTP
+	if l.https != nil {
+		r.HTTPS = l.https.Addr().String()
+		http += ", https " + r.HTTPS
+	}
+	_, _ = fmt.Fprintf(stdout, "mesh %s is ready: ssh %s, http %s, socket %s, domain %s, host key %s\n", sv.version, r.SSH, http, r.Socket, sv.settings.Domain, r.Host)
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -347,7 +388,7 @@ func (sv *server) open(ctx context.Context) (_ *control, err error) {
 func (c *control) wire() {
 	s, log := c.settings, c.log
 	c.runner = runner.New(c.engine, runner.Options{Server: c.store.Server(), Logger: log, Labels: c.labels})
-	url := urls(c.listen.http.Addr())
+	url := c.urls
 	c.deployer = deploy.New(deploy.Options{
 		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store.Server(), log)), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
 		Ended: c.metrics.deployed, Built: c.metrics.built,
@@ -364,7 +405,11 @@ func (c *control) wire() {
 	if c.listen.admin != nil {
 		self.info.Admin = c.listen.admin.Addr().String()
 	}
-	commands := &command.Set{State: c.store, Deployer: c.deployer, Collector: c.deployer, Modules: c.repos, Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Uploads: c.repos, Server: self, Version: c.version, URL: url, Logger: log, Now: time.Now}
+	var uploads command.Certs
+	if c.certs != nil {
+		uploads = c.certs
+	}
+	commands := &command.Set{Certs: uploads, State: c.store, Deployer: c.deployer, Collector: c.deployer, Modules: c.repos, Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Uploads: c.repos, Server: self, Version: c.version, URL: url, Logger: log, Now: time.Now}
 	c.receiver = receiver.New(receiver.Options{Repos: c.repos, Keys: c.store, Deployer: c.deployer, Commands: commands, HostKey: c.hostKey, Logger: log})
 }
 

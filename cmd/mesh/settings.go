@@ -1,12 +1,14 @@
 package main
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,19 +38,31 @@ type settings struct {
 
 	TrustedProxies []string
 	ProxyProtocol  bool
+	PerClient      int
 
-	trusted                                                      []netip.Prefix // TrustedProxies, read
 	BuildSlots, BuildTimeout, BuildMemory, BuildCache, BuildDisk string
 	build                                                        builder.Options // of these
+	ACMEDirectory                                                string
+	ACMERoot                                                     string
+	ACMEEmail                                                    string
+	HSTS                                                         time.Duration
+
+	roots   *x509.CertPool // ACMERoot, read; nil: the system's
+	trusted []netip.Prefix // TrustedProxies, read
 }
+
+// letsEncrypt is where certificates come from unless a setting says otherwise.
+// Asking it for one means to agree to its terms.
+const letsEncrypt = "https://acme-v02.api.letsencrypt.org/directory"
 
 // variables are the environment variables of the flags.
 var variables = map[string]string{
 	"data": "MESH_DATA", "ssh-addr": "MESH_SSH_ADDR", "http-addr": "MESH_HTTP_ADDR", "https-addr": "MESH_HTTPS_ADDR",
 	"admin-addr": "MESH_ADMIN_ADDR", "domain": "MESH_DOMAIN", "docker-host": "DOCKER_HOST",
-	"trusted-proxies": "MESH_TRUSTED_PROXIES", "proxy-protocol": "MESH_PROXY_PROTOCOL",
 	"build-slots": "MESH_BUILD_SLOTS", "build-timeout": "MESH_BUILD_TIMEOUT", "build-memory": "MESH_BUILD_MEMORY",
 	"build-cache": "MESH_BUILD_CACHE", "build-disk": "MESH_BUILD_DISK",
+	"acme-directory": "MESH_ACME_DIRECTORY", "acme-ca-root": "MESH_ACME_CA_ROOT", "acme-email": "MESH_ACME_EMAIL", "hsts": "MESH_HSTS",
+	"trusted-proxies": "MESH_TRUSTED_PROXIES", "proxy-protocol": "MESH_PROXY_PROTOCOL", "client-connections": "MESH_CLIENT_CONNECTIONS",
 	"log-level": "MESH_LOG_LEVEL", "log-format": "MESH_LOG_FORMAT",
 }
 
@@ -75,6 +89,10 @@ func (s *settings) flags() *pflag.FlagSet {
 	fs.StringVar(&s.AdminAddr, "admin-addr", "", "`ADDR` for /healthz and /metrics (empty: off)")
 	fs.StringVar(&s.Domain, "domain", "localhost", "base `DOMAIN`: the stack blog is at blog.DOMAIN")
 	fs.StringVar(&s.DockerHost, "docker-host", "", "`URL` of the Docker Engine (empty: the Docker default)")
+	fs.StringVar(&s.ACMEDirectory, "acme-directory", letsEncrypt, "`URL` of the ACME directory that certificates come from (none: from none)")
+	fs.StringVar(&s.ACMERoot, "acme-ca-root", "", "`FILE` with the root that the ACME server's own certificate is checked by")
+	fs.StringVar(&s.ACMEEmail, "acme-email", "", "`ADDRESS` for the ACME account")
+	fs.DurationVar(&s.HSTS, "hsts", 0, "for how `LONG` browsers are told to come over TLS only (0: they are not)")
 	fs.StringSliceVar(&s.TrustedProxies, "trusted-proxies", nil, "`CIDR`s, with commas, of proxies whose X-Forwarded fields are believed")
 	fs.BoolVar(&s.ProxyProtocol, "proxy-protocol", false, "take the client's address from the PROXY header of trusted proxies")
 	fs.StringVar(&s.BuildSlots, "build-slots", "2", "`N` builds run at once; more wait")
@@ -82,6 +100,7 @@ func (s *settings) flags() *pflag.FlagSet {
 	fs.StringVar(&s.BuildMemory, "build-memory", "", "`SIZE` of memory for all builds together (empty: no limit)")
 	fs.StringVar(&s.BuildCache, "build-cache", "", "`SIZE` that the build cache may have (empty: a tenth of the disk)")
 	fs.StringVar(&s.BuildDisk, "build-disk", "1g", "`SIZE` that has to be free on the engine's disk for a build")
+	fs.IntVar(&s.PerClient, "client-connections", 1000, "how `MANY` connections one address may have, trusted proxies aside (0: any)")
 	fs.StringVar(&s.LogLevel, "log-level", "info", "`LEVEL`: debug, info, warn or error")
 	fs.StringVar(&s.LogFormat, "log-format", "text", "`FORMAT`: text or json")
 	return fs
@@ -107,7 +126,7 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 	fs.VisitAll(func(f *pflag.Flag) {
 		if v := getenv(variables[f.Name]); v != "" && !f.Changed {
 			if err := f.Value.Set(v); err != nil {
-				bad(f.Name, v, "give true or false") // all others are strings
+				bad(f.Name, v, "it cannot be read: "+err.Error())
 			}
 		}
 	})
@@ -133,8 +152,20 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 			bad(flag, addr, "give HOST:PORT or :PORT")
 		}
 	}
-	if s.HTTPSAddr != "" {
-		bad("https-addr", s.HTTPSAddr, "this version does not terminate TLS yet; put it behind something that does, or leave this empty")
+	if u, err := url.Parse(s.ACMEDirectory); s.ACMEDirectory != "none" && (err != nil || u.Scheme != "https" || u.Host == "") {
+		bad("acme-directory", s.ACMEDirectory, "give the https URL of a directory, or none")
+	}
+	if s.ACMERoot != "" {
+		pem, err := os.ReadFile(s.ACMERoot)
+		if s.roots = x509.NewCertPool(); err != nil || !s.roots.AppendCertsFromPEM(pem) {
+			bad("acme-ca-root", s.ACMERoot, "give a file with certificates in PEM")
+		}
+	}
+	if s.PerClient < 0 {
+		bad("client-connections", strconv.Itoa(s.PerClient), "give a number, or 0 for any")
+	}
+	if s.HSTS < 0 {
+		bad("hsts", s.HSTS.String(), "give a time such as 8760h, or 0")
 	}
 	if _, err := mesh.ParseHost(s.Domain); err != nil || strings.HasPrefix(s.Domain, "*") {
 		bad("domain", s.Domain, "give a host name such as apps.example.com")
@@ -184,7 +215,7 @@ func serveHelp(w io.Writer) {
 	s.flags().VisitAll(func(f *pflag.Flag) {
 		name, usage := pflag.UnquoteUsage(f)
 		def := ""
-		if f.DefValue != "" && f.DefValue != "[]" && f.DefValue != "false" {
+		if f.DefValue != "" && f.DefValue != "[]" && f.DefValue != "false" && f.DefValue != "0s" {
 			def = fmt.Sprintf(" (%s)", f.DefValue)
 		}
 		_, _ = fmt.Fprintf(w, "  %-24s %-18s %s%s\n", "--"+f.Name+" "+name, variables[f.Name], usage, def)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"mesh/router/certs/certstest"
 )
 
 // hasEnded tells whether a process is gone, or a zombie that nobody has collected.
@@ -79,11 +82,12 @@ var activated sync.Map
 // unit is a service with socket activation, as far as a server notices: the
 // sockets are there before it starts and stay when it ends.
 type unit struct {
-	ssh, http *os.File
-	cmd       *exec.Cmd
+	sockets []*os.File
+	cmd     *exec.Cmd
 }
 
-// cmdActivate is systemd with mesh.socket: activate start|restart N|stop.
+// cmdActivate is systemd with mesh.socket: activate start [acme]|restart N|stop.
+// With acme there is a TLS listener, and an ACME server that validates here.
 func cmdActivate(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
 		ts.Fatalf("usage: activate start | activate restart N | activate stop")
@@ -91,17 +95,33 @@ func cmdActivate(ts *testscript.TestScript, neg bool, args []string) {
 	work := ts.Getenv("WORK")
 	if args[0] == "start" {
 		u := &unit{}
-		socket := func(name string) *os.File {
+		ports := map[string]int{}
+		for _, name := range []string{"MESH_SSH_ADDR", "MESH_HTTP_ADDR", "MESH_HTTPS_ADDR"} {
+			if name == "MESH_HTTPS_ADDR" && len(args) == 1 {
+				continue
+			}
 			l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // at once
 			ts.Check(err)
-			defer l.Close()
 			ts.Setenv(name, l.Addr().String())
+			ports[name] = l.Addr().(*net.TCPAddr).Port
 			f, err := l.(*net.TCPListener).File()
 			ts.Check(err)
+			l.Close()
 			ts.Defer(func() { f.Close() })
-			return f
+			u.sockets = append(u.sockets, f)
 		}
-		u.ssh, u.http = socket("MESH_SSH_ADDR"), socket("MESH_HTTP_ADDR")
+		if len(args) > 1 {
+			acme, err := certstest.Start(certstest.Options{
+				HTTPPort: ports["MESH_HTTP_ADDR"], TLSPort: ports["MESH_HTTPS_ADDR"], Validity: time.Hour, Log: io.Discard,
+			})
+			ts.Check(err)
+			ts.Defer(acme.Close)
+			ts.Setenv("MESH_ACME_DIRECTORY", acme.Directory)
+			ts.Setenv("MESH_ACME_CA_ROOT", filepath.Join(work, "acme.pem"))
+			ts.Setenv("ROOT", filepath.Join(work, "root.pem"))
+			ts.Check(os.WriteFile(filepath.Join(work, "acme.pem"), certstest.PEM(acme.Own), 0o600))
+			ts.Check(os.WriteFile(filepath.Join(work, "root.pem"), certstest.PEM(acme.Root), 0o600))
+		}
 		activated.Store(work, u)
 		u.start(ts)
 		return
@@ -138,10 +158,10 @@ func (u *unit) start(ts *testscript.TestScript) {
 	log, err := os.OpenFile(filepath.Join(ts.Getenv("WORK"), "server.log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	ts.Check(err)
 	defer log.Close()
-	u.cmd = exec.Command("sh", "-c", "LISTEN_PID=$$ LISTEN_FDS=2 exec mesh serve")
-	u.cmd.ExtraFiles = []*os.File{u.ssh, u.http}
+	u.cmd = exec.Command("sh", "-c", fmt.Sprintf("LISTEN_PID=$$ LISTEN_FDS=%d exec mesh serve", len(u.sockets)))
+	u.cmd.ExtraFiles = u.sockets
 	u.cmd.Stdout, u.cmd.Stderr = log, log
-	for _, k := range []string{"HOME", "PATH", "MESH_DATA", "MESH_TEST_RUN", "MESH_SSH_ADDR", "MESH_HTTP_ADDR", "DOCKER_HOST"} {
+	for _, k := range []string{"HOME", "PATH", "MESH_DATA", "MESH_TEST_RUN", "MESH_SSH_ADDR", "MESH_HTTP_ADDR", "MESH_HTTPS_ADDR", "MESH_ACME_DIRECTORY", "MESH_ACME_CA_ROOT", "MESH_HSTS", "MESH_DOMAIN", "DOCKER_HOST"} {
 		u.cmd.Env = append(u.cmd.Env, k+"="+ts.Getenv(k))
 	}
 	ts.Check(u.cmd.Start())

@@ -54,7 +54,7 @@ type Deployer interface {
 	Rollback(ctx context.Context, stack mesh.StackName, by mesh.KeyName, n mesh.ReleaseNumber, out io.Writer) error
 	Cancel(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber, by mesh.KeyName) (mesh.Deployment, error)
 	Done(stack mesh.StackName, n mesh.DeploymentNumber) <-chan struct{}
-	AddDomain(ctx context.Context, name mesh.StackName, host mesh.Host) error
+	AddDomain(ctx context.Context, name mesh.StackName, host, to mesh.Host) error
 	RemoveDomain(ctx context.Context, name mesh.StackName, host mesh.Host) error
 	Domains(st mesh.Stack) []mesh.Host
 	AddKey(ctx context.Context, k mesh.Key) error
@@ -65,7 +65,7 @@ type Deployer interface {
 	SetReleaseCommand(ctx context.Context, stack mesh.StackName, line string) error
 	Lock(ctx context.Context, stack mesh.StackName, by mesh.KeyName, why string) (mesh.Stack, error)
 	Unlock(ctx context.Context, stack mesh.StackName) error
-	SetMaintenance(ctx context.Context, stack mesh.StackName, on bool) error
+	SetMaintenance(ctx context.Context, stack mesh.StackName, on bool, page string) error
 	// Audit records what a key did, or tried to do, to a stack or to the server.
 	Audit(ctx context.Context, by mesh.KeyName, stack mesh.StackName, action string, err error)
 	RunCommand(ctx context.Context, run mesh.Run) (int, error)
@@ -95,13 +95,14 @@ type Traffic interface {
 	Minute(stack mesh.StackName, service mesh.ServiceName) mesh.Traffic
 }
 
-// Set is the commands and what they work with. All fields must be set.
+// Set is the commands and what they work with. All fields but Certs must be set.
 type Set struct {
 	State    State
 	Deployer Deployer
 	Logs     Logs
 	Uploads  Uploads
 	Traffic  Traffic
+	Certs    Certs // nil: the server takes no requests over TLS
 	Server   Server
 	Collector
 	Modules DeployKeys

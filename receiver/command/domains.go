@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/spf13/pflag"
+
 	"mesh"
 )
 
@@ -14,6 +16,9 @@ var domainCommands = []*definition{
 	{
 		topic: "domains", verb: "add", args: "HOST", short: "Route a host name to a stack; one host belongs to one stack",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runDomainsAdd,
+		flags: func(f *pflag.FlagSet) {
+			f.String("redirect-to", "", "tell who asks for it to go to this other `HOST` of the stack")
+		},
 	},
 	{
 		topic: "domains", verb: "remove", args: "HOST", short: "Take a host name from a stack",
@@ -24,9 +29,17 @@ var domainCommands = []*definition{
 func runDomains(_ context.Context, c *call) error {
 	hosts := c.Deployer.Domains(c.stack)
 	if c.json {
-		return c.printJSON(map[string]any{"stack": c.stack.Name, "domains": hosts})
+		out := map[string]any{"stack": c.stack.Name, "domains": hosts}
+		if len(c.stack.Redirects) > 0 {
+			out["redirects"] = c.stack.Redirects
+		}
+		return c.printJSON(out)
 	}
 	for _, h := range hosts {
+		if to := c.stack.Redirects[h]; to != "" {
+			_, _ = fmt.Fprintf(c.Stdout, "%s -> %s\n", h, to)
+			continue
+		}
 		_, _ = fmt.Fprintln(c.Stdout, h)
 	}
 	return nil
@@ -37,8 +50,18 @@ func runDomainsAdd(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Deployer.AddDomain(ctx, c.stack.Name, host); err != nil {
+	var to mesh.Host
+	if s, _ := c.flags.GetString("redirect-to"); s != "" {
+		if to, err = mesh.ParseHost(s); err != nil {
+			return err
+		}
+	}
+	if err := c.Deployer.AddDomain(ctx, c.stack.Name, host, to); err != nil {
 		return err
+	}
+	if to != "" {
+		_, _ = fmt.Fprintf(c.Stdout, "%s is redirected to %s\n", host, to)
+		return nil
 	}
 	_, _ = fmt.Fprintf(c.Stdout, "%s leads to %s: %s\n", host, c.stack.Name, c.URL(host))
 	return nil

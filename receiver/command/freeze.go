@@ -3,8 +3,12 @@ package command
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/pflag"
 
 	"mesh"
 )
@@ -16,6 +20,9 @@ var freezeCommands = []*definition{
 	{
 		topic: "maintenance", verb: "on", short: "Answer all requests with 503; the instances run on", stack: true, access: mesh.AccessDeploy,
 		run: func(ctx context.Context, c *call) error { return c.maintain(ctx, true) },
+		flags: func(f *pflag.FlagSet) {
+			f.Bool("page", false, "show browsers the HTML on standard input: maintenance:on --page < page.html")
+		},
 	},
 	{
 		topic: "maintenance", verb: "off", short: "Send requests to the instances again", stack: true, access: mesh.AccessDeploy,
@@ -44,8 +51,27 @@ func runMaintenance(_ context.Context, c *call) error {
 	return nil
 }
 
+// maxPage is for a page of one's own, in bytes: it lies in the store.
+const maxPage = 256 << 10
+
 func (c *call) maintain(ctx context.Context, on bool) error {
-	if err := c.Deployer.SetMaintenance(ctx, c.stack.Name, on); err != nil {
+	page := ""
+	if own, _ := c.flags.GetBool("page"); on && own {
+		data, err := io.ReadAll(io.LimitReader(c.Stdin, maxPage+1))
+		if err != nil {
+			return err
+		}
+		switch {
+		case len(data) == 0:
+			return c.usage("there is no page on standard input")
+		case len(data) > maxPage:
+			return mesh.Errorf(mesh.Invalid, "the page is longer than %d KiB", maxPage>>10).WithHint("put pictures and styles elsewhere")
+		case !utf8.Valid(data):
+			return mesh.Errorf(mesh.Invalid, "the page is not UTF-8")
+		}
+		page = string(data)
+	}
+	if err := c.Deployer.SetMaintenance(ctx, c.stack.Name, on, page); err != nil {
 		return err
 	}
 	_, _ = fmt.Fprintf(c.Stdout, "%s: maintenance is %s\n", c.stack.Name, onOff(on))

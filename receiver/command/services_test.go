@@ -23,7 +23,7 @@ func (f *fake) Lock(context.Context, mesh.StackName, mesh.KeyName, string) (mesh
 
 func (f *fake) Unlock(context.Context, mesh.StackName) error { return nil }
 
-func (f *fake) SetMaintenance(context.Context, mesh.StackName, bool) error { return nil }
+func (f *fake) SetMaintenance(context.Context, mesh.StackName, bool, string) error { return nil }
 
 func (f *fake) AuditLog(context.Context, mesh.StackName, int) ([]mesh.AuditEntry, error) {
 	return nil, nil

@@ -1,0 +1,117 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"mesh"
+)
+
+// Certs has the certificates of hosts.
+type Certs interface {
+	List(hosts []mesh.Host) []mesh.Certificate
+	Add(stack mesh.StackName, hosts []mesh.Host, pem []byte) ([]mesh.Host, error)
+	Remove(stack mesh.StackName, host mesh.Host) error
+}
+
+var certCommands = []*definition{
+	{
+		topic: "certs", short: "List the certificates of a stack's hosts: source, expiry, last error", stack: true, json: true, run: runCerts,
+	},
+	{
+		topic: "certs", verb: "add", args: "< PEM", short: "Use a certificate of your own for the hosts of a stack that it covers",
+		long:  "Chain and key come on standard input, in any order: cat fullchain.pem privkey.pem | ssh mesh certs:add -a blog",
+		stack: true, access: mesh.AccessDeploy, run: runCertsAdd,
+	},
+	{
+		topic: "certs", verb: "remove", args: "HOST", short: "Remove the uploaded certificates that cover a host",
+		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runCertsRemove,
+	},
+}
+
+type certJSON struct {
+	Host    mesh.Host  `json:"host"`
+	Source  string     `json:"source,omitempty"`
+	Expires *time.Time `json:"expires,omitempty"`
+	Issuer  string     `json:"issuer,omitempty"`
+	Error   string     `json:"error,omitempty"`
+	ErrorAt *time.Time `json:"error_at,omitempty"`
+}
+
+func (c *call) certs() (Certs, error) {
+	if c.Certs == nil {
+		return nil, mesh.Errorf(mesh.Conflict, "this server takes no requests over TLS").WithHint("start it with --https-addr :443")
+	}
+	return c.Certs, nil
+}
+
+func runCerts(_ context.Context, c *call) error {
+	all, err := c.certs()
+	if err != nil {
+		return err
+	}
+	list := []certJSON{}
+	var rows [][]string
+	for _, m := range all.List(c.Deployer.Domains(c.stack)) {
+		j := certJSON{Host: m.Host, Source: m.Source, Issuer: m.Issuer, Error: m.Error}
+		row := []string{string(m.Host), m.Source, "-", m.Error}
+		if row[1] == "" {
+			row[1] = "none"
+		}
+		if !m.Expires.IsZero() {
+			j.Expires, row[2] = &m.Expires, m.Expires.UTC().Format(time.DateOnly)
+		}
+		if m.Error != "" {
+			j.ErrorAt, row[3] = &m.ErrorAt, c.when(m.ErrorAt)+": "+m.Error
+		}
+		list, rows = append(list, j), append(rows, row)
+	}
+	if c.json {
+		return c.printJSON(list)
+	}
+	c.table([]string{"HOST", "SOURCE", "EXPIRES", "LAST ERROR"}, rows)
+	return nil
+}
+
+// maxPEM is more than any chain with its key.
+const maxPEM = 1 << 20
+
+func runCertsAdd(_ context.Context, c *call) error {
+	all, err := c.certs()
+	if err != nil {
+		return err
+	}
+	data, err := io.ReadAll(io.LimitReader(c.Stdin, maxPEM))
+	if err != nil {
+		return err
+	}
+	covered, err := all.Add(c.stack.Name, c.Deployer.Domains(c.stack), data)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, h := range covered {
+		names = append(names, string(h))
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s: the certificate is used for %s\n", c.stack.Name, strings.Join(names, ", "))
+	return nil
+}
+
+func runCertsRemove(_ context.Context, c *call) error {
+	all, err := c.certs()
+	if err != nil {
+		return err
+	}
+	host, err := mesh.ParseHost(c.args[0])
+	if err != nil {
+		return err
+	}
+	if err := all.Remove(c.stack.Name, host); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "%s: the uploaded certificate for %s is removed\n", c.stack.Name, host)
+	return nil
+}

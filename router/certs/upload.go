@@ -1,0 +1,283 @@
+package certs
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"mesh"
+)
+
+// upload is a certificate that somebody has brought. It is used for the hosts of
+// its stack only, whatever names it has.
+type upload struct {
+	path string
+	cert *tls.Certificate
+}
+
+func (c *Certs) folder(stack mesh.StackName) string {
+	return filepath.Join(c.Dir, "uploaded", string(stack))
+}
+
+// load reads what was uploaded. One that cannot be read is left out, and logged:
+// the others are needed.
+func (c *Certs) load() error {
+	paths, err := filepath.Glob(filepath.Join(c.Dir, "uploaded", "*", "*.pem"))
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		cert, err := tls.X509KeyPair(data, data)
+		if err != nil {
+			c.Logger.Error("uploaded certificate not readable", "file", path, "err", err)
+			continue
+		}
+		stack := mesh.StackName(filepath.Base(filepath.Dir(path)))
+		c.uploaded[stack] = append(c.uploaded[stack], &upload{path, &cert})
+	}
+	return nil
+}
+
+// upload finds the one for a host: of those that cover it the one that lasts
+// longest.
+func (c *Certs) upload(stack mesh.StackName, host string) *upload {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var best *upload
+	for _, u := range c.uploaded[stack] {
+		if covers(u.cert.Leaf, host) && (best == nil || u.cert.Leaf.NotAfter.After(best.cert.Leaf.NotAfter)) {
+			best = u
+		}
+	}
+	return best
+}
+
+// covers is VerifyHostname, for wildcards, too: a certificate for *.example.com
+// covers the domain of that name.
+func covers(leaf *x509.Certificate, host string) bool {
+	if strings.HasPrefix(host, "*.") {
+		return slices.ContainsFunc(leaf.DNSNames, func(n string) bool { return strings.EqualFold(n, host) })
+	}
+	return leaf.VerifyHostname(host) == nil
+}
+
+// Add keeps a certificate for a stack that has the given hosts. data holds its
+// chain and its key in PEM, in any order. It returns the hosts that it covers.
+func (c *Certs) Add(stack mesh.StackName, hosts []mesh.Host, data []byte) ([]mesh.Host, error) {
+	cert, err := readPEM(data, c.Now())
+	if err != nil {
+		return nil, err
+	}
+	var covered []mesh.Host
+	for _, h := range hosts {
+		if covers(cert.Leaf, string(h)) {
+			covered = append(covered, h)
+		}
+	}
+	if len(covered) == 0 {
+		return nil, mesh.Errorf(mesh.Invalid, "the certificate is for %s, and no host of %s is among them", mesh.Clip(strings.Join(cert.Leaf.DNSNames, ", "), 200), stack).
+			WithHint("list the hosts with: ssh mesh domains -a %s", stack)
+	}
+	out, err := writePEM(cert)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(cert.Leaf.Raw)
+	u := &upload{filepath.Join(c.folder(stack), hex.EncodeToString(sum[:8])+".pem"), cert}
+	if err := writeFile(u.path, out); err != nil {
+		return nil, fmt.Errorf("keep the certificate: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.uploaded[stack] = append(slices.DeleteFunc(c.uploaded[stack], func(o *upload) bool { return o.path == u.path }), u)
+	return covered, nil
+}
+
+// Remove forgets the uploaded certificates of a stack that cover a host.
+func (c *Certs) Remove(stack mesh.StackName, host mesh.Host) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var gone []*upload
+	c.uploaded[stack] = slices.DeleteFunc(c.uploaded[stack], func(u *upload) bool {
+		hit := covers(u.cert.Leaf, string(host))
+		if hit {
+			gone = append(gone, u)
+		}
+		return hit
+	})
+	if len(gone) == 0 {
+		return mesh.Errorf(mesh.NotFound, "no certificate was uploaded for %s", host).
+			WithHint("one that mesh has got itself goes with the domain: ssh mesh domains:remove -a %s %s", stack, host)
+	}
+	return remove(gone)
+}
+
+// Forget drops all that is kept for a stack.
+func (c *Certs) Forget(stack mesh.StackName) {
+	c.Want(stack, nil)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := remove(c.uploaded[stack]); err != nil {
+		c.Logger.Warn("uploaded certificates not removed", "stack", stack, "err", err)
+	}
+	delete(c.uploaded, stack)
+	_ = os.Remove(c.folder(stack)) // if it is empty, as it should be
+}
+
+func remove(all []*upload) error {
+	var errs []error
+	for _, u := range all {
+		if err := os.Remove(u.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// writeFile puts a whole file in its place, or nothing.
+func writeFile(path string, data []byte) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".new-") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// readPEM finds a key, the certificate that belongs to it, and the chain above it.
+func readPEM(data []byte, now time.Time) (*tls.Certificate, error) {
+	invalid := func(format string, args ...any) *mesh.Error { return mesh.Errorf(mesh.Invalid, format, args...) }
+	var all []*x509.Certificate
+	var key any
+	for {
+		var b *pem.Block
+		if b, data = pem.Decode(data); b == nil {
+			break
+		}
+		switch {
+		case b.Type == "CERTIFICATE":
+			c, err := x509.ParseCertificate(b.Bytes)
+			if err != nil {
+				return nil, invalid("a certificate cannot be read: %w", err)
+			}
+			if !slices.ContainsFunc(all, c.Equal) {
+				all = append(all, c)
+			}
+		case b.Type == "ENCRYPTED PRIVATE KEY" || b.Headers["DEK-Info"] != "":
+			return nil, invalid("the key is locked by a passphrase").WithHint("take it off: openssl pkey -in key.pem")
+		case strings.HasSuffix(b.Type, "PRIVATE KEY"):
+			k, err := parseKey(b.Bytes)
+			if err != nil {
+				return nil, invalid("the key cannot be read: %w", err)
+			}
+			if key != nil {
+				return nil, invalid("there are two keys").WithHint("send one certificate at a time")
+			}
+			key = k
+		}
+	}
+	switch {
+	case len(all) == 0:
+		return nil, invalid("there is no certificate in it").WithHint("send chain and key in PEM: cat fullchain.pem privkey.pem | ssh mesh certs:add -a STACK")
+	case key == nil:
+		return nil, invalid("there is no key in it").WithHint("send chain and key in PEM: cat fullchain.pem privkey.pem | ssh mesh certs:add -a STACK")
+	}
+	i := slices.IndexFunc(all, func(c *x509.Certificate) bool { return belongs(key, c) })
+	if i < 0 {
+		return nil, invalid("the key belongs to none of the certificates")
+	}
+	leaf := all[i]
+	if now.After(leaf.NotAfter) {
+		return nil, invalid("the certificate has expired on %s", leaf.NotAfter.UTC().Format(time.DateOnly))
+	}
+	cert := &tls.Certificate{PrivateKey: key, Leaf: leaf, Certificate: [][]byte{leaf.Raw}}
+	all = slices.DeleteFunc(all, leaf.Equal)
+	for top := leaf; !bytes.Equal(top.RawSubject, top.RawIssuer); {
+		i := slices.IndexFunc(all, func(c *x509.Certificate) bool {
+			return bytes.Equal(c.RawSubject, top.RawIssuer) && top.CheckSignatureFrom(c) == nil
+		})
+		if i < 0 {
+			break
+		}
+		top = all[i]
+		all = slices.Delete(all, i, i+1)
+		if !bytes.Equal(top.RawSubject, top.RawIssuer) { // a root is what clients have
+			cert.Certificate = append(cert.Certificate, top.Raw)
+		}
+	}
+	if len(all) > 0 {
+		return nil, invalid("the certificate of %q is not part of the chain", mesh.Clip(all[0].Subject.String(), 120))
+	}
+	return cert, nil
+}
+
+func parseKey(der []byte) (any, error) {
+	if k, err := x509.ParsePKCS8PrivateKey(der); err == nil {
+		return k, nil
+	}
+	if k, err := x509.ParsePKCS1PrivateKey(der); err == nil {
+		return k, nil
+	}
+	return x509.ParseECPrivateKey(der)
+}
+
+// belongs tells whether a private key is the one of a certificate.
+func belongs(key any, c *x509.Certificate) bool {
+	switch k := key.(type) {
+	case *rsa.PrivateKey:
+		return k.PublicKey.Equal(c.PublicKey)
+	case *ecdsa.PrivateKey:
+		return k.PublicKey.Equal(c.PublicKey)
+	case ed25519.PrivateKey:
+		return k.Public().(ed25519.PublicKey).Equal(c.PublicKey)
+	}
+	return false
+}
+
+func writePEM(cert *tls.Certificate) ([]byte, error) {
+	var b bytes.Buffer
+	for _, der := range cert.Certificate {
+		if err := pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: der}); err != nil {
+			return nil, err
+		}
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		return nil, err
+	}
+	err = pem.Encode(&b, &pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	return b.Bytes(), err
+}
