@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"mesh"
@@ -129,6 +130,12 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 				return locked(*s) // since this began
 			}
 			s.Subnet = moved.Subnet
+			s.Redirects = maps.Clone(s.Redirects)
+			for from, target := range s.Redirects {
+				if target == d.host(st.Name) {
+					s.Redirects[from] = d.host(moved.Name)
+				}
+			}
 			return nil
 		})
 		if err == nil {

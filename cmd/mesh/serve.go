@@ -261,8 +261,13 @@ func (l logs) Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) e
 	return l.runner.Logs(ctx, q, fn)
 }
 
-// events keeps mesh's own lines; what is renamed with a stack is its requests, too.
-type events struct{ own, requests *journal.Journal }
+// events keeps mesh's own lines; what is renamed with a stack is its requests and
+// certificates, too.
+type events struct {
+	own, requests *journal.Journal
+	certs         *certs.Certs // nil without TLS
+	log           *slog.Logger
+}
 
 // Event keeps a line.
 func (e events) Event(stack mesh.StackName, l mesh.LogLine) {
@@ -273,6 +278,12 @@ func (e events) Event(stack mesh.StackName, l mesh.LogLine) {
 func (e events) Rename(from, to mesh.StackName) {
 	e.own.Rename(from, to)
 	e.requests.Rename(from, to)
+	if e.certs == nil {
+		return
+	}
+	if err := e.certs.Rename(from, to); err != nil {
+		e.log.Warn("uploaded certificates not renamed", "stack", to, "err", err)
+	}
 }
 
 // control runs what writes until ctx ends, or until another process has taken
@@ -392,7 +403,7 @@ func (c *control) wire() {
 	c.deployer = deploy.New(deploy.Options{
 		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store.Server(), log)), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
 		Ended: c.metrics.deployed, Built: c.metrics.built,
-		Events: events{c.events, c.journal}, ShutOut: func(fp string) { c.receiver.ShutOut(fp) },
+		Events: events{c.events, c.journal, c.certs, log}, ShutOut: func(fp string) { c.receiver.ShutOut(fp) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, Taken: hostNetworks, Reached: c.reached,
 	})
 	self := &host{

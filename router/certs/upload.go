@@ -129,6 +129,27 @@ func (c *Certs) Remove(stack mesh.StackName, host mesh.Host) error {
 	return remove(gone)
 }
 
+// Rename lets the uploaded certificates of a stack follow its name. Without any it
+// does nothing, so it may be called again.
+func (c *Certs) Rename(from, to mesh.StackName) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, u := range c.uploaded[from] {
+		path := filepath.Join(c.folder(to), filepath.Base(u.path))
+		if err := os.MkdirAll(c.folder(to), 0o700); err != nil {
+			return err
+		}
+		if err := os.Rename(u.path, path); err != nil {
+			return err
+		}
+		u.path = path
+		c.uploaded[to] = append(c.uploaded[to], u)
+	}
+	delete(c.uploaded, from)
+	_ = os.Remove(c.folder(from)) // if it is empty, as it should be
+	return nil
+}
+
 // Forget drops all that is kept for a stack.
 func (c *Certs) Forget(stack mesh.StackName) {
 	c.Want(stack, nil)

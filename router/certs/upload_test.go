@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -244,7 +245,17 @@ func TestUpload_IsTheStacksOwn(t *testing.T) {
 	if err := u.Remove("blog", "blog.example.test"); err == nil {
 		t.Error("removed twice")
 	}
-	u.Forget("shop")
+	// A stack's new name takes them along, also after a restart.
+	if err := errors.Join(u.Rename("shop", "store"), u.Rename("shop", "store")); err != nil {
+		t.Error(err)
+	}
+	if u.Remove("shop", "www.shop.test") == nil {
+		t.Error("the old name has one")
+	}
+	if err := openUploads(t, dir).Remove("store", "www.shop.test"); err != nil {
+		t.Error(err)
+	}
+	u.Forget("store")
 	if left, _ := filepath.Glob(filepath.Join(dir, "uploaded", "*", "*")); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
