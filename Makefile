@@ -26,10 +26,14 @@ engine:
 	@scripts/engine
 	@scripts/base-images busybox
 
-test: engine ## all tests, race detector on, with the real engine, git and ssh
+.PHONY: shells
+shells:
+	@scripts/shells
+
+test: engine shells ## all tests, race detector on, with the real engine, git and ssh
 	go test -race -shuffle=on -timeout 30m -p 1 ./...
 
-transcripts: engine ## what people type and see
+transcripts: engine shells ## what people type and see
 	go test -race ./cmd/mesh -run TestScripts
 
 docker-test: engine ## the packages that speak to the engine
