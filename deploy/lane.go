@@ -70,8 +70,9 @@ func brings(t *ticket) bool {
 	switch t.deployment.Kind {
 	case mesh.DeployPush, mesh.DeployUpload, mesh.DeployImage, mesh.DeployPromote:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // leave gives the lane to the next one, or takes t out of the queue.

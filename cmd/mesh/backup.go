@@ -36,8 +36,8 @@ const (
 // every start, and the data file, of which a snapshot is taken.
 func leftOut(name string) bool {
 	base := path.Base(name)
-	switch {
-	case name == "mesh.db", name == "mesh.sock", name == "ready.json", name == "hooks", name == "repos":
+	switch name {
+	case "mesh.db", "mesh.sock", "ready.json", "hooks", "repos":
 		return true
 	}
 	return strings.HasSuffix(base, ".new") || strings.HasSuffix(base, ".lock") || strings.HasPrefix(base, ".mesh.db-")
@@ -204,7 +204,7 @@ func restore(src io.Reader, dir string) (files int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	defer func() {
 		if err == nil {
 			return

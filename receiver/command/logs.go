@@ -89,10 +89,10 @@ type source struct {
 	done chan struct{}
 }
 
-// mergeLogs calls print with the lines of several sources by their times, one at a
-// time, and returns print's error. Of what there is the last q.Lines of all
+// mergeLogs calls emit with the lines of several sources by their times, one at a
+// time, and returns emit's error. Of what there is the last q.Lines of all
 // together are given. With q.Follow lines go on as they come until ctx ends.
-func mergeLogs(ctx context.Context, logs Logs, q mesh.LogQuery, from []string, print func(mesh.LogLine) error) error {
+func mergeLogs(ctx context.Context, logs Logs, q mesh.LogQuery, from []string, emit func(mesh.LogLine) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	live := make(chan mesh.LogLine)
 	var reading sync.WaitGroup
@@ -104,7 +104,7 @@ func mergeLogs(ctx context.Context, logs Logs, q mesh.LogQuery, from []string, p
 		sources = append(sources, s)
 		reading.Go(func() { s.read(ctx, logs, q, name, live) })
 	}
-	if err := keptLogs(ctx, sources, q.Lines, print); err != nil {
+	if err := keptLogs(ctx, sources, q.Lines, emit); err != nil {
 		return err
 	}
 	ended := make(chan error, len(sources))
@@ -121,7 +121,7 @@ func mergeLogs(ctx context.Context, logs Logs, q mesh.LogQuery, from []string, p
 		for open := true; open; {
 			select {
 			case l := <-live:
-				if err := print(l); err != nil {
+				if err := emit(l); err != nil {
 					return err
 				}
 			case err := <-ended:
@@ -164,7 +164,7 @@ func (s *source) read(ctx context.Context, logs Logs, q mesh.LogQuery, name stri
 }
 
 // keptLogs prints what there is, the earliest line of all sources first.
-func keptLogs(ctx context.Context, sources []*source, lines int, print func(mesh.LogLine) error) error {
+func keptLogs(ctx context.Context, sources []*source, lines int, emit func(mesh.LogLine) error) error {
 	next := make([]*mesh.LogLine, len(sources))
 	advance := func(i int) error {
 		next[i] = nil
@@ -203,7 +203,7 @@ func keptLogs(ctx context.Context, sources []*source, lines int, print func(mesh
 		}
 		switch l := *next[first]; {
 		case lines < 0:
-			if err := print(l); err != nil {
+			if err := emit(l); err != nil {
 				return err
 			}
 		case len(last) < lines:
@@ -220,7 +220,7 @@ func keptLogs(ctx context.Context, sources []*source, lines int, print func(mesh
 		if len(last) == lines {
 			i = (n + i) % lines
 		}
-		if err := print(last[i]); err != nil {
+		if err := emit(last[i]); err != nil {
 			return err
 		}
 	}
