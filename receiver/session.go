@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/gliderlabs/ssh"
 	gossh "golang.org/x/crypto/ssh"
@@ -103,6 +104,10 @@ func (r *Receiver) command(ctx ssh.Context, s ssh.Session, key mesh.Key, raw str
 	return r.Commands.Run(ctx, req)
 }
 
+// flushTime is how long a client may take to answer: one that never does gets its
+// output all the same, in whatever order.
+const flushTime = 2 * time.Second
+
 // flush waits until the client has answered a request, which it does after it has
 // taken in what was sent before.
 func flush(ctx context.Context, s ssh.Session) {
@@ -111,8 +116,11 @@ func flush(ctx context.Context, s ssh.Session) {
 		_, _ = s.SendRequest("keepalive@openssh.com", true, nil)
 		close(answered)
 	}()
+	t := time.NewTimer(flushTime)
+	defer t.Stop()
 	select {
 	case <-answered:
+	case <-t.C:
 	case <-ctx.Done():
 	}
 }

@@ -171,7 +171,9 @@ func runStacksRename(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s is called %s now, at %s\n", c.stack.Name, to, c.URL(c.Deployer.Domains(st)[0]))
+	was := c.stack.Name
+	c.stack.Name, c.args = to, []string{"-a", string(was), string(to)} // for the audit log: the old name is nobody's now
+	_, _ = fmt.Fprintf(c.Stdout, "%s is called %s now, at %s\n", was, to, c.URL(c.Deployer.Domains(st)[0]))
 	return nil
 }
 
