@@ -46,6 +46,7 @@ type Settings struct {
 	CheckTimeout time.Duration // how long an instance may take to become healthy; 0: DefaultCheckTimeout
 	Drain        time.Duration // how long requests in flight may take when an instance retires; 0: DefaultDrain
 	StopTimeout  time.Duration // from SIGTERM to SIGKILL; 0: DefaultStopTimeout
+	FirstByte    time.Duration // how long an app may take to begin an answer; 0: DefaultFirstByte
 }
 
 // Defaults of Settings.
@@ -53,6 +54,7 @@ const (
 	DefaultCheckTimeout = 60 * time.Second
 	DefaultDrain        = 30 * time.Second
 	DefaultStopTimeout  = 30 * time.Second
+	DefaultFirstByte    = 60 * time.Second
 	DefaultDockerfile   = "Dockerfile"
 )
 

@@ -48,6 +48,7 @@ type settingsForm struct {
 	CheckTimeout time.Duration `json:"check_timeout_ns,omitempty"`
 	Drain        time.Duration `json:"drain_ns,omitempty"`
 	StopTimeout  time.Duration `json:"stop_timeout_ns,omitempty"`
+	FirstByte    time.Duration `json:"first_byte_ns,omitempty"`
 }
 
 type serviceForm struct {

@@ -22,7 +22,8 @@ var buildCommands = []*definition{
 			"health=/PATH      what has to answer 2xx or 3xx (any answer but 5xx at /)\n" +
 			"check-timeout=1m  how long an instance may take to become healthy (1m)\n" +
 			"drain=30s         how long requests in flight may take when an instance retires (30s)\n" +
-			"stop-timeout=30s  from SIGTERM to SIGKILL (30s)",
+			"stop-timeout=30s  from SIGTERM to SIGKILL (30s)\n" +
+			"first-byte=60s    how long the app may take to begin an answer (60s); at once, without a push",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: many, run: runBuildSet,
 	},
 	{
@@ -67,6 +68,7 @@ var settings = []setting{
 	duration("check-timeout", time.Second, time.Hour, func(s *mesh.Settings) *time.Duration { return &s.CheckTimeout }),
 	duration("drain", 0, 24*time.Hour, func(s *mesh.Settings) *time.Duration { return &s.Drain }),
 	duration("stop-timeout", time.Second, time.Hour, func(s *mesh.Settings) *time.Duration { return &s.StopTimeout }),
+	duration("first-byte", time.Second, 24*time.Hour, func(s *mesh.Settings) *time.Duration { return &s.FirstByte }),
 }
 
 func duration(name string, least, most time.Duration, field func(*mesh.Settings) *time.Duration) setting {
