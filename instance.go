@@ -159,6 +159,7 @@ type Route struct {
 	Targets []Target
 	Down    DownReason // why there are no targets, when that is on purpose
 
+	FirstByte time.Duration // how long an instance may take to begin an answer; 0: the router's default
 	Redirects map[Host]Host // of Hosts: requests for the one are told to go to the other
 	Page      string        // HTML for browsers in maintenance; empty: the router's own
 }

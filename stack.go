@@ -52,6 +52,7 @@ type Settings struct {
 	CheckTimeout time.Duration // how long an instance may take to become healthy; 0: DefaultCheckTimeout
 	Drain        time.Duration // how long requests in flight may take when an instance retires; 0: DefaultDrain
 	StopTimeout  time.Duration // from SIGTERM to SIGKILL; 0: DefaultStopTimeout
+	FirstByte    time.Duration // how long an app may take to begin an answer; 0: DefaultFirstByte
 	ReleaseTime  time.Duration // how long the release command may take; 0: DefaultReleaseTime
 
 	Root          string   // the folder of the tree that is built; empty: all of it
@@ -74,6 +75,7 @@ const (
 	DefaultDrain        = 30 * time.Second
 	DefaultStopTimeout  = 30 * time.Second
 	DefaultReleaseTime  = time.Hour
+	DefaultFirstByte    = 60 * time.Second
 	DefaultDockerfile   = "Dockerfile"
 )
 

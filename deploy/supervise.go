@@ -87,7 +87,7 @@ func (d *Deployer) install(st mesh.Stack, r mesh.Release, keep, started []mesh.I
 
 // switchLocked tells the router what serves a stack now.
 func (d *Deployer) switchLocked(fl *fleet) {
-	route := mesh.Route{Stack: fl.stack.Name, Hosts: append([]mesh.Host{d.host(fl.stack.Name)}, fl.stack.Domains...), Redirects: fl.stack.Redirects, Page: fl.stack.Page}
+	route := mesh.Route{Stack: fl.stack.Name, Hosts: append([]mesh.Host{d.host(fl.stack.Name)}, fl.stack.Domains...), Redirects: fl.stack.Redirects, Page: fl.stack.Page, FirstByte: fl.stack.Effective().FirstByte}
 	switch {
 	case fl.stack.Maintained:
 		route.Down = mesh.Maintenance

@@ -27,13 +27,14 @@ type request struct {
 
 	upgrade  string // protocol asked for; empty: none
 	hasBody  bool
-	bodyRead bool    // all of the body has come from the client
-	head     []byte  // for the app, with a small body behind it
-	target   *target // claimed; nil: none
-	entry    *entry  // of the stack; nil: unknown host
-	page     string  // the stack's own, in the place of mesh's
-	detached bool    // a tunnel ends the request
-	resent   int     // how often it was sent once more
+	bodyRead bool          // all of the body has come from the client
+	head     []byte        // for the app, with a small body behind it
+	target   *target       // claimed; nil: none
+	entry    *entry        // of the stack; nil: unknown host
+	patience time.Duration // of the stack with its instances' first byte
+	page     string        // the stack's own, in the place of mesh's
+	detached bool          // a tunnel ends the request
+	resent   int           // how often it was sent once more
 }
 
 // ServeHTTP handles one request. Serve is the usual way in; this one is for
@@ -303,6 +304,9 @@ func (q *request) claim(w *waiter) (*target, Code) {
 			return nil, UnknownHost
 		}
 		q.rec.Stack = rt.Stack
+		if q.patience = rt.FirstByte; q.patience == 0 {
+			q.patience = q.router.opts.FirstByte
+		}
 		if rt.Down == mesh.Maintenance {
 			q.page = rt.Page
 			return nil, Maintenance
@@ -400,7 +404,7 @@ func (w *waiter) stop() {
 // happen twice.
 func (q *request) exchange(c *conn, reused, stream bool) (again bool) {
 	c.out, c.dirty = q.ctlFlusher(), false
-	c.begin(q.r.Context(), q.front, q.router.clock())
+	c.begin(q.r.Context(), q.front, q.router.clock(), q.patience)
 	// What may have happened since the target was claimed, unseen by those who
 	// look for exchanges to end:
 	if cause := c.target.severed(); cause != nil {

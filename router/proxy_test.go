@@ -25,6 +25,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"mesh"
 	"mesh/router"
 )
 
@@ -737,6 +738,18 @@ func TestAnswer_FirstByteTimeOut(t *testing.T) {
 	}
 	if _, b := g.get("/slow-end"); b != "slow" {
 		t.Errorf("got %q", b)
+	}
+	// A stack's own limit wins.
+	patient := app(t, func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-time.After(400 * time.Millisecond):
+			_, _ = io.WriteString(w, "in the end")
+		case <-r.Context().Done():
+		}
+	})
+	g.Switch(mesh.Route{Stack: "blog", Hosts: []mesh.Host{"blog.test"}, Targets: []mesh.Target{patient}, FirstByte: time.Minute})
+	if res, b := g.get("/"); res.StatusCode != 200 || b != "in the end" {
+		t.Errorf("%d %q", res.StatusCode, b)
 	}
 }
 

@@ -630,3 +630,37 @@ func TestRouter_KeptConnectionsAreToldOfTheEnd(t *testing.T) {
 	}
 	receive(t, stopped, "the end of Serve")
 }
+
+func TestRouter_IPv6(t *testing.T) {
+	t.Parallel()
+	r := router.New(router.Options{})
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = r.Run(ctx) })
+	wg.Go(func() {
+		if err := r.Serve(ctx, l); err != nil {
+			t.Error(err)
+		}
+	})
+	defer wg.Wait()
+	defer cancel()
+	r.Switch(mesh.Route{Stack: "blog", Hosts: []mesh.Host{"blog.test"}, Targets: []mesh.Target{app(t, echoHead)}})
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+l.Addr().String()+"/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = "blog.test"
+	res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil || fields(string(b)).Get("X-Forwarded-For") != "::1" {
+		t.Errorf("%v: %s", err, b)
+	}
+}

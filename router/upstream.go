@@ -60,13 +60,14 @@ type conn struct {
 	err   error
 	ready func(fd uintptr) bool // made once: closures cost an allocation
 
-	mu    sync.Mutex      // guards what follows
-	ctx   context.Context // of the request under way; nil: none
-	front *front          // that the request came in by
-	moved time.Duration   // when the request began, or its body last moved
-	head  bool            // the head of the answer is here: it may take its time
-	tun   *tunnel
-	cause error // why it was aborted
+	mu       sync.Mutex      // guards what follows
+	ctx      context.Context // of the request under way; nil: none
+	front    *front          // that the request came in by
+	moved    time.Duration   // when the request began, or its body last moved
+	patience time.Duration   // after moved, for the head of the answer
+	head     bool            // the head of the answer is here: it may take its time
+	tun      *tunnel
+	cause    error // why it was aborted
 }
 
 type flusher interface{ FlushError() error }
@@ -171,10 +172,10 @@ func (c *conn) close() {
 }
 
 // begin puts the connection under the sweeper's eyes.
-func (c *conn) begin(ctx context.Context, f *front, now time.Duration) {
+func (c *conn) begin(ctx context.Context, f *front, now, patience time.Duration) {
 	c.before = c.written
 	c.mu.Lock()
-	c.ctx, c.front, c.moved, c.head = ctx, f, now, false
+	c.ctx, c.front, c.moved, c.patience, c.head = ctx, f, now, patience, false
 	c.mu.Unlock()
 }
 
@@ -233,7 +234,7 @@ func (r *Router) sweep(t *target, now time.Duration) {
 		case c.ctx == nil || c.cause != nil:
 		case c.tun == nil && c.ctx.Err() != nil:
 			c.abortLocked(errGone)
-		case !c.head && now-c.moved > r.opts.FirstByte:
+		case !c.head && now-c.moved > c.patience:
 			c.abortLocked(errSlow)
 		}
 		c.mu.Unlock()

@@ -50,6 +50,7 @@ type settingsForm struct {
 	CheckTimeout time.Duration `json:"check_timeout_ns,omitempty"`
 	Drain        time.Duration `json:"drain_ns,omitempty"`
 	StopTimeout  time.Duration `json:"stop_timeout_ns,omitempty"`
+	FirstByte    time.Duration `json:"first_byte_ns,omitempty"`
 	ReleaseTime  time.Duration `json:"release_timeout_ns,omitempty"`
 
 	Root          string   `json:"root,omitempty"`

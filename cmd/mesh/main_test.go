@@ -127,7 +127,7 @@ func sweep(ctx context.Context, c *docker.Client, arg filters.KeyValuePair) (nam
 		return nil, err
 	}
 	for _, n := range nets {
-		names = append(names, n.Name)
+		names = append(names, n.Name+" of "+n.Created.Format("15:04:05.000"))
 		if err := c.NetworkRemove(ctx, n.ID); err != nil {
 			return names, err
 		}

@@ -112,7 +112,7 @@ func cmdActivate(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		if len(args) > 1 {
 			acme, err := certstest.Start(certstest.Options{
-				HTTPPort: ports["MESH_HTTP_ADDR"], TLSPort: ports["MESH_HTTPS_ADDR"], Validity: time.Hour, Log: io.Discard,
+				HTTPPort: ports["MESH_HTTP_ADDR"], TLSPort: ports["MESH_HTTPS_ADDR"], Validity: 90 * 24 * time.Hour, Log: io.Discard,
 			})
 			ts.Check(err)
 			ts.Defer(acme.Close)

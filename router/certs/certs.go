@@ -53,12 +53,10 @@ type Options struct {
 	HTTPPort  int            // where HTTP-01 comes in; 0: 80
 	TLSPort   int            // where TLS-ALPN-01 comes in; 0: 443
 
-	Every time.Duration    // between looks for what has to be renewed; 0: 10 min
-	Now   func() time.Time // nil: time.Now
+	PerHour int              // how many names below wildcards handshakes can make it ask for; 0: 20
+	Every   time.Duration    // between looks for what has to be renewed; 0: 10 min
+	Now     func() time.Time // nil: time.Now
 }
-
-// perHour is how many names below wildcards handshakes can make it ask for.
-const perHour = 20
 
 // Certs has certificates. It may be used from several goroutines.
 type Certs struct {
@@ -92,6 +90,9 @@ func Open(o Options) (*Certs, error) {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.PerHour == 0 {
+		o.PerHour = 20
 	}
 	if o.Every == 0 {
 		o.Every = 10 * time.Minute
@@ -225,13 +226,18 @@ func (c *Certs) isWanted(name string) bool {
 	return c.asked[name]
 }
 
-// allow decides whether a handshake may make it ask for a certificate.
-func (c *Certs) allow(_ context.Context, name string) error {
+// allow decides whether a handshake may make it ask for a certificate, or read one
+// that it has got earlier.
+func (c *Certs) allow(ctx context.Context, name string) error {
 	if _, ok := c.Belongs(name); !ok || !c.qualifies(name) {
 		return errors.New("the host belongs to no stack")
 	}
+	stored := c.onsight.Storage.Exists(ctx, certmagic.StorageKeys.SiteCert(c.issuer.IssuerKey(), name))
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if stored {
+		return nil
+	}
 	if c.asked[name] {
 		return errors.New("it is on its way")
 	}
@@ -240,7 +246,7 @@ func (c *Certs) allow(_ context.Context, name string) error {
 		return errFailed
 	}
 	c.times = slices.DeleteFunc(c.times, func(t time.Time) bool { return now.Sub(t) > time.Hour })
-	if len(c.times) >= perHour {
+	if len(c.times) >= c.PerHour {
 		return errors.New("too many new names below wildcards")
 	}
 	c.times = append(c.times, now)

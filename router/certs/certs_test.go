@@ -35,6 +35,8 @@ type world struct {
 	root    *x509.CertPool // of the certificates that the ACME server gives
 }
 
+const perHour = 3
+
 // begin starts it, without a way of validation if one is named. A certificate lasts
 // as long as validity says.
 func begin(t *testing.T, validity time.Duration, without string) *world {
@@ -53,7 +55,7 @@ func begin(t *testing.T, validity time.Duration, without string) *world {
 
 	w.options = certs.Options{
 		Dir: t.TempDir(), Directory: acme.Directory, Roots: pool(acme.Own), Email: "ann@example.test", Every: 100 * time.Millisecond,
-		Host: "127.0.0.1", HTTPPort: port(plain), TLSPort: port(secure),
+		PerHour: perHour, Host: "127.0.0.1", HTTPPort: port(plain), TLSPort: port(secure),
 		Belongs: func(h string) (mesh.StackName, bool) { return w.router.StackOf(h) },
 		Logger:  slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
@@ -227,14 +229,51 @@ func TestACME_StrangersMakeItAskForNothing(t *testing.T) {
 		t.Fatalf("%d certificates were asked for", n)
 	}
 	// Below a wildcard each name gets one when it is first asked for, within limits.
-	for n := range 24 {
-		_, leaf, err := w.get(fmt.Sprintf("n%d.apps.example.test", n))
-		if n < 20 && (err != nil || leaf.DNSNames[0] != fmt.Sprintf("n%d.apps.example.test", n)) {
+	name := func(n int) string { return fmt.Sprintf("n%d.apps.example.test", n) }
+	for n := range 5 {
+		_, leaf, err := w.get(name(n))
+		if n < perHour && (err != nil || leaf.DNSNames[0] != name(n)) {
 			t.Fatalf("name %d: %v", n, err)
 		}
-		if n >= 20 && err == nil {
+		if n >= perHour && err == nil {
 			t.Errorf("name %d has got a certificate, too", n)
 		}
+	}
+	// After a restart there is room for further ones beside those that are there.
+	again, err := certs.Open(w.options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	l, err := tls.Listen("tcp", "127.0.0.1:0", again.TLSConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _ = c.(*tls.Conn).Handshake(); c.Close() }()
+		}
+	}()
+	had = w.acme.Orders.Load()
+	for n := range perHour {
+		c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{RootCAs: w.root, ServerName: name(n)})
+		if err != nil {
+			t.Fatalf("after a restart: %v", err)
+		}
+		c.Close()
+	}
+	if w.acme.Orders.Load() != had {
+		t.Error("certificates that are there were asked for again")
+	}
+	if c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{RootCAs: w.root, ServerName: name(10)}); err != nil {
+		t.Errorf("a new name after a restart: %v", err)
+	} else {
+		c.Close()
 	}
 }
 
