@@ -181,6 +181,12 @@ func TestBuild_Failures(t *testing.T) {
 			"'RUN npm ci' exited 127", "does not have",
 			[]string{"/bin/sh: npm: not found"},
 		},
+		{
+			"a step fills the disk",
+			tree{"Dockerfile": from("RUN dd if=/dev/zero of=/dev/full bs=1M count=1")},
+			mesh.Failed,
+			"'RUN dd if=/dev/zero of=/dev/full bs=1M count=1' exited 1", "the server's disk is full", nil,
+		},
 		{"unknown instruction", tree{"Dockerfile": from("", "RUNN true")}, mesh.Failed, "Dockerfile:3: unknown instruction: RUNN (did you mean RUN?)", "", nil},
 		{"syntax", tree{"Dockerfile": from("COPY a")}, mesh.Failed, "Dockerfile:2: COPY requires at least two arguments, but only one was provided. Destination could not be determined", "", nil},
 		{"unknown stage", tree{"Dockerfile": from("COPY --from=nope:x/y:z a b")}, mesh.Failed, "Dockerfile:2: ", "", nil},

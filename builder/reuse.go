@@ -72,7 +72,7 @@ func (j *job) reuse(ctx context.Context, c gateway.Client, resolveMode string) (
 
 // reused makes an image that is there the result of the build.
 func (j *job) reused(ctx context.Context, old *image.Summary) (mesh.Image, error) {
-	called := old.ID
+	called := "image " + strings.TrimPrefix(old.ID, "sha256:")[:12] // another server may have taken its name
 	for _, t := range old.RepoTags {
 		if strings.HasPrefix(t, "mesh/"+string(j.Stack)+":") {
 			called = t

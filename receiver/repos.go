@@ -75,7 +75,7 @@ func OpenRepos(dir string, maxInput int64, log *slog.Logger) (*Repos, error) {
 	if err := os.MkdirAll(r.home, 0o700); err != nil {
 		return nil, err
 	}
-	for _, glob := range []string{"*.git/objects/tmp_objdir-*", "*.git/objects/pack/tmp_*", "*.git/refs/heads/*.lock", "*.git/*.lock", "*.new"} {
+	for _, glob := range []string{"*.git/objects/tmp_objdir-*", "*.git/objects/pack/tmp_*", "*.git/refs/heads/*.lock", "*.git/*.lock", "*.git/lfs/tmp/*", "*.new"} {
 		left, _ := filepath.Glob(filepath.Join(r.dir, glob))
 		for _, p := range left {
 			if err := os.RemoveAll(p); err != nil {

@@ -78,9 +78,15 @@ func (r *Receiver) dispatch(ctx ssh.Context, s ssh.Session, key mesh.Key) error 
 			return r.receivePack(ctx, s, key, name)
 		}
 		return r.uploadPack(ctx, s, key, name)
+	case lfsLine.MatchString(raw):
+		m := lfsLine.FindStringSubmatch(raw)
+		name, err := mesh.ParseStackName(m[1])
+		if err != nil {
+			return err
+		}
+		return r.lfsTransfer(ctx, s, key, name, m[2])
 	case strings.HasPrefix(raw, "git-lfs"):
-		return mesh.Errorf(mesh.Invalid, "this server takes no LFS objects").
-			WithHint("push without them: git -c lfs.locksverify=false push --no-verify; the pointers are built as they are")
+		return mesh.Errorf(mesh.Invalid, "this server takes Git LFS objects over SSH only").WithHint("that needs Git LFS 3.0 or later; see: git lfs version")
 	case strings.HasPrefix(raw, "git-upload-archive"):
 		return mesh.Errorf(mesh.Invalid, "git archive --remote is not served").WithHint("clone the repository instead")
 	}

@@ -39,6 +39,7 @@ func (s *storage) Close() { _ = s.Storage.Close() }
 // tree is the tree of a commit, read from the objects.
 type tree struct {
 	entries []mesh.TreeEntry
+	large   map[string]string // files of Git LFS, by their id
 
 	mu sync.Mutex
 	st *storage
@@ -60,6 +61,9 @@ func (r *Repos) Open(ctx context.Context, stack mesh.StackName, commit mesh.Comm
 	t := &tree{st: st}
 	if err := t.list(ctx, c.TreeHash, ""); err != nil {
 		return nil, "", nil, fmt.Errorf("open the tree of %s of %s: %w", commit.Short(), stack, err)
+	}
+	if err := t.smudge(r.lfs(stack)); err != nil {
+		return nil, "", nil, fmt.Errorf("read the Git LFS pointers of %s of %s: %w", commit.Short(), stack, err)
 	}
 	subject, _, _ = strings.Cut(strings.TrimSpace(c.Message), "\n")
 	return t, printable(subject), st.Close, nil
@@ -149,6 +153,9 @@ func (t *tree) Entries() []mesh.TreeEntry { return t.entries }
 
 // Open reads a file of the tree.
 func (t *tree) Open(e mesh.TreeEntry) (io.ReadCloser, error) {
+	if file, ok := t.large[e.ID]; ok {
+		return openChecked(file, e.ID)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	b, err := object.GetBlob(t.st, plumbing.NewHash(e.ID))

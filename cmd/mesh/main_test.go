@@ -174,6 +174,7 @@ func TestScripts(t *testing.T) {
 			"load":        cmdLoad,
 			"websocket":   cmdWebSocket,
 			"smalldisk":   cmdSmallDisk,
+			"git-lfs":     cmdGitLFS,
 			"doors":       cmdDoors,
 			"terminal":    cmdTerminal,
 			"crowd":       cmdCrowd,
@@ -559,6 +560,18 @@ func cmdKill9(ts *testscript.TestScript, neg bool, args []string) {
 		return nil
 	}))
 	ts.Check(os.Remove(filepath.Join(ts.Getenv("MESH_DATA"), "ready.json")))
+}
+
+// cmdGitLFS makes sure of the client of Git LFS: git-lfs.
+func cmdGitLFS(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: git-lfs")
+	}
+	wd, err := os.Getwd()
+	ts.Check(err)
+	if out, err := exec.Command(filepath.Join(wd, top, "scripts", "git-lfs")).CombinedOutput(); err != nil {
+		ts.Fatalf("%v\n%s", err, out)
+	}
 }
 
 // cmdSmallDisk puts a file system of its own below a folder: smalldisk DIR SIZE.

@@ -1,7 +1,8 @@
 // Command bench measures what docs promise of speed and memory, against the
 // same work done by hand with docker in the same run: alternating rounds, medians
 // and ratios. It needs bin/mesh, an engine, git and ssh. "make bench" runs it, and
-// "make build && scripts/bench builds" only what is about builds.
+// "make build && scripts/bench builds" only what is about builds: all of it, or what
+// is named behind that, of tree, parallel and large.
 package main
 
 import (
@@ -106,9 +107,15 @@ func run() (err error) {
 }
 
 func (b *bench) buildFigures() error {
-	for _, measure := range []func() error{b.builds, b.parallel, b.large} {
-		if err := measure(); err != nil {
-			return err
+	for _, m := range []struct {
+		name string
+		run  func() error
+	}{{"tree", b.builds}, {"parallel", b.parallel}, {"large", b.large}} {
+		if len(os.Args) > 2 && !slices.Contains(os.Args[2:], m.name) {
+			continue
+		}
+		if err := m.run(); err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
 		}
 	}
 	return nil

@@ -1,0 +1,271 @@
+package receiver
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/charmbracelet/git-lfs-transfer/transfer"
+	"github.com/gliderlabs/ssh"
+
+	"mesh"
+)
+
+// lfsLine is what a client of Git LFS sends: a stack, and which way. Before version 3
+// there is no such command: objects went over HTTP.
+var lfsLine = regexp.MustCompile(`^git-lfs-transfer '?(?:/|~/|/~/)?([a-z0-9][a-z0-9-]{0,62}?)(?:\.git)?/?'? (upload|download)$`)
+
+// lfsTransfer takes or gives the objects of Git LFS, which come before the push that
+// needs them. They lie in the stack's repository, as they do in any.
+func (r *Receiver) lfsTransfer(ctx context.Context, s ssh.Session, key mesh.Key, stack mesh.StackName, way string) (err error) {
+	op := transfer.DownloadOperation
+	if way == "upload" {
+		op = transfer.UploadOperation
+		if err := r.Deployer.AdmitPush(ctx, key, stack); err != nil {
+			return err
+		}
+	} else if _, err := r.Deployer.RepoState(ctx, stack); err != nil || !key.May(mesh.AccessRead, stack) {
+		return mesh.Errorf(mesh.NoStack, "no stack is named %q", stack).WithHint("list them with: ssh mesh stacks")
+	}
+	leave, err := r.Repos.enter(stack)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		// Without a stack yet the repository stays: the push that makes it follows.
+		err = errors.Join(err, leave(func() (mesh.RepoState, error) {
+			state, err := r.Deployer.RepoState(context.WithoutCancel(ctx), stack)
+			if errors.Is(err, mesh.NoStack) {
+				return mesh.RepoState{}, nil
+			}
+			return state, err
+		}))
+	}()
+	b := &lfsBackend{dir: r.Repos.lfs(stack), max: r.Repos.maxInput, upload: op == transfer.UploadOperation}
+	defer b.close()
+	defer func() {
+		// The library trusts the number of words in a line.
+		if p := recover(); p != nil {
+			r.Logger.WarnContext(ctx, "git-lfs-transfer ended by what its client sent", "stack", stack, "key", key.Name, "err", fmt.Sprint(p))
+			err = mesh.Errorf(mesh.Invalid, "that is not Git LFS")
+		}
+	}()
+	line := transfer.NewPktline(s, s)
+	if err := line.WritePacketText("version=1"); err != nil {
+		return err
+	}
+	if err := line.WriteFlush(); err != nil {
+		return err
+	}
+	if err := transfer.NewProcessor(line, b).ProcessCommands(op); err != nil && ctx.Err() == nil {
+		return mesh.Errorf(mesh.Failed, "the transfer of Git LFS objects has ended: %w", err)
+	}
+	return nil
+}
+
+// lfs is the folder of a stack's objects.
+func (r *Repos) lfs(stack mesh.StackName) string { return filepath.Join(r.path(stack), "lfs") }
+
+// lfsBackend is a folder of objects, for one client.
+type lfsBackend struct {
+	dir    string
+	max    int64 // bytes of one object
+	upload bool
+	open   []io.Closer
+}
+
+func (b *lfsBackend) close() {
+	for _, f := range b.open {
+		_ = f.Close()
+	}
+}
+
+// Batch tells which objects are there.
+func (b *lfsBackend) Batch(_ transfer.Operation, list []transfer.OidWithSize) (items []transfer.BatchItem, err error) {
+	for _, o := range list {
+		if !o.Oid.Valid() {
+			return nil, transfer.ErrInvalidOid
+		}
+		item := transfer.BatchItem{Oid: o.Oid, Size: o.Size}
+		if st, err := o.Oid.Stat(b.dir); err == nil {
+			item.Size, item.Present = st.Size(), true
+		}
+		items = append(items, item)
+	}
+	return items, nil
+}
+
+// StartUpload reads an object into a file beside the others; FinishUpload is called
+// when its hash is right.
+func (b *lfsBackend) StartUpload(oid transfer.Oid, r io.Reader, _ ...string) (any, error) {
+	if !oid.Valid() || !b.upload {
+		return nil, transfer.ErrNotAllowed
+	}
+	tmp := filepath.Join(b.dir, "tmp")
+	if err := os.MkdirAll(tmp, 0o700); err != nil {
+		return nil, full(err)
+	}
+	f, err := os.CreateTemp(tmp, "upload-*")
+	if err != nil {
+		return nil, full(err)
+	}
+	b.open = append(b.open, closer(func() error { return os.Remove(f.Name()) }))
+	n, err := io.Copy(f, io.LimitReader(r, b.max+1))
+	if n > b.max && err == nil {
+		err = fmt.Errorf("an object may have %d MB", b.max>>20)
+	}
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return nil, full(err)
+	}
+	return [2]string{f.Name(), oid.ExpectedPath(b.dir)}, nil
+}
+
+type closer func() error
+
+func (c closer) Close() error { return c() }
+
+// FinishUpload puts an object where it belongs.
+func (b *lfsBackend) FinishUpload(state any, _ ...string) error {
+	names, ok := state.([2]string)
+	if !ok {
+		return errors.New("no upload was started")
+	}
+	if err := os.MkdirAll(filepath.Dir(names[1]), 0o700); err != nil {
+		return full(err)
+	}
+	return full(os.Rename(names[0], names[1]))
+}
+
+// Verify tells whether an object is there.
+func (b *lfsBackend) Verify(oid transfer.Oid, args map[string]string) (transfer.Status, error) {
+	if !oid.Valid() {
+		return nil, transfer.ErrInvalidOid
+	}
+	st, err := oid.Stat(b.dir)
+	if err != nil {
+		return transfer.NewFailureStatus(transfer.StatusNotFound, "not found"), nil //nolint:nilerr // that is the answer
+	}
+	if size, err := strconv.ParseInt(args["size"], 10, 64); err == nil && size != st.Size() {
+		return transfer.NewFailureStatus(transfer.StatusConflict, "size mismatch"), nil
+	}
+	return transfer.SuccessStatus(), nil
+}
+
+// Download opens an object.
+func (b *lfsBackend) Download(oid transfer.Oid, _ ...string) (fs.File, error) {
+	if !oid.Valid() {
+		return nil, transfer.ErrInvalidOid
+	}
+	f, err := os.Open(oid.ExpectedPath(b.dir))
+	if err == nil {
+		b.open = append(b.open, f)
+	}
+	return f, err
+}
+
+// LockBackend has no locks: a deploy target is not where people edit.
+func (b *lfsBackend) LockBackend() transfer.LockBackend { return noLocks{} }
+
+type noLocks struct{}
+
+func (noLocks) Create(string) (transfer.Lock, error)   { return nil, transfer.ErrNotAllowed }
+func (noLocks) Unlock(transfer.Lock) error             { return transfer.ErrNotAllowed }
+func (noLocks) FromPath(string) (transfer.Lock, error) { return nil, nil }
+func (noLocks) FromID(string) (transfer.Lock, error)   { return nil, transfer.ErrNotAllowed }
+func (noLocks) Range(func(transfer.Lock) error) error  { return nil }
+
+var (
+	lfsOid  = regexp.MustCompile(`(?m)^oid sha256:([0-9a-f]{64})$`)
+	lfsSize = regexp.MustCompile(`(?m)^size (\d+)$`)
+)
+
+// smudge makes of the pointers of Git LFS in a tree the files that they point to,
+// where those are here. Pointers are looked for only where .gitattributes has the
+// filter: reading each small file would cost.
+func (t *tree) smudge(dir string) error {
+	uses := false
+	for _, e := range t.entries {
+		if path.Base(e.Path) == ".gitattributes" && e.Mode.IsRegular() && e.Size < 1<<20 {
+			text, err := t.small(e)
+			if err != nil {
+				return err
+			}
+			uses = uses || bytes.Contains(text, []byte("filter=lfs"))
+		}
+	}
+	if !uses {
+		return nil
+	}
+	for i, e := range t.entries {
+		if !e.Mode.IsRegular() || e.Size < 100 || e.Size > 1024 { // the format's own limit
+			continue
+		}
+		text, err := t.small(e)
+		if err != nil {
+			return err
+		}
+		oid, size := lfsOid.FindSubmatch(text), lfsSize.FindSubmatch(text)
+		if !bytes.HasPrefix(text, []byte("version https://git-lfs.github.com/spec/")) || oid == nil || size == nil {
+			continue
+		}
+		file := transfer.Oid(oid[1]).ExpectedPath(dir)
+		st, err := os.Stat(file)
+		if err != nil {
+			continue // the builder warns
+		}
+		if t.large == nil {
+			t.large = map[string]string{}
+		}
+		t.large[string(oid[1])] = file
+		t.entries[i].ID, t.entries[i].Size = string(oid[1]), st.Size()
+	}
+	return nil
+}
+
+func (t *tree) small(e mesh.TreeEntry) ([]byte, error) {
+	r, err := t.Open(e)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = r.Close() }()
+	return io.ReadAll(io.LimitReader(r, 1<<20))
+}
+
+// checked reads an object of Git LFS and fails at its end when it is not what its
+// name says: a disk may forget.
+type checked struct {
+	*os.File
+	want string
+	sum  interface {
+		io.Writer
+		Sum([]byte) []byte
+	}
+}
+
+func openChecked(file, oid string) (io.ReadCloser, error) {
+	f, err := os.Open(file) //nolint:gosec // a path made of hex digits
+	if err != nil {
+		return nil, err
+	}
+	return &checked{File: f, want: oid, sum: sha256.New()}, nil
+}
+
+func (c *checked) Read(p []byte) (int, error) {
+	n, err := c.File.Read(p)
+	_, _ = c.sum.Write(p[:n])
+	if errors.Is(err, io.EOF) && hex.EncodeToString(c.sum.Sum(nil)) != c.want {
+		return n, fmt.Errorf("the Git LFS object %s is damaged", strings.ToLower(c.want[:12]))
+	}
+	return n, err
+}
