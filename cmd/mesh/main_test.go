@@ -128,7 +128,16 @@ func sweep(ctx context.Context, c *docker.Client, arg filters.KeyValuePair) (nam
 	}
 	for _, n := range nets {
 		names = append(names, n.Name+" of "+n.Created.Format("15:04:05.000"))
-		if err := c.NetworkRemove(ctx, n.ID); err != nil {
+		// The engine needs a moment to let go of the endpoints of what has just been
+		// removed, and more than one when the machine is busy.
+		err := poll(func() error {
+			err := c.NetworkRemove(ctx, n.ID)
+			if errdefs.IsNotFound(err) {
+				return nil
+			}
+			return err
+		})
+		if err != nil {
 			return names, err
 		}
 	}
