@@ -68,7 +68,7 @@ func ParseEndpoint(s string) (Endpoint, error) {
 // Covers tells whether a decoded path is the endpoint's or below it.
 func (e Endpoint) Covers(path string) bool {
 	if e.Path == "/" {
-		return strings.HasPrefix(path, "/")
+		return path == "" || path[0] == '/' // and not "*"
 	}
 	rest, ok := strings.CutPrefix(path, e.Path)
 	return ok && (rest == "" || rest[0] == '/')

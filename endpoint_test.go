@@ -55,6 +55,7 @@ func TestEndpoint_Covers(t *testing.T) {
 		{"/api", "", false},
 		{"/", "/", true},
 		{"/", "/a", true},
+		{"/", "", true},
 		{"/", "*", false},
 	} {
 		if got := (mesh.Endpoint{Host: "h", Path: tc.path}).Covers(tc.asked); got != tc.want {
