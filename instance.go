@@ -156,8 +156,11 @@ type Target struct {
 type Route struct {
 	Stack   StackName
 	Hosts   []Host
-	Targets []Target
-	Down    DownReason // why there are no targets, when that is on purpose
+	Targets []Target   // of web, and of the services of Endpoints
+	Down    DownReason // why web has no targets, when that is on purpose
+
+	Endpoints []Endpoint                 // of Hosts: what services other than web get
+	Idle      map[ServiceName]DownReason // Down of those services
 
 	FirstByte time.Duration // how long an instance may take to begin an answer; 0: the router's default
 	Redirects map[Host]Host // of Hosts: requests for the one are told to go to the other
@@ -172,7 +175,7 @@ const (
 	NotDown      DownReason = ""
 	NotDeployed  DownReason = "not deployed"
 	StoppedStack DownReason = "stopped"
-	Maintenance  DownReason = "maintenance" // wins over whatever targets there are
+	Maintenance  DownReason = "maintenance" // wins over whatever targets there are, of all services
 )
 
 // InstanceStatus is an instance as people see it in ps.

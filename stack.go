@@ -28,6 +28,7 @@ type Stack struct {
 	Subnet     netip.Prefix                    // of the stack's own network
 	Redirects  map[Host]Host                   // of Domains: those that lead to another host of the stack
 	Domains    []Host                          // added ones; the stack's own name under the base domain is not among them
+	Endpoints  []Endpoint                      // set by svc:publish, in their order; on the stack's hosts
 	Was        StackName                       // its name before a rename whose files have not been moved yet; else empty
 	LastNumber DeploymentNumber                // the last deployment begun
 }
@@ -42,6 +43,11 @@ type Lock struct {
 // Effective is the settings in force: what build:set says wins over what the tree
 // says.
 func (s Stack) Effective() Settings { return s.Settings.Over(s.Declared) }
+
+// Published tells whether a service has an endpoint.
+func (s Stack) Published(name ServiceName) bool {
+	return slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool { return e.Service == name })
+}
 
 // Settings are a stack's build and check settings. The zero value means the
 // documented defaults. Paths are relative and clean.

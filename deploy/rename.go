@@ -136,6 +136,12 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 					s.Redirects[from] = d.host(moved.Name)
 				}
 			}
+			for i, e := range s.Endpoints {
+				if e.Host == d.host(st.Name) {
+					s.Endpoints[i].Host = d.host(moved.Name)
+				}
+			}
+			slices.SortFunc(s.Endpoints, mesh.Endpoint.Compare)
 			return nil
 		})
 		if err == nil {

@@ -133,10 +133,17 @@ func fingerprint(s mesh.InstanceSpec) string {
 	return hex.EncodeToString(sum[:12])
 }
 
-// check is how an instance of a service shows that it is healthy.
+// check is how an instance of a service shows that it is healthy. The path that
+// build:set health= names is web's.
 func check(st mesh.Stack, svc mesh.ServiceName) mesh.Check {
 	set := st.Effective()
-	c := mesh.Check{HTTP: svc == mesh.Web, Path: set.Health, Strict: set.Health != "", Timeout: set.CheckTimeout, Settle: settle}
+	c := mesh.Check{Timeout: set.CheckTimeout, Settle: settle}
+	switch {
+	case svc == mesh.Web:
+		c.HTTP, c.Path, c.Strict = true, set.Health, set.Health != ""
+	case st.Published(svc):
+		c.HTTP = true
+	}
 	if c.Timeout == 0 {
 		c.Timeout = mesh.DefaultCheckTimeout
 	}

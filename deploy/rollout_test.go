@@ -112,7 +112,7 @@ func soundStack(t *testing.T, w *deploytest.World, name mesh.StackName) {
 			t.Errorf("%s (%s, %s, %s) runs and is not wanted", c.Name, c.ID, c.State, c.Spec.Image)
 		}
 		delete(want, c.Name.String())
-		if c.Name.Service == mesh.Web {
+		if c.Name.Service == mesh.Web || st.Published(c.Name.Service) {
 			i := slices.Index(targets, c.ID)
 			if i < 0 {
 				t.Errorf("%s (%s) gets no traffic", c.Name, c.ID)

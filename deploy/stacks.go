@@ -234,12 +234,19 @@ func (d *Deployer) RemoveDomain(ctx context.Context, name mesh.StackName, host m
 				return mesh.Errorf(mesh.Conflict, "%s is redirected to %s", from, host).WithHint("remove that one first: ssh mesh domains:remove -a %s %s", name, from)
 			}
 		}
+		for _, e := range st.Endpoints {
+			if e.Host == host {
+				return mesh.Errorf(mesh.Conflict, "%s is published at %s", e.Service, e).
+					WithHint("take that back first: ssh mesh svc:unpublish -a %s %s --endpoint %s", name, e.Service, e)
+			}
+		}
 		delete(st.Redirects, host)
 		st.Domains = slices.Delete(st.Domains, i, i+1)
 		return nil
 	})
 }
 
+// changeDomains changes where the requests of a stack go, at once.
 func (d *Deployer) changeDomains(ctx context.Context, name mesh.StackName, fn func(*mesh.Stack) error) error {
 	st, err := d.Store.UpdateStack(ctx, name, fn)
 	if err != nil {
@@ -248,7 +255,7 @@ func (d *Deployer) changeDomains(ctx context.Context, name mesh.StackName, fn fu
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if fl := d.fleets[name]; fl != nil {
-		fl.stack.Domains, fl.stack.Redirects = st.Domains, st.Redirects
+		fl.stack.Domains, fl.stack.Redirects, fl.stack.Endpoints = st.Domains, st.Redirects, st.Endpoints
 		d.switchLocked(fl)
 	}
 	return nil

@@ -96,8 +96,20 @@ func (d *Deployer) switchLocked(fl *fleet) {
 	case fl.stack.Stopped, fl.release.Formation[mesh.Web] == 0:
 		route.Down = mesh.StoppedStack
 	}
+	route.Endpoints = fl.stack.Endpoints
+	for _, e := range fl.stack.Endpoints {
+		if route.Idle == nil {
+			route.Idle = map[mesh.ServiceName]mesh.DownReason{}
+		}
+		switch {
+		case fl.stack.Current == 0:
+			route.Idle[e.Service] = mesh.NotDeployed
+		case fl.stack.Stopped, fl.release.Formation[e.Service] == 0:
+			route.Idle[e.Service] = mesh.StoppedStack
+		}
+	}
 	for _, name := range slices.SortedFunc(maps.Keys(fl.members), mesh.InstanceName.Compare) {
-		if m := fl.members[name]; name.Service == mesh.Web && m.healthy {
+		if m := fl.members[name]; m.healthy && (name.Service == mesh.Web || fl.stack.Published(name.Service)) {
 			route.Targets = append(route.Targets, mesh.Target{ID: m.instance.ID, Name: name, Addr: m.instance.Addr})
 		}
 	}

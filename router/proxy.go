@@ -31,6 +31,7 @@ type request struct {
 	head     []byte        // for the app, with a small body behind it
 	target   *target       // claimed; nil: none
 	entry    *entry        // of the stack; nil: unknown host
+	pool     *pool         // of the service that it is for; nil: not known yet
 	patience time.Duration // of the stack with its instances' first byte
 	page     string        // the stack's own, in the place of mesh's
 	detached bool          // a tunnel ends the request
@@ -78,7 +79,14 @@ func (q *request) finish() {
 	now := q.router.clock()
 	q.rec.Duration = now - q.begun
 	if q.entry != nil {
-		q.entry.traffic().count(&q.rec, now)
+		seen := (*traffic)(nil)
+		if q.pool != nil {
+			seen = q.pool.seen
+		}
+		if seen == nil {
+			seen = q.entry.traffic()
+		}
+		seen.count(&q.rec, now)
 	} else {
 		q.router.strangers.Add(1)
 	}
@@ -307,19 +315,21 @@ func (q *request) claim(w *waiter) (*target, Code) {
 		if q.patience = rt.FirstByte; q.patience == 0 {
 			q.patience = q.router.opts.FirstByte
 		}
+		p := rt.pick(host, q.r.URL.Path)
+		q.pool = p
 		if rt.Down == mesh.Maintenance {
 			q.page = rt.Page
 			return nil, Maintenance
 		}
-		if len(rt.targets) == 0 && rt.Down != mesh.NotDown {
-			if rt.Down == mesh.NotDeployed {
+		if len(p.targets) == 0 && p.down != mesh.NotDown {
+			if p.down == mesh.NotDeployed {
 				return nil, NotDeployed
 			}
 			return nil, Stopped
 		}
 		t := (*target)(nil)
-		if len(rt.targets) > 0 {
-			t = rt.choose(w.tried, q.router.clock(), !w.waited)
+		if len(p.targets) > 0 {
+			t = p.choose(w.tried, q.router.clock(), !w.waited)
 		}
 		if t == nil {
 			if code := w.wait(q, e, rt); code != "" {
@@ -362,7 +372,7 @@ func (w *waiter) wait(q *request, e *entry, rt *route) Code {
 		w.limit = time.NewTimer(q.router.opts.Wait)
 	}
 	var again <-chan time.Time
-	if len(rt.targets) > 0 {
+	if len(q.pool.targets) > 0 {
 		w.backoff = min(max(2*w.backoff, asideFirst), asideMost/2)
 		timer := time.NewTimer(w.backoff)
 		defer timer.Stop()
@@ -378,7 +388,7 @@ func (w *waiter) wait(q *request, e *entry, rt *route) Code {
 	case <-q.r.Context().Done():
 		return ClientGone
 	case <-w.limit.C:
-		if len(rt.targets) > 0 {
+		if len(q.pool.targets) > 0 {
 			return NoConnection
 		}
 		return NoInstance

@@ -169,7 +169,7 @@ func (r *Router) clock() time.Duration { return r.opts.Now().Sub(r.epoch) }
 // ID, keeps its connections and counts. Hosts that mr leaves out lead nowhere. A
 // host that another stack has is taken from it.
 func (r *Router) Switch(mr mesh.Route) {
-	mr.Hosts, mr.Targets = slices.Clone(mr.Hosts), slices.Clone(mr.Targets)
+	mr.Hosts, mr.Targets, mr.Endpoints = slices.Clone(mr.Hosts), slices.Clone(mr.Targets), slices.Clone(mr.Endpoints)
 	rt := &route{Route: mr, keys: make(map[string]struct{}, len(mr.Hosts)), replaced: make(chan struct{})}
 	for _, h := range mr.Hosts {
 		if key := tableKey(h); key != "" {
@@ -197,6 +197,7 @@ func (r *Router) Switch(mr mesh.Route) {
 		t.routes++
 		rt.targets = append(rt.targets, t)
 	}
+	rt.split(e)
 	r.replace(e, rt)
 }
 

@@ -32,10 +32,13 @@ type table struct {
 type entry struct {
 	cur     atomic.Pointer[route]   // nil: removed
 	waiting atomic.Int64            // requests that wait for an instance
-	seen    atomic.Pointer[traffic] // nil: it has had no request
+	seen    atomic.Pointer[traffic] // of web, and of no service; nil: it has had no request
+
+	others map[mesh.ServiceName]*traffic // of services that have, or had, an endpoint; guarded by Router.mu
 }
 
-// traffic counts the entry's requests. Most of many stacks sleep, and need none.
+// traffic counts the entry's requests but for those of others. Most of many stacks
+// sleep, and need none.
 func (e *entry) traffic() *traffic {
 	if t := e.seen.Load(); t != nil {
 		return t
@@ -48,9 +51,73 @@ func (e *entry) traffic() *traffic {
 type route struct {
 	mesh.Route
 	keys     map[string]struct{} // of the hosts
-	targets  []*target
-	replaced chan struct{} // closed when another route has taken its place
-	turn     atomic.Uint32 // where the search for a target begins
+	targets  []*target           // of all pools
+	web      *pool
+	parts    map[string][]part // by the host's key, the longest path first
+	replaced chan struct{}     // closed when another route has taken its place
+}
+
+// part is an endpoint, and who gets its requests.
+type part struct {
+	mesh.Endpoint
+	pool *pool
+}
+
+// pool is the targets of one service: a request goes to any of them.
+type pool struct {
+	targets []*target
+	down    mesh.DownReason
+	seen    *traffic      // nil: the entry's
+	turn    atomic.Uint32 // where the search for a target begins
+}
+
+// split makes the pools of a route whose targets have been found. Called with
+// Router.mu held.
+func (rt *route) split(e *entry) {
+	rt.web = &pool{down: rt.Down}
+	pools := map[mesh.ServiceName]*pool{}
+	for _, at := range rt.Endpoints {
+		p := pools[at.Service]
+		if p == nil {
+			p = &pool{down: rt.Idle[at.Service], seen: e.others[at.Service]}
+			if p.seen == nil {
+				p.seen = new(traffic)
+				if e.others == nil {
+					e.others = map[mesh.ServiceName]*traffic{}
+				}
+				e.others[at.Service] = p.seen
+			}
+			pools[at.Service] = p
+		}
+		if rt.parts == nil {
+			rt.parts = map[string][]part{}
+		}
+		key := tableKey(at.Host)
+		rt.parts[key] = append(rt.parts[key], part{at, p})
+	}
+	for _, of := range rt.parts {
+		slices.SortStableFunc(of, func(a, b part) int { return a.Compare(b.Endpoint) })
+	}
+	for _, t := range rt.targets {
+		p := pools[t.ep.Load().name.Service]
+		if p == nil {
+			p = rt.web
+		}
+		p.targets = append(p.targets, t)
+	}
+}
+
+// pick gives the targets for a request by its normalised host and its decoded path.
+func (rt *route) pick(host, path string) *pool {
+	if rt.parts == nil {
+		return rt.web
+	}
+	for _, at := range rt.parts[host] {
+		if at.Covers(path) {
+			return at.pool
+		}
+	}
+	return rt.web
 }
 
 // tableKey is what a host is found by: the name itself, or ".parent" for
@@ -138,16 +205,16 @@ const few = 16
 // its probe; else the usable one with the fewest requests in flight; else, when
 // anyway is true, one that is set aside. Those in tried are left out. nil means
 // none. The caller has yet to claim it.
-func (rt *route) choose(tried []*target, now time.Duration, anyway bool) *target {
-	n := len(rt.targets)
+func (p *pool) choose(tried []*target, now time.Duration, anyway bool) *target {
+	n := len(p.targets)
 	if n == 1 && len(tried) == 0 {
-		if t := rt.targets[0]; anyway || t.aside.Load() == 0 || t.probe(now) {
+		if t := p.targets[0]; anyway || t.aside.Load() == 0 || t.probe(now) {
 			return t
 		}
 		return nil
 	}
 	if n > few && len(tried) == 0 {
-		a, b := rt.targets[rand.IntN(n)], rt.targets[rand.IntN(n)]
+		a, b := p.targets[rand.IntN(n)], p.targets[rand.IntN(n)]
 		if a.aside.Load() == 0 && b.aside.Load() == 0 {
 			if b.inflight.load() < a.inflight.load() {
 				return b
@@ -157,9 +224,9 @@ func (rt *route) choose(tried []*target, now time.Duration, anyway bool) *target
 	}
 	var best, last *target
 	var least, lastLeast int64
-	from := int(rt.turn.Add(1)) // ties go round
+	from := int(p.turn.Add(1)) // ties go round
 	for i := range n {
-		t := rt.targets[(from+i)%n]
+		t := p.targets[(from+i)%n]
 		if slices.Contains(tried, t) {
 			continue
 		}

@@ -133,13 +133,18 @@ func quantile(counts []uint64, total uint64, percent uint64) time.Duration {
 // Minute tells what a service's traffic was in the last full minute, to five
 // seconds. It is zero for services without a route.
 func (r *Router) Minute(stack mesh.StackName, service mesh.ServiceName) mesh.Traffic {
+	var t *traffic
 	r.mu.Lock()
-	e := r.stacks[stack]
+	if e := r.stacks[stack]; e != nil {
+		if t = e.others[service]; service == mesh.Web {
+			t = e.seen.Load()
+		}
+	}
 	r.mu.Unlock()
-	if e == nil || service != mesh.Web || e.seen.Load() == nil {
+	if t == nil {
 		return mesh.Traffic{}
 	}
-	return e.traffic().minute(r.clock())
+	return t.minute(r.clock())
 }
 
 // Totals are what a stack's traffic has been since the router began with it.
@@ -152,28 +157,40 @@ type Totals struct {
 	Within  map[time.Duration]uint64 // how many took that long at most
 }
 
-func (t *traffic) totals() Totals {
-	all := Totals{Bytes: t.bytes.Load(), Seconds: time.Duration(t.nanos.Load()).Seconds(), Codes: map[Code]uint64{}, Within: map[time.Duration]uint64{}}
+// addTo adds what t has counted.
+func (t *traffic) addTo(all *Totals) {
+	all.Bytes += t.bytes.Load()
+	all.Seconds += time.Duration(t.nanos.Load()).Seconds()
 	for i := range t.status {
-		all.Status[i] = t.status[i].Load()
+		all.Status[i] += t.status[i].Load()
 	}
+	count := uint64(0)
 	for i := range t.all {
-		all.Count += t.all[i].Load()
+		count += t.all[i].Load()
 		if i < len(bounds) {
-			all.Within[bounds[i]] = all.Count
+			all.Within[bounds[i]] += count
 		}
 	}
+	all.Count += count
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for c, n := range t.codes {
-		all.Codes[c] = n
+		all.Codes[c] += n
 	}
-	return all
 }
 
+// totals is for all services together. Called with Router.mu held.
 func (e *entry) totals() Totals {
-	if t := e.seen.Load(); t != nil {
-		return t.totals()
+	web := e.seen.Load()
+	if web == nil && len(e.others) == 0 {
+		return Totals{}
 	}
-	return Totals{}
+	all := Totals{Codes: map[Code]uint64{}, Within: map[time.Duration]uint64{}}
+	if web != nil {
+		web.addTo(&all)
+	}
+	for _, t := range e.others {
+		t.addTo(&all)
+	}
+	return all
 }

@@ -278,7 +278,7 @@ func (k *check) verdict(ctx context.Context) error {
 			WithHint("waited %s; an answer must come within %s", waited, span(probeTimeout))
 	case k.last.connected:
 		return mesh.Errorf(mesh.Failed, "%s does not speak HTTP on port %d", k.name, mesh.Port).
-			WithHint("the service web must answer HTTP; give another kind of service another name")
+			WithHint("web and services that are published must answer HTTP; give another kind of service another name, or svc:unpublish it")
 	case k.known && len(k.listens) > 0:
 		return mesh.Errorf(mesh.Failed, "%s does not listen on port %d; it listens on %s", k.name, mesh.Port, describe(k.listens)).WithHint(listenHint)
 	case k.known:

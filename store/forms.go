@@ -33,8 +33,15 @@ type stackForm struct {
 	Domains   []string               `json:"domains,omitempty"`
 	Redirects map[string]string      `json:"redirects,omitempty"`
 	Page      string                 `json:"page,omitempty"`
+	Endpoints []endpointForm         `json:"endpoints,omitempty"`
 	Last      int                    `json:"last_deployment,omitempty"`
 	Was       string                 `json:"was,omitempty"`
+}
+
+type endpointForm struct {
+	Host    string `json:"host"`
+	Path    string `json:"path"`
+	Service string `json:"service"`
 }
 
 type lockForm struct {
@@ -92,6 +99,9 @@ func storeStack(s mesh.Stack, config []byte) stackForm {
 		f.Domains = append(f.Domains, string(h))
 	}
 	f.Page = s.Page
+	for _, e := range s.Endpoints {
+		f.Endpoints = append(f.Endpoints, endpointForm{Host: string(e.Host), Path: e.Path, Service: string(e.Service)})
+	}
 	for from, to := range s.Redirects {
 		if f.Redirects == nil {
 			f.Redirects = map[string]string{}
@@ -121,6 +131,9 @@ func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
 		s.Domains = append(s.Domains, mesh.Host(h))
 	}
 	s.Page = f.Page
+	for _, e := range f.Endpoints {
+		s.Endpoints = append(s.Endpoints, mesh.Endpoint{Host: mesh.Host(e.Host), Path: e.Path, Service: mesh.ServiceName(e.Service)})
+	}
 	for from, to := range f.Redirects {
 		if s.Redirects == nil {
 			s.Redirects = map[mesh.Host]mesh.Host{}

@@ -345,7 +345,7 @@ func (s *Store) UpdateStack(ctx context.Context, name mesh.StackName, fn func(*m
 
 func apply(old mesh.Stack, fn func(*mesh.Stack) error) (mesh.Stack, error) {
 	st := old
-	st.Domains, st.Redirects = slices.Clone(old.Domains), maps.Clone(old.Redirects)
+	st.Domains, st.Redirects, st.Endpoints = slices.Clone(old.Domains), maps.Clone(old.Redirects), slices.Clone(old.Endpoints)
 	if err := fn(&st); err != nil {
 		return mesh.Stack{}, err
 	}

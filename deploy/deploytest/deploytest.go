@@ -99,18 +99,19 @@ func (w *World) Commit(stack mesh.StackName, files map[string]string) mesh.Push 
 
 // Runner is an engine in memory.
 type Runner struct {
-	StartFunc  func(mesh.InstanceSpec) error                               // before a container is made
-	CheckFunc  func(ctx context.Context, in mesh.Instance) (string, error) // instead of the check
-	ReviveFunc func(mesh.Instance) error                                   // before a container starts again
-	OneOffFunc func(ctx context.Context, o mesh.OneOff) (int, error)       // instead of doing nothing
-	ExecFunc   func(ctx context.Context, e mesh.Exec) (int, error)         // instead of doing nothing
-	Away       bool                                                        // the engine does not answer; set with SetAway
-	mu         sync.Mutex
-	n          int
-	containers map[string]*Container
-	runs       []mesh.DetachedRun
-	graces     []time.Duration
-	watchers   map[chan mesh.InstanceEvent]func()
+	StartFunc   func(mesh.InstanceSpec) error                               // before a container is made
+	CheckFunc   func(ctx context.Context, in mesh.Instance) (string, error) // instead of the check
+	CheckedFunc func(mesh.Instance, mesh.Check)                             // before each check
+	ReviveFunc  func(mesh.Instance) error                                   // before a container starts again
+	OneOffFunc  func(ctx context.Context, o mesh.OneOff) (int, error)       // instead of doing nothing
+	ExecFunc    func(ctx context.Context, e mesh.Exec) (int, error)         // instead of doing nothing
+	Away        bool                                                        // the engine does not answer; set with SetAway
+	mu          sync.Mutex
+	n           int
+	containers  map[string]*Container
+	runs        []mesh.DetachedRun
+	graces      []time.Duration
+	watchers    map[chan mesh.InstanceEvent]func()
 }
 
 // Container is a container of Runner's.
@@ -176,7 +177,10 @@ func (r *Runner) Put(spec mesh.InstanceSpec, state mesh.InstanceState) mesh.Inst
 }
 
 // Check finds a running container healthy.
-func (r *Runner) Check(ctx context.Context, in mesh.Instance, _ mesh.Check, _ func(string)) (string, error) {
+func (r *Runner) Check(ctx context.Context, in mesh.Instance, how mesh.Check, _ func(string)) (string, error) {
+	if r.CheckedFunc != nil {
+		r.CheckedFunc(in, how)
+	}
 	if r.CheckFunc != nil {
 		return r.CheckFunc(ctx, in)
 	}

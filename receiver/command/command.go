@@ -63,6 +63,8 @@ type Deployer interface {
 	Status(stack mesh.StackName) []mesh.InstanceStatus
 	UpdateService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, change func(*mesh.ServiceSettings), out io.Writer) error
 	DeleteService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, out io.Writer) error
+	Publish(ctx context.Context, stack mesh.StackName, by mesh.KeyName, e mesh.Endpoint, out io.Writer) error
+	Unpublish(ctx context.Context, stack mesh.StackName, service mesh.ServiceName, at *mesh.Endpoint) ([]mesh.Endpoint, error)
 	SetReleaseCommand(ctx context.Context, stack mesh.StackName, line string) error
 	Lock(ctx context.Context, stack mesh.StackName, by mesh.KeyName, why string) (mesh.Stack, error)
 	Unlock(ctx context.Context, stack mesh.StackName) error

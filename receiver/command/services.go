@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -45,6 +46,8 @@ type serviceJSON struct {
 	Memory    int64   `json:"memory,omitempty"`
 	CPUs      float64 `json:"cpus,omitempty"`
 	Stop      string  `json:"stop_timeout,omitempty"`
+
+	Endpoints []string `json:"endpoints,omitempty"`
 }
 
 func runServices(ctx context.Context, c *call) error {
@@ -68,8 +71,20 @@ func runServices(ctx context.Context, c *call) error {
 			list = append(list, serviceJSON{Name: string(name), Command: s.Command, From: "svc:update", Memory: s.Memory, CPUs: s.CPUs, Stop: stopText(s.StopTimeout)})
 		}
 	}
+	for i := range list {
+		list[i].Endpoints = endpointsOf(c.stack, mesh.ServiceName(list[i].Name))
+	}
+	for _, e := range c.stack.Endpoints { // of services that the release does not have
+		if !slices.ContainsFunc(list, func(s serviceJSON) bool { return s.Name == string(e.Service) }) {
+			list = append(list, serviceJSON{Name: string(e.Service), From: "svc:publish", Endpoints: endpointsOf(c.stack, e.Service)})
+		}
+	}
 	if c.json {
 		return c.printJSON(list)
+	}
+	heads := []string{"SERVICE", "INSTANCES", "FROM", "MEMORY", "CPUS", "STOP", "COMMAND"}
+	if len(c.stack.Endpoints) > 0 {
+		heads = slices.Insert(heads, 6, "ENDPOINTS")
 	}
 	var rows [][]string
 	for _, s := range list {
@@ -80,12 +95,23 @@ func runServices(ctx context.Context, c *call) error {
 		if s.CPUs > 0 {
 			cpus = strconv.FormatFloat(s.CPUs, 'g', -1, 64)
 		}
-		if command == "" {
+		switch {
+		case command != "":
+		case s.From == "svc:publish":
+			command = "(no release has it yet)"
+			if c.stack.Current > 0 {
+				command = "(not in " + c.stack.Current.String() + ")"
+			}
+		default:
 			command = "(the image's own)"
 		}
-		rows = append(rows, []string{s.Name, strconv.Itoa(s.Instances), s.From, memory, cpus, stop, command})
+		row := []string{s.Name, strconv.Itoa(s.Instances), s.From, memory, cpus, stop, command}
+		if len(c.stack.Endpoints) > 0 {
+			row = slices.Insert(row, 6, cmp.Or(strings.Join(s.Endpoints, " "), "-"))
+		}
+		rows = append(rows, row)
 	}
-	c.table([]string{"SERVICE", "INSTANCES", "FROM", "MEMORY", "CPUS", "STOP", "COMMAND"}, rows)
+	c.table(heads, rows)
 	return nil
 }
 

@@ -1,0 +1,152 @@
+package deploy
+
+import (
+	"context"
+	"io"
+	"slices"
+
+	"mesh"
+)
+
+// Publish gives a part of a host's requests to a service other than web. A host
+// that no stack has becomes one of this stack's. A service that runs and was not
+// published yet is started anew, as a rollout does it: its new instances must
+// answer HTTP, and when they do not, nothing has changed.
+func (d *Deployer) Publish(ctx context.Context, stack mesh.StackName, by mesh.KeyName, e mesh.Endpoint, out io.Writer) error {
+	if e.Service == mesh.Web {
+		return mesh.Errorf(mesh.Invalid, "web cannot be published: it gets all that no other service does").WithHint("add a host for it with: ssh mesh domains:add -a %s %s", stack, e.Host)
+	}
+	change := func(s *mesh.Stack) error { return d.addEndpoint(s, e) }
+	st, err := d.Store.Stack(ctx, stack)
+	if err != nil {
+		return err
+	}
+	if err := d.foreign(ctx, e.Host, stack); err != nil {
+		return err
+	}
+	would := clonedEndpoints(st)
+	if err := change(&would); err != nil {
+		return err
+	}
+	if st.Current == 0 {
+		return d.changeDomains(ctx, stack, change)
+	}
+	r, err := d.Store.Release(ctx, stack, st.Current)
+	if err != nil {
+		return err
+	}
+	if _, ok := r.Services[e.Service]; !ok {
+		return noService(stack, e.Service, r)
+	}
+	if (st.Stopped || st.Published(e.Service)) && len(d.tickets(stack)) == 0 {
+		return d.changeDomains(ctx, stack, change) // nothing to start
+	}
+	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployServices, By: by, Subject: "Publish " + string(e.Service) + " at " + e.String()}
+	return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
+		st, err := d.Store.Stack(ctx, stack)
+		if err != nil {
+			return err
+		}
+		r, err := d.Store.Release(ctx, stack, st.Current)
+		if err != nil {
+			return err
+		}
+		if _, ok := r.Services[e.Service]; !ok {
+			return noService(stack, e.Service, r) // since this was asked for
+		}
+		a.out.mask(r.Config)
+		if err := d.imagePresent(ctx, r); err != nil {
+			return err
+		}
+		if st.Stopped {
+			r.Formation = nil
+		}
+		st = clonedEndpoints(st)
+		if err := change(&st); err != nil {
+			return err
+		}
+		anew := func(s mesh.ServiceName) bool { return s == e.Service }
+		st, err = d.roll(ctx, a, st, r, anew, func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
+			return d.commit(ctx, a, nil, change)
+		})
+		if err != nil {
+			return err
+		}
+		a.done(st)
+		return nil
+	})
+}
+
+// clonedEndpoints is a copy of st that addEndpoint may change.
+func clonedEndpoints(st mesh.Stack) mesh.Stack {
+	st.Domains, st.Endpoints = slices.Clone(st.Domains), slices.Clone(st.Endpoints)
+	return st
+}
+
+// addEndpoint is the change that Publish makes.
+func (d *Deployer) addEndpoint(s *mesh.Stack, e mesh.Endpoint) error {
+	for _, o := range s.Endpoints {
+		switch {
+		case !o.Same(e):
+		case o.Service == e.Service:
+			return mesh.Errorf(mesh.Conflict, "%s is published at %s already", e.Service, e)
+		default:
+			return mesh.Errorf(mesh.Conflict, "%s is the endpoint of %s", e, o.Service).
+				WithHint("take that back first: ssh mesh svc:unpublish -a %s %s --endpoint %s", s.Name, o.Service, e)
+		}
+	}
+	if to := s.Redirects[e.Host]; to != "" {
+		return mesh.Errorf(mesh.Conflict, "%s is redirected to %s, so no service gets its requests", e.Host, to).
+			WithHint("publish at %s, or remove the redirect: ssh mesh domains:remove -a %s %s", to, s.Name, e.Host)
+	}
+	if e.Host != d.host(s.Name) && !slices.Contains(s.Domains, e.Host) {
+		s.Domains = append(s.Domains, e.Host)
+		slices.Sort(s.Domains)
+	}
+	s.Endpoints = append(s.Endpoints, e)
+	slices.SortFunc(s.Endpoints, mesh.Endpoint.Compare)
+	return nil
+}
+
+// foreign refuses a host of another stack, before anything is started for it. The
+// store would, too, at the end.
+func (d *Deployer) foreign(ctx context.Context, host mesh.Host, stack mesh.StackName) error {
+	stacks, err := d.Store.Stacks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, o := range stacks {
+		switch {
+		case o.Name == stack:
+		case d.host(o.Name) == host:
+			return mesh.Errorf(mesh.Conflict, "%s is the own name of the stack %s", host, o.Name)
+		case slices.Contains(o.Domains, host):
+			return mesh.Errorf(mesh.Conflict, "the domain %s belongs to another stack", host).WithHint("remove it there first: ssh mesh domains:remove -a STACK %s", host)
+		}
+	}
+	return nil
+}
+
+// Unpublish takes endpoints from a service, all of them when at is nil, and returns
+// those. Its instances go on running; web gets the requests, and the hosts stay the
+// stack's.
+func (d *Deployer) Unpublish(ctx context.Context, stack mesh.StackName, service mesh.ServiceName, at *mesh.Endpoint) (taken []mesh.Endpoint, err error) {
+	err = d.changeDomains(ctx, stack, func(s *mesh.Stack) error {
+		taken = nil
+		s.Endpoints = slices.DeleteFunc(s.Endpoints, func(e mesh.Endpoint) bool {
+			hit := e.Service == service && (at == nil || at.Same(e))
+			if hit {
+				taken = append(taken, e)
+			}
+			return hit
+		})
+		switch {
+		case len(taken) > 0:
+			return nil
+		case at != nil:
+			return mesh.Errorf(mesh.NotFound, "%s is not published at %s", service, *at).WithHint("list endpoints with: ssh mesh svc -a %s", stack)
+		}
+		return mesh.Errorf(mesh.NotFound, "%s is not published", service).WithHint("list endpoints with: ssh mesh svc -a %s", stack)
+	})
+	return taken, err
+}

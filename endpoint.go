@@ -1,0 +1,88 @@
+package mesh
+
+import (
+	"cmp"
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+// Endpoint is a part of a host's traffic that a service other than web gets: the
+// requests whose path is Path or below it. What no endpoint takes is web's.
+type Endpoint struct {
+	Host    Host
+	Path    string // "/" or "/api/v2": decoded, clean, without a final slash
+	Service ServiceName
+}
+
+// maxPath is the longest path of an endpoint, in bytes.
+const maxPath = 200
+
+// ParseEndpoint reads "https://host/path", without saying whose it is. The scheme
+// may be http as well: which of the two a host has depends on its certificate.
+func ParseEndpoint(s string) (Endpoint, error) {
+	bad := func(format string, args ...any) (Endpoint, error) {
+		return Endpoint{}, &Error{
+			Kind: Invalid, Text: fmt.Sprintf("%q is not an endpoint: ", Clip(s, 100)) + fmt.Sprintf(format, args...),
+			Hint: "give one such as https://www.example.com/api",
+		}
+	}
+	scheme, rest, ok := strings.Cut(s, "://")
+	if scheme = strings.ToLower(scheme); !ok || scheme != "https" && scheme != "http" {
+		return bad("it does not begin with https://")
+	}
+	name, raw := rest, ""
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		name, raw = rest[:i], rest[i:]
+	}
+	if strings.HasPrefix(name, "*") {
+		return bad("it must be one host, not a wildcard")
+	}
+	host, err := ParseHost(name)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	if strings.ContainsAny(raw, "?#") {
+		return bad("a path has neither ? nor #")
+	}
+	path, err := url.PathUnescape(raw)
+	switch {
+	case err != nil:
+		return bad("its path is not encoded as the path of a URL")
+	case strings.ContainsFunc(path, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '\uFFFD' }):
+		return bad("its path has a blank or a control character in it")
+	case strings.Contains(strings.ToLower(raw), "%2f"):
+		return bad("its path has a %%2F in it")
+	case len(path) > maxPath:
+		return bad("its path is longer than %d bytes", maxPath)
+	}
+	path = strings.TrimSuffix(path, "/")
+	for i, part := range strings.Split(path, "/") {
+		if i > 0 && (part == "" || part == "." || part == "..") {
+			return bad("its path has the part %q in it, which leads elsewhere", part)
+		}
+	}
+	return Endpoint{Host: host, Path: cmp.Or(path, "/")}, nil
+}
+
+// Covers tells whether a decoded path is the endpoint's or below it.
+func (e Endpoint) Covers(path string) bool {
+	if e.Path == "/" {
+		return path == "" || path[0] == '/' // and not "*"
+	}
+	rest, ok := strings.CutPrefix(path, e.Path)
+	return ok && (rest == "" || rest[0] == '/')
+}
+
+// String is the endpoint as it is typed.
+func (e Endpoint) String() string {
+	return "https://" + string(e.Host) + (&url.URL{Path: e.Path}).EscapedPath()
+}
+
+// Same tells whether two endpoints are the same part of the same host.
+func (e Endpoint) Same(o Endpoint) bool { return e.Host == o.Host && e.Path == o.Path }
+
+// Compare orders endpoints by host, the longest path of each first.
+func (e Endpoint) Compare(o Endpoint) int {
+	return cmp.Or(cmp.Compare(e.Host, o.Host), cmp.Compare(len(o.Path), len(e.Path)), cmp.Compare(e.Path, o.Path))
+}

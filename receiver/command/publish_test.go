@@ -1,0 +1,77 @@
+package command_test
+
+import (
+	"context"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"mesh"
+)
+
+func (f *fake) Publish(_ context.Context, stack mesh.StackName, by mesh.KeyName, e mesh.Endpoint, _ io.Writer) error {
+	f.do("publish %s of %s at %s by %s", e.Service, stack, e, by)
+	return nil
+}
+
+func (f *fake) Unpublish(_ context.Context, stack mesh.StackName, service mesh.ServiceName, at *mesh.Endpoint) ([]mesh.Endpoint, error) {
+	f.do("unpublish %s of %s at %v", service, stack, at)
+	if at != nil {
+		return []mesh.Endpoint{*at}, nil
+	}
+	return []mesh.Endpoint{{Host: "a.example", Path: "/"}, {Host: "b.example", Path: "/x"}}, nil
+}
+
+func TestPublish(t *testing.T) {
+	t.Parallel()
+	f := full()
+	for line, want := range map[string]string{
+		"svc:publish -a blog worker --endpoint https://WWW.example.com/api/":     "blog: worker is published at https://www.example.com/api\n",
+		"service publish worker -a blog --endpoint=http://new.example.com":       "blog: worker is published at https://new.example.com/\nnew.example.com leads to blog now\n",
+		"svc:unpublish -a blog worker":                                           "blog: worker is not published at https://a.example/ any more\nblog: worker is not published at https://b.example/x any more\n",
+		"svc unpublish blog worker --endpoint https://blog.localhost/caf%C3%A9/": "blog: worker is not published at https://blog.localhost/caf%C3%A9 any more\n",
+	} {
+		if r := do(t, f, line); r.status != 0 || r.out != want {
+			t.Errorf("%s: %d, %q, %s", line, r.status, r.out, r.err)
+		}
+	}
+	for _, want := range []string{
+		"publish worker of blog at https://www.example.com/api by laptop", "publish worker of blog at https://new.example.com/ by laptop",
+		"unpublish worker of blog at <nil>", "unpublish worker of blog at https://blog.localhost/caf%C3%A9",
+	} {
+		if !slices.Contains(f.did, want) {
+			t.Errorf("%q is not among %q", want, f.did)
+		}
+	}
+	f.did = nil
+	for line, want := range map[string]string{
+		"svc:publish -a blog worker":                                       "say where: --endpoint",
+		"svc:publish -a blog worker --endpoint www.example.com/api":        "does not begin with https://",
+		"svc:publish -a blog worker --endpoint https://*.example.com/":     "not a wildcard",
+		"svc:publish -a blog worker --endpoint https://example.com:8080/a": "without a port",
+		"svc:publish -a blog worker --endpoint https://example.com/a/../b": `the part ".."`,
+		"svc:publish -a blog worker --endpoint https://example.com/a?b":    "neither ? nor #",
+		"svc:publish -a blog Worker --endpoint https://example.com/a":      "not a service name",
+		"svc:unpublish -a blog worker --endpoint /api":                     "does not begin with https://",
+	} {
+		if r := do(t, f, line); r.status != 2 || !strings.Contains(r.err, want) {
+			t.Errorf("%s: %d, %s", line, r.status, r.err)
+		}
+	}
+	if len(f.did) != 0 {
+		t.Errorf("what was refused did %q", f.did)
+	}
+}
+
+func TestServices_ShowEndpoints(t *testing.T) {
+	t.Parallel()
+	f := full()
+	r := do(t, f, "svc -a blog")
+	if strings.Contains(r.out+r.err, "ENDPOINTS") {
+		t.Errorf("a column for nothing:\n%s", r.out)
+	}
+	f.stacks[0].Endpoints = []mesh.Endpoint{{Host: "b.example", Path: "/x", Service: "gone"}, {Host: "www.example.com", Path: "/api", Service: "worker"}, {Host: "www.example.com", Path: "/", Service: "worker"}}
+	golden(t, "svc-endpoints", func() string { r := do(t, f, "svc -a blog"); return "stdout:\n" + r.out + "stderr:\n" + r.err }())
+	golden(t, "svc-endpoints.json", do(t, f, "svc -a blog --json").out)
+}
