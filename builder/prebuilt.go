@@ -217,6 +217,7 @@ func (j *job) progress(r io.Reader, did string) error {
 // load hands what "docker save" has written to the engine, with the image's name
 // in it replaced by base: loading must not move the names that others use.
 func (j *job) load(ctx context.Context, ref reference.Named, base string) error {
+	caller := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	pr, pw := io.Pipe()
@@ -232,7 +233,11 @@ func (j *job) load(ctx context.Context, ref reference.Named, base string) error 
 	}()
 	resp, err := j.cli.ImageLoad(ctx, pr)
 	_ = pr.CloseWithError(errors.New("the engine reads no more"))
-	ferr := <-filtered
+	var ferr error
+	select {
+	case ferr = <-filtered:
+	case <-caller.Done(): // a client that sends nothing holds nobody up; its read ends with its session
+	}
 	var known *mesh.Error
 	if errors.As(ferr, &known) {
 		if err == nil {
@@ -300,7 +305,14 @@ func rename(r io.Reader, w io.Writer, ref reference.Named, base string) error {
 		if err != nil {
 			return bad("stdin is no archive of images: %w", err)
 		}
-		switch path.Clean(h.Name) {
+		name := path.Clean(h.Name)
+		if base := path.Base(name); path.IsAbs(name) || name == ".." || strings.HasPrefix(name, "../") ||
+			base != name && (base == "manifest.json" || base == "index.json" || base == "repositories") ||
+			name == "." && h.Typeflag != tar.TypeDir || !strings.Contains(name, "/") && (h.Typeflag == tar.TypeSymlink || h.Typeflag == tar.TypeLink) {
+			// The engine would unpack it over the list that is replaced here.
+			return bad("the archive has an entry %q, which no image has", mesh.Clip(h.Name, 80))
+		}
+		switch name {
 		case "repositories": // of Docker before 1.10; it would bring the old names
 			continue
 		case "manifest.json", "index.json":

@@ -49,6 +49,11 @@ func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writ
 		dep.Status, dep.Reason, dep.Ended = mesh.StatusFailed, "its output cannot be recorded", d.Now().UTC()
 		return errors.Join(err, d.Store.UpdateDeployment(context.WithoutCancel(ctx), dep))
 	}
+	if out != nil {
+		p := newPump(out)
+		defer p.close()
+		out = p
+	}
 	a := &attempt{d: d, dep: dep, started: d.Now(), out: newTranscript(record, out)}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -81,6 +81,8 @@ type Runner interface {
 	// Detached lists the detached runs of a stack, or of all when it is empty, those
 	// that have ended too.
 	Detached(ctx context.Context, stack mesh.StackName) ([]mesh.DetachedRun, error)
+	// OneOffs counts the one-off containers of a stack whose clients are connected.
+	OneOffs(ctx context.Context, stack mesh.StackName) (int, error)
 	// Exec runs a further command in the container of a running instance, connected
 	// to the given streams, and returns its exit code. It is ended when ctx is.
 	Exec(ctx context.Context, e mesh.Exec) (int, error)

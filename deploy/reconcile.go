@@ -21,13 +21,13 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 	}
 	var all []error
 	for i, st := range stacks {
-		if d.hasFleet(st.Name) {
-			continue // the deployments that are open there are alive
-		}
-		if st.Was != "" {
+		if st.Was != "" && !d.isRenaming(st.Was) {
 			if stacks[i], err = d.finishRename(ctx, st); err != nil {
 				all = append(all, err)
 			}
+		}
+		if d.hasFleet(st.Name) {
+			continue // the deployments that are open there are alive
 		}
 		if err := d.settleRecords(ctx, st); err != nil {
 			all = append(all, fmt.Errorf("settle the records of %s: %w", st.Name, err))

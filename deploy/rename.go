@@ -46,6 +46,11 @@ func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by 
 			return renaming(to)
 		}
 	}
+	if n, err := d.Runner.OneOffs(ctx, name); err != nil {
+		return err
+	} else if n > 0 {
+		return mesh.Errorf(mesh.Conflict, "%d one-off commands of %s are running, and would be ended", n, name).WithHint("wait for them")
+	}
 	runs, err := d.Runs(ctx, name)
 	if err != nil {
 		return err
@@ -71,6 +76,17 @@ func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by 
 	}
 	dep := mesh.Deployment{Stack: name, Kind: mesh.DeployRename, By: by, Subject: fmt.Sprintf("Rename to %s", to)}
 	return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
+		// As it is by now: something may have had its turn since.
+		st, err := d.Store.Stack(ctx, name)
+		if err != nil {
+			return err
+		}
+		if st.Lock != nil {
+			return locked(st)
+		}
+		subnet := moved.Subnet
+		moved := st
+		moved.Name, moved.Was, moved.Subnet = to, name, subnet
 		old, err := d.rename(ctx, a, st, moved)
 		if err == nil {
 			left = true // the old name is taken until nothing of it is left
@@ -101,6 +117,12 @@ func (d *Deployer) beginRename(name, to mesh.StackName) error {
 	return nil
 }
 
+func (d *Deployer) isRenaming(name mesh.StackName) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.renaming[name]
+}
+
 func (d *Deployer) endRename(name mesh.StackName) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -129,6 +151,9 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 			if s.Lock != nil {
 				return locked(*s) // since this began
 			}
+			if s.Current != st.Current {
+				return mesh.Errorf(mesh.Conflict, "%s has become current meanwhile", s.Current).WithHint("try again")
+			}
 			s.Subnet = moved.Subnet
 			s.Redirects = maps.Clone(s.Redirects)
 			for from, target := range s.Redirects {
@@ -150,6 +175,9 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 		return next, err
 	})
 	if err != nil {
+		if a.dep.Status != mesh.StatusLive {
+			d.removeStack(context.WithoutCancel(ctx), moved.Name) // its network; nobody else can have begun under that name
+		}
 		return nil, err
 	}
 	ctx = context.WithoutCancel(ctx)

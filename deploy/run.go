@@ -54,6 +54,9 @@ func (d *Deployer) oneOff(ctx context.Context, run mesh.Run, name mesh.InstanceN
 // RunCommand runs a one-off command with the image and config of the current
 // release, and returns its exit code. Its container is gone when it returns.
 func (d *Deployer) RunCommand(ctx context.Context, run mesh.Run) (int, error) {
+	if err := d.free(run.Stack); err != nil {
+		return 0, err
+	}
 	o, err := d.oneOff(ctx, run, mesh.InstanceName{Service: runName, Slot: 1})
 	if err != nil {
 		return 0, err

@@ -33,6 +33,7 @@ type Repos struct {
 	maxInput         int64
 	log              *slog.Logger
 
+	names  sync.Mutex // held while a repository gets another name, and by Freeze; before mu
 	mu     sync.Mutex
 	pushes map[mesh.StackName]int // receive-packs under way
 }
@@ -258,6 +259,8 @@ func (r *Repos) Remove(_ context.Context, stack mesh.StackName) error {
 // Rename moves the repository of a stack to its new name. Without one it does
 // nothing, and neither when the new name has one: it was called before.
 func (r *Repos) Rename(_ context.Context, from, to mesh.StackName) error {
+	r.names.Lock()
+	defer r.names.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.Exists(from) || r.Exists(to) {
@@ -270,7 +273,15 @@ func (r *Repos) Rename(_ context.Context, from, to mesh.StackName) error {
 // that thaw removes. It takes no room: the files are hard links. git never writes
 // into a file that is there, so they stay what they are; no repository is packed
 // anew meanwhile, so nothing is missing.
-func (r *Repos) Freeze(ctx context.Context) (dir string, thaw func(), err error) {
+//
+// first is called before, and no repository is renamed from then on: what it has
+// seen is there.
+func (r *Repos) Freeze(ctx context.Context, first func() error) (dir string, thaw func(), err error) {
+	r.names.Lock()
+	defer r.names.Unlock()
+	if err := first(); err != nil {
+		return "", nil, err
+	}
 	dir, err = os.MkdirTemp(r.dir, "freeze-*.new") // what a kill leaves is removed at the start
 	if err != nil {
 		return "", nil, full(err)

@@ -2,6 +2,7 @@ package receiver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -25,7 +26,10 @@ const (
 	maxWaiting   = 2000 // for one of those places
 
 	maxWaitingPerIP = 600
-	maxUnauthPerIP  = 20
+
+	shutOutWait    = 5 * time.Second // for the sessions of a key that has been removed
+	endWait        = time.Minute     // for those of a server that stops: a rollout past its release is finished
+	maxUnauthPerIP = 20
 )
 
 // keys of values in an ssh.Context.
@@ -515,6 +519,27 @@ func (r *Receiver) channel(serving context.Context, srv *ssh.Server, conn *gossh
 	defer stop()
 	leave, removed := r.open.enter(conn, cancel)
 	defer leave()
+	returned := make(chan struct{})
+	defer close(returned)
+	// A client that reads no more would keep a session that has to end for ever: a
+	// write to a channel without room is woken by nothing but the connection's end.
+	defer context.AfterFunc(c, func() {
+		wait := endWait
+		switch cause := context.Cause(c); {
+		case errors.Is(cause, errShutOut):
+			wait = shutOutWait
+		case !errors.Is(cause, errStopping):
+			return // the client has gone, and with it what waits for it
+		}
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		select {
+		case <-returned:
+		case <-t.C:
+			r.Logger.Warn("a session that did not end is cut off", "remote", conn.RemoteAddr().String())
+			_ = conn.Close()
+		}
+	})()
 	ch := &channelState{resize: make(chan mesh.WindowSize, 1)}
 	c = context.WithValue(c, sessionKey{}, ch)
 	go keepAlive(c, conn, r.KeepAlive)

@@ -94,7 +94,7 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64) error {
 	}
 	found := map[string]mesh.TreeEntry{}
 	out := bufio.NewWriterSize(u.spool, 256<<10)
-	offset := int64(0)
+	offset, linked := int64(0), int64(0) // bytes of files, and of hard links to them
 	for t := tar.NewReader(in); ; {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -121,6 +121,9 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64) error {
 		case tar.TypeDir:
 			e.Mode = fs.ModeDir | 0o755
 		case tar.TypeSymlink:
+			if len(h.Linkname) > maxPath {
+				return badTar("the link %s leads to a name longer than %d bytes", quote(name), maxPath)
+			}
 			e.Mode, e.Link, e.ID = fs.ModeSymlink|0o777, h.Linkname, hexSum(blobSum(int64(len(h.Linkname))), h.Linkname)
 		case tar.TypeLink:
 			to, err := inTree(h.Linkname)
@@ -131,11 +134,14 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64) error {
 			if !ok || target.Mode.IsDir() {
 				return badTar("%s is a link to %s, which does not come before it", quote(name), quote(to))
 			}
+			if linked += target.Size; offset+linked > limit {
+				return mesh.Errorf(mesh.Invalid, "the tree is larger than %d MB, its hard links counted", limit>>20).WithHint("leave out what the build does not need with .dockerignore or .gitignore")
+			}
 			e = target
 			e.Path = name
 			u.at[name] = u.at[to]
 		case tar.TypeReg, tar.TypeGNUSparse:
-			if offset+h.Size > limit {
+			if h.Size > limit-offset-linked {
 				return mesh.Errorf(mesh.Invalid, "the tree is larger than %d MB", limit>>20).WithHint("leave out what the build does not need with .dockerignore or .gitignore")
 			}
 			e.Mode, e.Size = 0o644, h.Size
@@ -157,7 +163,7 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64) error {
 		}
 		found[name] = e
 		if len(found) > maxFiles {
-			return mesh.Errorf(mesh.Invalid, "the tree has more than %d files", maxFiles).WithHint("leave out what the build does not need with .dockerignore or .gitignore")
+			return tooMany()
 		}
 	}
 	if err := out.Flush(); err != nil {
@@ -167,6 +173,10 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64) error {
 		return badTar("the tar on standard input is empty")
 	}
 	return u.list(found)
+}
+
+func tooMany() error {
+	return mesh.Errorf(mesh.Invalid, "the tree has more than %d files and folders", maxFiles).WithHint("leave out what the build does not need with .dockerignore or .gitignore")
 }
 
 // broken is an error of reading: what is read may have ended early, or be no tar.
@@ -222,7 +232,9 @@ func (u *unpacked) list(found map[string]mesh.TreeEntry) error {
 			} else if ok {
 				break
 			}
-			found[d] = mesh.TreeEntry{Path: d, Mode: fs.ModeDir | 0o755}
+			if found[d] = (mesh.TreeEntry{Path: d, Mode: fs.ModeDir | 0o755}); len(found) > maxFiles {
+				return tooMany()
+			}
 		}
 	}
 	for _, e := range found {

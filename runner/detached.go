@@ -64,6 +64,12 @@ func (r *Runner) detach(ctx context.Context, o mesh.OneOff, run mesh.DetachedRun
 	return id, nil
 }
 
+// OneOffs counts the one-off containers of a stack whose clients are connected.
+func (r *Runner) OneOffs(ctx context.Context, stack mesh.StackName) (int, error) {
+	found, err := r.containers(ctx, labelKind+"="+kindOneOff, labelStack+"="+string(stack))
+	return len(found), err
+}
+
 // Detached lists the detached runs of a stack, or of all when it is empty, the
 // oldest first.
 func (r *Runner) Detached(ctx context.Context, stack mesh.StackName) ([]mesh.DetachedRun, error) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -18,6 +19,12 @@ import (
 // change is applied as in Commit. The stack's Was is its old name until
 // FinishRename. A name that is taken is a Conflict.
 func (s *Store) RenameStack(ctx context.Context, d mesh.Deployment, to mesh.StackName, change func(*mesh.Stack) error) (st mesh.Stack, err error) {
+	if _, err := s.Stack(ctx, to); errors.Is(err, mesh.NoStack) {
+		// What a stack of that name may have left that was destroyed by halves.
+		if err := os.RemoveAll(s.outputDir(to)); err != nil {
+			return st, err
+		}
+	}
 	err = s.update(ctx, func(tx *bbolt.Tx) error {
 		from, err := stackBucket(tx, d.Stack)
 		if err != nil {
@@ -120,6 +127,31 @@ func copyBucket(from, to *bbolt.Bucket) error {
 	})
 }
 
+// moveOutput moves a folder of recorded output. What the new name has already is its
+// own: a deployment may have begun there before this could be finished.
+func moveOutput(from, to string) error {
+	files, err := os.ReadDir(from)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		return err
+	}
+	for _, f := range files {
+		path := filepath.Join(to, f.Name())
+		if _, err := os.Lstat(path); err == nil {
+			continue
+		}
+		if err := os.Rename(filepath.Join(from, f.Name()), path); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(from)
+}
+
 // FinishRename moves the recorded output of a renamed stack's deployments to its
 // new name, and forgets the old one. It may be called again.
 func (s *Store) FinishRename(ctx context.Context, name mesh.StackName) (mesh.Stack, error) {
@@ -127,7 +159,7 @@ func (s *Store) FinishRename(ctx context.Context, name mesh.StackName) (mesh.Sta
 	if err != nil || st.Was == "" {
 		return st, err
 	}
-	if err := os.Rename(s.outputDir(st.Was), s.outputDir(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := moveOutput(s.outputDir(st.Was), s.outputDir(name)); err != nil {
 		return st, err
 	}
 	return s.UpdateStack(ctx, name, func(st *mesh.Stack) error { st.Was = ""; return nil })

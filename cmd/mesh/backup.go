@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,6 +30,7 @@ type manifest struct {
 
 const (
 	manifestName = "mesh-backup.json"
+	endName      = "mesh-backup.end" // the last file: how many there were between
 	backupFormat = 1
 )
 
@@ -55,23 +57,27 @@ func (h *host) Backup(ctx context.Context, w io.Writer) (files int, err error) {
 	if err := b.bytes(manifestName, about); err != nil {
 		return 0, err
 	}
-	db, err := h.store.Snapshot(ctx)
+	var db *os.File
+	frozen, thaw, err := h.repos.Freeze(ctx, func() (err error) {
+		db, err = h.store.Snapshot(ctx)
+		return err
+	})
 	if err != nil {
 		return 0, err
 	}
+	defer thaw()
 	defer db.Close()
 	if err := b.add("mesh.db", db); err != nil {
 		return b.files, err
 	}
-	frozen, thaw, err := h.repos.Freeze(ctx)
-	if err != nil {
-		return b.files, err
-	}
-	defer thaw()
 	if err := b.walk(frozen, "repos/", func(string) bool { return false }); err != nil {
 		return b.files, err
 	}
 	if err := b.walk(h.info.Data, "", leftOut); err != nil {
+		return b.files, err
+	}
+	// An archive that breaks off between two files looks as if it had ended.
+	if err := b.bytes(endName, []byte(strconv.Itoa(b.files))); err != nil {
 		return b.files, err
 	}
 	return b.files, b.t.Close()
@@ -220,7 +226,8 @@ func restore(src io.Reader, dir string) (files int, err error) {
 	bad := func(format string, args ...any) error {
 		return mesh.Errorf(mesh.Invalid, format, args...).WithHint("give what ssh mesh backup > FILE.tar has written")
 	}
-	for t := tar.NewReader(src); ; {
+	ended := false
+	for t := tar.NewReader(src); !ended; {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
 			break
@@ -239,6 +246,14 @@ func restore(src io.Reader, dir string) (files int, err error) {
 			files++
 			continue
 		}
+		if h.Name == endName {
+			var n int
+			if _, err := fmt.Fscan(io.LimitReader(t, 32), &n); err != nil || n != files-1 {
+				return 0, bad("the backup is damaged: it has %d files, and should have %d", files-1, n)
+			}
+			ended = true
+			break
+		}
 		if h.Typeflag == tar.TypeDir {
 			if err := root.MkdirAll(path.Clean(h.Name), 0o700); err != nil {
 				return 0, bad("%q cannot be made: %w", mesh.Clip(h.Name, 100), err)
@@ -250,8 +265,11 @@ func restore(src io.Reader, dir string) (files int, err error) {
 		}
 		files++
 	}
-	if files == 0 {
+	switch {
+	case files == 0:
 		return 0, bad("this is no backup of mesh: it is empty")
+	case !ended:
+		return 0, bad("the backup is cut off behind %d files", files-1)
 	}
 	st, err := store.Open(dir)
 	if err != nil {

@@ -34,6 +34,8 @@ type source struct {
 	files []sourceFile // by name
 	size  int64        // bytes of all
 	what  string       // for the record
+
+	modules []string // folders that are repositories of their own, and not sent
 }
 
 type sourceFile struct {
@@ -45,8 +47,16 @@ type sourceFile struct {
 // isDeploy tells whether words are a deploy of the working directory, and with
 // which Dockerfile. What comes without one, a prebuilt image, has no source here.
 func isDeploy(words []string) (dockerfile string, ok bool) {
-	for len(words) > 0 && slices.Contains([]string{"-a", "-s", "--app", "--stack"}, words[0]) {
-		words = words[min(2, len(words)):]
+	for len(words) > 0 {
+		name, _, joined := strings.Cut(words[0], "=")
+		if !slices.Contains([]string{"-a", "-s", "--app", "--stack"}, name) {
+			break
+		}
+		n := 2
+		if joined {
+			n = 1
+		}
+		words = words[min(n, len(words)):]
 	}
 	if len(words) == 0 || words[0] != "deploy" {
 		return "", false
@@ -91,7 +101,8 @@ func openSource(ctx context.Context, dir, dockerfile string) (*source, error) {
 		}
 		f := sourceFile{name: name, info: info}
 		switch {
-		case info.IsDir(): // a submodule, whose files git does not list
+		case info.IsDir(): // a submodule, or another repository: git does not list its files
+			s.modules = append(s.modules, strings.TrimSuffix(name, "/"))
 			continue
 		case !keep(name):
 			continue
@@ -256,6 +267,9 @@ func (s *source) sendFile(w io.Writer, f sourceFile, size int64, progress io.Wri
 
 // bar shows how far an upload is, on a terminal; elsewhere it says what is sent.
 func (s *source) bar(stderr io.Writer) io.Writer {
+	for _, m := range s.modules {
+		_, _ = fmt.Fprintf(stderr, "warning: %s is a repository of its own, and is not sent; git push has submodules fetched\n", m)
+	}
 	total := fmt.Sprintf("%d files, %s", len(s.files), units.HumanSize(float64(s.size)))
 	if !isTerminal(stderr) {
 		_, _ = fmt.Fprintf(stderr, "Uploading %s\n", total)

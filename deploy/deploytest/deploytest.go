@@ -331,6 +331,9 @@ func (r *Runner) Detach(_ context.Context, o mesh.OneOff, run mesh.DetachedRun) 
 	return run, nil
 }
 
+// OneOffs counts those that run: none, as OneOffFunc is all there is of them.
+func (r *Runner) OneOffs(context.Context, mesh.StackName) (int, error) { return 0, r.away() }
+
 // EndRun lets a detached run end by itself.
 func (r *Runner) EndRun(name string, code int) {
 	r.mu.Lock()

@@ -79,6 +79,9 @@ func runDeploy(ctx context.Context, c *call) error {
 			return err
 		}
 	}
+	if err := c.admitImage(img); err != nil {
+		return err
+	}
 	if err := c.Deployer.AdmitPush(ctx, c.Key, c.stack.Name); err != nil {
 		return err
 	}
@@ -115,6 +118,26 @@ func runDeploy(ctx context.Context, c *call) error {
 		return err
 	}
 	return c.deployed(ctx, u.Stack, u.DryRun)
+}
+
+// admitImage keeps a key from the images of stacks that it may not see: the engine
+// has those, too.
+func (c *call) admitImage(ref string) error {
+	ref = strings.TrimPrefix(strings.TrimPrefix(strings.ToLower(ref), "docker.io/"), "index.docker.io/")
+	name, ours := strings.CutPrefix(ref, "mesh/")
+	if i := strings.IndexAny(name, ":@"); i >= 0 {
+		name = name[:i]
+	}
+	if ours && !c.Key.May(mesh.AccessRead, mesh.StackName(name)) {
+		return mesh.Errorf(mesh.NotFound, "there is no image %s, or it is private", mesh.Clip(ref, 80))
+	}
+	if len(c.Key.Stacks) > 0 && !ours {
+		// What lies in the engine without being its stacks' may be anybody's.
+		if local, _ := c.flags.GetBool("no-pull"); local {
+			return mesh.Errorf(mesh.Denied, "the key %q is limited to stacks, and may not use what else is in the engine", c.Key.Name).WithHint("deploy it without --no-pull, from a registry")
+		}
+	}
+	return nil
 }
 
 // deployed is the answer of a command that has deployed something new.

@@ -175,6 +175,9 @@ func runRunLogs(ctx context.Context, c *call) error {
 	if r, err = c.detachedRun(ctx, r.Name); err != nil {
 		return err // stopped and removed meanwhile
 	}
+	if r.Running {
+		return mesh.Errorf(mesh.Unavailable, "the output of %s has broken off, and it goes on", r.Name).WithHint("follow it again: ssh mesh run:logs -a %s %s -t", c.stack.Name, r.Name)
+	}
 	_, _ = fmt.Fprintf(c.Stderr, "%s has ended with exit code %d\n", r.Name, r.ExitCode)
 	return exit(ctx, r.ExitCode, nil)
 }
