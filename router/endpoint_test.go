@@ -34,8 +34,12 @@ func TestEndpoint_LongestPathWins(t *testing.T) {
 	g.Switch(mesh.Route{
 		Stack: "blog", Hosts: []mesh.Host{"blog.test", "api.test", "*.pages.test", "in.pages.test"},
 		Endpoints: []mesh.Endpoint{
-			{Host: "blog.test", Path: "/api", Service: "api"}, {Host: "blog.test", Path: "/api/admin", Service: "admin"}, {Host: "blog.test", Path: "/caf\u00e9", Service: "admin"},
-			{Host: "api.test", Path: "/", Service: "api"}, {Host: "in.pages.test", Path: "/", Service: "admin"}, {Host: "elsewhere.test", Path: "/", Service: "admin"},
+			{Host: "blog.test", Path: "/api", Service: "api"},
+			{Host: "blog.test", Path: "/api/admin", Service: "admin"},
+			{Host: "blog.test", Path: "/café", Service: "admin"},
+			{Host: "api.test", Path: "/", Service: "api"},
+			{Host: "in.pages.test", Path: "/", Service: "admin"},
+			{Host: "elsewhere.test", Path: "/", Service: "admin"},
 		},
 		Targets: []mesh.Target{app(t, names("web")), of("api", app(t, names("api"))), of("admin", app(t, names("admin")))},
 	})
