@@ -207,7 +207,7 @@ func TestBuild_Failures(t *testing.T) {
 			mesh.Failed,
 			"Dockerfile:2: 'RUN --mount=type=secret,id=NPM,required=true true' needs the secret NPM, and there is no config var of that name", "config:set", nil,
 		},
-		{"no such base image", tree{"Dockerfile": "\nFROM " + host + "/nope:1\n"}, mesh.Failed, "Dockerfile:2: there is no base image " + host + "/nope:1, or it is private", "docker login", nil},
+		{"no such base image", tree{"Dockerfile": "\nFROM " + host + "/nope:1\n"}, mesh.Failed, "Dockerfile:2: there is no base image " + host + "/nope:1, or it is private", "registry:login", nil},
 		{"no network", tree{"Dockerfile": "\nFROM " + away + "/nope:1\n"}, mesh.Unavailable, "Dockerfile:2: the base image " + away + "/nope:1 is not on the server, and its registry cannot be reached", "network", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {

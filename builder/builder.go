@@ -67,6 +67,8 @@ type Options struct {
 	// MaxCache is how many bytes of build cache are kept. 0: a tenth of the engine's
 	// disk, but not less than 2 GB.
 	MaxCache int64
+	// Credentials gives how to sign in to registries; nil: to none.
+	Credentials Credentials
 	// Logger gets what a person is not told; nil: slog.Default().
 	Logger *slog.Logger
 }
@@ -84,6 +86,7 @@ type Builder struct {
 	minFree, maxCache int64
 	maxContext        int64
 	confined          sync.Once
+	credentials       Credentials
 }
 
 // New returns a Builder. It does not talk to the engine.
@@ -94,8 +97,12 @@ func New(cli *client.Client, o Options) *Builder {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+	if o.Credentials == nil {
+		o.Credentials = func(context.Context, string) (mesh.Registry, error) { return mesh.Registry{}, nil }
+	}
 	return &Builder{
-		cli: cli, server: o.Server, slots: semaphore.NewWeighted(int64(o.Slots)), log: o.Logger,
+		credentials: o.Credentials,
+		cli:         cli, server: o.Server, slots: semaphore.NewWeighted(int64(o.Slots)), log: o.Logger,
 		timeout: cmp.Or(o.Timeout, DefaultTimeout), memory: o.Memory, pids: cmp.Or(o.Processes, 4096),
 		minFree: cmp.Or(o.MinFree, DefaultMinFree), maxCache: o.MaxCache,
 		maxContext: cmp.Or(o.MaxContext, DefaultMaxContext),

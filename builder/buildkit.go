@@ -94,7 +94,7 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 	for k, v := range j.Config {
 		secrets[k] = []byte(v.Reveal())
 	}
-	attach := []session.Attachable{secretsprovider.FromMap(secrets)}
+	attach := []session.Attachable{secretsprovider.FromMap(secrets), authServer{credentials: j.credentials}}
 	mounts := map[string]fsutil.FS{"context": j.files, "dockerfile": j.df.mount()}
 	if !j.files.syncable() {
 		ignore, err := j.df.patterns(j.files)

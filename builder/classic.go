@@ -38,9 +38,13 @@ func (j *job) classic(ctx context.Context) (mesh.Image, error) {
 	for k, v := range j.args {
 		args[k] = &v
 	}
+	auths, err := j.authConfigs(ctx)
+	if err != nil {
+		return mesh.Image{}, err
+	}
 	resp, err := j.cli.ImageBuild(ctx, src, build.ImageBuildOptions{
 		Version: build.BuilderV1, Dockerfile: j.df.path, Tags: j.Tags, Labels: j.labels(),
-		NoCache: j.NoCache, Target: j.Settings.Target, PullParent: j.Settings.Pull, BuildArgs: args, Remove: true, ForceRemove: true,
+		NoCache: j.NoCache, Target: j.Settings.Target, PullParent: j.Settings.Pull, BuildArgs: args, AuthConfigs: auths, Remove: true, ForceRemove: true,
 	})
 	if errors.Is(context.Cause(ctx), errTimeout) {
 		return mesh.Image{}, j.timedOut(nil)

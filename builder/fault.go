@@ -37,7 +37,7 @@ var networkWords = []string{
 }
 
 var unknownImageWords = []string{
-	"not found", "manifest unknown", "pull access denied", "insufficient_scope", "authorization failed", "unauthorized", "access forbidden", "repository does not exist", "403 Forbidden", "401 Unauthorized", "denied:",
+	"not found", "manifest unknown", "pull access denied", "insufficient_scope", "authorization failed", "unauthorized", "access forbidden", "repository does not exist", "no basic auth credentials", "403 Forbidden", "401 Unauthorized", "denied:",
 }
 
 // explain makes of BuildKit's error what its cause is to the one who pushed.
@@ -160,7 +160,7 @@ func (j *job) baseFault(err error, text string, line int) error {
 	case slices.ContainsFunc(unknownImageWords, mentions):
 		return &mesh.Error{
 			Kind: mesh.Failed, Text: fmt.Sprintf("%sthere is no base image %s, or it is private", j.at(line), image),
-			Hint: "correct the name; for a private one, on the server: docker login; docker pull " + image, Err: err,
+			Hint: "correct the name; for a private one, sign in: ssh mesh registry:login HOST USER < password", Err: err,
 		}
 	}
 	return nil

@@ -188,8 +188,9 @@ var stacks atomic.Int64
 // bench is a Builder of a server of its own with one stack.
 type bench struct {
 	*builder.Builder
-	t     *testing.T
-	stack mesh.StackName
+	t      *testing.T
+	stack  mesh.StackName
+	server string
 }
 
 func newBench(t *testing.T) *bench { return newBenchWith(t, cli) }
@@ -197,8 +198,8 @@ func newBench(t *testing.T) *bench { return newBenchWith(t, cli) }
 func newBenchWith(t *testing.T, c *client.Client) *bench {
 	t.Helper()
 	n := stacks.Add(1)
-	b := &bench{t: t, stack: mesh.StackName(fmt.Sprintf("t%d-%s", n, run[len("builder-"):]))}
-	b.Builder = builder.New(c, builder.Options{Server: fmt.Sprintf("%s-%d", run, n), Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	b := &bench{t: t, stack: mesh.StackName(fmt.Sprintf("t%d-%s", n, run[len("builder-"):])), server: fmt.Sprintf("%s-%d", run, n)}
+	b.Builder = builder.New(c, builder.Options{Server: b.server, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()

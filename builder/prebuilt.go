@@ -114,7 +114,11 @@ func (j *job) pull(ctx context.Context, ref reference.Named) (source, digest, pu
 				WithHint("let it be pulled, or load it: docker save %s | ssh mesh deploy -a %s --load %s", reference.FamiliarString(ref), j.Stack, reference.FamiliarString(ref))
 		}
 	}
-	at, err := j.cli.DistributionInspect(ctx, ref.String(), "")
+	auth, err := j.registryAuth(ctx, ref)
+	if err != nil {
+		return "", "", "", err
+	}
+	at, err := j.cli.DistributionInspect(ctx, ref.String(), auth)
 	if err != nil {
 		if id, d, ok := local(); ok && absent(err) {
 			j.out.warn("no registry has it: taking the engine's own copy")
@@ -131,7 +135,7 @@ func (j *job) pull(ctx context.Context, ref reference.Named) (source, digest, pu
 		j.out.detail("up to date in the engine")
 		return in.ID, digest, "", nil
 	}
-	body, err := j.cli.ImagePull(ctx, byDigest.String(), image.PullOptions{})
+	body, err := j.cli.ImagePull(ctx, byDigest.String(), image.PullOptions{RegistryAuth: auth})
 	if err != nil {
 		return "", "", "", j.pullFault(ctx, ref, err)
 	}
@@ -163,7 +167,7 @@ func (j *job) pullFault(ctx context.Context, ref reference.Named, err error) err
 	case absent(err):
 		return &mesh.Error{
 			Kind: mesh.Failed, Text: fmt.Sprintf("there is no image %s, or it is private", name),
-			Hint: "correct the name; for a private one, load it: docker save " + name + " | ssh mesh deploy -a " + string(j.Stack) + " --load " + name, Err: err,
+			Hint: "correct the name; for a private one, sign in: ssh mesh registry:login " + host + " USER < password", Err: err,
 		}
 	case strings.Contains(err.Error(), "no matching manifest"):
 		return &mesh.Error{Kind: mesh.Failed, Text: fmt.Sprintf("%s is not made for this server's kind of machine", name), Hint: "build it for linux/amd64, or what the server is", Err: err}

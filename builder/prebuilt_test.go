@@ -8,6 +8,8 @@ import (
 	"errors"
 	"io"
 	"log"
+	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -15,9 +17,11 @@ import (
 	"time"
 
 	"github.com/docker/docker/api/types/image"
+	dockerregistry "github.com/docker/docker/api/types/registry"
 	"github.com/google/go-containerregistry/pkg/registry"
 
 	"mesh"
+	"mesh/builder"
 )
 
 // published pushes an image to a registry of the test's, under the engine's own
@@ -49,6 +53,97 @@ func published(t *testing.T, b *bench, tag string, dockerfile ...string) (ref st
 		}
 	}
 	return ref
+}
+
+// private puts a password before a registry.
+func private(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "robot" || password != "planted-5e1f" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+			http.Error(w, `{"errors":[{"code":"UNAUTHORIZED","message":"who are you"}]}`, http.StatusUnauthorized)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// A private image is pulled and built from by whoever has signed in, and by nobody
+// else; the password shows nowhere.
+func TestPrivateImages(t *testing.T) {
+	srv := httptest.NewServer(private(registry.New(registry.Logger(log.New(io.Discard, "", 0)))))
+	t.Cleanup(srv.Close)
+	host := strings.TrimPrefix(srv.URL, "http://")
+	ref := host + "/team/app:1"
+	r := mesh.Registry{Host: host, User: "robot", Password: mesh.NewSecret("planted-5e1f")}
+	signedIn := false
+	creds := func(_ context.Context, h string) (mesh.Registry, error) {
+		if signedIn && h == host {
+			return r, nil
+		}
+		return mesh.Registry{}, nil
+	}
+	b := newBench(t)
+	b.Builder = builder.New(cli, builder.Options{Server: b.server, Credentials: creds, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+
+	bad := r
+	bad.Password = mesh.NewSecret("other")
+	if err := b.SignIn(t.Context(), bad); !errors.Is(err, mesh.Denied) {
+		t.Errorf("got %v", err)
+	}
+	if err := b.SignIn(t.Context(), mesh.Registry{Host: "127.0.0.1:1", User: "x", Password: r.Password}); !errors.Is(err, mesh.Unavailable) {
+		t.Errorf("got %v", err)
+	}
+	if err := b.SignIn(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+
+	req := b.fresh(tree{"Dockerfile": from("ENV WHO=private")})
+	req.Tags = []string{ref}
+	b.must(req)
+	auth, err := dockerregistry.EncodeAuthConfig(dockerregistry.AuthConfig{Username: r.User, Password: r.Password.Reveal(), ServerAddress: host})
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := cli.ImagePush(t.Context(), ref, image.PushOptions{RegistryAuth: auth})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _ := io.ReadAll(body)
+	_ = body.Close()
+	if strings.Contains(string(text), `"error"`) {
+		t.Fatalf("push: %s", text)
+	}
+	in, err := cli.ImageInspect(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range slices.Concat(in.RepoTags, in.RepoDigests) {
+		_, _ = cli.ImageRemove(t.Context(), name, image.RemoveOptions{})
+	}
+
+	builds := map[string]func() mesh.Build{
+		"pulled":     func() mesh.Build { return b.prebuilt(mesh.From{Ref: ref}) },
+		"built from": func() mesh.Build { return b.fresh(tree{"Dockerfile": "FROM " + ref + "\nENV MORE=1\n"}) },
+	}
+	for name, build := range builds {
+		_, _, err := b.build(build())
+		var e *mesh.Error
+		if !errors.As(err, &e) || e.Kind != mesh.Failed || !strings.Contains(e.Text, "or it is private") || !strings.Contains(e.Hint, "registry:login") {
+			t.Errorf("%s without a password: %v", name, err)
+		}
+	}
+	signedIn = true
+	for name, build := range builds {
+		img, out := b.must(build())
+		in, err := cli.ImageInspect(t.Context(), img.ID)
+		if err != nil || !slices.Contains(in.Config.Env, "WHO=private") {
+			t.Errorf("%s: %v, %v", name, in.Config, err)
+		}
+		if strings.Contains(out, "planted") {
+			t.Errorf("%s: the password shows:\n%s", name, out)
+		}
+	}
+	nobody(t, ref)
 }
 
 // prebuilt is a build from a prebuilt image.
@@ -151,7 +246,7 @@ func TestPrebuilt_Faults(t *testing.T) {
 		text, hint string
 	}{
 		{"not a name", mesh.From{Ref: "Not A Name"}, mesh.Invalid, `"Not A Name" is not the name of an image`, "redis:7"},
-		{"no such tag", mesh.From{Ref: repo + ":2"}, mesh.Failed, "there is no image " + repo + ":2, or it is private", "--load"},
+		{"no such tag", mesh.From{Ref: repo + ":2"}, mesh.Failed, "there is no image " + repo + ":2, or it is private", "registry:login"},
 		{"registry away", mesh.From{Ref: "127.0.0.1:1/app:1"}, mesh.Unavailable, "the registry 127.0.0.1:1 cannot be reached", "network"},
 		{"not in the engine", mesh.From{Ref: "mesh-test/none:1", Local: true}, mesh.NotFound, "the engine has no image mesh-test/none:1", "docker save"},
 	} {

@@ -26,6 +26,8 @@ type Builder interface {
 	Tag(ctx context.Context, imageID, ref string) error
 	// Present tells whether the image is still in the engine.
 	Present(ctx context.Context, imageID string) (bool, error)
+	// SignIn tries whether a registry lets somebody in; Denied when it does not.
+	SignIn(ctx context.Context, r mesh.Registry) error
 	// Rename gives the images that are tagged mesh/<from>:… the same tags below
 	// mesh/<to>, and takes the old ones away. It may be called again.
 	Rename(ctx context.Context, from, to mesh.StackName) error
@@ -161,6 +163,11 @@ type Store interface {
 	// until FinishRename has moved its recorded output, which may be called again.
 	RenameStack(ctx context.Context, d mesh.Deployment, to mesh.StackName, change func(*mesh.Stack) error) (mesh.Stack, error)
 	FinishRename(ctx context.Context, name mesh.StackName) (mesh.Stack, error)
+
+	// PutRegistry records how to sign in to a registry, over what there was for its
+	// host; RemoveRegistry forgets it.
+	PutRegistry(ctx context.Context, r mesh.Registry) error
+	RemoveRegistry(ctx context.Context, host string) error
 
 	// AddAudit records what somebody did.
 	AddAudit(ctx context.Context, e mesh.AuditEntry) error

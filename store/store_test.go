@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -725,5 +726,44 @@ func TestConfig_IsSealed(t *testing.T) {
 	})
 	if err := errors.Join(err, db.Close()); err != nil || blobs != 1 {
 		t.Errorf("one config of four records is stored %d times, %v", blobs, err)
+	}
+}
+
+func TestRegistries_AreSealed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, err := store.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := mesh.Registry{Host: "ghcr.io", User: "robot", Password: mesh.NewSecret("planted-91c2"), Added: time.Unix(1e9, 0).UTC(), AddedBy: "laptop"}
+	other := mesh.Registry{Host: "docker.io", User: "me", Password: mesh.NewSecret("x"), Added: r.Added}
+	first := r
+	first.User = "old"
+	for _, x := range []mesh.Registry{first, r, other} {
+		if err := s.PutRegistry(t.Context(), x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "mesh.db"))
+	if err != nil || bytes.Contains(data, []byte("planted")) {
+		t.Errorf("the password can be read in the file: %v", err)
+	}
+	if s, err = store.Open(dir); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	all, err := s.Registries(t.Context())
+	if err != nil || len(all) != 2 || all[0].Host != "docker.io" || all[1].User != "robot" || !all[1].Password.Equal(r.Password) || all[1].AddedBy != "laptop" || !all[1].Added.Equal(r.Added) {
+		t.Errorf("got %+v, %v", all, err)
+	}
+	if err := s.RemoveRegistry(t.Context(), "ghcr.io"); err != nil {
+		t.Error(err)
+	}
+	if err := s.RemoveRegistry(t.Context(), "ghcr.io"); !errors.Is(err, mesh.NotFound) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -271,14 +271,27 @@ func cmdHidden(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // cmdRegistry serves an empty image registry on a loopback address, which the
-// engine takes without TLS, and sets $REGISTRY to its address.
+// engine takes without TLS, and sets $REGISTRY to its address: registry [PASSWORD].
+// With a password it lets only the user robot in.
 func cmdRegistry(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) > 0 {
-		ts.Fatalf("usage: registry")
+	if neg || len(args) > 1 {
+		ts.Fatalf("usage: registry [PASSWORD]")
+	}
+	images := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	handler := images
+	if len(args) > 0 {
+		handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if user, password, _ := r.BasicAuth(); user != "robot" || password != args[0] {
+				w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+				http.Error(w, `{"errors":[{"code":"UNAUTHORIZED"}]}`, http.StatusUnauthorized)
+				return
+			}
+			images.ServeHTTP(w, r)
+		})
 	}
 	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	ts.Check(err)
-	srv := &http.Server{Handler: registry.New(registry.Logger(log.New(io.Discard, "", 0))), ReadHeaderTimeout: time.Minute}
+	srv := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
 	go func() { _ = srv.Serve(l) }()
 	ts.Defer(func() { _ = srv.Close() })
 	ts.Setenv("REGISTRY", l.Addr().String())

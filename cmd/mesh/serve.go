@@ -401,7 +401,7 @@ func (c *control) wire() {
 	c.runner = runner.New(c.engine, runner.Options{Server: c.store.Server(), Logger: log, Labels: c.labels})
 	url := c.urls
 	c.deployer = deploy.New(deploy.Options{
-		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store.Server(), log)), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
+		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store, log)), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
 		Ended: c.metrics.deployed, Built: c.metrics.built,
 		Events: events{c.events, c.journal, c.certs, log}, ShutOut: func(fp string) { c.receiver.ShutOut(fp) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, Taken: hostNetworks, Reached: c.reached,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 
 	"mesh"
 	"mesh/builder"
+	"mesh/store"
 )
 
 // settings of the server. Flags win over the environment, which wins over the
@@ -203,8 +205,15 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 }
 
 // builder is what builds are limited by.
-func (s settings) builder(server string, log *slog.Logger) builder.Options {
-	s.build.Server, s.build.Logger = server, log
+func (s settings) builder(st *store.Store, log *slog.Logger) builder.Options {
+	s.build.Server, s.build.Logger = st.Server(), log
+	s.build.Credentials = func(ctx context.Context, host string) (mesh.Registry, error) {
+		all, err := st.Registries(ctx)
+		if i := slices.IndexFunc(all, func(r mesh.Registry) bool { return r.Host == host }); i >= 0 {
+			return all[i], nil
+		}
+		return mesh.Registry{}, err
+	}
 	return s.build
 }
 

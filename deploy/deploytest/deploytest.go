@@ -557,6 +557,14 @@ func (b *Builder) Present(_ context.Context, id string) (bool, error) {
 	return ok, nil
 }
 
+// SignIn lets anybody in whose password is not "wrong".
+func (b *Builder) SignIn(_ context.Context, r mesh.Registry) error {
+	if r.Password.Reveal() == "wrong" {
+		return mesh.Errorf(mesh.Denied, "%s does not let %q in", r.Host, r.User)
+	}
+	return nil
+}
+
 // Rename moves tags and images to another stack.
 func (b *Builder) Rename(_ context.Context, from, to mesh.StackName) error {
 	b.mu.Lock()

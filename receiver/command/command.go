@@ -34,6 +34,7 @@ type State interface {
 	Deployment(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber) (mesh.Deployment, error)
 	Deployments(ctx context.Context, stack mesh.StackName, limit int) ([]mesh.Deployment, error)
 	Keys(ctx context.Context) ([]mesh.Key, error)
+	Registries(ctx context.Context) ([]mesh.Registry, error)
 	AuditLog(ctx context.Context, stack mesh.StackName, limit int) ([]mesh.AuditEntry, error)
 	ReadOutput(stack mesh.StackName, n mesh.DeploymentNumber) (io.ReadCloser, error)
 }
@@ -78,6 +79,8 @@ type Deployer interface {
 	// AdmitPush tells whether the key may deploy to the stack, which need not exist,
 	// and whether that could succeed at all, before anything is received.
 	AdmitPush(ctx context.Context, key mesh.Key, stack mesh.StackName) error
+	SignIn(ctx context.Context, r mesh.Registry) error
+	SignOut(ctx context.Context, host string, by mesh.KeyName) error
 	Upload(ctx context.Context, u mesh.Upload, out io.Writer) error
 	Promote(ctx context.Context, from, to mesh.StackName, by mesh.KeyName, out io.Writer) error
 	RenameStack(ctx context.Context, name, to mesh.StackName, by mesh.KeyName, out io.Writer) error

@@ -56,9 +56,11 @@ type fake struct {
 	done      <-chan struct{}
 	did       []string
 	runs      []mesh.DetachedRun
-	events    []mesh.LogLine
-	admit     error
-	follow    func(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error
+
+	registries []mesh.Registry
+	events     []mesh.LogLine
+	admit      error
+	follow     func(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error
 }
 
 func (f *fake) do(format string, args ...any) { f.did = append(f.did, fmt.Sprintf(format, args...)) }
@@ -104,6 +106,19 @@ func (f *fake) Deployments(context.Context, mesh.StackName, int) ([]mesh.Deploym
 }
 
 func (f *fake) Keys(context.Context) ([]mesh.Key, error) { return f.keys, nil }
+
+func (f *fake) Registries(context.Context) ([]mesh.Registry, error) { return f.registries, nil }
+
+func (f *fake) SignIn(_ context.Context, r mesh.Registry) error {
+	f.do("sign in to %s as %s by %s", r.Host, r.User, r.AddedBy)
+	f.registries = append(f.registries, r)
+	return nil
+}
+
+func (f *fake) SignOut(_ context.Context, host string, by mesh.KeyName) error {
+	f.do("sign out of %s by %s", host, by)
+	return nil
+}
 
 func (f *fake) ReadOutput(mesh.StackName, mesh.DeploymentNumber) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader(f.output)), nil

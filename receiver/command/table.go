@@ -99,6 +99,7 @@ var topics = map[string][]string{
 	"domains":     {"domain", "endpoint"},
 	"ssh-keys":    {"key", "keys", "ssh-key"},
 	"certs":       {"cert", "certificate", "certificates"},
+	"registry":    {"registries"},
 	"logs":        {"log"},
 	"svc":         {"service", "services"},
 }
@@ -106,7 +107,7 @@ var topics = map[string][]string{
 // table is all commands. It is a function because help is one of them and reads
 // it.
 func table() []*definition {
-	return slices.Concat(stackCommands, configCommands, psCommands, runCommands, serviceCommands, publishCommands, deployCommands, releaseCommands, logCommands, domainCommands, certCommands, freezeCommands, buildCommands, gcCommands, keyCommands, auditCommands, backupCommands, doctorCommands, upgradeCommands, completionCommands, serverCommands())
+	return slices.Concat(stackCommands, configCommands, psCommands, runCommands, serviceCommands, publishCommands, deployCommands, releaseCommands, logCommands, domainCommands, certCommands, freezeCommands, buildCommands, gcCommands, keyCommands, registryCommands, auditCommands, backupCommands, doctorCommands, upgradeCommands, completionCommands, serverCommands())
 }
 
 // Topic resolves a first word to the topic's own name.

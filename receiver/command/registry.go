@@ -1,0 +1,95 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"mesh"
+)
+
+var registryCommands = []*definition{
+	{
+		topic: "registry", short: "List the registries that the server has signed in to", access: mesh.AccessAdmin, quiet: true, json: true, run: runRegistries,
+	},
+	{
+		topic: "registry", verb: "login", args: "HOST USER < PASSWORD", short: "Sign in to a registry, for its private images",
+		long: "They can be deployed with `deploy --image` and built from with FROM, by all stacks. The password, or token, is\n" +
+			"read from standard input, tried, and kept sealed; no command prints it.",
+		access: mesh.AccessAdmin, min: 2, max: 2, run: runRegistryLogin,
+	},
+	{
+		topic: "registry", verb: "logout", args: "HOST", short: "Forget how to sign in to a registry", access: mesh.AccessAdmin, min: 1, max: 1, run: runRegistryLogout,
+	},
+}
+
+type registryJSON struct {
+	Host    string    `json:"host"`
+	User    string    `json:"user"`
+	Added   time.Time `json:"added"`
+	AddedBy string    `json:"added_by,omitempty"`
+}
+
+func runRegistries(ctx context.Context, c *call) error {
+	all, err := c.State.Registries(ctx)
+	if err != nil {
+		return err
+	}
+	list := []registryJSON{}
+	var rows [][]string
+	for _, r := range all {
+		list = append(list, registryJSON{r.Host, r.User, r.Added, string(r.AddedBy)})
+		rows = append(rows, []string{r.Host, r.User, string(r.AddedBy), c.when(r.Added)})
+	}
+	if c.json {
+		return c.printJSON(list)
+	}
+	c.table([]string{"REGISTRY", "USER", "BY", "SINCE"}, rows)
+	return nil
+}
+
+// maxPassword is more than the longest token that registries hand out (Google's
+// access by a JSON key takes some 2,400 bytes).
+const maxPassword = 16 << 10
+
+func runRegistryLogin(ctx context.Context, c *call) error {
+	host, err := mesh.ParseRegistryHost(c.args[0])
+	if err != nil {
+		return err
+	}
+	user := c.args[1]
+	if user == "" || len(user) > 255 || strings.ContainsAny(user, ":\x00\r\n") {
+		return c.usage("%q is no user name", mesh.Clip(user, 60))
+	}
+	if c.TTY {
+		return mesh.Errorf(mesh.Invalid, "the password has to come from standard input, and that is a terminal").WithHint("ssh mesh registry:login %s %s < password", host, user)
+	}
+	data, err := io.ReadAll(io.LimitReader(c.Stdin, maxPassword))
+	if err != nil {
+		return fmt.Errorf("read the password: %w", err)
+	}
+	password := strings.TrimRight(string(data), "\r\n")
+	if password == "" {
+		return c.usage("there is no password on standard input")
+	}
+	err = c.Deployer.SignIn(ctx, mesh.Registry{Host: host, User: user, Password: mesh.NewSecret(password), AddedBy: c.Key.Name})
+	if err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "signed in to %s as %s\n", host, user)
+	return nil
+}
+
+func runRegistryLogout(ctx context.Context, c *call) error {
+	host, err := mesh.ParseRegistryHost(c.args[0])
+	if err != nil {
+		return err
+	}
+	if err := c.Deployer.SignOut(ctx, host, c.Key.Name); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(c.Stdout, "signed out of %s\n", host)
+	return nil
+}

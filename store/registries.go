@@ -1,0 +1,82 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"mesh"
+)
+
+var bucketRegistries = []byte("registries")
+
+type registryForm struct {
+	V        int       `json:"v"`
+	Host     string    `json:"host"`
+	User     string    `json:"user"`
+	Password []byte    `json:"password"` // sealed, with the host as its context
+	Added    time.Time `json:"added"`
+	AddedBy  string    `json:"added_by,omitempty"`
+}
+
+// Registries returns the registries that the server has signed in to, by host.
+func (s *Store) Registries(ctx context.Context) (out []mesh.Registry, err error) {
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		out = nil
+		b := tx.Bucket(bucketRegistries)
+		if b == nil {
+			return nil
+		}
+		return b.ForEach(func(_, v []byte) error {
+			var f registryForm
+			if err := json.Unmarshal(v, &f); err != nil {
+				return err
+			}
+			n := s.seal.aead.NonceSize()
+			if len(f.Password) < n {
+				return fmt.Errorf("read the registry %s: the password is missing", f.Host)
+			}
+			plain, err := s.seal.aead.Open(nil, f.Password[:n], f.Password[n:], []byte(f.Host))
+			if err != nil {
+				return fmt.Errorf("read the registry %s: %w", f.Host, err)
+			}
+			out = append(out, mesh.Registry{Host: f.Host, User: f.User, Password: mesh.NewSecret(string(plain)), Added: f.Added, AddedBy: mesh.KeyName(f.AddedBy)})
+			return nil
+		})
+	})
+	return out, err
+}
+
+// PutRegistry records how to sign in to a registry, over what there was for its
+// host. The password is sealed.
+func (s *Store) PutRegistry(ctx context.Context, r mesh.Registry) error {
+	nonce := make([]byte, s.seal.aead.NonceSize())
+	if _, err := rand.Read(nonce); err != nil {
+		return err
+	}
+	return s.update(ctx, func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(bucketRegistries)
+		if err != nil {
+			return err
+		}
+		return put(b, []byte(r.Host), registryForm{
+			V: 1, Host: r.Host, User: r.User, Added: r.Added, AddedBy: string(r.AddedBy),
+			Password: s.seal.aead.Seal(nonce, nonce, []byte(r.Password.Reveal()), []byte(r.Host)),
+		})
+	})
+}
+
+// RemoveRegistry forgets a registry.
+func (s *Store) RemoveRegistry(ctx context.Context, host string) error {
+	return s.update(ctx, func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucketRegistries)
+		if b == nil || b.Get([]byte(host)) == nil {
+			return mesh.Errorf(mesh.NotFound, "the server has not signed in to %s", mesh.Clip(host, 80)).WithHint("list the registries with: ssh mesh registry")
+		}
+		return b.Delete([]byte(host))
+	})
+}
