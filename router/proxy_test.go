@@ -5,12 +5,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"net/netip"
 	"net/textproto"
@@ -320,10 +322,34 @@ func TestRequest_Smuggling(t *testing.T) {
 }
 
 // What may be framed in two ways is the last request on its connection, whoever
-// answers it: nothing behind it is taken for a request.
+// answers it: nothing behind it is taken for a request, with TLS and without.
 func TestRequest_DoubtfulFramingIsTheLast(t *testing.T) {
 	t.Parallel()
-	g := start(t, router.Options{})
+	g := start(t, router.Options{Challenge: func(w http.ResponseWriter, _ *http.Request) bool {
+		_, _ = io.WriteString(w, "proof")
+		return true
+	}})
+	cert := httptest.NewTLSServer(nil)
+	cert.Close()
+	l := listen(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- g.ServeTLS(ctx, l, &tls.Config{Certificates: cert.TLS.Certificates}) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := receive(t, served, "the end of TLS"); err != nil {
+			t.Error(err)
+		}
+	})
+	secure := func() *rawConn {
+		c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // nobody is to be trusted here
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		return &rawConn{c, bufio.NewReader(c), t}
+	}
 	var evil atomic.Int64
 	g.route(app(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/evil" {
@@ -334,30 +360,32 @@ func TestRequest_DoubtfulFramingIsTheLast(t *testing.T) {
 	}))
 	const behind = "GET /evil HTTP/1.1\r\nHost: blog.test\r\n\r\n"
 	for name, req := range map[string]string{
-		"CL short":         "POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"CL long":          "POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 500\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-		"CL last":          "GET / HTTP/1.1\r\nHost: blog.test\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
-		"an unknown host":  "POST / HTTP/1.1\r\nHost: other.test\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"HTTP/1.0":         "POST / HTTP/1.0\r\nHost: blog.test\r\nConnection: keep-alive\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"HTTP/1.0, no CL":  "POST / HTTP/1.0\r\nHost: blog.test\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
-		"chunks of a line": "POST / HTTP/1.1\nHost: blog.test\nX: y\nContent-Length: 5\nTransfer-Encoding: chunked\n\n0\r\n\r\n",
+		"CL short":        "POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"CL long":         "POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 500\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+		"CL last":         "GET / HTTP/1.1\r\nHost: blog.test\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+		"an unknown host": "POST / HTTP/1.1\r\nHost: other.test\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"HTTP/1.0":        "POST / HTTP/1.0\r\nHost: blog.test\r\nConnection: keep-alive\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"HTTP/1.0, no CL": "POST / HTTP/1.0\r\nHost: blog.test\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
+		"a challenge":     "GET /.well-known/acme-challenge/x HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"bare LF":         "POST / HTTP/1.1\nHost: blog.test\nX: y\nContent-Length: 5\nTransfer-Encoding: chunked\n\n0\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := g.conn()
-			c.say(req + behind + behind)
-			res, err := http.ReadResponse(c.r, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			b := g.body(res)
-			if !res.Close {
-				t.Errorf("the client is not told of the end: %d %q", res.StatusCode, b)
-			}
-			if rest, _ := io.ReadAll(c.r); len(rest) > 0 {
-				t.Errorf("behind it came %q", rest)
-			}
-			if evil.Load() != 0 {
-				t.Error("what was behind it went to the app")
+			for _, c := range []*rawConn{g.conn(), secure()} {
+				c.say(req + behind + behind)
+				res, err := http.ReadResponse(c.r, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b := g.body(res)
+				if !res.Close {
+					t.Errorf("the client is not told of the end: %d %q", res.StatusCode, b)
+				}
+				if rest, _ := io.ReadAll(c.r); len(rest) > 0 {
+					t.Errorf("behind it came %q", rest)
+				}
+				if evil.Load() != 0 {
+					t.Error("what was behind it went to the app")
+				}
 			}
 		})
 	}
