@@ -342,7 +342,7 @@ func TestRequest_DoubtfulFramingIsTheLast(t *testing.T) {
 		}
 	})
 	secure := func() *rawConn {
-		c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // nobody is to be trusted here
+		c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true})
 		if err != nil {
 			t.Fatal(err)
 		}
