@@ -364,6 +364,9 @@ func TestReconcile_InterruptedDeployment(t *testing.T) {
 		"stop": {false, func(t *testing.T, _ *deploytest.World, d *deploy.Deployer) error {
 			return d.Stop(t.Context(), "blog", "ci", io.Discard)
 		}},
+		"publish": {false, func(t *testing.T, _ *deploytest.World, d *deploy.Deployer) error {
+			return publish(t, d, "blog", "worker", "https://work.example.com/", io.Discard)
+		}},
 	}
 	for name, kind := range kinds {
 		for _, step := range []deploy.Step{deploy.StepBegun, deploy.StepBuilt, deploy.StepStarted, deploy.StepCommitted, deploy.StepSwitched, deploy.StepRetiring} {
@@ -384,7 +387,7 @@ func TestReconcile_InterruptedDeployment(t *testing.T) {
 						if _, err := d.Scale(t.Context(), "blog", "ci", []mesh.Scale{{Service: "web", To: 2}}, io.Discard); err != nil {
 							t.Fatal(err)
 						}
-						mustPush(t, w, d, map[string]string{"Procfile": "web: ./other"})
+						mustPush(t, w, d, map[string]string{"Procfile": "web: ./other\nworker: ./work"})
 					}
 					armed = true
 					died := func() (died bool) {
@@ -426,6 +429,9 @@ func TestReconcile_InterruptedDeployment(t *testing.T) {
 						if err := w.Repos.Reset(t.Context(), "blog", mesh.RepoState{}); err != nil {
 							t.Fatal(err)
 						}
+					}
+					if name == "publish" && after.Published("worker") != committed {
+						t.Errorf("endpoints %v", after.Endpoints)
 					}
 					// And it works again.
 					mustPush(t, w, d, app)

@@ -36,7 +36,7 @@ func TestEndpoint_LongestPathWins(t *testing.T) {
 		Endpoints: []mesh.Endpoint{
 			{Host: "blog.test", Path: "/api", Service: "api"},
 			{Host: "blog.test", Path: "/api/admin", Service: "admin"},
-			{Host: "blog.test", Path: "/caf\u00e9", Service: "admin"},
+			{Host: "blog.test", Path: "/café", Service: "admin"},
 			{Host: "api.test", Path: "/", Service: "api"},
 			{Host: "in.pages.test", Path: "/", Service: "admin"},
 			{Host: "elsewhere.test", Path: "/", Service: "admin"},

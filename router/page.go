@@ -75,7 +75,7 @@ func (q *request) writePage(p page) {
 	if p.status == http.StatusMethodNotAllowed {
 		h["Allow"] = []string{"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}
 	}
-	if q.r.ProtoMajor == 1 && (q.hasBody && !q.bodyRead || q.leaving()) {
+	if q.r.ProtoMajor == 1 && (q.hasBody && !q.bodyRead || q.last()) {
 		h["Connection"] = []string{"close"}
 	}
 	q.rec.Status = p.status

@@ -110,9 +110,14 @@ func (q *request) serve() {
 		q.failWith(BadRequest, page{405, "Not a proxy", "CONNECT is not for this server.", 0})
 		return
 	}
-	if fn := q.router.opts.Challenge; fn != nil && strings.HasPrefix(q.rec.Path, challengePath) && fn(q.w, q.r) {
-		q.rec.Status = http.StatusOK // or what it chose
-		return
+	if fn := q.router.opts.Challenge; fn != nil && strings.HasPrefix(q.rec.Path, challengePath) {
+		if doubtful(q.r) {
+			q.w.Header()["Connection"] = []string{"close"}
+		}
+		if fn(q.w, q.r) {
+			q.rec.Status = http.StatusOK // or what it chose
+			return
+		}
 	}
 	// Before the body is read: who asks for nobody is not listened to.
 	e, rt := q.router.table.lookup(normalHost(q.r.Host))
@@ -207,7 +212,7 @@ func (q *request) redirect(to string) {
 	h["Location"] = []string{to}
 	h["Content-Length"] = []string{"0"}
 	h["X-Request-Id"] = []string{q.rec.RequestID}
-	if q.leaving() || q.hasBody {
+	if q.last() || q.hasBody {
 		h["Connection"] = []string{"close"}
 	}
 	q.rec.Code, q.rec.Status = Redirected, status
@@ -543,7 +548,7 @@ func (q *request) passOn(c *conn, a answer, up *upload) error {
 			h["Transfer-Encoding"] = []string{"chunked"} // or net/http counts short bodies and adds a Content-Length
 		}
 		// When the rest of the body is not read, or another process takes over.
-		if up != nil && !up.whole.Load() || q.leaving() {
+		if up != nil && !up.whole.Load() || q.last() {
 			h["Connection"] = []string{"close"}
 		}
 	}
@@ -571,8 +576,26 @@ func (q *request) passOn(c *conn, a answer, up *upload) error {
 	return q.copyAll(c)
 }
 
-// leaving tells whether the connection is not to be used again.
-func (q *request) leaving() bool { return q.front != nil && q.front.leaving.Load() }
+// last tells whether the connection is not to be used again: because another
+// process goes on with the listener, or because somebody in front of mesh may see
+// the end of the request elsewhere.
+func (q *request) last() bool {
+	return q.front != nil && q.front.leaving.Load() || doubtful(q.r)
+}
+
+// doubtful tells whether a request may have come with two framings. net/http reads
+// what has both Transfer-Encoding and Content-Length by its chunks, and an HTTP/1.0
+// request with Transfer-Encoding by its length, and does not tell. After either a
+// server must close the connection (RFC 9112, section 6.1), or what it takes for
+// the next request may be what a proxy in front took for the body of this one. So
+// all that may be one is the last on its connection. Old clients keep theirs for
+// what has no body (RFC 9112, section 9.3).
+func doubtful(r *http.Request) bool {
+	if r.ProtoMajor != 1 {
+		return false
+	}
+	return len(r.TransferEncoding) > 0 || r.ProtoMinor == 0 && r.Method != http.MethodGet && r.Method != http.MethodHead
+}
 
 // ownFields sees to the fields that are not the app's alone.
 func (q *request) ownFields(h http.Header) {

@@ -5,12 +5,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"net/netip"
 	"net/textproto"
@@ -316,6 +318,86 @@ func TestRequest_Smuggling(t *testing.T) {
 				t.Errorf("after it: %d %q", r.StatusCode, b)
 			}
 		})
+	}
+}
+
+// What may be framed in two ways is the last request on its connection, whoever
+// answers it: nothing behind it is taken for a request, with TLS and without.
+func TestRequest_DoubtfulFramingIsTheLast(t *testing.T) {
+	t.Parallel()
+	g := start(t, router.Options{Challenge: func(w http.ResponseWriter, _ *http.Request) bool {
+		_, _ = io.WriteString(w, "proof")
+		return true
+	}})
+	cert := httptest.NewTLSServer(nil)
+	cert.Close()
+	l := listen(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- g.ServeTLS(ctx, l, &tls.Config{Certificates: cert.TLS.Certificates}) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := receive(t, served, "the end of TLS"); err != nil {
+			t.Error(err)
+		}
+	})
+	secure := func() *rawConn {
+		c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		return &rawConn{c, bufio.NewReader(c), t}
+	}
+	var evil atomic.Int64
+	g.route(app(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/evil" {
+			evil.Add(1)
+		}
+		b, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s", r.Header.Get("Content-Length"), b)
+	}))
+	const behind = "GET /evil HTTP/1.1\r\nHost: blog.test\r\n\r\n"
+	for name, req := range map[string]string{
+		"CL short":        "POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"CL long":         "POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 500\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+		"CL last":         "GET / HTTP/1.1\r\nHost: blog.test\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+		"an unknown host": "POST / HTTP/1.1\r\nHost: other.test\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"HTTP/1.0":        "POST / HTTP/1.0\r\nHost: blog.test\r\nConnection: keep-alive\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"HTTP/1.0, no CL": "POST / HTTP/1.0\r\nHost: blog.test\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
+		"a challenge":     "GET /.well-known/acme-challenge/x HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"bare LF":         "POST / HTTP/1.1\nHost: blog.test\nX: y\nContent-Length: 5\nTransfer-Encoding: chunked\n\n0\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, c := range []*rawConn{g.conn(), secure()} {
+				c.say(req + behind + behind)
+				res, err := http.ReadResponse(c.r, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b := g.body(res)
+				if !res.Close {
+					t.Errorf("the client is not told of the end: %d %q", res.StatusCode, b)
+				}
+				if rest, _ := io.ReadAll(c.r); len(rest) > 0 {
+					t.Errorf("behind it came %q", rest)
+				}
+				if evil.Load() != 0 {
+					t.Error("what was behind it went to the app")
+				}
+			}
+		})
+	}
+	// Old clients that only ask keep their connection.
+	c := g.conn()
+	for range 2 {
+		c.say("GET / HTTP/1.0\r\nHost: blog.test\r\nConnection: keep-alive\r\n\r\n")
+		res, err := http.ReadResponse(c.r, nil)
+		if err != nil || res.Close {
+			t.Fatalf("%v, %v", res, err)
+		}
+		g.body(res)
 	}
 }
 
@@ -888,8 +970,8 @@ func TestRequest_Pipelined(t *testing.T) {
 		fmt.Fprintf(w, "%s:%s", r.URL.Path, b)
 	}))
 	c := g.conn()
-	c.say("GET /1 HTTP/1.1\r\nHost: blog.test\r\n\r\nPOST /2 HTTP/1.1\r\nHost: blog.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\nGET /3 HTTP/1.1\r\nHost: blog.test\r\n\r\n")
-	for _, want := range []string{"/1:", "/2:x", "/3:"} {
+	c.say("GET /1 HTTP/1.1\r\nHost: blog.test\r\n\r\nPOST /2 HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 1\r\n\r\nxPOST /3 HTTP/1.1\r\nHost: blog.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\ny\r\n0\r\n\r\n")
+	for _, want := range []string{"/1:", "/2:x", "/3:y"} {
 		res, err := http.ReadResponse(c.r, nil)
 		if err != nil {
 			t.Fatal(err)
