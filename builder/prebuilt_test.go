@@ -316,6 +316,14 @@ func TestPrebuilt_Load(t *testing.T) {
 	w := tar.NewWriter(&empty)
 	_ = w.WriteHeader(&tar.Header{Name: "a", Mode: 0o644})
 	_ = w.Close()
+	withEntry := func(name string) []byte {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		_ = w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: 2})
+		_, _ = w.Write([]byte("[]"))
+		_ = w.Flush()
+		return append(b.Bytes(), archive...)
+	}
 	for _, c := range []struct {
 		name, ref string
 		data      []byte
@@ -326,6 +334,9 @@ func TestPrebuilt_Load(t *testing.T) {
 		{"a tar of something else", one, empty.Bytes(), "it has no manifest.json"},
 		{"not in it", "mesh-test/three:1", archive, "the archive has no image mesh-test/three:1"},
 		{"cut off", two, archive[:len(archive)/2], "cut off"},
+		{"a second list", two, withEntry("/manifest.json"), "which no image has"},
+		{"a list by a detour", two, withEntry("d/manifest.json"), "which no image has"},
+		{"climbs out", two, withEntry("../x"), "which no image has"},
 	} {
 		_, _, err := b.build(b.prebuilt(mesh.From{Ref: c.ref, Archive: bytes.NewReader(c.data)}))
 		var e *mesh.Error

@@ -309,3 +309,79 @@ func TestRename_UnfinishedIsFinishedLater(t *testing.T) {
 		}
 	})
 }
+
+// What becomes current while a rename waits for its turn is what it starts.
+func TestRename_TakesWhatIsCurrentInItsTurn(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		renamed(t, w, d)
+		w.Runner.DetachedFunc = func() {
+			w.Runner.DetachedFunc = nil
+			if _, err := d.SetConfig(t.Context(), "blog", "x", mesh.Config{"NEW": mesh.NewSecret("value")}, nil, false, io.Discard); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := d.RenameStack(t.Context(), "blog", "shop", "laptop", io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		soundStack(t, w, "shop")
+		for _, c := range w.Runner.Containers() {
+			if c.Spec.Env["NEW"].Reveal() != "value" || c.Release != 3 {
+				t.Errorf("%s runs release %s without the new value", c.Name, c.Release)
+			}
+		}
+	})
+}
+
+// A rename that could not be finished is, whatever has happened to the new name
+// since.
+func TestRename_IsFinishedAfterADeployment(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		w.Builder.RenameFunc = func() error { return errors.New("the engine is busy") }
+		d, stop := w.Start()
+		renamed(t, w, d)
+		if err := d.RenameStack(t.Context(), "blog", "shop", "laptop", io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.SetConfig(t.Context(), "shop", "x", mesh.Config{"A": mesh.NewSecret("b")}, nil, false, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		w.Builder.RenameFunc = nil
+		w.Router = deploytest.NewRouter()
+		_, _ = w.Start()
+		st, err := w.Store.Stack(t.Context(), "shop")
+		if err != nil || st.Was != "" {
+			t.Errorf("got %+v, %v", st, err)
+		}
+		for n := range st.LastNumber {
+			rec, err := w.Store.ReadOutput("shop", n+1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if text, _ := io.ReadAll(rec); len(text) == 0 {
+				t.Errorf("the output of %s is gone", n+1)
+			}
+			_ = rec.Close()
+		}
+	})
+}
+
+// A client that reads nothing holds up no deployment, and not the next one.
+func TestAttempt_DoesNotWaitForItsClient(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		r, stuck := io.Pipe()
+		defer r.Close()
+		began := time.Now()
+		if err := d.Push(t.Context(), w.Commit("blog", app), stuck); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > time.Minute {
+			t.Errorf("it took %s", took)
+		}
+		mustPush(t, w, d, app)
+		sound(t, w)
+	})
+}

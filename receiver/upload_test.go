@@ -150,6 +150,13 @@ func TestUnpack_Refusals(t *testing.T) {
 	t.Parallel()
 	r := openRepos(t)
 	r.maxInput = 1 << 20
+	var huge bytes.Buffer
+	w := tar.NewWriter(&huge)
+	_ = w.WriteHeader(&tar.Header{Name: "a", Mode: 0o644, Size: 1, Format: tar.FormatGNU})
+	_, _ = w.Write([]byte("x"))
+	_ = w.WriteHeader(&tar.Header{Name: "b", Mode: 0o644, Size: 1<<63 - 1, Format: tar.FormatGNU})
+	_, _ = w.Write(make([]byte, 1<<20))
+	wraps := huge.Bytes()
 	whole := tarOf(t, "a|"+strings.Repeat("x", 100_000))
 	random := make([]byte, 4096)
 	for i := range random {
@@ -159,23 +166,26 @@ func TestUnpack_Refusals(t *testing.T) {
 		data []byte
 		text string
 	}{
-		"nothing":           {nil, "nothing on standard input"},
-		"an empty tar":      {tarOf(t), "is empty"},
-		"only .git":         {tarOf(t, ".git/config|x"), "is empty"},
-		"no tar":            {random, "is no tar"},
-		"no gzip":           {[]byte("\x1f\x8bxxxxxxxxxxxx"), "no gzip"},
-		"cut off":           {whole[:len(whole)/2], "cut off"},
-		"cut off early":     {whole[:300], "cut off"},
-		"climbs out":        {tarOf(t, "../a|1"), `"../a" leads out of the tree`},
-		"climbs out inside": {tarOf(t, "a/../../b|1"), "leads out"},
-		"absolute":          {tarOf(t, "/etc/passwd|1"), "leads out"},
-		"a pipe":            {tarOf(t, "p|fifo"), `"p" is a device`},
-		"below a file":      {tarOf(t, "a|1", "a/b|2"), `"a/b" is below "a"`},
-		"below a link":      {tarOf(t, "a|->/etc", "a/b|2"), `"a/b" is below "a"`},
-		"hard link to none": {tarOf(t, "h|=>none"), "does not come before it"},
-		"hard link out":     {tarOf(t, "h|=>../x"), "leads out"},
-		"too large":         {tarOf(t, "a|"+strings.Repeat("x", 600_000), "b|"+strings.Repeat("x", 600_000)), "larger than 1 MB"},
-		"a long name":       {tarOf(t, strings.Repeat("n/", 2100)+"a|1"), "longer than 4096 bytes"},
+		"nothing":            {nil, "nothing on standard input"},
+		"an empty tar":       {tarOf(t), "is empty"},
+		"only .git":          {tarOf(t, ".git/config|x"), "is empty"},
+		"no tar":             {random, "is no tar"},
+		"no gzip":            {[]byte("\x1f\x8bxxxxxxxxxxxx"), "no gzip"},
+		"cut off":            {whole[:len(whole)/2], "cut off"},
+		"cut off early":      {whole[:300], "cut off"},
+		"climbs out":         {tarOf(t, "../a|1"), `"../a" leads out of the tree`},
+		"climbs out inside":  {tarOf(t, "a/../../b|1"), "leads out"},
+		"absolute":           {tarOf(t, "/etc/passwd|1"), "leads out"},
+		"a pipe":             {tarOf(t, "p|fifo"), `"p" is a device`},
+		"below a file":       {tarOf(t, "a|1", "a/b|2"), `"a/b" is below "a"`},
+		"below a link":       {tarOf(t, "a|->/etc", "a/b|2"), `"a/b" is below "a"`},
+		"hard link to none":  {tarOf(t, "h|=>none"), "does not come before it"},
+		"hard link out":      {tarOf(t, "h|=>../x"), "leads out"},
+		"too large":          {tarOf(t, "a|"+strings.Repeat("x", 600_000), "b|"+strings.Repeat("x", 600_000)), "larger than 1 MB"},
+		"too large by links": {tarOf(t, "a|"+strings.Repeat("x", 600_000), "b|=>a"), "its hard links counted"},
+		"a size that wraps":  {wraps, "larger than 1 MB"},
+		"a long link":        {tarOf(t, "l|->"+strings.Repeat("n", 5000)), "longer than 4096 bytes"},
+		"a long name":        {tarOf(t, strings.Repeat("n/", 2100)+"a|1"), "longer than 4096 bytes"},
 	} {
 		_, _, _, err := r.Unpack(t.Context(), bytes.NewReader(c.data))
 		var e *mesh.Error

@@ -99,19 +99,20 @@ func (w *World) Commit(stack mesh.StackName, files map[string]string) mesh.Push 
 
 // Runner is an engine in memory.
 type Runner struct {
-	StartFunc   func(mesh.InstanceSpec) error                               // before a container is made
-	CheckFunc   func(ctx context.Context, in mesh.Instance) (string, error) // instead of the check
-	CheckedFunc func(mesh.Instance, mesh.Check)                             // before each check
-	ReviveFunc  func(mesh.Instance) error                                   // before a container starts again
-	OneOffFunc  func(ctx context.Context, o mesh.OneOff) (int, error)       // instead of doing nothing
-	ExecFunc    func(ctx context.Context, e mesh.Exec) (int, error)         // instead of doing nothing
-	Away        bool                                                        // the engine does not answer; set with SetAway
-	mu          sync.Mutex
-	n           int
-	containers  map[string]*Container
-	runs        []mesh.DetachedRun
-	graces      []time.Duration
-	watchers    map[chan mesh.InstanceEvent]func()
+	StartFunc    func(mesh.InstanceSpec) error                               // before a container is made
+	CheckFunc    func(ctx context.Context, in mesh.Instance) (string, error) // instead of the check
+	CheckedFunc  func(mesh.Instance, mesh.Check)                             // before each check
+	ReviveFunc   func(mesh.Instance) error                                   // before a container starts again
+	OneOffFunc   func(ctx context.Context, o mesh.OneOff) (int, error)       // instead of doing nothing
+	DetachedFunc func()                                                      // before detached runs are listed
+	ExecFunc     func(ctx context.Context, e mesh.Exec) (int, error)         // instead of doing nothing
+	Away         bool                                                        // the engine does not answer; set with SetAway
+	mu           sync.Mutex
+	n            int
+	containers   map[string]*Container
+	runs         []mesh.DetachedRun
+	graces       []time.Duration
+	watchers     map[chan mesh.InstanceEvent]func()
 }
 
 // Container is a container of Runner's.
@@ -347,6 +348,9 @@ func (r *Runner) EndRun(name string, code int) {
 
 // Detached lists the runs.
 func (r *Runner) Detached(_ context.Context, stack mesh.StackName) ([]mesh.DetachedRun, error) {
+	if fn := r.DetachedFunc; fn != nil && stack != "" {
+		fn()
+	}
 	if err := r.away(); err != nil {
 		return nil, err
 	}

@@ -74,6 +74,22 @@ func TestDeploy_Refusals(t *testing.T) {
 			t.Errorf("%s: %q", c.line, f.did)
 		}
 	}
+	// A key that is limited to stacks gets no other stack's image by its name.
+	limited := as(mesh.Key{Name: "ci", Role: mesh.RoleDeploy, Stacks: []mesh.StackName{"blog"}})
+	for line, status := range map[string]int{
+		"deploy --image mesh/shop:v1":           1,
+		"deploy --image docker.io/mesh/shop:v1": 1,
+		"deploy --image mesh/shop@sha256:aa":    1,
+		"deploy --image mesh/shop:v1 --no-pull": 1,
+		"deploy --image somebody:1 --no-pull":   1,
+		"deploy --image mesh/blog:v1 --no-pull": 0,
+		"deploy --image ghcr.io/me/app:1":       0,
+	} {
+		f := stacks("blog", "shop")
+		if r := do(t, f, line, limited); r.status != status || (status == 0) != slices.ContainsFunc(f.did, func(s string) bool { return strings.HasPrefix(s, "upload") }) {
+			t.Errorf("%s: %d %s%q", line, r.status, r.err, f.did)
+		}
+	}
 	// What refuses a push refuses it before anything is received.
 	f := stacks("blog")
 	f.admit = mesh.Errorf(mesh.Conflict, "blog is locked")
