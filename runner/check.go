@@ -293,6 +293,17 @@ func (k *check) ended(ctx context.Context, code int, when string) error {
 	if err != nil {
 		return k.lost(err)
 	}
+	// That memory was the reason comes by another way than the exit, and may be later.
+	for try := 0; code == 137 && c.HostConfig.Memory > 0 && !c.State.OOMKilled && try < 10; try++ {
+		if pause(ctx, 20*time.Millisecond) != nil {
+			break
+		}
+		later, err := k.r.cli.ContainerInspect(ctx, k.in.ID)
+		if err != nil {
+			break
+		}
+		c = later
+	}
 	return exitFault(k.name, code, c.State.OOMKilled, c.HostConfig.Memory, when)
 }
 
