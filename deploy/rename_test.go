@@ -5,6 +5,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -177,10 +178,9 @@ func TestRename_KeepsOthersOut(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()
 		renamed(t, w, d)
-		seen := map[string]bool{}
+		var tried atomic.Bool
 		w.Runner.StartFunc = func(s mesh.InstanceSpec) error {
-			if s.Stack == "shop" && !seen["config"] {
-				seen["config"] = true
+			if s.Stack == "shop" && tried.CompareAndSwap(false, true) {
 				_, err := d.SetConfig(t.Context(), "blog", "x", mesh.Config{"A": mesh.NewSecret("b")}, nil, false, io.Discard)
 				_, cerr := d.CreateStack(t.Context(), "shop", "x")
 				perr := d.AdmitPush(t.Context(), mesh.Key{Role: mesh.RoleAdmin}, "blog")
@@ -196,7 +196,7 @@ func TestRename_KeepsOthersOut(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if !seen["config"] {
+		if !tried.Load() {
 			t.Error("nothing was tried")
 		}
 		soundStack(t, w, "shop")
