@@ -35,3 +35,16 @@ func (r *Router) Lookup(host string) bool {
 	_, rt := r.table.lookup(normalHost(host))
 	return rt != nil
 }
+
+// Framing is framing: what follows the requests of a connection.
+type Framing struct{ f framing }
+
+// Check is framing.check.
+func (f *Framing) Check(p []byte) (int, error) { return f.f.check(p) }
+
+// Followed tells whether the connection is still followed, and how much of a body
+// is to come.
+func (f *Framing) Followed() (body int64, ok bool) { return f.f.body, !f.f.raw }
+
+// Between tells whether a head has ended, and none has begun.
+func (f *Framing) Between() bool { return !f.f.inside && f.f.n == 0 }

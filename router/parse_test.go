@@ -120,3 +120,94 @@ func FuzzChunkSize(f *testing.F) {
 		}
 	})
 }
+
+// followed is a reader that looks at what it reads, in pieces.
+type followed struct {
+	router.Framing
+	raw   []byte
+	piece int
+	given int // bytes
+}
+
+func (f *followed) Read(p []byte) (int, error) {
+	if len(f.raw) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p[:min(len(p), f.piece)], f.raw)
+	ok, err := f.Check(f.raw[:n])
+	f.raw = f.raw[n:]
+	f.given += ok
+	if err != nil {
+		f.raw = nil
+	}
+	return ok, err
+}
+
+// Requests that are not refused have one framing: net/http sees the end of each head
+// and each body where this package does, however they are cut into pieces; and what
+// is refused, net/http has not taken.
+func FuzzFraming(f *testing.F) {
+	for _, s := range []string{
+		"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhelloGET / HTTP/1.1\r\nHost: b\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: a\r\ncontent-length:5 \r\nX: y\r\n z\r\n\r\nhe\nlo",
+		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", "GET / HTTP/1.1\nHost: a\n\n", "\n\nGET / HTTP/1.1\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: a\r\nContent-Length\r: 5\r\n\r\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\n Content-Length: 5\r\n\r\n",
+	} {
+		f.Add([]byte(s), 1)
+		f.Add([]byte(s), 4096)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte, piece int) {
+		in := &followed{raw: raw, piece: max(1, piece)}
+		// As small as a bufio.Reader can be, and one that has all at once.
+		for _, size := range []int{16, 1 << 20} {
+			in.Framing, in.raw, in.given = router.Framing{}, raw, 0
+			b := bufio.NewReaderSize(in, size)
+			for {
+				r, err := http.ReadRequest(b)
+				if err != nil || r.Method == "PRI" {
+					break
+				}
+				if len(r.TransferEncoding) > 0 {
+					if _, ok := in.Followed(); ok {
+						t.Fatalf("%q: in chunks, and still followed", raw)
+					}
+					if r.Header["Content-Length"] != nil {
+						t.Fatalf("%q: two framings", raw)
+					}
+					break
+				}
+				// What has been looked at up to here, and no further.
+				at := in.given - b.Buffered()
+				var once router.Framing
+				if _, err := once.Check(raw[:at]); err != nil {
+					t.Fatalf("%q: net/http has taken %q, which is refused: %v", raw, raw[:at], err)
+				}
+				if body, ok := once.Followed(); !ok || body != r.ContentLength || !once.Between() {
+					t.Fatalf("%q: after %q a body of %d is to come, to net/http one of %d", raw, raw[:at], body, r.ContentLength)
+				}
+				if _, err := io.Copy(io.Discard, r.Body); err != nil {
+					break
+				}
+			}
+		}
+	})
+}
+
+// What it costs to look at a browser's head.
+func BenchmarkFraming(b *testing.B) {
+	head := []byte("GET /articles/2026/11/a-headline?from=front HTTP/1.1\r\nHost: blog.example.com\r\n" +
+		"User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\nAccept: text/html,application/xhtml+xml\r\n" +
+		"Accept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br, zstd\r\nConnection: keep-alive\r\n" +
+		"Cookie: session=" + strings.Repeat("0123456789abcdef", 8) + "\r\nUpgrade-Insecure-Requests: 1\r\n\r\n")
+	var f router.Framing
+	b.ReportAllocs()
+	b.SetBytes(int64(len(head)))
+	for b.Loop() {
+		if n, err := f.Check(head); n != len(head) || err != nil {
+			b.Fatal(n, err)
+		}
+	}
+}

@@ -110,6 +110,11 @@ func (q *request) serve() {
 		q.failWith(BadRequest, page{405, "Not a proxy", "CONNECT is not for this server.", 0})
 		return
 	}
+	if q.r.Method == "PRI" { // the first half of HTTP/2's preface, and not the second
+		q.w.Header()["Connection"] = []string{"close"}
+		q.failWith(BadRequest, page{400, "Bad request", "HTTP/2 begins with all of its preface.", 0})
+		return
+	}
 	if fn := q.router.opts.Challenge; fn != nil && strings.HasPrefix(q.rec.Path, challengePath) {
 		if doubtful(q.r) {
 			q.w.Header()["Connection"] = []string{"close"}
@@ -583,13 +588,9 @@ func (q *request) last() bool {
 	return q.front != nil && q.front.leaving.Load() || doubtful(q.r)
 }
 
-// doubtful tells whether a request may have come with two framings. net/http reads
-// what has both Transfer-Encoding and Content-Length by its chunks, and an HTTP/1.0
-// request with Transfer-Encoding by its length, and does not tell. After either a
-// server must close the connection (RFC 9112, section 6.1), or what it takes for
-// the next request may be what a proxy in front took for the body of this one. So
-// all that may be one is the last on its connection. Old clients keep theirs for
-// what has no body (RFC 9112, section 9.3).
+// doubtful tells whether the end of a request is known to net/http only: where its
+// body came in chunks, no head behind it is looked at (framing). Old clients keep
+// their connection for what has no body (RFC 9112, section 9.3).
 func doubtful(r *http.Request) bool {
 	if r.ProtoMajor != 1 {
 		return false

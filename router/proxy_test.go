@@ -271,7 +271,7 @@ func TestRequest_Smuggling(t *testing.T) {
 		req    string
 		status int // 0: 400
 	}{
-		"CL and TE":        {"POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200},
+		"CL and TE":        {"POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 0},
 		"two CL":           {"POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 0\r\nContent-Length: 44\r\n\r\n" + evil, 0},
 		"CL list":          {"POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 0, 44\r\n\r\n" + evil, 0},
 		"CL sign":          {"POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: +44\r\n\r\n" + evil, 0},
@@ -321,14 +321,10 @@ func TestRequest_Smuggling(t *testing.T) {
 	}
 }
 
-// What may be framed in two ways is the last request on its connection, whoever
-// answers it: nothing behind it is taken for a request, with TLS and without.
-func TestRequest_DoubtfulFramingIsTheLast(t *testing.T) {
-	t.Parallel()
-	g := start(t, router.Options{Challenge: func(w http.ResponseWriter, _ *http.Request) bool {
-		_, _ = io.WriteString(w, "proof")
-		return true
-	}})
+// overTLS serves g with TLS, too, and dials.
+func (g *rig) overTLS() (dial func() *rawConn) {
+	t := g.t
+	t.Helper()
 	cert := httptest.NewTLSServer(nil)
 	cert.Close()
 	l := listen(t)
@@ -341,7 +337,8 @@ func TestRequest_DoubtfulFramingIsTheLast(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	secure := func() *rawConn {
+	return func() *rawConn {
+		t.Helper()
 		c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true})
 		if err != nil {
 			t.Fatal(err)
@@ -350,24 +347,125 @@ func TestRequest_DoubtfulFramingIsTheLast(t *testing.T) {
 		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 		return &rawConn{c, bufio.NewReader(c), t}
 	}
+}
+
+const behind = "GET /evil HTTP/1.1\r\nHost: blog.test\r\n\r\n"
+
+// watched is an app that counts who gets through to /evil.
+func watched(g *rig) *atomic.Int64 {
 	var evil atomic.Int64
-	g.route(app(t, func(w http.ResponseWriter, r *http.Request) {
+	g.route(app(g.t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/evil" {
 			evil.Add(1)
 		}
 		b, _ := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "%s %s", r.Header.Get("Content-Length"), b)
 	}))
-	const behind = "GET /evil HTTP/1.1\r\nHost: blog.test\r\n\r\n"
+	return &evil
+}
+
+// What a proxy in front of mesh may see the end of elsewhere is refused, with the
+// reason, with TLS and without, however it is cut into pieces. The request before it
+// gets its answer, and nothing behind it is taken for a request.
+func TestRequest_DoubtfulFramingIsRefused(t *testing.T) {
+	t.Parallel()
+	g := start(t, router.Options{})
+	secure := g.overTLS()
+	evil := watched(g)
+	for name, c := range map[string]struct{ req, why string }{
+		"CL short":        {"POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "both"},
+		"CL long":         {"POST / HTTP/1.1\r\nHost: blog.test\r\ncontent-length: 500\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "both"},
+		"CL last":         {"GET / HTTP/1.1\r\nHost: blog.test\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", "both"},
+		"an unknown host": {"POST / HTTP/1.1\r\nHost: other.test\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "both"},
+		"two equal CL":    {"POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello", "more than one"},
+		"CL sign":         {"POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: +5\r\n\r\nhello", "no number"},
+		"CL empty":        {"POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length:\r\n\r\nhello", "no number"},
+		"CL folded":       {"POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length:\r\n 5\r\n\r\nhello", "no number"},
+		"CL far off":      {"POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: " + strings.Repeat(" ", 100) + "5\r\n\r\nhello", "no number"},
+		"CL huge":         {"POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 18446744073709551621\r\n\r\nhello", "no number"},
+		"HTTP/1.0":        {"POST / HTTP/1.0\r\nHost: blog.test\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n", "not in HTTP/1.1"},
+		"HTTP/1.0, GET":   {"GET / HTTP/1.0\r\nHost: blog.test\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n", "not in HTTP/1.1"},
+		"bare LF":         {"POST / HTTP/1.1\nHost: blog.test\nX: y\nContent-Length: 5\n\nhello", "without CR"},
+		"LF, one":         {"GET / HTTP/1.1\r\nHost: blog.test\r\nX: y\nX-Z: GET /evil\r\n\r\n", "without CR"},
+		"LF at the end":   {"GET / HTTP/1.1\r\nHost: blog.test\r\n\n", "without CR"},
+		"late preface":    {"GET / HTTP/1.1\r\nHost: blog.test\r\n\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2"},
+		"no preface":      {"PRI * HTTP/2.0\r\nHost: blog.test\r\n\r\n", "HTTP/2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const before = "POST /before HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 2\r\n\r\nok"
+			for i, dial := range []func() *rawConn{g.conn, secure, g.conn, secure} {
+				conn, req := dial(), c.req+behind+behind
+				if !strings.HasPrefix(c.req, "PRI") {
+					req = before + req
+				}
+				if i < 2 {
+					conn.say(req)
+				} else {
+					for _, b := range []byte(req) {
+						if _, err := conn.Write([]byte{b}); err != nil {
+							break // refused already
+						}
+					}
+				}
+				answers := 0
+				for {
+					res, err := http.ReadResponse(conn.r, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if b := g.body(res); res.StatusCode == 400 {
+						if !res.Close || !strings.Contains(b, c.why) {
+							t.Errorf("refused with %q, close %v", b, res.Close)
+						}
+						break
+					}
+					answers++
+				}
+				if want := strings.Count(req, "\nHost: blog.test\r\n\r\nPRI") + strings.Count(req, "/before"); !strings.HasPrefix(c.req, "PRI") && answers != want {
+					t.Errorf("%d answers before it, want %d", answers, want)
+				}
+				if rest, _ := io.ReadAll(conn.r); len(rest) > 0 {
+					t.Errorf("behind it came %q", rest)
+				}
+				if evil.Load() != 0 {
+					t.Error("what was behind it went to the app")
+				}
+			}
+		})
+	}
+}
+
+// The first half of HTTP/2's preface is no request, and what follows it is none.
+func TestRequest_HalfAPreface(t *testing.T) {
+	t.Parallel()
+	g := start(t, router.Options{})
+	evil := watched(g)
+	for _, dial := range []func() *rawConn{g.conn, g.overTLS()} {
+		c := dial()
+		c.say("PRI * HTTP/2.0\r\n\r\n" + behind)
+		if b, _ := io.ReadAll(c.r); bytes.Contains(b, []byte(" 200 ")) || evil.Load() != 0 {
+			t.Errorf("it was answered with %q", b)
+		}
+	}
+}
+
+// A request whose body comes in chunks is the last on its connection, whoever answers
+// it: nothing behind it is taken for a request, with TLS and without.
+func TestRequest_ChunksAreTheLast(t *testing.T) {
+	t.Parallel()
+	g := start(t, router.Options{Challenge: func(w http.ResponseWriter, _ *http.Request) bool {
+		_, _ = io.WriteString(w, "proof")
+		return true
+	}})
+	secure := g.overTLS()
+	evil := watched(g)
 	for name, req := range map[string]string{
-		"CL short":        "POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"CL long":         "POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 500\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-		"CL last":         "GET / HTTP/1.1\r\nHost: blog.test\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
-		"an unknown host": "POST / HTTP/1.1\r\nHost: other.test\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"HTTP/1.0":        "POST / HTTP/1.0\r\nHost: blog.test\r\nConnection: keep-alive\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"HTTP/1.0, no CL": "POST / HTTP/1.0\r\nHost: blog.test\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
-		"a challenge":     "GET /.well-known/acme-challenge/x HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"bare LF":         "POST / HTTP/1.1\nHost: blog.test\nX: y\nContent-Length: 5\nTransfer-Encoding: chunked\n\n0\r\n\r\n",
+		"empty":           "POST / HTTP/1.1\r\nHost: blog.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"GET":             "GET / HTTP/1.1\r\nHost: blog.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+		"an unknown host": "POST / HTTP/1.1\r\nHost: other.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"a challenge":     "GET /.well-known/acme-challenge/x HTTP/1.1\r\nHost: blog.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"unknown coding":  "POST / HTTP/1.1\r\nHost: blog.test\r\nTransfer-Encoding: gzip\r\n\r\n0\r\n\r\n",
+		"an old client":   "POST / HTTP/1.0\r\nHost: blog.test\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello",
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, c := range []*rawConn{g.conn(), secure()} {

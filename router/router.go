@@ -6,7 +6,8 @@
 //	go r.Serve(ctx, l)     // takes requests until ctx ends
 //	r.Switch(mesh.Route{Stack: "blog", Hosts: hosts, Targets: targets})
 //
-// What strangers send is parsed by net/http only. What goes to the instances is
+// What strangers send is parsed by net/http only, and what could be understood in
+// two ways is refused before it (framing.go). What goes to the instances is
 // this package's own: HTTP/1.1, spoken by the goroutine that handles the request,
 // on connections that are kept and looked at before they are used again.
 //
@@ -318,7 +319,7 @@ func (r *Router) ServeTLS(ctx context.Context, l net.Listener, c *tls.Config) er
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
-	return r.serve(ctx, &http.Server{Protocols: &protocols, TLSConfig: c}, l)
+	return r.serve(ctx, &http.Server{Protocols: &protocols, TLSConfig: alpn(c)}, l)
 }
 
 // StackOf tells which stack a host leads to, by its name or a wildcard. host is as
@@ -360,14 +361,18 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 	if r.opts.ProxyProtocol {
 		l = r.proxied(l)
 	}
+	if f.tls {
+		l = startHandshakes(l, s.TLSConfig, r.opts.HeadTime, func(c net.Conn, err error) {
+			if r.opts.PerClient > 0 {
+				f.leave(c)
+			}
+			r.log.Debug("TLS handshake failed", "client", c.RemoteAddr().String(), "err", err)
+		})
+	} else {
+		l = strictListener{l}
+	}
 	failed := make(chan error, 1)
-	go func() {
-		if f.tls {
-			failed <- s.ServeTLS(l, "", "")
-		} else {
-			failed <- s.Serve(l)
-		}
-	}()
+	go func() { failed <- s.Serve(l) }()
 	var err error
 	select {
 	case err = <-failed:

@@ -2,10 +2,13 @@ package router_test
 
 import (
 	"bytes"
+	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -141,24 +144,44 @@ func TestRude_SlowLoris(t *testing.T) {
 	}
 }
 
-// Lines that end with a bare LF, which RFC 9112, section 2.2, lets a server take,
-// reach the app with their CR.
-func TestRude_BareLF(t *testing.T) {
+// A client that says nothing on the port for TLS, or no TLS, holds up nobody, and is
+// told what it did where it can be.
+func TestRude_NoHandshake(t *testing.T) {
 	t.Parallel()
-	g := start(t, router.Options{})
-	heads := make(chan string, 1)
-	g.route(rawApp(t, func(c *rawConn) {
-		heads <- c.head()
-		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-	}))
-	c := g.conn()
-	c.say("GET / HTTP/1.1\nHost: blog.test\nX-A: b\n\n")
-	head := receive(t, heads, "the app's head")
-	if strings.Count(head, "\n") != strings.Count(head, "\r\n") || !strings.Contains(head, "\r\nX-A: b\r\n") {
-		t.Errorf("the app got %q", head)
+	g := start(t, router.Options{HeadTime: 300 * time.Millisecond})
+	g.route(app(t, text("hello")))
+	l := listen(t)
+	cert := httptest.NewTLSServer(nil)
+	cert.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	served := make(chan error, 1)
+	go func() { served <- g.ServeTLS(ctx, l, &tls.Config{Certificates: cert.TLS.Certificates}) }()
+	dial := func() net.Conn {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		return c
 	}
-	if h := c.head(); !strings.HasPrefix(h, "HTTP/1.1 200") {
-		t.Error(h)
+	silent, plain := dial(), dial()
+	_, _ = io.WriteString(plain, "GET / HTTP/1.1\r\nHost: blog.test\r\n\r\n")
+	if b, _ := io.ReadAll(plain); !strings.HasPrefix(string(b), "HTTP/1.1 400 ") || !strings.Contains(string(b), "HTTPS only") {
+		t.Errorf("HTTP without TLS got %q", b)
+	}
+	from := time.Now()
+	if b, _ := io.ReadAll(silent); len(b) > 0 || time.Since(from) > 10*time.Second {
+		t.Errorf("silence got %q after %v", b, time.Since(from))
+	}
+	// Who has begun when the listener closes is served, in time.
+	slow := tls.Client(dial(), &tls.Config{InsecureSkipVerify: true})
+	until(t, "the connection to be taken", func() bool { return slow.HandshakeContext(t.Context()) == nil })
+	dial() // says nothing, and holds up no end
+	cancel()
+	if err := receive(t, served, "the end of TLS"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -29,6 +29,9 @@ func (q *request) openTunnel(c *conn, h http.Header) bool {
 	if err != nil {
 		return false
 	}
+	if under, ok := client.(interface{ NetConn() net.Conn }); ok && q.front != nil {
+		client = under.NetConn() // what follows is no request, and looked at by nobody
+	}
 	t := &tunnel{q: q, c: c, client: client, ended: make(chan struct{})}
 	t.left.Store(2)
 	q.rec.Status = http.StatusSwitchingProtocols
