@@ -429,12 +429,7 @@ func (d *Deployer) SetSettings(ctx context.Context, stack mesh.StackName, fn fun
 	if err != nil {
 		return st, err
 	}
-	d.mu.Lock()
-	if fl := d.fleets[stack]; fl != nil && fl.stack.Settings.FirstByte != st.Settings.FirstByte {
-		fl.stack.Settings.FirstByte = st.Settings.FirstByte
-		d.switchLocked(fl)
-	}
-	d.mu.Unlock()
+	d.refresh(stack)
 	state, err := d.RepoState(ctx, stack)
 	if err != nil {
 		return st, err

@@ -19,16 +19,21 @@ func (d *Deployer) wantedImages(ctx context.Context) (images map[string]bool, bu
 	}
 	images, busy = map[string]bool{}, map[mesh.StackName]bool{}
 	for _, st := range stacks {
-		kept, err := d.Store.Releases(ctx, st.Name, keepReleases+1)
-		if err != nil {
+		if err := d.keptImages(ctx, st.Name, images); err != nil {
 			return nil, nil, err
-		}
-		for _, r := range kept {
-			images[r.Image.ID] = true
 		}
 		busy[st.Name] = len(d.tickets(st.Name)) > 0
 	}
 	return images, busy, nil
+}
+
+// keptImages adds the images of a stack that a rollback may need, by ID.
+func (d *Deployer) keptImages(ctx context.Context, stack mesh.StackName, images map[string]bool) error {
+	kept, err := d.Store.Releases(ctx, stack, keepReleases+1)
+	for _, r := range kept {
+		images[r.Image.ID] = true
+	}
+	return err
 }
 
 // Collect removes the images that no rollback needs, of all stacks and of those that
@@ -121,20 +126,16 @@ func (d *Deployer) Rebuild(ctx context.Context, name mesh.StackName, by mesh.Key
 // the build cache has above its limit, in the background.
 func (d *Deployer) collect(stack mesh.StackName, last mesh.DeploymentNumber) {
 	d.background(func(ctx context.Context) {
-		kept, err := d.Store.Releases(ctx, stack, keepReleases+1)
-		if err != nil {
-			return
-		}
 		keep := map[string]bool{}
-		for _, k := range kept {
-			keep[k.Image.ID] = true
+		if err := d.keptImages(ctx, stack, keep); err != nil {
+			return
 		}
 		// A build that is under way has an image that no release has yet. This
 		// deployment may not have left the lane, and has one.
 		if slices.ContainsFunc(d.tickets(stack), func(t *ticket) bool { return t.deployment.Number != last }) {
 			return
 		}
-		err = d.Builder.Collect(ctx, stack, keep)
+		err := d.Builder.Collect(ctx, stack, keep)
 		if err == nil {
 			_, err = d.Builder.PruneCache(ctx, false)
 		}

@@ -106,6 +106,12 @@ func New(o Options) *Deployer {
 	if o.Built == nil {
 		o.Built = func(time.Duration, error) {}
 	}
+	if o.Events == nil {
+		o.Events = noEvents{}
+	}
+	if o.ShutOut == nil {
+		o.ShutOut = func(string) {}
+	}
 	if o.Reached == nil {
 		o.Reached = func(Step, string) {}
 	}

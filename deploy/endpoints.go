@@ -115,16 +115,13 @@ func (d *Deployer) foreign(ctx context.Context, host mesh.Host, stack mesh.Stack
 	if err != nil {
 		return err
 	}
-	for _, o := range stacks {
-		switch {
-		case o.Name == stack:
-		case d.host(o.Name) == host:
-			return mesh.Errorf(mesh.Conflict, "%s is the own name of the stack %s", host, o.Name)
-		case slices.Contains(o.Domains, host):
-			return mesh.Errorf(mesh.Conflict, "the domain %s belongs to another stack", host).WithHint("remove it there first: ssh mesh domains:remove -a STACK %s", host)
-		}
+	switch o, ok := d.owner(stacks, host); {
+	case !ok || o.Name == stack:
+		return nil
+	case d.host(o.Name) == host:
+		return ownName(host, o.Name)
 	}
-	return nil
+	return mesh.Errorf(mesh.Conflict, "the domain %s belongs to another stack", host).WithHint("remove it there first: ssh mesh domains:remove -a STACK %s", host)
 }
 
 // Unpublish takes endpoints from a service, all of them when at is nil, and returns

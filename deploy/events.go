@@ -17,9 +17,12 @@ type Events interface {
 
 // note puts a line into a stack's log, about an instance or about what name says.
 func (d *Deployer) note(stack mesh.StackName, name, format string, args ...any) {
-	if d.Events == nil {
-		return
-	}
 	text := strings.NewReplacer("\n", " ", "\r", " ").Replace(fmt.Sprintf(format, args...))
 	d.Events.Event(stack, mesh.LogLine{At: d.Now().UTC(), Source: "mesh", Name: name, Text: text})
 }
+
+// noEvents keeps nothing.
+type noEvents struct{}
+
+func (noEvents) Event(mesh.StackName, mesh.LogLine) {}
+func (noEvents) Rename(_, _ mesh.StackName)         {}

@@ -46,7 +46,7 @@ func (d *Deployer) Unlock(ctx context.Context, stack mesh.StackName) error {
 // instances again. The instances run on. It survives restarts. page is HTML that
 // browsers get meanwhile; empty: mesh's own.
 func (d *Deployer) SetMaintenance(ctx context.Context, stack mesh.StackName, on bool, page string) error {
-	st, err := d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) error { s.Maintained, s.Page = on, page; return nil })
+	_, err := d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) error { s.Maintained, s.Page = on, page; return nil })
 	if err != nil {
 		return err
 	}
@@ -55,11 +55,6 @@ func (d *Deployer) SetMaintenance(ctx context.Context, stack mesh.StackName, on 
 	} else {
 		d.note(stack, "maintenance", "is off")
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if fl := d.fleets[stack]; fl != nil {
-		fl.stack.Maintained, fl.stack.Page = st.Maintained, st.Page
-		d.switchLocked(fl)
-	}
+	d.refresh(stack)
 	return nil
 }

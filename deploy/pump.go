@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"sync"
@@ -37,7 +38,7 @@ func (p *pump) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.buf)+len(b) > pumpRoom {
-		p.dropped++
+		p.dropped += bytes.Count(b, []byte("\n"))
 	} else {
 		p.buf = append(p.buf, b...)
 	}
@@ -61,7 +62,7 @@ func (p *pump) run() {
 		p.mu.Unlock()
 		_, err := p.to.Write(b) // one that fails is noticed by its context
 		if err == nil && dropped > 0 {
-			_, _ = fmt.Fprintf(p.to, "       … %d pieces of output are left out here; deployments:show has them\n", dropped)
+			_, _ = fmt.Fprintf(p.to, "       … %d lines skipped: the connection was too slow for them\n", dropped)
 		}
 		if closed {
 			return

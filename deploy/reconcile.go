@@ -151,7 +151,7 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 
 	d.mu.Lock()
 	was := d.fleets[st.Name]
-	fl := &fleet{stack: st, release: r, members: map[mesh.InstanceName]*member{}}
+	fl := &fleet{stack: d.newestLocked(st), release: r, members: map[mesh.InstanceName]*member{}}
 	now := d.Now()
 	for _, s := range want {
 		in, found := best[s.Name]

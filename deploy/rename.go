@@ -39,12 +39,13 @@ func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by 
 		switch {
 		case o.Name == to:
 			return mesh.Errorf(mesh.Conflict, "there is a stack named %q already", to).WithHint("choose another name")
-		case slices.Contains(o.Domains, d.host(to)):
-			return mesh.Errorf(mesh.Conflict, "the name %s is a domain of the stack %s", d.host(to), o.Name).
-				WithHint("remove it there first: ssh mesh domains:remove -a %s %s", o.Name, d.host(to))
 		case o.Was == to:
 			return renaming(to)
 		}
+	}
+	if o, ok := d.owner(stacks, d.host(to)); ok {
+		return mesh.Errorf(mesh.Conflict, "the name %s is a domain of the stack %s", d.host(to), o.Name).
+			WithHint("remove it there first: ssh mesh domains:remove -a %s %s", o.Name, d.host(to))
 	}
 	if n, err := d.Runner.OneOffs(ctx, name); err != nil {
 		return err
@@ -69,9 +70,8 @@ func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by 
 			d.endRename(name)
 		}
 	}()
-	moved := st
-	moved.Name, moved.Was = to, name
-	if moved.Subnet, err = d.subnet(stacks); err != nil { // both networks live side by side for a while
+	subnet, err := d.subnet(stacks) // both networks live side by side for a while
+	if err != nil {
 		return err
 	}
 	dep := mesh.Deployment{Stack: name, Kind: mesh.DeployRename, By: by, Subject: fmt.Sprintf("Rename to %s", to)}
@@ -84,7 +84,6 @@ func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by 
 		if st.Lock != nil {
 			return locked(st)
 		}
-		subnet := moved.Subnet
 		moved := st
 		moved.Name, moved.Was, moved.Subnet = to, name, subnet
 		old, err := d.rename(ctx, a, st, moved)
@@ -182,9 +181,7 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 	}
 	ctx = context.WithoutCancel(ctx)
 	d.Logger.Info("stack renamed", "stack", next.Name, "was", st.Name, "key", string(a.dep.By))
-	if d.Events != nil {
-		d.Events.Rename(st.Name, next.Name) // before its routes go, and its logs with them
-	}
+	d.Events.Rename(st.Name, next.Name) // before its routes go, and its logs with them
 	d.mu.Lock()
 	var old []mesh.Instance
 	if fl := d.fleets[st.Name]; fl != nil {
@@ -208,9 +205,7 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 // finishRename moves what a renamed stack has outside the store. It goes on where
 // a killed server stopped.
 func (d *Deployer) finishRename(ctx context.Context, st mesh.Stack) (mesh.Stack, error) {
-	if d.Events != nil {
-		d.Events.Rename(st.Was, st.Name)
-	}
+	d.Events.Rename(st.Was, st.Name) // again, when a killed server has left it to this one
 	err := d.Repos.Rename(ctx, st.Was, st.Name)
 	if err == nil {
 		err = d.Builder.Rename(ctx, st.Was, st.Name)
@@ -228,10 +223,6 @@ func (d *Deployer) finishRename(ctx context.Context, st mesh.Stack) (mesh.Stack,
 			d.Logger.Warn("deploy branch not moved", "stack", st.Name, "err", err)
 		}
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if fl := d.fleets[st.Name]; fl != nil {
-		fl.stack.Was = ""
-	}
+	d.refresh(st.Name)
 	return done, nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -362,6 +363,47 @@ func TestRollout_DiesBetweenCheckAndSwitch(t *testing.T) {
 		}
 		pass(2 * time.Second)
 		sound(t, w)
+	})
+}
+
+// What is recorded of a stack's routes while a deployment has its release recorded
+// and not yet switched is routed, and so is what several record at once.
+func TestRollout_ChangesOfRoutesMeanwhile(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		var d *deploy.Deployer
+		domains := 0
+		change := func() {
+			domains++
+			host := mesh.Host(fmt.Sprintf("n%d.example.com", domains))
+			if err := errors.Join(d.AddDomain(t.Context(), "blog", host, ""), d.SetMaintenance(t.Context(), "blog", domains%2 == 1, "")); err != nil {
+				t.Error(err)
+			}
+		}
+		w.Options.Reached = func(s deploy.Step, _ string) {
+			if d != nil && s == deploy.StepCommitted {
+				change()
+			}
+		}
+		d, _ = w.Start()
+		for range 2 {
+			mustPush(t, w, d, app)
+			r, _ := w.Router.Route("blog")
+			if want := []mesh.DownReason{mesh.NotDown, mesh.Maintenance}[domains%2]; len(r.Hosts) != 1+domains || r.Down != want {
+				t.Errorf("%d domains were added, and the router has %v, %v", domains, r.Hosts, r.Down)
+			}
+		}
+		var all sync.WaitGroup
+		for i := range 20 {
+			all.Go(func() {
+				if err := d.AddDomain(t.Context(), "blog", mesh.Host(fmt.Sprintf("at-once-%d.example.com", i)), ""); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if r, _ := w.Router.Route("blog"); len(r.Hosts) != 1+domains+20 {
+			t.Errorf("the router has %v", r.Hosts)
+		}
 	})
 }
 

@@ -26,9 +26,9 @@ func (d *Deployer) CreateStack(ctx context.Context, name mesh.StackName, by mesh
 			if o.Was == st.Name {
 				return st, renaming(o.Was)
 			}
-			if slices.Contains(o.Domains, d.host(st.Name)) {
-				return st, mesh.Errorf(mesh.Conflict, "the name %s is a domain of another stack", d.host(st.Name)).WithHint("choose another name")
-			}
+		}
+		if _, ok := d.owner(taken, d.host(st.Name)); ok {
+			return st, mesh.Errorf(mesh.Conflict, "the name %s is a domain of another stack", d.host(st.Name)).WithHint("choose another name")
 		}
 		var err error
 		st.Subnet, err = d.subnet(taken)
@@ -192,10 +192,8 @@ func (d *Deployer) AddDomain(ctx context.Context, name mesh.StackName, host, to 
 	if err != nil {
 		return err
 	}
-	for _, o := range stacks {
-		if d.host(o.Name) == host {
-			return mesh.Errorf(mesh.Conflict, "%s is the own name of the stack %s", host, o.Name)
-		}
+	if o, ok := d.owner(stacks, host); ok && d.host(o.Name) == host {
+		return ownName(host, o.Name)
 	}
 	return d.changeDomains(ctx, name, func(st *mesh.Stack) error {
 		if slices.Contains(st.Domains, host) {
@@ -217,6 +215,20 @@ func (d *Deployer) AddDomain(ctx context.Context, name mesh.StackName, host, to 
 		slices.Sort(st.Domains)
 		return nil
 	})
+}
+
+// owner is the stack that a host leads to, by the stack's own name or as one of its
+// domains.
+func (d *Deployer) owner(stacks []mesh.Stack, host mesh.Host) (mesh.Stack, bool) {
+	i := slices.IndexFunc(stacks, func(o mesh.Stack) bool { return d.host(o.Name) == host || slices.Contains(o.Domains, host) })
+	if i < 0 {
+		return mesh.Stack{}, false
+	}
+	return stacks[i], true
+}
+
+func ownName(host mesh.Host, stack mesh.StackName) error {
+	return mesh.Errorf(mesh.Conflict, "%s is the own name of the stack %s", host, stack)
 }
 
 // RemoveDomain takes a host name from a stack.
@@ -248,16 +260,10 @@ func (d *Deployer) RemoveDomain(ctx context.Context, name mesh.StackName, host m
 
 // changeDomains changes where the requests of a stack go, at once.
 func (d *Deployer) changeDomains(ctx context.Context, name mesh.StackName, fn func(*mesh.Stack) error) error {
-	st, err := d.Store.UpdateStack(ctx, name, fn)
-	if err != nil {
+	if _, err := d.Store.UpdateStack(ctx, name, fn); err != nil {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if fl := d.fleets[name]; fl != nil {
-		fl.stack.Domains, fl.stack.Redirects, fl.stack.Endpoints = st.Domains, st.Redirects, st.Endpoints
-		d.switchLocked(fl)
-	}
+	d.refresh(name)
 	return nil
 }
 
@@ -288,7 +294,7 @@ func (d *Deployer) RemoveKey(ctx context.Context, name, by mesh.KeyName) error {
 		return err
 	}
 	for _, k := range keys {
-		if k.Name == name && d.ShutOut != nil {
+		if k.Name == name {
 			d.ShutOut(k.Fingerprint)
 		}
 	}

@@ -52,7 +52,7 @@ func (d *Deployer) install(st mesh.Stack, r mesh.Release, keep, started []mesh.I
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	was := d.fleets[st.Name]
-	fl := &fleet{stack: st, release: r, members: map[mesh.InstanceName]*member{}}
+	fl := &fleet{stack: d.newestLocked(st), release: r, members: map[mesh.InstanceName]*member{}}
 	for _, in := range keep {
 		// What has become of it since, a crash or another container, is the member's.
 		if was != nil && was.members[in.Name] != nil {
@@ -83,6 +83,28 @@ func (d *Deployer) install(st mesh.Stack, r mesh.Release, keep, started []mesh.I
 	}
 	byName(old)
 	return old
+}
+
+// refresh tells the router what has been recorded of a stack since its last switch.
+func (d *Deployer) refresh(stack mesh.StackName) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if fl := d.fleets[stack]; fl != nil {
+		fl.stack = d.newestLocked(fl.stack)
+		d.switchLocked(fl)
+	}
+}
+
+// newestLocked is the record of a stack as it is now. Whoever changes one tells the
+// router afterwards, and not in the order of the changes: with what is newest, the
+// last to do so tells it all of them.
+func (d *Deployer) newestLocked(st mesh.Stack) mesh.Stack {
+	newest, err := d.Store.Stack(context.Background(), st.Name)
+	if err != nil {
+		d.Logger.Warn("stack not read again for its routes", "stack", st.Name, "err", err)
+		return st
+	}
+	return newest
 }
 
 // switchLocked tells the router what serves a stack now.

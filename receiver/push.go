@@ -27,7 +27,7 @@ type push struct {
 	r     *Receiver
 	key   mesh.Key
 	stack mesh.StackName
-	out   *pump // to the pusher, over side-band 2 or SSH's stderr
+	out   *lines // to the pusher, over side-band 2 or SSH's stderr
 
 	mu      sync.Mutex
 	caps    capabilities
@@ -91,7 +91,7 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 
 	p := &push{r: r, key: key, stack: stack, verdict: map[string]string{}}
 	filter := newFilter(s, p, r.Repos.kept(stack))
-	p.out = newPump(func(b []byte) error {
+	p.out = newLines(func(b []byte) error {
 		p.mu.Lock()
 		band := p.caps.has("side-band-64k")
 		p.mu.Unlock()
@@ -287,19 +287,27 @@ func (p *push) postReceive(ctx context.Context, c hooks.Call) bool {
 
 // deploy returns the reason that goes into git's report, or nothing.
 func (p *push) deploy(ctx context.Context, ref mesh.RefUpdate, options []string) string {
+	m := mesh.Push{Stack: p.stack, By: p.key.Name, Branch: ref.Branch(), Commit: ref.New}
+	if reason := p.admitAndPush(ctx, ref, &m, options); reason != "" {
+		return reason
+	}
+	if m.DryRun || m.Detach || !p.isLive(ctx, ref.New) {
+		p.undo(ctx, ref) // accepted, but not what is deployed, or not yet
+	}
+	return ""
+}
+
+// admitAndPush deploys m, which gets the options, when ref may be pushed.
+func (p *push) admitAndPush(ctx context.Context, ref mesh.RefUpdate, m *mesh.Push, options []string) string {
 	if err := p.r.Deployer.AdmitRef(ctx, p.key, p.stack, ref); err != nil {
 		printRefusal(p.out, err)
 		return p.reason(err)
 	}
-	m := mesh.Push{Stack: p.stack, By: p.key.Name, Branch: ref.Branch(), Commit: ref.New}
-	if reason := p.options(&m, options); reason != "" {
+	if reason := p.options(m, options); reason != "" {
 		return reason
 	}
-	if err := p.r.Deployer.Push(ctx, m, p.out); err != nil {
+	if err := p.r.Deployer.Push(ctx, *m, p.out); err != nil {
 		return p.reason(err)
-	}
-	if m.DryRun || m.Detach || !p.isLive(ctx, ref.New) {
-		p.undo(ctx, ref) // accepted, but not what is deployed, or not yet
 	}
 	return ""
 }
@@ -316,18 +324,7 @@ func (p *push) deployTag(ctx context.Context, ref mesh.RefUpdate, commit mesh.Co
 	if p.isLive(ctx, commit) {
 		return ""
 	}
-	if err := p.r.Deployer.AdmitRef(ctx, p.key, p.stack, ref); err != nil {
-		printRefusal(p.out, err)
-		return p.reason(err)
-	}
-	m := mesh.Push{Stack: p.stack, By: p.key.Name, Commit: commit}
-	if reason := p.options(&m, options); reason != "" {
-		return reason
-	}
-	if err := p.r.Deployer.Push(ctx, m, p.out); err != nil {
-		return p.reason(err)
-	}
-	return ""
+	return p.admitAndPush(ctx, ref, &mesh.Push{Stack: p.stack, By: p.key.Name, Commit: commit}, options)
 }
 
 // options reads push options; it returns the reason when one is unknown.

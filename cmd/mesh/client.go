@@ -52,19 +52,28 @@ func client(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 
 // run finds the server and runs the command there.
 func (o clientFlags) run(words []string, stdin io.Reader, stdout, stderr io.Writer) error {
-	if o.host != "" {
-		d, err := parseHost(o.host)
-		if err != nil {
-			return err
-		}
+	d, named, err := o.server()
+	switch {
+	case err != nil:
+		return err
+	case named:
 		return d.run(words, stdin, stdout, stderr)
 	}
-	if !o.local {
-		if d, ok := remote(); ok {
-			return d.run(words, stdin, stdout, stderr)
-		}
-	}
 	return local(filepath.Join(o.data, "mesh.sock"), words, stdin, stdout, stderr)
+}
+
+// server is where --host or the checkout's git remote lead, unless the socket is
+// meant.
+func (o clientFlags) server() (d destination, named bool, err error) {
+	if o.host != "" {
+		d, err = parseHost(o.host)
+		return d, true, err
+	}
+	if o.local {
+		return d, false, nil
+	}
+	d, named = remote()
+	return d, named, nil
 }
 
 // deploySource replaces standard input by the working directory when words deploy
@@ -89,25 +98,12 @@ func deploySource(words []string, stdin io.Reader, stderr io.Writer) ([]string, 
 // asker runs commands on the server that is named: by --host, the socket of --data
 // or the git remote. It is nil when none is.
 func (o clientFlags) asker(stderr io.Writer) func([]string, io.Writer) error {
-	switch d, named := remote(); {
-	case o.host != "":
-		return func(words []string, stdout io.Writer) error {
-			d, err := parseHost(o.host)
-			if err != nil {
-				return err
-			}
-			return d.run(words, strings.NewReader(""), stdout, stderr)
-		}
-	case !o.local && named:
-		return func(words []string, stdout io.Writer) error {
-			return d.run(words, strings.NewReader(""), stdout, stderr)
-		}
-	case o.local:
-		return func(words []string, stdout io.Writer) error {
-			return local(filepath.Join(o.data, "mesh.sock"), words, strings.NewReader(""), stdout, stderr)
-		}
+	if _, named, _ := o.server(); !named && !o.local {
+		return nil
 	}
-	return nil
+	return func(words []string, stdout io.Writer) error {
+		return o.run(words, strings.NewReader(""), stdout, stderr)
+	}
 }
 
 type clientFlags struct {

@@ -3,19 +3,16 @@ package receiver
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
-	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 )
 
-// pumped writes parts to a pump whose reader is quick.
-func pumped(parts ...string) string {
+// sent is what a pusher gets of parts.
+func sent(parts ...string) string {
 	var got bytes.Buffer
-	p := newPump(func(b []byte) error { got.Write(b); return nil })
+	p := newLines(func(b []byte) error { got.Write(b); return nil })
 	for _, s := range parts {
 		_, _ = io.WriteString(p, s)
 	}
@@ -23,7 +20,7 @@ func pumped(parts ...string) string {
 	return got.String()
 }
 
-func TestPump_WholeCleanLines(t *testing.T) {
+func TestLines_WholeCleanLines(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		in   []string
@@ -41,61 +38,33 @@ func TestPump_WholeCleanLines(t *testing.T) {
 		"a line that is long":  {[]string{strings.Repeat("x", 9000) + "\n"}, strings.Repeat("x", 4000) + "\n" + strings.Repeat("x", 4000) + "\n" + strings.Repeat("x", 1000) + "\n"},
 		"a line of 3999 bytes": {[]string{strings.Repeat("x", 3999) + "\n"}, strings.Repeat("x", 3999) + "\n"},
 	} {
-		if got := pumped(tc.in...); got != tc.want {
+		if got := sent(tc.in...); got != tc.want {
 			t.Errorf("%s: got %.80q…, want %.80q…", name, got, tc.want)
 		}
 	}
 }
 
-func TestPump_SlowReaderMissesLinesAndIsTold(t *testing.T) {
+func TestLines_EndsWithItsReader(t *testing.T) {
+	t.Parallel()
+	calls := 0
+	p := newLines(func([]byte) error { calls++; return errors.New("gone") })
+	for range 3 {
+		if n, err := io.WriteString(p, "line\n"); n != 5 || err != nil {
+			t.Errorf("a write of somebody else's output gives %d, %v", n, err)
+		}
+	}
+	p.Close()
+	p.Close()
+	if calls != 1 {
+		t.Errorf("%d packets went to a reader that was gone", calls)
+	}
+}
+
+func TestLines_ManyWriters(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var got bytes.Buffer
-		read := make(chan struct{})
-		p := newPump(func(b []byte) error { <-read; got.Write(b); return nil })
-		const lines = 30_000
-		for i := range lines { // 3 MB; the writer never waits
-			fmt.Fprintf(p, "%0100d\n", i)
-		}
-		close(read)
-		p.Close()
-		skipped := regexp.MustCompile(`(?m)^       … (\d+) lines skipped: .*\n`).FindAllStringSubmatch(got.String(), -1)
-		n := 0
-		for _, m := range skipped {
-			k, _ := strconv.Atoi(m[1])
-			n += k
-		}
-		if len(skipped) == 0 || strings.Count(got.String(), "\n")-len(skipped)+n != lines || got.Len() > maxLag*2 {
-			t.Errorf("%d bytes, %q, %d lines", got.Len(), skipped, strings.Count(got.String(), "\n"))
-		}
-	})
-}
-
-// synctest fails the test when the pump's goroutine is left.
-func TestPump_EndsWithItsReader(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		calls := 0
-		p := newPump(func([]byte) error { calls++; return errors.New("gone") })
-		for range 3 {
-			if n, err := io.WriteString(p, "line\n"); n != 5 || err != nil {
-				t.Errorf("a write of somebody else's output gives %d, %v", n, err)
-			}
-			synctest.Wait()
-		}
-		p.Close()
-		p.Close()
-		if calls != 1 {
-			t.Errorf("%d packets went to a reader that was gone", calls)
-		}
-	})
-}
-
-func TestPump_ManyWriters(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var got bytes.Buffer
-		p := newPump(func(b []byte) error { got.Write(b); return nil })
+		p := newLines(func(b []byte) error { got.Write(b); return nil })
 		done := make(chan struct{})
 		for range 4 {
 			go func() {
