@@ -95,6 +95,46 @@ func TestEndpoint_LongestPathWins(t *testing.T) {
 	}
 }
 
+// What waits for one service takes no place from those who wait for another.
+func TestEndpoint_EachServiceHasItsQueue(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := router.New(router.Options{MaxWaiting: 1})
+		r.Switch(mesh.Route{
+			Stack: "blog", Hosts: []mesh.Host{"blog.test"},
+			Endpoints: []mesh.Endpoint{{Host: "blog.test", Path: "/api", Service: "api"}},
+		})
+		done := make(chan time.Duration, 4)
+		ask := func(path string) {
+			from := time.Now()
+			w := httptest.NewRecorder()
+			r.ServeHTTP(w, httptest.NewRequest("GET", "http://blog.test"+path, nil))
+			done <- time.Since(from)
+		}
+		for _, path := range []string{"/api", "/"} {
+			go ask(path)
+			synctest.Wait()
+			if n := len(done); n != 0 {
+				t.Errorf("%s found no place", path)
+			}
+		}
+		if n := r.Snapshot()[0].Waiting; n != 2 {
+			t.Errorf("%d wait", n)
+		}
+		for _, path := range []string{"/api", "/"} {
+			ask(path)
+			if took := <-done; took != 0 {
+				t.Errorf("a second for %s waited %v", path, took)
+			}
+		}
+		for range 2 {
+			if took := <-done; took != 10*time.Second {
+				t.Errorf("waited %v", took)
+			}
+		}
+	})
+}
+
 func TestEndpoint_EachServiceWaitsForItsOwn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

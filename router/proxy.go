@@ -79,14 +79,7 @@ func (q *request) finish() {
 	now := q.router.clock()
 	q.rec.Duration = now - q.begun
 	if q.entry != nil {
-		seen := (*traffic)(nil)
-		if q.pool != nil {
-			seen = q.pool.seen
-		}
-		if seen == nil {
-			seen = q.entry.traffic()
-		}
-		seen.count(&q.rec, now)
+		q.pool.traffic(q.entry).count(&q.rec, now)
 	} else {
 		q.router.strangers.Add(1)
 	}
@@ -279,7 +272,7 @@ const maxResent = 3
 
 // connect claims a target and gives a connection to it. While there is none it
 // waits: at most Options.Wait, among at most Options.MaxWaiting requests of the
-// stack, and no longer than the client does.
+// service, and no longer than the client does.
 func (q *request) connect(fresh bool) (c *conn, reused bool, code Code) {
 	var w waiter
 	defer w.stop()
@@ -362,7 +355,7 @@ func (q *request) claim(w *waiter) (*target, Code) {
 type waiter struct {
 	tried   []*target // that took no connection since the last wait
 	waited  bool
-	in      *entry      // whose waiting counts this request
+	in      *traffic    // whose waiting counts this request
 	limit   *time.Timer // for the whole wait
 	backoff time.Duration
 }
@@ -370,13 +363,13 @@ type waiter struct {
 // wait returns when it makes sense to look for a target again: at once when the
 // route changes, and every now and then if there are targets that are set aside.
 func (w *waiter) wait(q *request, e *entry, rt *route) Code {
-	if w.in != e {
+	if of := q.pool.traffic(e); w.in != of {
 		w.leave()
-		if e.waiting.Add(1) > int64(q.router.opts.MaxWaiting) {
-			e.waiting.Add(-1)
+		if of.waiting.Add(1) > int64(q.router.opts.MaxWaiting) {
+			of.waiting.Add(-1)
 			return QueueFull
 		}
-		w.in = e
+		w.in = of
 	}
 	if w.limit == nil {
 		w.limit = time.NewTimer(q.router.opts.Wait)

@@ -50,7 +50,7 @@ type Options struct {
 	// Wait is how long a request waits for a stack that has no instance, or none
 	// that takes connections; 0: 10 s, negative: not at all.
 	Wait time.Duration
-	// MaxWaiting is how many requests of one stack may wait; 0: 1000.
+	// MaxWaiting is how many requests of one service may wait; 0: 1000.
 	MaxWaiting int
 	// FirstByte is how long an app may take to begin its answer, once the request
 	// has been sent or its body stands still; 0: 60 s.
@@ -437,7 +437,7 @@ func (r *Router) Snapshot() []Status {
 	all := make([]Status, 0, len(r.stacks))
 	for _, e := range r.stacks {
 		rt := e.cur.Load()
-		s := Status{Stack: rt.Stack, Hosts: slices.Clone(rt.Hosts), Down: rt.Down, Waiting: int(e.waiting.Load()), Totals: e.totals()}
+		s := Status{Stack: rt.Stack, Hosts: slices.Clone(rt.Hosts), Down: rt.Down, Waiting: e.waiting(), Totals: e.totals()}
 		for _, t := range rt.targets {
 			ep := t.ep.Load()
 			s.Targets = append(s.Targets, TargetStatus{

@@ -30,9 +30,8 @@ type table struct {
 
 // entry is a stack as long as it has routes; cur is what it leads to now.
 type entry struct {
-	cur     atomic.Pointer[route]   // nil: removed
-	waiting atomic.Int64            // requests that wait for an instance
-	seen    atomic.Pointer[traffic] // of web, and of no service; nil: it has had no request
+	cur  atomic.Pointer[route]   // nil: removed
+	seen atomic.Pointer[traffic] // of web, and of no service; nil: it has had no request
 
 	others map[mesh.ServiceName]*traffic // of services that have, or had, an endpoint; guarded by Router.mu
 }
@@ -69,6 +68,14 @@ type pool struct {
 	down    mesh.DownReason
 	seen    *traffic      // nil: the entry's
 	turn    atomic.Uint32 // where the search for a target begins
+}
+
+// traffic counts the requests of p, a pool of e's route; nil: it is not known.
+func (p *pool) traffic(e *entry) *traffic {
+	if p == nil || p.seen == nil {
+		return e.traffic()
+	}
+	return p.seen
 }
 
 // split makes the pools of a route whose targets have been found. Called with

@@ -37,10 +37,11 @@ const (
 	slotTime = 5 * time.Second // together with slots: a minute
 )
 
-// traffic counts the requests of a stack, all there were and those of the last
+// traffic counts the requests of a service, all there were and those of the last
 // minute. Counting takes no lock; at the turn of a slot a request that ends in
 // that instant may be missed.
 type traffic struct {
+	waiting atomic.Int64 // requests that wait for an instance
 	status [6]atomic.Uint64 // by first digit; 0: others
 	bytes  atomic.Int64
 	nanos  atomic.Int64
@@ -177,6 +178,18 @@ func (t *traffic) addTo(all *Totals) {
 	for c, n := range t.codes {
 		all.Codes[c] += n
 	}
+}
+
+// waiting counts the requests that wait for an instance. Called with Router.mu held.
+func (e *entry) waiting() int {
+	n := int64(0)
+	if web := e.seen.Load(); web != nil {
+		n = web.waiting.Load()
+	}
+	for _, t := range e.others {
+		n += t.waiting.Load()
+	}
+	return int(n)
 }
 
 // totals is for all services together. Called with Router.mu held.
