@@ -41,12 +41,12 @@ const (
 // minute. Counting takes no lock; at the turn of a slot a request that ends in
 // that instant may be missed.
 type traffic struct {
-	waiting atomic.Int64 // requests that wait for an instance
-	status [6]atomic.Uint64 // by first digit; 0: others
-	bytes  atomic.Int64
-	nanos  atomic.Int64
-	all    [len(bounds) + 1]atomic.Uint64
-	recent [slots]slot
+	waiting atomic.Int64     // requests that wait for an instance
+	status  [6]atomic.Uint64 // by first digit; 0: others
+	bytes   atomic.Int64
+	nanos   atomic.Int64
+	all     [len(bounds) + 1]atomic.Uint64
+	recent  [slots]slot
 
 	mu    sync.Mutex
 	codes map[Code]uint64

@@ -13,8 +13,11 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/mholt/acmez/v3/acme"
 
 	"mesh"
 	"mesh/router"
@@ -59,6 +62,9 @@ func begin(t *testing.T, validity time.Duration, without string) *world {
 		Belongs: func(h string) (mesh.StackName, bool) { return w.router.StackOf(h) },
 		Logger:  slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
+	if without == "http-01 and tls-alpn-01" {
+		w.options.DNS = &zone{acme: acme}
+	}
 	w.open()
 	o := router.Options{Secure: w.Live, Challenge: w.Challenge, HTTPSPort: port(secure), HSTS: time.Hour, Grace: 100 * time.Millisecond}
 	config := w.TLSConfig()
@@ -66,6 +72,9 @@ func begin(t *testing.T, validity time.Duration, without string) *world {
 	case "http-01":
 		o.Challenge = nil
 	case "tls-alpn-01":
+		config.NextProtos = []string{"h2", "http/1.1"}
+	case "http-01 and tls-alpn-01":
+		o.Challenge = nil
 		config.NextProtos = []string{"h2", "http/1.1"}
 	}
 	w.router = router.New(o)
@@ -84,6 +93,24 @@ func begin(t *testing.T, validity time.Duration, without string) *world {
 	serve(w.Run)
 	t.Cleanup(func() { cancel(); all.Wait(); w.Close() })
 	return w
+}
+
+// zone proves by DNS that names are its own, as a plug-in of a DNS provider does.
+type zone struct {
+	acme            *certstest.Server
+	proved, cleaned atomic.Int64
+}
+
+func (z *zone) Present(_ context.Context, c acme.Challenge) error {
+	z.proved.Add(1)
+	z.acme.TXT.Store(c.DNS01TXTRecordName()+".", []string{c.DNS01KeyAuthorization()})
+	return nil
+}
+
+func (z *zone) CleanUp(_ context.Context, c acme.Challenge) error {
+	z.cleaned.Add(1)
+	z.acme.TXT.Delete(c.DNS01TXTRecordName() + ".")
+	return nil
 }
 
 func (w *world) open() {
@@ -284,6 +311,22 @@ func TestACME_EitherValidationWillDo(t *testing.T) {
 			w.route("blog", "blog.example.test")
 			until(t, "the certificate", func() bool { return w.Live("blog.example.test") })
 		})
+	}
+}
+
+// Where neither port can be reached, a plug-in for the DNS provider will do.
+func TestACME_ByDNS(t *testing.T) {
+	w := begin(t, time.Hour, "http-01 and tls-alpn-01")
+	w.route("blog", "blog.example.test", "www.example.test")
+	for _, host := range []string{"blog.example.test", "www.example.test"} {
+		until(t, "the certificate of "+host, func() bool { return w.Live(host) })
+		if body, _, err := w.get(host); err != nil || body != "blog by https over "+host {
+			t.Errorf("%s: %q, %v", host, body, err)
+		}
+	}
+	z := w.options.DNS.(*zone)
+	if proved, cleaned := z.proved.Load(), z.cleaned.Load(); proved != 2 || cleaned != 2 {
+		t.Errorf("%d records were made, and %d removed", proved, cleaned)
 	}
 }
 

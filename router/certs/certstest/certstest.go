@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,6 +34,8 @@ type Server struct {
 
 	Orders  atomic.Int64 // how many certificates were asked for
 	Limited atomic.Bool  // further ones are refused, as Let's Encrypt does it
+
+	TXT sync.Map // what the DNS has for a name (with the dot at its end), as []string
 
 	http *httptest.Server
 	dns  []*dns.Server
@@ -129,9 +132,16 @@ func (s *Server) resolve() (string, error) {
 	answer := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		m := new(dns.Msg)
 		m.SetReply(q)
-		if q.Question[0].Qtype == dns.TypeA {
-			head := dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}
+		head := dns.RR_Header{Name: q.Question[0].Name, Rrtype: q.Question[0].Qtype, Class: dns.ClassINET, Ttl: 1}
+		switch head.Rrtype {
+		case dns.TypeA:
 			m.Answer = append(m.Answer, &dns.A{Hdr: head, A: net.IPv4(127, 0, 0, 1)})
+		case dns.TypeTXT:
+			texts, _ := s.TXT.Load(strings.ToLower(head.Name))
+			all, _ := texts.([]string)
+			for _, text := range all {
+				m.Answer = append(m.Answer, &dns.TXT{Hdr: head, Txt: []string{text}})
+			}
 		}
 		_ = w.WriteMsg(m)
 	})
