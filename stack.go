@@ -126,20 +126,28 @@ type Release struct {
 	By          KeyName
 	Description string // "Deploy 1a2b3c4", "Set GREETING", "Rollback to v3"
 	Deployment  DeploymentNumber
-	Commit      Commit                 // what the image was built from; empty when not from git
-	Elsewhere   bool                   // Commit is in the repository of the stack that this was promoted from
-	Source      string                 // what the image was made from, when not from a push: "an upload of 1a2b3c4", "the image redis:7"
-	Procfile    map[ServiceName]string // what the source's Procfile says, the release command included; nil: it has none
+	Commit      Commit // what the image was built from; empty when not from git
+	Elsewhere   bool   // Commit is in the repository of the stack that this was promoted from
+	Source      string // what the image was made from, when not from a push: "an upload of 1a2b3c4", "the image redis:7"
+	Declared    Declared
 	Image       Image
 	Config      Config
 	Formation   Formation
 	Services    map[ServiceName]Service
 }
 
+// Declared is what the files of a release's tree say: Procfile, mesh.toml, app.json
+// and heroku.yml. What people set with commands wins over it.
+type Declared struct {
+	Commands map[ServiceName]string // of the services, the release command included; nil: none was looked for
+	Files    map[ServiceName]string // which file each of them is from
+	Settings Settings
+}
+
 // Service is how a release runs one kind of process.
 type Service struct {
 	Command string  // as written; empty: the image's own ENTRYPOINT and CMD
-	From    string  // where the command comes from: "image", "Procfile", "svc:update"
+	From    string  // where the command comes from: "image", "svc:update", "start-command", or a file: "Procfile"
 	Memory  int64   // bytes; 0: no limit
 	CPUs    float64 // cores; 0: no limit
 

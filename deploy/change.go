@@ -133,7 +133,7 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 		}
 		a.out.mask(st.Config, cur.Config)
 		r := d.release(a, st, cur.Image, cur.Commit, st.Config, cur.Services, formation(st, cur.Services), description)
-		r.Source, r.Procfile, r.Elsewhere = cur.Source, cur.Procfile, cur.Elsewhere
+		r.Source, r.Declared, r.Elsewhere = cur.Source, cur.Declared, cur.Elsewhere
 		also, err := change(ctx, a, st, &r)
 		if err != nil {
 			return err
@@ -141,6 +141,7 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 		if err := d.imagePresent(ctx, r); err != nil {
 			return err
 		}
+		st.Declared = r.Declared.Settings // how it is checked
 		run := r
 		if st.Stopped {
 			run.Formation = nil
@@ -154,6 +155,7 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 				if s.Lock != nil && dep.Kind != mesh.DeployScale {
 					return locked(*s) // since this began
 				}
+				s.Declared = r.Declared.Settings
 				if also != nil {
 					also(s)
 				}
@@ -417,7 +419,7 @@ func (d *Deployer) Rollback(ctx context.Context, stack mesh.StackName, by mesh.K
 	return d.rerelease(ctx, dep, out, subject, func(_ context.Context, a *attempt, st mesh.Stack, r *mesh.Release) (func(*mesh.Stack), error) {
 		a.out.mask(st.Config, target.Config)
 		r.Image, r.Commit, r.Config, r.Services = target.Image, target.Commit, target.Config, target.Services
-		r.Source, r.Procfile, r.Elsewhere = target.Source, target.Procfile, target.Elsewhere
+		r.Source, r.Declared, r.Elsewhere = target.Source, target.Declared, target.Elsewhere
 		r.Formation = formation(st, target.Services)
 		return func(s *mesh.Stack) { s.Config = target.Config }, nil
 	})

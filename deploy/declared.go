@@ -17,14 +17,14 @@ import (
 // vars and formation that nobody has set otherwise.
 func (d *Deployer) declared(a *attempt, st mesh.Stack, src *source) (mesh.Stack, error) {
 	if src.tree == nil {
-		st.Declared = mesh.Settings{}
+		st.Declared = src.declared.Settings
 		return st, nil
 	}
 	m, err := manifest(src.tree, st.Settings.Root)
 	if err != nil {
 		return st, phaseFailed("build failed", err)
 	}
-	src.manifest, src.procs = m, m.Services
+	src.manifest, src.declared = m, mesh.Declared{Commands: m.Services, Files: m.source, Settings: m.Settings}
 	st.Declared = m.Settings
 	st.Config, err = wanted(m.Vars, st)
 	if err != nil {
@@ -86,7 +86,7 @@ func wanted(vars map[string]Var, st mesh.Stack) (mesh.Config, error) {
 
 // keep records with the release what the tree has added.
 func (src source) keep(s *mesh.Stack, config mesh.Config) {
-	s.Declared = src.manifest.Settings
+	s.Declared = src.declared.Settings
 	for name := range src.manifest.Vars {
 		if v, made := config[name]; made {
 			if _, set := s.Config[name]; !set {
@@ -150,7 +150,7 @@ func (d *Deployer) tellDeclared(a *attempt, st mesh.Stack, m Manifest, before me
 // with what is deployed.
 func (d *Deployer) skipped(ctx context.Context, st mesh.Stack, src source) (bool, error) {
 	watch := st.Effective().Watch
-	if len(watch) == 0 || src.commit == "" || src.noCache || src.force || st.Current == 0 {
+	if len(watch) == 0 || src.tree == nil || src.commit == "" || src.noCache || src.force || st.Current == 0 {
 		return false, nil
 	}
 	current, err := d.Store.Release(ctx, st.Name, st.Current)

@@ -19,9 +19,9 @@ import (
 // Manifest is what a tree says of itself: its Procfile, mesh.toml, app.json and
 // heroku.yml.
 type Manifest struct {
-	Settings   mesh.Settings     // of mesh.toml, app.json, heroku.yml: the first that speaks counts
-	From       map[string]string // which file decided a setting
-	Services   procs             // commands, the release command among them
+	Settings   mesh.Settings               // of mesh.toml, app.json, heroku.yml: the first that speaks counts
+	From       map[string]string           // which file decided a setting
+	Services   map[mesh.ServiceName]string // commands, the release command among them
 	source     map[mesh.ServiceName]string
 	Formation  mesh.Formation
 	Vars       map[string]Var // that app.json wants
@@ -43,7 +43,7 @@ const maxManifest = 256 << 10
 // ReadManifest reads the files of a tree through read, which gives fs.ErrNotExist's
 // empty text for a file that is not there.
 func ReadManifest(read func(name string) (string, error)) (Manifest, error) {
-	m := Manifest{From: map[string]string{}, Services: procs{}, source: map[mesh.ServiceName]string{}, Formation: mesh.Formation{}, Vars: map[string]Var{}}
+	m := Manifest{From: map[string]string{}, Services: map[mesh.ServiceName]string{}, source: map[mesh.ServiceName]string{}, Formation: mesh.Formation{}, Vars: map[string]Var{}}
 	for _, f := range []struct {
 		name string
 		into func(*Manifest, string) error

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -143,6 +144,55 @@ func TestManifest_FailedPostdeployStaysLive(t *testing.T) {
 				t.Errorf("no %q in\n%s", want, out)
 			}
 		}
+	})
+}
+
+// What a tree says belongs to its release: a rollback checks the old code as the old
+// tree says, a promotion takes it along, and svc tells which file a command is from.
+func TestManifest_GoesWithTheRelease(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		var mu sync.Mutex
+		path := ""
+		w.Runner.CheckedFunc = func(_ mesh.Instance, how mesh.Check) {
+			mu.Lock()
+			defer mu.Unlock()
+			path = how.Path
+		}
+		checked := func(want string) {
+			t.Helper()
+			mu.Lock()
+			defer mu.Unlock()
+			if path != want {
+				t.Errorf("checked at %q, want %q", path, want)
+			}
+		}
+		mustPush(t, w, d, map[string]string{"Dockerfile": "FROM scratch", "mesh.toml": "health = \"/old\"", "heroku.yml": "run:\n  web: ./old\n"})
+		checked("/old")
+		mustPush(t, w, d, map[string]string{"Dockerfile": "FROM scratch", "mesh.toml": "health = \"/new\"", "Procfile": "web: ./new\n"})
+		checked("/new")
+		for n, want := range map[mesh.ReleaseNumber]mesh.Service{1: {Command: "./old", From: "heroku.yml"}, 2: {Command: "./new", From: "Procfile"}} {
+			if got := release(t, w, n).Services["web"]; got != want {
+				t.Errorf("%s: %+v, want %+v", n, got, want)
+			}
+		}
+		if err := d.Rollback(t.Context(), "blog", "ci", 1, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		checked("/old")
+		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.Config{"A": mesh.NewSecret("b")}, nil, false, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if got := stack(t, w).Effective().Health; got != "/old" {
+			t.Errorf("the health check is at %q", got)
+		}
+		if _, err := d.CreateStack(t.Context(), "shop", "ci"); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Promote(t.Context(), "blog", "shop", "ci", io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		checked("/old")
 	})
 }
 

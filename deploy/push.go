@@ -66,7 +66,7 @@ type source struct {
 	tree        mesh.Tree              // nil: a prebuilt image
 	from        mesh.From              // the prebuilt image
 	image       *mesh.Image            // one that is there already: nothing is built
-	procs       procs                  // the services, when there is no tree to read them from
+	declared    mesh.Declared          // by the tree, or by the release that the image is from
 	manifest    Manifest               // of the tree
 	force       bool                   // build also what touches nothing that is watched
 	fresh       bool                   // build also what was built before
@@ -79,8 +79,6 @@ type source struct {
 	admit       func(mesh.Stack) error // may refuse, in the deployment's turn; may be nil
 	change      func(*mesh.Stack)      // to the stack, with the release; may be nil
 }
-
-type procs = map[mesh.ServiceName]string
 
 // deploySource makes a release out of a source and rolls it out: build, release
 // command, start, check, switch. It is what an attempt does.
@@ -124,9 +122,9 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 		return err
 	}
 	d.Reached(StepBuilt, string(st.Name))
-	svcs := services(st, src.procs)
+	svcs := services(st, src.declared)
 	r := d.release(a, st, img, src.commit, st.Config, svcs, formation(st, svcs), src.description)
-	r.Source, r.Procfile, r.Elsewhere = src.text, src.procs, src.image != nil
+	r.Source, r.Declared, r.Elsewhere = src.text, src.declared, src.image != nil
 	if _, err := specs(st, r, a.dep.Number); err != nil {
 		return err
 	}
@@ -278,7 +276,7 @@ func megabytes(n int64) string {
 // releaseCommand runs what has to be done once before the new release gets
 // traffic, with its image and config: migrations, say.
 func (d *Deployer) releaseCommand(ctx context.Context, a *attempt, st mesh.Stack, r mesh.Release) error {
-	command := r.Procfile[mesh.ReleaseCommand]
+	command := r.Declared.Commands[mesh.ReleaseCommand]
 	if len(st.Release) > 0 {
 		command = strings.Join(st.Release, " ")
 	}

@@ -28,13 +28,13 @@ func (d *Deployer) release(a *attempt, st mesh.Stack, img mesh.Image, commit mes
 	}
 }
 
-// services puts together what a stack runs: what its Procfile names, or web from
-// the image alone, with what svc:update says on top.
-func services(st mesh.Stack, fromProcfile map[mesh.ServiceName]string) map[mesh.ServiceName]mesh.Service {
+// services puts together what a stack runs: what its tree names, or web from the
+// image alone, with what svc:update says on top.
+func services(st mesh.Stack, tree mesh.Declared) map[mesh.ServiceName]mesh.Service {
 	out := map[mesh.ServiceName]mesh.Service{}
-	for name, command := range fromProcfile {
+	for name, command := range tree.Commands {
 		if name != mesh.ReleaseCommand {
-			out[name] = mesh.Service{Command: command, From: "Procfile"}
+			out[name] = mesh.Service{Command: command, From: tree.Files[name]}
 		}
 	}
 	if len(out) == 0 {

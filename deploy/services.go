@@ -58,35 +58,16 @@ func (d *Deployer) changeServices(ctx context.Context, stack mesh.StackName, by 
 		return err
 	}
 	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployServices, By: by, Subject: subject}
-	return d.rerelease(ctx, dep, out, subject, func(ctx context.Context, _ *attempt, st mesh.Stack, r *mesh.Release) (func(*mesh.Stack), error) {
+	return d.rerelease(ctx, dep, out, subject, func(_ context.Context, _ *attempt, st mesh.Stack, r *mesh.Release) (func(*mesh.Stack), error) {
 		set, err := apply(st)
 		if err != nil {
 			return nil, err
 		}
-		procs, err := d.procfileOf(ctx, *r)
-		if err != nil {
-			return nil, err
-		}
 		st.Services = set
-		r.Services = services(st, procs)
+		r.Services = services(st, r.Declared)
 		r.Formation = formation(st, r.Services)
 		return func(s *mesh.Stack) { s.Services = set }, nil
 	})
-}
-
-// procfileOf is what a release's Procfile says. Releases recorded before it was
-// part of them have it in their commit.
-func (d *Deployer) procfileOf(ctx context.Context, r mesh.Release) (procs, error) {
-	if r.Procfile != nil || r.Commit == "" || r.Elsewhere {
-		return r.Procfile, nil
-	}
-	tree, _, closeTree, err := d.Repos.Open(ctx, r.Stack, r.Commit)
-	if err != nil {
-		return nil, err
-	}
-	defer closeTree()
-	m, err := manifest(tree, "")
-	return m.Services, err
 }
 
 // SetReleaseCommand sets the command that is run before a push goes live; an

@@ -73,14 +73,10 @@ func (d *Deployer) Promote(ctx context.Context, from, to mesh.StackName, by mesh
 		if err := d.imagePresent(ctx, r); err != nil {
 			return err
 		}
-		procs, err := d.procfileOf(ctx, r)
-		if err != nil {
-			return err
-		}
 		a.out.mask(r.Config) // nothing of it goes along, and nothing of it is printed
 		a.step("promoting", "Promoting %s of %s: the same image", r.Number, from)
 		src := source{
-			commit: r.Commit, image: &r.Image, procs: procs, tag: r.Commit.Short(), description: subject,
+			commit: r.Commit, image: &r.Image, declared: r.Declared, tag: r.Commit.Short(), description: subject,
 			text: fmt.Sprintf("%s %s", from, r.Number),
 		}
 		if r.Source != "" {

@@ -22,7 +22,7 @@ func TestUpload_IsDeployedLikeAPush(t *testing.T) {
 		}
 		sound(t, w)
 		r := release(t, w, 1)
-		if r.Commit != "" || r.Source != "Upload of main at 1a2b3c4" || r.Image.Ref != "mesh/blog:upload-0123456" || r.Formation["worker"] != 1 || r.Procfile[mesh.ReleaseCommand] != "./migrate" {
+		if r.Commit != "" || r.Source != "Upload of main at 1a2b3c4" || r.Image.Ref != "mesh/blog:upload-0123456" || r.Formation["worker"] != 1 || r.Declared.Commands[mesh.ReleaseCommand] != "./migrate" {
 			t.Errorf("got %+v", r)
 		}
 		if dep := last(t, w); dep.Kind != mesh.DeployUpload || dep.Status != mesh.StatusLive {

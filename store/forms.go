@@ -190,7 +190,9 @@ type releaseForm struct {
 	Commit      string                 `json:"commit,omitempty"`
 	Elsewhere   bool                   `json:"elsewhere,omitempty"`
 	Source      string                 `json:"source,omitempty"`
-	Procfile    map[string]string      `json:"procfile,omitempty"`
+	Commands    map[string]string      `json:"commands,omitempty"`
+	Files       map[string]string      `json:"files,omitempty"`
+	Declared    settingsForm           `json:"declared,omitzero"`
 	Image       imageForm              `json:"image"`
 	Config      []byte                 `json:"config,omitempty"`
 	Formation   map[string]int         `json:"formation,omitempty"`
@@ -203,12 +205,7 @@ func storeRelease(r mesh.Release, config []byte) releaseForm {
 		Deployment: int(r.Deployment), Commit: string(r.Commit), Image: imageForm(r.Image), Config: config,
 		Elsewhere: r.Elsewhere, Source: r.Source, Formation: storeFormation(r.Formation), Services: map[string]serviceForm{},
 	}
-	if r.Procfile != nil {
-		f.Procfile = make(map[string]string, len(r.Procfile))
-	}
-	for n, c := range r.Procfile {
-		f.Procfile[string(n)] = c
-	}
+	f.Commands, f.Files, f.Declared = storeByService(r.Declared.Commands), storeByService(r.Declared.Files), settingsForm(r.Declared.Settings)
 	for n, v := range r.Services {
 		f.Services[string(n)] = serviceForm(v)
 	}
@@ -225,13 +222,30 @@ func (f releaseForm) release(stack mesh.StackName, cfg mesh.Config) mesh.Release
 	for n, v := range f.Services {
 		r.Services[mesh.ServiceName(n)] = mesh.Service(v)
 	}
-	if f.Procfile != nil {
-		r.Procfile = make(map[mesh.ServiceName]string, len(f.Procfile))
-	}
-	for n, c := range f.Procfile {
-		r.Procfile[mesh.ServiceName(n)] = c
-	}
+	r.Declared = mesh.Declared{Commands: readByService(f.Commands), Files: readByService(f.Files), Settings: mesh.Settings(f.Declared)}
 	return r
+}
+
+func storeByService(m map[mesh.ServiceName]string) map[string]string {
+	if m == nil {
+		return nil
+	}
+	out := make(map[string]string, len(m))
+	for name, s := range m {
+		out[string(name)] = s
+	}
+	return out
+}
+
+func readByService(m map[string]string) map[mesh.ServiceName]string {
+	if m == nil {
+		return nil
+	}
+	out := make(map[mesh.ServiceName]string, len(m))
+	for name, s := range m {
+		out[mesh.ServiceName(name)] = s
+	}
+	return out
 }
 
 type deploymentForm struct {
