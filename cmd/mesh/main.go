@@ -57,13 +57,12 @@ func (p program) run(args []string, stdin io.Reader, stdout, stderr io.Writer) e
 	switch {
 	case len(args) > 0 && args[0] == "serve":
 		return p.serveMain(args[1:], stdout, stderr)
-	case len(args) == 1 && (args[0] == "version" || args[0] == "--version"):
-		_, err := fmt.Fprintf(stdout, "mesh %s\n", p.version)
-		return err
-	case len(args) > 0 && (args[0] == "help" || args[0] == "--help" || args[0] == "-h"):
-		return command.Help(args[1:], stdout, stderr)
-	case len(args) > 0 && args[0] == "completion":
-		return command.Completion(args[1:], stdout, stderr)
+	case len(args) > 0 && (args[0] == "version" || args[0] == "help" || args[0] == "completion"):
+		return command.Here(p.version, args, stdout, stderr)
+	case len(args) > 0 && args[0] == "--version":
+		return command.Here(p.version, append([]string{"version"}, args[1:]...), stdout, stderr)
+	case len(args) > 0 && (args[0] == "--help" || args[0] == "-h"):
+		return command.Here(p.version, append([]string{"help"}, args[1:]...), stdout, stderr)
 	case len(args) > 0 && args[0] == "__complete":
 		command.Complete(stdout, args[1:])
 		return nil

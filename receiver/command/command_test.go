@@ -840,11 +840,11 @@ func TestHelp(t *testing.T) {
 		}
 	}
 	var out, errs bytes.Buffer
-	if err := command.Help(nil, &out, &errs); err != nil || out.String() != page.out {
+	if err := command.Here("test", []string{"help"}, &out, &errs); err != nil || out.String() != page.out {
 		t.Errorf("without a server: %v, %q", err, out.String())
 	}
 	out.Reset()
-	if err := command.Help([]string{"no such"}, &out, &errs); !errors.Is(err, mesh.Invalid) {
+	if err := command.Here("test", []string{"help", "no such"}, &out, &errs); !errors.Is(err, mesh.Invalid) {
 		t.Errorf("help about nothing: %v", err)
 	}
 	out.Reset()

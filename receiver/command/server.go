@@ -10,7 +10,10 @@ import (
 func serverCommands() []*definition {
 	return []*definition{
 		{
-			topic: "version", short: "Print the version of the server", run: func(_ context.Context, c *call) error {
+			topic: "version", short: "Print the version of the server", json: true, run: func(_ context.Context, c *call) error {
+				if c.json {
+					return c.printJSON(map[string]string{"version": c.Version})
+				}
 				_, _ = fmt.Fprintf(c.Stdout, "mesh %s\n", c.Version)
 				return nil
 			},
@@ -35,14 +38,10 @@ func serverCommands() []*definition {
 	}
 }
 
-// Help prints what "mesh help" prints, without a server.
-func Help(words []string, stdout, stderr io.Writer) error {
-	return (&Set{}).Run(context.Background(), Request{Line: Join(append([]string{"help"}, words...)), Stdout: stdout, Stderr: stderr})
-}
-
-// Completion prints what "mesh completion" prints, without a server.
-func Completion(words []string, stdout, stderr io.Writer) error {
-	return (&Set{}).Run(context.Background(), Request{Line: Join(append([]string{"completion"}, words...)), Stdout: stdout, Stderr: stderr})
+// Here runs one of the commands that need no server: help, completion and version,
+// which is that of the binary itself.
+func Here(version string, words []string, stdout, stderr io.Writer) error {
+	return (&Set{Version: version}).Run(context.Background(), Request{Line: Join(words), Stdout: stdout, Stderr: stderr})
 }
 
 // single tells whether a topic has one command only.
