@@ -31,10 +31,17 @@ func published(t *testing.T, b *bench, tag string, dockerfile ...string) (ref st
 	srv := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(srv.Close)
 	ref = strings.TrimPrefix(srv.URL, "http://") + "/team/app:" + tag
+	publish(t, b, ref, "e30=", dockerfile...) // {}
+	return ref
+}
+
+// publish pushes an image to a registry and takes its local name away.
+func publish(t *testing.T, b *bench, ref, auth string, dockerfile ...string) {
+	t.Helper()
 	req := b.fresh(tree{"Dockerfile": from(dockerfile...)})
 	req.Tags = []string{ref}
 	b.must(req)
-	body, err := cli.ImagePush(t.Context(), ref, image.PushOptions{RegistryAuth: "e30="}) // {}
+	body, err := cli.ImagePush(t.Context(), ref, image.PushOptions{RegistryAuth: auth})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +59,6 @@ func published(t *testing.T, b *bench, tag string, dockerfile ...string) (ref st
 			t.Fatal(err)
 		}
 	}
-	return ref
 }
 
 // private puts a password before a registry.
@@ -97,29 +103,11 @@ func TestPrivateImages(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	req := b.fresh(tree{"Dockerfile": from("ENV WHO=private")})
-	req.Tags = []string{ref}
-	b.must(req)
 	auth, err := dockerregistry.EncodeAuthConfig(dockerregistry.AuthConfig{Username: r.User, Password: r.Password.Reveal(), ServerAddress: host})
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := cli.ImagePush(t.Context(), ref, image.PushOptions{RegistryAuth: auth})
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, _ := io.ReadAll(body)
-	_ = body.Close()
-	if strings.Contains(string(text), `"error"`) {
-		t.Fatalf("push: %s", text)
-	}
-	in, err := cli.ImageInspect(t.Context(), ref)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range slices.Concat(in.RepoTags, in.RepoDigests) {
-		_, _ = cli.ImageRemove(t.Context(), name, image.RemoveOptions{})
-	}
+	publish(t, b, ref, auth, "ENV WHO=private")
 
 	builds := map[string]func() mesh.Build{
 		"pulled":     func() mesh.Build { return b.prebuilt(mesh.From{Ref: ref}) },

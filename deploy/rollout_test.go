@@ -407,25 +407,32 @@ func TestRollout_ChangesOfRoutesMeanwhile(t *testing.T) {
 	})
 }
 
+// cancelledAt pushes app twice, and cancels the second push when it reaches a step.
+func cancelledAt(t *testing.T, w *deploytest.World, step deploy.Step) (string, error) {
+	t.Helper()
+	var cancel context.CancelFunc
+	w.Options.Reached = func(s deploy.Step, _ string) {
+		if s == step && cancel != nil {
+			cancel()
+		}
+	}
+	d, _ := w.Start()
+	mustPush(t, w, d, app)
+	ctx, c := context.WithCancel(t.Context())
+	defer c()
+	cancel = c
+	var out deploytest.Output
+	err := d.Push(ctx, w.Commit("blog", app), &out)
+	return out.String(), err
+}
+
 func TestRollout_CancelBeforeCommitUndoes(t *testing.T) {
 	for _, step := range []deploy.Step{deploy.StepBegun, deploy.StepBuilt, deploy.StepStarted} {
 		t.Run(string(step), func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *deploytest.World) {
-				var cancel context.CancelFunc
-				w.Options.Reached = func(s deploy.Step, _ string) {
-					if s == step && cancel != nil {
-						cancel()
-					}
-				}
-				d, _ := w.Start()
-				mustPush(t, w, d, app)
-				ctx, c := context.WithCancel(t.Context())
-				defer c()
-				cancel = c
-				var out deploytest.Output
-				err := d.Push(ctx, w.Commit("blog", app), &out)
-				if !errors.Is(err, mesh.Cancelled) || mesh.ExitStatus(err) != 130 || !strings.Contains(out.String(), "v1 is still serving") {
-					t.Errorf("got %v\n%s", err, out.String())
+				out, err := cancelledAt(t, w, step)
+				if !errors.Is(err, mesh.Cancelled) || mesh.ExitStatus(err) != 130 || !strings.Contains(out, "v1 is still serving") {
+					t.Errorf("got %v\n%s", err, out)
 				}
 				if dep := last(t, w); dep.Status != mesh.StatusCancelled {
 					t.Errorf("got %+v", dep)
@@ -444,20 +451,8 @@ func TestRollout_CancelAfterCommitFinishes(t *testing.T) {
 	for _, step := range []deploy.Step{deploy.StepCommitted, deploy.StepSwitched, deploy.StepRetiring} {
 		t.Run(string(step), func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *deploytest.World) {
-				var cancel context.CancelFunc
-				w.Options.Reached = func(s deploy.Step, _ string) {
-					if s == step && cancel != nil {
-						cancel()
-					}
-				}
-				d, _ := w.Start()
-				mustPush(t, w, d, app)
-				ctx, c := context.WithCancel(t.Context())
-				defer c()
-				cancel = c
-				var out deploytest.Output
-				if err := d.Push(ctx, w.Commit("blog", app), &out); err != nil {
-					t.Errorf("got %v\n%s", err, out.String())
+				if out, err := cancelledAt(t, w, step); err != nil {
+					t.Errorf("got %v\n%s", err, out)
 				}
 				sound(t, w)
 				if dep := last(t, w); dep.Status != mesh.StatusLive || stack(t, w).Current != 2 {

@@ -438,10 +438,9 @@ func TestSSH_TenSessionsAndNoMore(t *testing.T) {
 	}
 }
 
-func TestSSH_WindowChangesNeverStall(t *testing.T) {
-	t.Parallel()
-	s := serve(t, nil)
-	c := s.client(mesh.RoleAdmin)
+// terminal is a session with one, in which nothing runs yet.
+func terminal(t *testing.T, c *ssh.Client) *ssh.Session {
+	t.Helper()
 	sess, err := c.NewSession()
 	if err != nil {
 		t.Fatal(err)
@@ -449,6 +448,14 @@ func TestSSH_WindowChangesNeverStall(t *testing.T) {
 	if err := sess.RequestPty("xterm", 24, 80, nil); err != nil {
 		t.Fatal(err)
 	}
+	return sess
+}
+
+func TestSSH_WindowChangesNeverStall(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	c := s.client(mesh.RoleAdmin)
+	sess := terminal(t, c)
 	for range 2 { // before the command, and while it runs, nobody reads them
 		for i := range 3000 {
 			if err := sess.WindowChange(i, i); err != nil {
@@ -476,13 +483,7 @@ func TestSSH_TerminalGetsItsLineEnds(t *testing.T) {
 	t.Parallel()
 	s := serve(t, nil)
 	c := s.client(mesh.RoleAdmin)
-	sess, err := c.NewSession()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := sess.RequestPty("xterm", 24, 80, nil); err != nil {
-		t.Fatal(err)
-	}
+	sess := terminal(t, c)
 	if out, err := sess.Output("version"); err != nil || string(out) != "mesh 9\r\n" {
 		t.Errorf("got %q, %v", out, err)
 	}
