@@ -35,3 +35,12 @@ func (r *Router) Lookup(host string) bool {
 	_, rt := r.table.lookup(normalHost(host))
 	return rt != nil
 }
+
+// Waves counts those of the one listener that is being served.
+func (r *Router) Waves() (n int) {
+	r.fronts.Range(func(k, _ any) bool {
+		n = len(r.waves(k.(*front)))
+		return false
+	})
+	return n
+}

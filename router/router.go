@@ -23,6 +23,7 @@ package router
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"log/slog"
@@ -293,10 +294,33 @@ func (r *Router) sweepAll() {
 // front is one listener that is being served.
 type front struct {
 	tls     bool
-	active  gauge // requests and upgraded connections
 	conns   gauge // connections, but for upgraded ones
 	clients clients
 	leaving atomic.Bool // nothing new is taken: connections end with their next answer
+	wave    atomic.Pointer[wave]
+	early   []*wave // those before it, guarded by Router.mu
+}
+
+// wave is what came in by one listener between two calls of Settle.
+type wave struct{ active gauge } // requests and upgraded connections
+
+// join counts a request in the wave that is not over yet.
+func (f *front) join() *wave {
+	for {
+		w := f.wave.Load()
+		w.active.add()
+		if f.wave.Load() == w { // else Settle may have found it empty before
+			return w
+		}
+		w.active.done()
+	}
+}
+
+// waves are all that may have something under way.
+func (r *Router) waves(f *front) []*wave {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append(slices.Clone(f.early), f.wave.Load())
 }
 
 // Serve takes HTTP/1.1 and, with prior knowledge, HTTP/2 requests from l until ctx
@@ -332,6 +356,7 @@ func (r *Router) StackOf(host string) (mesh.StackName, bool) {
 
 func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) error {
 	f := &front{tls: s.TLSConfig != nil}
+	f.wave.Store(new(wave))
 	r.fronts.Store(f, nil)
 	defer r.fronts.Delete(f)
 	base, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -384,25 +409,54 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 	lingered()
 	cut := s.Shutdown(grace)
 	if cut == nil {
-		cut = f.active.wait(grace) // for upgraded connections, which net/http has let go
+		for _, w := range r.waves(f) { // upgraded connections, which net/http has let go
+			cut = errors.Join(cut, w.active.wait(grace))
+		}
 	}
 	if cut != nil {
-		r.log.Warn("requests cut: the router stops", "requests", f.active.load())
 		cancel(errStop)
 		_ = s.Close() // the listener is closed already
-		r.cut(f)
-		// All that is left has been told to end, and does so at once.
-		_ = f.active.wait(context.WithoutCancel(ctx))
+		for _, w := range r.waves(f) {
+			r.cut(w)
+			// All that is left has been told to end, and does so at once.
+			_ = w.active.wait(context.WithoutCancel(ctx))
+		}
 	}
 	return err
 }
 
-// cut ends all exchanges and upgraded connections that came in by f.
-func (r *Router) cut(f *front) {
+// Settle returns when no request and no upgraded connection is left of those that
+// are under way now, or when ctx ends: then it ends those that an app has got. What
+// comes meanwhile is served. Before a stop it sees to it that nobody waits long for
+// the next process: when Serve stops taking connections it waits for those only that
+// have come since.
+func (r *Router) Settle(ctx context.Context) {
+	var over []*wave
+	r.mu.Lock()
+	r.fronts.Range(func(k, _ any) bool {
+		f := k.(*front)
+		w := f.wave.Swap(new(wave))
+		f.early = append(f.early, w)
+		over = append(over, w)
+		return true
+	})
+	r.mu.Unlock()
+	for _, w := range over {
+		if w.active.wait(ctx) != nil {
+			r.cut(w)
+		}
+	}
+}
+
+// cut ends all exchanges and upgraded connections of w.
+func (r *Router) cut(w *wave) {
+	if n := w.active.load(); n > 0 {
+		r.log.Warn("requests cut: the router stops", "requests", n)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, t := range r.targets {
-		t.cutFront(f)
+		t.cutWave(w)
 	}
 }
 

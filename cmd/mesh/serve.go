@@ -163,7 +163,11 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 			return nil
 		})
 	}
-	front, fctx := errgroup.WithContext(ctx)
+	// The front outlives ctx: it serves on while old requests end.
+	front, fctx := errgroup.WithContext(back)
+	until, endControl := context.WithCancelCause(ctx)
+	defer endControl(nil)
+	context.AfterFunc(fctx, func() { endControl(context.Cause(fctx)) })
 	traffic, endTraffic := context.WithCancel(fctx)
 	defer endTraffic()
 	front.Go(func() error { return sv.router.Serve(traffic, sv.listen.http) })
@@ -177,10 +181,10 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 		for {
 			select {
 			case <-hup:
-				if _, err := h.ask(fctx); err != nil {
+				if _, err := h.ask(until); err != nil {
 					log.Error("not upgraded: this process serves on", "err", err)
 				}
-			case <-fctx.Done():
+			case <-until.Done():
 				return
 			}
 		}
@@ -189,15 +193,30 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	defer endParted()
 	sv.part = partCtx
 
-	next, err := sv.control(fctx, c, stdout)
+	next, err := sv.control(until, c, stdout)
 	if next != nil {
 		_, _ = daemon.SdNotify(false, fmt.Sprintf("MAINPID=%d", next.PID))
 		log.Info("another process has taken over", "pid", next.PID, "version", next.Version)
+		go func() {
+			if next.dies(fctx) {
+				log.Error("the process that had taken over is gone: this one ends, so that another one can be started", "pid", next.PID)
+				endParted()
+				over, end := context.WithCancel(back)
+				end()
+				sv.router.Settle(over)
+			}
+		}()
 	} else {
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 		log.Info("stopping")
 		h.upg.Stop()
 		endParted()
+		if fctx.Err() == nil {
+			// Requests that come while old ones end need not wait for the next process.
+			settle, cancel := context.WithTimeout(back, partTime)
+			sv.router.Settle(settle)
+			cancel()
+		}
 	}
 	endTraffic()
 	limit := time.AfterFunc(partTime, endParted)
@@ -205,11 +224,22 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	limit.Stop()
 	err = errors.Join(err, front.Wait())
 	endBack()
-	return errors.Join(err, behind.Wait())
+	err = errors.Join(err, behind.Wait())
+	if next == nil && sv.router.gone != nil {
+		// What stops this process would take the one before it for a left-over.
+		limit := time.NewTimer(comeUp)
+		defer limit.Stop()
+		select {
+		case <-sv.router.gone:
+		case <-limit.C:
+		}
+	}
+	return err
 }
 
 // partTime is for how long sessions that need nothing of this process but
-// their connection go on after another one has taken over.
+// their connection go on after another one has taken over, and requests after the
+// end of what writes.
 const partTime = 30 * time.Second
 
 // openCerts opens the certificates. The router, which has yet to be made, tells
