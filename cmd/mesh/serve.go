@@ -119,12 +119,8 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 		return err
 	}
 	defer sv.listen.close()
-	opts := []docker.Opt{docker.FromEnv, docker.WithAPIVersionNegotiation()}
-	if s.DockerHost != "" {
-		opts = append(opts, docker.WithHost(s.DockerHost))
-	}
-	if sv.engine, err = docker.NewClientWithOpts(opts...); err != nil {
-		return mesh.Errorf(mesh.Invalid, "the Docker Engine's address cannot be used: %w", err).WithHint("give one such as unix:///var/run/docker.sock with --docker-host")
+	if sv.engine, err = s.engine(); err != nil {
+		return err
 	}
 	defer func() { _ = sv.engine.Close() }()
 	if sv.journal, err = journal.Open(filepath.Join(s.Data, "router"), journal.Options{Logger: log}); err != nil {
