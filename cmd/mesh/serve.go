@@ -208,10 +208,7 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 		h.upg.Stop()
 		endParted()
 		if fctx.Err() == nil {
-			// Requests that come while old ones end need not wait for the next process.
-			settle, cancel := context.WithTimeout(back, partTime)
-			sv.router.Settle(settle)
-			cancel()
+			sv.settle(back)
 		}
 	}
 	endTraffic()
@@ -220,17 +217,22 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	limit.Stop()
 	err = errors.Join(err, front.Wait())
 	endBack()
-	err = errors.Join(err, behind.Wait())
-	if next == nil && sv.router.gone != nil {
-		// What stops this process would take the one before it for a left-over.
-		limit := time.NewTimer(comeUp)
-		defer limit.Stop()
+	return errors.Join(err, behind.Wait())
+}
+
+// settle lets requests that are under way end, those in the process before this one
+// too: what stops this process would take it for a left-over. Whoever comes meanwhile
+// is served, and need not wait for the next process.
+func (sv *server) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, partTime)
+	defer cancel()
+	sv.router.Settle(ctx)
+	if sv.router.gone != nil {
 		select {
 		case <-sv.router.gone:
-		case <-limit.C:
+		case <-ctx.Done():
 		}
 	}
-	return err
 }
 
 // partTime is for how long sessions that need nothing of this process but

@@ -68,6 +68,7 @@ func (c *checks) run() error {
 		{"a binary that does not come up", c.broken},
 		{"restart with a WebSocket open", c.restartWithTalk},
 		{"reload with a WebSocket open", c.reloadWithTalk},
+		{"restart right after a reload", c.restartAfterReload},
 		{"a crash", c.crash},
 		{"a crash right after a reload", c.crashAfterReload},
 		{"a fault in the settings", c.hopeless},
@@ -271,6 +272,36 @@ func (c *checks) reloadWithTalk() (string, error) {
 		return "", err
 	}
 	return l.end()
+}
+
+// restartAfterReload: the WebSocket is in the process before the main one.
+func (c *checks) restartAfterReload() (string, error) {
+	t, err := startTalk()
+	if err != nil {
+		return "", err
+	}
+	defer t.end()
+	began := time.Now()
+	if _, err := run("systemctl", "reload", "mesh"); err != nil {
+		return "", err
+	}
+	l := startLoad()
+	defer l.end()
+	if _, err := run("systemctl", "restart", "mesh"); err != nil {
+		return "", err
+	}
+	said, err := l.end()
+	if err != nil {
+		return "", err
+	}
+	if l.slowest() > 8*time.Second {
+		return "", fmt.Errorf("a request waited for %s", l.slowest())
+	}
+	lived, cut := t.lasted(began)
+	if cut != nil && lived < 29*time.Second {
+		return "", fmt.Errorf("the WebSocket was cut after %s: %w", lived, cut)
+	}
+	return fmt.Sprintf("%s; the WebSocket had %s", said, round(lived)), nil
 }
 
 // crashAfterReload: the old process, which is still there for a WebSocket, must not keep
