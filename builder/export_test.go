@@ -2,6 +2,7 @@ package builder
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"strings"
 
@@ -69,3 +70,11 @@ func (b *Builder) Write(root, path string) error { return b.write(root, path) }
 
 // InForce fails unless they are set there.
 func (b *Builder) InForce(root, path string) error { return b.inForce(root, path) }
+
+// Explain is what the one who pushed is told of BuildKit's error in a step.
+func (b *Builder) Explain(ctx context.Context, name string, err error) error {
+	j := &job{Builder: b, out: newPrinter(io.Discard, nil), df: &dockerfile{shown: "Dockerfile"}}
+	r := newRenderer(j.out)
+	r.order = []*step{{name: name, err: err.Error()}}
+	return j.explain(ctx, err, r, newLineRecorder(nil))
+}
