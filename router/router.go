@@ -316,6 +316,13 @@ func (f *front) join() *wave {
 	}
 }
 
+// settled are the waves that are over.
+func (r *Router) settled(f *front) []*wave {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(f.early)
+}
+
 // waves are all that may have something under way.
 func (r *Router) waves(f *front) []*wave {
 	r.mu.Lock()
@@ -401,6 +408,9 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 		f.leaving.Store(true)
 		_ = l.Close() // and not yet Shutdown, which closes idle connections at once
 		<-failed
+		for _, w := range r.settled(f) {
+			r.cut(w) // not before: who is cut comes back at once
+		}
 	}
 	grace, done := context.WithTimeout(base, r.opts.Grace)
 	defer done()
@@ -409,6 +419,9 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 	lingered()
 	cut := s.Shutdown(grace)
 	if cut == nil {
+		if len(r.settled(f)) > 0 {
+			done() // what is left are upgraded connections, which had their time or came late
+		}
 		for _, w := range r.waves(f) { // upgraded connections, which net/http has let go
 			cut = errors.Join(cut, w.active.wait(grace))
 		}
@@ -426,10 +439,10 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 }
 
 // Settle returns when no request and no upgraded connection is left of those that
-// are under way now, or when ctx ends: then it ends those that an app has got. What
-// comes meanwhile is served. Before a stop it sees to it that nobody waits long for
-// the next process: when Serve stops taking connections it waits for those only that
-// have come since.
+// are under way now, or when ctx ends. What comes meanwhile is served. Before the end
+// of Serve it sees to it that nobody waits long for the next process: Serve then cuts
+// at once what is left of the old, and upgraded connections that have come since, and
+// lets other requests end.
 func (r *Router) Settle(ctx context.Context) {
 	var over []*wave
 	r.mu.Lock()
@@ -442,10 +455,18 @@ func (r *Router) Settle(ctx context.Context) {
 	})
 	r.mu.Unlock()
 	for _, w := range over {
-		if w.active.wait(ctx) != nil {
+		_ = w.active.wait(ctx)
+	}
+}
+
+// Cut ends all requests that apps have got, and all upgraded connections, at once.
+func (r *Router) Cut() {
+	r.fronts.Range(func(k, _ any) bool {
+		for _, w := range r.waves(k.(*front)) {
 			r.cut(w)
 		}
-	}
+		return true
+	})
 }
 
 // cut ends all exchanges and upgraded connections of w.

@@ -81,11 +81,19 @@ func TestRouter_SettleServesOn(t *testing.T) {
 	later.CloseNow()
 }
 
-// At its end Settle cuts what is left of the old, and nothing else.
-func TestRouter_SettleCutsWhatIsLeft(t *testing.T) {
+// The end of Serve cuts what was not settled, and upgraded connections that have come
+// since; it lets other requests end.
+func TestRouter_EndsSoonAfterSettle(t *testing.T) {
 	t.Parallel()
-	g := start(t, router.Options{Grace: 5 * time.Second})
-	g.route(app(t, echo))
+	g := start(t, router.Options{Grace: time.Minute})
+	in, out := make(chan bool, 1), make(chan bool)
+	g.route(app(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			in <- true
+			<-out
+		}
+		echo(w, r)
+	}))
 	old := g.talk()
 	ctx, cancel := context.WithCancel(t.Context())
 	settled := make(chan bool)
@@ -94,17 +102,41 @@ func TestRouter_SettleCutsWhatIsLeft(t *testing.T) {
 	later := g.talk()
 	cancel()
 	receive(t, settled, "the end of Settle")
-	if err := g.say(old); err == nil {
-		t.Error("the old WebSocket goes on")
+	if err := g.say(old); err != nil {
+		t.Errorf("the old WebSocket, while who is cut could come back: %v", err)
 	}
-	if err := g.say(later); err != nil {
-		t.Errorf("the later WebSocket: %v", err)
-	}
+	slow := make(chan string, 1)
+	go func() {
+		_, b := g.get("/slow")
+		slow <- b
+	}()
+	<-in
 	stopped := make(chan bool)
 	go func() { g.stop(); close(stopped) }()
+	until(t, "the end of the old WebSocket", func() bool { return g.say(old) != nil })
 	if err := g.say(later); err != nil {
-		t.Errorf("the later WebSocket while the router stops: %v", err)
+		t.Errorf("the later WebSocket while a request is under way: %v", err)
 	}
-	_ = later.Close(websocket.StatusNormalClosure, "")
+	close(out)
+	if b := receive(t, slow, "the answer"); b != "here" {
+		t.Errorf("got %q", b)
+	}
 	receive(t, stopped, "the end of Serve")
+	if g.say(later) == nil {
+		t.Error("the later WebSocket outlives Serve")
+	}
+}
+
+func TestRouter_Cut(t *testing.T) {
+	t.Parallel()
+	g := start(t, router.Options{})
+	g.route(app(t, echo))
+	c := g.talk()
+	g.Cut()
+	if g.say(c) == nil {
+		t.Error("the WebSocket goes on")
+	}
+	if _, b := g.get("/"); b != "here" {
+		t.Errorf("got %q", b)
+	}
 }

@@ -197,9 +197,7 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 			if next.dies(fctx) {
 				log.Error("the process that had taken over is gone: this one ends, so that another one can be started", "pid", next.PID)
 				endParted()
-				over, end := context.WithCancel(back)
-				end()
-				sv.router.Settle(over)
+				sv.router.Cut()
 			}
 		}()
 	} else {

@@ -224,13 +224,23 @@ func (c *checks) broken() (string, error) {
 }
 
 // restartWithTalk is about who comes meanwhile: nobody has to wait for a WebSocket
-// to end.
+// to end, nor for one that comes back when it is cut.
 func (c *checks) restartWithTalk() (string, error) {
 	t, err := startTalk()
 	if err != nil {
 		return "", err
 	}
 	defer t.end()
+	back := make(chan error, 1)
+	go func() {
+		<-t.ended
+		again, err := startTalk()
+		if err == nil {
+			time.Sleep(time.Second)
+			err = again.end()
+		}
+		back <- err
+	}()
 	l := startLoad()
 	defer l.end()
 	began := time.Now()
@@ -248,6 +258,12 @@ func (c *checks) restartWithTalk() (string, error) {
 	lived, cut := t.lasted(began)
 	if cut != nil && lived < 29*time.Second {
 		return "", fmt.Errorf("the WebSocket was cut after %s: %w", lived, cut)
+	}
+	if took > 40*time.Second {
+		return "", fmt.Errorf("it took %s", took)
+	}
+	if err := <-back; err != nil {
+		return "", fmt.Errorf("the WebSocket that came back: %w", err)
 	}
 	return fmt.Sprintf("%s; it took %s, of which the WebSocket had %s", said, round(took), round(lived)), nil
 }
