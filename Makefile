@@ -7,7 +7,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 20s
 
-.PHONY: help build run demo test transcripts docker-test golden fuzz bench bench-router bench-compare lint fmt soak docs docs-fresh vuln image check clean
+.PHONY: help build run demo test transcripts docker-test golden fuzz bench bench-router bench-compare lint fmt soak systemd docs docs-fresh vuln image check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -76,6 +76,9 @@ docs: ## print docs/commands.md from the command table
 
 soak: engine ## load during deploys, upgrades and restarts, again and again: make soak N=10
 	go test -race ./cmd/mesh -run "TestScripts/(noloss|upgrade|activation|https)$$" -count $(or $(N),5) -timeout 60m
+
+systemd: engine ## mesh below a real systemd, in a container: restarts, reloads, crashes, limits of builds: make systemd N=3
+	scripts/systemd $(or $(N),20)
 
 vuln: ## known holes in what is linked; needs the network
 	go run $(VULN) ./...

@@ -27,6 +27,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -55,8 +56,8 @@ type Options struct {
 	// DefaultTimeout.
 	Timeout time.Duration
 	// Memory is how many bytes all builds together may use, and Processes how many
-	// processes they may have, where the machine's control groups can be written: an
-	// engine on this machine with the cgroupfs driver. 0: no limit, and 4096.
+	// processes they may have, on an engine of this machine whose control groups are
+	// limited already or can be: see Confine. 0: no limit, and 4096.
 	Memory, Processes int64
 	// MinFree is how many bytes have to be free on the engine's disk for a build. 0:
 	// DefaultMinFree.
@@ -85,8 +86,9 @@ type Builder struct {
 	memory, pids      int64
 	minFree, maxCache int64
 	maxContext        int64
-	confined          sync.Once
+	warned            sync.Once // that builds are not limited
 	credentials       Credentials
+	group             atomic.Pointer[cgroup] // that limits builds; nil: none is known yet
 }
 
 // New returns a Builder. It does not talk to the engine.
@@ -116,6 +118,7 @@ type job struct {
 	files *files
 	df    *dockerfile
 	args  map[string]string // build args
+	group cgroup            // of the steps
 	out   *printer
 }
 
@@ -180,7 +183,7 @@ func (j *job) run(ctx context.Context) (mesh.Image, error) {
 	var stop context.CancelFunc
 	ctx, stop = context.WithTimeoutCause(ctx, j.timeout, errTimeout)
 	defer stop()
-	j.confined.Do(func() { j.limit(ctx) })
+	j.group = j.limit(ctx)
 	bk, err := j.dial(ctx)
 	if err != nil {
 		return mesh.Image{}, err

@@ -81,6 +81,9 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 	if j.NoCache {
 		attrs["no-cache"] = "" // forgets cache mounts, too
 	}
+	if j.group.parent != "" {
+		attrs["cgroup-parent"] = j.group.parent
+	}
 	if ref, stock := j.df.syntax(); stock {
 		attrs["cmdline"] = ref // the frontend takes itself for the one asked for
 	}
@@ -135,6 +138,9 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		SharedKey:     j.server + "/" + string(j.Stack),
 		FrontendAttrs: attrs, LocalMounts: mounts, Session: attach, Exports: []bkclient.ExportEntry{export},
 	}, "mesh", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+		if caps := c.BuildOpts().LLBCaps; j.group.parent != "" && caps.Supports(pb.CapExecMetaCgroupParent) != nil {
+			j.unlimited(ctx, errors.New("the engine cannot put builds into "+Slice+": use Docker 23 or later, or \"exec-opts\": [\"native.cgroupdriver=cgroupfs\"] in /etc/docker/daemon.json"))
+		}
 		source, old, err := j.reuse(ctx, c, attrs["image-resolve-mode"])
 		if err != nil {
 			return nil, err

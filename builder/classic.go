@@ -43,7 +43,7 @@ func (j *job) classic(ctx context.Context) (mesh.Image, error) {
 		return mesh.Image{}, err
 	}
 	resp, err := j.cli.ImageBuild(ctx, src, build.ImageBuildOptions{
-		Version: build.BuilderV1, Dockerfile: j.df.path, Tags: j.Tags, Labels: j.labels(),
+		Version: build.BuilderV1, CgroupParent: j.group.classic, Dockerfile: j.df.path, Tags: j.Tags, Labels: j.labels(),
 		NoCache: j.NoCache, Target: j.Settings.Target, PullParent: j.Settings.Pull, BuildArgs: args, AuthConfigs: auths, Remove: true, ForceRemove: true,
 	})
 	if errors.Is(context.Cause(ctx), errTimeout) {

@@ -2,9 +2,11 @@ package builder
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"strings"
 
+	"github.com/docker/docker/api/types/system"
 	bkclient "github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 
@@ -55,3 +57,24 @@ func Render(w io.Writer, c mesh.Config, ch <-chan *bkclient.SolveStatus) {
 
 // Ignored is the ignore file of a managed build.
 const Ignored = detect.Ignored
+
+// CgroupOf tells where the steps of an engine's builds are limited, and what BuildKit
+// and the old builder are asked for.
+func CgroupOf(info system.Info) (path, parent, classic string, err error) {
+	g, err := cgroupOf(info)
+	return g.path, g.parent, g.classic, err
+}
+
+// Write sets the limits in a file system of control groups.
+func (b *Builder) Write(root, path string) error { return b.write(root, path) }
+
+// InForce fails unless they are set there.
+func (b *Builder) InForce(root, path string) error { return b.inForce(root, path) }
+
+// Explain is what the one who pushed is told of BuildKit's error in a step.
+func (b *Builder) Explain(ctx context.Context, name string, err error) error {
+	j := &job{Builder: b, out: newPrinter(io.Discard, nil), df: &dockerfile{shown: "Dockerfile"}}
+	r := newRenderer(j.out)
+	r.order = []*step{{name: name, err: err.Error()}}
+	return j.explain(ctx, err, r, newLineRecorder(nil))
+}

@@ -72,8 +72,15 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 		line = n
 	}
 	e := &mesh.Error{Kind: mesh.Failed, Output: output, Err: err}
-	if code := submatch(exitCode, text); code != "" {
+	code := submatch(exitCode, text)
+	// With control groups version 2, later BuildKits (that of Docker 28, say) tell this
+	// in the place of the code.
+	killed := strings.Contains(text, "did not complete successfully: cannot allocate memory")
+	if code != "" || killed {
 		e.Text = fmt.Sprintf("'%s' exited %s", shorten(name, 60), code)
+		if killed {
+			e.Text = fmt.Sprintf("'%s' ran out of memory", shorten(name, 60))
+		}
 		if line > 0 {
 			e.Hint = fmt.Sprintf("it is at %s:%d", j.df.shown, line)
 		}
@@ -83,7 +90,7 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 		switch {
 		case diskFullIn(output):
 			e.Hint = "the server's disk is full: free some, e.g. with: docker builder prune"
-		case code == "137", outOfMemory(output):
+		case killed, code == "137", outOfMemory(output):
 			e.Hint = "it was killed, most likely because the server has too little memory"
 			if j.memory > 0 {
 				e.Hint = fmt.Sprintf("it was killed, most likely for its memory: builds may use %d MB in all", j.memory>>20)

@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -145,55 +142,6 @@ func (b *Builder) PruneCache(ctx context.Context, all bool) (freed int64, err er
 		return 0, b.fault(ctx, "prune the build cache", err)
 	}
 	return int64(r.SpaceReclaimed), nil //nolint:gosec // no disk is that large
-}
-
-// cgroups of the steps of builds: below it an engine up to 22 puts them by itself,
-// and later ones on request.
-const buildCgroup = "docker/buildkit"
-
-// limit confines builds, or says in the log why it cannot.
-func (b *Builder) limit(ctx context.Context) {
-	info, err := b.cli.Info(ctx)
-	if err == nil && (info.CgroupDriver != "cgroupfs" || !strings.HasPrefix(b.cli.DaemonHost(), "unix:")) {
-		err = errors.New("the engine's steps are in no control group that can be known: its driver is " + info.CgroupDriver)
-	}
-	if err == nil {
-		err = b.confine("/sys/fs/cgroup")
-	}
-	if err != nil {
-		b.log.WarnContext(ctx, "memory and processes of builds are not limited", "err", err)
-	}
-}
-
-// confine limits the memory and the processes of all builds together, as far as the
-// machine's control groups can be written; it tells why not. BuildKit has no limits
-// of its own.
-func (b *Builder) confine(root string) error {
-	set := func(controller, file string, value int64) error {
-		dir := filepath.Join(root, controller, buildCgroup)
-		if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // what control groups have
-			return err
-		}
-		return os.WriteFile(filepath.Join(dir, file), []byte(strconv.FormatInt(value, 10)), 0o644) //nolint:gosec // as above
-	}
-	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err == nil { // version 2
-		var errs []error
-		for _, dir := range []string{root, filepath.Join(root, "docker")} {
-			if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // as above
-				return err
-			}
-			errs = append(errs, os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+memory +pids"), 0o644)) //nolint:gosec // as above
-		}
-		if b.memory > 0 {
-			errs = append(errs, set("", "memory.max", b.memory))
-		}
-		return errors.Join(append(errs, set("", "pids.max", b.pids))...)
-	}
-	var errs []error
-	if b.memory > 0 {
-		errs = append(errs, set("memory", "memory.limit_in_bytes", b.memory))
-	}
-	return errors.Join(append(errs, set("pids", "pids.max", b.pids))...)
 }
 
 // outOfMemory tells whether a step was most likely ended for its memory.

@@ -89,3 +89,31 @@ func TestRetire_CutsAtItsEnd(t *testing.T) {
 		t.Errorf("the session ended with %v", err)
 	}
 }
+
+// ssh fails when it cannot say that it goes.
+func TestServe_LeavesClientsTimeToGo(t *testing.T) {
+	t.Parallel()
+	s := serve(t, nil)
+	c := s.client(mesh.RoleAdmin)
+	if out, status := run(t, c, "version"); status != 0 {
+		t.Fatalf("got %q, %d", out, status)
+	}
+	gone := make(chan error, 1)
+	go func() { gone <- c.Wait() }()
+	s.stop()
+	for {
+		d, err := s.dial()
+		if d != nil {
+			_ = d.Close()
+		}
+		if err != nil && strings.Contains(err.Error(), "refused") {
+			break
+		}
+	}
+	select {
+	case err := <-gone:
+		t.Errorf("the server has closed the connection: %v", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	_ = c.Close()
+}

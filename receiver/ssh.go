@@ -159,9 +159,16 @@ func (r *Receiver) serve(ctx context.Context, l net.Listener, server func(contex
 	}
 	_ = open.settled(ctx) // sessions may still begin, if it retires
 	open.end()
+	// ssh fails when it cannot say that it goes, whatever the session's status was.
+	leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTime)
+	defer cancel()
+	_ = srv.Shutdown(leave)
 	_ = srv.Close()
 	return nil
 }
+
+// leaveTime is for clients to close their connections once their sessions have ended.
+const leaveTime = time.Second
 
 // Retire lets another process take the connections that come from now on, which
 // wait in the listeners' queues until it does. It returns when nothing is left

@@ -48,3 +48,12 @@ func (f *Framing) Followed() (body int64, ok bool) { return f.f.body, !f.f.raw }
 
 // Between tells whether a head has ended, and none has begun.
 func (f *Framing) Between() bool { return !f.f.inside && f.f.n == 0 }
+
+// Waves counts those of the one listener that is being served.
+func (r *Router) Waves() (n int) {
+	r.fronts.Range(func(k, _ any) bool {
+		n = len(r.waves(k.(*front)))
+		return false
+	})
+	return n
+}

@@ -38,7 +38,7 @@ type grpcClient struct {
 }
 
 type grpcCall struct {
-	front  *front
+	wave   *wave
 	cancel context.CancelCauseFunc
 }
 
@@ -95,12 +95,12 @@ func (g *grpcClient) closeIdle() {
 	}
 }
 
-// cut ends the calls under way: those that came in by f, or all if f is nil.
-func (g *grpcClient) cut(f *front, cause error) {
+// cut ends the calls under way: those of w, or all if w is nil.
+func (g *grpcClient) cut(w *wave, cause error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for c := range g.calls {
-		if f == nil || c.front == f {
+		if w == nil || c.wave == w {
 			c.cancel(cause)
 		}
 	}
@@ -169,7 +169,7 @@ func (q *request) serveGRPC() {
 func (q *request) call(t *target, answered func()) error {
 	ctx, cancel := context.WithCancelCause(q.r.Context())
 	defer cancel(nil)
-	c := &grpcCall{front: q.front, cancel: cancel}
+	c := &grpcCall{wave: q.wave, cancel: cancel}
 	t.grpc.begin(c)
 	defer t.grpc.end(c)
 	if cause := t.severed(); cause != nil {

@@ -18,6 +18,7 @@ import (
 type request struct {
 	router *Router
 	front  *front // nil when the router was called as an http.Handler
+	wave   *wave  // of front; nil as it is
 	w      http.ResponseWriter
 	r      *http.Request
 	ctl    *http.ResponseController
@@ -55,7 +56,7 @@ func (r *Router) handle(f *front, w http.ResponseWriter, req *http.Request) {
 	}
 	q.hasBody = req.Body != nil && req.Body != http.NoBody && req.ContentLength != 0
 	if f != nil {
-		f.active.add()
+		q.wave = f.join()
 	}
 	defer func() {
 		if v := recover(); v != nil {
@@ -87,7 +88,7 @@ func (q *request) finish() {
 		fn(&q.rec)
 	}
 	if q.front != nil {
-		q.front.active.done()
+		q.wave.active.done()
 	}
 }
 
@@ -417,7 +418,7 @@ func (w *waiter) stop() {
 // happen twice.
 func (q *request) exchange(c *conn, reused, stream bool) (again bool) {
 	c.out, c.dirty = q.ctlFlusher(), false
-	c.begin(q.r.Context(), q.front, q.router.clock(), q.patience)
+	c.begin(q.r.Context(), q.wave, q.router.clock(), q.patience)
 	// What may have happened since the target was claimed, unseen by those who
 	// look for exchanges to end:
 	if cause := c.target.severed(); cause != nil {

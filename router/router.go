@@ -24,6 +24,7 @@ package router
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"log/slog"
@@ -294,10 +295,40 @@ func (r *Router) sweepAll() {
 // front is one listener that is being served.
 type front struct {
 	tls     bool
-	active  gauge // requests and upgraded connections
 	conns   gauge // connections, but for upgraded ones
 	clients clients
 	leaving atomic.Bool // nothing new is taken: connections end with their next answer
+	wave    atomic.Pointer[wave]
+	early   []*wave // those before it, guarded by Router.mu
+}
+
+// wave is what came in by one listener between two calls of Settle.
+type wave struct{ active gauge } // requests and upgraded connections
+
+// join counts a request in the wave that is not over yet.
+func (f *front) join() *wave {
+	for {
+		w := f.wave.Load()
+		w.active.add()
+		if f.wave.Load() == w { // else Settle may have found it empty before
+			return w
+		}
+		w.active.done()
+	}
+}
+
+// settled are the waves that are over.
+func (r *Router) settled(f *front) []*wave {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(f.early)
+}
+
+// waves are all that may have something under way.
+func (r *Router) waves(f *front) []*wave {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append(slices.Clone(f.early), f.wave.Load())
 }
 
 // Serve takes HTTP/1.1 and, with prior knowledge, HTTP/2 requests from l until ctx
@@ -333,6 +364,7 @@ func (r *Router) StackOf(host string) (mesh.StackName, bool) {
 
 func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) error {
 	f := &front{tls: s.TLSConfig != nil}
+	f.wave.Store(new(wave))
 	r.fronts.Store(f, nil)
 	defer r.fronts.Delete(f)
 	base, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -381,6 +413,9 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 		f.leaving.Store(true)
 		_ = l.Close() // and not yet Shutdown, which closes idle connections at once
 		<-failed
+		for _, w := range r.settled(f) {
+			r.cut(w) // not before: who is cut comes back at once
+		}
 	}
 	grace, done := context.WithTimeout(base, r.opts.Grace)
 	defer done()
@@ -389,25 +424,65 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 	lingered()
 	cut := s.Shutdown(grace)
 	if cut == nil {
-		cut = f.active.wait(grace) // for upgraded connections, which net/http has let go
+		if len(r.settled(f)) > 0 {
+			done() // what is left are upgraded connections, which had their time or came late
+		}
+		for _, w := range r.waves(f) { // upgraded connections, which net/http has let go
+			cut = errors.Join(cut, w.active.wait(grace))
+		}
 	}
 	if cut != nil {
-		r.log.Warn("requests cut: the router stops", "requests", f.active.load())
 		cancel(errStop)
 		_ = s.Close() // the listener is closed already
-		r.cut(f)
-		// All that is left has been told to end, and does so at once.
-		_ = f.active.wait(context.WithoutCancel(ctx))
+		for _, w := range r.waves(f) {
+			r.cut(w)
+			// All that is left has been told to end, and does so at once.
+			_ = w.active.wait(context.WithoutCancel(ctx))
+		}
 	}
 	return err
 }
 
-// cut ends all exchanges and upgraded connections that came in by f.
-func (r *Router) cut(f *front) {
+// Settle returns when no request and no upgraded connection is left of those that
+// are under way now, or when ctx ends. What comes meanwhile is served. Before the end
+// of Serve it sees to it that nobody waits long for the next process: Serve then cuts
+// at once what is left of the old, and upgraded connections that have come since, and
+// lets other requests end.
+func (r *Router) Settle(ctx context.Context) {
+	var over []*wave
+	r.mu.Lock()
+	r.fronts.Range(func(k, _ any) bool {
+		f := k.(*front)
+		w := f.wave.Swap(new(wave))
+		f.early = append(f.early, w)
+		over = append(over, w)
+		return true
+	})
+	r.mu.Unlock()
+	for _, w := range over {
+		_ = w.active.wait(ctx)
+	}
+}
+
+// Cut ends all requests that apps have got, and all upgraded connections, at once.
+func (r *Router) Cut() {
+	r.fronts.Range(func(k, _ any) bool {
+		for _, w := range r.waves(k.(*front)) {
+			r.cut(w)
+		}
+		return true
+	})
+}
+
+// cut ends all exchanges and upgraded connections of w.
+func (r *Router) cut(w *wave) {
+	if n := w.active.load(); n > 0 {
+		r.log.Warn("requests cut: the router stops", "requests", n)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, t := range r.targets {
-		t.cutFront(f)
+		t.cutWave(w)
 	}
 }
 

@@ -139,14 +139,14 @@ func (t *target) severed() error {
 	return t.cause
 }
 
-// cutFront ends what came in by f.
-func (t *target) cutFront(f *front) {
-	t.grpc.cut(f, errStop)
+// cutWave ends what is left of w.
+func (t *target) cutWave(w *wave) {
+	t.grpc.cut(w, errStop)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for c := range t.conns {
 		c.mu.Lock()
-		if c.front == f {
+		if c.wave == w {
 			c.abortLocked(errStop)
 		}
 		c.mu.Unlock()

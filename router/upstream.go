@@ -62,7 +62,7 @@ type conn struct {
 
 	mu       sync.Mutex      // guards what follows
 	ctx      context.Context // of the request under way; nil: none
-	front    *front          // that the request came in by
+	wave     *wave           // that the request belongs to
 	moved    time.Duration   // when the request began, or its body last moved
 	patience time.Duration   // after moved, for the head of the answer
 	head     bool            // the head of the answer is here: it may take its time
@@ -172,10 +172,10 @@ func (c *conn) close() {
 }
 
 // begin puts the connection under the sweeper's eyes.
-func (c *conn) begin(ctx context.Context, f *front, now, patience time.Duration) {
+func (c *conn) begin(ctx context.Context, w *wave, now, patience time.Duration) {
 	c.before = c.written
 	c.mu.Lock()
-	c.ctx, c.front, c.moved, c.patience, c.head = ctx, f, now, patience, false
+	c.ctx, c.wave, c.moved, c.patience, c.head = ctx, w, now, patience, false
 	c.mu.Unlock()
 }
 
@@ -197,7 +197,7 @@ func (c *conn) gotHead() {
 func (c *conn) end() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ctx, c.front, c.tun = nil, nil, nil
+	c.ctx, c.wave, c.tun = nil, nil, nil
 	return c.cause
 }
 

@@ -127,10 +127,13 @@ func (h *handover) pass(network, name string, l net.Listener) error {
 	return h.upg.AddListener(network, name, x)
 }
 
-// ready lets the process before this one go, and tells systemd that the start is
-// over.
+// ready lets the process before this one go, or tells systemd that the start is
+// over. After a hand-over systemd hears of the new process from the old one, the only
+// one that it listens to.
 func (h *handover) ready() error {
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd there is nobody to tell
+	if !h.upg.HasParent() {
+		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd there is nobody to tell
+	}
 	return h.upg.Ready()
 }
 
@@ -217,6 +220,23 @@ func (n *successor) letIn(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+// dies tells whether the process ends before ctx does.
+func (n *successor) dies(ctx context.Context) bool {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+			// A zombie is no more after a moment: the library collects it.
+			if unix.Kill(n.PID, 0) != nil {
+				return true
+			}
+		}
 	}
 }
 

@@ -119,12 +119,8 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 		return err
 	}
 	defer sv.listen.close()
-	opts := []docker.Opt{docker.FromEnv, docker.WithAPIVersionNegotiation()}
-	if s.DockerHost != "" {
-		opts = append(opts, docker.WithHost(s.DockerHost))
-	}
-	if sv.engine, err = docker.NewClientWithOpts(opts...); err != nil {
-		return mesh.Errorf(mesh.Invalid, "the Docker Engine's address cannot be used: %w", err).WithHint("give one such as unix:///var/run/docker.sock with --docker-host")
+	if sv.engine, err = s.engine(); err != nil {
+		return err
 	}
 	defer func() { _ = sv.engine.Close() }()
 	if sv.journal, err = journal.Open(filepath.Join(s.Data, "router"), journal.Options{Logger: log}); err != nil {
@@ -163,7 +159,11 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 			return nil
 		})
 	}
-	front, fctx := errgroup.WithContext(ctx)
+	// The front outlives ctx: it serves on while old requests end.
+	front, fctx := errgroup.WithContext(back)
+	until, endControl := context.WithCancelCause(ctx)
+	defer endControl(nil)
+	context.AfterFunc(fctx, func() { endControl(context.Cause(fctx)) })
 	traffic, endTraffic := context.WithCancel(fctx)
 	defer endTraffic()
 	front.Go(func() error { return sv.router.Serve(traffic, sv.listen.http) })
@@ -177,10 +177,10 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 		for {
 			select {
 			case <-hup:
-				if _, err := h.ask(fctx); err != nil {
+				if _, err := h.ask(until); err != nil {
 					log.Error("not upgraded: this process serves on", "err", err)
 				}
-			case <-fctx.Done():
+			case <-until.Done():
 				return
 			}
 		}
@@ -189,15 +189,25 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	defer endParted()
 	sv.part = partCtx
 
-	next, err := sv.control(fctx, c, stdout)
+	next, err := sv.control(until, c, stdout)
 	if next != nil {
 		_, _ = daemon.SdNotify(false, fmt.Sprintf("MAINPID=%d", next.PID))
 		log.Info("another process has taken over", "pid", next.PID, "version", next.Version)
+		go func() {
+			if next.dies(fctx) {
+				log.Error("the process that had taken over is gone: this one ends, so that another one can be started", "pid", next.PID)
+				endParted()
+				sv.router.Cut()
+			}
+		}()
 	} else {
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 		log.Info("stopping")
 		h.upg.Stop()
 		endParted()
+		if fctx.Err() == nil {
+			sv.settle(back)
+		}
 	}
 	endTraffic()
 	limit := time.AfterFunc(partTime, endParted)
@@ -208,8 +218,24 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	return errors.Join(err, behind.Wait())
 }
 
+// settle lets requests that are under way end, those in the process before this one
+// too: what stops this process would take it for a left-over. Whoever comes meanwhile
+// is served, and need not wait for the next process.
+func (sv *server) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, partTime)
+	defer cancel()
+	sv.router.Settle(ctx)
+	if sv.router.gone != nil {
+		select {
+		case <-sv.router.gone:
+		case <-ctx.Done():
+		}
+	}
+}
+
 // partTime is for how long sessions that need nothing of this process but
-// their connection go on after another one has taken over.
+// their connection go on after another one has taken over, and requests after the
+// end of what writes.
 const partTime = 30 * time.Second
 
 // openCerts opens the certificates. The router, which has yet to be made, tells
