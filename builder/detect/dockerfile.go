@@ -14,6 +14,7 @@ type plan struct {
 	Plan
 
 	image         string   // of the base stage
+	entrypoint    bool     // the image has an ENTRYPOINT, which would stand before every command
 	env           []string // NAME=value of the base stage
 	packages      []string // Debian's, in the base stage
 	base          []string // further instructions of the base stage
@@ -88,6 +89,9 @@ func (p *plan) text(set Settings) string {
 	}
 	line("ENV PORT=8080")
 	line("USER %s", owner)
+	if p.entrypoint && set.BaseImage == "" {
+		line("ENTRYPOINT []")
+	}
 	if p.cmd != "" {
 		line("CMD %s", execForm(p.cmd))
 	}

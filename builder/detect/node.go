@@ -18,6 +18,7 @@ func nodeImage(version string) string { return "node:" + version + "-bookworm-sl
 
 type packageJSON struct {
 	Main            string
+	Module          string
 	Type            string
 	PackageManager  string
 	Engines         map[string]string
@@ -70,7 +71,7 @@ func node(s *source, p *plan) error {
 		return err
 	}
 	version := p.version("Node", nodeVersion(s, j), 1, nodeLines...)
-	p.image, p.user = nodeImage(version), "node"
+	p.image, p.user, p.entrypoint = nodeImage(version), "node", true
 	for _, f := range nodeFrameworks {
 		if j.has(f.dependency) {
 			p.Framework = f.name
@@ -81,13 +82,18 @@ func node(s *source, p *plan) error {
 		p.Framework, p.Because = why, p.Because+" whose build makes static files"
 	}
 	build := nodeBuild(s, p, j)
+	spa, _ := nodeSPA(j)
+	spa = spa && s.set.StartCommand == "" && s.process("web") == ""
+	if !spa {
+		nodeRuns(s, p, j)
+	}
 	if s.has("package.json") {
 		nodeInstall(s, p, j, build)
 	} else {
 		p.build = nil
 		p.final = []string{"COPY --chown=%OWNER . ."}
 	}
-	if spa, _ := nodeSPA(j); spa && s.set.StartCommand == "" && s.process("web") == "" {
+	if spa {
 		return nodeStatic(s, p, j)
 	}
 	p.env = append(p.env, "NODE_ENV=production", "PATH=/app/node_modules/.bin:$PATH")
@@ -142,8 +148,10 @@ func nodeBuild(s *source, p *plan, j packageJSON) string {
 type manager struct {
 	name    string
 	why     string
-	setup   string // makes it available, where the image has it not
+	setup   string   // makes it available, where the image has it not
+	env     []string // NAME=value that it reads
 	install string
+	berry   bool   // yarn from 2 on
 	prune   string // takes out what only the build needed
 	cache   string // the folder that is worth keeping
 	files   []string
@@ -164,6 +172,7 @@ func packageManager(s *source, j packageJSON) manager {
 		if strings.HasPrefix(lock, "bun.") {
 			m.install += " --frozen-lockfile"
 		}
+		m.prune = "rm -rf node_modules && " + m.install + " --production" // bun has nothing that takes out
 		return m
 	case "pnpm":
 		if version == "" {
@@ -183,9 +192,23 @@ func packageManager(s *source, j packageJSON) manager {
 			files: []string{"yarn.lock"},
 		}
 		if s.has(".yarnrc.yml") || version != "" && !strings.HasPrefix(version, "1.") {
-			m.setup = "npm install --global --force corepack && corepack enable"
+			// From npm's registry, as all else: corepack would ask another host. Where
+			// the tree brings its own (yarnPath), that one takes over.
+			version, m.berry = orElse(version, "4"), true
+			m.setup = "npm install --global --force @yarnpkg/cli-dist@" + version
 			m.install, m.prune, m.cache = "yarn install --immutable", "", "/root/.yarn/berry/cache"
-			m.files = append(m.files, ".yarnrc.yml", ".yarn", ".pnp.cjs")
+			if major := lines(version, 1); major != "2" && major != "3" {
+				m.prune = "yarn workspaces focus --all --production" // older ones have it as a plug-in
+			}
+			if !yarnLinker.MatchString(s.read(".yarnrc.yml")) {
+				// Without node_modules the program would have to be started by yarn,
+				// from a cache that is not in the image.
+				m.env = append(m.env, "YARN_NODE_LINKER=node-modules")
+			}
+			if !s.dir(".yarn/cache") {
+				m.env = append(m.env, "YARN_ENABLE_GLOBAL_CACHE=true") // or the packages lie in the image twice
+			}
+			m.files = append(m.files, ".yarnrc.yml", ".yarn")
 		}
 		return m
 	}
@@ -195,6 +218,8 @@ func packageManager(s *source, j packageJSON) manager {
 	}
 	return m
 }
+
+var yarnLinker = regexp.MustCompile(`(?m)^nodeLinker:\s*["']?(node-modules|pnpm)`)
 
 var lockfileVersion = regexp.MustCompile(`(?m)^lockfileVersion: '?[0-9.]+`)
 
@@ -211,11 +236,13 @@ func nodeInstall(s *source, p *plan, j packageJSON, build string) {
 	m := packageManager(s, j)
 	cache := "--mount=type=cache,target=" + m.cache + " "
 	mounts, exports := secretsIn(s.read(".npmrc") + s.read(".yarnrc.yml"))
-	if m.setup != "" {
+	if m.setup != "" && !slices.Contains(p.base, "RUN "+m.setup) {
 		p.build = append(p.build, "RUN "+m.setup)
 	}
-	install := m.install
-	prune := m.prune
+	if len(m.env) > 0 {
+		p.build = append(p.build, "ENV "+strings.Join(m.env, " "))
+	}
+	install, prune := m.install, m.prune
 	if build == "" { // then what only a build needs need not come at all
 		switch m.name {
 		case "npm":
@@ -225,8 +252,11 @@ func nodeInstall(s *source, p *plan, j packageJSON, build string) {
 		case "bun":
 			install, prune = install+" --production", ""
 		case "yarn":
-			if prune != "" {
+			switch {
+			case !m.berry:
 				install, prune = install+" --production", ""
+			case prune != "":
+				install, prune = install+" && "+prune, ""
 			}
 		}
 	} else {
@@ -267,6 +297,17 @@ func nodeInstall(s *source, p *plan, j packageJSON, build string) {
 	}
 }
 
+// nodeRuns puts the package manager into the image where what is run there asks for
+// it: bun runs programs itself, and "pnpm start" needs pnpm.
+func nodeRuns(s *source, p *plan, j packageJSON) {
+	m := packageManager(s, j)
+	start, _ := nodeStart(s, p, j)
+	text := strings.Join([]string{s.set.StartCommand, s.read("Procfile"), start, j.Scripts["prestart"], j.Scripts["start"], j.Scripts["poststart"]}, "\n")
+	if m.setup != "" && regexp.MustCompile(`(?m)(^|[\s:;&|])(`+m.name+`|`+m.name+`x)\s`).MatchString(text+"\n") {
+		p.base = append(p.base, "RUN "+m.setup)
+	}
+}
+
 // copies are the instructions that copy files and folders to where they are.
 func copies(files []string) (list []string) {
 	var plain []string
@@ -301,10 +342,22 @@ func nodeStart(s *source, p *plan, j packageJSON) (command, why string) {
 		}
 	}
 	if j.Main != "" && s.first(j.Main, j.Main+".js") != "" {
-		return "node " + j.Main, "main in package.json"
+		runtime := "node "
+		if packageManager(s, j).name == "bun" && strings.HasSuffix(j.Main, ".ts") {
+			runtime = "bun "
+		}
+		return runtime + j.Main, "main in package.json"
 	}
 	if f := s.first("server.js", "index.js", "app.js", "main.js", "server.mjs", "index.mjs"); f != "" {
 		return "node " + f, f
+	}
+	if packageManager(s, j).name == "bun" {
+		if j.Module != "" && s.has(j.Module) {
+			return "bun " + j.Module, "module in package.json"
+		}
+		if f := s.first("index.ts", "server.ts", "src/index.ts", "src/server.ts", "index.tsx"); f != "" {
+			return "bun " + f, f
+		}
 	}
 	return "", ""
 }
@@ -340,7 +393,7 @@ func nodeStatic(s *source, p *plan, j packageJSON) error {
 			out = strings.Trim(f[i+1], "/")
 		}
 	}
-	p.buildImage, p.image, p.user = p.image, staticImage, nobody
+	p.buildImage, p.image, p.user, p.entrypoint = p.image, staticImage, nobody, false
 	if len(p.packages) > 0 {
 		return noPackages()
 	}

@@ -155,10 +155,11 @@ func pythonInstall(s *source, p *plan) {
 		}
 	case s.has("poetry.lock"):
 		p.found("poetry install", "poetry.lock")
-		p.build = append(p.build, cache+"pip install poetry", "COPY pyproject.toml poetry.lock ./", cache+"VIRTUAL_ENV=/venv poetry install --only main --no-root --no-interaction")
+		// Before there is an environment, or it would be in there, and in the image.
+		p.build = append([]string{cache + "pip install poetry"}, append(p.build, "COPY pyproject.toml poetry.lock ./", cache+"VIRTUAL_ENV=/venv poetry install --only main --no-root --no-interaction")...)
 	case s.has("Pipfile.lock"):
 		p.found("pipenv sync", "Pipfile.lock")
-		p.build = append(p.build, cache+"pip install pipenv", "COPY Pipfile Pipfile.lock ./", cache+"VIRTUAL_ENV=/venv PIPENV_VERBOSITY=-1 pipenv sync")
+		p.build = append([]string{cache + "pip install pipenv"}, append(p.build, "COPY Pipfile Pipfile.lock ./", cache+"VIRTUAL_ENV=/venv PIPENV_VERBOSITY=-1 pipenv sync")...)
 	case s.has("requirements.txt"):
 		p.found("pip install -r requirements.txt", "requirements.txt")
 		if localRequirement.MatchString(s.read("requirements.txt")) {
@@ -170,7 +171,7 @@ func pythonInstall(s *source, p *plan) {
 		p.build = append(p.build, cache+"pip install -r requirements.txt")
 	case s.has("Pipfile"):
 		p.found("pipenv install", "Pipfile, without a lock file")
-		p.build = append(p.build, cache+"pip install pipenv", "COPY Pipfile ./", cache+"VIRTUAL_ENV=/venv PIPENV_VERBOSITY=-1 pipenv install --skip-lock")
+		p.build = append([]string{cache + "pip install pipenv"}, append(p.build, "COPY Pipfile ./", cache+"VIRTUAL_ENV=/venv PIPENV_VERBOSITY=-1 pipenv install --skip-lock")...)
 	case s.has("pyproject.toml") && strings.Contains(s.read("pyproject.toml"), "[project]"), s.has("setup.py"):
 		p.found("pip install .", s.first("pyproject.toml", "setup.py"))
 		p.build = append(p.build, "COPY . .", cache+"pip install .")
