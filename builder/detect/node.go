@@ -179,11 +179,12 @@ func packageManager(s *source, j packageJSON) manager {
 			version = map[string]string{"9.0": "9", "6.0": "8", "5.4": "7"}[number.FindString(lockfileVersion.FindString(s.read("pnpm-lock.yaml")))]
 		}
 		m := manager{
-			name: "pnpm", why: why, setup: "npm install --global pnpm@" + orElse(version, "9"), install: "pnpm install --store-dir=/root/.pnpm", prune: "CI=true pnpm prune --prod --store-dir=/root/.pnpm", cache: "/root/.pnpm",
+			name: "pnpm", why: why, setup: "npm install --global pnpm@" + orElse(version, "9"), install: "pnpm install --store-dir=/root/.pnpm", prune: "CI=true pnpm install --prod --ignore-scripts --store-dir=/root/.pnpm", cache: "/root/.pnpm",
 			files: []string{"pnpm-lock.yaml", "pnpm-workspace.yaml", ".pnpmfile.cjs"},
 		}
 		if lock == "pnpm-lock.yaml" {
 			m.install += " --frozen-lockfile"
+			m.prune += " --frozen-lockfile"
 		}
 		return m
 	case "yarn":

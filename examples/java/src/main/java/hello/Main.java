@@ -11,7 +11,7 @@ public class Main {
         int port = Integer.parseInt(System.getenv("PORT"));
         HttpServer server = HttpServer.create(new InetSocketAddress(port), 0);
         server.createContext("/", exchange -> {
-            byte[] body = new Gson().toJson(Map.of("hello", "from Java")).getBytes();
+            byte[] body = new Gson().toJson(Map.of("message", "Hello from Java")).getBytes();
             exchange.sendResponseHeaders(200, body.length);
             exchange.getResponseBody().write(body);
             exchange.close();
