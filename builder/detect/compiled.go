@@ -75,14 +75,14 @@ var denoModule = regexp.MustCompile(`^[\w./-]+\.([cm]?[jt]s|[jt]sx)$`)
 type cargoTOML struct {
 	Package struct {
 		Name        string
-		RustVersion string `toml:"rust-version"`
+		RustVersion any `toml:"rust-version"` // or {workspace = true}
 		Build       any
 		DefaultRun  string `toml:"default-run"`
 	}
 	Lib                  struct{ Path string }
 	Bin                  []struct{ Name, Path string }
 	Test, Bench, Example []map[string]any
-	Workspace            map[string]any
+	Workspace            *struct{ Members, Exclude []string }
 	Dependencies         map[string]any
 	BuildDependencies    map[string]any `toml:"build-dependencies"`
 }
@@ -108,11 +108,19 @@ func rust(s *source, p *plan) error {
 		return mesh.Errorf(mesh.Invalid, "this is Rust, but Cargo.toml does not say which of its programs to build").
 			WithHint("write a Dockerfile, or give the folder of the package with root=DIR")
 	}
+	if s.climb(func(top *source, at string) bool {
+		var w cargoTOML
+		return top.toml("Cargo.toml", &w) == nil && w.Workspace != nil && member(w.Workspace.Members, at) && !member(w.Workspace.Exclude, at)
+	}) {
+		p.found("is a member of the workspace "+orElse(s.top.folder, "that the repository is"), "Cargo.toml above it")
+	}
+	top := s.above()
 	var tool struct{ Toolchain struct{ Channel string } }
-	if err := s.toml("rust-toolchain.toml", &tool); err != nil {
+	if err := top.toml("rust-toolchain.toml", &tool); err != nil {
 		return err
 	}
-	v := firstSaid(said{tool.Toolchain.Channel, "rust-toolchain.toml"}, said{s.line("rust-toolchain"), "rust-toolchain"}, said{c.Package.RustVersion, "rust-version in Cargo.toml"})
+	oldest, _ := c.Package.RustVersion.(string)
+	v := firstSaid(said{tool.Toolchain.Channel, "rust-toolchain.toml"}, said{top.line("rust-toolchain"), "rust-toolchain"}, said{oldest, "rust-version in Cargo.toml"})
 	if !number.MatchString(v.text) {
 		v = said{} // "stable"
 	}
@@ -120,13 +128,18 @@ func rust(s *source, p *plan) error {
 	p.buildImage, p.image = "rust:"+version+"-bookworm", "debian:bookworm-slim"
 	p.add(rustNeeds, func(n string) bool {
 		_, ok := c.Dependencies[n]
-		return ok || strings.Contains(s.read("Cargo.lock"), "name = \""+n+"\"\n")
+		return ok || strings.Contains(top.read("Cargo.lock"), "name = \""+n+"\"\n")
 	})
 	locked := "cargo build --release --locked"
-	if !s.has("Cargo.lock") {
+	if !top.has("Cargo.lock") {
 		locked = "cargo build --release"
 	}
-	command := s.buildCommand(p, locked, s.first("Cargo.lock", "Cargo.toml"))
+	source := "COPY --chown=%OWNER . ."
+	if s.top != nil {
+		locked += " --package " + c.Package.Name
+		source = "COPY --chown=%OWNER " + s.at + " ."
+	}
+	command := s.buildCommand(p, locked, top.first("Cargo.lock", "Cargo.toml"))
 	mounts, exports := secretsIn(command)
 	run := "RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/usr/local/cargo/git "
 	// What cargo makes is no cache mount: that is one folder for every stack, whose
@@ -141,7 +154,7 @@ func rust(s *source, p *plan) error {
 	}
 	p.build = append(p.build, "RUN mkdir /out && find target/release -maxdepth 1 -type f -executable -exec cp {} /out/ \\;")
 	p.final = []string{
-		"COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/", "COPY --chown=%OWNER . .", "COPY --from=build /out/ /usr/local/bin/",
+		"COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/", source, "COPY --from=build /out/ /usr/local/bin/",
 	}
 	return s.start(p, name, "Cargo.toml", "a binary in Cargo.toml")
 }
@@ -150,7 +163,7 @@ func rust(s *source, p *plan) error {
 // while its dependencies are built. None: the package is not plain enough for that,
 // and all is built in one step.
 func rustStubs(s *source, c cargoTOML) (files []string) {
-	if c.Workspace != nil || c.Package.Build != nil || s.has("build.rs") || len(c.Test)+len(c.Bench)+len(c.Example) > 0 {
+	if s.top != nil || c.Workspace != nil || c.Package.Build != nil || s.has("build.rs") || len(c.Test)+len(c.Bench)+len(c.Example) > 0 {
 		return nil
 	}
 	for _, list := range []map[string]any{c.Dependencies, c.BuildDependencies} {

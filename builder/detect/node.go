@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ var nodeLines = []string{nodeDefault, "22", "20", "26", "25", "18", "16", "14"}
 func nodeImage(version string) string { return "node:" + version + "-bookworm-slim" }
 
 type packageJSON struct {
+	Name            string
 	Main            string
 	Module          string
 	Type            string
@@ -26,6 +28,7 @@ type packageJSON struct {
 	Dependencies    map[string]string
 	DevDependencies map[string]string
 	Workspaces      json.RawMessage
+	Bin             json.RawMessage
 }
 
 func (j packageJSON) has(name string) bool {
@@ -70,7 +73,17 @@ func node(s *source, p *plan) error {
 	if err := s.json("package.json", &j); err != nil {
 		return err
 	}
-	version := p.version("Node", nodeVersion(s, j), 1, nodeLines...)
+	root, members := nodeWorkspace(s)
+	v := nodeVersion(s, j)
+	m := packageManager(s, j)
+	if s.top != nil {
+		p.found("is a member of the workspace "+orElse(s.top.folder, "that the repository is"), s.top.first("pnpm-workspace.yaml", "package.json")+" above it")
+		if above := nodeVersion(s.top, root); v.from == "" && above.from != "" {
+			v = said{above.text, above.from + " of the workspace"}
+		}
+		m = packageManager(s.top, root)
+	}
+	version := p.version("Node", v, 1, nodeLines...)
 	p.image, p.user, p.entrypoint = nodeImage(version), "node", true
 	for _, f := range nodeFrameworks {
 		if j.has(f.dependency) {
@@ -81,14 +94,18 @@ func node(s *source, p *plan) error {
 	if spa, why := nodeSPA(j); spa {
 		p.Framework, p.Because = why, p.Because+" whose build makes static files"
 	}
-	build := nodeBuild(s, p, j)
+	build := nodeBuild(s, p, j, m)
 	spa, _ := nodeSPA(j)
 	spa = spa && s.set.StartCommand == "" && s.process("web") == ""
 	if !spa {
-		nodeRuns(s, p, j)
+		nodeRuns(s, p, j, m)
 	}
 	if s.has("package.json") {
-		nodeInstall(s, p, j, build)
+		if s.top != nil {
+			nodeInstallWorkspace(s, p, root, members, m, build)
+		} else {
+			nodeInstall(s, p, j, m, build)
+		}
 	} else {
 		p.build = nil
 		p.final = []string{"COPY --chown=%OWNER . ."}
@@ -96,12 +113,16 @@ func node(s *source, p *plan) error {
 	if spa {
 		return nodeStatic(s, p, j)
 	}
-	p.env = append(p.env, "NODE_ENV=production", "PATH=/app/node_modules/.bin:$PATH")
+	bin := "/app/node_modules/.bin"
+	if s.top != nil {
+		p.dir, bin = s.at, "/app/"+s.at+"/node_modules/.bin:"+bin
+	}
+	p.env = append(p.env, "NODE_ENV=production", "PATH="+bin+":$PATH")
 	p.add(nodeNeeds, func(n string) bool { _, ok := j.Dependencies[n]; return ok || j.has(n) && n == "prisma" })
 	if len(p.build) > 0 {
 		p.final = []string{"COPY --from=build --chown=%OWNER /app /app"}
 	}
-	found, why := nodeStart(s, p, j)
+	found, why := nodeStart(s, p, j, m)
 	return s.start(p, found, why, "scripts.start or main in package.json, server.js, index.js or app.js")
 }
 
@@ -132,10 +153,10 @@ func nodeVersion(s *source, j packageJSON) said {
 }
 
 // nodeBuild is the command that builds, or empty.
-func nodeBuild(s *source, p *plan, j packageJSON) string {
+func nodeBuild(s *source, p *plan, j packageJSON, m manager) string {
 	for _, script := range []string{"heroku-postbuild", "build"} {
 		if j.Scripts[script] != "" {
-			return s.buildCommand(p, packageManager(s, j).name+" run "+script, "scripts."+script+" in package.json")
+			return s.buildCommand(p, m.name+" run "+script, "scripts."+script+" in package.json")
 		}
 	}
 	if p.Framework == "Next.js" {
@@ -233,50 +254,13 @@ func orElse(s, otherwise string) string {
 
 // nodeInstall fills the build stage: what the dependencies are made of is copied
 // first, so that they are installed anew only when it has changed.
-func nodeInstall(s *source, p *plan, j packageJSON, build string) {
-	m := packageManager(s, j)
-	cache := "--mount=type=cache,target=" + m.cache + " "
-	mounts, exports := secretsIn(s.read(".npmrc") + s.read(".yarnrc.yml"))
-	if m.setup != "" && !slices.Contains(p.base, "RUN "+m.setup) {
-		p.build = append(p.build, "RUN "+m.setup)
-	}
-	if len(m.env) > 0 {
-		p.build = append(p.build, "ENV "+strings.Join(m.env, " "))
-	}
-	install, prune := m.install, m.prune
-	if build == "" { // then what only a build needs need not come at all
-		switch m.name {
-		case "npm":
-			install, prune = install+" --omit=dev", ""
-		case "pnpm":
-			install, prune = install+" --prod", ""
-		case "bun":
-			install, prune = install+" --production", ""
-		case "yarn":
-			switch {
-			case !m.berry:
-				install, prune = install+" --production", ""
-			case prune != "":
-				install, prune = install+" && "+prune, ""
-			}
-		}
-	} else {
-		install = "NODE_ENV=development " + install // or what only the build needs stays out
-	}
+func nodeInstall(s *source, p *plan, j packageJSON, m manager, build string) {
+	cache, mounts, exports := nodeMounts(s, m)
+	install, prune := nodeSetUp(p, m, build != "")
 	p.found(strings.TrimPrefix(install, "NODE_ENV=development "), m.why)
-	whole := ""
-	for _, script := range []string{"preinstall", "install", "postinstall", "prepare"} {
-		if j.Scripts[script] != "" {
-			whole = "scripts." + script + " in package.json"
-		}
-	}
+	whole := nodeWhole(j)
 	if len(j.Workspaces) > 0 || s.has("pnpm-workspace.yaml") {
 		whole = "workspaces in package.json"
-	}
-	for _, n := range slices.Sorted(maps.Keys(j.Dependencies)) {
-		if v := j.Dependencies[n]; strings.HasPrefix(v, "file:") || strings.HasPrefix(v, "link:") {
-			whole = n + " in package.json, which lies in the repository"
-		}
 	}
 	if whole != "" {
 		p.found("copies everything before it installs", whole)
@@ -298,11 +282,99 @@ func nodeInstall(s *source, p *plan, j packageJSON, build string) {
 	}
 }
 
+// nodeInstallWorkspace fills the build stage of a workspace's member: the workspace
+// is installed, what the member is made of is built, and the member itself.
+func nodeInstallWorkspace(s *source, p *plan, root packageJSON, members []nodeMember, m manager, build string) {
+	before := buildOrder(members, s.at)
+	cache, mounts, exports := nodeMounts(s.top, m)
+	install, prune := nodeSetUp(p, m, build != "" || len(before) > 0)
+	p.found(strings.TrimPrefix(install, "NODE_ENV=development "), m.why+" of the workspace")
+	whole := nodeWhole(root)
+	copied := copies(s.top.present(append([]string{"package.json", ".npmrc", "patches"}, m.files...)...))
+	for _, member := range members {
+		if why := nodeWhole(member.packageJSON); why != "" {
+			whole = why + " of " + member.dir
+		} else if len(member.Bin) > 0 { // linked when it is installed
+			whole = "bin in package.json of " + member.dir
+		} else if !plainPath.MatchString(member.dir) {
+			whole = "the name of " + flat(member.dir)
+		}
+		copied = append(copied, fmt.Sprintf("COPY %s/package.json %s/", member.dir, member.dir))
+	}
+	if whole != "" {
+		p.found("copies everything before it installs", whole)
+		copied = []string{"COPY . ."}
+	}
+	p.build = append(append(p.build, copied...), "RUN "+cache+mounts+exports+install)
+	if whole == "" {
+		p.build = append(p.build, "COPY . .")
+	}
+	for _, b := range before {
+		p.found("builds "+b.dir+" first", "scripts.build of what it depends on")
+		p.build = append(p.build, "WORKDIR /app/"+b.dir, "RUN "+m.name+" run build")
+	}
+	if build != "" {
+		mounts, exports := secretsIn(build)
+		p.build = append(p.build, "WORKDIR /app/"+s.at, "RUN "+mounts+exports+build)
+	}
+	if prune != "" {
+		p.build = append(p.build, "WORKDIR /app", "RUN "+cache+prune)
+	}
+}
+
+// nodeMounts are the options of an instruction that installs: the cache, and the
+// config vars that the package manager's configuration names.
+func nodeMounts(s *source, m manager) (cache, mounts, exports string) {
+	mounts, exports = secretsIn(s.read(".npmrc") + s.read(".yarnrc.yml"))
+	return "--mount=type=cache,target=" + m.cache + " ", mounts, exports
+}
+
+// nodeWhole is what in a package.json asks for the whole tree before anything is
+// installed, or empty.
+func nodeWhole(j packageJSON) (why string) {
+	for _, script := range []string{"preinstall", "install", "postinstall", "prepare"} {
+		if j.Scripts[script] != "" {
+			why = "scripts." + script + " in package.json"
+		}
+	}
+	for _, n := range slices.Sorted(maps.Keys(j.Dependencies)) {
+		if v := j.Dependencies[n]; strings.HasPrefix(v, "file:") || strings.HasPrefix(v, "link:") {
+			why = n + " in package.json, which lies in the repository"
+		}
+	}
+	return why
+}
+
+// nodeSetUp brings the package manager into the build stage, and returns what
+// installs and, after a build, what takes out what only the build needs.
+func nodeSetUp(p *plan, m manager, builds bool) (install, prune string) {
+	if m.setup != "" && !slices.Contains(p.base, "RUN "+m.setup) {
+		p.build = append(p.build, "RUN "+m.setup)
+	}
+	if len(m.env) > 0 {
+		p.build = append(p.build, "ENV "+strings.Join(m.env, " "))
+	}
+	install, prune = m.install, m.prune
+	if builds {
+		return "NODE_ENV=development " + install, prune // or what only the build needs stays out
+	}
+	switch { // what only a build needs need not come at all
+	case m.name == "npm":
+		install += " --omit=dev"
+	case m.name == "pnpm":
+		install += " --prod"
+	case m.name == "bun" || m.name == "yarn" && !m.berry:
+		install += " --production"
+	case m.berry && prune != "":
+		install += " && " + prune
+	}
+	return install, ""
+}
+
 // nodeRuns puts the package manager into the image where what is run there asks for
 // it: bun runs programs itself, and "pnpm start" needs pnpm.
-func nodeRuns(s *source, p *plan, j packageJSON) {
-	m := packageManager(s, j)
-	start, _ := nodeStart(s, p, j)
+func nodeRuns(s *source, p *plan, j packageJSON, m manager) {
+	start, _ := nodeStart(s, p, j, m)
 	text := strings.Join([]string{s.set.StartCommand, s.read("Procfile"), start, j.Scripts["prestart"], j.Scripts["start"], j.Scripts["poststart"]}, "\n")
 	if m.setup != "" && regexp.MustCompile(`(?m)(^|[\s:;&|])(`+m.name+`|`+m.name+`x)\s`).MatchString(text+"\n") {
 		p.base = append(p.base, "RUN "+m.setup)
@@ -326,7 +398,7 @@ func copies(files []string) (list []string) {
 }
 
 // nodeStart finds what starts the program.
-func nodeStart(s *source, p *plan, j packageJSON) (command, why string) {
+func nodeStart(s *source, p *plan, j packageJSON, m manager) (command, why string) {
 	script := j.Scripts["start"]
 	if j.Scripts["start:prod"] != "" && p.Framework == "NestJS" {
 		return j.Scripts["start:prod"], "scripts.start:prod in package.json"
@@ -344,7 +416,7 @@ func nodeStart(s *source, p *plan, j packageJSON) (command, why string) {
 	}
 	if j.Main != "" && s.first(j.Main, j.Main+".js") != "" {
 		runtime := "node "
-		if packageManager(s, j).name == "bun" && strings.HasSuffix(j.Main, ".ts") {
+		if m.name == "bun" && strings.HasSuffix(j.Main, ".ts") {
 			runtime = "bun "
 		}
 		return runtime + j.Main, "main in package.json"
@@ -352,7 +424,7 @@ func nodeStart(s *source, p *plan, j packageJSON) (command, why string) {
 	if f := s.first("server.js", "index.js", "app.js", "main.js", "server.mjs", "index.mjs"); f != "" {
 		return "node " + f, f
 	}
-	if packageManager(s, j).name == "bun" {
+	if m.name == "bun" {
 		if j.Module != "" && s.has(j.Module) {
 			return "bun " + j.Module, "module in package.json"
 		}
@@ -398,7 +470,7 @@ func nodeStatic(s *source, p *plan, j packageJSON) error {
 	if len(p.packages) > 0 {
 		return noPackages()
 	}
-	p.final = serveStatic("--from=build /app/"+out, false)
+	p.final = serveStatic("--from=build "+path.Join("/app", s.at, out), false)
 	p.final = append(p.final[:len(p.final)-1], "RUN echo 'E404:/www/index.html' >> /etc/httpd.conf", p.final[len(p.final)-1])
 	p.cmd = staticCommand
 	p.found("serves "+out+"/, and its index.html for any other path", p.Framework+" makes it")

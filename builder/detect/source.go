@@ -24,6 +24,11 @@ var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 type source struct {
 	tree fs.FS
 	set  Settings
+
+	whole  fs.FS   // the tree that it is a folder of
+	folder string  // that folder; empty: all of it
+	top    *source // the folder above that it belongs to, or nil
+	at     string  // where it is below top
 }
 
 // has tells whether there is a file of that name.
