@@ -60,7 +60,7 @@ func golang(s *source, p *plan) error {
 		}
 	}
 	p.build = []string{"ENV CGO_ENABLED=" + cgoEnabled}
-	// In a workspace go mod download asks a registry for what lies beside it.
+	// What lies in the tree has to be there before the rest is fetched.
 	if work != nil || s.above().has("vendor/modules.txt") || replacesFolder(mod) {
 		p.build = append(p.build, "COPY . .")
 	} else {
