@@ -1,6 +1,7 @@
 package builder_test
 
 import (
+	"flag"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -10,12 +11,17 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 )
 
+var slow = flag.Bool("slow", false, "build the applications of testdata/frameworks/slow as well")
+
 // Each archive of testdata/frameworks is a small application of a framework or a
 // package manager, without a Dockerfile. It is built, runs without rights, answers on
 // $PORT and heeds SIGTERM; a rebuild after an edit installs nothing again. The lines
 // on top say which base images it needs (image), settings (set), what the build has
 // to print (prints), the answer to GET / (answer), which file is edited (edit) and
 // which step must then be CACHED (cached).
+//
+// Those in the folder slow, which take a minute each, are built with -slow only: make
+// examples.
 //
 // With the race detector it runs in a binary without one: see TestBuild_Examples.
 func TestBuild_Frameworks(t *testing.T) {
@@ -24,6 +30,10 @@ func TestBuild_Frameworks(t *testing.T) {
 		return
 	}
 	archives, err := filepath.Glob("testdata/frameworks/*.txtar")
+	if *slow {
+		more, _ := filepath.Glob("testdata/frameworks/slow/*.txtar")
+		archives = append(archives, more...)
+	}
 	if err != nil || len(archives) == 0 {
 		t.Fatalf("no archives: %v", err)
 	}
