@@ -112,7 +112,7 @@ func rust(s *source, p *plan) error {
 		var w cargoTOML
 		return top.toml("Cargo.toml", &w) == nil && w.Workspace != nil && member(w.Workspace.Members, at) && !member(w.Workspace.Exclude, at)
 	}) {
-		p.found("is a member of the workspace "+orElse(s.top.folder, "that the repository is"), "Cargo.toml above it")
+		p.found("is a member of a workspace", "the "+path.Join(s.top.folder, "Cargo.toml")+" above it")
 	}
 	top := s.above()
 	var tool struct{ Toolchain struct{ Channel string } }
@@ -234,7 +234,7 @@ func java(s *source, p *plan) error {
 	p.buildImage = "maven:3-eclipse-temurin-" + version
 	if !maven {
 		cache, command, out = "/home/gradle/.gradle", "gradle --no-daemon assemble", "build/libs"
-		p.buildImage = "gradle:" + gradleVersion(s, p) + "-jdk" + version
+		p.buildImage = "gradle:" + gradleVersion(s, p, version) + "-jdk" + version
 	}
 	command = s.buildCommand(p, command, file)
 	p.build = []string{
@@ -259,13 +259,16 @@ func java(s *source, p *plan) error {
 var gradleDistribution = regexp.MustCompile(`(?m)^distributionUrl\s*=.*/gradle-(\d+(?:\.\d+){0,2})-`)
 
 // gradleVersion is the version that the tree's wrapper fetches, as an image's tag has
-// it.
-func gradleVersion(s *source, p *plan) string {
+// it; else one that runs on the release of Java.
+func gradleVersion(s *source, p *plan, java string) string {
 	const properties = "gradle/wrapper/gradle-wrapper.properties"
 	if m := gradleDistribution.FindStringSubmatch(s.read(properties)); m != nil {
 		v := lines(m[1], 2)
 		p.found("Gradle "+v, properties)
 		return v
+	}
+	if java == "25" {
+		return "9" // the first that runs on it
 	}
 	return "8"
 }

@@ -115,7 +115,7 @@ func goPackage(s *source) bool {
 // modules by folders that are not below it.
 func goAbove(s *source, p *plan, mod *modfile.File) (work *modfile.WorkFile) {
 	if s.top != nil {
-		p.found("is a part of the module "+orElse(s.top.folder, "that the repository is"), "go.mod above it")
+		p.found("is a part of a module", "the "+path.Join(s.top.folder, "go.mod")+" above it")
 		return nil
 	}
 	if s.climb(func(top *source, at string) bool {
@@ -123,7 +123,7 @@ func goAbove(s *source, p *plan, mod *modfile.File) (work *modfile.WorkFile) {
 		work, err = modfile.ParseWork("go.work", []byte(top.read("go.work")), nil)
 		return err == nil && slices.ContainsFunc(work.Use, func(u *modfile.Use) bool { return path.Clean(u.Path) == at })
 	}) {
-		p.found("is a module of the workspace "+orElse(s.top.folder, "that the repository is"), "go.work above it")
+		p.found("is a module of a workspace", "the "+path.Join(s.top.folder, "go.work")+" above it")
 		return work
 	}
 	var outside []string

@@ -77,7 +77,7 @@ func node(s *source, p *plan) error {
 	v := nodeVersion(s, j)
 	m := packageManager(s, j)
 	if s.top != nil {
-		p.found("is a member of the workspace "+orElse(s.top.folder, "that the repository is"), s.top.first("pnpm-workspace.yaml", "package.json")+" above it")
+		p.found("is a member of a workspace", "the "+path.Join(s.top.folder, s.top.first("pnpm-workspace.yaml", "package.json"))+" above it")
 		if above := nodeVersion(s.top, root); v.from == "" && above.from != "" {
 			v = said{above.text, above.from + " of the workspace"}
 		}
