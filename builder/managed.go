@@ -48,7 +48,7 @@ func (j *job) prepare() error {
 	if j.files.inside != "" && dir != "" && dir[0] != '/' || !strings.HasPrefix(root.inside, j.files.inside) {
 		scope, dir = root, ""
 	}
-	plan, err := detect.DetectIn(treeFS{scope}, dir, detectSettings(set))
+	plan, err := detect.Folder(treeFS{scope}, dir, detectSettings(set))
 	if err != nil {
 		var e *mesh.Error
 		if errors.As(err, &e) && strings.HasPrefix(e.Text, "there is no Dockerfile") {

@@ -100,14 +100,14 @@ func LookedFor() (lines []string) {
 
 // Detect makes the plan for a tree. A tree that fits nothing, or that leaves open
 // what to start, gives a *mesh.Error of kind Invalid that says how to go on.
-func Detect(tree fs.FS, set Settings) (*Plan, error) { return DetectIn(tree, "", set) }
+func Detect(tree fs.FS, set Settings) (*Plan, error) { return Folder(tree, "", set) }
 
-// DetectIn makes the plan for a folder of a tree, as Detect does. The folder is built
+// Folder makes the plan for a folder of a tree, as Detect does. The folder is built
 // alone, and is the plan's Context, unless it belongs to something above it: a
 // workspace of npm, pnpm, yarn, bun, Go or Cargo that lists it, or a Go module whose
 // package it is. Then what is above is the Context, dependencies are installed there,
 // and the folder is built and started.
-func DetectIn(tree fs.FS, dir string, set Settings) (*Plan, error) {
+func Folder(tree fs.FS, dir string, set Settings) (*Plan, error) {
 	whole := tree
 	if dir = strings.Trim(path.Clean("/"+dir), "/"); dir != "" {
 		var err error

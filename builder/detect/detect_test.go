@@ -81,7 +81,7 @@ func TestDetect_Golden(t *testing.T) {
 					root = v
 				}
 			}
-			plan, err := detect.DetectIn(tree(in), root, settings(string(a.Comment)))
+			plan, err := detect.Folder(tree(in), root, settings(string(a.Comment)))
 			got := ""
 			var e *mesh.Error
 			switch {
