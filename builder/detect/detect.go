@@ -59,10 +59,10 @@ const Ignored = `.git
 .env
 .env.*
 !.env.example
-node_modules
+**/node_modules
 .venv
 venv
-__pycache__
+**/__pycache__
 .pytest_cache
 .bundle
 .DS_Store
