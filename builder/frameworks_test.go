@@ -2,6 +2,7 @@ package builder_test
 
 import (
 	"flag"
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -105,7 +106,7 @@ func wasCached(out, step string) bool {
 // withoutRace runs the test in a binary without the race detector.
 func withoutRace(t *testing.T) {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-run", "^"+t.Name()+"$", ".").CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-timeout=30m", "-run", "^"+t.Name()+"$", ".", fmt.Sprintf("-slow=%t", *slow)).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

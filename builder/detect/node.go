@@ -173,6 +173,7 @@ type manager struct {
 	env     []string // NAME=value that it reads
 	install string
 	berry   bool   // yarn from 2 on
+	config  string // what each of its commands reads, and refuses without the variables in it
 	prune   string // takes out what only the build needed
 	cache   string // the folder that is worth keeping
 	files   []string
@@ -216,7 +217,7 @@ func packageManager(s *source, j packageJSON) manager {
 		if s.has(".yarnrc.yml") || version != "" && !strings.HasPrefix(version, "1.") {
 			// From npm's registry, as all else: corepack would ask another host. Where
 			// the tree brings its own (yarnPath), that one takes over.
-			version, m.berry = orElse(version, "4"), true
+			version, m.berry, m.config = orElse(version, "4"), true, s.read(".yarnrc.yml")
 			m.setup = "npm install --global --force @yarnpkg/cli-dist@" + version
 			m.install, m.prune, m.cache = "yarn install --immutable", "", "/root/.yarn/berry/cache"
 			if major := lines(version, 1); major != "2" && major != "3" {
@@ -274,10 +275,10 @@ func nodeInstall(s *source, p *plan, j packageJSON, m manager, build string) {
 		p.build = append(p.build, "COPY . .")
 	}
 	if build != "" {
-		mounts, exports := secretsIn(build)
-		p.build = append(p.build, "RUN "+mounts+exports+build)
+		named, set := secretsIn(build + m.config)
+		p.build = append(p.build, "RUN "+named+set+build)
 		if prune != "" {
-			p.build = append(p.build, "RUN "+cache+prune)
+			p.build = append(p.build, "RUN "+cache+mounts+exports+prune)
 		}
 	}
 }
@@ -311,14 +312,15 @@ func nodeInstallWorkspace(s *source, p *plan, root packageJSON, members []nodeMe
 	}
 	for _, b := range before {
 		p.found("builds "+b.dir+" first", "scripts.build of what it depends on")
-		p.build = append(p.build, "WORKDIR /app/"+b.dir, "RUN "+m.name+" run build")
+		named, set := secretsIn(m.config)
+		p.build = append(p.build, "WORKDIR /app/"+b.dir, "RUN "+named+set+m.name+" run build")
 	}
 	if build != "" {
-		mounts, exports := secretsIn(build)
-		p.build = append(p.build, "WORKDIR /app/"+s.at, "RUN "+mounts+exports+build)
+		named, set := secretsIn(build + m.config)
+		p.build = append(p.build, "WORKDIR /app/"+s.at, "RUN "+named+set+build)
 	}
 	if prune != "" {
-		p.build = append(p.build, "WORKDIR /app", "RUN "+cache+prune)
+		p.build = append(p.build, "WORKDIR /app", "RUN "+cache+mounts+exports+prune)
 	}
 }
 
