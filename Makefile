@@ -7,7 +7,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 20s
 
-.PHONY: help build run demo test transcripts docker-test golden fuzz bench bench-router bench-compare lint fmt soak systemd docs docs-fresh vuln image check clean
+.PHONY: help build run demo test transcripts examples docker-test golden fuzz bench bench-router bench-compare lint fmt soak systemd docs docs-fresh vuln image check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ test: engine shells ## all tests, race detector on, with the real engine, git an
 
 transcripts: engine shells ## what people type and see
 	go test -race ./cmd/mesh -run TestScripts
+
+examples: engine ## every example and framework, those included that take too long for make test
+	go test ./builder -run 'TestBuild_(Examples|Frameworks)$$' -timeout 30m -slow
 
 docker-test: engine ## the packages that speak to the engine
 	go test -race ./builder ./runner

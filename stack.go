@@ -62,7 +62,7 @@ type Settings struct {
 	ReleaseTime  time.Duration // how long the release command may take; 0: DefaultReleaseTime
 
 	Root          string   // the folder of the tree that is built; empty: all of it
-	Context       string   // the folder that COPY sees; empty: the tree, without a Dockerfile Root
+	Context       string   // the folder that COPY sees; empty: the tree, without a Dockerfile Root or what it belongs to
 	Target        string   // the stage of the Dockerfile; empty: the last
 	Packages      []string // Debian packages to have at run time; without a Dockerfile
 	BuildPackages []string // Debian packages that only the build needs; without a Dockerfile

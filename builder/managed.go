@@ -43,8 +43,12 @@ func (j *job) prepare() error {
 		}
 		return j.df.checkTarget(set.Target)
 	}
-	j.files = root
-	plan, err := detect.Detect(treeFS{root}, detectSettings(set))
+	// COPY sees the folder, or what it belongs to, as far as context= lets it.
+	scope, dir := j.files, strings.TrimPrefix(root.inside, j.files.inside)
+	if j.files.inside != "" && dir != "" && dir[0] != '/' || !strings.HasPrefix(root.inside, j.files.inside) {
+		scope, dir = root, ""
+	}
+	plan, err := detect.Folder(treeFS{scope}, dir, detectSettings(set))
 	if err != nil {
 		var e *mesh.Error
 		if errors.As(err, &e) && strings.HasPrefix(e.Text, "there is no Dockerfile") {
@@ -65,8 +69,11 @@ func (j *job) prepare() error {
 		what := []rune(shorten(f.What, 80))
 		j.out.detail(string(what) + strings.Repeat(" ", max(2, wide+2-len(what))) + f.Why)
 	}
-	if set.Context != "" {
-		j.out.warn("context= has no effect: there is no Dockerfile, and what is built is " + orRoot(set.Root))
+	if j.files, err = scope.below(plan.Context); err != nil {
+		return fmt.Errorf("open the context: %w", err)
+	}
+	if set.Context != "" && j.files.inside != strings.Trim(path.Clean("/"+set.Context), "/") {
+		j.out.warn("context= has no effect: there is no Dockerfile, and what is built is " + orRoot(j.files.inside))
 	}
 	if set.Target != "" {
 		j.out.warn("target= has no effect: there is no Dockerfile")
@@ -76,7 +83,7 @@ func (j *job) prepare() error {
 		return fmt.Errorf("read the generated Dockerfile: %w", err)
 	}
 	j.df.shown, j.df.managed = "the generated Dockerfile", true
-	if _, own := root.index[".dockerignore"]; !own {
+	if _, own := j.files.index[".dockerignore"]; !own {
 		j.df.ignore = []byte(plan.Ignore)
 	}
 	return nil

@@ -156,3 +156,42 @@ func TestBuild_Prints100MB(t *testing.T) {
 		t.Errorf("%d bytes of output", n)
 	}
 }
+
+// What a folder belongs to is looked for above it, as far as context= lets COPY see.
+func TestDockerfile_LooksAboveRootAsFarAsTheContext(t *testing.T) {
+	t.Parallel()
+	files := tree{
+		"sub/package.json":          `{"workspaces": ["apps/*"]}`,
+		"sub/package-lock.json":     "{}",
+		"sub/apps/web/package.json": `{"main": "index.js"}`,
+		"sub/apps/web/index.js":     "",
+		"now":                       "-> sub/apps/web",
+	}
+	for name, c := range map[string]struct {
+		set    mesh.Settings
+		member bool
+	}{
+		"no context":                   {mesh.Settings{Root: "sub/apps/web"}, true},
+		"root is a link":               {mesh.Settings{Root: "now"}, true},
+		"the workspace":                {mesh.Settings{Root: "sub/apps/web", Context: "sub"}, true},
+		"a folder below the workspace": {mesh.Settings{Root: "sub/apps/web", Context: "sub/apps"}, false},
+		"the folder alone":             {mesh.Settings{Root: "sub/apps/web", Context: "sub/apps/web"}, false},
+		"a name that begins the same":  {mesh.Settings{Root: "sub/apps/web", Context: "sub/app"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			all := cloned(files)
+			all["sub/app/readme"] = ""
+			text, managed, err := newBench(t).Dockerfile(all, c.set)
+			if err != nil || !managed {
+				t.Fatalf("managed %v, %v", managed, err)
+			}
+			if member := strings.Contains(text, "is a member of a workspace: the "); member != c.member {
+				t.Errorf("a member: %v\n%s", member, text)
+			}
+			if alone := strings.Contains(text, "COPY --from=build --chown=node /app /app\nENV"); alone == c.member {
+				t.Errorf("alone: %v\n%s", alone, text)
+			}
+		})
+	}
+}

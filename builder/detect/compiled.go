@@ -1,7 +1,9 @@
 package detect
 
 import (
+	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"mesh"
@@ -9,37 +11,80 @@ import (
 
 // deno runs a tree's own task, or its main file.
 func deno(s *source, p *plan) error {
-	var j struct{ Tasks map[string]any }
-	if err := s.json("deno.json", &j); err != nil {
+	var j struct {
+		Tasks   map[string]any
+		Imports map[string]any
+	}
+	config := s.first("deno.json", "deno.jsonc")
+	if err := s.jsonc(config, &j); err != nil {
 		return err
 	}
-	version := p.version("Deno", firstSaid(said{s.tool("deno"), ".tool-versions"}, said{s.line(".dvmrc"), ".dvmrc"}), 3, "2")
-	p.image, p.user = "denoland/deno:debian-"+version, "deno"
-	p.env = []string{"DENO_DIR=/app/.deno"}
-	found, from := "", ""
-	if f := s.first("main.ts", "main.js", "server.ts", "mod.ts"); f != "" {
-		found, from = "deno run --allow-all "+f, f
-		p.final = []string{"COPY --chown=%OWNER . .", "RUN deno cache " + f + " && chown -R %OWNER .deno"}
-	} else {
-		p.final = []string{"COPY --chown=%OWNER . ."}
+	v := firstSaid(said{s.tool("deno"), ".tool-versions"}, said{s.line(".dvmrc"), ".dvmrc"})
+	p.image, p.user, p.entrypoint = "denoland/deno:debian", "deno", true
+	if n := number.FindString(v.text); strings.Count(n, ".") == 2 {
+		p.found("Deno "+n, v.from)
+		p.image += "-" + n
+	} else { // there are images of exact versions, and of the newest
+		why := "the default"
+		if v.from != "" {
+			why = v.from + " says " + flat(mesh.Clip(v.text, 40)) + ", and images have exact versions"
+		}
+		p.found("Deno, the newest", why)
 	}
-	if _, ok := j.Tasks["start"]; ok {
-		found, from = "deno task start", "tasks.start in deno.json"
+	// Dependencies lie beside the program, where the image's user finds them.
+	p.env = []string{"DENO_DIR=/app/.deno"}
+	if len(j.Imports) > 0 || s.has("package.json") {
+		install := "deno install"
+		if s.has("deno.lock") {
+			install += " --frozen"
+		}
+		p.found(install, orElse(s.first("deno.lock"), config))
+		p.build = append(copies(s.present("deno.json", "deno.jsonc", "deno.lock", "package.json", ".npmrc")), "RUN "+install)
+	}
+	p.build = append(p.build, "COPY . .")
+	found, from := "", ""
+	f := s.first("main.ts", "main.js", "server.ts", "mod.ts")
+	if f != "" {
+		found, from = "deno run --allow-all "+f, f
+	}
+	if start, ok := j.Tasks["start"]; ok {
+		found, from = "deno task start", "tasks.start in "+config
+		text, _ := start.(string)
+		if m, is := start.(map[string]any); is { // {"command": …, "dependencies": […]}
+			text, _ = m["command"].(string)
+		}
+		for _, w := range strings.Fields(text) {
+			if denoModule.MatchString(w) && s.has(strings.TrimPrefix(w, "./")) {
+				f = strings.TrimPrefix(w, "./")
+			}
+		}
+	}
+	if f != "" { // what it imports by address, which no deno.json lists
+		p.build = append(p.build, "RUN deno cache "+f)
 	}
 	if command := s.buildCommand(p, "", ""); command != "" {
-		p.final = append(p.final, "RUN "+command)
+		mounts, exports := secretsIn(command)
+		p.build = append(p.build, "RUN "+mounts+exports+command)
 	}
+	p.final = []string{"COPY --from=build --chown=%OWNER /app /app"}
 	return s.start(p, found, from, "tasks.start in deno.json, main.ts or server.ts")
 }
+
+var denoModule = regexp.MustCompile(`^[\w./-]+\.([cm]?[jt]s|[jt]sx)$`)
 
 type cargoTOML struct {
 	Package struct {
 		Name        string
-		RustVersion string `toml:"rust-version"`
+		RustVersion any `toml:"rust-version"` // or {workspace = true}
+		Build       any
+		DefaultRun  string `toml:"default-run"`
 	}
-	Bin          []struct{ Name string }
-	Workspace    map[string]any
-	Dependencies map[string]any
+	Lib                  struct{ Path string }
+	Bin                  []struct{ Name, Path string }
+	Test, Bench, Example []map[string]any
+	Workspace            *struct{ Members, Exclude []string }
+	Dependencies         map[string]any
+	BuildDependencies    map[string]any `toml:"build-dependencies"`
 }
 
 var rustNeeds = map[string]needs{
@@ -63,11 +108,19 @@ func rust(s *source, p *plan) error {
 		return mesh.Errorf(mesh.Invalid, "this is Rust, but Cargo.toml does not say which of its programs to build").
 			WithHint("write a Dockerfile, or give the folder of the package with root=DIR")
 	}
+	if s.climb(func(top *source, at string) bool {
+		var w cargoTOML
+		return top.toml("Cargo.toml", &w) == nil && w.Workspace != nil && member(w.Workspace.Members, at) && !member(w.Workspace.Exclude, at)
+	}) {
+		p.found("is a member of a workspace", "the "+path.Join(s.top.folder, "Cargo.toml")+" above it")
+	}
+	top := s.above()
 	var tool struct{ Toolchain struct{ Channel string } }
-	if err := s.toml("rust-toolchain.toml", &tool); err != nil {
+	if err := top.toml("rust-toolchain.toml", &tool); err != nil {
 		return err
 	}
-	v := firstSaid(said{tool.Toolchain.Channel, "rust-toolchain.toml"}, said{s.line("rust-toolchain"), "rust-toolchain"}, said{c.Package.RustVersion, "rust-version in Cargo.toml"})
+	oldest, _ := c.Package.RustVersion.(string)
+	v := firstSaid(said{tool.Toolchain.Channel, "rust-toolchain.toml"}, said{top.line("rust-toolchain"), "rust-toolchain"}, said{oldest, "rust-version in Cargo.toml"})
 	if !number.MatchString(v.text) {
 		v = said{} // "stable"
 	}
@@ -75,21 +128,77 @@ func rust(s *source, p *plan) error {
 	p.buildImage, p.image = "rust:"+version+"-bookworm", "debian:bookworm-slim"
 	p.add(rustNeeds, func(n string) bool {
 		_, ok := c.Dependencies[n]
-		return ok || strings.Contains(s.read("Cargo.lock"), "name = \""+n+"\"\n")
+		return ok || strings.Contains(top.read("Cargo.lock"), "name = \""+n+"\"\n")
 	})
-	command := "cargo build --release --locked"
-	if !s.has("Cargo.lock") {
-		command = "cargo build --release"
+	locked := "cargo build --release --locked"
+	if !top.has("Cargo.lock") {
+		locked = "cargo build --release"
 	}
-	command = s.buildCommand(p, command, s.first("Cargo.lock", "Cargo.toml"))
-	p.build = []string{
-		"COPY . .",
-		"RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/app/target " + command + " && mkdir /out && find target/release -maxdepth 1 -type f -executable -exec cp {} /out/ \\;",
+	source := "COPY --chown=%OWNER . ."
+	if s.top != nil {
+		locked += " --package " + c.Package.Name
+		source = "COPY --chown=%OWNER " + s.at + " ."
 	}
+	command := s.buildCommand(p, locked, top.first("Cargo.lock", "Cargo.toml"))
+	mounts, exports := secretsIn(command)
+	run := "RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/usr/local/cargo/git "
+	// What cargo makes is no cache mount: that is one folder for every stack, whose
+	// programs would be found in it, and cargo tells an edit by its time, which a
+	// pushed file has not. The dependencies are a step of their own instead.
+	if own := rustStubs(s, c); len(own) > 0 {
+		stubs := "mkdir -p " + strings.Join(dirs(own), " ") + " && echo 'fn main() {}' | tee " + strings.Join(own, " ") + " > /dev/null"
+		p.build = append(copies(s.present("Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "rust-toolchain", ".cargo")),
+			run+stubs+" && "+locked, "COPY . .", run+mounts+exports+"touch "+strings.Join(own, " ")+" && "+command)
+	} else {
+		p.build = []string{"COPY . .", run + mounts + exports + command}
+	}
+	p.build = append(p.build, "RUN mkdir /out && find target/release -maxdepth 1 -type f -executable -exec cp {} /out/ \\;")
 	p.final = []string{
-		"COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/", "COPY --chown=%OWNER . .", "COPY --from=build /out/ /usr/local/bin/",
+		"COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/", source, "COPY --from=build /out/ /usr/local/bin/",
 	}
 	return s.start(p, name, "Cargo.toml", "a binary in Cargo.toml")
+}
+
+// rustStubs are the files of a package's own code, in whose place empty ones stand
+// while its dependencies are built. None: the package is not plain enough for that,
+// and all is built in one step.
+func rustStubs(s *source, c cargoTOML) (files []string) {
+	if s.top != nil || c.Workspace != nil || c.Package.Build != nil || s.has("build.rs") || len(c.Test)+len(c.Bench)+len(c.Example) > 0 {
+		return nil
+	}
+	for _, list := range []map[string]any{c.Dependencies, c.BuildDependencies} {
+		for _, d := range list {
+			if t, ok := d.(map[string]any); ok && t["path"] != nil {
+				return nil
+			}
+		}
+	}
+	add := func(f string) {
+		if s.has(f) && !slices.Contains(files, f) && plainPath.MatchString(f) {
+			files = append(files, f)
+		}
+	}
+	add("src/main.rs")
+	add(orElse(c.Lib.Path, "src/lib.rs"))
+	for _, b := range c.Bin {
+		add(orElse(b.Path, "src/bin/"+b.Name+".rs"))
+		if b.Path != "" && !slices.Contains(files, b.Path) {
+			return nil
+		}
+	}
+	return files
+}
+
+var plainPath = regexp.MustCompile(`^[\w./-]+$`)
+
+// dirs are the folders that files lie in.
+func dirs(files []string) (list []string) {
+	for _, f := range files {
+		if d := path.Dir(f); !slices.Contains(list, d) {
+			list = append(list, d)
+		}
+	}
+	return list
 }
 
 var javaRelease = regexp.MustCompile(`<(?:java\.version|maven\.compiler\.release|maven\.compiler\.target|release)>\s*(?:1\.)?(\d+)\s*<|languageVersion[^\n]*?\b(?:of\(\s*)?(\d+)\)|sourceCompatibility\s*=\s*['"]?(?:JavaVersion\.VERSION_)?(?:1\.)?(\d+)`)
@@ -115,7 +224,7 @@ func java(s *source, p *plan) error {
 	// Images exist for the releases with long support; a newer one builds for an older.
 	version := choose(">="+lines(v.text, 1), "8", "11", "17", "21", "25")
 	p.found("Java "+version, v.from)
-	p.image = "eclipse-temurin:" + version + "-jre-jammy"
+	p.image, p.entrypoint = "eclipse-temurin:"+version+"-jre-jammy", true
 	if strings.Contains(text, "spring-boot") || strings.Contains(text, "org.springframework.boot") {
 		p.Framework = "Spring Boot"
 	} else if strings.Contains(text, "quarkus") {
@@ -125,7 +234,7 @@ func java(s *source, p *plan) error {
 	p.buildImage = "maven:3-eclipse-temurin-" + version
 	if !maven {
 		cache, command, out = "/home/gradle/.gradle", "gradle --no-daemon assemble", "build/libs"
-		p.buildImage = "gradle:8-jdk" + version
+		p.buildImage = "gradle:" + gradleVersion(s, p, version) + "-jdk" + version
 	}
 	command = s.buildCommand(p, command, file)
 	p.build = []string{
@@ -135,9 +244,31 @@ func java(s *source, p *plan) error {
 		"RUN cp \"$(ls -S " + out + "/*.jar | grep -v -e -sources.jar -e -javadoc.jar -e -plain.jar -e original- | head -1)\" /app.jar",
 	}
 	p.final = []string{"COPY --from=build --chown=%OWNER /app.jar /app/app.jar"}
+	if started := s.set.StartCommand + "\n" + s.read("Procfile"); strings.Contains(started, out+"/") || strings.Contains(started, "build/") {
+		// Commands that name what the build makes find it where it was made.
+		p.found("keeps everything that the build makes", "the start command names it")
+		p.final = append([]string{"COPY --from=build --chown=%OWNER /app /app"}, p.final...)
+	}
 	start := "java -XX:MaxRAMPercentage=75 -jar app.jar"
 	if p.Framework == "Spring Boot" {
 		start = "java -XX:MaxRAMPercentage=75 -Dserver.port=$PORT -jar app.jar"
 	}
 	return s.start(p, start, "the jar that the build makes", "jar")
+}
+
+var gradleDistribution = regexp.MustCompile(`(?m)^distributionUrl\s*=.*/gradle-(\d+(?:\.\d+){0,2})-`)
+
+// gradleVersion is the version that the tree's wrapper fetches, as an image's tag has
+// it; else one that runs on the release of Java.
+func gradleVersion(s *source, p *plan, java string) string {
+	const properties = "gradle/wrapper/gradle-wrapper.properties"
+	if m := gradleDistribution.FindStringSubmatch(s.read(properties)); m != nil {
+		v := lines(m[1], 2)
+		p.found("Gradle "+v, properties)
+		return v
+	}
+	if java == "25" {
+		return "9" // the first that runs on it
+	}
+	return "8"
 }

@@ -13,6 +13,7 @@ package detect
 import (
 	"fmt"
 	"io/fs"
+	"path"
 	"slices"
 	"strings"
 
@@ -37,6 +38,7 @@ type Plan struct {
 	Facts      []Fact // what else was found, in the order of the Dockerfile
 	Dockerfile string
 	Ignore     string // the .dockerignore that goes with it, for a tree without one
+	Context    string // the folder of the tree that COPY sees; empty: all of it
 }
 
 // Fact is something that was found, and the file that decided it.
@@ -57,10 +59,10 @@ const Ignored = `.git
 .env
 .env.*
 !.env.example
-node_modules
+**/node_modules
 .venv
 venv
-__pycache__
+**/__pycache__
 .pytest_cache
 .bundle
 .DS_Store
@@ -98,24 +100,42 @@ func LookedFor() (lines []string) {
 
 // Detect makes the plan for a tree. A tree that fits nothing, or that leaves open
 // what to start, gives a *mesh.Error of kind Invalid that says how to go on.
-func Detect(tree fs.FS, set Settings) (*Plan, error) {
+func Detect(tree fs.FS, set Settings) (*Plan, error) { return Folder(tree, "", set) }
+
+// Folder makes the plan for a folder of a tree, as Detect does. The folder is built
+// alone, and is the plan's Context, unless it belongs to something above it: a
+// workspace of npm, pnpm, yarn, bun, Go or Cargo that lists it, or a Go module whose
+// package it is. Then what is above is the Context, dependencies are installed there,
+// and the folder is built and started.
+func Folder(tree fs.FS, dir string, set Settings) (*Plan, error) {
+	whole := tree
+	if dir = strings.Trim(path.Clean("/"+dir), "/"); dir != "" {
+		var err error
+		if tree, err = fs.Sub(whole, dir); err != nil {
+			return nil, mesh.Errorf(mesh.Invalid, "%s: %w", dir, err)
+		}
+	}
 	for _, p := range slices.Concat(set.Packages, set.BuildPackages) {
 		if !packageName.MatchString(p) {
 			return nil, mesh.Errorf(mesh.Invalid, "%q is not the name of a Debian package", mesh.Clip(p, 60))
 		}
 	}
-	src := &source{tree: tree, set: set}
-	for _, l := range languages {
-		file := src.first(l.files...)
-		if file == "" {
-			continue
-		}
-		p := &plan{Plan: Plan{Language: l.name, Because: "there is " + article(file)}, packages: set.Packages, buildPackages: set.BuildPackages}
+	src := &source{tree: tree, set: set, whole: whole, folder: dir}
+	write := func(l language, because string) (*Plan, error) {
+		p := &plan{Plan: Plan{Language: l.name, Because: because}, packages: set.Packages, buildPackages: set.BuildPackages}
 		if err := l.plan(src, p); err != nil {
 			return nil, err
 		}
-		p.Plan.Dockerfile, p.Plan.Ignore = p.text(set), Ignored
+		p.Plan.Dockerfile, p.Plan.Ignore, p.Plan.Context = p.text(set), Ignored, src.above().folder
 		return &p.Plan, nil
+	}
+	for _, l := range languages {
+		if file := src.first(l.files...); file != "" {
+			return write(l, "there is "+article(file))
+		}
+	}
+	if goPackage(src) {
+		return write(language{name: "Go", plan: golang}, "it is a package of the module above it")
 	}
 	err := mesh.Errorf(mesh.Invalid, "there is no Dockerfile, and nothing else says how to build it")
 	for _, dir := range src.folders() {

@@ -75,7 +75,13 @@ func TestDetect_Golden(t *testing.T) {
 				}
 				in[f.Name] = string(f.Data)
 			}
-			plan, err := detect.Detect(tree(in), settings(string(a.Comment)))
+			root := ""
+			for l := range strings.SplitSeq(string(a.Comment), "\n") {
+				if v, ok := strings.CutPrefix(l, "root="); ok {
+					root = v
+				}
+			}
+			plan, err := detect.Folder(tree(in), root, settings(string(a.Comment)))
 			got := ""
 			var e *mesh.Error
 			switch {
@@ -86,6 +92,9 @@ func TestDetect_Golden(t *testing.T) {
 			default:
 				got = plan.Dockerfile
 				parses(t, got)
+				if root != "" {
+					got = "context: /" + plan.Context + "\n" + got
+				}
 			}
 			if *update {
 				f := txtar.File{Name: "WANT", Data: []byte(got)}

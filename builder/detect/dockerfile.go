@@ -14,6 +14,7 @@ type plan struct {
 	Plan
 
 	image         string   // of the base stage
+	entrypoint    bool     // the image has an ENTRYPOINT, which would stand before every command
 	env           []string // NAME=value of the base stage
 	packages      []string // Debian's, in the base stage
 	base          []string // further instructions of the base stage
@@ -23,6 +24,7 @@ type plan struct {
 	user          string   // that the image has; empty: one is made
 	final         []string // instructions of the image, before its user
 	cmd           string   // as in a shell
+	dir           string   // where it is run, below /app
 }
 
 // uid is that of the user who is made: the first that is nobody's in the images.
@@ -86,8 +88,14 @@ func (p *plan) text(set Settings) string {
 	for _, l := range p.final {
 		line("%s", strings.ReplaceAll(l, "%OWNER", owner))
 	}
+	if p.dir != "" {
+		line("WORKDIR /app/%s", p.dir)
+	}
 	line("ENV PORT=8080")
 	line("USER %s", owner)
+	if p.entrypoint && set.BaseImage == "" {
+		line("ENTRYPOINT []")
+	}
 	if p.cmd != "" {
 		line("CMD %s", execForm(p.cmd))
 	}

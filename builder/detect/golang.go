@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"golang.org/x/mod/modfile"
@@ -22,12 +23,15 @@ var cgo = []string{"github.com/mattn/go-sqlite3", "github.com/confluentinc/confl
 // golang builds all the commands of a module; the source goes into the image as
 // well, for templates and files that the program reads.
 func golang(s *source, p *plan) error {
-	mod, err := modfile.Parse("go.mod", []byte(s.read("go.mod")), nil)
-	if err != nil { // what a newer Go has added, say; this reads less
-		mod, err = modfile.ParseLax("go.mod", []byte(s.read("go.mod")), nil)
-	}
+	mod, err := goMod(s)
 	if err != nil {
-		return mesh.Errorf(mesh.Invalid, "go.mod: %w", err)
+		return err
+	}
+	work := goAbove(s, p, mod)
+	if !s.has("go.mod") {
+		if mod, err = goMod(s.above()); err != nil {
+			return err
+		}
 	}
 	var v said
 	if mod.Go != nil {
@@ -35,6 +39,9 @@ func golang(s *source, p *plan) error {
 	}
 	if mod.Toolchain != nil && mod.Toolchain.Name != "default" {
 		v = said{strings.TrimPrefix(mod.Toolchain.Name, "go"), "toolchain in go.mod"}
+	}
+	if work != nil && work.Go != nil {
+		v = said{work.Go.Version, "go in go.work"} // no module's is newer
 	}
 	version := p.version("Go", v, 2, "1.26")
 	p.buildImage, p.image = "golang:"+version+"-bookworm", "debian:bookworm-slim"
@@ -53,25 +60,84 @@ func golang(s *source, p *plan) error {
 		}
 	}
 	p.build = []string{"ENV CGO_ENABLED=" + cgoEnabled}
-	whole := s.has("vendor/modules.txt")
-	for _, r := range mod.Replace {
-		whole = whole || modfile.IsDirectoryPath(r.New.Path)
-	}
-	if whole {
+	// What lies in the tree has to be there before the rest is fetched.
+	if work != nil || s.above().has("vendor/modules.txt") || replacesFolder(mod) {
 		p.build = append(p.build, "COPY . .")
 	} else {
-		p.build = append(p.build, copies(s.present("go.mod", "go.sum"))...)
+		p.build = append(p.build, copies(s.above().present("go.mod", "go.sum"))...)
 		p.build = append(p.build, "RUN --mount=type=cache,target=/go/pkg/mod go mod download", "COPY . .")
+	}
+	source := "COPY --chown=%OWNER . ."
+	if s.top != nil {
+		p.build = append(p.build, "WORKDIR /app/"+s.at)
+		source = "COPY --chown=%OWNER " + s.at + " ."
 	}
 	build := s.buildCommand(p, "go build -trimpath -ldflags='-s -w' -tags=timetzdata -o /out/ "+target, why)
 	mounts, exports := secretsIn(build)
 	p.build = append(p.build, "RUN mkdir /out", "RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build "+mounts+exports+build)
 	p.final = []string{
 		"COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/",
-		"COPY --chown=%OWNER . .",
+		source,
 		"COPY --from=build /out/ /usr/local/bin/",
 	}
 	return s.start(p, start, why, "package main in the root or in cmd/")
+}
+
+// goMod is the folder's module; one without a name where there is none.
+func goMod(s *source) (*modfile.File, error) {
+	text := []byte(s.read("go.mod"))
+	mod, err := modfile.Parse("go.mod", text, nil)
+	if err != nil { // what a newer Go has added, say; this reads less
+		mod, err = modfile.ParseLax("go.mod", text, nil)
+	}
+	if err != nil {
+		return nil, mesh.Errorf(mesh.Invalid, "go.mod: %w", err)
+	}
+	return mod, nil
+}
+
+// replacesFolder tells whether a module is replaced by what lies in the tree.
+func replacesFolder(mod *modfile.File) bool {
+	return slices.ContainsFunc(mod.Replace, func(r *modfile.Replace) bool { return modfile.IsDirectoryPath(r.New.Path) })
+}
+
+// goPackage tells whether a folder without a go.mod has commands of the module that
+// is above it.
+func goPackage(s *source) bool {
+	if s.folder == "" || s.has("go.mod") || !s.isMain(".") && !s.dir("cmd") {
+		return false
+	}
+	return s.climb(func(top *source, _ string) bool { return top.has("go.mod") })
+}
+
+// goAbove looks for what a folder belongs to: the module that it is a package of, the
+// go.work that uses it, which it returns, or the tree in which its go.mod replaces
+// modules by folders that are not below it.
+func goAbove(s *source, p *plan, mod *modfile.File) (work *modfile.WorkFile) {
+	if s.top != nil {
+		p.found("is a part of a module", "the "+path.Join(s.top.folder, "go.mod")+" above it")
+		return nil
+	}
+	if s.climb(func(top *source, at string) bool {
+		var err error
+		work, err = modfile.ParseWork("go.work", []byte(top.read("go.work")), nil)
+		return err == nil && slices.ContainsFunc(work.Use, func(u *modfile.Use) bool { return path.Clean(u.Path) == at })
+	}) {
+		p.found("is a module of a workspace", "the "+path.Join(s.top.folder, "go.work")+" above it")
+		return work
+	}
+	var outside []string
+	for _, r := range mod.Replace {
+		if strings.HasPrefix(r.New.Path, "../") {
+			outside = append(outside, r.New.Path)
+		}
+	}
+	if len(outside) > 0 && s.climb(func(_ *source, at string) bool {
+		return !slices.ContainsFunc(outside, func(o string) bool { return strings.HasPrefix(path.Join(at, o), "..") })
+	}) {
+		p.found("sees what is above the folder", "replace in go.mod")
+	}
+	return nil
 }
 
 // goCommands finds the commands of a module: what to build, and which one to start.
@@ -82,6 +148,9 @@ func goCommands(s *source, mod *modfile.File) (target, start, why string, err er
 		if regexp.MustCompile(`^v\d+$`).MatchString(name) { // as go build names it
 			name = path.Base(path.Dir(mod.Module.Mod.Path))
 		}
+	}
+	if s.top != nil && !s.has("go.mod") {
+		name = path.Base(s.at)
 	}
 	if s.isMain(".") {
 		return ".", name, "package main in the root", nil

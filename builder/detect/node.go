@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,7 +18,9 @@ var nodeLines = []string{nodeDefault, "22", "20", "26", "25", "18", "16", "14"}
 func nodeImage(version string) string { return "node:" + version + "-bookworm-slim" }
 
 type packageJSON struct {
+	Name            string
 	Main            string
+	Module          string
 	Type            string
 	PackageManager  string
 	Engines         map[string]string
@@ -25,6 +28,7 @@ type packageJSON struct {
 	Dependencies    map[string]string
 	DevDependencies map[string]string
 	Workspaces      json.RawMessage
+	Bin             json.RawMessage
 }
 
 func (j packageJSON) has(name string) bool {
@@ -69,8 +73,18 @@ func node(s *source, p *plan) error {
 	if err := s.json("package.json", &j); err != nil {
 		return err
 	}
-	version := p.version("Node", nodeVersion(s, j), 1, nodeLines...)
-	p.image, p.user = nodeImage(version), "node"
+	root, members := nodeWorkspace(s)
+	v := nodeVersion(s, j)
+	m := packageManager(s, j)
+	if s.top != nil {
+		p.found("is a member of a workspace", "the "+path.Join(s.top.folder, s.top.first("pnpm-workspace.yaml", "package.json"))+" above it")
+		if above := nodeVersion(s.top, root); v.from == "" && above.from != "" {
+			v = said{above.text, above.from + " of the workspace"}
+		}
+		m = packageManager(s.top, root)
+	}
+	version := p.version("Node", v, 1, nodeLines...)
+	p.image, p.user, p.entrypoint = nodeImage(version), "node", true
 	for _, f := range nodeFrameworks {
 		if j.has(f.dependency) {
 			p.Framework = f.name
@@ -80,22 +94,35 @@ func node(s *source, p *plan) error {
 	if spa, why := nodeSPA(j); spa {
 		p.Framework, p.Because = why, p.Because+" whose build makes static files"
 	}
-	build := nodeBuild(s, p, j)
+	build := nodeBuild(s, p, j, m)
+	spa, _ := nodeSPA(j)
+	spa = spa && s.set.StartCommand == "" && s.process("web") == ""
+	if !spa {
+		nodeRuns(s, p, j, m)
+	}
 	if s.has("package.json") {
-		nodeInstall(s, p, j, build)
+		if s.top != nil {
+			nodeInstallWorkspace(s, p, root, members, m, build)
+		} else {
+			nodeInstall(s, p, j, m, build)
+		}
 	} else {
 		p.build = nil
 		p.final = []string{"COPY --chown=%OWNER . ."}
 	}
-	if spa, _ := nodeSPA(j); spa && s.set.StartCommand == "" && s.process("web") == "" {
+	if spa {
 		return nodeStatic(s, p, j)
 	}
-	p.env = append(p.env, "NODE_ENV=production", "PATH=/app/node_modules/.bin:$PATH")
+	bin := "/app/node_modules/.bin"
+	if s.top != nil {
+		p.dir, bin = s.at, "/app/"+s.at+"/node_modules/.bin:"+bin
+	}
+	p.env = append(p.env, "NODE_ENV=production", "PATH="+bin+":$PATH")
 	p.add(nodeNeeds, func(n string) bool { _, ok := j.Dependencies[n]; return ok || j.has(n) && n == "prisma" })
 	if len(p.build) > 0 {
 		p.final = []string{"COPY --from=build --chown=%OWNER /app /app"}
 	}
-	found, why := nodeStart(s, p, j)
+	found, why := nodeStart(s, p, j, m)
 	return s.start(p, found, why, "scripts.start or main in package.json, server.js, index.js or app.js")
 }
 
@@ -126,10 +153,10 @@ func nodeVersion(s *source, j packageJSON) said {
 }
 
 // nodeBuild is the command that builds, or empty.
-func nodeBuild(s *source, p *plan, j packageJSON) string {
+func nodeBuild(s *source, p *plan, j packageJSON, m manager) string {
 	for _, script := range []string{"heroku-postbuild", "build"} {
 		if j.Scripts[script] != "" {
-			return s.buildCommand(p, packageManager(s, j).name+" run "+script, "scripts."+script+" in package.json")
+			return s.buildCommand(p, m.name+" run "+script, "scripts."+script+" in package.json")
 		}
 	}
 	if p.Framework == "Next.js" {
@@ -142,8 +169,11 @@ func nodeBuild(s *source, p *plan, j packageJSON) string {
 type manager struct {
 	name    string
 	why     string
-	setup   string // makes it available, where the image has it not
+	setup   string   // makes it available, where the image has it not
+	env     []string // NAME=value that it reads
 	install string
+	berry   bool   // yarn from 2 on
+	config  string // what each of its commands reads, and refuses without the variables in it
 	prune   string // takes out what only the build needed
 	cache   string // the folder that is worth keeping
 	files   []string
@@ -164,17 +194,19 @@ func packageManager(s *source, j packageJSON) manager {
 		if strings.HasPrefix(lock, "bun.") {
 			m.install += " --frozen-lockfile"
 		}
+		m.prune = "rm -rf node_modules && " + m.install + " --production" // bun has nothing that takes out
 		return m
 	case "pnpm":
 		if version == "" {
 			version = map[string]string{"9.0": "9", "6.0": "8", "5.4": "7"}[number.FindString(lockfileVersion.FindString(s.read("pnpm-lock.yaml")))]
 		}
 		m := manager{
-			name: "pnpm", why: why, setup: "npm install --global pnpm@" + orElse(version, "9"), install: "pnpm install --store-dir=/root/.pnpm", prune: "CI=true pnpm prune --prod --store-dir=/root/.pnpm", cache: "/root/.pnpm",
+			name: "pnpm", why: why, setup: "npm install --global pnpm@" + orElse(version, "9"), install: "pnpm install --store-dir=/root/.pnpm", prune: "CI=true pnpm install --prod --ignore-scripts --store-dir=/root/.pnpm", cache: "/root/.pnpm",
 			files: []string{"pnpm-lock.yaml", "pnpm-workspace.yaml", ".pnpmfile.cjs"},
 		}
 		if lock == "pnpm-lock.yaml" {
 			m.install += " --frozen-lockfile"
+			m.prune += " --frozen-lockfile"
 		}
 		return m
 	case "yarn":
@@ -183,9 +215,23 @@ func packageManager(s *source, j packageJSON) manager {
 			files: []string{"yarn.lock"},
 		}
 		if s.has(".yarnrc.yml") || version != "" && !strings.HasPrefix(version, "1.") {
-			m.setup = "npm install --global --force corepack && corepack enable"
+			// From npm's registry, as all else: corepack would ask another host. Where
+			// the tree brings its own (yarnPath), that one takes over.
+			version, m.berry, m.config = orElse(version, "4"), true, s.read(".yarnrc.yml")
+			m.setup = "npm install --global --force @yarnpkg/cli-dist@" + version
 			m.install, m.prune, m.cache = "yarn install --immutable", "", "/root/.yarn/berry/cache"
-			m.files = append(m.files, ".yarnrc.yml", ".yarn", ".pnp.cjs")
+			if major := lines(version, 1); major != "2" && major != "3" {
+				m.prune = "yarn workspaces focus --all --production" // older ones have it as a plug-in
+			}
+			if !yarnLinker.MatchString(s.read(".yarnrc.yml")) {
+				// Without node_modules the program would have to be started by yarn,
+				// from a cache that is not in the image.
+				m.env = append(m.env, "YARN_NODE_LINKER=node-modules")
+			}
+			if !s.dir(".yarn/cache") {
+				m.env = append(m.env, "YARN_ENABLE_GLOBAL_CACHE=true") // or the packages lie in the image twice
+			}
+			m.files = append(m.files, ".yarnrc.yml", ".yarn")
 		}
 		return m
 	}
@@ -195,6 +241,8 @@ func packageManager(s *source, j packageJSON) manager {
 	}
 	return m
 }
+
+var yarnLinker = regexp.MustCompile(`(?m)^nodeLinker:\s*["']?(node-modules|pnpm)`)
 
 var lockfileVersion = regexp.MustCompile(`(?m)^lockfileVersion: '?[0-9.]+`)
 
@@ -207,45 +255,13 @@ func orElse(s, otherwise string) string {
 
 // nodeInstall fills the build stage: what the dependencies are made of is copied
 // first, so that they are installed anew only when it has changed.
-func nodeInstall(s *source, p *plan, j packageJSON, build string) {
-	m := packageManager(s, j)
-	cache := "--mount=type=cache,target=" + m.cache + " "
-	mounts, exports := secretsIn(s.read(".npmrc") + s.read(".yarnrc.yml"))
-	if m.setup != "" {
-		p.build = append(p.build, "RUN "+m.setup)
-	}
-	install := m.install
-	prune := m.prune
-	if build == "" { // then what only a build needs need not come at all
-		switch m.name {
-		case "npm":
-			install, prune = install+" --omit=dev", ""
-		case "pnpm":
-			install, prune = install+" --prod", ""
-		case "bun":
-			install, prune = install+" --production", ""
-		case "yarn":
-			if prune != "" {
-				install, prune = install+" --production", ""
-			}
-		}
-	} else {
-		install = "NODE_ENV=development " + install // or what only the build needs stays out
-	}
+func nodeInstall(s *source, p *plan, j packageJSON, m manager, build string) {
+	cache, mounts, exports := nodeMounts(s, m)
+	install, prune := nodeSetUp(p, m, build != "")
 	p.found(strings.TrimPrefix(install, "NODE_ENV=development "), m.why)
-	whole := ""
-	for _, script := range []string{"preinstall", "install", "postinstall", "prepare"} {
-		if j.Scripts[script] != "" {
-			whole = "scripts." + script + " in package.json"
-		}
-	}
+	whole := nodeWhole(j)
 	if len(j.Workspaces) > 0 || s.has("pnpm-workspace.yaml") {
 		whole = "workspaces in package.json"
-	}
-	for _, n := range slices.Sorted(maps.Keys(j.Dependencies)) {
-		if v := j.Dependencies[n]; strings.HasPrefix(v, "file:") || strings.HasPrefix(v, "link:") {
-			whole = n + " in package.json, which lies in the repository"
-		}
 	}
 	if whole != "" {
 		p.found("copies everything before it installs", whole)
@@ -259,11 +275,111 @@ func nodeInstall(s *source, p *plan, j packageJSON, build string) {
 		p.build = append(p.build, "COPY . .")
 	}
 	if build != "" {
-		mounts, exports := secretsIn(build)
-		p.build = append(p.build, "RUN "+mounts+exports+build)
+		named, set := secretsIn(build + m.config)
+		p.build = append(p.build, "RUN "+named+set+build)
 		if prune != "" {
-			p.build = append(p.build, "RUN "+cache+prune)
+			p.build = append(p.build, "RUN "+cache+mounts+exports+prune)
 		}
+	}
+}
+
+// nodeInstallWorkspace fills the build stage of a workspace's member: the workspace
+// is installed, what the member is made of is built, and the member itself.
+func nodeInstallWorkspace(s *source, p *plan, root packageJSON, members []nodeMember, m manager, build string) {
+	before := buildOrder(members, s.at)
+	cache, mounts, exports := nodeMounts(s.top, m)
+	install, prune := nodeSetUp(p, m, build != "" || len(before) > 0)
+	p.found(strings.TrimPrefix(install, "NODE_ENV=development "), m.why+" of the workspace")
+	whole := nodeWhole(root)
+	copied := copies(s.top.present(append([]string{"package.json", ".npmrc", "patches"}, m.files...)...))
+	for _, member := range members {
+		if why := nodeWhole(member.packageJSON); why != "" {
+			whole = why + " of " + member.dir
+		} else if len(member.Bin) > 0 { // linked when it is installed
+			whole = "bin in package.json of " + member.dir
+		} else if !plainPath.MatchString(member.dir) {
+			whole = "the name of " + flat(member.dir)
+		}
+		copied = append(copied, fmt.Sprintf("COPY %s/package.json %s/", member.dir, member.dir))
+	}
+	if whole != "" {
+		p.found("copies everything before it installs", whole)
+		copied = []string{"COPY . ."}
+	}
+	p.build = append(append(p.build, copied...), "RUN "+cache+mounts+exports+install)
+	if whole == "" {
+		p.build = append(p.build, "COPY . .")
+	}
+	for _, b := range before {
+		p.found("builds "+b.dir+" first", "scripts.build of what it depends on")
+		named, set := secretsIn(m.config)
+		p.build = append(p.build, "WORKDIR /app/"+b.dir, "RUN "+named+set+m.name+" run build")
+	}
+	if build != "" {
+		named, set := secretsIn(build + m.config)
+		p.build = append(p.build, "WORKDIR /app/"+s.at, "RUN "+named+set+build)
+	}
+	if prune != "" {
+		p.build = append(p.build, "WORKDIR /app", "RUN "+cache+mounts+exports+prune)
+	}
+}
+
+// nodeMounts are the options of an instruction that installs: the cache, and the
+// config vars that the package manager's configuration names.
+func nodeMounts(s *source, m manager) (cache, mounts, exports string) {
+	mounts, exports = secretsIn(s.read(".npmrc") + s.read(".yarnrc.yml"))
+	return "--mount=type=cache,target=" + m.cache + " ", mounts, exports
+}
+
+// nodeWhole is what in a package.json asks for the whole tree before anything is
+// installed, or empty.
+func nodeWhole(j packageJSON) (why string) {
+	for _, script := range []string{"preinstall", "install", "postinstall", "prepare"} {
+		if j.Scripts[script] != "" {
+			why = "scripts." + script + " in package.json"
+		}
+	}
+	for _, n := range slices.Sorted(maps.Keys(j.Dependencies)) {
+		if v := j.Dependencies[n]; strings.HasPrefix(v, "file:") || strings.HasPrefix(v, "link:") {
+			why = n + " in package.json, which lies in the repository"
+		}
+	}
+	return why
+}
+
+// nodeSetUp brings the package manager into the build stage, and returns what
+// installs and, after a build, what takes out what only the build needs.
+func nodeSetUp(p *plan, m manager, builds bool) (install, prune string) {
+	if m.setup != "" && !slices.Contains(p.base, "RUN "+m.setup) {
+		p.build = append(p.build, "RUN "+m.setup)
+	}
+	if len(m.env) > 0 {
+		p.build = append(p.build, "ENV "+strings.Join(m.env, " "))
+	}
+	install, prune = m.install, m.prune
+	if builds {
+		return "NODE_ENV=development " + install, prune // or what only the build needs stays out
+	}
+	switch { // what only a build needs need not come at all
+	case m.name == "npm":
+		install += " --omit=dev"
+	case m.name == "pnpm":
+		install += " --prod"
+	case m.name == "bun" || m.name == "yarn" && !m.berry:
+		install += " --production"
+	case m.berry && prune != "":
+		install += " && " + prune
+	}
+	return install, ""
+}
+
+// nodeRuns puts the package manager into the image where what is run there asks for
+// it: bun runs programs itself, and "pnpm start" needs pnpm.
+func nodeRuns(s *source, p *plan, j packageJSON, m manager) {
+	start, _ := nodeStart(s, p, j, m)
+	text := strings.Join([]string{s.set.StartCommand, s.read("Procfile"), start, j.Scripts["prestart"], j.Scripts["start"], j.Scripts["poststart"]}, "\n")
+	if m.setup != "" && regexp.MustCompile(`(?m)(^|[\s:;&|])(`+m.name+`|`+m.name+`x)\s`).MatchString(text+"\n") {
+		p.base = append(p.base, "RUN "+m.setup)
 	}
 }
 
@@ -284,7 +400,7 @@ func copies(files []string) (list []string) {
 }
 
 // nodeStart finds what starts the program.
-func nodeStart(s *source, p *plan, j packageJSON) (command, why string) {
+func nodeStart(s *source, p *plan, j packageJSON, m manager) (command, why string) {
 	script := j.Scripts["start"]
 	if j.Scripts["start:prod"] != "" && p.Framework == "NestJS" {
 		return j.Scripts["start:prod"], "scripts.start:prod in package.json"
@@ -301,10 +417,22 @@ func nodeStart(s *source, p *plan, j packageJSON) (command, why string) {
 		}
 	}
 	if j.Main != "" && s.first(j.Main, j.Main+".js") != "" {
-		return "node " + j.Main, "main in package.json"
+		runtime := "node "
+		if m.name == "bun" && strings.HasSuffix(j.Main, ".ts") {
+			runtime = "bun "
+		}
+		return runtime + j.Main, "main in package.json"
 	}
 	if f := s.first("server.js", "index.js", "app.js", "main.js", "server.mjs", "index.mjs"); f != "" {
 		return "node " + f, f
+	}
+	if m.name == "bun" {
+		if j.Module != "" && s.has(j.Module) {
+			return "bun " + j.Module, "module in package.json"
+		}
+		if f := s.first("index.ts", "server.ts", "src/index.ts", "src/server.ts", "index.tsx"); f != "" {
+			return "bun " + f, f
+		}
 	}
 	return "", ""
 }
@@ -340,11 +468,11 @@ func nodeStatic(s *source, p *plan, j packageJSON) error {
 			out = strings.Trim(f[i+1], "/")
 		}
 	}
-	p.buildImage, p.image, p.user = p.image, staticImage, nobody
+	p.buildImage, p.image, p.user, p.entrypoint = p.image, staticImage, nobody, false
 	if len(p.packages) > 0 {
 		return noPackages()
 	}
-	p.final = serveStatic("--from=build /app/"+out, false)
+	p.final = serveStatic("--from=build "+path.Join("/app", s.at, out), false)
 	p.final = append(p.final[:len(p.final)-1], "RUN echo 'E404:/www/index.html' >> /etc/httpd.conf", p.final[len(p.final)-1])
 	p.cmd = staticCommand
 	p.found("serves "+out+"/, and its index.html for any other path", p.Framework+" makes it")

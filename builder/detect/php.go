@@ -47,7 +47,7 @@ func php(s *source, p *plan) error {
 	}
 	v := firstSaid(said{c.Config.Platform["php"], "config.platform.php in composer.json"}, said{c.Require["php"], "php in composer.json"}, said{s.tool("php"), ".tool-versions"}, said{s.line(".php-version"), ".php-version"})
 	version := p.version("PHP", v, 2, phpLines...)
-	p.image = "php:" + version + "-cli-bookworm"
+	p.image, p.entrypoint = "php:"+version+"-cli-bookworm", true
 	p.env = []string{"PHP_CLI_SERVER_WORKERS=4"}
 	for dependency, name := range map[string]string{"laravel/framework": "Laravel", "symfony/framework-bundle": "Symfony", "slim/slim": "Slim"} {
 		if c.Require[dependency] != "" {

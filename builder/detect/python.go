@@ -142,23 +142,38 @@ func pythonDependencies(s *source, project pyproject, pip pipfile) map[string]bo
 
 var localRequirement = regexp.MustCompile(`(?m)^\s*(-e\s+|--editable[ =])?(\.|file:)|^\s*-r\s|^\s*-c\s|@\s*file:|^\s*--find-links`)
 
+// What lies in the tree itself, as lock files say it.
+var (
+	uvLocal     = regexp.MustCompile(`source = \{ (directory|editable|virtual|path) = "[^."]`)
+	poetryLocal = regexp.MustCompile(`(?m)^type = "(directory|file)"`)
+	pipenvLocal = regexp.MustCompile(`"(path|file)":\s*"[^"]`)
+)
+
 // pythonInstall fills the build stage: an environment in /venv.
 func pythonInstall(s *source, p *plan) {
 	cache := "RUN --mount=type=cache,target=/root/.cache "
 	p.build = []string{"RUN python -m venv /venv"}
+	copied := func(lock string, local *regexp.Regexp, files string) string {
+		if local.MatchString(s.read(lock)) {
+			p.found("copies everything before it installs", "paths in "+lock)
+			return "COPY . ."
+		}
+		return "COPY " + files + " ./"
+	}
 	switch {
 	case s.has("uv.lock"):
 		p.found("uv sync", "uv.lock")
 		p.build = []string{
-			cache + "pip install uv", "COPY pyproject.toml uv.lock ./",
+			cache + "pip install uv", copied("uv.lock", uvLocal, "pyproject.toml uv.lock"),
 			cache + "UV_PROJECT_ENVIRONMENT=/venv UV_LINK_MODE=copy uv sync --frozen --no-dev --no-install-project --python \"$(command -v python3)\"",
 		}
 	case s.has("poetry.lock"):
 		p.found("poetry install", "poetry.lock")
-		p.build = append(p.build, cache+"pip install poetry", "COPY pyproject.toml poetry.lock ./", cache+"VIRTUAL_ENV=/venv poetry install --only main --no-root --no-interaction")
+		// Before there is an environment, or it would be in there, and in the image.
+		p.build = append([]string{cache + "pip install poetry"}, append(p.build, copied("poetry.lock", poetryLocal, "pyproject.toml poetry.lock"), cache+"VIRTUAL_ENV=/venv poetry install --only main --no-root --no-interaction")...)
 	case s.has("Pipfile.lock"):
 		p.found("pipenv sync", "Pipfile.lock")
-		p.build = append(p.build, cache+"pip install pipenv", "COPY Pipfile Pipfile.lock ./", cache+"VIRTUAL_ENV=/venv PIPENV_VERBOSITY=-1 pipenv sync")
+		p.build = append([]string{cache + "pip install pipenv"}, append(p.build, copied("Pipfile.lock", pipenvLocal, "Pipfile Pipfile.lock"), cache+"VIRTUAL_ENV=/venv PIPENV_VERBOSITY=-1 pipenv sync")...)
 	case s.has("requirements.txt"):
 		p.found("pip install -r requirements.txt", "requirements.txt")
 		if localRequirement.MatchString(s.read("requirements.txt")) {
@@ -170,7 +185,7 @@ func pythonInstall(s *source, p *plan) {
 		p.build = append(p.build, cache+"pip install -r requirements.txt")
 	case s.has("Pipfile"):
 		p.found("pipenv install", "Pipfile, without a lock file")
-		p.build = append(p.build, cache+"pip install pipenv", "COPY Pipfile ./", cache+"VIRTUAL_ENV=/venv PIPENV_VERBOSITY=-1 pipenv install --skip-lock")
+		p.build = append([]string{cache + "pip install pipenv"}, append(p.build, "COPY Pipfile ./", cache+"VIRTUAL_ENV=/venv PIPENV_VERBOSITY=-1 pipenv install --skip-lock")...)
 	case s.has("pyproject.toml") && strings.Contains(s.read("pyproject.toml"), "[project]"), s.has("setup.py"):
 		p.found("pip install .", s.first("pyproject.toml", "setup.py"))
 		p.build = append(p.build, "COPY . .", cache+"pip install .")
@@ -195,8 +210,8 @@ func pythonBuild(s *source, p *plan) string {
 }
 
 var (
-	flaskApp   = regexp.MustCompile(`(?m)^(\w+)\s*(?::\s*\w+\s*)?=\s*(?:flask\.)?Flask\(`)
-	fastAPIApp = regexp.MustCompile(`(?m)^(\w+)\s*(?::\s*\w+\s*)?=\s*(?:fastapi\.)?FastAPI\(`)
+	flaskApp   = regexp.MustCompile(`(?m)^(\w+)\s*(?::\s*[\w.]+\s*)?=\s*(?:flask\.)?Flask\(`)
+	fastAPIApp = regexp.MustCompile(`(?m)^(\w+)\s*(?::\s*[\w.]+\s*)?=\s*(?:fastapi\.)?FastAPI\(`)
 	appFactory = regexp.MustCompile(`(?m)^def (create_app|make_app)\(`)
 )
 

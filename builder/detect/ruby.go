@@ -27,6 +27,7 @@ var rubyNeeds = map[string]needs{
 
 var (
 	gemfileRuby = regexp.MustCompile(`(?m)^\s*ruby\s+["']([^"'\n]+)["']`)
+	assetGem    = regexp.MustCompile(`(?m)^\s*gem\s*\(?\s*["'](sprockets-rails|propshaft)["']`)
 	lockedRuby  = regexp.MustCompile(`(?m)^\s+ruby ([0-9.]+)`)
 	gemPath     = regexp.MustCompile(`(?m)^\s*(path\s|gem\s.*\bpath:|gem\s.*:path\s*=>|gemspec\b|eval_gemfile)`)
 )
@@ -104,7 +105,9 @@ func rubyAssets(s *source, p *plan, rails bool, has func(string) bool) error {
 		if has("bootsnap") {
 			p.build = append(p.build, "RUN bundle exec bootsnap precompile --gemfile app/ lib/")
 		}
-		if has("sprockets-rails") || has("propshaft") || s.dir("app/assets") {
+		// Not by the lock file: up to Rails 6 sprockets is in there also for an app
+		// that has no assets, and no task for them.
+		if s.dir("app/assets") || assetGem.MatchString(s.read("Gemfile")) {
 			command = "SECRET_KEY_BASE_DUMMY=1 SECRET_KEY_BASE=only-for-the-build bundle exec rails assets:precompile"
 		}
 	}

@@ -24,6 +24,11 @@ var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 type source struct {
 	tree fs.FS
 	set  Settings
+
+	whole  fs.FS   // the tree that it is a folder of
+	folder string  // that folder; empty: all of it
+	top    *source // the folder above that it belongs to, or nil
+	at     string  // where it is below top
 }
 
 // has tells whether there is a file of that name.
@@ -97,8 +102,9 @@ func (s *source) tool(names ...string) string {
 }
 
 // json reads a file into v; one that is not there leaves v as it is.
-func (s *source) json(name string, v any) error {
-	text := s.read(name)
+func (s *source) json(name string, v any) error { return readJSON(name, s.read(name), v) }
+
+func readJSON(name, text string, v any) error {
 	if text == "" {
 		return nil
 	}
@@ -112,6 +118,57 @@ func (s *source) json(name string, v any) error {
 		return mesh.Errorf(mesh.Invalid, "%s: %w", name, err)
 	}
 	return nil
+}
+
+// jsonc reads a file with comments, and commas before a closing bracket.
+func (s *source) jsonc(name string, v any) error { return readJSON(name, plainJSON(s.read(name)), v) }
+
+// plainJSON is a text without what JSON does not have; what is left stays in its
+// line.
+func plainJSON(text string) string {
+	b := []byte(text)
+	comma := -1 // one that nothing has followed yet
+	for i := 0; i < len(b); i++ {
+		blank := func(n int) {
+			for ; n > 0 && i < len(b); n, i = n-1, i+1 {
+				if b[i] != '\n' {
+					b[i] = ' '
+				}
+			}
+			i--
+		}
+		switch rest := string(b[i:min(len(b), i+2)]); {
+		case b[i] == '"':
+			for i++; i < len(b) && b[i] != '"'; i++ {
+				if b[i] == '\\' {
+					i++
+				}
+			}
+			comma = -1
+		case rest == "//":
+			n := strings.IndexByte(text[i:], '\n')
+			if n < 0 {
+				n = len(b) - i
+			}
+			blank(n)
+		case rest == "/*":
+			n := strings.Index(text[i:], "*/")
+			if n < 0 {
+				n = len(b) - i
+			}
+			blank(n + 2)
+		case b[i] == ',':
+			comma = i
+		case b[i] == '}' || b[i] == ']':
+			if comma >= 0 {
+				b[comma] = ' '
+			}
+			comma = -1
+		case !strings.ContainsRune(" \t\n", rune(b[i])):
+			comma = -1
+		}
+	}
+	return string(b)
 }
 
 func (s *source) toml(name string, v any) error {

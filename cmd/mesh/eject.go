@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -71,7 +72,12 @@ func eject(words []string, ask func(words []string, stdout io.Writer) error, std
 	if _, err := os.Lstat(file); err == nil && !slices.Contains(words, "--force") {
 		return mesh.Errorf(mesh.Conflict, "there is a %s already", file).WithHint("to write over it: mesh build:dockerfile --eject --force")
 	}
-	plan, err := detect.Detect(os.DirFS(filepath.Join(".", root)), detect.Settings{
+	scope := filepath.FromSlash(set.Context)
+	dir, err := filepath.Rel(cmp.Or(scope, "."), cmp.Or(root, "."))
+	if err != nil || !filepath.IsLocal(dir) {
+		scope, dir = root, "" // as the server has it, context= has no effect then
+	}
+	plan, err := detect.Folder(os.DirFS(cmp.Or(scope, ".")), filepath.ToSlash(dir), detect.Settings{
 		Packages: set.Packages, BuildPackages: set.BuildPackages, BaseImage: set.BaseImage,
 		BuildCommand: set.BuildCommand, StartCommand: set.StartCommand, User: set.User,
 	})
@@ -82,12 +88,16 @@ func eject(words []string, ask func(words []string, stdout io.Writer) error, std
 		return err
 	}
 	_, _ = fmt.Fprintf(stderr, "%s is written: %s, because %s\n", file, plan.Title(), plan.Because)
-	ignore := filepath.Join(root, ".dockerignore")
+	context := filepath.Join(scope, filepath.FromSlash(plan.Context))
+	ignore := filepath.Join(context, ".dockerignore")
 	if _, err := os.Lstat(ignore); errors.Is(err, fs.ErrNotExist) {
 		if err := os.WriteFile(ignore, []byte(plan.Ignore), 0o644); err != nil { //nolint:gosec // as above
 			return err
 		}
 		_, _ = fmt.Fprintf(stderr, "%s is written, too\n", ignore)
+	}
+	if seen := filepath.ToSlash(context); seen != set.Context { // a Dockerfile of the repository's own sees all of it
+		_, _ = fmt.Fprintf(stderr, "it is written for what is in %s/ alone: before the next push, say context = %q in mesh.toml, or ssh mesh build:set context=%s\n", context, seen, seen)
 	}
 	return nil
 }

@@ -1,5 +1,5 @@
 require "sinatra/base"
 
-class Hello < Sinatra::Base
+class App < Sinatra::Base
   get("/") { "Hello from Ruby\n" }
 end

@@ -1,0 +1,150 @@
+package detect
+
+import (
+	"encoding/json"
+	"io/fs"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// A folder of a repository may be more than a folder: a member of a workspace that
+// has its lock file above, or a part of a Go module. What stands above decides then
+// how it is installed, and the folder what is built and started.
+
+// climb looks above the folder for the nearest one to which it belongs, and keeps
+// what is found in s.top and s.at.
+func (s *source) climb(belongs func(top *source, at string) bool) bool {
+	for dir := s.folder; dir != ""; {
+		if dir = path.Dir(dir); dir == "." {
+			dir = ""
+		}
+		at := strings.TrimPrefix(strings.TrimPrefix(s.folder, dir), "/")
+		if !plainPath.MatchString(at) {
+			return false // it would have to be quoted in too many places
+		}
+		tree, err := fs.Sub(s.whole, orElse(dir, "."))
+		if err != nil {
+			return false
+		}
+		top := &source{tree: tree, whole: s.whole, folder: dir, set: s.set}
+		if belongs(top, at) {
+			s.top, s.at = top, at
+			return true
+		}
+	}
+	return false
+}
+
+// above is where the lock file and what goes with it lie: the workspace's root, or
+// the folder itself.
+func (s *source) above() *source {
+	if s.top != nil {
+		return s.top
+	}
+	return s
+}
+
+// member tells whether a folder is among those that patterns name. One with an
+// exclamation mark takes out.
+func member(patterns []string, dir string) (is bool) {
+	for _, p := range patterns {
+		p, not := strings.CutPrefix(p, "!")
+		p = path.Clean(strings.TrimPrefix(p, "./"))
+		var re strings.Builder
+		for i := 0; i < len(p); i++ {
+			switch {
+			case strings.HasPrefix(p[i:], "**/"):
+				re.WriteString("(.*/)?")
+				i += 2
+			case strings.HasPrefix(p[i:], "**"):
+				re.WriteString(".*")
+				i++
+			case p[i] == '*':
+				re.WriteString("[^/]*")
+			default:
+				re.WriteString(regexp.QuoteMeta(p[i : i+1]))
+			}
+		}
+		if m, err := regexp.MatchString("^"+re.String()+"$", dir); err == nil && m {
+			is = !not
+		}
+	}
+	return is
+}
+
+// workspaces are the patterns of npm's, yarn's and bun's workspaces in a
+// package.json, or of pnpm's own file.
+func (s *source) workspaces(j packageJSON) (patterns []string) {
+	if text := s.read("pnpm-workspace.yaml"); text != "" {
+		var w struct{ Packages []string }
+		_ = yaml.Unmarshal([]byte(text), &w) // pnpm tells what is wrong with it
+		return w.Packages
+	}
+	if json.Unmarshal(j.Workspaces, &patterns) != nil {
+		var w struct{ Packages []string }
+		_ = json.Unmarshal(j.Workspaces, &w) // npm tells
+		return w.Packages
+	}
+	return patterns
+}
+
+// nodeMember is a package of a workspace.
+type nodeMember struct {
+	dir string
+	packageJSON
+}
+
+// maxDepth is how deep below its root the members of a workspace are looked for.
+const maxDepth = 4
+
+// nodeWorkspace finds the workspace that the folder is a member of: its root's
+// package.json, and all of its members.
+func nodeWorkspace(s *source) (root packageJSON, members []nodeMember) {
+	if !s.climb(func(top *source, at string) bool {
+		root = packageJSON{}
+		return top.json("package.json", &root) == nil && member(top.workspaces(root), at)
+	}) {
+		return packageJSON{}, nil
+	}
+	patterns := s.top.workspaces(root)
+	_ = fs.WalkDir(s.top.tree, ".", func(p string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil || !d.IsDir() || p == ".":
+			return nil
+		case strings.HasPrefix(d.Name(), ".") || d.Name() == "node_modules" || strings.Count(p, "/") >= maxDepth:
+			return fs.SkipDir
+		}
+		m := nodeMember{dir: p}
+		if member(patterns, p) && s.top.has(p+"/package.json") && s.top.json(p+"/package.json", &m.packageJSON) == nil {
+			members = append(members, m)
+		}
+		return nil
+	})
+	return root, members
+}
+
+// buildOrder are the members that the one at dir is made of and that have a build of
+// their own, each after those that it needs.
+func buildOrder(members []nodeMember, dir string) (order []nodeMember) {
+	var visit func(dir string, path []string)
+	visit = func(at string, from []string) {
+		i := slices.IndexFunc(members, func(m nodeMember) bool { return m.dir == at })
+		if i < 0 || slices.Contains(from, at) {
+			return
+		}
+		for _, m := range members {
+			if m.Name != "" && members[i].has(m.Name) {
+				visit(m.dir, append(slices.Clone(from), at))
+			}
+		}
+		if at != dir && members[i].Scripts["build"] != "" && !slices.ContainsFunc(order, func(m nodeMember) bool { return m.dir == at }) {
+			order = append(order, members[i])
+		}
+	}
+	visit(dir, nil)
+	return order
+}
