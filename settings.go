@@ -57,6 +57,7 @@ var settings = []setting{
 	}},
 	duration("check-timeout", time.Second, time.Hour, func(s *Settings) *time.Duration { return &s.CheckTimeout }),
 	duration("drain", 0, 24*time.Hour, func(s *Settings) *time.Duration { return &s.Drain }),
+	duration("websocket-drain", 0, 24*time.Hour, func(s *Settings) *time.Duration { return &s.UpgradedDrain }),
 	duration("stop-timeout", time.Second, time.Hour, func(s *Settings) *time.Duration { return &s.StopTimeout }),
 	duration("first-byte", time.Second, 24*time.Hour, func(s *Settings) *time.Duration { return &s.FirstByte }),
 	duration("release-timeout", time.Second, 24*time.Hour, func(s *Settings) *time.Duration { return &s.ReleaseTime }),

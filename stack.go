@@ -52,14 +52,15 @@ func (s Stack) Published(name ServiceName) bool {
 // Settings are a stack's build and check settings. The zero value means the
 // documented defaults. Paths are relative and clean.
 type Settings struct {
-	Branch       string        // the deploy branch; empty until the first push sets it
-	Dockerfile   string        // path below Root; empty: "Dockerfile" or, without one, what is detected
-	Health       string        // path that must answer 2xx or 3xx; empty: any answer but 5xx at /
-	CheckTimeout time.Duration // how long an instance may take to become healthy; 0: DefaultCheckTimeout
-	Drain        time.Duration // how long requests in flight may take when an instance retires; 0: DefaultDrain
-	StopTimeout  time.Duration // from SIGTERM to SIGKILL; 0: DefaultStopTimeout
-	FirstByte    time.Duration // how long an app may take to begin an answer; 0: DefaultFirstByte
-	ReleaseTime  time.Duration // how long the release command may take; 0: DefaultReleaseTime
+	Branch        string        // the deploy branch; empty until the first push sets it
+	Dockerfile    string        // path below Root; empty: "Dockerfile" or, without one, what is detected
+	Health        string        // path that must answer 2xx or 3xx; empty: any answer but 5xx at /
+	CheckTimeout  time.Duration // how long an instance may take to become healthy; 0: DefaultCheckTimeout
+	Drain         time.Duration // how long requests in flight may take when an instance retires; 0: DefaultDrain
+	UpgradedDrain time.Duration // how long upgraded connections (WebSockets) may; 0: DefaultDrain
+	StopTimeout   time.Duration // from SIGTERM to SIGKILL; 0: DefaultStopTimeout
+	FirstByte     time.Duration // how long an app may take to begin an answer; 0: DefaultFirstByte
+	ReleaseTime   time.Duration // how long the release command may take; 0: DefaultReleaseTime
 
 	Root          string   // the folder of the tree that is built; empty: all of it
 	Context       string   // the folder that COPY sees; empty: the tree, without a Dockerfile Root or what it belongs to

@@ -105,9 +105,10 @@ type Router interface {
 	// Remove forgets the stack.
 	Remove(stack mesh.StackName)
 	// Drain returns when no request or upgraded connection is left on the target,
-	// which no route has any more, or when ctx ends; it then closes what is left
-	// and returns ctx's error.
-	Drain(ctx context.Context, targetID string) error
+	// which no route has any more. At ctx's deadline it ends the requests that are
+	// left, and after the given time the upgraded connections; when ctx ends
+	// otherwise, all. It returns an error when it had to.
+	Drain(ctx context.Context, targetID string, upgraded time.Duration) error
 }
 
 // Repos are the bare repositories that are pushed to.

@@ -184,12 +184,12 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 	d.Events.Rename(st.Name, next.Name) // before its routes go, and its logs with them
 	d.mu.Lock()
 	var old []mesh.Instance
-	if fl := d.fleets[st.Name]; fl != nil {
-		for _, m := range fl.members {
+	if fl := d.fleets[next.Name]; fl != nil && fl.was != nil {
+		for _, m := range fl.was.members {
 			old = append(old, m.instance)
 		}
+		fl.was = nil
 	}
-	delete(d.fleets, st.Name)
 	d.Router.Remove(st.Name)
 	d.mu.Unlock()
 	retired = d.retire(next, old)

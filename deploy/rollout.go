@@ -330,7 +330,7 @@ func (d *Deployer) stopAll(ctx context.Context, ins []mesh.Instance, grace time.
 // ctx did not end first.
 func (d *Deployer) retire(st mesh.Stack, ins []mesh.Instance) (retired func(context.Context) bool) {
 	set := st.Effective()
-	drain := cmp.Or(set.Drain, mesh.DefaultDrain)
+	drain, upgraded := cmp.Or(set.Drain, mesh.DefaultDrain), cmp.Or(set.UpgradedDrain, mesh.DefaultDrain)
 	releases := map[mesh.ReleaseNumber]mesh.Release{}
 	done := make(chan struct{}, len(ins))
 	for _, in := range ins {
@@ -345,7 +345,7 @@ func (d *Deployer) retire(st mesh.Stack, ins []mesh.Instance) (retired func(cont
 			defer gone()
 			dctx, cancel := context.WithTimeout(ctx, drain)
 			defer cancel()
-			if err := d.Router.Drain(dctx, in.ID); err != nil && ctx.Err() == nil {
+			if err := d.Router.Drain(dctx, in.ID, upgraded); err != nil && ctx.Err() == nil {
 				d.Logger.Warn("requests cut off", "stack", in.Stack, "instance", in.Name.String(), "err", err)
 			}
 			if ctx.Err() != nil {

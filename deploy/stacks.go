@@ -39,7 +39,7 @@ func (d *Deployer) CreateStack(ctx context.Context, name mesh.StackName, by mesh
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	fl := &fleet{stack: st, members: map[mesh.InstanceName]*member{}}
+	fl := &fleet{stack: d.newestLocked(st), members: map[mesh.InstanceName]*member{}}
 	d.fleets[name] = fl
 	d.switchLocked(fl)
 	return st, nil
@@ -203,6 +203,8 @@ func (d *Deployer) AddDomain(ctx context.Context, name mesh.StackName, host, to 
 			switch {
 			case strings.HasPrefix(string(host), "*"):
 				return mesh.Errorf(mesh.Invalid, "a wildcard cannot be redirected").WithHint("redirect one host at a time")
+			case strings.HasPrefix(string(to), "*"):
+				return mesh.Errorf(mesh.Invalid, "%s is no host that a browser could be sent to", to).WithHint("name one host")
 			case to != d.host(name) && !slices.Contains(st.Domains, to), st.Redirects[to] != "":
 				return mesh.Errorf(mesh.Invalid, "%s is no host of %s that serves it", to, name).WithHint("add that one first: ssh mesh domains:add -a %s %s", name, to)
 			}

@@ -16,6 +16,7 @@ type fleet struct {
 	stack   mesh.Stack
 	release mesh.Release
 	members map[mesh.InstanceName]*member
+	was     *fleet // of the stack's old name, until its instances retire
 }
 
 // member is the instance in a slot.
@@ -70,6 +71,11 @@ func (d *Deployer) install(st mesh.Stack, r mesh.Release, keep, started []mesh.I
 				old = append(old, m.instance)
 			}
 		}
+	}
+	if st.Was != "" {
+		// Nobody tells the router of the old name any more: it has the same domains.
+		fl.was = d.fleets[st.Was]
+		delete(d.fleets, st.Was)
 	}
 	d.fleets[st.Name] = fl
 	d.switchLocked(fl)

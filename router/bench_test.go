@@ -202,7 +202,7 @@ func BenchmarkRouter_Switch(b *testing.B) {
 				i++
 				tg := mesh.Target{ID: strconv.Itoa(i), Addr: netip.MustParseAddrPort("127.0.0.1:1")}
 				r.Switch(mesh.Route{Stack: "app-7", Hosts: hosts[:1+i%len(hosts)], Targets: []mesh.Target{tg}})
-				_ = r.Drain(context.Background(), strconv.Itoa(i-1))
+				_ = r.Drain(context.Background(), strconv.Itoa(i-1), time.Minute)
 			}
 		})
 	}

@@ -199,8 +199,11 @@ func (q *request) copyLength(c *conn, n int64) error {
 		}
 		m, err := rf.ReadFrom(&io.LimitedReader{R: c.tcp, N: n})
 		q.rec.Bytes += m
-		if err == nil && m < n {
+		switch {
+		case err == nil && m < n:
 			err = io.ErrUnexpectedEOF
+		case err != nil && c.sound():
+			err = clientError{err} // of the two, it is not the instance
 		}
 		return err
 	}

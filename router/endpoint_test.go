@@ -230,7 +230,7 @@ func TestEndpoint_SwitchLosesNoRequest(t *testing.T) {
 			lead(now, false)
 		}
 		lead(next, true)
-		if err := g.Drain(ctxFor(t, 10*time.Second), now.ID); err != nil {
+		if err := g.Drain(ctxFor(t, 10*time.Second), now.ID, time.Minute); err != nil {
 			t.Fatalf("drain %d: %v", i, err)
 		}
 		srv.CloseClientConnections()

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/textproto"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -196,18 +197,58 @@ func appendField(b []byte, k, v string) []byte {
 	return append(b, "\r\n"...)
 }
 
+// oneLine tells whether method and target can stand in a request line of HTTP/1.1.
+// In HTTP/2 they come as values, of which net/http looks at the target only, and not
+// for blanks: what looks like a line of its own could be taken for one by the app
+// (RFC 9113, section 10.3).
+func oneLine(r *http.Request) bool {
+	if r.ProtoMajor == 1 {
+		return true // it came in one, and net/http has checked it
+	}
+	if !httpguts.ValidHeaderFieldName(r.Method) || r.RequestURI == "" || r.RequestURI[0] != '/' && r.RequestURI != "*" {
+		return false
+	}
+	for i := range len(r.RequestURI) {
+		if c := r.RequestURI[i]; c <= ' ' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// maxOptions is more than any client names in its Connection fields.
+const maxOptions = 32
+
+// connectionOptions are the fields that a client names as being of this connection
+// only (RFC 9110, section 7.6.1), in canonical form, without those that are never
+// passed on anyway. ok is false when there are too many to compare all with them.
+func connectionOptions(values []string) (named []string, ok bool) {
+	for _, v := range values {
+		for t := range strings.SplitSeq(v, ",") {
+			if t = textproto.TrimString(t); t == "" || strings.EqualFold(t, "keep-alive") || strings.EqualFold(t, "close") || strings.EqualFold(t, "upgrade") {
+				continue
+			}
+			if len(named) == maxOptions {
+				return nil, false
+			}
+			named = append(named, textproto.CanonicalMIMEHeaderKey(t))
+		}
+	}
+	return named, true
+}
+
 // appendHead writes the head of the request for the app, up to the fields that
-// frame its body. net/http has checked names and values.
-func (q *request) appendHead(b []byte) []byte {
+// frame its body, without those that are named to be left out. net/http has checked
+// names and values.
+func (q *request) appendHead(b []byte, named []string) []byte {
 	r := q.r
 	b = append(b, r.Method...)
 	b = append(b, ' ')
 	b = append(b, rawTarget(r)...)
 	b = append(b, " HTTP/1.1\r\n"...)
 	b = appendField(b, "Host", r.Host)
-	connection := r.Header["Connection"]
 	for k, vv := range r.Header {
-		if dropped(k) || disguised(k) || (len(connection) > 0 && httpguts.HeaderValuesContainsToken(connection, k)) {
+		if dropped(k) || disguised(k) || slices.Contains(named, k) {
 			continue
 		}
 		for _, v := range vv {

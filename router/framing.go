@@ -35,10 +35,12 @@ const shortLine = 64
 // It keeps no more than the beginning of a line. The zero framing is at the
 // beginning of a connection.
 type framing struct {
-	raw    bool  // nothing that comes is a head
-	inside bool  // behind the request line
-	second bool  // behind the first head
-	body   int64 // bytes of a body that are to come
+	raw bool // nothing that comes is a head
+	// A head has asked for another protocol: what comes may be a head or not.
+	upgraded bool
+	inside   bool  // behind the request line
+	second   bool  // behind the first head
+	body     int64 // bytes of a body that are to come
 
 	n     int             // bytes of the line that came in earlier pieces
 	begin [shortLine]byte // its first ones
@@ -47,6 +49,7 @@ type framing struct {
 	length  int64 // what the head says; meaningful with sized
 	sized   bool
 	chunked bool
+	upgrade bool // asks for another protocol
 	old     bool // not HTTP/1.1
 	preface preface
 }
@@ -155,6 +158,8 @@ func (f *framing) field(line []byte, n int) error {
 		return nil // a long name, none of these; or nonsense, which net/http refuses
 	}
 	switch colon {
+	case len("Upgrade"):
+		f.upgrade = f.upgrade || bytes.EqualFold(line[:colon], []byte("Upgrade"))
 	case len("Content-Length"):
 		if !bytes.EqualFold(line[:colon], []byte("Content-Length")) {
 			return nil
@@ -202,7 +207,8 @@ func (f *framing) end() error {
 	if f.sized {
 		f.body = f.length
 	}
-	f.inside, f.second, f.sized, f.chunked, f.old = false, true, false, false, false
+	f.upgraded = f.upgraded || f.upgrade
+	f.inside, f.second, f.sized, f.chunked, f.upgrade, f.old = false, true, false, false, false, false
 	return nil
 }
 
@@ -212,6 +218,7 @@ type strict struct {
 	net.Conn
 	framing framing
 	why     error       // what is wrong with the head that comes; Read's
+	held    []byte      // what may be of another protocol, and not of a head; Read's
 	refused atomic.Bool // the client has been told
 }
 
@@ -238,11 +245,14 @@ func (c *strict) Read(p []byte) (int, error) {
 			return n, err
 		}
 		c.why = why
+		c.hold(p[ok:n])
 		return ok, nil
 	}
 	for len(p) == 1 {
-		// Nothing more of this may be handed on.
-		if _, err := c.Conn.Read(p); err != nil {
+		// Nothing more of this may be handed on as a head.
+		n, err := c.Conn.Read(p)
+		c.hold(p[:n])
+		if err != nil {
 			return 0, err
 		}
 	}
@@ -252,6 +262,24 @@ func (c *strict) Read(p []byte) (int, error) {
 		_, _ = io.WriteString(c.Conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"+text)
 	}
 	return 0, c.gone()
+}
+
+// maxHeld is as much as a client can send before it has been told that it may.
+const maxHeld = 64 << 10
+
+// hold keeps what a client has sent behind a request for another protocol, which is
+// taken for a head as long as the app has not agreed. RFC 9110, section 7.8, has the
+// client wait for that; not all do.
+func (c *strict) hold(b []byte) {
+	if c.framing.upgraded && len(c.held) <= maxHeld {
+		c.held = append(c.held, b...)
+	}
+}
+
+// tunnel gives the connection below and what has been held back; ok is false when
+// that was too much. It may be called when net/http reads no more.
+func (c *strict) tunnel() (under net.Conn, early []byte, ok bool) {
+	return c.Conn, c.held, len(c.held) <= maxHeld
 }
 
 // gone is an error to which net/http answers nothing.

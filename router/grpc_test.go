@@ -102,7 +102,7 @@ func TestGRPC_StreamsBothWays(t *testing.T) {
 	defer pw.Close()
 	res = ask("/echo.Echo/Stream", pr)
 	g.route()
-	if err := g.Drain(ctxFor(t, 0), tg.ID); err == nil {
+	if err := g.Drain(ctxFor(t, 0), tg.ID, 0); err == nil {
 		t.Error("drained with a stream open")
 	}
 	if _, err := io.ReadAll(res.Body); err == nil {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -47,6 +49,15 @@ type accepted struct {
 // startHandshakes begins to take connections from l. It ends when l does, and the
 // handshakes with it: Accept has to be called until it says so.
 func startHandshakes(l net.Listener, c *tls.Config, d time.Duration, failed func(net.Conn, error)) *handshakes {
+	if find := c.GetCertificate; find != nil {
+		c = c.Clone()
+		c.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			_ = hello.Conn.SetDeadline(time.Time{})
+			cert, err := find(hello)
+			_ = hello.Conn.SetDeadline(time.Now().Add(d))
+			return cert, err
+		}
+	}
 	h := &handshakes{Listener: l, config: c, time: d, failed: failed, ready: make(chan accepted), over: make(chan struct{})}
 	h.ctx, h.end = context.WithCancel(context.Background())
 	go h.run()
@@ -87,6 +98,12 @@ func (h *handshakes) Accept() (net.Conn, error) {
 }
 
 func (h *handshakes) shake(c net.Conn) {
+	defer func() {
+		if v := recover(); v != nil { // as net/http does it: one connection, and not all
+			_ = c.Close()
+			h.failed(c, fmt.Errorf("panic: %v\n%s", v, debug.Stack()))
+		}
+	}()
 	t := tls.Server(c, h.config)
 	_ = c.SetDeadline(time.Now().Add(h.time))
 	err := t.HandshakeContext(h.ctx)

@@ -23,6 +23,21 @@ func (c *conn) alive() bool {
 	return err == nil && alive
 }
 
+// sound tells whether the instance has not ended a connection that bytes are still
+// expected from.
+func (c *conn) sound() bool {
+	if c.raw == nil {
+		return false
+	}
+	sound := false
+	err := c.raw.Control(func(fd uintptr) {
+		var b [1]byte
+		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		sound = n > 0 || err == syscall.EAGAIN
+	})
+	return err == nil && sound
+}
+
 // untouched tells whether the instance's kernel has acknowledged not one byte of
 // the request under way. Then the app cannot have read any, and even a POST may
 // be sent again: RFC 9110, section 9.2.2, asks for "some means to detect that the

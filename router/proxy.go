@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"mesh"
 )
 
@@ -100,6 +102,11 @@ func (q *request) release() {
 }
 
 func (q *request) serve() {
+	if !oneLine(q.r) {
+		q.rec.Method = "-"
+		q.failWith(BadRequest, page{400, "Bad request", "The method or the path of the request has characters that it cannot have.", 0})
+		return
+	}
 	if q.r.Method == http.MethodConnect {
 		q.failWith(BadRequest, page{405, "Not a proxy", "CONNECT is not for this server.", 0})
 		return
@@ -221,7 +228,12 @@ func (q *request) redirect(to string) {
 // prepare writes what is sent to the app first. stream tells that the body
 // follows, from the client, while the app reads it.
 func (q *request) prepare(b []byte) (stream, ok bool) {
-	b = q.appendHead(b)
+	named, ok := connectionOptions(q.r.Header["Connection"])
+	if !ok {
+		q.failWith(BadRequest, page{400, "Bad request", "The Connection field of the request names too many others.", 0})
+		return false, false
+	}
+	b = q.appendHead(b, named)
 	n := q.r.ContentLength
 	switch {
 	case !q.hasBody:
@@ -505,7 +517,8 @@ func (q *request) converse(c *conn, stream bool) (a answer, up *upload, err erro
 		}
 		switch {
 		case a.code == http.StatusSwitchingProtocols:
-			if q.upgrade == "" || !strings.EqualFold(h.Get("Upgrade"), q.upgrade) {
+			// The app takes one of those that the client has listed.
+			if q.upgrade == "" || !httpguts.HeaderValuesContainsToken([]string{q.upgrade}, h.Get("Upgrade")) {
 				return a, up, errGarbage
 			}
 			return a, up, nil

@@ -1029,7 +1029,7 @@ func TestTunnel_CutByDrainAndStop(t *testing.T) {
 		c.want("early")
 		if by == "drain" {
 			g.route()
-			if err := g.Drain(ctxFor(t, 30*time.Millisecond), tg.ID); !errors.Is(err, context.DeadlineExceeded) {
+			if err := g.Drain(ctxFor(t, time.Minute), tg.ID, 30*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("drain: %v", err)
 			}
 		} else {

@@ -200,7 +200,7 @@ func TestRouter_SwitchLosesNoRequest(t *testing.T) {
 		until(t, "some requests", func() bool { return sent.Load() > int64(i*10) })
 		next := launch()
 		g.route(next.Target)
-		if err := g.Drain(ctxFor(t, 10*time.Second), now.ID); err != nil {
+		if err := g.Drain(ctxFor(t, 10*time.Second), now.ID, time.Minute); err != nil {
 			t.Fatalf("drain %d: %v", i, err)
 		}
 		now.gone.Store(true)
@@ -230,10 +230,10 @@ func TestRouter_DrainWaitsForRequestsAndTunnels(t *testing.T) {
 		_, _ = io.WriteString(w, "old")
 	})
 	g.route(old)
-	if err := g.Drain(t.Context(), old.ID); !errors.Is(err, router.ErrRouted) {
+	if err := g.Drain(t.Context(), old.ID, time.Minute); !errors.Is(err, router.ErrRouted) {
 		t.Errorf("drain of a routed target: %v", err)
 	}
-	if err := g.Drain(t.Context(), "nobody"); err != nil {
+	if err := g.Drain(t.Context(), "nobody", time.Minute); err != nil {
 		t.Errorf("drain of nobody: %v", err)
 	}
 	got := make(chan string, 1)
@@ -247,7 +247,7 @@ func TestRouter_DrainWaitsForRequestsAndTunnels(t *testing.T) {
 		t.Errorf("got %q", b)
 	}
 	drained := make(chan error, 1)
-	go func() { drained <- g.Drain(context.Background(), old.ID) }()
+	go func() { drained <- g.Drain(context.Background(), old.ID, time.Minute) }()
 	select {
 	case <-drained:
 		t.Fatal("drained with a request in flight")
@@ -293,7 +293,7 @@ func TestRouter_DrainCutsAtItsEnd(t *testing.T) {
 	g.route()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := g.Drain(ctx, old.ID); !errors.Is(err, context.Canceled) {
+	if err := g.Drain(ctx, old.ID, time.Minute); !errors.Is(err, context.Canceled) {
 		t.Errorf("drain: %v", err)
 	}
 	if s := receive(t, status, "the answer"); s != 503 {

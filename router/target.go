@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -120,16 +121,47 @@ func (t *target) retire() {
 	t.closeIdle()
 }
 
-// cut ends all that is under way on the target, and what has been claimed but not
-// begun.
+// cut ends all requests that are under way on the target, and those that have claimed
+// it but not begun.
 func (t *target) cut(cause error) {
 	t.mu.Lock()
 	t.cause = cause
-	for c := range t.conns {
-		c.abort(cause)
-	}
+	t.abortLocked(cause, false)
 	t.mu.Unlock()
 	t.grpc.cut(nil, cause)
+}
+
+// cutTunnels ends all upgraded connections, and tells how many there were.
+func (t *target) cutTunnels(cause error) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.abortLocked(cause, true)
+}
+
+func (t *target) abortLocked(cause error, tunnels bool) (n int) {
+	for c := range t.conns {
+		c.mu.Lock()
+		if c.ctx != nil && (c.tun != nil) == tunnels {
+			c.abortLocked(cause)
+			n++
+		}
+		c.mu.Unlock()
+	}
+	return n
+}
+
+// tunnels counts the upgraded connections.
+func (t *target) tunnels() (n int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for c := range t.conns {
+		c.mu.Lock()
+		if c.ctx != nil && c.tun != nil {
+			n++
+		}
+		c.mu.Unlock()
+	}
+	return n
 }
 
 // severed gives the cause that cut was called with.
@@ -158,12 +190,14 @@ func (t *target) cutWave(w *wave) {
 var ErrRouted = errors.New("a route still has the target")
 
 // Drain returns when no request and no upgraded connection is left on the target
-// with this ID, which no route may have any more, or when ctx ends: then it
-// closes what is left and returns ctx's error. Either way the target is
-// forgotten and its idle connections are closed. An unknown ID has nothing to
-// wait for. It is exact: after the Switch that left the target out has returned,
-// no request can begin on it, so what Drain has seen end was the last.
-func (r *Router) Drain(ctx context.Context, targetID string) error {
+// with this ID, which no route may have any more. At ctx's deadline it ends the
+// requests that are left, and after the given time the upgraded connections, each of
+// which may be the later; when ctx ends otherwise, all. Then it returns ctx's error or
+// that of a deadline. Either way the target is forgotten and its idle connections are
+// closed. An unknown ID has nothing to wait for. It is exact: after the Switch that
+// left the target out has returned, no request can begin on it, so what Drain has seen
+// end was the last.
+func (r *Router) Drain(ctx context.Context, targetID string, upgraded time.Duration) error {
 	r.mu.Lock()
 	t := r.targets[targetID]
 	routed := t != nil && t.routes > 0
@@ -175,15 +209,47 @@ func (r *Router) Drain(ctx context.Context, targetID string) error {
 		return ErrRouted
 	}
 	t.retire()
-	err := t.inflight.wait(ctx)
-	if left := t.inflight.load(); err != nil {
-		t.cut(errCut)
-		r.log.Warn("requests cut: the instance had to go", "instance", t.ep.Load().name.String(), "requests", left)
-	}
+	err := r.drain(ctx, t, upgraded)
 	r.mu.Lock()
 	r.forget(t)
 	r.mu.Unlock()
 	return err
+}
+
+func (r *Router) drain(ctx context.Context, t *target, upgraded time.Duration) (cut error) {
+	base := context.WithoutCancel(ctx)
+	limit, cancel := context.WithTimeout(base, upgraded)
+	defer cancel()
+	instance := t.ep.Load().name.String()
+	requests, tunnels := ctx, limit // base when they are over
+	for requests != base || tunnels != base {
+		either, stop := context.WithCancel(requests)
+		release := context.AfterFunc(tunnels, stop)
+		err := t.inflight.wait(either)
+		release()
+		stop()
+		if err == nil {
+			return cut
+		}
+		over := requests != base && requests.Err() != nil
+		if over {
+			requests = base
+			left := t.inflight.load() - t.tunnels()
+			t.cut(errCut)
+			if left > 0 {
+				cut = ctx.Err()
+				r.log.Warn("requests cut: the instance had to go", "instance", instance, "requests", left)
+			}
+		}
+		if tunnels != base && (tunnels.Err() != nil || over && !errors.Is(ctx.Err(), context.DeadlineExceeded)) {
+			tunnels = base
+			if n := t.cutTunnels(errCut); n > 0 {
+				cut = cmp.Or(limit.Err(), ctx.Err())
+				r.log.Info("upgraded connections cut: the instance had to go", "instance", instance, "connections", n)
+			}
+		}
+	}
+	return cut
 }
 
 // forget drops a target that no route has. Called with r.mu held.

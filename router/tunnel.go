@@ -1,9 +1,11 @@
 package router
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -29,8 +31,20 @@ func (q *request) openTunnel(c *conn, h http.Header) bool {
 	if err != nil {
 		return false
 	}
-	if under, ok := client.(interface{ NetConn() net.Conn }); ok && q.front != nil {
-		client = under.NetConn() // what follows is no request, and looked at by nobody
+	var early []byte // what the client has sent behind its head
+	if n := rw.Reader.Buffered(); n > 0 {
+		early, _ = rw.Reader.Peek(n)
+	}
+	if s, ok := client.(interface {
+		tunnel() (net.Conn, []byte, bool)
+	}); ok {
+		// What follows is no request, and looked at by nobody.
+		under, held, ok := s.tunnel()
+		if !ok {
+			_ = client.Close()
+			return false
+		}
+		client, early = under, slices.Concat(early, held)
 	}
 	t := &tunnel{q: q, c: c, client: client, ended: make(chan struct{})}
 	t.left.Store(2)
@@ -49,8 +63,7 @@ func (q *request) openTunnel(c *conn, h http.Header) bool {
 	head.WriteString("\r\n")
 	// What either side has sent behind its head is in a buffer already.
 	_, err = io.WriteString(client, head.String()+string(c.buf[c.r:c.w]))
-	if n := rw.Reader.Buffered(); err == nil && n > 0 {
-		early, _ := rw.Reader.Peek(n)
+	if err == nil && len(early) > 0 {
 		err = c.send(early)
 	}
 	// What net/http has for the request, its buffers among them, is not kept.
@@ -97,9 +110,7 @@ func (t *tunnel) copy(dst, src net.Conn) {
 func (t *tunnel) pipe(dst, src net.Conn) error {
 	tcp, ok := src.(*net.TCPConn)
 	if !ok {
-		n, err := io.Copy(dst, src)
-		t.bytes.Add(n)
-		return err
+		return t.pipeSmall(dst, src)
 	}
 	raw, err := tcp.SyscallConn()
 	if err != nil {
@@ -141,6 +152,42 @@ func (t *tunnel) pipe(dst, src net.Conn) error {
 		buffers.Put(bp)
 		bp = nil
 		if done {
+			return err
+		}
+	}
+}
+
+// smallPipe is what a connection that is no socket keeps while it is idle.
+const smallPipe = 1 << 10
+
+// pipeSmall is pipe for TLS and behind a PROXY header, where nothing tells that there
+// are bytes but reading them: a small buffer waits, and a large one goes on where it
+// was filled.
+func (t *tunnel) pipeSmall(dst, src net.Conn) error {
+	small := make([]byte, smallPipe)
+	b := small
+	var bp *[]byte
+	for {
+		n, err := src.Read(b)
+		if n > 0 {
+			m, werr := dst.Write(b[:n])
+			t.bytes.Add(int64(m))
+			if werr != nil && err == nil {
+				err = werr
+			}
+		}
+		switch full := n == len(b); {
+		case bp == nil && full && err == nil:
+			bp = buffers.Get().(*[]byte)
+			b = *bp
+		case bp != nil && (!full || err != nil):
+			buffers.Put(bp)
+			bp, b = nil, small
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 	}

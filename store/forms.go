@@ -51,14 +51,15 @@ type lockForm struct {
 }
 
 type settingsForm struct {
-	Branch       string        `json:"branch,omitempty"`
-	Dockerfile   string        `json:"dockerfile,omitempty"`
-	Health       string        `json:"health,omitempty"`
-	CheckTimeout time.Duration `json:"check_timeout_ns,omitempty"`
-	Drain        time.Duration `json:"drain_ns,omitempty"`
-	StopTimeout  time.Duration `json:"stop_timeout_ns,omitempty"`
-	FirstByte    time.Duration `json:"first_byte_ns,omitempty"`
-	ReleaseTime  time.Duration `json:"release_timeout_ns,omitempty"`
+	Branch        string        `json:"branch,omitempty"`
+	Dockerfile    string        `json:"dockerfile,omitempty"`
+	Health        string        `json:"health,omitempty"`
+	CheckTimeout  time.Duration `json:"check_timeout_ns,omitempty"`
+	Drain         time.Duration `json:"drain_ns,omitempty"`
+	UpgradedDrain time.Duration `json:"upgraded_drain_ns,omitempty"`
+	StopTimeout   time.Duration `json:"stop_timeout_ns,omitempty"`
+	FirstByte     time.Duration `json:"first_byte_ns,omitempty"`
+	ReleaseTime   time.Duration `json:"release_timeout_ns,omitempty"`
 
 	Root          string   `json:"root,omitempty"`
 	Context       string   `json:"context,omitempty"`

@@ -286,7 +286,7 @@ func (p *patient) Remove(stack mesh.StackName) {
 }
 
 // Drain is Router.Drain.
-func (p *patient) Drain(ctx context.Context, id string) error {
+func (p *patient) Drain(ctx context.Context, id string, upgraded time.Duration) error {
 	if p.gone != nil {
 		select {
 		case <-p.gone:
@@ -294,5 +294,5 @@ func (p *patient) Drain(ctx context.Context, id string) error {
 			p.log.Warn("an instance has to go while the process before this one may be using it", "id", id)
 		}
 	}
-	return p.Router.Drain(ctx, id)
+	return p.Router.Drain(ctx, id, upgraded)
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -167,7 +166,7 @@ func port(l net.Listener) int {
 // urls tells people how to reach a host through the listeners: over TLS once it
 // has a certificate.
 func (sv *server) urls(h mesh.Host) string {
-	name := strings.TrimPrefix(string(h), "*.")
+	name := string(h)
 	scheme, at, usual := "http", sv.listen.http, 80
 	if sv.certs != nil && sv.certs.Live(string(h)) {
 		scheme, at, usual = "https", sv.listen.https, 443

@@ -128,7 +128,7 @@ func (t traffic) Collect(ch chan<- prometheus.Metric) {
 		if t.certs == nil {
 			continue
 		}
-		for _, c := range t.certs.List(s.Hosts) {
+		for _, c := range t.certs.List(s.Stack, s.Hosts) {
 			if !c.Expires.IsZero() {
 				gauge(descExpiry, int(c.Expires.Unix()), string(c.Host), c.Source)
 			}

@@ -653,7 +653,7 @@ func (r *Router) Remove(stack mesh.StackName) {
 }
 
 // Drain returns at once: there are no requests.
-func (r *Router) Drain(ctx context.Context, id string) error {
+func (r *Router) Drain(ctx context.Context, id string, _ time.Duration) error {
 	r.mu.Lock()
 	r.drained = append(r.drained, id)
 	for _, route := range r.routes {

@@ -34,6 +34,7 @@ var buildCommands = []*definition{
 			"health=/PATH          what has to answer 2xx or 3xx (any answer but 5xx at /)\n" +
 			"check-timeout=1m      how long an instance may take to become healthy (1m)\n" +
 			"drain=30s             how long requests in flight may take when an instance retires (30s)\n" +
+			"websocket-drain=30s   how long WebSockets may go on then (30s)\n" +
 			"stop-timeout=30s      from SIGTERM to SIGKILL (30s)\n" +
 			"first-byte=60s        how long the app may take to begin an answer (60s); at once, without a push\n" +
 			"release-timeout=1h    how long the release command may take (1h)\n\n" +

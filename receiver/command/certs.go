@@ -12,7 +12,7 @@ import (
 
 // Certs has the certificates of hosts.
 type Certs interface {
-	List(hosts []mesh.Host) []mesh.Certificate
+	List(stack mesh.StackName, hosts []mesh.Host) []mesh.Certificate
 	Add(stack mesh.StackName, hosts []mesh.Host, pem []byte) ([]mesh.Host, error)
 	Remove(stack mesh.StackName, host mesh.Host) error
 }
@@ -55,7 +55,7 @@ func runCerts(_ context.Context, c *call) error {
 	}
 	list := []certJSON{}
 	var rows [][]string
-	for _, m := range all.List(c.Deployer.Domains(c.stack)) {
+	for _, m := range all.List(c.stack.Name, c.Deployer.Domains(c.stack)) {
 		j := certJSON{Host: m.Host, Source: m.Source, Issuer: m.Issuer, Error: m.Error}
 		row := []string{string(m.Host), m.Source, "-", m.Error}
 		if row[1] == "" {

@@ -26,6 +26,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -321,9 +322,19 @@ func (c *Certs) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error
 	if !ok {
 		return nil, errors.New("the host belongs to no stack")
 	}
-	if u := c.upload(stack, name); u != nil {
+	u := c.upload(stack, name)
+	if u != nil && c.Now().Before(u.cert.Leaf.NotAfter) {
 		return u.cert, nil
 	}
+	cert, err := c.acme(name, hello)
+	if err != nil && u != nil {
+		return u.cert, nil // one that has expired tells people more than none
+	}
+	return cert, err
+}
+
+// acme finds the one that ACME has given for a host, or asks for it.
+func (c *Certs) acme(name string, hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if c.Directory == "" {
 		return nil, errors.New("the host has no certificate")
 	}
@@ -356,8 +367,15 @@ func (c *Certs) first(name string, hello *tls.ClientHelloInfo) (*tls.Certificate
 	}
 	got := make(chan result, 1)
 	go func() {
-		cert, err := c.onsight.GetCertificate(hello)
-		got <- result{cert, err}
+		var r result
+		defer func() {
+			if v := recover(); v != nil { // no handshake ends the server
+				r.err = fmt.Errorf("panic: %v", v)
+				c.Logger.Error("panic in a handshake", "host", name, "err", r.err, "stack_trace", string(debug.Stack()))
+			}
+			got <- r
+		}()
+		r.cert, r.err = c.onsight.GetCertificate(hello)
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.waiting[name] == failed {
@@ -381,17 +399,17 @@ func (c *Certs) Challenge(w http.ResponseWriter, r *http.Request) bool {
 
 // Live tells whether a host can be served with a certificate that is valid now.
 func (c *Certs) Live(host string) bool {
-	leaf, _ := c.leaf(host)
+	stack, _ := c.Belongs(host)
+	leaf, _ := c.leaf(stack, host)
 	return leaf != nil && c.Now().Before(leaf.NotAfter)
 }
 
-// leaf gives the certificate that a host is served with, and whether it is an
-// uploaded one.
-func (c *Certs) leaf(host string) (_ *x509.Certificate, uploaded bool) {
-	if stack, ok := c.Belongs(host); ok {
-		if u := c.upload(stack, host); u != nil {
-			return u.cert.Leaf, true
-		}
+// leaf gives the certificate that a host of a stack is served with, and whether it is
+// an uploaded one.
+func (c *Certs) leaf(stack mesh.StackName, host string) (_ *x509.Certificate, uploaded bool) {
+	u := c.upload(stack, host)
+	if u != nil && c.Now().Before(u.cert.Leaf.NotAfter) {
+		return u.cert.Leaf, true
 	}
 	var best *x509.Certificate
 	for _, cert := range c.cache.AllMatchingCertificates(host) {
@@ -399,15 +417,18 @@ func (c *Certs) leaf(host string) (_ *x509.Certificate, uploaded bool) {
 			best = cert.Leaf
 		}
 	}
+	if best == nil && u != nil {
+		return u.cert.Leaf, true
+	}
 	return best, false
 }
 
 // List tells of the certificates of a stack's hosts, in the order of the hosts.
-func (c *Certs) List(hosts []mesh.Host) []mesh.Certificate {
+func (c *Certs) List(stack mesh.StackName, hosts []mesh.Host) []mesh.Certificate {
 	var all []mesh.Certificate
 	for _, h := range hosts {
 		m := mesh.Certificate{Host: h}
-		leaf, uploaded := c.leaf(string(h))
+		leaf, uploaded := c.leaf(stack, string(h))
 		if leaf != nil {
 			m.Source, m.Expires, m.Issuer = mesh.CertificateACME, leaf.NotAfter, leaf.Issuer.String()
 			if uploaded {

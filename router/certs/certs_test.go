@@ -197,8 +197,8 @@ func TestACME_IssuesOneForEachHost(t *testing.T) {
 		}
 	}
 	// One bad name blocks no other, and says why.
-	until(t, "the failure", func() bool { return w.List(hosts)[1].Error != "" })
-	list := w.List(hosts)
+	until(t, "the failure", func() bool { return w.List("blog", hosts)[1].Error != "" })
+	list := w.List("blog", hosts)
 	if list[0].Source != mesh.CertificateACME || list[0].Expires.IsZero() || !strings.Contains(list[0].Issuer, "Pebble") || list[0].Error != "" {
 		t.Errorf("%+v", list[0])
 	}
@@ -353,7 +353,7 @@ func TestACME_RateLimitIsNotHammered(t *testing.T) {
 	w.acme.Limited.Store(true)
 	w.route("blog", "blog.example.test", "*.apps.example.test")
 	hosts := []mesh.Host{"blog.example.test"}
-	until(t, "the refusal", func() bool { return strings.Contains(w.List(hosts)[0].Error, "rateLimited") })
+	until(t, "the refusal", func() bool { return strings.Contains(w.List("blog", hosts)[0].Error, "rateLimited") })
 	_, _, _ = w.get("a.apps.example.test")
 	had := w.acme.Orders.Load()
 	for range 50 { // neither handshakes nor further changes of the route make it ask again

@@ -204,6 +204,43 @@ func TestUpload_Refused(t *testing.T) {
 	}
 }
 
+// One that has expired hides none that ACME has given, and is better than none.
+func TestUpload_Expired(t *testing.T) {
+	w := begin(t, time.Hour, "")
+	key := newKey(t)
+	c := newChain(t, key, time.Now().Add(2*time.Second), "blog.example.test", "old.example.test")
+	w.route("blog", "blog.example.test")
+	until(t, "the certificate", func() bool { return w.Live("blog.example.test") })
+	if _, err := w.Add("blog", []mesh.Host{"blog.example.test"}, []byte(certificate(c.leaf)+certificate(c.middle)+pkcs8(t, key))); err != nil {
+		t.Fatal(err)
+	}
+	if l := w.List("blog", []mesh.Host{"blog.example.test"}); l[0].Source != mesh.CertificateUploaded {
+		t.Errorf("%+v", l)
+	}
+	until(t, "its end", func() bool { return time.Now().After(c.leaf.NotAfter) })
+	if _, leaf, err := w.get("blog.example.test"); err != nil || leaf.Issuer.CommonName == "Middle" {
+		t.Errorf("served with %v, %v", leaf, err)
+	}
+	if l := w.List("blog", []mesh.Host{"blog.example.test"}); l[0].Source != mesh.CertificateACME || !w.Live("blog.example.test") {
+		t.Errorf("%+v", l)
+	}
+	// Without another one people see why.
+	dir := t.TempDir()
+	now := time.Now().Add(-time.Hour)
+	u, err := certs.Open(certs.Options{Dir: dir, Now: func() time.Time { return now }, Belongs: func(string) (mesh.StackName, bool) { return "blog", true }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	if _, err := u.Add("blog", []mesh.Host{"old.example.test"}, []byte(certificate(c.leaf)+certificate(c.middle)+pkcs8(t, key))); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(48 * time.Hour)
+	if served(u, "old.example.test") == nil || u.Live("old.example.test") {
+		t.Error("an expired one, and no other, is not served, or is taken for good")
+	}
+}
+
 func TestUpload_IsTheStacksOwn(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -221,7 +258,7 @@ func TestUpload_IsTheStacksOwn(t *testing.T) {
 	if _, err := u.Add("blog", []mesh.Host{"*.example.test"}, []byte(data)); err != nil {
 		t.Fatal(err)
 	}
-	list := u.List([]mesh.Host{"*.example.test", "a.b.example.test", "a.example.test"})
+	list := u.List("blog", []mesh.Host{"*.example.test", "a.b.example.test", "a.example.test"})
 	if list[0].Source != mesh.CertificateUploaded || list[1].Source != "" || list[2].Source != mesh.CertificateUploaded || !list[2].Expires.Equal(c.leaf.NotAfter) || list[2].Issuer != "CN=Middle" {
 		t.Errorf("%+v", list)
 	}
