@@ -40,7 +40,10 @@ type Build struct {
 	Tags       []string
 	Labels     map[string]string
 	NoCache    bool
-	Fresh      bool // build also when the same was built before; steps may come from the cache
+	// May tells whose images of other stacks may be built from; nil: all of them. A
+	// key that is limited to stacks has it.
+	May   func(StackName) bool
+	Fresh bool // build also when the same was built before; steps may come from the cache
 }
 
 // From names a prebuilt image. The zero value names none.
@@ -48,6 +51,7 @@ type From struct {
 	Ref     string    // as people write it: "redis:7", "ghcr.example/app@sha256:…"
 	Archive io.Reader // what "docker save" has written, Ref among it; nil: a registry has it
 	Local   bool      // take the engine's own copy and ask no registry
+	Public  bool      // take only what a registry gives: the engine may have what is somebody else's
 }
 
 // Image is a built or pulled image, as far as running it needs to know.

@@ -45,9 +45,9 @@ var settings = []setting{
 	line("build-command", func(s *Settings) *string { return &s.BuildCommand }),
 	line("start-command", func(s *Settings) *string { return &s.StartCommand }),
 	ruled("user", userRule, "a user, as USER or USER:GROUP", func(s *Settings) *string { return &s.User }),
-	truth("pull", func(s *Settings) *bool { return &s.Pull }),
+	truth("pull", func(s *Settings) **bool { return &s.Pull }),
 	list("watch", regexp.MustCompile(`^[^,\x00-\x1f]{1,200}$`), "a pattern such as web/**", func(s *Settings) *[]string { return &s.Watch }),
-	truth("show-command", func(s *Settings) *bool { return &s.ShowCommand }),
+	truth("show-command", func(s *Settings) **bool { return &s.ShowCommand }),
 	{"health", func(s Settings) string { return s.Health }, func(s *Settings, v string) error {
 		if v != "" && (!strings.HasPrefix(v, "/") || strings.ContainsAny(v, " \r\n\t\x00#") || len(v) > 1000) {
 			return Errorf(Invalid, "%q is not a path to ask for", Clip(v, 60)).WithHint("give one such as /healthz")
@@ -92,6 +92,9 @@ func (s *Settings) Set(name, value string) error {
 	}
 	return Errorf(NotFound, "there is no build setting %q", Clip(name, 60)).WithHint("there are %s", strings.Join(SettingNames(), ", "))
 }
+
+// Is tells whether a setting that may not have been said is true.
+func Is(said *bool) bool { return said != nil && *said }
 
 // Over is s where it says something, and below elsewhere.
 func (s Settings) Over(below Settings) Settings {
@@ -151,20 +154,24 @@ func line(name string, field func(*Settings) *string) setting {
 	}}
 }
 
-func truth(name string, field func(*Settings) *bool) setting {
+func truth(name string, field func(*Settings) **bool) setting {
 	return setting{
 		name, func(s Settings) string {
-			if *field(&s) {
-				return "true"
+			if said := *field(&s); said != nil {
+				return strconv.FormatBool(*said)
 			}
 			return ""
 		},
 		func(s *Settings, v string) error {
+			if v == "" {
+				*field(s) = nil
+				return nil
+			}
 			on, err := strconv.ParseBool(v)
-			if err != nil && v != "" {
+			if err != nil {
 				return Errorf(Invalid, "%s=%q is neither true nor false", name, Clip(v, 40))
 			}
-			*field(s) = on
+			*field(s) = &on
 			return nil
 		},
 	}

@@ -51,8 +51,8 @@ func TestSettings_Refused(t *testing.T) {
 func TestSettings_Over(t *testing.T) {
 	t.Parallel()
 	a := mesh.Settings{Health: "/up", Packages: []string{"x"}}
-	b := mesh.Settings{Health: "/no", Root: "web", Packages: []string{"y"}, Drain: time.Second, Pull: true}
-	want := mesh.Settings{Health: "/up", Root: "web", Packages: []string{"x"}, Drain: time.Second, Pull: true}
+	b := mesh.Settings{Health: "/no", Root: "web", Packages: []string{"y"}, Drain: time.Second, Pull: new(true)}
+	want := mesh.Settings{Health: "/up", Root: "web", Packages: []string{"x"}, Drain: time.Second, Pull: new(true)}
 	if got := a.Over(b); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v", got)
 	}

@@ -71,9 +71,9 @@ type Settings struct {
 	BuildCommand  string   // in place of the detected one; without a Dockerfile
 	StartCommand  string   // of web, unless svc:update has said; wins over the Procfile
 	User          string   // who runs the image; empty: as the image says
-	Pull          bool     // ask the registries for newer base images
+	Pull          *bool    // ask the registries for newer base images; nil: not said, as false
 	Watch         []string // patterns; a push that touches no file that matches is not built
-	ShowCommand   bool     // print the docker build that does the same
+	ShowCommand   *bool    // print the docker build that does the same; nil: not said, as false
 }
 
 // Defaults of Settings.

@@ -176,7 +176,7 @@ func (j *job) run(ctx context.Context) (mesh.Image, error) {
 	}
 	defer j.slots.Release(1)
 	j.warn()
-	if j.Settings.ShowCommand {
+	if mesh.Is(j.Settings.ShowCommand) {
 		j.out.detail(j.command())
 	}
 
@@ -224,7 +224,7 @@ func (j *job) command() string {
 	if j.Settings.Target != "" {
 		words = append(words, "--target "+j.Settings.Target)
 	}
-	if j.Settings.Pull {
+	if mesh.Is(j.Settings.Pull) {
 		words = append(words, "--pull")
 	}
 	for _, name := range slices.Sorted(maps.Keys(j.args)) {

@@ -72,7 +72,7 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		// default, for as long as DNS takes to fail.
 		"image-resolve-mode": "local",
 	}
-	if j.Settings.Pull {
+	if mesh.Is(j.Settings.Pull) {
 		attrs["image-resolve-mode"] = "pull"
 	}
 	if j.Settings.Target != "" && !j.df.managed {
@@ -90,6 +90,8 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 	for k, v := range j.args {
 		attrs["build-arg:"+k] = v
 	}
+	// Cache mounts are a stack's own: what one leaves there would be run by another.
+	attrs["build-arg:BUILDKIT_CACHE_MOUNT_NS"] = j.server + "/" + string(j.Stack)
 	for k, v := range j.labels() {
 		attrs["label:"+k] = v
 	}
@@ -141,6 +143,7 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		if caps := c.BuildOpts().LLBCaps; j.group.parent != "" && caps.Supports(pb.CapExecMetaCgroupParent) != nil {
 			j.unlimited(ctx, errors.New("the engine cannot put builds into "+Slice+": use Docker 23 or later, or \"exec-opts\": [\"native.cgroupdriver=cgroupfs\"] in /etc/docker/daemon.json"))
 		}
+		c = guarded{c, j}
 		source, old, err := j.reuse(ctx, c, attrs["image-resolve-mode"])
 		if err != nil {
 			return nil, err

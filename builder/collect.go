@@ -83,18 +83,22 @@ func (b *Builder) Sweep(ctx context.Context, keep func(stack mesh.StackName, id 
 	}
 	for _, i := range found {
 		g := mesh.Garbage{Stack: mesh.StackName(i.Labels[labelStack]), ID: i.ID, Size: i.Size}
-		wanted := used[i.ID] || keep(g.Stack, i.ID)
+		wanted, others := used[i.ID] || keep(g.Stack, i.ID), false
 		for _, ref := range i.RepoTags {
 			name, ok := strings.CutPrefix(ref, "mesh/")
 			stack, _, tagged := strings.Cut(name, ":")
 			if !ok || !tagged {
+				others = others || ref != "<none>:<none>"
 				continue
 			}
 			g.Refs = append(g.Refs, ref)
 			wanted = wanted || keep(mesh.StackName(stack), i.ID) // of a promoted image
 		}
-		if wanted {
+		if wanted || others && len(g.Refs) == 0 {
 			continue
+		}
+		if others {
+			g.Size = 0 // it stays, and only loses mesh's names
 		}
 		if !dry {
 			if err := b.collect(ctx, i.ID, "mesh/"); err != nil {

@@ -203,10 +203,10 @@ func (d *dockerfile) patterns(f *files) ([]string, error) {
 }
 
 // tellingWords are parts of names whose values should not lie in an image.
-var tellingWords = []string{"SECRET", "TOKEN", "KEY", "PASSWORD", "PASSPHRASE", "CREDENTIAL"}
+var tellingWords = []string{"SECRET", "TOKEN", "KEY", "PASS", "PWD", "CREDENTIAL", "AUTH", "DSN", "DATABASE_URL", "DB_URL", "REDIS_URL", "MONGO_URL", "MONGODB_URI", "AMQP_URL"}
 
 func telling(name string) bool {
-	name = strings.ToUpper(name)
+	name = strings.NewReplacer("AUTHOR", "", "BYPASS", "", "COMPASS", "").Replace(strings.ToUpper(name))
 	return slices.ContainsFunc(tellingWords, func(w string) bool { return strings.Contains(name, w) })
 }
 

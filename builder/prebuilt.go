@@ -95,7 +95,7 @@ func (j *job) pull(ctx context.Context, ref reference.Named) (source, digest, pu
 	name := reference.FamiliarName(ref)
 	local := func() (string, string, bool) {
 		in, err := j.cli.ImageInspect(ctx, ref.String())
-		if err != nil {
+		if err != nil || j.From.Public && !strings.HasPrefix(name, "mesh/") || j.admit(ref.String(), in.Config.Labels) != nil {
 			return "", "", false
 		}
 		i := slices.IndexFunc(in.RepoDigests, func(d string) bool { return strings.HasPrefix(d, name+"@") })

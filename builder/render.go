@@ -34,12 +34,13 @@ const (
 
 // printer writes whole lines and masks config values in them.
 type printer struct {
-	mu     sync.Mutex
-	w      io.Writer
-	secret []string
-	values *strings.Replacer // in what programs print
-	names  *strings.Replacer // in names of steps and texts of errors, where BuildKit fills in ARGs
-	wrote  chan struct{}     // gets a value after each line, when somebody listens
+	mu      sync.Mutex
+	w       io.Writer
+	secret  []string
+	longest int               // of them, less one
+	values  *strings.Replacer // in what programs print
+	names   *strings.Replacer // in names of steps and texts of errors, where BuildKit fills in ARGs
+	wrote   chan struct{}     // gets a value after each line, when somebody listens
 }
 
 func newPrinter(w io.Writer, c mesh.Config) *printer {
@@ -48,6 +49,7 @@ func newPrinter(w io.Writer, c mesh.Config) *printer {
 		for part := range strings.Lines(v.Reveal()) { // a key file shows line by line
 			if part = strings.TrimSpace(part); len(part) >= tellingMasked && telling(name) || len(part) >= alwaysMasked && !isWord(part) {
 				p.secret = append(p.secret, part)
+				p.longest = max(p.longest, len(part)-1)
 			}
 		}
 	}
@@ -285,7 +287,13 @@ func (r *renderer) output(s *step, data []byte) {
 			s.part = slices.Clone(s.part[i:])
 		}
 		if len(s.part) > maxPart {
+			// What may be the beginning of a value to mask waits for the rest of it.
+			s.part = []byte(r.out.values.Replace(string(s.part)))
+			keep := min(r.out.longest, len(s.part))
+			rest := slices.Clone(s.part[len(s.part)-keep:])
+			s.part = s.part[:len(s.part)-keep]
 			r.flush(s)
+			s.part = rest
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/docker/docker/api/types/image"
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 
 	"mesh"
@@ -33,7 +34,7 @@ var errReused = errors.New("the image is there already")
 // when there is one. BuildKit is asked for the base images, as a build would: one
 // that has changed in its registry counts where a build would take it.
 func (j *job) reuse(ctx context.Context, c gateway.Client, resolveMode string) (source string, found *image.Summary, err error) {
-	bases, known := j.df.bases()
+	bases, known := j.df.bases(j.args)
 	if !known || j.From.Ref != "" {
 		return "", nil, nil
 	}
@@ -92,9 +93,10 @@ func (j *job) reused(ctx context.Context, old *image.Summary) (mesh.Image, error
 	return mesh.Image{ID: old.ID, Shell: shell, Work: mesh.Work{Reused: true}}, nil
 }
 
-// bases are the images that a Dockerfile takes from elsewhere. known is false when
-// that, or other things from elsewhere, only building it tells.
-func (d *dockerfile) bases() (refs []string, known bool) {
+// bases are the images that a Dockerfile takes from elsewhere, with the given args
+// filled in. known is false when that, or other things from elsewhere, only building it
+// tells.
+func (d *dockerfile) bases(args map[string]string) (refs []string, known bool) {
 	ast, err := parser.Parse(strings.NewReader(string(d.text)))
 	if err != nil {
 		return nil, false
@@ -116,11 +118,36 @@ func (d *dockerfile) bases() (refs []string, known bool) {
 			refs = append(refs, ref)
 		}
 	}
+	lex := shell.NewLex(ast.EscapeToken)
+	env := globals{}
+	fill := func(word string) string {
+		filled, unmatched, err := lex.ProcessWord(word, env)
+		for name := range unmatched {
+			if !strings.Contains(word, "${"+name+":-") { // else it has a value all the same
+				return word // whose $ tells
+			}
+		}
+		if err != nil {
+			return word
+		}
+		return filled
+	}
+	stages := false
 	for _, n := range ast.AST.Children {
 		switch strings.ToLower(n.Value) {
 		case "from":
+			stages = true
 			if n.Next != nil {
-				add(n.Next.Value)
+				add(fill(n.Next.Value))
+			}
+		case "arg":
+			for a := n.Next; a != nil && !stages; a = a.Next {
+				name, value, def := strings.Cut(a.Value, "=")
+				if given, ok := args[name]; ok {
+					env[name] = given
+				} else if def {
+					env[name] = fill(strings.Trim(value, `"'`))
+				}
 			}
 		case "add":
 			for a := n.Next; a != nil; a = a.Next {
@@ -146,6 +173,15 @@ func (d *dockerfile) bases() (refs []string, known bool) {
 	}
 	return refs, known
 }
+
+// globals are the args before the first FROM.
+type globals map[string]string
+
+// Get is the value of one.
+func (g globals) Get(name string) (string, bool) { v, ok := g[name]; return v, ok }
+
+// Keys are their names.
+func (g globals) Keys() []string { return slices.Sorted(maps.Keys(g)) }
 
 // labelled adds a label to what the frontend is asked for.
 type labelled struct {

@@ -38,7 +38,7 @@ func TestBuild_Settings(t *testing.T) {
 			nil,
 		},
 		"the command": {
-			mesh.Settings{ShowCommand: true, Root: "web", Target: "one", Context: "web"},
+			mesh.Settings{ShowCommand: new(true), Root: "web", Target: "one", Context: "web"},
 			tree{"web/Dockerfile": "FROM " + base + " AS one\nARG MODE\nARG GIT_REV\nRUN --mount=type=secret,id=TOKEN true\nFROM one\nRUN false\n"},
 			[]string{"       docker build --file web/Dockerfile --target one --build-arg GIT_REV --build-arg MODE --secret id=TOKEN,env=TOKEN web"},
 		},

@@ -140,7 +140,7 @@ func TestTagImage(t *testing.T) {
 				t.Errorf("%s: %q", tag, line)
 			}
 		}
-		if line := d.TagImage(t.Context(), "blog", mesh.Commit(strings.Repeat("b", 40)), "v2"); !strings.Contains(line, "has not been deployed") {
+		if line := d.TagImage(t.Context(), "blog", mesh.Commit(strings.Repeat("b", 40)), "v2.0"); !strings.Contains(line, "has not been deployed") {
 			t.Errorf("said %q", line)
 		}
 	})

@@ -40,9 +40,38 @@ type Var struct {
 // maxManifest is more than any such file needs.
 const maxManifest = 256 << 10
 
-// ReadManifest reads the files of a tree through read, which gives fs.ErrNotExist's
-// empty text for a file that is not there.
-func ReadManifest(read func(name string) (string, error)) (Manifest, error) {
+// ReadManifest reads the files of a tree through read, which takes a path in it and
+// gives an empty text for what is not there. They are those of the folder root, which
+// mesh.toml at the top names when it is empty, and what is not there of the tree
+// itself.
+func ReadManifest(root string, read func(path string) (string, error)) (Manifest, error) {
+	var top Manifest
+	if root == "" {
+		text, err := read("mesh.toml")
+		if err != nil {
+			return top, err
+		}
+		top.From = map[string]string{}
+		if err := top.meshTOML(strings.TrimPrefix(text, "\ufeff")); err != nil {
+			return top, err
+		}
+		root = top.Settings.Root
+	}
+	m, err := readManifest(func(name string) (string, error) {
+		if root != "" {
+			if text, err := read(root + "/" + name); text != "" || err != nil {
+				return text, err
+			}
+		}
+		return read(name)
+	})
+	if top.Settings.Root != "" {
+		m.Settings.Root, m.From["root"] = top.Settings.Root, "mesh.toml"
+	}
+	return m, err
+}
+
+func readManifest(read func(name string) (string, error)) (Manifest, error) {
 	m := Manifest{From: map[string]string{}, Services: map[mesh.ServiceName]string{}, source: map[mesh.ServiceName]string{}, Formation: mesh.Formation{}, Vars: map[string]Var{}}
 	for _, f := range []struct {
 		name string
@@ -153,8 +182,9 @@ func (m *Manifest) appJSON(text string) error {
 			Command  string
 		}
 		Healthchecks map[string][]struct {
-			Type, Path string
-			Timeout    float64
+			Type, Path                  string
+			Timeout, Wait, InitialDelay *float64 // seconds
+			Attempts                    *int
 		}
 		Scripts struct {
 			Predeploy, Postdeploy string
@@ -212,8 +242,21 @@ func (m *Manifest) appJSON(text string) error {
 			if err := m.set("app.json", "health", c.Path); err != nil {
 				return err
 			}
-			if c.Timeout > 0 {
-				if err := m.set("app.json", "check-timeout", time.Duration(c.Timeout*float64(time.Second)).String()); err != nil {
+			// Dokku gives each of three attempts five seconds, and waits five between
+			// them. Here there is a time for all of them, and never less than by default.
+			or := func(f *float64, def float64) float64 {
+				if f == nil {
+					return def
+				}
+				return max(0, *f)
+			}
+			attempts := 3
+			if c.Attempts != nil {
+				attempts = *c.Attempts
+			}
+			all := or(c.InitialDelay, 0) + float64(max(1, attempts))*(or(c.Timeout, 5)+or(c.Wait, 5))
+			if limit := time.Duration(min(all, 3600) * float64(time.Second)); limit > mesh.DefaultCheckTimeout {
+				if err := m.set("app.json", "check-timeout", limit.Round(time.Second).String()); err != nil {
 					return err
 				}
 			}
@@ -249,7 +292,7 @@ func (m *Manifest) herokuYML(text string) error {
 		return bad("heroku.yml", 0, strings.Join(strings.Fields(strings.TrimPrefix(err.Error(), "yaml: ")), " "))
 	}
 	files := map[string]bool{}
-	dockerfile := ""
+	dockerfile, stage := "", ""
 	for _, name := range slices.Sorted(maps.Keys(y.Build.Docker)) {
 		file, target := "", ""
 		switch v := y.Build.Docker[name].(type) {
@@ -264,12 +307,7 @@ func (m *Manifest) herokuYML(text string) error {
 		}
 		files[file] = true
 		if dockerfile == "" || name == string(mesh.Web) {
-			dockerfile = file
-			if target != "" {
-				if err := m.set("heroku.yml", "target", target); err != nil {
-					return err
-				}
-			}
+			dockerfile, stage = file, target
 		}
 	}
 	if len(files) > 1 {
@@ -277,7 +315,7 @@ func (m *Manifest) herokuYML(text string) error {
 			WithHint("give each a stack of its own with dockerfile=, or use one image with a service for each command")
 	}
 	if dockerfile != "" {
-		if err := m.set("heroku.yml", "dockerfile", dockerfile); err != nil {
+		if err := errors.Join(m.set("heroku.yml", "dockerfile", dockerfile), m.set("heroku.yml", "target", stage)); err != nil {
 			return err
 		}
 	}
@@ -321,17 +359,9 @@ func commandOf(n yaml.Node) string {
 	return strings.Join(list, " && ")
 }
 
-// manifest reads that of a tree: of the folder root, and what is not there of the
-// tree itself.
+// manifest reads that of a tree.
 func manifest(t mesh.Tree, root string) (Manifest, error) {
-	return ReadManifest(func(name string) (string, error) {
-		if root != "" {
-			if text, err := treeFile(t, root+"/"+name); text != "" || err != nil {
-				return text, err
-			}
-		}
-		return treeFile(t, name)
-	})
+	return ReadManifest(root, func(name string) (string, error) { return treeFile(t, name) })
 }
 
 // treeFile is the text of a regular file in a tree, or empty.

@@ -16,7 +16,7 @@ import (
 )
 
 func readManifest(files map[string]string) (deploy.Manifest, error) {
-	return deploy.ReadManifest(func(name string) (string, error) { return files[name], nil })
+	return deploy.ReadManifest("", func(name string) (string, error) { return files[name], nil })
 }
 
 func TestManifest_Reads(t *testing.T) {
@@ -26,7 +26,7 @@ func TestManifest_Reads(t *testing.T) {
 		"mesh.toml": "health = \"/up\"\npackages = [\"ffmpeg\", \"curl\"]\npull = true\ndrain = \"10s\"\n",
 		"app.json": `{"env": {"A": "x", "B": {"value": "y"}, "C": {"required": false}, "D": {"generator": "secret"}, "E": {"description": "."}, "PORT": "80"},
 			"formation": {"web": {"quantity": 2}, "worker": {"quantity": 0, "command": "./work"}},
-			"healthchecks": {"web": [{"type": "startup", "path": "/json", "timeout": 5}], "worker": [{"type": "liveness"}]},
+			"healthchecks": {"web": [{"type": "startup", "path": "/json", "timeout": 5, "attempts": 10, "initialDelay": 2}], "worker": [{"type": "liveness"}]},
 			"scripts": {"predeploy": "a", "postdeploy": "b", "dokku": {"predeploy": "c"}}}`,
 		"heroku.yml": "setup: {addons: []}\nbuild:\n  docker:\n    web: docker/Dockerfile\n  config: {X: y}\nrelease:\n  command: [./a, ./b]\nrun:\n  web: ./other\n  clock: {command: [./tick]}\n",
 	})
@@ -34,7 +34,7 @@ func TestManifest_Reads(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := m.Settings
-	if s.Health != "/up" || strings.Join(s.Packages, " ") != "ffmpeg curl" || !s.Pull || s.Drain != 10*time.Second || s.CheckTimeout != 5*time.Second || s.Dockerfile != "docker/Dockerfile" {
+	if s.Health != "/up" || strings.Join(s.Packages, " ") != "ffmpeg curl" || !mesh.Is(s.Pull) || s.Drain != 10*time.Second || s.CheckTimeout != 102*time.Second || s.Dockerfile != "docker/Dockerfile" {
 		t.Errorf("settings %+v", s)
 	}
 	if m.From["health"] != "mesh.toml" || m.From["check-timeout"] != "app.json" || m.From["dockerfile"] != "heroku.yml" {
@@ -56,6 +56,31 @@ func TestManifest_Reads(t *testing.T) {
 		if !strings.Contains(notes, part) {
 			t.Errorf("no note of %s in %q", part, m.Notes)
 		}
+	}
+}
+
+// The folder that mesh.toml names as root has its own files; what it has not is read at
+// the top. The image is web's, and so is its stage.
+func TestManifest_RootAndWeb(t *testing.T) {
+	t.Parallel()
+	m, err := readManifest(map[string]string{
+		"mesh.toml": "root = \"web\"\nhealth = \"/top\"\n", "Procfile": "web: ./top\n", "web/Procfile": "worker: ./below\n",
+		"web/app.json": `{"env": {"NEEDED": {"required": true}}}`,
+		"heroku.yml":   "build:\n  docker:\n    admin: {dockerfile: Dockerfile, target: admin}\n    web: {dockerfile: Dockerfile, target: web}\n",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Settings.Root != "web" || m.From["root"] != "mesh.toml" || m.Settings.Health != "/top" || m.Settings.Target != "web" {
+		t.Errorf("settings %+v", m.Settings)
+	}
+	if !maps.Equal(m.Services, map[mesh.ServiceName]string{"worker": "./below"}) || !m.Vars["NEEDED"].Required {
+		t.Errorf("services %v, vars %v", m.Services, m.Vars)
+	}
+	// A health check of app.json never has less time than others have.
+	m, err = readManifest(map[string]string{"app.json": `{"healthchecks": {"web": [{"path": "/up", "timeout": 0.5}]}}`})
+	if err != nil || m.Settings.Health != "/up" || m.Settings.CheckTimeout != 0 {
+		t.Errorf("%+v, %v", m.Settings, err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 
 	"mesh"
@@ -195,6 +196,20 @@ func (d *Deployer) commit(ctx context.Context, a *attempt, r *mesh.Release, chan
 	return st, nil
 }
 
+// mayRead tells whose images a key may build from; nil: everybody's. The keys that are
+// limited to stacks have the limit; whoever uses the socket has none.
+func (d *Deployer) mayRead(ctx context.Context, by mesh.KeyName) (func(mesh.StackName) bool, error) {
+	keys, err := d.Store.Keys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(keys, func(k mesh.Key) bool { return k.Name == by })
+	if i < 0 || len(keys[i].Stacks) == 0 {
+		return nil, nil
+	}
+	return func(stack mesh.StackName) bool { return keys[i].May(mesh.AccessRead, stack) }, nil
+}
+
 // image makes the image of a source, or takes the one that is there.
 func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src source) (mesh.Image, error) {
 	began := d.Now()
@@ -207,6 +222,10 @@ func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src sou
 		Labels: map[string]string{
 			"mesh.stack": string(st.Name), "mesh.commit": string(src.commit), "mesh.deployment": fmt.Sprint(int(a.dep.Number)),
 		},
+	}
+	var err error
+	if b.May, err = d.mayRead(ctx, a.dep.By); err != nil {
+		return mesh.Image{}, err
 	}
 	switch {
 	case src.image != nil:
@@ -378,11 +397,18 @@ func (d *Deployer) tagRelease(ctx context.Context, st mesh.Stack, r mesh.Release
 // distribution specification.
 var imageTag = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
 
+// ownTag is what images are called by their release, their commit and their
+// deployment.
+var ownTag = regexp.MustCompile(`^(v\d+|[0-9a-f]{7,40}|(deployment|from|upload)-.*)$`)
+
 // TagImage names the image of a release made from commit after a git tag, and
 // says what it did.
 func (d *Deployer) TagImage(ctx context.Context, stack mesh.StackName, commit mesh.Commit, tag string) string {
 	if !imageTag.MatchString(tag) || tag == "latest" {
 		return fmt.Sprintf("tag %s is stored; it cannot name an image", mesh.Clip(tag, 60))
+	}
+	if ownTag.MatchString(tag) {
+		return fmt.Sprintf("tag %s is stored; it names no image, for that is how mesh names its own", tag)
 	}
 	releases, err := d.Store.Releases(ctx, stack, 50)
 	if err != nil {

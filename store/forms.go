@@ -70,9 +70,9 @@ type settingsForm struct {
 	BuildCommand  string   `json:"build_command,omitempty"`
 	StartCommand  string   `json:"start_command,omitempty"`
 	User          string   `json:"user,omitempty"`
-	Pull          bool     `json:"pull,omitempty"`
+	Pull          *bool    `json:"pull,omitempty"`
 	Watch         []string `json:"watch,omitempty"`
-	ShowCommand   bool     `json:"show_command,omitempty"`
+	ShowCommand   *bool    `json:"show_command,omitempty"`
 }
 
 type serviceForm struct {

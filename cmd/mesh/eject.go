@@ -51,23 +51,18 @@ func eject(words []string, ask func(words []string, stdout io.Writer) error, std
 			_ = set.Set(name, v) // one that this client does not know is none of its business
 		}
 	}
-	root := filepath.FromSlash(set.Root)
-	m, err := deploy.ReadManifest(func(name string) (string, error) {
-		for _, p := range []string{filepath.Join(root, name), name} {
-			b, err := os.ReadFile(p) //nolint:gosec // below the current folder
-			if err == nil || !errors.Is(err, fs.ErrNotExist) {
-				return string(b), err
-			}
+	m, err := deploy.ReadManifest(set.Root, func(name string) (string, error) {
+		b, err := os.ReadFile(filepath.FromSlash(name)) //nolint:gosec // below the current folder
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
 		}
-		return "", nil
+		return string(b), err
 	})
 	if err != nil {
 		return err
 	}
-	if declared := filepath.FromSlash(m.Settings.Root); root == "" {
-		root = declared
-	}
 	set = set.Over(m.Settings)
+	root := filepath.FromSlash(set.Root)
 	file := filepath.Join(root, mesh.DefaultDockerfile)
 	if _, err := os.Lstat(file); err == nil && !slices.Contains(words, "--force") {
 		return mesh.Errorf(mesh.Conflict, "there is a %s already", file).WithHint("to write over it: mesh build:dockerfile --eject --force")

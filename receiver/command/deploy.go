@@ -87,7 +87,7 @@ func runDeploy(ctx context.Context, c *call) error {
 	}
 	switch {
 	case img != "":
-		u.From, u.Subject = mesh.From{Ref: img, Local: local}, "Image "+img
+		u.From, u.Subject = mesh.From{Ref: img, Local: local, Public: len(c.Key.Stacks) > 0}, "Image "+img
 	case c.TTY:
 		return mesh.Errorf(mesh.Invalid, "the source has to come from standard input, and that is a terminal").
 			WithHint("in a checkout: mesh deploy; elsewhere: tar cz . | ssh mesh deploy -a %s", c.stack.Name)

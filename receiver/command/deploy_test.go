@@ -17,16 +17,16 @@ import (
 func TestDeploy_Sources(t *testing.T) {
 	t.Parallel()
 	for line, want := range map[string]string{
-		"deploy -a blog":                                    `upload blog "Upload" id=TAR dockerfile="" from={Ref: Archive:<nil> Local:false} no-cache=false dry-run=false`,
-		"deploy blog --dockerfile":                          `upload blog "Upload" id=TAR dockerfile="Dockerfile" from={Ref: Archive:<nil> Local:false} no-cache=false dry-run=false`,
-		"deploy --dockerfile docker/web.Dockerfile":         `upload blog "Upload" id=TAR dockerfile="docker/web.Dockerfile" from={Ref: Archive:<nil> Local:false} no-cache=false dry-run=false`,
-		"deploy --dockerfile=a/b --no-cache":                `upload blog "Upload" id=TAR dockerfile="a/b" from={Ref: Archive:<nil> Local:false} no-cache=true dry-run=false`,
-		"deploy --source 'blog at 1a2b3c4' --dry-run":       `upload blog "Upload: blog at 1a2b3c4" id=TAR dockerfile="" from={Ref: Archive:<nil> Local:false} no-cache=false dry-run=true`,
-		"deploy --image redis:7":                            `upload blog "Image redis:7" id= dockerfile="" from={Ref:redis:7 Archive:<nil> Local:false} no-cache=false dry-run=false`,
-		"deploy --image redis:7 --no-pull":                  `upload blog "Image redis:7" id= dockerfile="" from={Ref:redis:7 Archive:<nil> Local:true} no-cache=false dry-run=false`,
-		"deploy --load app:1":                               `upload blog "Image app:1, loaded" id= dockerfile="" from={Ref:app:1 Archive:<nil> Local:false} no-cache=false dry-run=false`,
-		"-a new deploy":                                     `upload new "Upload" id=TAR dockerfile="" from={Ref: Archive:<nil> Local:false} no-cache=false dry-run=false`,
-		"deploy --source \"$(printf 'a\x1b[2Jb')\" -a blog": `upload blog "Upload: $(printf 'a[2Jb')" id=TAR dockerfile="" from={Ref: Archive:<nil> Local:false} no-cache=false dry-run=false`,
+		"deploy -a blog":                                    `upload blog "Upload" id=TAR dockerfile="" from={Ref: Archive:<nil> Local:false Public:false} no-cache=false dry-run=false`,
+		"deploy blog --dockerfile":                          `upload blog "Upload" id=TAR dockerfile="Dockerfile" from={Ref: Archive:<nil> Local:false Public:false} no-cache=false dry-run=false`,
+		"deploy --dockerfile docker/web.Dockerfile":         `upload blog "Upload" id=TAR dockerfile="docker/web.Dockerfile" from={Ref: Archive:<nil> Local:false Public:false} no-cache=false dry-run=false`,
+		"deploy --dockerfile=a/b --no-cache":                `upload blog "Upload" id=TAR dockerfile="a/b" from={Ref: Archive:<nil> Local:false Public:false} no-cache=true dry-run=false`,
+		"deploy --source 'blog at 1a2b3c4' --dry-run":       `upload blog "Upload: blog at 1a2b3c4" id=TAR dockerfile="" from={Ref: Archive:<nil> Local:false Public:false} no-cache=false dry-run=true`,
+		"deploy --image redis:7":                            `upload blog "Image redis:7" id= dockerfile="" from={Ref:redis:7 Archive:<nil> Local:false Public:false} no-cache=false dry-run=false`,
+		"deploy --image redis:7 --no-pull":                  `upload blog "Image redis:7" id= dockerfile="" from={Ref:redis:7 Archive:<nil> Local:true Public:false} no-cache=false dry-run=false`,
+		"deploy --load app:1":                               `upload blog "Image app:1, loaded" id= dockerfile="" from={Ref:app:1 Archive:<nil> Local:false Public:false} no-cache=false dry-run=false`,
+		"-a new deploy":                                     `upload new "Upload" id=TAR dockerfile="" from={Ref: Archive:<nil> Local:false Public:false} no-cache=false dry-run=false`,
+		"deploy --source \"$(printf 'a\x1b[2Jb')\" -a blog": `upload blog "Upload: $(printf 'a[2Jb')" id=TAR dockerfile="" from={Ref: Archive:<nil> Local:false Public:false} no-cache=false dry-run=false`,
 	} {
 		f := stacks("blog")
 		r := do(t, f, line, stdin("TAR"))

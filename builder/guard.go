@@ -1,0 +1,93 @@
+package builder
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"mesh"
+)
+
+// guarded keeps a build from images of stacks that the one who deploys may not see:
+// the engine has those, too, and FROM takes what the engine has. It looks at each image
+// that the frontend asks for, whichever instruction names it.
+type guarded struct {
+	gateway.Client
+	job *job
+}
+
+// ResolveImageConfig is what the frontend calls for each image that is not a stage.
+func (g guarded) ResolveImageConfig(ctx context.Context, ref string, opt sourceresolver.Opt) (string, digest.Digest, []byte, error) {
+	found, dgst, config, err := g.Client.ResolveImageConfig(ctx, ref, opt)
+	if err != nil {
+		return found, dgst, config, err
+	}
+	var img ocispec.Image
+	if err := json.Unmarshal(config, &img); err != nil {
+		return "", "", nil, fmt.Errorf("read the config of %s: %w", ref, err)
+	}
+	if err := g.job.admit(ref, img.Config.Labels); err != nil {
+		return "", "", nil, err
+	}
+	return found, dgst, config, nil
+}
+
+// Solve refuses frontends that are images of their own: what those take from the
+// engine is not seen here.
+func (g guarded) Solve(ctx context.Context, req gateway.SolveRequest) (*gateway.Result, error) {
+	if g.job.May != nil && req.Frontend != "" {
+		return nil, mesh.Errorf(mesh.Denied, "a key that is limited to stacks builds with docker/dockerfile only, and not with another syntax=")
+	}
+	return g.Client.Solve(ctx, req)
+}
+
+// admit tells whether the image of a name, with its labels, may be built from.
+func (j *job) admit(ref string, labels map[string]string) error {
+	if j.May == nil {
+		return nil
+	}
+	stack := mesh.StackName("")
+	if named, err := reference.ParseNormalizedNamed(ref); err == nil {
+		ref = reference.FamiliarString(named)
+		if of, ok := strings.CutPrefix(reference.FamiliarName(named), "mesh/"); ok {
+			stack = mesh.StackName(of)
+		}
+	}
+	// Another name makes no other image of it; one that was promoted to this stack is
+	// this stack's. What another server has made is nobody's here.
+	if of := mesh.StackName(labels[labelStack]); stack != j.Stack && of != "" {
+		stack = of
+	}
+	switch server := labels[labelServer]; {
+	case server != "" && server != j.server:
+	case stack == "", stack == j.Stack, j.May(stack):
+		return nil
+	}
+	return mesh.Errorf(mesh.Failed, "there is no image %s, or it is private", mesh.Clip(ref, 100))
+}
+
+// admitBases is for the engine's own builder, which asks nobody: it looks at the images
+// beforehand.
+func (j *job) admitBases(ctx context.Context) error {
+	refs, known := j.df.bases(j.args)
+	if j.May != nil && !known {
+		return mesh.Errorf(mesh.Denied, "a key that is limited to stacks builds from images whose names the Dockerfile tells, and not from what ONBUILD or a variable brings")
+	}
+	for _, ref := range refs {
+		var labels map[string]string
+		if in, err := j.cli.ImageInspect(ctx, ref); err == nil && in.Config != nil {
+			labels = in.Config.Labels
+		}
+		if err := j.admit(ref, labels); err != nil {
+			return err
+		}
+	}
+	return nil
+}
