@@ -94,6 +94,8 @@ var rustNeeds = map[string]needs{
 	"diesel":      {build: "libpq-dev", run: "libpq5"},
 }
 
+var rustRelease = regexp.MustCompile(`^\d+\.\d+(\.\d+)?$`)
+
 // rust builds a package with one binary.
 func rust(s *source, p *plan) error {
 	var c cargoTOML
@@ -119,12 +121,26 @@ func rust(s *source, p *plan) error {
 	if err := top.toml("rust-toolchain.toml", &tool); err != nil {
 		return err
 	}
-	oldest, _ := c.Package.RustVersion.(string)
-	v := firstSaid(said{tool.Toolchain.Channel, "rust-toolchain.toml"}, said{top.line("rust-toolchain"), "rust-toolchain"}, said{oldest, "rust-version in Cargo.toml"})
-	if !number.MatchString(v.text) {
-		v = said{} // "stable"
+	channel := top.line("rust-toolchain")
+	if strings.HasPrefix(channel, "[") { // either file may be in either form
+		if err := top.toml("rust-toolchain", &tool); err != nil {
+			return err
+		}
+		channel = tool.Toolchain.Channel
 	}
-	version := p.version("Rust", v, 3, "1")
+	v := firstSaid(said{channel, "rust-toolchain"}, said{tool.Toolchain.Channel, "rust-toolchain.toml"})
+	version := "1"
+	switch oldest, _ := c.Package.RustVersion.(string); { // that is the oldest that will do
+	case rustRelease.MatchString(v.text) && atLeast(v.text, "1.71"): // the first with images of this Debian
+		version = v.text
+		p.found("Rust "+version, v.from)
+	case v.text != "" && v.text != "stable":
+		p.found("Rust "+mesh.Clip(v.text, 40), v.from+"; rustup fetches it")
+	case oldest != "":
+		p.found("Rust "+version, "the newest; rust-version in Cargo.toml says "+mesh.Clip(oldest, 40))
+	default:
+		p.found("Rust "+version, orElse(v.from, "the default"))
+	}
 	p.buildImage, p.image = "rust:"+version+"-bookworm", "debian:bookworm-slim"
 	p.add(rustNeeds, func(n string) bool {
 		_, ok := c.Dependencies[n]

@@ -133,8 +133,6 @@ func install(packages []string, release string) string {
 	return fmt.Sprintf("RUN apt-get update && apt-get install -y --no-install-recommends %s && rm -rf /var/lib/apt/lists/*", strings.Join(slices.Compact(packages), " "))
 }
 
-const bullseye = "bullseye"
-
 // inBullseye are the names that packages had in Debian 11.
 var inBullseye = map[string]string{
 	"libicu72":            "libicu67",

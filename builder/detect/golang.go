@@ -43,7 +43,7 @@ func golang(s *source, p *plan) error {
 	if work != nil && work.Go != nil {
 		v = said{work.Go.Version, "go in go.work"} // no module's is newer
 	}
-	version := p.version("Go", v, 2, "1.26")
+	version := p.newest("Go", "1.26", v)
 	p.buildImage, p.image = "golang:"+version+"-bookworm", "debian:bookworm-slim"
 
 	target, start, why, err := goCommands(s, mod)

@@ -7,7 +7,10 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+
+	"mesh"
 )
 
 const nodeDefault = "24"
@@ -15,7 +18,7 @@ const nodeDefault = "24"
 // nodeLines are the lines of Node that have images, the one to use first.
 var nodeLines = []string{nodeDefault, "22", "20", "26", "25", "18", "16", "14"}
 
-func nodeImage(version string) string { return "node:" + version + "-bookworm-slim" }
+func nodeImage(version, release string) string { return "node:" + version + "-" + release + "-slim" }
 
 type packageJSON struct {
 	Name            string
@@ -74,17 +77,27 @@ func node(s *source, p *plan) error {
 		return err
 	}
 	root, members := nodeWorkspace(s)
-	v := nodeVersion(s, j)
+	v, err := nodeVersion(s, j)
+	if err != nil {
+		return err
+	}
 	m := packageManager(s, j)
 	if s.top != nil {
 		p.found("is a member of a workspace", "the "+path.Join(s.top.folder, s.top.first("pnpm-workspace.yaml", "package.json"))+" above it")
-		if above := nodeVersion(s.top, root); v.from == "" && above.from != "" {
+		above, err := nodeVersion(s.top, root)
+		if err != nil {
+			return err
+		}
+		if v.from == "" && above.from != "" {
 			v = said{above.text, above.from + " of the workspace"}
 		}
 		m = packageManager(s.top, root)
 	}
 	version := p.version("Node", v, 1, nodeLines...)
-	p.image, p.user, p.entrypoint = nodeImage(version), "node", true
+	if p.release, err = debian(s, "Node", version); err != nil {
+		return err
+	}
+	p.image, p.user, p.entrypoint = nodeImage(version, p.release), "node", true
 	for _, f := range nodeFrameworks {
 		if j.has(f.dependency) {
 			p.Framework = f.name
@@ -138,18 +151,39 @@ func firstSaid(list ...said) said {
 	return said{}
 }
 
-func nodeVersion(s *source, j packageJSON) said {
+// nodeReleases are the code names of the lines with long support, and their numbers,
+// as nvm has them.
+var nodeReleases = []struct{ name, line string }{
+	{"krypton", "24"}, {"jod", "22"}, {"iron", "20"}, {"hydrogen", "18"}, {"gallium", "16"}, {"fermium", "14"},
+	{"erbium", "12"}, {"dubnium", "10"}, {"carbon", "8"}, {"boron", "6"}, {"argon", "4"},
+}
+
+func nodeVersion(s *source, j packageJSON) (said, error) {
 	v := firstSaid(
 		said{s.line(".nvmrc"), ".nvmrc"}, said{s.line(".node-version"), ".node-version"},
 		said{s.tool("nodejs", "node"), ".tool-versions"}, said{j.Engines["node"], "engines.node in package.json"},
 	)
-	// "lts/iron" and "node" name no number.
-	names := map[string]string{"lts/*": nodeDefault, "lts/krypton": "24", "lts/jod": "22", "lts/iron": "20", "lts/hydrogen": "18", "node": nodeDefault, "stable": nodeDefault, "latest": nodeDefault, "*": nodeDefault}
-	if n, ok := names[strings.ToLower(v.text)]; ok {
-		v.text = n
+	text := strings.ToLower(v.text)
+	lts, isLTS := strings.CutPrefix(text, "lts")
+	lts = strings.Trim(lts, "/-")
+	switch {
+	case slices.Contains([]string{"lts", "lts/*", "node", "stable", "latest", "current", "*", "x"}, text):
+		v.text = nodeDefault
+	case isLTS:
+		for i, r := range nodeReleases {
+			if lts == r.name || lts == strconv.Itoa(i) { // lts/-1 is the one before lts/*
+				v.text = r.line
+				return v, nil
+			}
+		}
+		return said{}, mesh.Errorf(mesh.Invalid, "%s says %q, and no release of Node has that name", v.from, mesh.Clip(v.text, 40)).
+			WithHint("name a version: %s, or lts/%s", nodeDefault, nodeReleases[0].name)
+	case v.from != "" && !number.MatchString(text):
+		return said{}, mesh.Errorf(mesh.Invalid, "%s says %q, which is no version of Node", v.from, mesh.Clip(v.text, 40)).
+			WithHint("name a version: %s, or lts/%s", nodeDefault, nodeReleases[0].name)
 	}
 	v.text = strings.TrimPrefix(v.text, "v")
-	return v
+	return v, nil
 }
 
 // nodeBuild is the command that builds, or empty.

@@ -47,7 +47,11 @@ func php(s *source, p *plan) error {
 	}
 	v := firstSaid(said{c.Config.Platform["php"], "config.platform.php in composer.json"}, said{c.Require["php"], "php in composer.json"}, said{s.tool("php"), ".tool-versions"}, said{s.line(".php-version"), ".php-version"})
 	version := p.version("PHP", v, 2, phpLines...)
-	p.image, p.entrypoint = "php:"+version+"-cli-bookworm", true
+	var err error
+	if p.release, err = debian(s, "PHP", version); err != nil {
+		return err
+	}
+	p.image, p.entrypoint = "php:"+version+"-cli-"+p.release, true
 	p.env = []string{"PHP_CLI_SERVER_WORKERS=4"}
 	for dependency, name := range map[string]string{"laravel/framework": "Laravel", "symfony/framework-bundle": "Symfony", "slim/slim": "Slim"} {
 		if c.Require[dependency] != "" {

@@ -78,7 +78,11 @@ func python(s *source, p *plan) error {
 		said{fmt.Sprint(orNothing(project.Tool.Poetry.Dependencies["python"])), "python in pyproject.toml"},
 	)
 	version := p.version("Python", v, 2, pythonLines...)
-	p.image = "python:" + version + "-slim-bookworm"
+	var err error
+	if p.release, err = debian(s, "Python", version); err != nil {
+		return err
+	}
+	p.image = "python:" + version + "-slim-" + p.release
 	p.env = []string{"PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1", "PATH=/venv/bin:$PATH"}
 	deps := pythonDependencies(s, project, pip)
 	has := func(n string) bool { return deps[n] }
