@@ -107,6 +107,14 @@ func node(s *source, p *plan) error {
 	if spa, why := nodeSPA(j); spa {
 		p.Framework, p.Because = why, p.Because+" whose build makes static files"
 	}
+	if _, runs := j.Dependencies["typescript"]; !runs && p.Framework == "Next.js" && s.first("next.config.ts", "next.config.mts") != "" && m.prune != "" {
+		m.prune = ""
+		p.found("keeps what only the build needs", "next start reads next.config.ts with typescript")
+	}
+	if why := nodeGit(s, j); why != "" {
+		p.buildPackages = append(p.buildPackages, "git", "ca-certificates")
+		p.found("installs git", why)
+	}
 	build := nodeBuild(s, p, j, m)
 	spa, _ := nodeSPA(j)
 	spa = spa && s.set.StartCommand == "" && s.process("web") == ""
@@ -216,6 +224,9 @@ type manager struct {
 func packageManager(s *source, j packageJSON) manager {
 	name, version, _ := strings.Cut(j.PackageManager, "@")
 	version, _, _ = strings.Cut(version, "+")
+	if !plainWord.MatchString(version) {
+		version = ""
+	}
 	why := "packageManager in package.json"
 	lock := s.first("bun.lock", "bun.lockb", "pnpm-lock.yaml", "yarn.lock", "package-lock.json", "npm-shrinkwrap.json")
 	if name == "" {
@@ -439,6 +450,11 @@ func nodeStart(s *source, p *plan, j packageJSON, m manager) (command, why strin
 	if j.Scripts["start:prod"] != "" && p.Framework == "NestJS" {
 		return j.Scripts["start:prod"], "scripts.start:prod in package.json"
 	}
+	for _, name := range slices.Sorted(maps.Keys(j.Scripts)) {
+		if strings.HasPrefix(name, "serve:ssr") && j.has("@angular/ssr") {
+			return j.Scripts[name], "scripts." + name + " in package.json"
+		}
+	}
 	switch {
 	case script != "" && (j.Scripts["prestart"] != "" || j.Scripts["poststart"] != ""):
 		return "npm start", "scripts.start in package.json, with what goes before or after it"
@@ -455,14 +471,14 @@ func nodeStart(s *source, p *plan, j packageJSON, m manager) (command, why strin
 		if m.name == "bun" && strings.HasSuffix(j.Main, ".ts") {
 			runtime = "bun "
 		}
-		return runtime + j.Main, "main in package.json"
+		return runtime + word(j.Main), "main in package.json"
 	}
 	if f := s.first("server.js", "index.js", "app.js", "main.js", "server.mjs", "index.mjs"); f != "" {
 		return "node " + f, f
 	}
 	if m.name == "bun" {
 		if j.Module != "" && s.has(j.Module) {
-			return "bun " + j.Module, "module in package.json"
+			return "bun " + word(j.Module), "module in package.json"
 		}
 		if f := s.first("index.ts", "server.ts", "src/index.ts", "src/server.ts", "index.tsx"); f != "" {
 			return "bun " + f, f
@@ -474,7 +490,7 @@ func nodeStart(s *source, p *plan, j packageJSON, m manager) (command, why strin
 // nodeSPA tells whether the tree is a front end only: a build, and nothing that
 // would serve what it makes.
 func nodeSPA(j packageJSON) (bool, string) {
-	if j.Scripts["build"] == "" || j.Scripts["start"] != "" && !j.has("react-scripts") {
+	if j.Scripts["build"] == "" || j.Scripts["start"] != "" && !devServer.MatchString(j.Scripts["start"]) {
 		return false, ""
 	}
 	for _, f := range nodeFrameworks {
@@ -490,11 +506,47 @@ func nodeSPA(j packageJSON) (bool, string) {
 	return false, ""
 }
 
+// devServer is a start script for the one who writes the front end: its program is
+// gone once only what runs is installed.
+var devServer = regexp.MustCompile(`^\s*(npx )?(ng serve|ng s|react-scripts start|vite|vue-cli-service serve|astro (dev|preview)|parcel)(\s|$)`)
+
+// git is what a dependency is fetched from, as a package.json or a lock file has it.
+var (
+	gitDependency = regexp.MustCompile(`^(git[+:@]|ssh:|(github|gitlab|bitbucket|gist):|[\w.-]+/[\w.-]+(#|$)|https?://.*\.git(#|$))`)
+	gitLocked     = regexp.MustCompile(`["'@ ]git(\+(https?|ssh)|)://|\btype: git\b`)
+)
+
+// nodeGit is what makes installing the dependencies need git, or empty.
+func nodeGit(s *source, j packageJSON) string {
+	for _, list := range []map[string]string{j.Dependencies, j.DevDependencies} {
+		for _, n := range slices.Sorted(maps.Keys(list)) {
+			if gitDependency.MatchString(list[n]) {
+				return n + " in package.json comes from git"
+			}
+		}
+	}
+	for _, f := range []string{"package-lock.json", "npm-shrinkwrap.json", "yarn.lock", "pnpm-lock.yaml", "bun.lock"} {
+		for l := range strings.SplitSeq(s.above().read(f), "\n") {
+			if !strings.Contains(l, `"url"`) && gitLocked.MatchString(l) { // that is where to complain
+				return f + " names a git repository"
+			}
+		}
+	}
+	return ""
+}
+
 // nodeStatic serves what a build has made.
 func nodeStatic(s *source, p *plan, j packageJSON) error {
-	out := "dist"
-	if j.has("react-scripts") {
+	out, why := "dist", p.Framework+" makes it"
+	switch {
+	case j.has("react-scripts"):
 		out = "build"
+	case p.Framework == "Angular":
+		var err error
+		if out, err = angularOut(s, j); err != nil {
+			return err
+		}
+		why = orElse(s.first("angular.json"), why)
 	}
 	if s.set.BuildCommand == "" && strings.Contains(j.Scripts["build"], "--outDir") {
 		f := strings.Fields(j.Scripts["build"])
@@ -502,13 +554,71 @@ func nodeStatic(s *source, p *plan, j packageJSON) error {
 			out = strings.Trim(f[i+1], "/")
 		}
 	}
-	p.buildImage, p.image, p.user, p.entrypoint = p.image, staticImage, nobody, false
-	if len(p.packages) > 0 {
-		return noPackages()
+	if !plainPath.MatchString(out) {
+		return mesh.Errorf(mesh.Invalid, "the build of this front end goes to %q, which is no plain path", mesh.Clip(out, 60)).
+			WithHint("give it a folder with a simple name, like dist")
 	}
-	p.final = serveStatic("--from=build "+path.Join("/app", s.at, out), false)
-	p.final = append(p.final[:len(p.final)-1], "RUN echo 'E404:/www/index.html' >> /etc/httpd.conf", p.final[len(p.final)-1])
-	p.cmd = staticCommand
-	p.found("serves "+out+"/, and its index.html for any other path", p.Framework+" makes it")
+	p.buildImage, p.user, p.entrypoint = p.image, nobody, false
+	from := "--from=build " + path.Join("/app", s.at, out)
+	if p.Framework == "Astro" { // a page a file
+		p.found("serves "+out+"/, and its 404.html for any other path", why)
+		p.image, p.final, p.cmd = staticImage, serveStatic(from, true), staticCommand
+		if len(p.packages) > 0 {
+			return noPackages()
+		}
+		return nil
+	}
+	p.found("serves "+out+"/, and its index.html for any other path", why)
+	p.image, p.packages = "debian:bookworm-slim", append(p.packages, "lighttpd")
+	p.final, p.cmd = serveApp(from), appCommand
 	return nil
+}
+
+// angularOut is the folder that Angular's build makes.
+func angularOut(s *source, j packageJSON) (string, error) {
+	type target struct {
+		Builder string
+		Options struct{ OutputPath json.RawMessage }
+	}
+	var config struct {
+		DefaultProject string
+		Projects       map[string]struct {
+			ProjectType        string
+			Architect, Targets map[string]target
+		}
+	}
+	if err := s.jsonc("angular.json", &config); err != nil {
+		return "", err
+	}
+	name := ""
+	for _, n := range slices.Sorted(maps.Keys(config.Projects)) {
+		if t := config.Projects[n].ProjectType; t == "library" {
+			continue
+		}
+		if name == "" || n == j.Name && name != config.DefaultProject || n == config.DefaultProject {
+			name = n
+		}
+	}
+	build, ok := config.Projects[name].Architect["build"]
+	if !ok {
+		build = config.Projects[name].Targets["build"]
+	}
+	out, browser := "dist/"+orElse(name, j.Name), "browser"
+	if strings.HasSuffix(build.Builder, ":browser") || strings.HasSuffix(build.Builder, ":browser-esbuild") {
+		browser = "" // as it was before Angular 17
+	}
+	if text := build.Options.OutputPath; json.Unmarshal(text, &out) != nil && len(text) > 0 {
+		given := struct {
+			Base    string
+			Browser *string
+		}{}
+		if err := json.Unmarshal(text, &given); err != nil {
+			return "", mesh.Errorf(mesh.Invalid, "angular.json: outputPath: %w", err)
+		}
+		out = given.Base
+		if given.Browser != nil {
+			browser = *given.Browser
+		}
+	}
+	return path.Join(strings.Trim(out, "/"), browser), nil
 }

@@ -102,9 +102,12 @@ func (p *plan) newest(language, known string, v said) string {
 	version, why := known, "the default"
 	if v.from != "" {
 		why = v.from + " says " + flat(mesh.Clip(v.text, 40))
-		if atLeast(v.text, known) {
+		switch {
+		case v.text == known:
+			why = v.from
+		case atLeast(v.text, known):
 			version = lines(v.text, 2)
-		} else {
+		default:
 			why = "the newest; " + why
 		}
 	}
