@@ -199,7 +199,9 @@ func (p *plan) add(table map[string]needs, dependencies func(string) bool) {
 		t := table[n]
 		p.packages = append(p.packages, strings.Fields(t.run)...)
 		p.buildPackages = append(p.buildPackages, strings.Fields(t.build)...)
-		p.found("installs "+flat(t.run+" "+t.build), "needed by "+n)
+		if what := flat(t.run + " " + t.build); what != "" {
+			p.found("installs "+what, "needed by "+n)
+		}
 	}
 }
 

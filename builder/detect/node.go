@@ -512,7 +512,7 @@ var devServer = regexp.MustCompile(`^\s*(npx )?(ng serve|ng s|react-scripts star
 
 // git is what a dependency is fetched from, as a package.json or a lock file has it.
 var (
-	gitDependency = regexp.MustCompile(`^(git[+:@]|ssh:|(github|gitlab|bitbucket|gist):|[\w.-]+/[\w.-]+(#|$)|https?://.*\.git(#|$))`)
+	gitDependency = regexp.MustCompile(`^(git[+:@]|ssh:|(github|gitlab|bitbucket|gist):|\w[\w.-]*/[\w.-]+(#|$)|https?://.*\.git(#|$))`)
 	gitLocked     = regexp.MustCompile(`["'@ ]git(\+(https?|ssh)|)://|\btype: git\b`)
 )
 
