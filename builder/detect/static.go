@@ -32,25 +32,14 @@ func serveStatic(from string, notFound bool) []string {
 	}
 }
 
-// appTypes are the types of what a front end is made of: lighttpd knows none.
-const appTypes = `html:text/html; charset=utf-8 js:text/javascript mjs:text/javascript css:text/css; charset=utf-8 json:application/json map:application/json
-webmanifest:application/manifest+json xml:application/xml txt:text/plain; charset=utf-8 md:text/markdown; charset=utf-8 csv:text/csv pdf:application/pdf
-svg:image/svg+xml png:image/png jpg:image/jpeg jpeg:image/jpeg gif:image/gif webp:image/webp avif:image/avif ico:image/x-icon
-woff:font/woff woff2:font/woff2 ttf:font/ttf otf:font/otf wasm:application/wasm mp4:video/mp4 webm:video/webm mp3:audio/mpeg ogg:audio/ogg wav:audio/wav zip:application/zip`
-
 // serveApp copies a front end and configures the server, lighttpd: any path without a
 // file is one of the front end's own, and gets index.html with status 200. That
 // busybox's httpd cannot: it answers 404 with it, which search engines and proxies
 // believe.
 func serveApp(from string) []string {
-	var types []string
-	for f := range strings.FieldsSeq(strings.ReplaceAll(appTypes, "; ", ";")) {
-		ext, t, _ := strings.Cut(f, ":")
-		types = append(types, fmt.Sprintf(`".%s" => "%s"`, ext, strings.ReplaceAll(t, ";", "; ")))
-	}
 	conf := []string{
 		`server.document-root = "/www"`, `server.port = env.PORT`, `server.error-handler-404 = "/index.html"`, `index-file.names = ("index.html")`,
-		`mimetype.assign = (` + strings.Join(types, ", ") + `)`,
+		`include_shell "/usr/share/lighttpd/create-mime.conf.pl"`,
 	}
 	return []string{
 		`RUN printf '%s\n' '` + strings.Join(conf, "' '") + `' > /etc/lighttpd/lighttpd.conf`,
