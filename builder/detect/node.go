@@ -118,7 +118,9 @@ func node(s *source, p *plan) error {
 	build := nodeBuild(s, p, j, m)
 	spa, _ := nodeSPA(j)
 	spa = spa && s.set.StartCommand == "" && s.process("web") == ""
-	if !spa {
+	if spa {
+		m.prune = "" // nothing of it gets into the image
+	} else {
 		nodeRuns(s, p, j, m)
 	}
 	if s.has("package.json") {

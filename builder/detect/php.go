@@ -137,9 +137,6 @@ func phpExtensions(p *plan, c composerJSON, version string) {
 		if ext == "opcache" && atLeast(version, "8.5") {
 			continue // a part of PHP from there on
 		}
-		if ext == "zend-opcache" {
-			ext = "opcache"
-		}
 		if slices.Contains(phpPECL, ext) || ext == "imap" && atLeast(version, "8.4") {
 			pecl = append(pecl, ext)
 		} else {
