@@ -164,8 +164,17 @@ func firstSaid(list ...said) said {
 // nodeReleases are the code names of the lines with long support, and their numbers,
 // as nvm has them.
 var nodeReleases = []struct{ name, line string }{
-	{"krypton", "24"}, {"jod", "22"}, {"iron", "20"}, {"hydrogen", "18"}, {"gallium", "16"}, {"fermium", "14"},
-	{"erbium", "12"}, {"dubnium", "10"}, {"carbon", "8"}, {"boron", "6"}, {"argon", "4"},
+	{"krypton", "24"},
+	{"jod", "22"},
+	{"iron", "20"},
+	{"hydrogen", "18"},
+	{"gallium", "16"},
+	{"fermium", "14"},
+	{"erbium", "12"},
+	{"dubnium", "10"},
+	{"carbon", "8"},
+	{"boron", "6"},
+	{"argon", "4"},
 }
 
 func nodeVersion(s *source, j packageJSON) (said, error) {
