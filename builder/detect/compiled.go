@@ -135,7 +135,7 @@ func rust(s *source, p *plan) error {
 	v := firstSaid(said{channel, "rust-toolchain"}, said{tool.Toolchain.Channel, "rust-toolchain.toml"})
 	version := "1"
 	switch oldest, _ := c.Package.RustVersion.(string); { // that is the oldest that will do
-	case rustRelease.MatchString(v.text) && atLeast(v.text, "1.71"): // the first with images of this Debian
+	case rustRelease.MatchString(v.text) && atLeast(v.text, "1.70"): // the first with images of this Debian
 		version = v.text
 		p.found("Rust "+version, v.from)
 	case v.text != "" && v.text != "stable":

@@ -67,6 +67,11 @@ venv
 .DS_Store
 `
 
+// hidden is left out besides where the server would hand it out.
+const hidden = `**/.env
+**/.env.*
+`
+
 // language is one that can be detected.
 type language struct {
 	name  string
@@ -136,6 +141,9 @@ func Folder(tree fs.FS, dir string, set Settings) (*Plan, error) {
 			return nil, err
 		}
 		p.Plan.Dockerfile, p.Plan.Ignore, p.Plan.Context = p.text(set), Ignored, src.above().folder
+		if p.open {
+			p.Plan.Ignore += hidden
+		}
 		return &p.Plan, nil
 	}
 	for _, l := range languages {

@@ -199,6 +199,32 @@ func TestDetect_BrokenFiles(t *testing.T) {
 	}
 }
 
+// An .env that is committed is for the build, and for nobody who asks a server for it.
+func TestDetect_EnvIsNotHandedOut(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		files   []string
+		ignored bool
+	}{
+		"a site that is the whole tree": {[]string{"index.html"}, true},
+		"PHP in the root":               {[]string{"index.php"}, true},
+		"PHP in public":                 {[]string{"composer.json", "public/index.php"}, false},
+		"Node":                          {[]string{"server.js"}, false},
+	} {
+		files := map[string]string{}
+		for _, f := range c.files {
+			files[f] = ""
+		}
+		plan, err := detect.Detect(tree(files), detect.Settings{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(plan.Ignore, "**/.env\n"); got != c.ignored {
+			t.Errorf("%s: .env is ignored: %t", name, got)
+		}
+	}
+}
+
 // What files say stays where it is put: one line of a comment, one word of a command.
 func TestDetect_FilesBeginNoInstruction(t *testing.T) {
 	t.Parallel()

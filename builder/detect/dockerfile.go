@@ -27,6 +27,7 @@ type plan struct {
 	final         []string // instructions of the image, before its user
 	cmd           string   // as in a shell
 	dir           string   // where it is run, below /app
+	open          bool     // the tree itself is handed out to whoever asks for a file
 }
 
 // uid is that of the user who is made: the first that is nobody's in the images.

@@ -110,6 +110,7 @@ func php(s *source, p *plan) error {
 	}
 	found, why := "php -S 0.0.0.0:$PORT -t "+root, root+"/index.php"
 	if root == "." {
+		p.open = true
 		why = "index.php"
 		if !s.has("index.php") {
 			found = ""

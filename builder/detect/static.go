@@ -51,7 +51,7 @@ func serveApp(from string) []string {
 func static(s *source, p *plan) error {
 	dir, where := "public", "public/"
 	if !s.has("public/index.html") {
-		dir, where = ".", "the whole repository"
+		dir, where, p.open = ".", "the whole repository", true
 	}
 	p.image = staticImage
 	if len(s.set.Packages) > 0 && s.set.BaseImage == "" {

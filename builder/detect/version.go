@@ -65,7 +65,7 @@ func lines(v string, n int) string {
 // that are kept while its version is. Older ones have no packages to install from.
 var images = map[string]struct{ bookworm, bullseye string }{
 	"Node":   {">=20 || 18.x || 16.x", ">=12 <20, !=13.x, !=15.x"},
-	"Python": {">=3.8", ">=3.6"},                                           // 3.7 has both, says memory; bullseye is certain
+	"Python": {">=3.7", ">=3.6"},
 	"Ruby":   {">=3.3 || ~3.2.2 || ~3.1.4", ">=3.0.2 || ~2.7.4 || ~2.6.8"}, // openssl 3 is too new for 3.0
 	"PHP":    {">=8.1", ">=7.3"},
 }
