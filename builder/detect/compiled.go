@@ -308,6 +308,12 @@ func java(s *source, p *plan) error {
 		if gradle, version, err = gradleVersion(s, p, v, version); err != nil {
 			return err
 		}
+		// A toolchain is that release and no other, unless Gradle may fetch it.
+		if wanted := lines(v.text, 1); v.from == file && wanted != version && strings.Contains(text, "languageVersion") &&
+			!strings.Contains(s.read("settings.gradle")+s.read("settings.gradle.kts"), "foojay") {
+			return mesh.Errorf(mesh.Invalid, "%s asks for a toolchain of Java %s, and Gradle's image has Java %s", file, wanted, version).
+				WithHint("ask for Java %s there, or let Gradle fetch toolchains: org.gradle.toolchains.foojay-resolver-convention in settings.gradle", version)
+		}
 	}
 	p.found("Java "+version, v.from)
 	p.image, p.entrypoint = "eclipse-temurin:"+version+"-jre-jammy", true

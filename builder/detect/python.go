@@ -137,6 +137,7 @@ func pythonDependencies(s *source, project pyproject, pip pipfile) map[string]bo
 	var file func(name string, depth int)
 	file = func(name string, depth int) {
 		for l := range strings.SplitSeq(s.read(name), "\n") {
+			deps[clones] = deps[clones] || gitRequirement.MatchString(l)
 			if m := requirements.FindStringSubmatch(l); m != nil && depth < 5 {
 				file(path.Join(path.Dir(name), m[1]), depth+1)
 				continue
@@ -154,7 +155,7 @@ func pythonDependencies(s *source, project pyproject, pip pipfile) map[string]bo
 	for n := range pip.Packages {
 		add(n)
 	}
-	for _, lock := range []string{"requirements.txt", "uv.lock", "poetry.lock", "Pipfile.lock", "Pipfile", "pyproject.toml"} {
+	for _, lock := range []string{"uv.lock", "poetry.lock", "Pipfile.lock", "Pipfile", "pyproject.toml"} {
 		if gitRequirement.MatchString(s.read(lock)) {
 			deps[clones] = true
 		}
