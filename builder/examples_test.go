@@ -128,7 +128,7 @@ func TestBuild_Examples(t *testing.T) {
 		"rust": {
 			"debian rust",
 			"Rust, because there is a Cargo.toml",
-			[]string{"Rust 1.63  ", "cargo build --release --locked  ", "starts hello"},
+			[]string{"Rust 1  ", "cargo build --release --locked  ", "starts hello"},
 			"Hello from Rust\n",
 			"src/main.rs",
 			"mkdir -p src && echo 'fn main() {}'",
@@ -185,8 +185,9 @@ func userOf(t *testing.T, id string) string {
 	return in.Config.User
 }
 
-// serves runs an image as mesh does and asks it.
-func serves(t *testing.T, img mesh.Image, want string) {
+// serves runs an image as mesh does and asks it for / and then for paths, which have
+// the same answer.
+func serves(t *testing.T, img mesh.Image, want string, paths ...string) {
 	t.Helper()
 	ctx := t.Context()
 	init := true
@@ -207,16 +208,20 @@ func serves(t *testing.T, img mesh.Image, want string) {
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	paths = append([]string{"/"}, paths...)
 	for {
-		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+in.NetworkSettings.Networks["bridge"].IPAddress+":8123/", nil)
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+in.NetworkSettings.Networks["bridge"].IPAddress+":8123"+paths[0], nil)
 		resp, err := http.DefaultClient.Do(req)
 		if err == nil {
 			body, _ := io.ReadAll(resp.Body)
 			resp.Body.Close()
 			if resp.StatusCode != 200 || !strings.Contains(string(body), want) {
-				t.Errorf("answer %d %q, want %q", resp.StatusCode, body, want)
+				t.Errorf("%s: answer %d %q, want %q", paths[0], resp.StatusCode, body, want)
 			}
-			break
+			if paths = paths[1:]; len(paths) == 0 {
+				break
+			}
+			continue
 		}
 		select {
 		case <-tick.C:

@@ -18,7 +18,8 @@ var slow = flag.Bool("slow", false, "build the applications of testdata/framewor
 // package manager, without a Dockerfile. It is built, runs without rights, answers on
 // $PORT and heeds SIGTERM; a rebuild after an edit installs nothing again. The lines
 // on top say which base images it needs (image), settings (set), what the build has
-// to print (prints), the answer to GET / (answer), which file is edited (edit) and
+// to print (prints), the answer to GET / (answer) and to another path
+// (also), which file is edited (edit) and
 // which step must then be CACHED (cached).
 //
 // Those in the folder slow, which take a minute each, are built with -slow only: make
@@ -74,7 +75,7 @@ func TestBuild_Frameworks(t *testing.T) {
 			if user := userOf(t, img.ID); user == "" || user == "root" || user == "0" {
 				t.Errorf("it runs as %q", user)
 			}
-			serves(t, img, says["answer"][0])
+			serves(t, img, says["answer"][0], says["also"]...)
 
 			edited := says["edit"][0]
 			if files[edited] == "" {

@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"io/fs"
 	"path"
 	"regexp"
 	"slices"
@@ -72,6 +73,8 @@ func deno(s *source, p *plan) error {
 
 var denoModule = regexp.MustCompile(`^[\w./-]+\.([cm]?[jt]s|[jt]sx)$`)
 
+type cargoBin struct{ Name, Path string }
+
 type cargoTOML struct {
 	Package struct {
 		Name        string
@@ -80,7 +83,7 @@ type cargoTOML struct {
 		DefaultRun  string `toml:"default-run"`
 	}
 	Lib                  struct{ Path string }
-	Bin                  []struct{ Name, Path string }
+	Bin                  []cargoBin
 	Test, Bench, Example []map[string]any
 	Workspace            *struct{ Members, Exclude []string }
 	Dependencies         map[string]any
@@ -94,19 +97,22 @@ var rustNeeds = map[string]needs{
 	"diesel":      {build: "libpq-dev", run: "libpq5"},
 }
 
+var rustRelease = regexp.MustCompile(`^\d+\.\d+(\.\d+)?$`)
+
 // rust builds a package with one binary.
 func rust(s *source, p *plan) error {
 	var c cargoTOML
 	if err := s.toml("Cargo.toml", &c); err != nil {
 		return err
 	}
-	name := c.Package.Name
-	if len(c.Bin) == 1 && c.Bin[0].Name != "" {
-		name = c.Bin[0].Name
-	}
-	if name == "" || len(c.Bin) > 1 && s.set.StartCommand == "" && !s.has("Procfile") {
+	if c.Package.Name == "" || !plainPath.MatchString(c.Package.Name) {
 		return mesh.Errorf(mesh.Invalid, "this is Rust, but Cargo.toml does not say which of its programs to build").
 			WithHint("write a Dockerfile, or give the folder of the package with root=DIR")
+	}
+	name, why := rustProgram(s, c)
+	if all := rustPrograms(s, c); name == "" && len(all) > 1 && s.set.StartCommand == "" && !s.has("Procfile") {
+		return mesh.Errorf(mesh.Invalid, "this is Rust with several programs, but nothing says which of them to start: %s", strings.Join(all, ", ")).
+			WithHint("say it with default-run in Cargo.toml, in a Procfile: web: NAME, or set start-command=NAME")
 	}
 	if s.climb(func(top *source, at string) bool {
 		var w cargoTOML
@@ -119,12 +125,26 @@ func rust(s *source, p *plan) error {
 	if err := top.toml("rust-toolchain.toml", &tool); err != nil {
 		return err
 	}
-	oldest, _ := c.Package.RustVersion.(string)
-	v := firstSaid(said{tool.Toolchain.Channel, "rust-toolchain.toml"}, said{top.line("rust-toolchain"), "rust-toolchain"}, said{oldest, "rust-version in Cargo.toml"})
-	if !number.MatchString(v.text) {
-		v = said{} // "stable"
+	channel := top.line("rust-toolchain")
+	if strings.HasPrefix(channel, "[") { // either file may be in either form
+		if err := top.toml("rust-toolchain", &tool); err != nil {
+			return err
+		}
+		channel = tool.Toolchain.Channel
 	}
-	version := p.version("Rust", v, 3, "1")
+	v := firstSaid(said{channel, "rust-toolchain"}, said{tool.Toolchain.Channel, "rust-toolchain.toml"})
+	version := "1"
+	switch oldest, _ := c.Package.RustVersion.(string); { // that is the oldest that will do
+	case rustRelease.MatchString(v.text) && atLeast(v.text, "1.70"): // the first with images of this Debian
+		version = v.text
+		p.found("Rust "+version, v.from)
+	case v.text != "" && v.text != "stable":
+		p.found("Rust "+mesh.Clip(v.text, 40), v.from+"; rustup fetches it")
+	case oldest != "":
+		p.found("Rust "+version, "the newest; rust-version in Cargo.toml says "+mesh.Clip(oldest, 40))
+	default:
+		p.found("Rust "+version, orElse(v.from, "the default"))
+	}
 	p.buildImage, p.image = "rust:"+version+"-bookworm", "debian:bookworm-slim"
 	p.add(rustNeeds, func(n string) bool {
 		_, ok := c.Dependencies[n]
@@ -156,7 +176,63 @@ func rust(s *source, p *plan) error {
 	p.final = []string{
 		"COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/", source, "COPY --from=build /out/ /usr/local/bin/",
 	}
-	return s.start(p, name, "Cargo.toml", "a binary in Cargo.toml")
+	return s.start(p, name, why, "a binary in Cargo.toml")
+}
+
+// rustPrograms are those that cargo builds of a package.
+func rustPrograms(s *source, c cargoTOML) (names []string) {
+	if s.has("src/main.rs") && !slices.ContainsFunc(c.Bin, func(b cargoBin) bool { return b.Path == "src/main.rs" }) {
+		names = append(names, c.Package.Name)
+	}
+	for _, b := range c.Bin {
+		names = append(names, orElse(b.Name, c.Package.Name))
+	}
+	for _, f := range rustBins(s) {
+		n := strings.TrimSuffix(path.Base(f), ".rs")
+		if n == "main" {
+			n = path.Base(path.Dir(f))
+		}
+		if !slices.ContainsFunc(c.Bin, func(b cargoBin) bool { return b.Path == f }) {
+			names = append(names, n)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// rustBins are the files of programs that Cargo.toml need not name.
+func rustBins(s *source) (files []string) {
+	list, err := fs.ReadDir(s.tree, "src/bin")
+	if err != nil {
+		return nil
+	}
+	for _, e := range list {
+		f := "src/bin/" + e.Name()
+		if e.IsDir() {
+			f += "/main.rs"
+		}
+		if strings.HasSuffix(f, ".rs") && s.has(f) && plainPath.MatchString(f) {
+			files = append(files, f)
+		}
+	}
+	return files
+}
+
+// rustProgram is the program to start; empty if that is not clear.
+func rustProgram(s *source, c cargoTOML) (name, why string) {
+	if c.Package.DefaultRun != "" {
+		return word(c.Package.DefaultRun), "default-run in Cargo.toml"
+	}
+	all := rustPrograms(s, c)
+	if len(all) == 1 {
+		return word(all[0]), "the one program of the package"
+	}
+	for _, want := range []string{c.Package.Name, "web", "server", "app", "api"} {
+		if slices.Contains(all, want) {
+			return want, "Cargo.toml, and the programs of the package"
+		}
+	}
+	return "", ""
 }
 
 // rustStubs are the files of a package's own code, in whose place empty ones stand
@@ -180,6 +256,9 @@ func rustStubs(s *source, c cargoTOML) (files []string) {
 	}
 	add("src/main.rs")
 	add(orElse(c.Lib.Path, "src/lib.rs"))
+	for _, f := range rustBins(s) {
+		add(f)
+	}
 	for _, b := range c.Bin {
 		add(orElse(b.Path, "src/bin/"+b.Name+".rs"))
 		if b.Path != "" && !slices.Contains(files, b.Path) {
@@ -223,6 +302,19 @@ func java(s *source, p *plan) error {
 	v := firstSaid(said{system, "system.properties"}, said{declared, file}, said{number.FindString(s.tool("java")), ".tool-versions"}, said{"21", "the default"})
 	// Images exist for the releases with long support; a newer one builds for an older.
 	version := choose(">="+lines(v.text, 1), "8", "11", "17", "21", "25")
+	gradle := ""
+	if !maven {
+		var err error
+		if gradle, version, err = gradleVersion(s, p, v, version); err != nil {
+			return err
+		}
+		// A toolchain is that release and no other, unless Gradle may fetch it.
+		if wanted := lines(v.text, 1); v.from == file && wanted != version && strings.Contains(text, "languageVersion") &&
+			!strings.Contains(s.read("settings.gradle")+s.read("settings.gradle.kts"), "foojay") {
+			return mesh.Errorf(mesh.Invalid, "%s asks for a toolchain of Java %s, and Gradle's image has Java %s", file, wanted, version).
+				WithHint("ask for Java %s there, or let Gradle fetch toolchains: org.gradle.toolchains.foojay-resolver-convention in settings.gradle", version)
+		}
+	}
 	p.found("Java "+version, v.from)
 	p.image, p.entrypoint = "eclipse-temurin:"+version+"-jre-jammy", true
 	if strings.Contains(text, "spring-boot") || strings.Contains(text, "org.springframework.boot") {
@@ -234,12 +326,13 @@ func java(s *source, p *plan) error {
 	p.buildImage = "maven:3-eclipse-temurin-" + version
 	if !maven {
 		cache, command, out = "/home/gradle/.gradle", "gradle --no-daemon assemble", "build/libs"
-		p.buildImage = "gradle:" + gradleVersion(s, p, version) + "-jdk" + version
+		p.buildImage = "gradle:" + gradle + "-jdk" + version
 	}
 	command = s.buildCommand(p, command, file)
+	mounts, exports := secretsIn(command)
 	p.build = []string{
 		"COPY . .",
-		"RUN --mount=type=cache,target=" + cache + " " + command,
+		"RUN --mount=type=cache,target=" + cache + " " + mounts + exports + command,
 		// Of several jars the largest: that with the dependencies in it.
 		"RUN cp \"$(ls -S " + out + "/*.jar | grep -v -e -sources.jar -e -javadoc.jar -e -plain.jar -e original- | head -1)\" /app.jar",
 	}
@@ -259,16 +352,37 @@ func java(s *source, p *plan) error {
 var gradleDistribution = regexp.MustCompile(`(?m)^distributionUrl\s*=.*/gradle-(\d+(?:\.\d+){0,2})-`)
 
 // gradleVersion is the version that the tree's wrapper fetches, as an image's tag has
-// it; else one that runs on the release of Java.
-func gradleVersion(s *source, p *plan, java string) string {
+// it; else one that runs on the release of Java that is wanted. There are no images of
+// a Gradle with a release of Java that it does not run on: where nothing asks for the
+// release, or one is asked for that is too old for Gradle itself, it is another one.
+func gradleVersion(s *source, p *plan, wanted said, java string) (gradle, runs string, err error) {
 	const properties = "gradle/wrapper/gradle-wrapper.properties"
-	if m := gradleDistribution.FindStringSubmatch(s.read(properties)); m != nil {
-		v := lines(m[1], 2)
-		p.found("Gradle "+v, properties)
-		return v
+	m := gradleDistribution.FindStringSubmatch(s.read(properties))
+	if m == nil {
+		if java == "25" {
+			return "9", java, nil // the first that runs on it
+		}
+		return "8", java, nil
 	}
-	if java == "25" {
-		return "9" // the first that runs on it
+	gradle = lines(m[1], 2)
+	newest, oldest := "25", "8"
+	for _, g := range []struct{ below, java string }{{"9.1", "21"}, {"8.5", "17"}, {"7.3", "11"}} {
+		if !atLeast(gradle, g.below) {
+			newest = g.java
+		}
 	}
-	return "8"
+	if atLeast(gradle, "9.0") {
+		oldest = "17"
+	}
+	switch {
+	case !atLeast(java, oldest):
+		java = oldest
+	case !atLeast(newest, java) && wanted.from == "the default":
+		java = newest
+	case !atLeast(newest, java):
+		return "", "", mesh.Errorf(mesh.Invalid, "%s asks for Java %s, and there is no image of Gradle %s with that", wanted.from, lines(wanted.text, 1), gradle).
+			WithHint("take a newer Gradle: ./gradlew wrapper --gradle-version 9.1; or ask for Java %s", newest)
+	}
+	p.found("Gradle "+gradle, properties)
+	return gradle, java, nil
 }

@@ -16,6 +16,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode"
 
 	"mesh"
 )
@@ -54,11 +55,9 @@ func (p Plan) Title() string {
 
 // Ignored is what the context of a managed build leaves out where the tree has no
 // .dockerignore: nothing of it is wanted in an image, and a checkout has it where
-// a pushed tree has not.
+// a pushed tree has not. A .env file is not among it: one that is committed is meant,
+// and builds of front ends and Symfony read it.
 const Ignored = `.git
-.env
-.env.*
-!.env.example
 **/node_modules
 .venv
 venv
@@ -66,6 +65,11 @@ venv
 .pytest_cache
 .bundle
 .DS_Store
+`
+
+// hidden is left out besides where the server would hand it out.
+const hidden = `**/.env
+**/.env.*
 `
 
 // language is one that can be detected.
@@ -76,16 +80,18 @@ type language struct {
 }
 
 // languages in the order in which they are tried. Those that have a package.json
-// beside their own file come before Node, and what any tree may have comes last.
+// beside their own file come before Node; a Python file that may as well be a helper
+// comes after it, and what any tree may have last.
 var languages = []language{
 	{"PHP", []string{"composer.json", "index.php"}, php},
 	{"Go", []string{"go.mod"}, golang},
 	{"Ruby", []string{"Gemfile", "config.ru"}, ruby},
-	{"Python", []string{"requirements.txt", "pyproject.toml", "Pipfile", "uv.lock", "setup.py", "manage.py", "main.py", "app.py"}, python},
-	{"Node", []string{"package.json", "server.js"}, node},
+	{"Python", []string{"requirements.txt", "pyproject.toml", "Pipfile", "uv.lock", "manage.py"}, python},
 	{"Deno", []string{"deno.json", "deno.jsonc"}, deno},
 	{"Rust", []string{"Cargo.toml"}, rust},
 	{"Java", []string{"pom.xml", "build.gradle", "build.gradle.kts"}, java},
+	{"Node", []string{"package.json", "server.js"}, node},
+	{"Python", []string{"setup.py", "main.py", "app.py"}, python},
 	{"Static site", []string{"index.html", "public/index.html"}, static},
 }
 
@@ -120,6 +126,14 @@ func Folder(tree fs.FS, dir string, set Settings) (*Plan, error) {
 			return nil, mesh.Errorf(mesh.Invalid, "%q is not the name of a Debian package", mesh.Clip(p, 60))
 		}
 	}
+	for name, v := range map[string]string{"base-image": set.BaseImage, "user": set.User} {
+		if strings.ContainsFunc(v, unicode.IsSpace) {
+			return nil, mesh.Errorf(mesh.Invalid, "%s=%q has a blank in it", name, mesh.Clip(v, 60))
+		}
+	}
+	if strings.ContainsAny(set.BuildCommand, "\r\n") {
+		return nil, mesh.Errorf(mesh.Invalid, "build-command has several lines").WithHint("join them with &&, or call a script of the repository")
+	}
 	src := &source{tree: tree, set: set, whole: whole, folder: dir}
 	write := func(l language, because string) (*Plan, error) {
 		p := &plan{Plan: Plan{Language: l.name, Because: because}, packages: set.Packages, buildPackages: set.BuildPackages}
@@ -127,6 +141,9 @@ func Folder(tree fs.FS, dir string, set Settings) (*Plan, error) {
 			return nil, err
 		}
 		p.Plan.Dockerfile, p.Plan.Ignore, p.Plan.Context = p.text(set), Ignored, src.above().folder
+		if p.open {
+			p.Plan.Ignore += hidden
+		}
 		return &p.Plan, nil
 	}
 	for _, l := range languages {

@@ -199,6 +199,75 @@ func TestDetect_BrokenFiles(t *testing.T) {
 	}
 }
 
+// An .env that is committed is for the build, and for nobody who asks a server for it.
+func TestDetect_EnvIsNotHandedOut(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		files   []string
+		ignored bool
+	}{
+		"a site that is the whole tree": {[]string{"index.html"}, true},
+		"PHP in the root":               {[]string{"index.php"}, true},
+		"PHP in public":                 {[]string{"composer.json", "public/index.php"}, false},
+		"Node":                          {[]string{"server.js"}, false},
+	} {
+		files := map[string]string{}
+		for _, f := range c.files {
+			files[f] = ""
+		}
+		plan, err := detect.Detect(tree(files), detect.Settings{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(plan.Ignore, "**/.env\n"); got != c.ignored {
+			t.Errorf("%s: .env is ignored: %t", name, got)
+		}
+	}
+}
+
+// What files say stays where it is put: one line of a comment, one word of a command.
+func TestDetect_FilesBeginNoInstruction(t *testing.T) {
+	t.Parallel()
+	for name, files := range map[string]map[string]string{
+		"a dependency":        {"package.json": `{"dependencies": {"a\nRUN evil": "file:a"}, "main": "a.js"}`, "a.js": ""},
+		"a package manager":   {"package.json": `{"packageManager": "yarn@1.0\nRUN evil", "main": "a.js"}`, "a.js": "", "yarn.lock": ""},
+		"main":                {"package.json": `{"main": "a\nRUN evil"}`, "a\nRUN evil": ""},
+		"a version":           {".nvmrc": "20 \u2028RUN evil\rRUN evil", "server.js": ""},
+		"a version of Ruby":   {"Gemfile": "ruby file: \"x\"\nruby '3.3.0 \rRUN evil'", "config.ru": ""},
+		"a build folder":      {"package.json": `{"devDependencies": {"vite": "6"}, "scripts": {"build": "vite build --outDir a;\nRUN evil"}}`},
+		"Angular's folder":    {"package.json": `{"devDependencies": {"@angular/cli": "20"}, "scripts": {"build": "ng build"}}`, "angular.json": `{"projects": {"a\nRUN evil": {}}}`},
+		"a crate":             {"Cargo.toml": "[package]\nname = \"a\\nRUN evil\"\n", "src/main.rs": ""},
+		"a file of a crate":   {"Cargo.toml": "[package]\nname = \"a\"\n", "src/main.rs": "", "src/bin/b\nRUN evil.rs": ""},
+		"default-run":         {"Cargo.toml": "[package]\nname = \"a\"\ndefault-run = \"a\\nRUN evil\"\n", "src/main.rs": ""},
+		"a toolchain":         {"Cargo.toml": "[package]\nname = \"a\"\n", "src/main.rs": "", "rust-toolchain.toml": "[toolchain]\nchannel = \"a\\nRUN evil\"\n"},
+		"a command of Go":     {"go.mod": "module x\n", "cmd/a\nRUN evil/a.go": "package main", "cmd/b/b.go": "package main"},
+		"a script of Python":  {"pyproject.toml": "[project]\nname = \"a\"\n[project.scripts]\n\"a\\nRUN evil\" = \"b\"\n"},
+		"a folder of Python":  {"requirements.txt": "fastapi", "a\nRUN evil/app.py": "app = FastAPI()\n", "main.py": ""},
+		"an extension of PHP": {"composer.json": `{"require": {"ext-a\nRUN evil": "*"}}`, "index.php": ""},
+		"a Gradle":            {"build.gradle": "", "gradle/wrapper/gradle-wrapper.properties": "distributionUrl=x/gradle-8.1\rRUN evil-bin.zip"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			plan, err := detect.Detect(tree(files), detect.Settings{})
+			if err != nil {
+				t.Logf("refused: %v", err)
+				return
+			}
+			parses(t, plan.Dockerfile)
+			for l := range strings.SplitSeq(strings.ReplaceAll(plan.Dockerfile, "\r", "\n"), "\n") {
+				if strings.HasPrefix(strings.TrimSpace(l), "RUN evil") {
+					t.Errorf("an instruction was smuggled in:\n%s", plan.Dockerfile)
+				}
+			}
+			for _, f := range plan.Facts {
+				if strings.ContainsAny(f.What+f.Why, "\r\n") {
+					t.Errorf("a fact of several lines: %q", f)
+				}
+			}
+		})
+	}
+}
+
 // What a tree says ends in a Dockerfile: no name of it may begin a line of its own.
 func FuzzDetect(f *testing.F) {
 	f.Add("package.json", `{"scripts":{"start":"node a.js\nRUN evil"},"engines":{"node":"20\nRUN evil"}}`)

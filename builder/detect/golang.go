@@ -1,7 +1,9 @@
 package detect
 
 import (
+	"go/build/constraint"
 	"io/fs"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -12,13 +14,17 @@ import (
 	"mesh"
 )
 
-var (
-	packageMain = regexp.MustCompile(`(?m)^package main\b`)
-	buildIgnore = regexp.MustCompile(`(?m)^//go:build ignore`)
-)
+var packageMain = regexp.MustCompile(`(?m)^package main\b`)
 
-// cgo are modules that are nothing without a C compiler.
-var cgo = []string{"github.com/mattn/go-sqlite3", "github.com/confluentinc/confluent-kafka-go", "github.com/h2non/bimg", "gopkg.in/gographics/imagick.v3", "github.com/davidbyttow/govips"}
+// cgo are modules that are nothing without a C compiler, and what they need besides.
+var cgo = map[string]needs{
+	"github.com/mattn/go-sqlite3":                {},
+	"github.com/confluentinc/confluent-kafka-go": {},
+	"github.com/h2non/bimg":                      {build: "libvips-dev", run: "libvips42"},
+	"github.com/davidbyttow/govips":              {build: "libvips-dev", run: "libvips42"},
+	"gopkg.in/gographics/imagick.v2":             {build: "libmagickwand-dev", run: "libmagickwand-6.q16-6"},
+	"gopkg.in/gographics/imagick.v3":             {}, // Debian 12 has no ImageMagick 7
+}
 
 // golang builds all the commands of a module; the source goes into the image as
 // well, for templates and files that the program reads.
@@ -43,7 +49,7 @@ func golang(s *source, p *plan) error {
 	if work != nil && work.Go != nil {
 		v = said{work.Go.Version, "go in go.work"} // no module's is newer
 	}
-	version := p.version("Go", v, 2, "1.26")
+	version := p.newest("Go", "1.26", v)
 	p.buildImage, p.image = "golang:"+version+"-bookworm", "debian:bookworm-slim"
 
 	target, start, why, err := goCommands(s, mod)
@@ -51,14 +57,16 @@ func golang(s *source, p *plan) error {
 		return err
 	}
 	cgoEnabled := "0"
-	for _, r := range mod.Require {
-		for _, m := range cgo {
-			if strings.HasPrefix(r.Mod.Path, m) {
-				cgoEnabled = "1"
-				p.found("builds with cgo", m+" in go.mod")
-			}
+	required := func(m string) bool {
+		return slices.ContainsFunc(mod.Require, func(r *modfile.Require) bool { return r.Mod.Path == m || strings.HasPrefix(r.Mod.Path, m+"/") })
+	}
+	for _, m := range slices.Sorted(maps.Keys(cgo)) {
+		if required(m) {
+			cgoEnabled = "1"
+			p.found("builds with cgo", m+" in go.mod")
 		}
 	}
+	p.add(cgo, required)
 	p.build = []string{"ENV CGO_ENABLED=" + cgoEnabled}
 	// What lies in the tree has to be there before the rest is fetched.
 	if work != nil || s.above().has("vendor/modules.txt") || replacesFolder(mod) {
@@ -153,12 +161,12 @@ func goCommands(s *source, mod *modfile.File) (target, start, why string, err er
 		name = path.Base(s.at)
 	}
 	if s.isMain(".") {
-		return ".", name, "package main in the root", nil
+		return ".", word(name), "package main in the root", nil
 	}
 	var commands []string
 	if list, err := fs.ReadDir(s.tree, "cmd"); err == nil {
 		for _, e := range list {
-			if e.IsDir() && s.isMain("cmd/"+e.Name()) {
+			if e.IsDir() && plainPath.MatchString(e.Name()) && s.isMain("cmd/"+e.Name()) {
 				commands = append(commands, e.Name())
 			}
 		}
@@ -194,10 +202,44 @@ func (s *source) isMain(dir string) bool {
 	}
 	for _, e := range list {
 		if n := e.Name(); strings.HasSuffix(n, ".go") && !strings.HasSuffix(n, "_test.go") {
-			if text := s.read(path.Join(dir, n)); packageMain.MatchString(text) && !buildIgnore.MatchString(text) {
+			if text := s.read(path.Join(dir, n)); packageMain.MatchString(text) && goBuilt(n, text) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+var (
+	goSystems = words("aix android darwin dragonfly freebsd illumos ios js netbsd openbsd plan9 solaris wasip1 windows")
+	goChips   = words("386 arm loong64 mips mips64 mips64le mipsle ppc64 ppc64le riscv64 s390x wasm")
+	goTags    = words("linux unix cgo gc timetzdata")
+)
+
+// goBuilt tells whether a file's name and its build constraint let it be built on
+// Linux, for either kind of chip that servers have.
+func goBuilt(name, text string) bool {
+	parts := strings.Split(strings.TrimSuffix(name, ".go"), "_")
+	for _, p := range parts[max(1, len(parts)-2):] {
+		if slices.Contains(goSystems, p) || slices.Contains(goChips, p) {
+			return false
+		}
+	}
+	head := text[:packageMain.FindStringIndex(text)[0]]
+	for l := range strings.SplitSeq(head, "\n") {
+		l = strings.TrimSpace(l)
+		if !constraint.IsGoBuild(l) {
+			continue
+		}
+		x, err := constraint.Parse(l)
+		return err != nil || x.Eval(goTag("amd64")) || x.Eval(goTag("arm64")) // go build tells what is wrong with it
+	}
+	return true
+}
+
+// goTag tells which tags are set on a chip.
+func goTag(chip string) func(string) bool {
+	return func(tag string) bool {
+		return tag == chip || slices.Contains(goTags, tag) || strings.HasPrefix(tag, "go1.")
+	}
 }

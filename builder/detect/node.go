@@ -7,7 +7,10 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+
+	"mesh"
 )
 
 const nodeDefault = "24"
@@ -15,7 +18,7 @@ const nodeDefault = "24"
 // nodeLines are the lines of Node that have images, the one to use first.
 var nodeLines = []string{nodeDefault, "22", "20", "26", "25", "18", "16", "14"}
 
-func nodeImage(version string) string { return "node:" + version + "-bookworm-slim" }
+func nodeImage(version, release string) string { return "node:" + version + "-" + release + "-slim" }
 
 type packageJSON struct {
 	Name            string
@@ -74,17 +77,27 @@ func node(s *source, p *plan) error {
 		return err
 	}
 	root, members := nodeWorkspace(s)
-	v := nodeVersion(s, j)
+	v, err := nodeVersion(s, j)
+	if err != nil {
+		return err
+	}
 	m := packageManager(s, j)
 	if s.top != nil {
 		p.found("is a member of a workspace", "the "+path.Join(s.top.folder, s.top.first("pnpm-workspace.yaml", "package.json"))+" above it")
-		if above := nodeVersion(s.top, root); v.from == "" && above.from != "" {
+		above, err := nodeVersion(s.top, root)
+		if err != nil {
+			return err
+		}
+		if v.from == "" && above.from != "" {
 			v = said{above.text, above.from + " of the workspace"}
 		}
 		m = packageManager(s.top, root)
 	}
 	version := p.version("Node", v, 1, nodeLines...)
-	p.image, p.user, p.entrypoint = nodeImage(version), "node", true
+	if p.release, err = debian(s, "Node", version); err != nil {
+		return err
+	}
+	p.image, p.user, p.entrypoint = nodeImage(version, p.release), "node", true
 	for _, f := range nodeFrameworks {
 		if j.has(f.dependency) {
 			p.Framework = f.name
@@ -94,10 +107,20 @@ func node(s *source, p *plan) error {
 	if spa, why := nodeSPA(j); spa {
 		p.Framework, p.Because = why, p.Because+" whose build makes static files"
 	}
+	if _, runs := j.Dependencies["typescript"]; !runs && p.Framework == "Next.js" && s.first("next.config.ts", "next.config.mts") != "" && m.prune != "" {
+		m.prune = ""
+		p.found("keeps what only the build needs", "next start reads next.config.ts with typescript")
+	}
+	if why := nodeGit(s, j); why != "" {
+		p.buildPackages = append(p.buildPackages, "git", "ca-certificates")
+		p.found("installs git", why)
+	}
 	build := nodeBuild(s, p, j, m)
 	spa, _ := nodeSPA(j)
 	spa = spa && s.set.StartCommand == "" && s.process("web") == ""
-	if !spa {
+	if spa {
+		m.prune = "" // nothing of it gets into the image
+	} else {
 		nodeRuns(s, p, j, m)
 	}
 	if s.has("package.json") {
@@ -138,18 +161,48 @@ func firstSaid(list ...said) said {
 	return said{}
 }
 
-func nodeVersion(s *source, j packageJSON) said {
+// nodeReleases are the code names of the lines with long support, and their numbers,
+// as nvm has them.
+var nodeReleases = []struct{ name, line string }{
+	{"krypton", "24"},
+	{"jod", "22"},
+	{"iron", "20"},
+	{"hydrogen", "18"},
+	{"gallium", "16"},
+	{"fermium", "14"},
+	{"erbium", "12"},
+	{"dubnium", "10"},
+	{"carbon", "8"},
+	{"boron", "6"},
+	{"argon", "4"},
+}
+
+func nodeVersion(s *source, j packageJSON) (said, error) {
 	v := firstSaid(
 		said{s.line(".nvmrc"), ".nvmrc"}, said{s.line(".node-version"), ".node-version"},
 		said{s.tool("nodejs", "node"), ".tool-versions"}, said{j.Engines["node"], "engines.node in package.json"},
 	)
-	// "lts/iron" and "node" name no number.
-	names := map[string]string{"lts/*": nodeDefault, "lts/krypton": "24", "lts/jod": "22", "lts/iron": "20", "lts/hydrogen": "18", "node": nodeDefault, "stable": nodeDefault, "latest": nodeDefault, "*": nodeDefault}
-	if n, ok := names[strings.ToLower(v.text)]; ok {
-		v.text = n
+	text := strings.ToLower(v.text)
+	lts, isLTS := strings.CutPrefix(text, "lts")
+	lts = strings.Trim(lts, "/-")
+	switch {
+	case slices.Contains([]string{"lts", "lts/*", "node", "stable", "latest", "current", "*", "x"}, text):
+		v.text = nodeDefault
+	case isLTS:
+		for i, r := range nodeReleases {
+			if lts == r.name || lts == strconv.Itoa(i) { // lts/-1 is the one before lts/*
+				v.text = r.line
+				return v, nil
+			}
+		}
+		return said{}, mesh.Errorf(mesh.Invalid, "%s says %q, and no release of Node has that name", v.from, mesh.Clip(v.text, 40)).
+			WithHint("name a version: %s, or lts/%s", nodeDefault, nodeReleases[0].name)
+	case v.from != "" && !number.MatchString(text):
+		return said{}, mesh.Errorf(mesh.Invalid, "%s says %q, which is no version of Node", v.from, mesh.Clip(v.text, 40)).
+			WithHint("name a version: %s, or lts/%s", nodeDefault, nodeReleases[0].name)
 	}
 	v.text = strings.TrimPrefix(v.text, "v")
-	return v
+	return v, nil
 }
 
 // nodeBuild is the command that builds, or empty.
@@ -182,6 +235,9 @@ type manager struct {
 func packageManager(s *source, j packageJSON) manager {
 	name, version, _ := strings.Cut(j.PackageManager, "@")
 	version, _, _ = strings.Cut(version, "+")
+	if !plainWord.MatchString(version) {
+		version = ""
+	}
 	why := "packageManager in package.json"
 	lock := s.first("bun.lock", "bun.lockb", "pnpm-lock.yaml", "yarn.lock", "package-lock.json", "npm-shrinkwrap.json")
 	if name == "" {
@@ -405,6 +461,11 @@ func nodeStart(s *source, p *plan, j packageJSON, m manager) (command, why strin
 	if j.Scripts["start:prod"] != "" && p.Framework == "NestJS" {
 		return j.Scripts["start:prod"], "scripts.start:prod in package.json"
 	}
+	for _, name := range slices.Sorted(maps.Keys(j.Scripts)) {
+		if strings.HasPrefix(name, "serve:ssr") && j.has("@angular/ssr") {
+			return j.Scripts[name], "scripts." + name + " in package.json"
+		}
+	}
 	switch {
 	case script != "" && (j.Scripts["prestart"] != "" || j.Scripts["poststart"] != ""):
 		return "npm start", "scripts.start in package.json, with what goes before or after it"
@@ -421,14 +482,14 @@ func nodeStart(s *source, p *plan, j packageJSON, m manager) (command, why strin
 		if m.name == "bun" && strings.HasSuffix(j.Main, ".ts") {
 			runtime = "bun "
 		}
-		return runtime + j.Main, "main in package.json"
+		return runtime + word(j.Main), "main in package.json"
 	}
 	if f := s.first("server.js", "index.js", "app.js", "main.js", "server.mjs", "index.mjs"); f != "" {
 		return "node " + f, f
 	}
 	if m.name == "bun" {
 		if j.Module != "" && s.has(j.Module) {
-			return "bun " + j.Module, "module in package.json"
+			return "bun " + word(j.Module), "module in package.json"
 		}
 		if f := s.first("index.ts", "server.ts", "src/index.ts", "src/server.ts", "index.tsx"); f != "" {
 			return "bun " + f, f
@@ -440,7 +501,7 @@ func nodeStart(s *source, p *plan, j packageJSON, m manager) (command, why strin
 // nodeSPA tells whether the tree is a front end only: a build, and nothing that
 // would serve what it makes.
 func nodeSPA(j packageJSON) (bool, string) {
-	if j.Scripts["build"] == "" || j.Scripts["start"] != "" && !j.has("react-scripts") {
+	if j.Scripts["build"] == "" || j.Scripts["start"] != "" && !devServer.MatchString(j.Scripts["start"]) {
 		return false, ""
 	}
 	for _, f := range nodeFrameworks {
@@ -456,11 +517,47 @@ func nodeSPA(j packageJSON) (bool, string) {
 	return false, ""
 }
 
+// devServer is a start script for the one who writes the front end: its program is
+// gone once only what runs is installed.
+var devServer = regexp.MustCompile(`^\s*(npx )?(ng serve|ng s|react-scripts start|vite|vue-cli-service serve|astro (dev|preview)|parcel)(\s|$)`)
+
+// git is what a dependency is fetched from, as a package.json or a lock file has it.
+var (
+	gitDependency = regexp.MustCompile(`^(git[+:@]|ssh:|(github|gitlab|bitbucket|gist):|\w[\w.-]*/[\w.-]+(#|$)|https?://.*\.git(#|$))`)
+	gitLocked     = regexp.MustCompile(`["'@ ]git(\+(https?|ssh)|)://|\btype: git\b`)
+)
+
+// nodeGit is what makes installing the dependencies need git, or empty.
+func nodeGit(s *source, j packageJSON) string {
+	for _, list := range []map[string]string{j.Dependencies, j.DevDependencies} {
+		for _, n := range slices.Sorted(maps.Keys(list)) {
+			if gitDependency.MatchString(list[n]) {
+				return n + " in package.json comes from git"
+			}
+		}
+	}
+	for _, f := range []string{"package-lock.json", "npm-shrinkwrap.json", "yarn.lock", "pnpm-lock.yaml", "bun.lock"} {
+		for l := range strings.SplitSeq(s.above().read(f), "\n") {
+			if !strings.Contains(l, `"url"`) && gitLocked.MatchString(l) { // that is where to complain
+				return f + " names a git repository"
+			}
+		}
+	}
+	return ""
+}
+
 // nodeStatic serves what a build has made.
 func nodeStatic(s *source, p *plan, j packageJSON) error {
-	out := "dist"
-	if j.has("react-scripts") {
+	out, why := "dist", p.Framework+" makes it"
+	switch {
+	case j.has("react-scripts"):
 		out = "build"
+	case p.Framework == "Angular":
+		var err error
+		if out, err = angularOut(s, j); err != nil {
+			return err
+		}
+		why = orElse(s.first("angular.json"), why)
 	}
 	if s.set.BuildCommand == "" && strings.Contains(j.Scripts["build"], "--outDir") {
 		f := strings.Fields(j.Scripts["build"])
@@ -468,13 +565,71 @@ func nodeStatic(s *source, p *plan, j packageJSON) error {
 			out = strings.Trim(f[i+1], "/")
 		}
 	}
-	p.buildImage, p.image, p.user, p.entrypoint = p.image, staticImage, nobody, false
-	if len(p.packages) > 0 {
-		return noPackages()
+	if !plainPath.MatchString(out) {
+		return mesh.Errorf(mesh.Invalid, "the build of this front end goes to %q, which is no plain path", mesh.Clip(out, 60)).
+			WithHint("give it a folder with a simple name, like dist")
 	}
-	p.final = serveStatic("--from=build "+path.Join("/app", s.at, out), false)
-	p.final = append(p.final[:len(p.final)-1], "RUN echo 'E404:/www/index.html' >> /etc/httpd.conf", p.final[len(p.final)-1])
-	p.cmd = staticCommand
-	p.found("serves "+out+"/, and its index.html for any other path", p.Framework+" makes it")
+	p.buildImage, p.user, p.entrypoint = p.image, nobody, false
+	from := "--from=build " + path.Join("/app", s.at, out)
+	if p.Framework == "Astro" { // a page a file
+		p.found("serves "+out+"/, and its 404.html for any other path", why)
+		p.image, p.final, p.cmd = staticImage, serveStatic(from, true), staticCommand
+		if len(p.packages) > 0 {
+			return noPackages()
+		}
+		return nil
+	}
+	p.found("serves "+out+"/, and its index.html for any other path", why)
+	p.image, p.packages = "debian:bookworm-slim", append(p.packages, "lighttpd")
+	p.final, p.cmd = serveApp(from), appCommand
 	return nil
+}
+
+// angularOut is the folder that Angular's build makes.
+func angularOut(s *source, j packageJSON) (string, error) {
+	type target struct {
+		Builder string
+		Options struct{ OutputPath json.RawMessage }
+	}
+	var config struct {
+		DefaultProject string
+		Projects       map[string]struct {
+			ProjectType        string
+			Architect, Targets map[string]target
+		}
+	}
+	if err := s.jsonc("angular.json", &config); err != nil {
+		return "", err
+	}
+	name := ""
+	for _, n := range slices.Sorted(maps.Keys(config.Projects)) {
+		if t := config.Projects[n].ProjectType; t == "library" {
+			continue
+		}
+		if name == "" || n == j.Name && name != config.DefaultProject || n == config.DefaultProject {
+			name = n
+		}
+	}
+	build, ok := config.Projects[name].Architect["build"]
+	if !ok {
+		build = config.Projects[name].Targets["build"]
+	}
+	out, browser := "dist/"+orElse(name, j.Name), "browser"
+	if strings.HasSuffix(build.Builder, ":browser") || strings.HasSuffix(build.Builder, ":browser-esbuild") {
+		browser = "" // as it was before Angular 17
+	}
+	if text := build.Options.OutputPath; json.Unmarshal(text, &out) != nil && len(text) > 0 {
+		given := struct {
+			Base    string
+			Browser *string
+		}{}
+		if err := json.Unmarshal(text, &given); err != nil {
+			return "", mesh.Errorf(mesh.Invalid, "angular.json: outputPath: %w", err)
+		}
+		out = given.Base
+		if given.Browser != nil {
+			browser = *given.Browser
+		}
+	}
+	return path.Join(strings.Trim(out, "/"), browser), nil
 }

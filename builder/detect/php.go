@@ -14,10 +14,26 @@ var phpBuiltIn = words(`core ctype curl date dom fileinfo filter ftp hash iconv 
 pdo pdo_sqlite phar posix random readline reflection session simplexml sodium spl sqlite3 standard tokenizer xml xmlreader xmlwriter zlib`)
 
 // phpPECL are extensions that do not come with PHP's source.
-var phpPECL = words(`apcu imagick memcached mongodb redis xdebug amqp grpc protobuf igbinary swoole`)
+var phpPECL = words(`apcu imagick memcached mongodb redis xdebug amqp grpc protobuf igbinary swoole
+ast ds event mailparse mcrypt msgpack oauth pcov rdkafka ssh2 uuid yaml`)
 
 // phpNeeds are what extensions are compiled against.
 var phpNeeds = map[string]needs{
+	"amqp":      {run: "librabbitmq-dev"},
+	"bz2":       {run: "libbz2-dev"},
+	"enchant":   {run: "libenchant-2-dev"},
+	"event":     {run: "libevent-dev libssl-dev"},
+	"ffi":       {run: "libffi-dev"},
+	"grpc":      {run: "zlib1g-dev"},
+	"imap":      {run: "libc-client-dev libkrb5-dev"},
+	"mcrypt":    {run: "libmcrypt-dev"},
+	"pspell":    {run: "libpspell-dev"},
+	"rdkafka":   {run: "librdkafka-dev"},
+	"snmp":      {run: "libsnmp-dev"},
+	"ssh2":      {run: "libssh2-1-dev"},
+	"tidy":      {run: "libtidy-dev"},
+	"uuid":      {run: "uuid-dev"},
+	"yaml":      {run: "libyaml-dev"},
 	"gd":        {run: "libpng-dev libjpeg62-turbo-dev libfreetype6-dev"},
 	"gmp":       {run: "libgmp-dev"},
 	"imagick":   {run: "libmagickwand-dev"},
@@ -47,30 +63,43 @@ func php(s *source, p *plan) error {
 	}
 	v := firstSaid(said{c.Config.Platform["php"], "config.platform.php in composer.json"}, said{c.Require["php"], "php in composer.json"}, said{s.tool("php"), ".tool-versions"}, said{s.line(".php-version"), ".php-version"})
 	version := p.version("PHP", v, 2, phpLines...)
-	p.image, p.entrypoint = "php:"+version+"-cli-bookworm", true
+	var err error
+	if p.release, err = debian(s, "PHP", version); err != nil {
+		return err
+	}
+	p.image, p.entrypoint = "php:"+version+"-cli-"+p.release, true
 	p.env = []string{"PHP_CLI_SERVER_WORKERS=4"}
 	for dependency, name := range map[string]string{"laravel/framework": "Laravel", "symfony/framework-bundle": "Symfony", "slim/slim": "Slim"} {
 		if c.Require[dependency] != "" {
 			p.Framework = name
 		}
 	}
-	phpExtensions(p, c)
+	phpExtensions(p, c, version)
 	p.final = []string{"COPY --chown=%OWNER . ."}
 	if s.has("composer.json") {
 		p.found("composer install", s.first("composer.lock", "composer.json"))
 		cache := "RUN --mount=type=cache,target=/tmp/cache "
-		options := " --no-dev --no-interaction --no-progress --ignore-platform-reqs"
+		// Composer's image has another PHP, without the extensions. What a lock file
+		// has was chosen already; else it is chosen for the PHP that runs it.
+		options, platform := " --no-dev --no-interaction --no-progress --ignore-platform-reqs", ""
+		if !s.has("composer.lock") {
+			options = " --no-dev --no-interaction --no-progress --ignore-platform-req='ext-*'"
+			if platform = "composer config --global platform.php " + version + ".99 && "; c.Config.Platform["php"] != "" {
+				platform = ""
+			}
+		}
 		p.buildImage = "composer:2"
 		if strings.Contains(s.read("composer.json"), `"path"`) {
 			p.found("copies everything before it installs", "a path in composer.json")
-			p.build = []string{"COPY . .", cache + "composer install --optimize-autoloader" + options}
+			p.build = []string{"COPY . .", cache + platform + "composer install --optimize-autoloader" + options}
 		} else {
-			p.build = append(copies(s.present("composer.json", "composer.lock")), cache+"composer install --no-scripts --no-autoloader"+options, "COPY . .", cache+"composer dump-autoload --optimize --no-dev")
+			p.build = append(copies(s.present("composer.json", "composer.lock")), cache+platform+"composer install --no-scripts --no-autoloader"+options, "COPY . .", cache+"composer dump-autoload --optimize --no-dev")
 		}
 		p.final = []string{"COPY --from=build --chown=%OWNER /app /app"}
 	}
 	if command := s.buildCommand(p, "", ""); command != "" {
-		p.final = append(p.final, "RUN "+command)
+		mounts, exports := secretsIn(command)
+		p.final = append(p.final, "RUN "+mounts+exports+command)
 	}
 	root := "."
 	for _, d := range []string{"public", "web", "webroot"} {
@@ -81,6 +110,7 @@ func php(s *source, p *plan) error {
 	}
 	found, why := "php -S 0.0.0.0:$PORT -t "+root, root+"/index.php"
 	if root == "." {
+		p.open = true
 		why = "index.php"
 		if !s.has("index.php") {
 			found = ""
@@ -89,15 +119,26 @@ func php(s *source, p *plan) error {
 	return s.start(p, found, why, "public/index.php or index.php")
 }
 
+// peclOptions answer what the extension would ask for.
+func peclOptions(extensions []string) string {
+	if slices.Contains(extensions, "imap") {
+		return `--configureoptions 'with-kerberos="yes" with-imap-ssl="yes"' `
+	}
+	return ""
+}
+
 // phpExtensions compiles those that composer.json asks for and the image has not.
-func phpExtensions(p *plan, c composerJSON) {
+func phpExtensions(p *plan, c composerJSON, version string) {
 	var own, pecl []string
 	for _, n := range slices.Sorted(maps.Keys(c.Require)) {
 		ext, ok := strings.CutPrefix(n, "ext-")
 		if ext = strings.ToLower(ext); !ok || slices.Contains(phpBuiltIn, ext) || !regexp.MustCompile(`^[a-z0-9_]+$`).MatchString(ext) {
 			continue
 		}
-		if slices.Contains(phpPECL, ext) {
+		if ext == "opcache" && atLeast(version, "8.5") {
+			continue // a part of PHP from there on
+		}
+		if slices.Contains(phpPECL, ext) || ext == "imap" && atLeast(version, "8.4") {
 			pecl = append(pecl, ext)
 		} else {
 			own = append(own, ext)
@@ -110,10 +151,13 @@ func phpExtensions(p *plan, c composerJSON) {
 	if slices.Contains(own, "gd") {
 		p.base = append(p.base, "RUN docker-php-ext-configure gd --with-freetype --with-jpeg")
 	}
+	if slices.Contains(own, "imap") {
+		p.base = append(p.base, "RUN docker-php-ext-configure imap --with-kerberos --with-imap-ssl")
+	}
 	if len(own) > 0 {
 		p.base = append(p.base, "RUN docker-php-ext-install "+strings.Join(own, " "))
 	}
 	if len(pecl) > 0 {
-		p.base = append(p.base, "RUN pecl install "+strings.Join(pecl, " ")+" && docker-php-ext-enable "+strings.Join(pecl, " "))
+		p.base = append(p.base, "RUN pecl install "+peclOptions(pecl)+strings.Join(pecl, " ")+" && docker-php-ext-enable "+strings.Join(pecl, " "))
 	}
 }

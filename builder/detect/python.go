@@ -2,6 +2,7 @@ package detect
 
 import (
 	"fmt"
+	"io/fs"
 	"maps"
 	"path"
 	"regexp"
@@ -32,6 +33,7 @@ var pythonNeeds = map[string]needs{
 	"psycopg2cffi":    {build: "build-essential libpq-dev libffi-dev", run: "libpq5"},
 	"python-snappy":   {build: "build-essential libsnappy-dev", run: "libsnappy1v5"},
 	"confluent-kafka": {run: "librdkafka1"},
+	clones:            {build: "git ca-certificates"},
 }
 
 type pyproject struct {
@@ -78,13 +80,17 @@ func python(s *source, p *plan) error {
 		said{fmt.Sprint(orNothing(project.Tool.Poetry.Dependencies["python"])), "python in pyproject.toml"},
 	)
 	version := p.version("Python", v, 2, pythonLines...)
-	p.image = "python:" + version + "-slim-bookworm"
+	var err error
+	if p.release, err = debian(s, "Python", version); err != nil {
+		return err
+	}
+	p.image = "python:" + version + "-slim-" + p.release
 	p.env = []string{"PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1", "PATH=/venv/bin:$PATH"}
 	deps := pythonDependencies(s, project, pip)
 	has := func(n string) bool { return deps[n] }
 	p.add(pythonNeeds, has)
 	p.final = []string{"COPY --chown=%OWNER . ."}
-	pythonInstall(s, p)
+	again := pythonInstall(s, p)
 	if len(p.build) > 0 {
 		p.final = append([]string{"COPY --from=build /venv /venv"}, p.final...)
 	}
@@ -96,6 +102,14 @@ func python(s *source, p *plan) error {
 			p.final = append(p.final, "RUN chown -R %OWNER /app")
 		}
 	}
+	started := strings.Join([]string{s.set.StartCommand, s.read("Procfile"), found}, "\n")
+	for _, n := range slices.Concat(slices.Sorted(maps.Keys(project.Project.Scripts)), slices.Sorted(maps.Keys(project.Tool.Poetry.Scripts))) {
+		if again != nil && regexp.MustCompile(`(?m)(^|[\s:;&|])`+regexp.QuoteMeta(n)+`(\s|$)`).MatchString(started) {
+			p.found("installs the project itself", "its script "+n+" is started")
+			p.build = append(p.build, again...)
+			break
+		}
+	}
 	return s.start(p, found, why, "manage.py, main.py, app.py, server.py or one of [project.scripts]")
 }
 
@@ -105,6 +119,9 @@ func orNothing(v any) any {
 	}
 	return ""
 }
+
+// clones stands among the dependencies when one of them is cloned; no name has a blank.
+const clones = "git repositories among the dependencies"
 
 var requirement = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*`)
 
@@ -120,8 +137,9 @@ func pythonDependencies(s *source, project pyproject, pip pipfile) map[string]bo
 	var file func(name string, depth int)
 	file = func(name string, depth int) {
 		for l := range strings.SplitSeq(s.read(name), "\n") {
-			if rest, ok := strings.CutPrefix(strings.TrimSpace(l), "-r"); ok && depth < 5 {
-				file(path.Join(path.Dir(name), strings.TrimSpace(rest)), depth+1)
+			deps[clones] = deps[clones] || gitRequirement.MatchString(l)
+			if m := requirements.FindStringSubmatch(l); m != nil && depth < 5 {
+				file(path.Join(path.Dir(name), m[1]), depth+1)
 				continue
 			}
 			add(l)
@@ -137,10 +155,20 @@ func pythonDependencies(s *source, project pyproject, pip pipfile) map[string]bo
 	for n := range pip.Packages {
 		add(n)
 	}
+	for _, lock := range []string{"uv.lock", "poetry.lock", "Pipfile.lock", "Pipfile", "pyproject.toml"} {
+		if gitRequirement.MatchString(s.read(lock)) {
+			deps[clones] = true
+		}
+	}
 	return deps
 }
 
-var localRequirement = regexp.MustCompile(`(?m)^\s*(-e\s+|--editable[ =])?(\.|file:)|^\s*-r\s|^\s*-c\s|@\s*file:|^\s*--find-links`)
+var (
+	requirements     = regexp.MustCompile(`^\s*(?:-r|--requirement)[\s=]*([^\s#]+)`)
+	localRequirement = regexp.MustCompile(`(?m)^\s*(-e\s+|--editable[ =]\s*)?(\.|file:)|^\s*(-r|-c|-f|--requirement|--constraint|--find-links)[\s=\w]|@\s*file:`)
+	// gitRequirement is one that pip, uv, poetry or pipenv clones, in a lock file or not.
+	gitRequirement = regexp.MustCompile(`(?m)\bgit\+(https?|ssh|git|file):|source = \{ git = |^type = "git"|"git": "|\bgit\s*=\s*["']`)
+)
 
 // What lies in the tree itself, as lock files say it.
 var (
@@ -149,8 +177,15 @@ var (
 	pipenvLocal = regexp.MustCompile(`"(path|file)":\s*"[^"]`)
 )
 
-// pythonInstall fills the build stage: an environment in /venv.
-func pythonInstall(s *source, p *plan) {
+// pythonInstall fills the build stage: an environment in /venv, with what the project
+// depends on. It returns what installs the project as well, where that is left out.
+func pythonInstall(s *source, p *plan) (again []string) {
+	whole := func(install string) []string {
+		if !slices.Contains(p.build, "COPY . .") {
+			again = append(again, "COPY . .")
+		}
+		return append(again, install)
+	}
 	cache := "RUN --mount=type=cache,target=/root/.cache "
 	p.build = []string{"RUN python -m venv /venv"}
 	copied := func(lock string, local *regexp.Regexp, files string) string {
@@ -167,10 +202,13 @@ func pythonInstall(s *source, p *plan) {
 			cache + "pip install uv", copied("uv.lock", uvLocal, "pyproject.toml uv.lock"),
 			cache + "UV_PROJECT_ENVIRONMENT=/venv UV_LINK_MODE=copy uv sync --frozen --no-dev --no-install-project --python \"$(command -v python3)\"",
 		}
+		// In both as for development: what the program reads lies beside its code.
+		return whole(cache + "UV_PROJECT_ENVIRONMENT=/venv UV_LINK_MODE=copy uv sync --frozen --no-dev --python \"$(command -v python3)\"")
 	case s.has("poetry.lock"):
 		p.found("poetry install", "poetry.lock")
 		// Before there is an environment, or it would be in there, and in the image.
 		p.build = append([]string{cache + "pip install poetry"}, append(p.build, copied("poetry.lock", poetryLocal, "pyproject.toml poetry.lock"), cache+"VIRTUAL_ENV=/venv poetry install --only main --no-root --no-interaction")...)
+		return whole(cache + "VIRTUAL_ENV=/venv poetry install --only-root --no-interaction")
 	case s.has("Pipfile.lock"):
 		p.found("pipenv sync", "Pipfile.lock")
 		p.build = append([]string{cache + "pip install pipenv"}, append(p.build, copied("Pipfile.lock", pipenvLocal, "Pipfile Pipfile.lock"), cache+"VIRTUAL_ENV=/venv PIPENV_VERBOSITY=-1 pipenv sync")...)
@@ -183,6 +221,7 @@ func pythonInstall(s *source, p *plan) {
 			p.build = append(p.build, "COPY requirements.txt ./")
 		}
 		p.build = append(p.build, cache+"pip install -r requirements.txt")
+		return whole(cache + "pip install --no-deps .")
 	case s.has("Pipfile"):
 		p.found("pipenv install", "Pipfile, without a lock file")
 		p.build = append([]string{cache + "pip install pipenv"}, append(p.build, "COPY Pipfile ./", cache+"VIRTUAL_ENV=/venv PIPENV_VERBOSITY=-1 pipenv install --skip-lock")...)
@@ -194,6 +233,7 @@ func pythonInstall(s *source, p *plan) {
 		p.build = nil
 		p.env = p.env[:2]
 	}
+	return nil
 }
 
 // pythonBuild is what Django wants done once, or empty.
@@ -221,6 +261,16 @@ func (s *source) modules() []string {
 	for _, n := range []string{"app.py", "main.py", "wsgi.py", "__init__.py"} {
 		list = append(list, s.glob(n)...)
 	}
+	sub, err := fs.Sub(s.tree, "src")
+	if err != nil {
+		return list
+	}
+	src := &source{tree: sub}
+	for _, n := range []string{"app.py", "main.py", "wsgi.py", "__init__.py"} {
+		for _, f := range src.glob(n) {
+			list = append(list, "src/"+f)
+		}
+	}
 	return list
 }
 
@@ -238,6 +288,9 @@ func pythonStart(s *source, p *plan, has func(string) bool, project pyproject) (
 	find := func(what *regexp.Regexp) (string, string, string) {
 		for _, f := range s.modules() {
 			if m := what.FindStringSubmatch(s.read(f)); m != nil {
+				if strings.HasPrefix(f, "src/") {
+					p.env = append(p.env, "PYTHONPATH=/app/src") // as an editor has it
+				}
 				return module(f), m[1], f
 			}
 		}
@@ -272,12 +325,15 @@ func pythonStart(s *source, p *plan, has func(string) bool, project pyproject) (
 			return fmt.Sprintf("flask --app '%s:%s' run --host 0.0.0.0 --port $PORT", m, v), f + "; Flask's own server, because gunicorn is not among the requirements"
 		}
 	}
-	if f := s.first("main.py", "app.py", "server.py", "bot.py"); f != "" {
+	if f := s.first("main.py", "app.py", "server.py", "bot.py", "src/main.py", "src/app.py"); f != "" {
 		return "python " + f, f
 	}
 	names := slices.Sorted(maps.Keys(project.Project.Scripts))
 	if len(names) == 1 {
-		return names[0], "[project.scripts] in pyproject.toml"
+		return word(names[0]), "[project.scripts] in pyproject.toml"
+	}
+	if names := slices.Sorted(maps.Keys(project.Tool.Poetry.Scripts)); len(names) == 1 {
+		return word(names[0]), "[tool.poetry.scripts] in pyproject.toml"
 	}
 	if f := s.glob("__main__.py"); len(f) == 1 {
 		return "python -m " + module(path.Dir(f[0])), f[0]

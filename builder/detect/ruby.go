@@ -27,6 +27,8 @@ var rubyNeeds = map[string]needs{
 
 var (
 	gemfileRuby = regexp.MustCompile(`(?m)^\s*ruby\s+["']([^"'\n]+)["']`)
+	gemfileFile = regexp.MustCompile(`(?m)^\s*ruby\s*\(?\s*(?:file:|:file\s*=>)\s*["']([^"'\n]+)["']`)
+	exactRuby   = regexp.MustCompile(`^=?\s*\d+\.\d+\.\d+$`)
 	assetGem    = regexp.MustCompile(`(?m)^\s*gem\s*\(?\s*["'](sprockets-rails|propshaft)["']`)
 	lockedRuby  = regexp.MustCompile(`(?m)^\s+ruby ([0-9.]+)`)
 	gemPath     = regexp.MustCompile(`(?m)^\s*(path\s|gem\s.*\bpath:|gem\s.*:path\s*=>|gemspec\b|eval_gemfile)`)
@@ -41,13 +43,28 @@ func ruby(s *source, p *plan) error {
 	if m := lockedRuby.FindStringSubmatch(lock); m != nil {
 		locked = m[1]
 	}
-	v := firstSaid(said{strings.TrimPrefix(s.line(".ruby-version"), "ruby-"), ".ruby-version"}, said{declared, "ruby in Gemfile"}, said{locked, "Gemfile.lock"}, said{s.tool("ruby"), ".tool-versions"})
+	file, tool := said{strings.TrimPrefix(s.line(".ruby-version"), "ruby-"), ".ruby-version"}, said{s.tool("ruby"), ".tool-versions"}
+	v := firstSaid(file, said{declared, "ruby in Gemfile"}, said{locked, "Gemfile.lock"}, tool)
 	exact := 2
-	if v.from == "ruby in Gemfile" {
-		exact = 3 // bundler refuses any other
+	switch m := gemfileFile.FindStringSubmatch(gemfile); { // bundler refuses any other than what the Gemfile has
+	case exactRuby.MatchString(declared):
+		exact = 3
+		if v.text != declared {
+			v = said{declared, "ruby in Gemfile"}
+		}
+	case m != nil && m[1] == tool.from:
+		v, exact = firstSaid(tool, v), 3
+	case m != nil:
+		v, exact = firstSaid(file, v), 3
+	case v.from == "ruby in Gemfile":
+		exact = 3
 	}
 	version := p.version("Ruby", v, exact, rubyLines...)
-	p.image = "ruby:" + version + "-slim-bookworm"
+	var err error
+	if p.release, err = debian(s, "Ruby", version); err != nil {
+		return err
+	}
+	p.image = "ruby:" + version + "-slim-" + p.release
 	has := func(gem string) bool {
 		return regexp.MustCompile(`(?m)^\s*gem\s*\(?\s*["']`+regexp.QuoteMeta(gem)+`["']`).MatchString(gemfile) ||
 			regexp.MustCompile(`(?m)^    `+regexp.QuoteMeta(gem)+` \(`).MatchString(lock)
@@ -66,6 +83,10 @@ func ruby(s *source, p *plan) error {
 	if s.has("Gemfile") {
 		p.buildPackages = append(p.buildPackages, "build-essential", "git", "libyaml-dev", "pkg-config")
 		p.add(rubyNeeds, has)
+		if has("execjs") && !has("mini_racer") { // looked for when the app starts, too
+			p.packages = append(p.packages, "nodejs")
+			p.found("installs nodejs", "needed by execjs")
+		}
 		why := "Gemfile.lock"
 		if lock == "" {
 			why = "Gemfile, without a lock file"
@@ -100,7 +121,7 @@ func ruby(s *source, p *plan) error {
 // rubyAssets adds what is built from a Rails app's assets, with Node where the tree
 // has a package.json.
 func rubyAssets(s *source, p *plan, rails bool, has func(string) bool) error {
-	command := ""
+	command, cache, config := "", "", "" // the last two are those of the package manager
 	if rails {
 		if has("bootsnap") {
 			p.build = append(p.build, "RUN bundle exec bootsnap precompile --gemfile app/ lib/")
@@ -116,18 +137,32 @@ func rubyAssets(s *source, p *plan, rails bool, has func(string) bool) error {
 		if err := s.json("package.json", &j); err != nil {
 			return err
 		}
-		version := p.version("for the assets, Node", nodeVersion(s, j), 1, nodeLines...)
+		v, err := nodeVersion(s, j)
+		if err != nil {
+			return err
+		}
+		version := p.version("for the assets, Node", v, 1, nodeLines...)
+		release, err := debian(s, "Node", version)
+		if err != nil {
+			return err
+		}
 		m := packageManager(s, j)
-		p.build = append(p.build, "COPY --from="+nodeImage(version)+" /usr/local /usr/local")
+		p.build = append(p.build, "COPY --from="+nodeImage(version, release)+" /usr/local /usr/local")
 		if m.setup != "" {
 			p.build = append(p.build, "RUN "+m.setup)
 		}
-		p.build = append(p.build, "RUN --mount=type=cache,target="+m.cache+" "+m.install)
+		if len(m.env) > 0 {
+			p.build = append(p.build, "ENV "+strings.Join(m.env, " "))
+		}
+		var mounts, exports string
+		cache, mounts, exports = nodeMounts(s, m)
+		config = m.config
+		p.build = append(p.build, "RUN "+cache+mounts+exports+m.install)
 		p.found(m.install, m.why)
 	}
 	if command = s.buildCommand(p, command, "the app's assets"); command != "" {
-		mounts, exports := secretsIn(command)
-		p.build = append(p.build, "RUN "+mounts+exports+command)
+		mounts, exports := secretsIn(command + config)
+		p.build = append(p.build, "RUN "+cache+mounts+exports+command) // which may install once more
 		if s.has("package.json") {
 			p.build = append(p.build, "RUN rm -rf node_modules")
 		}

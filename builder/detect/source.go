@@ -205,7 +205,7 @@ func (s *source) folders() (names []string) {
 // glob are the files of that name in the root's folders.
 func (s *source) glob(name string) (paths []string) {
 	for _, d := range s.folders() {
-		if p := path.Join(d, name); s.has(p) {
+		if p := path.Join(d, name); s.has(p) && plainPath.MatchString(p) {
 			paths = append(paths, p)
 		}
 	}
@@ -253,7 +253,8 @@ func (s *source) buildCommand(p *plan, found, why string) string {
 	return found
 }
 
-func (p *plan) found(what, why string) { p.Facts = append(p.Facts, Fact{what, why}) }
+// found notes a fact, in one line whatever file it comes from.
+func (p *plan) found(what, why string) { p.Facts = append(p.Facts, Fact{flat(what), flat(why)}) }
 
 // version chooses the version that v asks for, known[0] when it asks for nothing,
 // and notes why. It is cut to n numbers: an image's patch level is the newest, with

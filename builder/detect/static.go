@@ -2,11 +2,13 @@ package detect
 
 import (
 	"fmt"
+	"strings"
 
 	"mesh"
 )
 
 const (
+	appCommand    = "lighttpd -D -f /etc/lighttpd/lighttpd.conf"
 	staticImage   = "busybox:1.36"
 	nobody        = "1000:1000" // busybox has no user without rights, and needs none
 	staticCommand = "httpd -f -p $PORT -h /www -c /etc/httpd.conf"
@@ -30,11 +32,26 @@ func serveStatic(from string, notFound bool) []string {
 	}
 }
 
+// serveApp copies a front end and configures the server, lighttpd: any path without a
+// file is one of the front end's own, and gets index.html with status 200. That
+// busybox's httpd cannot: it answers 404 with it, which search engines and proxies
+// believe.
+func serveApp(from string) []string {
+	conf := []string{
+		`server.document-root = "/www"`, `server.port = env.PORT`, `server.error-handler-404 = "/index.html"`, `index-file.names = ("index.html")`,
+		`include_shell "/usr/share/lighttpd/create-mime.conf.pl"`,
+	}
+	return []string{
+		`RUN printf '%s\n' '` + strings.Join(conf, "' '") + `' > /etc/lighttpd/lighttpd.conf`,
+		fmt.Sprintf("COPY %s /www", from),
+	}
+}
+
 // static is for what is served as it is.
 func static(s *source, p *plan) error {
 	dir, where := "public", "public/"
 	if !s.has("public/index.html") {
-		dir, where = ".", "the whole repository"
+		dir, where, p.open = ".", "the whole repository", true
 	}
 	p.image = staticImage
 	if len(s.set.Packages) > 0 && s.set.BaseImage == "" {

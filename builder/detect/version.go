@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
+
+	"mesh"
 )
 
 var number = regexp.MustCompile(`\d+(\.\d+){0,2}`)
@@ -56,4 +58,59 @@ func lines(v string, n int) string {
 	v = number.FindString(v)
 	f := strings.Split(v, ".")
 	return strings.Join(f[:min(n, len(f))], ".")
+}
+
+// images tells which versions of a language have official images with Debian 12, and
+// which of the others with Debian 11: an image is made for the releases of Debian
+// that are kept while its version is. Older ones have no packages to install from.
+var images = map[string]struct{ bookworm, bullseye string }{
+	"Node":   {">=20 || 18.x || 16.x", ">=12 <20, !=13.x, !=15.x"},
+	"Python": {">=3.7", ">=3.6"},
+	"Ruby":   {">=3.3 || ~3.2.2 || ~3.1.4", ">=3.0.2 || ~2.7.4 || ~2.6.8"}, // openssl 3 is too new for 3.0
+	"PHP":    {">=8.1", ">=7.3"},
+}
+
+const bookworm, bullseye = "bookworm", "bullseye"
+
+// debian is the release of Debian in the image of a version of a language.
+func debian(s *source, language, version string) (string, error) {
+	allows := func(constraint string) bool {
+		c, err := semver.NewConstraint(constraint)
+		v, bad := semver.NewVersion(version + strings.Repeat(".999", 2-strings.Count(version, ".")))
+		return err == nil && bad == nil && c.Check(v)
+	}
+	switch has := images[language]; {
+	case allows(has.bookworm) || s.set.BaseImage != "":
+		return bookworm, nil
+	case allows(has.bullseye):
+		return bullseye, nil
+	}
+	return "", mesh.Errorf(mesh.Invalid, "there is no image of %s %s with a Debian that is still kept", language, version).
+		WithHint("ask for a newer one, name an image with build:set base-image=IMAGE, or write a Dockerfile")
+}
+
+// atLeast tells whether version a is b or a newer one.
+func atLeast(a, b string) bool {
+	x, err := semver.NewVersion(number.FindString(a))
+	y, bad := semver.NewVersion(b)
+	return err == nil && bad == nil && !x.LessThan(y)
+}
+
+// newest notes and returns the newest known version of a language whose projects say
+// the oldest that will do, or that one where it is newer still.
+func (p *plan) newest(language, known string, v said) string {
+	version, why := known, "the default"
+	if v.from != "" {
+		why = v.from + " says " + flat(mesh.Clip(v.text, 40))
+		switch {
+		case v.text == known:
+			why = v.from
+		case atLeast(v.text, known):
+			version = lines(v.text, 2)
+		default:
+			why = "the newest; " + why
+		}
+	}
+	p.found(language+" "+version, why)
+	return version
 }

@@ -141,7 +141,7 @@ func buildOrder(members []nodeMember, dir string) (order []nodeMember) {
 				visit(m.dir, append(slices.Clone(from), at))
 			}
 		}
-		if at != dir && members[i].Scripts["build"] != "" && !slices.ContainsFunc(order, func(m nodeMember) bool { return m.dir == at }) {
+		if at != dir && plainPath.MatchString(at) && members[i].Scripts["build"] != "" && !slices.ContainsFunc(order, func(m nodeMember) bool { return m.dir == at }) {
 			order = append(order, members[i])
 		}
 	}

@@ -91,6 +91,7 @@ func openSource(ctx context.Context, dir, dockerfile string) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
+	names = s.withoutEnv(ctx, names)
 	for _, name := range names {
 		info, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(name)))
 		if errors.Is(err, fs.ErrNotExist) {
@@ -169,6 +170,24 @@ func (s *source) list(ctx context.Context) ([]string, error) {
 		return nil
 	})
 	return names, err
+}
+
+// withoutEnv leaves out .env files that nobody has committed, where neither a
+// Dockerfile nor a .dockerignore says what gets into the image: what a developer has
+// in them is for this machine.
+func (s *source) withoutEnv(ctx context.Context, names []string) []string {
+	env := func(name string) bool {
+		base := path.Base(name)
+		return base == ".env" || strings.HasPrefix(base, ".env.") && base != ".env.example"
+	}
+	if !slices.ContainsFunc(names, env) || slices.ContainsFunc(names, func(n string) bool {
+		return strings.Contains(strings.ToLower(path.Base(n)), "dockerfile") || strings.HasSuffix(n, ".dockerignore")
+	}) {
+		return names
+	}
+	out, _ := git(ctx, s.dir, "ls-files", "-z", "--cached") // none outside of a repository
+	committed := strings.Split(out, "\x00")
+	return slices.DeleteFunc(names, func(n string) bool { return env(n) && !slices.Contains(committed, n) })
 }
 
 // meshFiles are files that mesh reads itself, whatever the build leaves out.

@@ -26,7 +26,8 @@ var deployCommands = []*definition{
 	{
 		topic: "deploy", args: "[PATH]", short: "Deploy without git: the working directory, or a prebuilt image, the way a push is deployed",
 		long: "In a checkout, `mesh deploy` sends the working directory as it is, committed or not, without what\n" +
-			".gitignore and .dockerignore leave out. Over plain ssh a tar is read from standard input:\n" +
+			".gitignore and .dockerignore leave out, and, where there is no Dockerfile, without an .env that is\n" +
+			"not committed. Over plain ssh a tar is read from standard input:\n" +
 			"`tar cz . | ssh mesh deploy -a blog`. With --image the server pulls the image, and records its digest;\n" +
 			"`docker save IMG | ssh mesh deploy -a blog --load IMG` needs no registry.",
 		stack: true, creates: true, access: mesh.AccessDeploy, max: 1, run: runDeploy,
