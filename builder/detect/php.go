@@ -75,6 +75,8 @@ func php(s *source, p *plan) error {
 		}
 	}
 	phpExtensions(p, c, version)
+	// Composer's image is Alpine's, and what else is built is built in the last stage.
+	p.packages, p.buildPackages = append(p.packages, p.buildPackages...), nil
 	p.final = []string{"COPY --chown=%OWNER . ."}
 	if s.has("composer.json") {
 		p.found("composer install", s.first("composer.lock", "composer.json"))
