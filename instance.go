@@ -75,6 +75,7 @@ type OneOff struct {
 	Stdin   io.Reader         // nil: none
 	Stdout  io.Writer         // with TTY, all output
 	Stderr  io.Writer         // unused with TTY
+	Size    WindowSize        // of the TTY
 	Resize  <-chan WindowSize // with TTY; nil: never. The caller closes it.
 }
 

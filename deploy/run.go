@@ -47,7 +47,7 @@ func (d *Deployer) oneOff(ctx context.Context, run mesh.Run, name mesh.InstanceN
 	}
 	return mesh.OneOff{
 		Stack: run.Stack, Name: string(name.Service), Image: r.Image.ID, Process: p, Env: e, Subnet: st.Subnet,
-		TTY: run.TTY, Stdin: run.Stdin, Stdout: run.Stdout, Stderr: run.Stderr, Resize: run.Resize,
+		TTY: run.TTY, Stdin: run.Stdin, Stdout: run.Stdout, Stderr: run.Stderr, Size: run.Size, Resize: run.Resize,
 	}, nil
 }
 

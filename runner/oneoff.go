@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"regexp"
+	"time"
 
 	"github.com/docker/docker/api/types"
 	"github.com/docker/docker/api/types/container"
@@ -71,11 +72,17 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 		<-copied
 		return 0, err
 	}
+	if o.TTY {
+		// What is typed finds a terminal of the right size.
+		if o.Size != (mesh.WindowSize{}) {
+			r.resizeTo(ctx, id, o.Size)
+		}
+		if o.Resize != nil {
+			go r.resize(ctx, id, o.Resize)
+		}
+	}
 	if o.Stdin != nil {
 		go copyIn(o.Stdin, at)
-	}
-	if o.TTY && o.Resize != nil {
-		go r.resize(ctx, id, o.Resize)
 	}
 
 	var code int
@@ -136,11 +143,28 @@ func (r *Runner) resize(ctx context.Context, id string, sizes <-chan mesh.Window
 			if !ok {
 				return
 			}
-			if err := r.cli.ContainerResize(ctx, id, container.ResizeOptions{Width: uint(max(0, s.Width)), Height: uint(max(0, s.Height))}); err != nil {
-				r.log.DebugContext(ctx, "resize", "container", id, "err", err) // it may have ended just now
-			}
+			r.resizeTo(ctx, id, s)
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// resizeTries is how often the engine is asked: it can be too early just after the
+// start, and the docker client asks ten times.
+const resizeTries = 10
+
+func (r *Runner) resizeTo(ctx context.Context, id string, s mesh.WindowSize) {
+	var err error
+	for try := range resizeTries {
+		if err = r.cli.ContainerResize(ctx, id, container.ResizeOptions{Width: uint(max(0, s.Width)), Height: uint(max(0, s.Height))}); err == nil {
+			return
+		}
+		select {
+		case <-time.After(time.Duration(try+1) * 10 * time.Millisecond):
+		case <-ctx.Done():
+			return
+		}
+	}
+	r.log.DebugContext(ctx, "resize", "container", id, "err", err) // it may have ended just now
 }
