@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -127,7 +128,8 @@ func sweep(ctx context.Context, c *docker.Client, arg filters.KeyValuePair) (nam
 		return nil, err
 	}
 	for _, n := range nets {
-		names = append(names, n.Name+" of "+n.Created.Format("15:04:05.000"))
+		script, _ := scripts.Load(n.Labels["mesh.server"])
+		names = append(names, fmt.Sprint(n.Name, " of ", script, ", ", n.Created.Format("15:04:05.000")))
 		// The engine needs a moment to let go of the endpoints of what has just been
 		// removed, and more than one when the machine is busy.
 		err := poll(func() error {
@@ -144,10 +146,18 @@ func sweep(ctx context.Context, c *docker.Client, arg filters.KeyValuePair) (nam
 	return names, nil
 }
 
-// sweepServer removes what the server of a data directory has made.
+// sweepServer removes what the server of a data directory has made. What a killed
+// server has asked the engine for last may come a moment later.
 func sweepServer(ctx context.Context, c *docker.Client, server string) error {
-	if _, err := sweep(ctx, c, filters.Arg("label", "mesh.server="+server)); err != nil {
-		return err
+	for quiet := 0; quiet < 3; quiet++ {
+		left, err := sweep(ctx, c, filters.Arg("label", "mesh.server="+server))
+		if err != nil {
+			return err
+		}
+		if len(left) > 0 {
+			quiet = 0
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
 	images, err := c.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(filters.Arg("label", "mesh.server="+server))})
 	if err != nil {
@@ -243,6 +253,9 @@ func setup(env *testscript.Env) error {
 	return nil
 }
 
+// scripts are the names of work directories, by the identity of their server.
+var scripts sync.Map
+
 // sweepData removes from the engine what the server of a data directory made. A
 // server that a failed script has left is ended first.
 func sweepData(dir string) {
@@ -259,6 +272,7 @@ func sweepData(dir string) {
 	if err != nil {
 		return
 	}
+	scripts.Store(id, filepath.Base(filepath.Dir(dir)))
 	c, err := engine()
 	if err != nil {
 		return
