@@ -365,17 +365,14 @@ func (sv *server) announce(c *control, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	// The process before this one hears of it first: whoever finds the file may stop
-	// this process at once, and the other one would take that for a hand-over that has
-	// failed, and serve on.
-	if err := sv.handover.ready(); err != nil {
-		return err
-	}
 	path := sv.readyFile()
 	if err := os.WriteFile(path+".new", append(data, '\n'), 0o600); err != nil {
 		return err
 	}
-	return os.Rename(path+".new", path)
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	return sv.handover.ready()
 }
 
 func (sv *server) readyFile() string { return filepath.Join(sv.settings.Data, "ready.json") }
