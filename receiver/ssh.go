@@ -547,10 +547,10 @@ func (r *Receiver) channel(serving context.Context, srv *ssh.Server, conn *gossh
 			_ = conn.Close()
 		}
 	})()
-	ch := &channelState{resize: make(chan mesh.WindowSize, 1)}
-	c = context.WithValue(c, sessionKey{}, ch)
 	go keepAlive(c, conn, r.KeepAlive)
-	ssh.DefaultSessionHandler(srv, conn, newChannel{nc, ch, cancel}, sessionContext{ctx, c})
+	ch := &channelState{resize: make(chan mesh.WindowSize, 1)}
+	session := context.WithValue(c, sessionKey{}, ch)
+	ssh.DefaultSessionHandler(srv, conn, newChannel{nc, ch, cancel}, sessionContext{ctx, session})
 	if removed() {
 		_ = conn.Close()
 	}
