@@ -200,7 +200,7 @@ func TestScripts(t *testing.T) {
 			"hidden":      cmdHidden,
 			"registry":    cmdRegistry,
 			"upgrade":     cmdUpgrade,
-			"stop":        cmdStop,
+			"halt":        cmdHalt,
 			"activate":    cmdActivate,
 			"talk":        cmdTalk,
 			"routerlog":   cmdRouterLog,
@@ -256,17 +256,15 @@ func setup(env *testscript.Env) error {
 // scripts are the names of work directories, by the identity of their server.
 var scripts sync.Map
 
-// sweepData removes from the engine what the server of a data directory made. A
-// server that a failed script has left is ended first.
+// sweepData removes from the engine what the server of a data directory made. Servers
+// that a failed script has left are ended first.
 func sweepData(dir string) {
-	if r, err := readReady(dir); err == nil && r.PID > 0 && ours(r.PID) {
-		_ = syscall.Kill(r.PID, syscall.SIGKILL)
-		for range 100 {
-			if syscall.Kill(r.PID, 0) != nil {
-				break
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
+	left := serversOf(dir)
+	for _, pid := range left {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	for _, pid := range left {
+		_ = waitEnded(pid)
 	}
 	id, err := serverID(dir)
 	if err != nil {
@@ -285,11 +283,23 @@ func sweepData(dir string) {
 	}
 }
 
-// ours tells whether a process is a server of this test binary.
-func ours(pid int) bool {
-	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	self, _ := os.Executable()
-	return err == nil && filepath.Base(exe) == filepath.Base(self) || strings.HasSuffix(exe, "/mesh")
+// serversOf lists the servers of a data directory. During a hand-over there are two,
+// of which the first serves on when the second is killed.
+func serversOf(dir string) []int {
+	var pids []int
+	envs, _ := filepath.Glob("/proc/[0-9]*/environ") // the pattern is good
+	for _, path := range envs {
+		text, err := os.ReadFile(path)
+		if err != nil || !bytes.Contains(text, []byte("MESH_DATA="+dir+"\x00")) {
+			continue
+		}
+		line, err := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
+		if args := strings.Split(string(line), "\x00"); err == nil && len(args) > 1 && filepath.Base(args[0]) == "mesh" && args[1] == "serve" {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // serverID finds the server's identity by the label of what it made, or from its

@@ -64,11 +64,11 @@ func cmdUpgrade(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdStop ends the server that is ready, which need not be the process that the
+// cmdHalt ends the server that is ready, which need not be the process that the
 // script has started.
-func cmdStop(ts *testscript.TestScript, neg bool, args []string) {
+func cmdHalt(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 {
-		ts.Fatalf("usage: stop")
+		ts.Fatalf("usage: halt")
 	}
 	r, err := readReady(ts.Getenv("MESH_DATA"))
 	ts.Check(err)
