@@ -258,10 +258,16 @@ func (c *strict) Read(p []byte) (int, error) {
 	}
 	if !c.refused.Swap(true) {
 		_ = c.SetWriteDeadline(time.Now().Add(time.Second))
-		text := http.StatusText(http.StatusBadRequest) + ": " + c.why.Error() + "\n"
-		_, _ = io.WriteString(c.Conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"+text)
+		sayBadRequest(c.Conn, c.why.Error())
 	}
 	return 0, c.gone()
+}
+
+// sayBadRequest is the whole answer to what never becomes a request of net/http. It is
+// the last on its connection.
+func sayBadRequest(w io.Writer, why string) {
+	text := http.StatusText(http.StatusBadRequest)
+	_, _ = io.WriteString(w, "HTTP/1.1 400 "+text+"\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"+text+": "+why+"\n")
 }
 
 // maxHeld is as much as a client can send before it has been told that it may.

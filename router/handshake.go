@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"runtime/debug"
 	"slices"
@@ -110,8 +109,7 @@ func (h *handshakes) shake(c net.Conn) {
 	if err != nil {
 		var plain tls.RecordHeaderError
 		if errors.As(err, &plain) && plain.Conn != nil && looksLikeHTTP(plain.RecordHeader) {
-			_, _ = io.WriteString(c, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"+
-				"Bad Request: this port speaks HTTPS only\n")
+			sayBadRequest(c, "this port speaks HTTPS only")
 			err = errors.New("HTTP without TLS")
 		}
 		_ = c.Close()

@@ -171,7 +171,8 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 		front.Go(func() error { return sv.router.ServeTLS(traffic, l, sv.certs.TLSConfig()) })
 	}
 	if l := sv.listen.admin; l != nil {
-		front.Go(func() error { return serveAdmin(traffic, l, sv.metrics, c.runner) })
+		engine := c.runner // c changes when another process fails to take over
+		front.Go(func() error { return serveAdmin(traffic, l, sv.metrics, engine) })
 	}
 	go func() {
 		for {
