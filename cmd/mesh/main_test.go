@@ -595,7 +595,9 @@ func cmdKill9(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.Remove(filepath.Join(ts.Getenv("MESH_DATA"), "ready.json")))
 }
 
-// cmdGitLFS makes sure of the client of Git LFS: git-lfs.
+// cmdGitLFS makes sure of the client of Git LFS: git-lfs. The client leaves ssh's
+// control sockets in a folder for temporary files, whose path has to be shorter than
+// the script's own.
 func cmdGitLFS(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 {
 		ts.Fatalf("usage: git-lfs")
@@ -605,6 +607,10 @@ func cmdGitLFS(ts *testscript.TestScript, neg bool, args []string) {
 	if out, err := exec.Command(filepath.Join(wd, top, "scripts", "git-lfs")).CombinedOutput(); err != nil {
 		ts.Fatalf("%v\n%s", err, out)
 	}
+	dir, err := os.MkdirTemp("", "lfs")
+	ts.Check(err)
+	ts.Defer(func() { _ = os.RemoveAll(dir) })
+	ts.Setenv("TMPDIR", dir)
 }
 
 // cmdSmallDisk puts a file system of its own below a folder: smalldisk DIR SIZE.
