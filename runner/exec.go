@@ -46,35 +46,27 @@ func (r *Runner) exec(ctx context.Context, e mesh.Exec) (int, error) {
 		Tty: e.TTY, AttachStdin: e.Stdin != nil, AttachStdout: true, AttachStderr: true, Cmd: e.Words,
 		Env: []string{sessionVar + "=" + mark},
 	}
+	if e.TTY {
+		o.ConsoleSize = consoleSize(e.Size)
+	}
 	made, err := r.cli.ContainerExecCreate(ctx, e.ID, o)
 	if err != nil {
 		return 0, err
 	}
-	at, err := r.cli.ContainerExecAttach(ctx, made.ID, container.ExecAttachOptions{Tty: e.TTY})
+	at, err := r.cli.ContainerExecAttach(ctx, made.ID, container.ExecAttachOptions{Tty: e.TTY, ConsoleSize: o.ConsoleSize})
 	if err != nil {
 		return 0, err
 	}
 	defer at.Close()
 	defer context.AfterFunc(ctx, at.Close)()
 	if e.TTY {
-		r.resizeExec(ctx, made.ID, e.Size)
-		if e.Resize != nil {
-			sized, stop := context.WithCancel(ctx)
-			defer stop()
-			go func() {
-				for {
-					select {
-					case s, ok := <-e.Resize:
-						if !ok {
-							return
-						}
-						r.resizeExec(sized, made.ID, s)
-					case <-sized.Done():
-						return
-					}
-				}
-			}()
+		to := func(ctx context.Context, s container.ResizeOptions) error {
+			return r.cli.ContainerExecResize(ctx, made.ID, s)
 		}
+		r.resize(ctx, e.Size, to)
+		sized, stop := context.WithCancel(ctx)
+		defer stop()
+		go r.resizeAs(sized, e.Resize, to)
 	}
 	if e.Stdin != nil {
 		go copyIn(e.Stdin, at)
@@ -101,15 +93,6 @@ func (r *Runner) exec(ctx context.Context, e mesh.Exec) (int, error) {
 			r.hangUp(ctx, e.ID, made.ID, mark)
 			return 0, err
 		}
-	}
-}
-
-func (r *Runner) resizeExec(ctx context.Context, id string, s mesh.WindowSize) {
-	if s.Width <= 0 || s.Height <= 0 {
-		return
-	}
-	if err := r.cli.ContainerExecResize(ctx, id, container.ResizeOptions{Width: uint(s.Width), Height: uint(s.Height)}); err != nil {
-		r.log.DebugContext(ctx, "resize", "exec", id, "err", err) // it may have ended just now
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/pkg/stdcopy"
@@ -48,7 +49,11 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 	c.Tty, c.AttachStdout, c.AttachStderr = o.TTY, true, true
 	c.OpenStdin, c.StdinOnce, c.AttachStdin = o.Stdin != nil, o.Stdin != nil, o.Stdin != nil
 	name := fmt.Sprintf("mesh-%s-%s-%s", o.Stack, notInName.ReplaceAllString(o.Name, "-"), random())
-	id, err := r.create(ctx, name, c, r.hostConfig(net))
+	host := r.hostConfig(net)
+	if size := consoleSize(o.Size); o.TTY && size != nil {
+		host.ConsoleSize = *size
+	}
+	id, err := r.create(ctx, name, c, host)
 	if err != nil {
 		return 0, err
 	}
@@ -73,13 +78,9 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 		return 0, err
 	}
 	if o.TTY {
-		// What is typed finds a terminal of the right size.
-		if o.Size != (mesh.WindowSize{}) {
-			r.resizeTo(ctx, id, o.Size)
-		}
-		if o.Resize != nil {
-			go r.resize(ctx, id, o.Resize)
-		}
+		to := func(ctx context.Context, s container.ResizeOptions) error { return r.cli.ContainerResize(ctx, id, s) }
+		r.resize(ctx, o.Size, to) // what is typed finds a terminal of the right size
+		go r.resizeAs(ctx, o.Resize, to)
 	}
 	if o.Stdin != nil {
 		go copyIn(o.Stdin, at)
@@ -136,35 +137,54 @@ func copyIn(stdin io.Reader, at types.HijackedResponse) {
 	_ = at.CloseWrite()
 }
 
-func (r *Runner) resize(ctx context.Context, id string, sizes <-chan mesh.WindowSize) {
+// consoleSize is the size that a terminal begins with where the engine takes one
+// (API 1.42, Docker 23, and later): height first. nil: the client does not know.
+func consoleSize(s mesh.WindowSize) *[2]uint {
+	if s.Width <= 0 || s.Height <= 0 {
+		return nil
+	}
+	return &[2]uint{uint(s.Height), uint(s.Width)}
+}
+
+// resizeAs passes the sizes of a client's terminal on until ctx ends or no more come.
+func (r *Runner) resizeAs(ctx context.Context, sizes <-chan mesh.WindowSize, to func(context.Context, container.ResizeOptions) error) {
 	for {
 		select {
 		case s, ok := <-sizes:
 			if !ok {
 				return
 			}
-			r.resizeTo(ctx, id, s)
+			r.resize(ctx, s, to)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// resizeTries is how often the engine is asked: it can be too early just after the
-// start, and the docker client asks ten times.
-const resizeTries = 10
+// How often, and for how long in all, the engine is asked for a size. It can be too
+// early just after the start, and the docker client asks ten times; for a command that
+// cannot start the engine waits for ten seconds.
+const (
+	resizeTries = 10
+	resizeTime  = 3 * time.Second
+)
 
-func (r *Runner) resizeTo(ctx context.Context, id string, s mesh.WindowSize) {
+func (r *Runner) resize(ctx context.Context, s mesh.WindowSize, to func(context.Context, container.ResizeOptions) error) {
+	size := consoleSize(s)
+	if size == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, resizeTime)
+	defer cancel()
 	var err error
 	for try := range resizeTries {
-		if err = r.cli.ContainerResize(ctx, id, container.ResizeOptions{Width: uint(max(0, s.Width)), Height: uint(max(0, s.Height))}); err == nil {
-			return
-		}
-		select {
-		case <-time.After(time.Duration(try+1) * 10 * time.Millisecond):
-		case <-ctx.Done():
-			return
+		err = to(ctx, container.ResizeOptions{Height: size[0], Width: size[1]})
+		// What has ended has no terminal any more.
+		if err == nil || errdefs.IsConflict(err) || errdefs.IsNotFound(err) || pause(ctx, time.Duration(try+1)*10*time.Millisecond) != nil {
+			break
 		}
 	}
-	r.log.DebugContext(ctx, "resize", "container", id, "err", err) // it may have ended just now
+	if err != nil {
+		r.log.DebugContext(ctx, "resize", "err", err)
+	}
 }

@@ -5,12 +5,19 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/client"
 
 	"mesh"
+	"mesh/runner"
 )
 
 type writerFunc func([]byte) (int, error)
@@ -132,4 +139,47 @@ func TestRunOneOff_CancelKills(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	b.noContainers()
+}
+
+// The engine of the tests may be too old to take a terminal's size with its command
+// (API 1.42), so this one does nothing but tell what it was asked for.
+func TestTerminalSizes_AreAskedForAtOnce(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	asked := map[string]string{}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		body, _ := io.ReadAll(req.Body)
+		mu.Lock()
+		asked[path.Base(req.URL.Path)] += string(body)
+		mu.Unlock()
+		switch path.Base(req.URL.Path) {
+		case "mesh-fake-blog":
+			_, _ = io.WriteString(w, `{"Id":"n"}`)
+		case "exec":
+			_, _ = io.WriteString(w, `{"Id":"x"}`)
+		case "json":
+			http.NotFound(w, req) // the container that the tests run in
+		default:
+			http.Error(w, "no more", http.StatusBadRequest)
+		}
+	}))
+	defer srv.Close()
+	c, err := client.NewClientWithOpts(client.WithHost("tcp://"+srv.Listener.Addr().String()), client.WithVersion("1.42"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	r := runner.New(c, runner.Options{Server: "fake", Logger: slog.New(slog.DiscardHandler)})
+	size := mesh.WindowSize{Width: 100, Height: 30}
+	if _, err := r.RunOneOff(t.Context(), mesh.OneOff{Stack: "blog", Name: "run.1", TTY: true, Size: size}); err == nil {
+		t.Error("a one-off runs in an engine that does not work")
+	}
+	if _, err := r.Exec(t.Context(), mesh.Exec{ID: "c", Name: "web.1", Words: []string{"sh"}, TTY: true, Size: size}); err == nil {
+		t.Error("a command runs in an engine that does not work")
+	}
+	for _, call := range []string{"create", "exec", "start"} {
+		if !strings.Contains(asked[call], `"ConsoleSize":[30,100]`) {
+			t.Errorf("%s: %s", call, asked[call])
+		}
+	}
 }
