@@ -263,13 +263,14 @@ func (d destination) run(words []string, stdin io.Reader, stdout, stderr io.Writ
 }
 
 // interrupted tells whether there was a Ctrl-C. The terminal signals ssh and us at
-// the same time, and ssh may be the first to have ended.
+// the same time, and ssh may be the first to have ended: on a machine whose
+// processors are busy, or rationed, by more than a tenth of a second.
 func interrupted(signals <-chan os.Signal) bool {
 	select {
 	case <-signals:
 		return true
-	case <-time.After(100 * time.Millisecond):
-		return false
+	case <-time.After(500 * time.Millisecond):
+		return len(signals) > 0
 	}
 }
 
