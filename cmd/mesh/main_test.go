@@ -146,18 +146,10 @@ func sweep(ctx context.Context, c *docker.Client, arg filters.KeyValuePair) (nam
 	return names, nil
 }
 
-// sweepServer removes what the server of a data directory has made. What a killed
-// server has asked the engine for last may come a moment later.
+// sweepServer removes what the server of a data directory has made.
 func sweepServer(ctx context.Context, c *docker.Client, server string) error {
-	for quiet := 0; quiet < 3; quiet++ {
-		left, err := sweep(ctx, c, filters.Arg("label", "mesh.server="+server))
-		if err != nil {
-			return err
-		}
-		if len(left) > 0 {
-			quiet = 0
-		}
-		time.Sleep(50 * time.Millisecond)
+	if _, err := sweep(ctx, c, filters.Arg("label", "mesh.server="+server)); err != nil {
+		return err
 	}
 	images, err := c.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(filters.Arg("label", "mesh.server="+server))})
 	if err != nil {
