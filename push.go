@@ -27,6 +27,12 @@ func (r RefUpdate) Tag() string {
 	return t
 }
 
+// Tag is a git tag of a commit.
+type Tag struct {
+	Name   string
+	Commit Commit
+}
+
 // Upload is a source that comes without git: a tree, or a prebuilt image.
 type Upload struct {
 	Stack      StackName

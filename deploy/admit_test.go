@@ -132,15 +132,15 @@ func TestTagImage(t *testing.T) {
 		d, _ := w.Start()
 		mustPush(t, w, d, app)
 		c := release(t, w, 1).Commit
-		if line := d.TagImage(t.Context(), "blog", c, "v1.0"); !strings.Contains(line, "mesh/blog:v1.0") || w.Builder.Tagged("mesh/blog:v1.0") != release(t, w, 1).Image.ID {
+		if line := strings.Join(d.TagImages(t.Context(), "blog", []mesh.Tag{{Name: "v1.0", Commit: c}}), "\n"); !strings.Contains(line, "mesh/blog:v1.0") || w.Builder.Tagged("mesh/blog:v1.0") != release(t, w, 1).Image.ID {
 			t.Errorf("said %q", line)
 		}
 		for tag, says := range map[string]string{"latest": "cannot name an image", "a/b": "cannot name an image", "-x": "cannot name an image", strings.Repeat("a", 129): "cannot name an image"} {
-			if line := d.TagImage(t.Context(), "blog", c, tag); !strings.Contains(line, says) {
+			if line := strings.Join(d.TagImages(t.Context(), "blog", []mesh.Tag{{Name: tag, Commit: c}}), "\n"); !strings.Contains(line, says) {
 				t.Errorf("%s: %q", tag, line)
 			}
 		}
-		if line := d.TagImage(t.Context(), "blog", mesh.Commit(strings.Repeat("b", 40)), "v2.0"); !strings.Contains(line, "has not been deployed") {
+		if line := strings.Join(d.TagImages(t.Context(), "blog", []mesh.Tag{{Name: "v2.0", Commit: mesh.Commit(strings.Repeat("b", 40))}}), "\n"); !strings.Contains(line, "was never deployed here. Deploy it with: git push -f mesh bbbbbbb:refs/heads/main") {
 			t.Errorf("said %q", line)
 		}
 	})

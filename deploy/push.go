@@ -401,21 +401,55 @@ var imageTag = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
 // deployment.
 var ownTag = regexp.MustCompile(`^(v\d+|[0-9a-f]{7,40}|(deployment|from|upload)-.*)$`)
 
-// TagImage names the image of a release made from commit after a git tag, and
-// says what it did.
-func (d *Deployer) TagImage(ctx context.Context, stack mesh.StackName, commit mesh.Commit, tag string) string {
+// maxImageTags is how many images a push names after its tags, and how many lines it
+// prints about them: a repository may have thousands.
+const maxImageTags = 20
+
+// TagImages names the images of releases made from the tags' commits after the git
+// tags, and returns a line for each of the first tags, and one about the rest.
+func (d *Deployer) TagImages(ctx context.Context, stack mesh.StackName, tags []mesh.Tag) (lines []string) {
+	releases, err := d.Store.Releases(ctx, stack, 50)
+	if err != nil {
+		d.Logger.Warn("images not tagged", "stack", stack, "err", err)
+		return nil
+	}
+	// Those that name an image come first: a line about it is worth more.
+	built := func(t mesh.Tag) bool {
+		return slices.ContainsFunc(releases, func(r mesh.Release) bool { return r.Commit == t.Commit })
+	}
+	tags = slices.Clone(tags)
+	slices.SortStableFunc(tags, func(a, b mesh.Tag) int {
+		switch x, y := built(a), built(b); {
+		case x == y:
+			return 0
+		case x:
+			return -1
+		}
+		return 1
+	})
+	branch := "main"
+	if st, err := d.Store.Stack(ctx, stack); err == nil && st.Settings.Branch != "" {
+		branch = st.Settings.Branch
+	}
+	for i, t := range tags {
+		if i == maxImageTags {
+			return append(lines, fmt.Sprintf("%d more tags are stored", len(tags)-i))
+		}
+		lines = append(lines, d.tagImage(ctx, stack, t, releases, branch))
+	}
+	return lines
+}
+
+func (d *Deployer) tagImage(ctx context.Context, stack mesh.StackName, t mesh.Tag, releases []mesh.Release, branch string) string {
+	tag := t.Name
 	if !imageTag.MatchString(tag) || tag == "latest" {
 		return fmt.Sprintf("tag %s is stored; it cannot name an image", mesh.Clip(tag, 60))
 	}
 	if ownTag.MatchString(tag) {
 		return fmt.Sprintf("tag %s is stored; it names no image, for that is how mesh names its own", tag)
 	}
-	releases, err := d.Store.Releases(ctx, stack, 50)
-	if err != nil {
-		return ""
-	}
 	for _, r := range releases {
-		if r.Commit != commit {
+		if r.Commit != t.Commit {
 			continue
 		}
 		ref := fmt.Sprintf("mesh/%s:%s", stack, tag)
@@ -425,7 +459,7 @@ func (d *Deployer) TagImage(ctx context.Context, stack mesh.StackName, commit me
 		}
 		return fmt.Sprintf("tag %s: the image of %s is also called %s", tag, r.Number, ref)
 	}
-	return fmt.Sprintf("tag %s is stored; its commit %s has not been deployed: git push -o deploy does that", tag, commit.Short())
+	return fmt.Sprintf("tag %s is stored; its commit %s was never deployed here. Deploy it with: git push -f mesh %s:refs/heads/%s", tag, t.Commit.Short(), t.Commit.Short(), branch)
 }
 
 // Follow writes the output of the deployment of a commit that waits or runs, and

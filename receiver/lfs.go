@@ -190,13 +190,19 @@ var (
 	lfsSize = regexp.MustCompile(`(?m)^size (\d+)$`)
 )
 
+// maxAttributes is how many bytes a .gitattributes may have.
+const maxAttributes = 1 << 20
+
 // smudge makes of the pointers of Git LFS in a tree the files that they point to,
 // where those are here. Pointers are looked for only where .gitattributes has the
 // filter: reading each small file would cost.
-func (t *tree) smudge(dir string) error {
+func (t *tree) smudge(dir string, total size) error {
 	uses := false
 	for _, e := range t.entries {
-		if path.Base(e.Path) == ".gitattributes" && e.Mode.IsRegular() && e.Size < 1<<20 {
+		if path.Base(e.Path) == ".gitattributes" && e.Mode.IsRegular() {
+			if e.Size > maxAttributes {
+				return mesh.Errorf(mesh.Invalid, "%s is larger than %d MB", quote(e.Path), maxAttributes>>20).WithHint("shorten it: a pattern may have wildcards")
+			}
 			text, err := t.small(e)
 			if err != nil {
 				return err
@@ -207,6 +213,7 @@ func (t *tree) smudge(dir string) error {
 	if !uses {
 		return nil
 	}
+	grown := int64(0) // bytes of all files, pointers taken as what they point to
 	for i, e := range t.entries {
 		if !e.Mode.IsRegular() || e.Size < 100 || e.Size > 1024 { // the format's own limit
 			continue
@@ -229,8 +236,9 @@ func (t *tree) smudge(dir string) error {
 		}
 		t.large[string(oid[1])] = file
 		t.entries[i].ID, t.entries[i].Size = string(oid[1]), st.Size()
+		grown += st.Size() - e.Size
 	}
-	return nil
+	return (size{bytes: total.bytes + grown}).check(leaveOutOfGit)
 }
 
 func (t *tree) small(e mesh.TreeEntry) ([]byte, error) {
@@ -239,7 +247,7 @@ func (t *tree) small(e mesh.TreeEntry) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = r.Close() }()
-	return io.ReadAll(io.LimitReader(r, 1<<20))
+	return io.ReadAll(io.LimitReader(r, maxAttributes))
 }
 
 // checked reads an object of Git LFS and fails at its end when it is not what its

@@ -14,7 +14,6 @@ import (
 
 	"github.com/go-git/go-git/v5/config"
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/object"
 	gossh "golang.org/x/crypto/ssh"
 
 	"mesh"
@@ -178,8 +177,8 @@ func (r *Repos) DeployKey(_ context.Context, stack mesh.StackName) (string, erro
 }
 
 // moduleTree is the tree of a submodule's commit, when that is here.
-func (t *tree) moduleTree(id plumbing.Hash) (plumbing.Hash, bool, error) {
-	c, err := object.GetCommit(t.st, id)
+func (s *storage) moduleTree(id plumbing.Hash) (plumbing.Hash, bool, error) {
+	c, err := s.commit(id)
 	if errors.Is(err, plumbing.ErrObjectNotFound) {
 		return plumbing.ZeroHash, false, nil
 	}

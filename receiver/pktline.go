@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-
-	"mesh"
 )
 
 // pkt-lines (gitprotocol-common(5)): four hex digits of length, which counts
@@ -93,13 +91,14 @@ func readCapabilities(w io.Writer, r io.Reader) (caps capabilities, ok bool, err
 type filter struct {
 	w      io.Writer
 	p      *push
-	kept   []mesh.Commit
+	shown  advertised
 	mu     sync.Mutex // one packet at a time
 	report bytes.Buffer
+	talk   []byte // the last of what git itself has said to the pusher
 }
 
-func newFilter(w io.Writer, p *push, kept []mesh.Commit) *filter {
-	return &filter{w: w, p: p, kept: kept}
+func newFilter(w io.Writer, p *push, shown advertised) *filter {
+	return &filter{w: w, p: p, shown: shown}
 }
 
 func (f *filter) emit(b []byte) error {
@@ -158,6 +157,9 @@ func (f *filter) run(r io.Reader, settle func()) error {
 		case payload == nil:
 			settle()
 			if f.report.Len() > 0 {
+				if err := f.explain(); err != nil {
+					return err
+				}
 				if err := f.bandN(1, f.p.rewrite(f.report.Bytes())); err != nil {
 					return err
 				}
@@ -169,11 +171,36 @@ func (f *filter) run(r io.Reader, settle func()) error {
 		case payload[0] == 1 && len(payload) > 1:
 			f.report.Write(payload[1:])
 		default: // an empty band 1 is a keep-alive, band 2 is git's own talk
+			if payload[0] == 2 {
+				f.talk = append(f.talk, payload[1:]...)
+				f.talk = f.talk[max(0, len(f.talk)-maxTalk):]
+			}
 			if err := f.emit(whole); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// maxTalk is how much of git's talk is kept to find the reason of a failure in.
+const maxTalk = 4 << 10
+
+// explain says in mesh's words why git could not take the pack, and what to do.
+func (f *filter) explain() error {
+	_, payload, err := readPkt(bytes.NewReader(f.report.Bytes()), nil)
+	if err != nil || !bytes.HasPrefix(payload, []byte("unpack ")) || string(bytes.TrimSpace(payload)) == "unpack ok" {
+		return nil //nolint:nilerr // no report to explain
+	}
+	fault := unpackFault(string(f.talk))
+	if fault == nil {
+		return nil
+	}
+	f.p.mu.Lock()
+	f.p.unpack = fault.Text
+	f.p.mu.Unlock()
+	var b bytes.Buffer
+	printRefusal(&b, fault)
+	return f.band2(b.Bytes())
 }
 
 // last lets a report out that is still held when git has ended: every report of a
@@ -193,10 +220,23 @@ func (f *filter) last(band bool) error {
 	return f.emit([]byte(flushPkt))
 }
 
-// advertise passes the ref advertisement on, with the kept commits as ".have"
-// lines (gitprotocol-pack(5)): objects of a push that failed are not sent again.
+// advertise passes the ref advertisement on (gitprotocol-pack(5)). Branches are
+// those that the pusher is to see; what git has besides, and the commits of pushes
+// that failed, become ".have" lines: their objects are not sent again.
 func (f *filter) advertise(r io.Reader) error {
-	first := true
+	var refs, have, after []string
+	caps := ""
+	seen := map[string]bool{}
+	add := func(id string) {
+		if !seen[id] && len(have) < maxHave {
+			have = append(have, id+" .have")
+		}
+		seen[id] = true
+	}
+	if s := f.shown.state; s.Branch != "" && s.Commit != "" {
+		refs = append(refs, string(s.Commit)+" refs/heads/"+s.Branch)
+		seen[string(s.Commit)] = true
+	}
 	var buf []byte
 	for {
 		whole, payload, err := readPkt(r, buf)
@@ -205,33 +245,47 @@ func (f *filter) advertise(r io.Reader) error {
 		}
 		buf = whole
 		if payload == nil {
-			return f.emit(whole)
+			break
 		}
-		if !first || len(f.kept) == 0 || bytes.HasPrefix(payload, []byte("version ")) {
+		line, c, found := strings.Cut(strings.TrimSuffix(string(payload), "\n"), "\x00")
+		if found {
+			caps = c
+		}
+		id, name, _ := strings.Cut(line, " ")
+		switch {
+		case id == "version":
 			if err := f.emit(whole); err != nil {
 				return err
 			}
-			continue
+		case name == "capabilities^{}": // git has nothing to show
+		case id == "shallow":
+			after = append(after, line)
+		case name == ".have", strings.HasPrefix(name, "refs/heads/"):
+			add(id)
+		default:
+			refs = append(refs, line)
 		}
-		first = false
-		var out []byte
-		kept := f.kept
-		if _, caps, empty := bytes.Cut(payload, []byte(" capabilities^{}\x00")); empty {
-			// Nothing else to carry the capabilities: the first .have does, as git has
-			// it with alternates.
-			out = appendPkt(out, string(kept[0])+" .have\x00"+string(caps))
-			kept = kept[1:]
-		} else {
-			out = append(out, whole...)
-		}
-		for _, c := range kept {
-			out = appendPkt(out, string(c)+" .have\n")
-		}
-		if err := f.emit(out); err != nil {
+	}
+	for _, c := range f.shown.have {
+		add(string(c))
+	}
+	lines := append(refs, have...)
+	if len(lines) == 0 {
+		lines = []string{zeroID + " capabilities^{}"}
+	}
+	lines[0] += "\x00" + caps
+	for _, line := range append(lines, after...) {
+		if err := f.emit(appendPkt(nil, line+"\n")); err != nil {
 			return err
 		}
 	}
+	return f.emit([]byte(flushPkt))
 }
+
+// maxHave bounds the ".have" lines of an advertisement.
+const maxHave = 100
+
+const zeroID = "0000000000000000000000000000000000000000"
 
 // rewrite puts the verdicts into git's report (report-status and
 // report-status-v2 of gitprotocol-pack(5)).
@@ -264,6 +318,9 @@ func (p *push) rewrite(report []byte) []byte {
 			}
 		case "ng":
 			skip = false
+			if reason == "" {
+				reason = p.unpack
+			}
 			if reason != "" {
 				out = appendPkt(out, "ng "+ref+" "+reason+"\n")
 				continue

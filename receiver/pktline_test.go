@@ -124,11 +124,13 @@ func testPush(t *testing.T, caps capabilities, verdict map[string]string) *push 
 
 const advert = string(idC) + " refs/heads/main\x00report-status side-band-64k\n"
 
+var deployedC = advertised{state: mesh.RepoState{Branch: "main", Commit: idC}}
+
 // filtered runs a filter over what git says and returns what the client gets.
-func filtered(t *testing.T, p *push, kept []mesh.Commit, git string) (client string, settled int) {
+func filtered(t *testing.T, p *push, shown advertised, git string) (client string, settled int) {
 	t.Helper()
 	var out bytes.Buffer
-	f := newFilter(&out, p, kept)
+	f := newFilter(&out, p, shown)
 	err := f.run(strings.NewReader(git), func() {
 		if settled++; settled == 1 && strings.Contains(out.String(), "unpack") {
 			t.Error("the report was out before the deployment had settled")
@@ -145,7 +147,7 @@ func TestFilter_HoldsTheReportAndPutsTheVerdictIn(t *testing.T) {
 	p := testPush(t, "report-status side-band-64k", map[string]string{"refs/heads/main": "build failed: 'RUN false' exited 1", "refs/tags/v1": ""})
 	report := pkts("unpack ok\n", "ok refs/heads/main\n", "ok refs/tags/v1\n", "")
 	git := pkts(advert, "") + pkts("\x02Resolving\n", "\x01"+report[:20]) + "0005\x01" + pkts("\x01"+report[20:], "\x02more\n", "")
-	got, settled := filtered(t, p, nil, git)
+	got, settled := filtered(t, p, deployedC, git)
 	lines := unpkt(t, got)
 	want := []string{
 		advert, "", "\x02Resolving\n", "\x01", "\x02more\n",
@@ -159,7 +161,7 @@ func TestFilter_HoldsTheReportAndPutsTheVerdictIn(t *testing.T) {
 func TestFilter_WithoutSideBand(t *testing.T) {
 	t.Parallel()
 	p := testPush(t, "report-status", map[string]string{"refs/heads/main": ""})
-	got, settled := filtered(t, p, nil, pkts(advert, "")+pkts("unpack ok\n", "ok refs/heads/main\n", ""))
+	got, settled := filtered(t, p, deployedC, pkts(advert, "")+pkts("unpack ok\n", "ok refs/heads/main\n", ""))
 	if want := pkts(advert, "", "unpack ok\n", "ok refs/heads/main\n", ""); got != want || settled == 0 {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -170,7 +172,7 @@ func TestFilter_WithoutSideBand(t *testing.T) {
 func TestFilter_GitDiesBeforeTheEnd(t *testing.T) {
 	t.Parallel()
 	p := testPush(t, "report-status side-band-64k", map[string]string{})
-	got, _ := filtered(t, p, nil, pkts(advert, "")+pkts("\x01"+pkts("unpack ok\n", "ok refs/heads/main\n", "")))
+	got, _ := filtered(t, p, deployedC, pkts(advert, "")+pkts("\x01"+pkts("unpack ok\n", "ok refs/heads/main\n", "")))
 	lines := unpkt(t, got)
 	want := []string{advert, "", "\x01" + pkts("unpack ok\n", "ng refs/heads/main not deployed (the deploy hook did not run)\n", ""), ""}
 	if fmt.Sprintf("%q", lines) != fmt.Sprintf("%q", want) {
@@ -227,32 +229,47 @@ func TestRewrite(t *testing.T) {
 	}
 }
 
-func TestAdvertise_KeptCommits(t *testing.T) {
+func TestAdvertise_WhatIsDeployedAndWhatIsThere(t *testing.T) {
 	t.Parallel()
-	kept := []mesh.Commit{idA, idB}
-	zero := strings.Repeat("0", 40)
+	const caps = "\x00report-status side-band-64k\n"
+	main := mesh.RepoState{Branch: "main", Commit: idC}
 	for name, tc := range map[string]struct {
-		kept     []mesh.Commit
+		shown    advertised
 		in, want []string
 	}{
-		"none kept": {nil, []string{advert, ""}, []string{advert, ""}},
-		"some": {
-			kept,
+		"nothing else": {advertised{main, nil}, []string{advert, ""}, []string{advert, ""}},
+		"kept commits": {
+			advertised{main, []mesh.Commit{idA, idB}},
 			[]string{advert, string(idB) + " refs/tags/v1\n", ""},
-			[]string{advert, string(idA) + " .have\n", string(idB) + " .have\n", string(idB) + " refs/tags/v1\n", ""},
+			[]string{advert, string(idB) + " refs/tags/v1\n", string(idA) + " .have\n", string(idB) + " .have\n", ""},
 		},
-		"version line first": {
-			kept[:1],
-			[]string{"version 1\n", advert, ""},
-			[]string{"version 1\n", advert, string(idA) + " .have\n", ""},
+		"version line first, shallow lines last": {
+			advertised{main, []mesh.Commit{idA}},
+			[]string{"version 1\n", advert, "shallow " + string(idB) + "\n", ""},
+			[]string{"version 1\n", advert, string(idA) + " .have\n", "shallow " + string(idB) + "\n", ""},
 		},
 		"an empty repository": {
-			kept,
-			[]string{zero + " capabilities^{}\x00report-status delete-refs\n", ""},
+			advertised{have: []mesh.Commit{idA, idB}},
+			[]string{zeroID + " capabilities^{}\x00report-status delete-refs\n", ""},
 			[]string{string(idA) + " .have\x00report-status delete-refs\n", string(idB) + " .have\n", ""},
 		},
+		"nothing at all": {
+			advertised{},
+			[]string{zeroID + " capabilities^{}\x00report-status delete-refs\n", ""},
+			[]string{zeroID + " capabilities^{}\x00report-status delete-refs\n", ""},
+		},
+		"a push under way": {
+			advertised{mesh.RepoState{Branch: "main", Commit: idA}, nil},
+			[]string{advert, string(idB) + " refs/heads/other\n", ""},
+			[]string{string(idA) + " refs/heads/main" + caps, string(idC) + " .have\n", string(idB) + " .have\n", ""},
+		},
+		"what runs is not from here": {
+			advertised{mesh.RepoState{Branch: "main"}, nil},
+			[]string{advert, ""},
+			[]string{string(idC) + " .have" + caps, ""},
+		},
 	} {
-		got, _ := filtered(t, testPush(t, "", nil), tc.kept, pkts(tc.in...))
+		got, _ := filtered(t, testPush(t, "", nil), tc.shown, pkts(tc.in...))
 		if got != pkts(tc.want...) {
 			t.Errorf("%s:\ngot  %q\nwant %q", name, got, pkts(tc.want...))
 		}
@@ -263,7 +280,7 @@ func TestBand_IsCutToPackets(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	text := strings.Repeat("0123456789", 10_000)
-	if err := newFilter(&out, testPush(t, "", nil), nil).band2([]byte(text)); err != nil {
+	if err := newFilter(&out, testPush(t, "", nil), advertised{}).band2([]byte(text)); err != nil {
 		t.Fatal(err)
 	}
 	got := ""

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -33,7 +34,20 @@ type push struct {
 	caps    capabilities
 	started bool              // the client has sent a command: it has something to push
 	verdict map[string]string // ref → why it is refused; empty: accepted
+	unpack  string            // why git could not take the pack, when it is known
+
+	// Used by the one goroutine that answers the hooks.
+	release func() // gives back the turn to move refs; nil: it has none
+	refs    int    // that this push moves, so far
+	tags    int    // that the stack will have; -1: not counted yet
+	refused string // the reason that the pusher was told last
 }
+
+// Limits of the refs of a push and of a stack.
+const (
+	maxPushRefs = 1000
+	maxTags     = 2000
+)
 
 func (p *push) decide(ref, reason string) {
 	p.mu.Lock()
@@ -55,6 +69,10 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 	}
 	leave, err := r.Repos.enter(stack)
 	if err != nil {
+		return err
+	}
+	state, err := r.Deployer.RepoState(ctx, stack)
+	if err != nil && !errors.Is(err, mesh.NoStack) {
 		return err
 	}
 	defer func() {
@@ -89,8 +107,8 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 	}
 	wire.Started()
 
-	p := &push{r: r, key: key, stack: stack, verdict: map[string]string{}}
-	filter := newFilter(s, p, r.Repos.kept(stack))
+	p := &push{r: r, key: key, stack: stack, verdict: map[string]string{}, tags: -1}
+	filter := newFilter(s, p, r.Repos.shown(stack, state))
 	p.out = newLines(func(b []byte) error {
 		p.mu.Lock()
 		band := p.caps.has("side-band-64k")
@@ -118,6 +136,7 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 	close(ended)
 	wire.Close()
 	tasks.Wait()
+	p.moved()
 	p.out.Close()
 	switch {
 	case ctx.Err() != nil && p.decided():
@@ -125,7 +144,7 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case !p.pushed() && werr == nil:
-		return p.attach(ctx, s)
+		return nil
 	case werr != nil:
 		return gitStatus(werr)
 	case ferr != nil && !errors.Is(ferr, io.EOF):
@@ -145,23 +164,6 @@ func (p *push) pushed() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.started
-}
-
-// attach is for a client that had nothing to send because the branch stands at
-// its commit already, while that commit is still being deployed by somebody else:
-// it gets the output and the verdict of that deployment, where git alone would
-// call it up to date.
-func (p *push) attach(ctx context.Context, s ssh.Session) error {
-	state, err := p.r.Deployer.RepoState(ctx, p.stack)
-	if err != nil || state.Branch == "" {
-		return nil //nolint:nilerr // no stack, nothing to wait for
-	}
-	head, err := p.r.Repos.branch(p.stack, state.Branch)
-	if err != nil || head == state.Commit {
-		return err
-	}
-	_, err = p.r.Deployer.Follow(ctx, p.stack, head, s.Stderr())
-	return err
 }
 
 // endGit ends git when the session does.
@@ -224,17 +226,85 @@ func (p *push) hook(ctx context.Context, c hooks.Call) bool {
 
 func (p *push) update(ctx context.Context, refs []mesh.RefUpdate) bool {
 	for _, ref := range refs {
-		if err := p.r.Deployer.AdmitRef(ctx, p.key, p.stack, ref); err != nil {
-			printRefusal(p.out, err)
-			p.decide(ref.Ref, p.reason(err))
+		err := p.r.Deployer.AdmitRef(ctx, p.key, p.stack, ref)
+		if err == nil && ref.New != "" {
+			err = p.r.Repos.weigh(ctx, p.stack, ref.New)
+		}
+		if err == nil {
+			err = p.count(ref)
+		}
+		if err == nil {
+			err = p.claim(ctx, ref)
+		}
+		if err != nil {
+			reason := p.reason(err)
+			if reason != p.refused { // once for a thousand refs
+				printRefusal(p.out, err)
+			}
+			p.refused = reason
+			p.decide(ref.Ref, reason)
 			return false
 		}
 	}
 	return true
 }
 
+// count refuses what would be beyond the limits of refs.
+func (p *push) count(ref mesh.RefUpdate) error {
+	if p.refs++; p.refs > maxPushRefs {
+		return mesh.Errorf(mesh.Invalid, "the push moves more than %d branches and tags", maxPushRefs).
+			WithHint("push the branch alone: git push mesh BRANCH; of the tags only those that you deploy")
+	}
+	if ref.Tag() == "" || ref.Old != "" || ref.New == "" {
+		return nil
+	}
+	if p.tags < 0 {
+		n, err := p.r.Repos.countTags(p.stack)
+		if err != nil {
+			return err
+		}
+		p.tags = n
+	}
+	if p.tags++; p.tags > maxTags {
+		return mesh.Errorf(mesh.Invalid, "%s has %d tags, which is the limit", p.stack, maxTags).
+			WithHint("delete old ones: git push mesh --delete TAG")
+	}
+	return nil
+}
+
+// claim takes the turn to move refs and puts a branch where the pusher has seen it.
+// git would refuse the push otherwise when another one has moved the branch since:
+// of pushes that come at once, all read the same list of refs. Which of them is
+// deployed is for the deployer to say, in the stack's lane.
+func (p *push) claim(ctx context.Context, ref mesh.RefUpdate) error {
+	if p.release == nil {
+		release, err := p.r.Repos.takeTurn(ctx, p.stack)
+		if err != nil {
+			return err
+		}
+		p.release = release
+	}
+	if ref.Branch() == "" {
+		return nil
+	}
+	head, err := p.r.Repos.branch(p.stack, ref.Branch())
+	if err != nil || head == ref.Old {
+		return err
+	}
+	return p.r.Repos.move(ctx, p.stack, ref.Ref, head, ref.Old)
+}
+
+// moved gives the turn back: git has moved the refs, or never will.
+func (p *push) moved() {
+	if p.release != nil {
+		p.release()
+		p.release = nil
+	}
+}
+
 // postReceive deploys the branch first, so that tags find its image.
 func (p *push) postReceive(ctx context.Context, c hooks.Call) bool {
+	p.moved()
 	p.mu.Lock()
 	atomic := p.caps.has("atomic")
 	p.mu.Unlock()
@@ -254,44 +324,89 @@ func (p *push) postReceive(ctx context.Context, c hooks.Call) bool {
 		}
 		p.decide(ref.Ref, reason)
 	}
+	var stored []mesh.Tag
 	for _, ref := range c.Refs {
-		switch {
-		case ref.Branch() != "":
-		case failed != "" && atomic:
+		if ref.Branch() != "" {
+			continue
+		}
+		reason := atomicReason
+		if failed == "" || !atomic {
+			var tag mesh.Tag
+			if tag, reason = p.tag(ctx, ref, c.Options); tag.Name != "" {
+				stored = append(stored, tag)
+			}
+		}
+		if reason != "" {
 			p.undo(ctx, ref)
-			p.decide(ref.Ref, atomicReason)
-		default:
-			p.decide(ref.Ref, "")
-			if ref.Tag() == "" || ref.New == "" || ctx.Err() != nil {
-				continue
-			}
-			commit, err := p.r.Repos.peel(p.stack, ref.New)
-			if err != nil {
-				continue // a tag of something that is no commit
-			}
-			if slices.Contains(c.Options, "deploy") {
-				if reason := p.deployTag(ctx, ref, commit, c.Options); reason != "" {
-					p.undo(ctx, ref)
-					p.decide(ref.Ref, reason)
-					failed = reason
-					continue
-				}
-			}
-			if line := p.r.Deployer.TagImage(ctx, p.stack, commit, ref.Tag()); line != "" {
-				_, _ = io.WriteString(p.out, "       "+line+"\n")
-			}
+			failed = reason
+		}
+		p.decide(ref.Ref, reason)
+	}
+	if len(stored) > 0 && ctx.Err() == nil {
+		for _, line := range p.r.Deployer.TagImages(ctx, p.stack, stored) {
+			_, _ = io.WriteString(p.out, "       "+line+"\n")
 		}
 	}
 	return failed == ""
 }
 
+// tag stores a tag, and deploys its commit when that is asked for. It returns the
+// tag when it names a commit, and the reason when it is refused.
+func (p *push) tag(ctx context.Context, ref mesh.RefUpdate, options []string) (mesh.Tag, string) {
+	refuse := func(err error) (mesh.Tag, string) {
+		reason := p.reason(err)
+		if reason != p.refused { // once for a thousand tags
+			printRefusal(p.out, err)
+		}
+		p.refused = reason
+		return mesh.Tag{}, reason
+	}
+	if ref.New == "" {
+		return mesh.Tag{}, ""
+	}
+	commit, perr := p.r.Repos.peel(p.stack, ref.New)
+	if slices.Contains(options, "deploy") {
+		if perr != nil {
+			return refuse(mesh.Errorf(mesh.Invalid, "the tag %s names no commit", mesh.Clip(ref.Tag(), 60)).WithHint("tag a commit: git tag -f %s COMMIT", mesh.Clip(ref.Tag(), 60)))
+		}
+		if reason := p.deployTag(ctx, ref, commit, options); reason != "" {
+			return mesh.Tag{}, reason
+		}
+		return mesh.Tag{Name: ref.Tag(), Commit: commit}, ""
+	}
+	switch _, err := p.r.Deployer.RepoState(ctx, p.stack); {
+	case errors.Is(err, mesh.NoStack):
+		return refuse(mesh.Errorf(mesh.NoStack, "there is no stack %s yet, so there is nothing to tag", p.stack).
+			WithHint("push a branch first, or deploy the tag: git push -o deploy mesh %s", mesh.Clip(ref.Tag(), 60)))
+	case err != nil:
+		return refuse(err)
+	case perr != nil:
+		return mesh.Tag{}, "" // a tag of something that is no commit is only stored
+	}
+	return mesh.Tag{Name: ref.Tag(), Commit: commit}, ""
+}
+
 // deploy returns the reason that goes into git's report, or nothing.
 func (p *push) deploy(ctx context.Context, ref mesh.RefUpdate, options []string) string {
+	if len(options) == 0 {
+		// The same commit may be on its way already: its verdict is this push's, unless it
+		// was a dry run.
+		if found, err := p.r.Deployer.Follow(ctx, p.stack, ref.New, p.out); found && !errors.Is(err, mesh.Conflict) {
+			if err != nil {
+				return p.reason(err)
+			}
+			return ""
+		}
+	}
 	m := mesh.Push{Stack: p.stack, By: p.key.Name, Branch: ref.Branch(), Commit: ref.New}
 	if reason := p.admitAndPush(ctx, ref, &m, options); reason != "" {
 		return reason
 	}
-	if m.DryRun || m.Detach || !p.isLive(ctx, ref.New) {
+	live, err := p.isLive(ctx, ref.New)
+	if err != nil {
+		p.r.Logger.Warn("deploy branch not compared", "stack", p.stack, "err", err)
+	}
+	if m.DryRun || m.Detach || err == nil && !live {
 		p.undo(ctx, ref) // accepted, but not what is deployed, or not yet
 	}
 	return ""
@@ -313,15 +428,22 @@ func (p *push) admitAndPush(ctx context.Context, ref mesh.RefUpdate, m *mesh.Pus
 }
 
 // isLive tells whether a commit is what is deployed: one that touches nothing that
-// is watched is not.
-func (p *push) isLive(ctx context.Context, commit mesh.Commit) bool {
+// is watched is not. Of a stack that does not exist, nothing is.
+func (p *push) isLive(ctx context.Context, commit mesh.Commit) (bool, error) {
 	state, err := p.r.Deployer.RepoState(ctx, p.stack)
-	return err != nil || state.Commit == commit
+	if errors.Is(err, mesh.NoStack) {
+		return false, nil
+	}
+	return state.Commit == commit, err
 }
 
 // deployTag deploys the commit of a tag, unless it is what is deployed already.
 func (p *push) deployTag(ctx context.Context, ref mesh.RefUpdate, commit mesh.Commit, options []string) string {
-	if p.isLive(ctx, commit) {
+	live, err := p.isLive(ctx, commit)
+	if err != nil {
+		return p.reason(err)
+	}
+	if live {
 		return ""
 	}
 	return p.admitAndPush(ctx, ref, &mesh.Push{Stack: p.stack, By: p.key.Name, Commit: commit}, options)
@@ -378,4 +500,25 @@ func (p *push) reason(err error) string {
 	}
 	line, _, _ := strings.Cut(e.Text, "\n")
 	return mesh.Clip(strings.TrimSpace(line), 200)
+}
+
+// fsckLine is how git names an object that it refuses: its check and what is wrong.
+var fsckLine = regexp.MustCompile(`(?m)error: object ([0-9a-f]{7})[0-9a-f]*: ([A-Za-z0-9]+): ([^\r\n]+)`)
+
+// unpackFault finds in git's talk why it could not take a pack; nil when it is none
+// of the known reasons.
+func unpackFault(talk string) *mesh.Error {
+	m := fsckLine.FindStringSubmatch(talk)
+	switch {
+	case m != nil:
+		return mesh.Errorf(mesh.Invalid, "git object %s is refused: %s (%s)", m[1], printable(m[3]), m[2]).
+			WithHint("if it is in an old commit only, push the files without their history: git push -f mesh $(git commit-tree -m deploy 'HEAD^{tree}'):refs/heads/main")
+	case strings.Contains(talk, "No space left on device"), strings.Contains(talk, "Disk quota exceeded"):
+		return mesh.Errorf(mesh.Unavailable, "the server's disk is full").WithHint("make room on the server, for example with: docker system prune; then push again")
+	case strings.Contains(talk, "exceeds maximum allowed size"):
+		return mesh.Errorf(mesh.Invalid, "the push is larger than the server takes").WithHint("keep large files in Git LFS, or push without history: git push -f mesh $(git commit-tree -m deploy 'HEAD^{tree}'):refs/heads/main")
+	case strings.Contains(talk, "attempting to allocate"), strings.Contains(talk, "out of memory"):
+		return mesh.Errorf(mesh.Invalid, "the push has an object that is too large to unpack").WithHint("keep large files in Git LFS: git lfs migrate import --above=100MB")
+	}
+	return nil
 }

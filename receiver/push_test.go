@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -28,8 +30,11 @@ type pushes struct {
 	admit func(mesh.RefUpdate) error
 	push  func(ctx context.Context, p mesh.Push, out io.Writer) error
 
+	follow func(mesh.Commit, io.Writer) (bool, error)
+
 	mu    sync.Mutex
 	made  bool
+	fail  error // of RepoState
 	state mesh.RepoState
 	got   []mesh.Push
 	tags  []string
@@ -62,23 +67,32 @@ func (d *pushes) Push(ctx context.Context, p mesh.Push, out io.Writer) error {
 	return nil
 }
 
-func (d *pushes) TagImage(_ context.Context, _ mesh.StackName, c mesh.Commit, tag string) string {
+func (d *pushes) TagImages(_ context.Context, _ mesh.StackName, tags []mesh.Tag) (lines []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.tags = append(d.tags, tag+" "+string(c))
-	return "tag " + tag + " named"
+	for _, t := range tags {
+		d.tags = append(d.tags, t.Name+" "+string(t.Commit))
+		lines = append(lines, "tag "+t.Name+" named")
+	}
+	return lines
 }
 
 func (d *pushes) RepoState(context.Context, mesh.StackName) (mesh.RepoState, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.fail != nil {
+		return mesh.RepoState{}, d.fail
+	}
 	if !d.made {
 		return mesh.RepoState{}, mesh.Errorf(mesh.NoStack, "no stack")
 	}
 	return d.state, nil
 }
 
-func (d *pushes) Follow(context.Context, mesh.StackName, mesh.Commit, io.Writer) (bool, error) {
+func (d *pushes) Follow(_ context.Context, _ mesh.StackName, c mesh.Commit, out io.Writer) (bool, error) {
+	if d.follow != nil {
+		return d.follow(c, out)
+	}
 	return false, nil
 }
 
@@ -267,5 +281,234 @@ func TestPush_HangUpCancels(t *testing.T) {
 	r.d.push = nil
 	if out, err := r.try("push", "mesh", "main"); err != nil {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// Everybody has read the list of refs before anybody's push has moved one: git alone
+// would refuse all but the first ("cannot lock ref").
+func TestPush_ManyAtOnceWithTheSameOldRefs(t *testing.T) {
+	t.Parallel()
+	r := newRemote(t)
+	base := r.commit("base")
+	if out, err := r.try("push", "mesh", "main"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	const people = 6
+	var commits []string
+	for i := range people {
+		r.git("checkout", "-q", "--detach", string(base))
+		commits = append(commits, string(r.commit(fmt.Sprintf("of %d", i))))
+	}
+	// No deployment ends before all have begun: all pushes are under way at once.
+	var begun sync.WaitGroup
+	begun.Add(people)
+	r.d.push = func(context.Context, mesh.Push, io.Writer) error {
+		begun.Done()
+		begun.Wait()
+		return nil
+	}
+	var all sync.WaitGroup
+	for _, c := range commits {
+		all.Go(func() {
+			if out, err := r.try("push", "-f", "mesh", c+":main"); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+	all.Wait()
+	if len(r.d.got) != 1+people {
+		t.Errorf("%d deployments", len(r.d.got))
+	}
+	if got := refs(t, r.repos)["refs/heads/main"]; got != r.d.state.Commit {
+		t.Errorf("the branch is at %s, deployed is %s", got, r.d.state.Commit)
+	}
+}
+
+// While a push is under way, git has its commit on the branch. Others are shown what
+// is deployed: theirs is computed against that, and is not "up to date" by mistake.
+func TestPush_OthersSeeWhatIsDeployed(t *testing.T) {
+	t.Parallel()
+	r := newRemote(t)
+	r.commit("one")
+	if out, err := r.try("push", "mesh", "main"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	two := r.commit("two")
+	began, end := make(chan struct{}), make(chan struct{})
+	r.d.push = func(context.Context, mesh.Push, io.Writer) error {
+		close(began)
+		<-end
+		return mesh.Errorf(mesh.Failed, "build failed: oh")
+	}
+	first := make(chan string)
+	go func() {
+		out, _ := r.try("push", "mesh", "main")
+		first <- out
+	}()
+	within(t, began, "the first push")
+	r.d.push = nil
+	r.git("checkout", "-q", "--detach", "HEAD^")
+	r.commit("sibling")
+	if out, err := r.try("push", "mesh", "HEAD:main"); err != nil {
+		t.Errorf("a push without -f beside one that is not live yet: %v\n%s", err, out)
+	}
+	if out, err := r.try("push", "-f", "--dry-run", "mesh", string(two)+":main"); err != nil || strings.Contains(out, "up-to-date") {
+		t.Errorf("the commit that is under way: %v\n%s", err, out)
+	}
+	close(end)
+	if out := within(t, first, "the first push's end"); !strings.Contains(out, "build failed: oh") {
+		t.Errorf("the first push: %s", out)
+	}
+	if got := refs(t, r.repos)["refs/heads/main"]; got != r.d.state.Commit || got == two {
+		t.Errorf("the branch is at %s, deployed is %s", got, r.d.state.Commit)
+	}
+}
+
+// What runs is not of this repository, or is lost: the same commit is pushed again.
+func TestPush_IsNoNoOpWhenSomethingElseServes(t *testing.T) {
+	t.Parallel()
+	r := newRemote(t)
+	one := r.commit("one")
+	if out, err := r.try("push", "mesh", "main"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if out, err := r.try("push", "mesh", "main"); err != nil || !strings.Contains(out, "up-to-date") || len(r.d.got) != 1 {
+		t.Errorf("what serves already: %v\n%s", err, out)
+	}
+	r.d.state.Commit = ""
+	if out, err := r.try("push", "mesh", "main"); err != nil || len(r.d.got) != 2 || r.d.got[1].Commit != one {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func TestPush_SameCommitUnderWayGetsItsVerdict(t *testing.T) {
+	t.Parallel()
+	r := newRemote(t)
+	c := r.commit("one")
+	r.d.follow = func(commit mesh.Commit, out io.Writer) (bool, error) {
+		if commit != c {
+			t.Errorf("followed %s", commit)
+		}
+		fmt.Fprintf(out, "waiting for its verdict\n")
+		return true, mesh.Errorf(mesh.Failed, "check failed: oh")
+	}
+	if out, err := r.try("push", "mesh", "main"); err == nil || !strings.Contains(out, "waiting for its verdict") || !strings.Contains(out, "(check failed: oh)") || len(r.d.got) != 0 {
+		t.Errorf("%v\n%s", err, out)
+	}
+	r.d.follow = func(mesh.Commit, io.Writer) (bool, error) {
+		return true, mesh.Errorf(mesh.Conflict, "deployment #1 was a dry run")
+	}
+	if out, err := r.try("push", "mesh", "main"); err != nil || len(r.d.got) != 1 {
+		t.Errorf("a dry run of the commit is under way: %v\n%s", err, out)
+	}
+}
+
+func TestPush_TagBeforeAnyBranch(t *testing.T) {
+	t.Parallel()
+	r := newRemote(t)
+	c := r.commit("one")
+	r.git("tag", "-a", "-m", "x", "v1")
+	out, err := r.try("push", "mesh", "v1")
+	if err == nil || !strings.Contains(out, "! [remote rejected] v1 -> v1 (there is no stack blog yet") || !strings.Contains(out, "git push -o deploy mesh v1") || r.repos.Exists("blog") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := r.try("push", "-o", "deploy", "mesh", "v1"); err != nil || len(r.d.got) != 1 || r.d.got[0].Commit != c || r.d.got[0].Branch != "" {
+		t.Errorf("%v, deployed %+v\n%s", err, r.d.got, out)
+	}
+	blob := r.object("blob", "x")
+	if out, err := r.try("push", "-o", "deploy", "mesh", blob+":refs/tags/blob"); err == nil || !strings.Contains(out, "the tag blob names no commit") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	r.commit("two")
+	r.git("tag", "v2")
+	r.d.fail = errors.New("disk")
+	if out, err := r.try("push", "-o", "deploy", "mesh", "v2"); err == nil {
+		t.Errorf("a state that cannot be read is no success: %v\n%s", err, out)
+	}
+}
+
+func TestPush_LimitsOfRefs(t *testing.T) {
+	t.Parallel()
+	r := newRemote(t)
+	r.commit("one")
+	commit := r.git("rev-parse", "HEAD")
+	var lines []string
+	for i := range maxPushRefs {
+		lines = append(lines, fmt.Sprintf("%s refs/tags/t%04d", commit, i))
+	}
+	r.write(".git/packed-refs", []byte("# pack-refs with: peeled fully-peeled sorted \n"+strings.Join(lines, "\n")+"\n"), 0o644)
+	out, err := r.try("push", "mesh", "main", "--tags")
+	if err == nil || !strings.Contains(out, "the push moves more than 1000 branches and tags") || strings.Count(out, "remote:  !") != 1 {
+		t.Errorf("%v\n%s", err, out[:min(len(out), 3000)])
+	}
+}
+
+// Commits that say oddly who made them and when are in old histories, and do no harm.
+func TestPush_OldAuthorLines(t *testing.T) {
+	t.Parallel()
+	r := newRemote(t)
+	r.commit("sound")
+	tree := r.git("rev-parse", "HEAD^{tree}")
+	for name, who := range map[string]string{
+		"missingSpaceBeforeEmail":  "A<a@example.com> 1 +0000",
+		"missingNameBeforeEmail":   "<a@example.com> 1 +0000",
+		"missingEmail":             "A 1 +0000",
+		"badName":                  "A > <a@example.com> 1 +0000",
+		"badEmail":                 "A <a<b@example.com> 1 +0000",
+		"badDate":                  "A <a@example.com> <b@example.com> 1 +0000",
+		"badDateOverflow":          "A <a@example.com> 99999999999999999999 +0000",
+		"zeroPaddedDate":           "A <a@example.com> 01 +0000",
+		"badTimezone":              "A <a@example.com> 1 +00",
+		"missingSpaceBeforeDate":   "A <a@example.com>1 +0000",
+		"no date":                  "A <a@example.com>",
+		"a date before everything": "A <a@example.com> -1 +0000",
+	} {
+		for _, head := range []string{"author " + who + "\ncommitter A <a@example.com> 1 +0000", "author A <a@example.com> 1 +0000\ncommitter " + who} {
+			old := r.object("commit", fmt.Sprintf("tree %s\n%s\n\nold\n", tree, head))
+			top := r.object("commit", fmt.Sprintf("tree %s\nparent %s\nauthor A <a@example.com> 1 +0000\ncommitter A <a@example.com> 1 +0000\n\n%s\n", tree, old, name))
+			for _, c := range []string{old, top} {
+				if out, err := r.try("push", "-f", "mesh", c+":refs/heads/main"); err != nil {
+					t.Errorf("%s: %v\n%s", name, err, out)
+				}
+				if _, _, release, err := r.repos.Open(t.Context(), "blog", mesh.Commit(c)); err != nil {
+					t.Errorf("%s cannot be opened: %v", name, err)
+				} else {
+					release()
+				}
+			}
+		}
+	}
+	two := r.object("commit", fmt.Sprintf("tree %s\nauthor A <a@example.com> 1 +0000\nauthor B <b@example.com> 1 +0000\ncommitter A <a@example.com> 1 +0000\n\nx\n", tree))
+	untagged := r.object("tag", fmt.Sprintf("object %s\ntype commit\ntag old\n\nx\n", r.git("rev-parse", "HEAD")))
+	for ref, id := range map[string]string{"refs/heads/main": two, "refs/tags/old": untagged} {
+		if out, err := r.try("push", "-f", "mesh", id+":"+ref); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
+}
+
+// What could do harm stays refused, with a way out that works.
+func TestPush_RefusedObjectsHaveAWayOut(t *testing.T) {
+	t.Parallel()
+	r := newRemote(t)
+	r.commit("sound")
+	blob := r.object("blob", "x")
+	raw, err := hex.DecodeString(blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := r.object("tree", "100644 .git\x00"+string(raw))
+	old := r.object("commit", fmt.Sprintf("tree %s\nauthor A <a@example.com> 1 +0000\ncommitter A <a@example.com> 1 +0000\n\nold\n", bad))
+	top := r.git("commit-tree", "-m", "top", "-p", old, "HEAD^{tree}")
+	r.git("reset", "-q", "--hard", top)
+	out, err := r.try("push", "mesh", "HEAD:main")
+	const hint = `git push -f mesh $(git commit-tree -m deploy 'HEAD^{tree}'):refs/heads/main`
+	if err == nil || !strings.Contains(out, "(git object "+bad[:7]+" is refused: ") || !strings.Contains(out, hint) {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", hint)
+	cmd.Dir, cmd.Env = r.dir, append(r.env, "GIT_AUTHOR_NAME=A", "GIT_AUTHOR_EMAIL=a@example.com", "GIT_COMMITTER_NAME=A", "GIT_COMMITTER_EMAIL=a@example.com")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("the hint does not work: %v\n%s", err, out)
 	}
 }

@@ -44,9 +44,9 @@ type Deployer interface {
 	// It returns nil when the commit is live. When ctx ends before that, nothing
 	// has changed.
 	Push(ctx context.Context, p mesh.Push, out io.Writer) error
-	// TagImage names the image that was built from a commit after a git tag, and
-	// tells what it did in one line, or nothing.
-	TagImage(ctx context.Context, stack mesh.StackName, commit mesh.Commit, tag string) string
+	// TagImages names the images that were built from the tags' commits after the
+	// tags, and returns a few lines that say what it did.
+	TagImages(ctx context.Context, stack mesh.StackName, tags []mesh.Tag) []string
 	// RepoState says what the deploy branch has to point to.
 	RepoState(ctx context.Context, stack mesh.StackName) (mesh.RepoState, error)
 	// Follow writes the output of the deployment of commit that is on its way, and

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-git/go-git/v5/plumbing"
 	"golang.org/x/sys/unix"
 
 	"mesh"
@@ -36,6 +37,9 @@ type Repos struct {
 	names  sync.Mutex // held while a repository gets another name, and by Freeze; before mu
 	mu     sync.Mutex
 	pushes map[mesh.StackName]int // receive-packs under way
+
+	turns sync.Mutex
+	turn  map[mesh.StackName]chan struct{} // holds one while somebody moves refs
 }
 
 // keptRefs are commits whose deployment failed or has yet to end: their objects
@@ -65,7 +69,7 @@ func OpenRepos(dir string, maxInput int64, log *slog.Logger) (*Repos, error) {
 	}
 	r := &Repos{
 		dir: filepath.Join(abs, "repos"), hooks: filepath.Join(abs, "hooks"), home: filepath.Join(abs, "hooks", ".home"),
-		maxInput: maxInput, log: log, pushes: map[mesh.StackName]int{},
+		maxInput: maxInput, log: log, pushes: map[mesh.StackName]int{}, turn: map[mesh.StackName]chan struct{}{},
 	}
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return nil, err
@@ -102,11 +106,23 @@ var gitProtocol = regexp.MustCompile(`^version=[012]$`)
 // settings are given with every git, so that no file in a repository decides.
 var settings = []string{
 	"receive.fsckObjects=true",
-	// What old histories have in them and does no harm.
+	// What old histories have in them, nobody can mend, and does no harm: who and when.
 	"receive.fsck.zeroPaddedFilemode=ignore",
 	"receive.fsck.missingSpaceBeforeDate=ignore",
+	"receive.fsck.missingSpaceBeforeEmail=ignore",
 	"receive.fsck.badTimezone=ignore",
+	"receive.fsck.badDate=ignore",
+	"receive.fsck.badDateOverflow=ignore",
+	"receive.fsck.zeroPaddedDate=ignore",
+	"receive.fsck.badName=ignore",
+	"receive.fsck.badEmail=ignore",
+	"receive.fsck.missingEmail=ignore",
 	"receive.fsck.missingNameBeforeEmail=ignore",
+	"receive.fsck.missingAuthor=ignore",
+	"receive.fsck.multipleAuthors=ignore",
+	"receive.fsck.missingCommitter=ignore",
+	"receive.fsck.missingTaggerEntry=ignore",
+	"receive.fsck.badTagName=ignore",
 	// A pack stays a pack: exploding one costs three times as much for large blobs.
 	"receive.unpackLimit=1",
 	"core.bigFileThreshold=1m",
@@ -163,6 +179,9 @@ func (r *Repos) env() []string {
 	return []string{
 		"PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8", "HOME=" + r.home,
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_TERMINAL_PROMPT=0",
+		// What is streamed takes no memory; a commit, a tree or a delta that unpacks to
+		// more is no source. git stops at it by itself (wrapper.c, memory_limit_check).
+		"GIT_ALLOC_LIMIT=512m",
 	}
 }
 
@@ -349,6 +368,62 @@ func (r *Repos) Prune(stacks []mesh.Stack) error {
 	return nil
 }
 
+// takeTurn lets its caller move refs of a stack, alone, until it calls release. git
+// moves a ref only when it stands where the pusher has seen it.
+func (r *Repos) takeTurn(ctx context.Context, stack mesh.StackName) (release func(), err error) {
+	r.turns.Lock()
+	turn := r.turn[stack]
+	if turn == nil {
+		turn = make(chan struct{}, 1)
+		r.turn[stack] = turn
+	}
+	r.turns.Unlock()
+	select {
+	case turn <- struct{}{}:
+		return sync.OnceFunc(func() { <-turn }), nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// advertised is what a pusher is shown of a repository's branches.
+type advertised struct {
+	state mesh.RepoState // what is deployed
+	have  []mesh.Commit  // commits that clients need not send again
+}
+
+// shown is what a pusher of a stack is shown: the deploy branch at what is deployed,
+// whatever git has there while pushes are under way, and no other branch. So git's
+// own "up to date" is true, and a push is computed against what serves.
+func (r *Repos) shown(stack mesh.StackName, state mesh.RepoState) advertised {
+	have := r.kept(stack)
+	if state.Commit != "" {
+		st := r.storage(stack)
+		defer st.Close()
+		if st.HasEncodedObject(plumbing.NewHash(string(state.Commit))) != nil {
+			state.Commit = "" // a repository that was emptied: everything has to be sent
+		}
+	}
+	return advertised{state, have}
+}
+
+// countTags is how many tags a stack's repository has.
+func (r *Repos) countTags(stack mesh.StackName) (n int, err error) {
+	st := r.storage(stack)
+	defer st.Close()
+	refs, err := st.IterReferences()
+	if err != nil {
+		return 0, fmt.Errorf("count the tags of %s: %w", stack, err)
+	}
+	err = refs.ForEach(func(ref *plumbing.Reference) error {
+		if ref.Name().IsTag() {
+			n++
+		}
+		return nil
+	})
+	return n, err
+}
+
 // kept returns the commits that clients need not send again.
 func (r *Repos) kept(stack mesh.StackName) []mesh.Commit {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -417,6 +492,11 @@ func (r *Repos) move(ctx context.Context, stack mesh.StackName, ref string, old,
 // refuse takes a commit that is not deployed off its branch again, unless
 // somebody has pushed since, and keeps its objects.
 func (r *Repos) refuse(ctx context.Context, stack mesh.StackName, ref mesh.RefUpdate, state mesh.RepoState) error {
+	release, err := r.takeTurn(ctx, stack)
+	if err != nil {
+		return err
+	}
+	defer release()
 	back := mesh.Commit("")
 	if ref.Branch() == state.Branch {
 		back = state.Commit
@@ -474,6 +554,11 @@ func (r *Repos) Reset(ctx context.Context, stack mesh.StackName, state mesh.Repo
 	if !r.Exists(stack) {
 		return nil
 	}
+	release, err := r.takeTurn(ctx, stack)
+	if err != nil {
+		return err
+	}
+	defer release()
 	heads, err := r.heads(stack)
 	if err != nil {
 		return err

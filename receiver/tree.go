@@ -40,6 +40,9 @@ func (s *storage) Close() { _ = s.Storage.Close() }
 type tree struct {
 	entries []mesh.TreeEntry
 	large   map[string]string // files of Git LFS, by their id
+	sizes   *survey
+	links   map[plumbing.Hash]string // targets: one object may be many links
+	folders map[plumbing.Hash][]object.TreeEntry
 
 	mu sync.Mutex
 	st *storage
@@ -54,17 +57,23 @@ func (r *Repos) Open(ctx context.Context, stack mesh.StackName, commit mesh.Comm
 			st.Close()
 		}
 	}()
-	c, err := object.GetCommit(st, plumbing.NewHash(string(commit)))
+	c, err := st.commit(plumbing.NewHash(string(commit)))
 	if err != nil {
 		return nil, "", nil, fmt.Errorf("open commit %s of %s: %w", commit.Short(), stack, err)
 	}
-	t := &tree{st: st}
+	t := &tree{st: st, sizes: newSurvey(st), links: map[plumbing.Hash]string{}, folders: map[plumbing.Hash][]object.TreeEntry{}}
+	total, err := t.sizes.tree(ctx, c.TreeHash, "", 1)
+	if err != nil {
+		return nil, "", nil, fmt.Errorf("open the tree of %s of %s: %w", commit.Short(), stack, err)
+	}
+	t.entries = make([]mesh.TreeEntry, 0, total.entries)
 	if err := t.list(ctx, c.TreeHash, ""); err != nil {
 		return nil, "", nil, fmt.Errorf("open the tree of %s of %s: %w", commit.Short(), stack, err)
 	}
-	if err := t.smudge(r.lfs(stack)); err != nil {
+	if err := t.smudge(r.lfs(stack), total); err != nil {
 		return nil, "", nil, fmt.Errorf("read the Git LFS pointers of %s of %s: %w", commit.Short(), stack, err)
 	}
+	t.sizes, t.links, t.folders = nil, nil, nil
 	subject, _, _ = strings.Cut(strings.TrimSpace(c.Message), "\n")
 	return t, printable(subject), st.Close, nil
 }
@@ -85,12 +94,10 @@ func (t *tree) list(ctx context.Context, id plumbing.Hash, dir string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	tr, err := object.GetTree(t.st, id)
+	entries, err := t.folder(id)
 	if err != nil {
 		return err
 	}
-	entries := slices.Clone(tr.Entries)
-	slices.SortFunc(entries, func(a, b object.TreeEntry) int { return strings.Compare(a.Name, b.Name) })
 	for _, e := range entries {
 		out := mesh.TreeEntry{Path: path.Join(dir, e.Name), ID: e.Hash.String()}
 		switch e.Mode {
@@ -103,7 +110,7 @@ func (t *tree) list(ctx context.Context, id plumbing.Hash, dir string) error {
 			continue
 		case filemode.Submodule:
 			out.Mode, out.ID = fs.ModeDir|0o755, ""
-			inside, here, err := t.moduleTree(e.Hash)
+			inside, here, err := t.st.moduleTree(e.Hash)
 			if err != nil {
 				return err
 			}
@@ -116,7 +123,7 @@ func (t *tree) list(ctx context.Context, id plumbing.Hash, dir string) error {
 			}
 			out.Module = e.Hash.String()
 		case filemode.Symlink:
-			link, err := t.read(e.Hash)
+			link, err := t.link(e.Hash)
 			if err != nil {
 				return err
 			}
@@ -126,7 +133,7 @@ func (t *tree) list(ctx context.Context, id plumbing.Hash, dir string) error {
 			if e.Mode == filemode.Executable {
 				out.Mode = 0o755
 			}
-			if out.Size, err = t.st.EncodedObjectSize(e.Hash); err != nil {
+			if out.Size, err = t.sizes.blob(e.Hash); err != nil {
 				return err
 			}
 		}
@@ -135,7 +142,32 @@ func (t *tree) list(ctx context.Context, id plumbing.Hash, dir string) error {
 	return nil
 }
 
-func (t *tree) read(id plumbing.Hash) (string, error) {
+// folder is what a tree object names, by name.
+func (t *tree) folder(id plumbing.Hash) ([]object.TreeEntry, error) {
+	if have, ok := t.folders[id]; ok {
+		return have, nil
+	}
+	tr, err := t.st.tree(id)
+	if err != nil {
+		return nil, err
+	}
+	entries := slices.Clone(tr.Entries)
+	slices.SortFunc(entries, func(a, b object.TreeEntry) int { return strings.Compare(a.Name, b.Name) })
+	if len(t.folders) < maxFolders {
+		t.folders[id] = entries
+	}
+	return entries, nil
+}
+
+// maxFolders is how many tree objects are remembered while a tree is listed: the
+// same folder may appear any number of times.
+const maxFolders = 1000
+
+// link is the target of a symbolic link, which the survey has found short enough.
+func (t *tree) link(id plumbing.Hash) (string, error) {
+	if have, ok := t.links[id]; ok {
+		return have, nil
+	}
 	b, err := object.GetBlob(t.st, id)
 	if err != nil {
 		return "", err
@@ -144,8 +176,9 @@ func (t *tree) read(id plumbing.Hash) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	data, err := io.ReadAll(io.LimitReader(r, 64<<10))
-	return string(data), errors.Join(err, r.Close())
+	data, err := io.ReadAll(io.LimitReader(r, maxPath))
+	t.links[id] = string(data)
+	return t.links[id], errors.Join(err, r.Close())
 }
 
 // Entries lists the tree.
@@ -171,14 +204,14 @@ func (r *Repos) peel(stack mesh.StackName, id mesh.Commit) (mesh.Commit, error) 
 	defer st.Close()
 	h := plumbing.NewHash(string(id))
 	for range 10 {
-		tag, err := object.GetTag(st, h)
-		if errors.Is(err, plumbing.ErrObjectNotFound) {
-			c, err := object.GetCommit(st, h)
-			if err != nil {
-				return "", err
-			}
+		c, err := st.commit(h)
+		if err == nil {
 			return mesh.Commit(c.Hash.String()), nil
 		}
+		if !errors.Is(err, plumbing.ErrObjectNotFound) {
+			return "", err
+		}
+		tag, err := st.tag(h)
 		if err != nil {
 			return "", err
 		}

@@ -22,18 +22,13 @@ import (
 	"mesh"
 )
 
-// Limits of an uploaded tree besides its size, which is that of a push.
-const (
-	maxFiles = 500_000
-	maxPath  = 4096 // PATH_MAX of Linux
-)
-
 // unpacked is a tree that came as a tar: one file with all contents, which has no
 // name any more, and where in it each begins.
 type unpacked struct {
 	entries []mesh.TreeEntry
 	spool   *os.File
 	at      map[string]int64
+	links   map[string]string // targets: a thousand links to one place hold it once
 }
 
 // Unpack reads a tar, or a gzip of one, into a tree, and returns what identifies
@@ -57,7 +52,7 @@ func (r *Repos) Unpack(ctx context.Context, src io.Reader) (_ mesh.Tree, id stri
 	if err := os.Remove(spool.Name()); err != nil {
 		return nil, "", nil, err
 	}
-	u := &unpacked{spool: spool, at: map[string]int64{}}
+	u := &unpacked{spool: spool, at: map[string]int64{}, links: map[string]string{}}
 	if err := u.read(ctx, src, r.maxInput); err != nil {
 		return nil, "", nil, full(err)
 	}
@@ -92,7 +87,7 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64) error {
 		}
 		in = bufio.NewReaderSize(z, 64<<10)
 	}
-	found := map[string]mesh.TreeEntry{}
+	found, total := map[string]mesh.TreeEntry{}, size{}
 	out := bufio.NewWriterSize(u.spool, 256<<10)
 	offset, linked := int64(0), int64(0) // bytes of files, and of hard links to them
 	for t := tar.NewReader(in); ; {
@@ -124,7 +119,10 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64) error {
 			if len(h.Linkname) > maxPath {
 				return badTar("the link %s leads to a name longer than %d bytes", quote(name), maxPath)
 			}
-			e.Mode, e.Link, e.ID = fs.ModeSymlink|0o777, h.Linkname, hexSum(blobSum(int64(len(h.Linkname))), h.Linkname)
+			if _, ok := u.links[h.Linkname]; !ok {
+				u.links[h.Linkname] = h.Linkname
+			}
+			e.Mode, e.Link, e.ID = fs.ModeSymlink|0o777, u.links[h.Linkname], hexSum(blobSum(int64(len(h.Linkname))), h.Linkname)
 		case tar.TypeLink:
 			to, err := inTree(h.Linkname)
 			if err != nil {
@@ -135,14 +133,14 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64) error {
 				return badTar("%s is a link to %s, which does not come before it", quote(name), quote(to))
 			}
 			if linked += target.Size; offset+linked > limit {
-				return mesh.Errorf(mesh.Invalid, "the tree is larger than %d MB, its hard links counted", limit>>20).WithHint("leave out what the build does not need with .dockerignore or .gitignore")
+				return mesh.Errorf(mesh.Invalid, "the tree is larger than %d MB, its hard links counted", limit>>20).WithHint(leaveOutOfUpload)
 			}
 			e = target
 			e.Path = name
 			u.at[name] = u.at[to]
 		case tar.TypeReg, tar.TypeGNUSparse:
 			if h.Size > limit-offset-linked {
-				return mesh.Errorf(mesh.Invalid, "the tree is larger than %d MB", limit>>20).WithHint("leave out what the build does not need with .dockerignore or .gitignore")
+				return mesh.Errorf(mesh.Invalid, "the tree is larger than %d MB", limit>>20).WithHint(leaveOutOfUpload)
 			}
 			e.Mode, e.Size = 0o644, h.Size
 			if h.Mode&0o111 != 0 {
@@ -161,9 +159,14 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64) error {
 		default:
 			return badTar("%s is a device, a pipe or something else that is no file, folder or link", quote(name))
 		}
+		if old, again := found[name]; again {
+			total.entries--
+			total.names -= int64(len(name) + len(old.Link))
+		}
 		found[name] = e
-		if len(found) > maxFiles {
-			return tooMany()
+		total.count(e)
+		if err := total.check(leaveOutOfUpload); err != nil {
+			return err
 		}
 	}
 	if err := out.Flush(); err != nil {
@@ -172,11 +175,15 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64) error {
 	if len(found) == 0 {
 		return badTar("the tar on standard input is empty")
 	}
-	return u.list(found)
+	return u.list(found, total)
 }
 
-func tooMany() error {
-	return mesh.Errorf(mesh.Invalid, "the tree has more than %d files and folders", maxFiles).WithHint("leave out what the build does not need with .dockerignore or .gitignore")
+// count adds an entry whose path is the whole one.
+func (s *size) count(e mesh.TreeEntry) {
+	s.entries++
+	s.names += int64(len(e.Path) + len(e.Link))
+	s.longest = max(s.longest, len(e.Path))
+	s.depth = max(s.depth, 1+strings.Count(e.Path, "/"))
 }
 
 // broken is an error of reading: what is read may have ended early, or be no tar.
@@ -224,7 +231,7 @@ func quote(name string) string { return fmt.Sprintf("%q", mesh.Clip(name, 100)) 
 
 // list makes the entries of what was found: with all folders, in the order that
 // mesh.Tree promises.
-func (u *unpacked) list(found map[string]mesh.TreeEntry) error {
+func (u *unpacked) list(found map[string]mesh.TreeEntry, total size) error {
 	for name := range found {
 		for d := path.Dir(name); d != "."; d = path.Dir(d) {
 			if e, ok := found[d]; ok && !e.Mode.IsDir() {
@@ -232,11 +239,15 @@ func (u *unpacked) list(found map[string]mesh.TreeEntry) error {
 			} else if ok {
 				break
 			}
-			if found[d] = (mesh.TreeEntry{Path: d, Mode: fs.ModeDir | 0o755}); len(found) > maxFiles {
-				return tooMany()
+			folder := mesh.TreeEntry{Path: d, Mode: fs.ModeDir | 0o755}
+			found[d] = folder
+			total.count(folder)
+			if err := total.check(leaveOutOfUpload); err != nil {
+				return err
 			}
 		}
 	}
+	u.entries = make([]mesh.TreeEntry, 0, len(found))
 	for _, e := range found {
 		u.entries = append(u.entries, e)
 	}
