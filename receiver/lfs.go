@@ -61,7 +61,7 @@ func (r *Receiver) lfsTransfer(ctx context.Context, s ssh.Session, key mesh.Key,
 			err = mesh.Errorf(mesh.Invalid, "that is not Git LFS")
 		}
 	}()
-	line := transfer.NewPktline(s, s)
+	line := transfer.NewPktline(idleReader{until(ctx, s), r.Idle}, s)
 	if err := line.WritePacketText("version=1"); err != nil {
 		return err
 	}

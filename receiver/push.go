@@ -67,12 +67,12 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 	if err := r.Deployer.AdmitPush(ctx, key, stack); err != nil {
 		return err
 	}
-	leave, err := r.Repos.enter(stack)
-	if err != nil {
-		return err
-	}
 	state, err := r.Deployer.RepoState(ctx, stack)
 	if err != nil && !errors.Is(err, mesh.NoStack) {
+		return err
+	}
+	leave, err := r.Repos.enter(stack)
+	if err != nil {
 		return err
 	}
 	defer func() {
@@ -90,6 +90,8 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 		return err
 	}
 	defer wire.Close()
+	ctx, transfer := newWatch(ctx, r.Idle)
+	defer transfer.done()
 
 	g := r.Repos.git(ctx, stack, s.Environ(), "receive-pack")
 	g.Cancel = nil // ended step by step below
@@ -124,12 +126,16 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 	var tasks sync.WaitGroup
 	tasks.Go(func() { endGit(ctx, g, stdin, ended) })
 	tasks.Go(func() {
-		if err := wire.Serve(ctx, p.hook); err != nil {
+		hook := func(ctx context.Context, c hooks.Call) bool {
+			transfer.done() // git has the pack
+			return p.hook(ctx, c)
+		}
+		if err := wire.Serve(ctx, hook); err != nil {
 			r.Logger.Error("hook not served", "stack", stack, "err", err)
 		}
 	})
 	// Not waited for: it ends with the session, whose input it reads.
-	go p.feed(stdin, s)
+	go p.feed(stdin, transfer.reader(s))
 
 	ferr := filter.run(stdout, p.out.Close)
 	werr := g.Wait()

@@ -102,6 +102,8 @@ type remote struct {
 	d     *pushes
 	repos *Repos
 	env   []string
+	recv  *Receiver
+	port  string
 }
 
 func newRemote(t *testing.T) *remote {
@@ -135,7 +137,7 @@ func newRemote(t *testing.T) *remote {
 	return &remote{w, d, repos, []string{
 		"GIT_SSH_COMMAND=ssh -F none -i " + key + " -o IdentitiesOnly=yes -o IdentityAgent=none -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_TERMINAL_PROMPT=0", "PATH=" + os.Getenv("PATH"), "HOME=" + w.dir,
-	}}
+	}, s.r, port}
 }
 
 func (r *remote) try(args ...string) (string, error) {

@@ -65,6 +65,7 @@ type Options struct {
 
 	Grace     time.Duration // for signing in; 0: 10 s
 	KeepAlive time.Duration // between keep-alive requests, three of which may go unanswered; 0: 15 s
+	Idle      time.Duration // for which a transfer of git, Git LFS or mesh deploy may stand still; 0: 10 min
 }
 
 // Receiver is the SSH server. Make one with New.
@@ -72,6 +73,8 @@ type Receiver struct {
 	Options
 	strangers *companions
 	gate      *gate
+	refusals  flood // connections that found no place
+	unknown   flood // keys that were offered and are not known
 	open      *signedIn
 	servers   sync.Map // *sessions of the servers that serve
 }
@@ -83,6 +86,9 @@ func New(o Options) *Receiver {
 	}
 	if o.KeepAlive == 0 {
 		o.KeepAlive = 15 * time.Second
+	}
+	if o.Idle == 0 {
+		o.Idle = 10 * time.Minute
 	}
 	return &Receiver{Options: o, strangers: newCompanions(), gate: newGate(), open: newSignedIn()}
 }

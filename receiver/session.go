@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/gliderlabs/ssh"
@@ -35,10 +36,18 @@ func (r *Receiver) session(s ssh.Session) {
 	case err == nil:
 	case errors.As(err, &exit):
 		status = int(exit)
+	case errors.Is(err, syscall.EPIPE) && outputClosed(ctx):
+		status = 128 + int(syscall.SIGPIPE)
 	default:
 		command.PrintError(s.Stderr(), err, r.Logger)
 	}
 	_ = s.Exit(status)
+}
+
+// outputClosed tells whether the client takes no more output: "ssh mesh logs | head".
+func outputClosed(ctx ssh.Context) bool {
+	ch, _ := ctx.Value(sessionKey{}).(*channelState)
+	return ch != nil && ch.closed.Load()
 }
 
 // identify returns the key that signed in, as it is now: a key that has been
@@ -97,9 +106,10 @@ func (r *Receiver) dispatch(ctx ssh.Context, s ssh.Session, key mesh.Key) error 
 // command runs a command line of mesh.
 func (r *Receiver) command(ctx ssh.Context, s ssh.Session, key mesh.Key, raw string) error {
 	ch, _ := ctx.Value(sessionKey{}).(*channelState)
+	stdin := until(ctx, s)
 	req := command.Request{
 		Key: key, User: s.User(), Line: raw,
-		Stdin: until(ctx, s), Stdout: s, Stderr: s.Stderr(), Env: terminalEnv(s.Environ()), Flush: func(ctx context.Context) { flush(ctx, s) },
+		Stdin: stdin, Upload: idleReader{stdin, r.Idle}, Stdout: s, Stderr: s.Stderr(), Env: terminalEnv(s.Environ()), Flush: func(ctx context.Context) { flush(ctx, s) },
 	}
 	if ch != nil {
 		ch.mu.Lock()
@@ -133,7 +143,7 @@ func flush(ctx context.Context, s ssh.Session) {
 
 // until reads from r as long as ctx lasts: a command that waits for its input must
 // not keep the server from stopping.
-func until(ctx context.Context, r io.Reader) io.Reader {
+func until(ctx context.Context, r io.Reader) *io.PipeReader {
 	pr, pw := io.Pipe()
 	go func() {
 		_, err := io.Copy(pw, r) // ends with the session
@@ -166,6 +176,8 @@ func (r *Receiver) uploadPack(ctx context.Context, s ssh.Session, key mesh.Key, 
 	if err := r.Repos.ensure(stack); err != nil {
 		return err
 	}
+	ctx, transfer := newWatch(ctx, r.Idle)
+	defer transfer.done()
 	g := r.Repos.git(ctx, stack, s.Environ(), "upload-pack")
 	g.Stderr = s.Stderr()
 	stdin, stdout, err := pipes(g)
@@ -180,8 +192,12 @@ func (r *Receiver) uploadPack(ctx context.Context, s ssh.Session, key mesh.Key, 
 		_, _ = io.Copy(stdin, s)
 		_ = stdin.Close()
 	}()
-	_, _ = io.CopyBuffer(struct{ io.Writer }{s}, stdout, make([]byte, 256<<10))
-	return gitStatus(g.Wait())
+	_, _ = io.CopyBuffer(transfer.writer(s), stdout, make([]byte, 256<<10))
+	err = gitStatus(g.Wait())
+	if cause := context.Cause(ctx); errors.Is(cause, errStalled) {
+		return cause
+	}
+	return err
 }
 
 // gitStatus makes git's exit status the session's. git has said what was wrong.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/gliderlabs/ssh"
@@ -16,20 +18,18 @@ import (
 	"mesh"
 )
 
-// Limits of the SSH server. The numbers of unauthenticated connections are those
-// of sshd_config's MaxStartups, a little wider because pushes come in bursts.
+// Limits of the SSH server; gate.go has those of connections that have not signed in.
 const (
 	maxSessions  = 10 // per connection, as sshd's MaxSessions
 	maxEnv       = 64 // env requests per session
 	maxAuthTries = 6  // agents offer many keys
-	maxUnauth    = 100
-	maxWaiting   = 2000 // for one of those places
 
-	maxWaitingPerIP = 600
+	// sshVersion begins as OpenSSH's does because its client tells only such servers
+	// that its output is closed (eow@openssh.com; compat.c, SSH_NEW_OPENSSH).
+	sshVersion = "OpenSSH_mesh"
 
-	shutOutWait    = 5 * time.Second // for the sessions of a key that has been removed
-	endWait        = time.Minute     // for those of a server that stops: a rollout past its release is finished
-	maxUnauthPerIP = 20
+	shutOutWait = 5 * time.Second // for the sessions of a key that has been removed
+	endWait     = time.Minute     // for those of a server that stops: a rollout past its release is finished
 )
 
 // keys of values in an ssh.Context.
@@ -66,7 +66,7 @@ func state(ctx ssh.Context) *connState {
 // tcpServer is the server for the network. Public keys are the only way in.
 func (r *Receiver) tcpServer(serving context.Context, open *sessions) *ssh.Server {
 	srv := &ssh.Server{
-		Version: "mesh",
+		Version: sshVersion,
 		Handler: open.handler(r.session),
 		// Without this handler gliderlabs/ssh would turn NoClientAuth on, whatever
 		// the config below says: a client without any key would be in.
@@ -106,7 +106,7 @@ func (r *Receiver) tcpServer(serving context.Context, open *sessions) *ssh.Serve
 // localServer is the server for mesh.sock: the socket's mode is the key.
 func (r *Receiver) localServer(serving context.Context, open *sessions) *ssh.Server {
 	srv := &ssh.Server{
-		Version: "mesh",
+		Version: sshVersion,
 		Handler: open.handler(r.session),
 		ConnCallback: func(ctx ssh.Context, c net.Conn) net.Conn {
 			release := open.hold()
@@ -310,23 +310,27 @@ func (s *sessions) end() {
 
 // connected prepares a connection before anything is read from it.
 func (r *Receiver) connected(ctx ssh.Context, c net.Conn, open *sessions) net.Conn {
-	host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
-	leave, ok := r.gate.enter(ctx, host, r.Grace)
+	from := network(c.RemoteAddr())
+	place, ok := r.gate.enter(ctx, from, queueTime)
 	if !ok {
-		r.Logger.Warn("too many connections that have not signed in", "remote", host)
+		r.refusals.note(func(more int) {
+			r.Logger.Warn("too many connections that have not signed in", "remote", from, "more", more)
+		})
 		return nil
 	}
+	end := func() { _ = c.Close(); place.leave(false) }
+	place.close.Store(&end)
 	// gliderlabs/ssh resets deadlines at every read, so a slow client would never
 	// run into one.
-	timer := time.AfterFunc(r.Grace, func() { _ = c.Close() })
+	timer := time.AfterFunc(r.Grace, end)
 	release := open.hold()
-	once := sync.OnceFunc(func() {
+	signedIn := sync.OnceFunc(func() {
 		timer.Stop()
-		leave()
+		place.leave(true)
 		time.AfterFunc(r.Grace, release) // a master connection may never have a session
 	})
-	ctx.SetValue(connKey{}, &connState{signedIn: once, release: release})
-	return &earlyConn{Conn: quickAck(c), closed: func() { once(); release() }}
+	ctx.SetValue(connKey{}, &connState{signedIn: signedIn, release: release})
+	return &earlyConn{Conn: watched{quickAck(c), place}, closed: func() { timer.Stop(); place.leave(false); release() }}
 }
 
 // earlyConn gives back what a connection has taken when it ends before its first
@@ -361,10 +365,15 @@ func (r *Receiver) offered(ctx ssh.Context, pub ssh.PublicKey) bool {
 		return false
 	}
 	st.rejected = append(st.rejected, fp)
-	r.Logger.Info("unknown key", "key", fp, "remote", ctx.RemoteAddr().String())
+	r.unknown.note(func(more int) {
+		r.Logger.Info("unknown key", "key", fp, "remote", ctx.RemoteAddr().String(), "more", more)
+	})
 	if st.banner != nil && !r.strangers.known(fp) {
 		line := strings.TrimSpace(string(gossh.MarshalAuthorizedKey(pub)))
 		_ = st.banner.SendAuthBanner(fmt.Sprintf("mesh: the key %s is not known here. An admin lets it in with:\n  ssh mesh ssh-keys:add NAME %s\n", fp, line))
+	}
+	if st.banner != nil && len(st.rejected) == maxAuthTries {
+		_ = st.banner.SendAuthBanner(fmt.Sprintf("mesh: your ssh offered %d keys, and none is known here. If another one is, offer only that one:\n  ssh -o IdentitiesOnly=yes -i ~/.ssh/KEY …\n", maxAuthTries))
 	}
 	return false
 }
@@ -395,72 +404,6 @@ func (c *companions) known(fp string) bool {
 	return c.set[fp]
 }
 
-// gate counts the connections that have not signed in.
-type gate struct {
-	mu      sync.Mutex
-	total   int
-	waiting int
-	by      map[string]int
-	waitBy  map[string]int
-	free    chan struct{} // closed when a place has been given back
-}
-
-func newGate() *gate {
-	return &gate{by: map[string]int{}, waitBy: map[string]int{}, free: make(chan struct{})}
-}
-
-// enter takes a place, waiting for one up to a time when all are taken: hundreds of
-// clients that come at once are let in one after the other. leave gives it back.
-func (g *gate) enter(ctx context.Context, host string, wait time.Duration) (leave func(), ok bool) {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	late := false
-	for {
-		g.mu.Lock()
-		if g.waiting >= maxWaiting || g.waitBy[host] >= maxWaitingPerIP {
-			g.mu.Unlock()
-			return nil, false
-		}
-		if g.total < maxUnauth && (g.by[host] < maxUnauthPerIP || net.ParseIP(host).IsLoopback()) {
-			g.total++
-			g.by[host]++
-			g.mu.Unlock()
-			return func() { g.leave(host) }, true
-		}
-		g.waiting++
-		g.waitBy[host]++
-		free := g.free
-		g.mu.Unlock()
-		select {
-		case <-free:
-		case <-timer.C:
-			late = true
-		case <-ctx.Done():
-			late = true
-		}
-		g.mu.Lock()
-		g.waiting--
-		if g.waitBy[host]--; g.waitBy[host] == 0 {
-			delete(g.waitBy, host)
-		}
-		g.mu.Unlock()
-		if late {
-			return nil, false
-		}
-	}
-}
-
-func (g *gate) leave(host string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.total--
-	if g.by[host]--; g.by[host] == 0 {
-		delete(g.by, host)
-	}
-	close(g.free)
-	g.free = make(chan struct{})
-}
-
 // channelState is what the client has asked of one session channel. The terminal
 // is handled here and not by gliderlabs/ssh: its session rewrites line ends, and
 // a window-change that nobody reads stops its request loop.
@@ -470,6 +413,7 @@ type channelState struct {
 	size   mesh.WindowSize
 	resize chan mesh.WindowSize // holds the latest size only
 	part   func()               // the session needs nothing but its connection from now on
+	closed atomic.Bool          // the client takes no more output
 }
 
 func (s *channelState) resized(w mesh.WindowSize) {
@@ -559,26 +503,26 @@ func (r *Receiver) channel(serving context.Context, srv *ssh.Server, conn *gossh
 // signedIn is the sessions there are, by the fingerprints of their keys.
 type signedIn struct {
 	mu sync.Mutex
-	by map[string]map[*place]bool
+	by map[string]map[*session]bool
 }
 
-type place struct {
+type session struct {
 	cancel  context.CancelCauseFunc
 	removed bool
 }
 
-func newSignedIn() *signedIn { return &signedIn{by: map[string]map[*place]bool{}} }
+func newSignedIn() *signedIn { return &signedIn{by: map[string]map[*session]bool{}} }
 
 // enter counts a session in; removed tells whether its key has been removed since.
 func (s *signedIn) enter(conn *gossh.ServerConn, cancel context.CancelCauseFunc) (leave func(), removed func() bool) {
 	if conn == nil || conn.Permissions == nil {
 		return func() {}, func() bool { return false }
 	}
-	fp, p := conn.Permissions.Extensions[fingerprintExt], &place{cancel: cancel}
+	fp, p := conn.Permissions.Extensions[fingerprintExt], &session{cancel: cancel}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.by[fp] == nil {
-		s.by[fp] = map[*place]bool{}
+		s.by[fp] = map[*session]bool{}
 	}
 	s.by[fp][p] = true
 	leave = func() {
@@ -621,6 +565,7 @@ func (n newChannel) Accept() (gossh.Channel, <-chan *gossh.Request, error) {
 		return nil, nil, err
 	}
 	out := make(chan *gossh.Request, 16)
+	w := &writable{ch, n.state}
 	go func() {
 		defer n.cancel(errHungUp)
 		defer close(out)
@@ -647,6 +592,11 @@ func (n newChannel) Accept() (gossh.Channel, <-chan *gossh.Request, error) {
 				}
 				_ = req.Reply(true, nil)
 				continue
+			case "eow@openssh.com":
+				// The client's output is closed: what it runs would get SIGPIPE from sshd.
+				n.state.closed.Store(true)
+				_ = req.Reply(true, nil)
+				continue
 			case "signal", "break":
 				// OpenSSH's client sends none for a Ctrl-C: it closes the channel, or the
 				// terminal passes the character on.
@@ -661,7 +611,21 @@ func (n newChannel) Accept() (gossh.Channel, <-chan *gossh.Request, error) {
 			out <- req
 		}
 	}()
-	return ch, out, nil
+	return w, out, nil
+}
+
+// writable is a channel that takes no more once its client has closed its output
+// (eow@openssh.com, section 2.1 of OpenSSH's PROTOCOL).
+type writable struct {
+	gossh.Channel
+	state *channelState
+}
+
+func (w *writable) Write(b []byte) (int, error) {
+	if w.state.closed.Load() {
+		return 0, syscall.EPIPE
+	}
+	return w.Channel.Write(b)
 }
 
 // parsePTY reads the size out of a pty-req (RFC 4254, section 6.2).

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -550,72 +549,6 @@ func TestSSH_SilentConnectionsAreClosed(t *testing.T) {
 	}
 	_ = sess.Close()
 	within(t, s.logs.ended, "the session's context")
-}
-
-func TestGate(t *testing.T) {
-	t.Parallel()
-	g := newGate()
-	enter := func(host string) (func(), bool) { return g.enter(t.Context(), host, time.Millisecond) }
-	var leave []func()
-	for i := range maxUnauthPerIP {
-		l, ok := enter("192.0.2.1")
-		if !ok {
-			t.Fatalf("connection %d is refused", i)
-		}
-		leave = append(leave, l)
-	}
-	if _, ok := enter("192.0.2.1"); ok {
-		t.Error("one address takes more than its part")
-	}
-	for range maxUnauth - maxUnauthPerIP {
-		if _, ok := enter("127.0.0.1"); !ok {
-			t.Fatal("the loopback address is limited")
-		}
-	}
-	if _, ok := enter("192.0.2.2"); ok {
-		t.Error("more than all places are taken")
-	}
-	leave[0]()
-	if _, ok := enter("192.0.2.1"); !ok {
-		t.Error("a place that was left is not free")
-	}
-	// Who waits gets the place that becomes free.
-	got := make(chan bool)
-	go func() {
-		_, ok := g.enter(t.Context(), "192.0.2.2", time.Minute)
-		got <- ok
-	}()
-	leave[1]()
-	if !within(t, got, "the one who waits") {
-		t.Error("the place was not given to who waits for it")
-	}
-	// And no more wait than there is room for.
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan bool)
-	for range maxWaitingPerIP {
-		go func() {
-			_, ok := g.enter(ctx, "192.0.2.3", time.Minute)
-			ended <- ok
-		}()
-	}
-	for waiting := 0; waiting < maxWaitingPerIP; {
-		runtime.Gosched()
-		g.mu.Lock()
-		waiting = g.waiting
-		g.mu.Unlock()
-	}
-	if _, ok := enter("192.0.2.3"); ok {
-		t.Error("more than may wait")
-	}
-	cancel()
-	for range maxWaitingPerIP {
-		if <-ended {
-			t.Error("somebody got in")
-		}
-	}
-	if g.waiting != 0 || len(g.waitBy) != 0 {
-		t.Errorf("%d still wait", g.waiting)
-	}
 }
 
 func TestServeLocal_OwnerIsAdmin(t *testing.T) {

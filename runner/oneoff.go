@@ -59,8 +59,8 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 	}
 	defer r.discard(ctx, id)
 
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	at, err := r.cli.ContainerAttach(ctx, id, container.AttachOptions{Stream: true, Stdin: o.Stdin != nil, Stdout: true, Stderr: true})
 	if err != nil {
 		return 0, err
@@ -71,7 +71,14 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 	exited, failed := r.cli.ContainerWait(ctx, id, container.WaitConditionNextExit)
 
 	copied := make(chan error, 1)
-	go func() { copied <- copyOut(o, at) }()
+	go func() {
+		err := copyOut(o, at)
+		if err != nil && ctx.Err() == nil {
+			err = fmt.Errorf("pass on the output: %w", err)
+			cancel(err) // nobody takes it any more: what runs would get SIGPIPE in a shell
+		}
+		copied <- err
+	}()
 	if err := r.cli.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
 		at.Close()
 		<-copied
@@ -105,8 +112,8 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 	// The output ends with the container, but may still be on its way.
 	select {
 	case err := <-copied:
-		if err != nil && ctx.Err() == nil {
-			return 0, fmt.Errorf("pass on the output: %w", err)
+		if err != nil && errors.Is(context.Cause(ctx), err) {
+			return 0, err
 		}
 	case <-ctx.Done():
 		at.Close()

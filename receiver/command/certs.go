@@ -84,7 +84,7 @@ func runCertsAdd(_ context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	data, err := io.ReadAll(io.LimitReader(c.Stdin, maxPEM))
+	data, err := io.ReadAll(io.LimitReader(c.Upload, maxPEM))
 	if err != nil {
 		return err
 	}

@@ -123,6 +123,7 @@ type Request struct {
 	User   string // the SSH user name, which may name a stack
 	Line   string // the command line, as Split and Join have it
 	Stdin  io.Reader
+	Upload io.Reader // Stdin for what is read whole: may fail when nothing comes for long; nil: Stdin
 	Stdout io.Writer
 	Stderr io.Writer
 	Flush  func(context.Context) // returns when the client has what was written; nil: it is not known
@@ -166,6 +167,9 @@ type call struct {
 // Run runs a command line. The error's kind makes the exit status; an ExitStatus
 // needs no more words.
 func (s *Set) Run(ctx context.Context, req Request) error {
+	if req.Upload == nil {
+		req.Upload = req.Stdin
+	}
 	c := &call{Set: s, Request: req, raw: req.Stdout, rawErr: req.Stderr, view: req.screen()}
 	switch {
 	case req.TTY:

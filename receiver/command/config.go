@@ -133,7 +133,7 @@ func runConfigSet(ctx context.Context, c *call) error {
 			return mesh.Errorf(mesh.Invalid, "the value of %s has to come from standard input, and that is a terminal", fromStdin).
 				WithHint("pipe it: ssh mesh config:set -a %s %s=- < file", c.stack.Name, fromStdin)
 		}
-		data, err := io.ReadAll(io.LimitReader(c.Stdin, maxValue))
+		data, err := io.ReadAll(io.LimitReader(c.Upload, maxValue))
 		if err != nil {
 			return fmt.Errorf("read the value of %s: %w", fromStdin, err)
 		}

@@ -93,11 +93,11 @@ func runDeploy(ctx context.Context, c *call) error {
 		return mesh.Errorf(mesh.Invalid, "the source has to come from standard input, and that is a terminal").
 			WithHint("in a checkout: mesh deploy; elsewhere: tar cz . | ssh mesh deploy -a %s", c.stack.Name)
 	case load != "":
-		u.From, u.Subject = mesh.From{Ref: load, Archive: c.Stdin}, "Image "+load+", loaded"
+		u.From, u.Subject = mesh.From{Ref: load, Archive: c.Upload}, "Image "+load+", loaded"
 	default:
 		began := c.Now()
 		_, _ = fmt.Fprintf(c.Stderr, "-----> Receiving the tree\n")
-		tree, id, release, err := c.Uploads.Unpack(ctx, c.Stdin)
+		tree, id, release, err := c.Uploads.Unpack(ctx, c.Upload)
 		if err != nil {
 			return err
 		}

@@ -70,7 +70,7 @@ func runConfigImport(ctx context.Context, c *call) error {
 		return mesh.Errorf(mesh.Invalid, "the config vars have to come from standard input, and that is a terminal").
 			WithHint("ssh mesh config:import -a %s < .env", c.stack.Name)
 	}
-	data, err := io.ReadAll(io.LimitReader(c.Stdin, maxValue))
+	data, err := io.ReadAll(io.LimitReader(c.Upload, maxValue))
 	if err != nil {
 		return fmt.Errorf("read the config vars: %w", err)
 	}

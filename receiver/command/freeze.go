@@ -57,7 +57,7 @@ const maxPage = 256 << 10
 func (c *call) maintain(ctx context.Context, on bool) error {
 	page := ""
 	if own, _ := c.flags.GetBool("page"); on && own {
-		data, err := io.ReadAll(io.LimitReader(c.Stdin, maxPage+1))
+		data, err := io.ReadAll(io.LimitReader(c.Upload, maxPage+1))
 		if err != nil {
 			return err
 		}

@@ -80,7 +80,7 @@ func runKeysAdd(ctx context.Context, c *call) error {
 		if c.TTY {
 			return mesh.Errorf(mesh.Invalid, "the key has to come from standard input, and that is a terminal").WithHint("ssh mesh ssh-keys:add %s < ~/.ssh/id_ed25519.pub", name)
 		}
-		data, err := io.ReadAll(io.LimitReader(c.Stdin, maxKeyText))
+		data, err := io.ReadAll(io.LimitReader(c.Upload, maxKeyText))
 		if err != nil {
 			return fmt.Errorf("read the key: %w", err)
 		}

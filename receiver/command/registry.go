@@ -66,7 +66,7 @@ func runRegistryLogin(ctx context.Context, c *call) error {
 	if c.TTY {
 		return mesh.Errorf(mesh.Invalid, "the password has to come from standard input, and that is a terminal").WithHint("ssh mesh registry:login %s %s < password", host, user)
 	}
-	data, err := io.ReadAll(io.LimitReader(c.Stdin, maxPassword))
+	data, err := io.ReadAll(io.LimitReader(c.Upload, maxPassword))
 	if err != nil {
 		return fmt.Errorf("read the password: %w", err)
 	}

@@ -1,0 +1,103 @@
+package receiver
+
+import (
+	"context"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"mesh"
+)
+
+// errStalled ends a session whose transfer stands still: its ssh may be alive and
+// answer, while what feeds it hangs.
+var errStalled = mesh.Errorf(mesh.Cancelled, "nothing was transferred for too long").WithHint("try again; if it stalls again, look at the network and at the disk on your side")
+
+// watch ends a context when a transfer stands still. It may be used from several
+// goroutines.
+type watch struct {
+	after time.Duration
+	timer *time.Timer
+
+	mu    sync.Mutex
+	ended bool
+}
+
+// newWatch returns a context that ends when nothing was moved for the given time, until
+// done is called.
+func newWatch(ctx context.Context, after time.Duration) (context.Context, *watch) {
+	c, cancel := context.WithCancelCause(ctx)
+	w := &watch{after: after}
+	w.timer = time.AfterFunc(after, func() { cancel(errStalled) })
+	context.AfterFunc(ctx, w.done)
+	return c, w
+}
+
+// moved tells that something was transferred.
+func (w *watch) moved() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.ended {
+		w.timer.Reset(w.after)
+	}
+}
+
+// done ends the watch, not its context: the transfer is over.
+func (w *watch) done() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ended = true
+	w.timer.Stop()
+}
+
+// reader counts what is read from r, and the end of it as the end of the transfer.
+func (w *watch) reader(r io.Reader) io.Reader { return watchedReader{r, w} }
+
+// writer counts what is written to out.
+func (w *watch) writer(out io.Writer) io.Writer { return watchedWriter{out, w} }
+
+type watchedReader struct {
+	io.Reader
+	w *watch
+}
+
+func (r watchedReader) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	if err != nil {
+		r.w.done()
+	} else {
+		r.w.moved()
+	}
+	return n, err
+}
+
+type watchedWriter struct {
+	io.Writer
+	w *watch
+}
+
+func (o watchedWriter) Write(b []byte) (int, error) {
+	n, err := o.Writer.Write(b)
+	if err == nil {
+		o.w.moved()
+	}
+	return n, err
+}
+
+// idleReader fails when a read takes longer than the given time.
+type idleReader struct {
+	*io.PipeReader
+	after time.Duration
+}
+
+func (r idleReader) Read(b []byte) (int, error) {
+	var late atomic.Bool
+	t := time.AfterFunc(r.after, func() { late.Store(true); _ = r.Close() })
+	defer t.Stop()
+	n, err := r.PipeReader.Read(b)
+	if err != nil && late.Load() {
+		return n, errStalled
+	}
+	return n, err
+}
