@@ -57,12 +57,19 @@ var (
 
 const labelText = "use 1 to 40 characters a-z, 0-9 and -, beginning with a letter and not ending with -"
 
+// reserved are the labels below the base domain that are mesh's own. "mesh" is also
+// what the remote and the SSH user are called.
+var reserved = map[string]bool{"mesh": true}
+
+// Reserved tells whether a label, a stack's name or the first one below the base
+// domain, is mesh's own.
+func Reserved(label string) bool { return reserved[label] }
+
 // ParseStackName checks s against the rule for stack names and tells which rule
-// it breaks. "mesh" is reserved: it is what the remote and the SSH user are
-// called.
+// it breaks. Reserved names are refused.
 func ParseStackName(s string) (StackName, error) {
-	if s == "mesh" {
-		return "", &Error{Kind: Invalid, Text: `"mesh" is reserved and cannot name a stack`, Hint: "choose another name"}
+	if Reserved(s) {
+		return "", &Error{Kind: Invalid, Text: fmt.Sprintf("%q is reserved and cannot name a stack", s), Hint: "choose another name"}
 	}
 	if !labelRule.MatchString(s) {
 		return "", &Error{Kind: Invalid, Text: fmt.Sprintf("%q is not a stack name", Clip(s, 60)), Hint: labelText}

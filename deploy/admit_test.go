@@ -77,6 +77,57 @@ func TestAdmitRef(t *testing.T) {
 	})
 }
 
+// admin is a key of the server's admin.
+var admin = mesh.Key{Name: "admin", Role: mesh.RoleAdmin}
+
+// What is at or below the base domain is the server's to give, but for what is below a
+// stack's own name; and nobody takes a host out of another stack's wildcard.
+func TestDomains_BelowTheBaseDomain(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		mustPush(t, w, d, app)
+		if _, err := d.CreateStack(t.Context(), "shop", "ci"); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.AddDomain(t.Context(), "shop", "*.shop.example", "", admin); err != nil {
+			t.Fatal(err)
+		}
+		limited := mesh.Key{Name: "lim", Role: mesh.RoleDeploy, Stacks: []mesh.StackName{"blog"}}
+		limitedAdmin := mesh.Key{Name: "lima", Role: mesh.RoleAdmin, Stacks: []mesh.StackName{"blog"}}
+		deployer := mesh.Key{Name: "dep", Role: mesh.RoleDeploy}
+		for host, want := range map[mesh.Host]map[string]error{
+			"localhost":             {"lim": mesh.Denied, "lima": mesh.Denied, "dep": mesh.Denied, "admin": nil},
+			"*.localhost":           {"lim": mesh.Denied, "lima": mesh.Denied, "dep": mesh.Denied, "admin": nil},
+			"later.localhost":       {"lim": mesh.Denied, "lima": mesh.Denied, "dep": mesh.Denied, "admin": nil},
+			"a.later.localhost":     {"lim": mesh.Denied, "lima": mesh.Denied, "dep": mesh.Denied, "admin": nil},
+			"*.shop.localhost":      {"lim": mesh.Denied, "lima": mesh.Denied, "dep": mesh.Denied, "admin": nil},
+			"mesh.localhost":        {"lim": mesh.Denied, "lima": mesh.Denied, "dep": mesh.Denied, "admin": mesh.Denied},
+			"a.mesh.localhost":      {"lim": mesh.Denied, "lima": mesh.Denied, "dep": mesh.Denied, "admin": mesh.Denied},
+			"a.blog.localhost":      {"lim": nil, "lima": nil, "dep": nil, "admin": nil},
+			"*.blog.localhost":      {"lim": nil, "lima": nil, "dep": nil, "admin": nil},
+			"shop.localhost":        {"lim": mesh.Conflict, "lima": mesh.Conflict, "dep": mesh.Conflict, "admin": mesh.Conflict},
+			"notlocalhost":          {"lim": nil, "lima": nil, "dep": nil, "admin": nil},
+			"www.example.com":       {"lim": nil, "lima": nil, "dep": nil, "admin": nil},
+			"www.shop.example":      {"lim": mesh.Conflict, "lima": mesh.Conflict, "dep": nil, "admin": nil},
+			"a.b.shop.example":      {"lim": mesh.Conflict, "lima": mesh.Conflict, "dep": nil, "admin": nil},
+			"*.deeper.shop.example": {"lim": mesh.Conflict, "lima": mesh.Conflict, "dep": nil, "admin": nil},
+		} {
+			for _, key := range []mesh.Key{limited, limitedAdmin, deployer, admin} {
+				err := d.AddDomain(t.Context(), "blog", host, "", key)
+				if want := want[string(key.Name)]; !errors.Is(err, want) || (err == nil) != (want == nil) {
+					t.Errorf("%s adds %s: %v, want %v", key.Name, host, err, want)
+				}
+				if err == nil {
+					if err := d.RemoveDomain(t.Context(), "blog", host); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		sound(t, w)
+	})
+}
+
 func TestDomains(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()
@@ -94,7 +145,7 @@ func TestDomains(t *testing.T) {
 		}
 		add := func(stack mesh.StackName, h mesh.Host, want error) {
 			t.Helper()
-			if err := d.AddDomain(t.Context(), stack, h, ""); !errors.Is(err, want) || (err == nil) != (want == nil) {
+			if err := d.AddDomain(t.Context(), stack, h, "", admin); !errors.Is(err, want) || (err == nil) != (want == nil) {
 				t.Errorf("%s to %s: %v, want %v", h, stack, err, want)
 			}
 		}

@@ -313,6 +313,7 @@ func (t *transcript) pass(lines string) {
 	if t.ended {
 		return
 	}
+	lines = mesh.VisibleOutput(lines) // an app or an image may print anything
 	if _, err := io.WriteString(t.record, lines); err != nil && t.rerr == nil {
 		t.rerr = err
 	}

@@ -23,7 +23,7 @@ func (d *Deployer) Audit(ctx context.Context, by mesh.KeyName, stack mesh.StackN
 		result = "failed"
 	}
 	result, _, _ = strings.Cut(result, "\n")
-	entry := mesh.AuditEntry{At: d.Now().UTC(), By: by, Stack: stack, Action: mesh.Clip(action, 200), Result: mesh.Clip(result, 200)}
+	entry := mesh.AuditEntry{At: d.Now().UTC(), By: by, Stack: stack, Action: mesh.Clip(mesh.Visible(action), 200), Result: mesh.Clip(mesh.Visible(result), 200)}
 	if aerr := d.Store.AddAudit(context.WithoutCancel(ctx), entry); aerr != nil {
 		d.Logger.Error("audit entry not recorded", "stack", stack, "key", string(by), "err", aerr)
 	}

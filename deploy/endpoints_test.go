@@ -174,11 +174,11 @@ func TestPublish_Refusals(t *testing.T) {
 			if h == "old.example.com" {
 				to = "www.example.com"
 			}
-			if err := d.AddDomain(t.Context(), "blog", h, to); err != nil {
+			if err := d.AddDomain(t.Context(), "blog", h, to, admin); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := d.AddDomain(t.Context(), "shop", "shop.example.com", ""); err != nil {
+		if err := d.AddDomain(t.Context(), "shop", "shop.example.com", "", admin); err != nil {
 			t.Fatal(err)
 		}
 		if err := publish(t, d, "blog", "api", "https://www.example.com/api", io.Discard); err != nil {

@@ -25,7 +25,7 @@ func (d *Deployer) Lock(ctx context.Context, stack mesh.StackName, by mesh.KeyNa
 		if s.Lock != nil {
 			return locked(*s)
 		}
-		s.Lock = &mesh.Lock{By: by, Since: d.Now().UTC(), Why: why}
+		s.Lock = &mesh.Lock{By: by, Since: d.Now().UTC(), Why: mesh.Visible(why)}
 		return nil
 	})
 }

@@ -19,7 +19,7 @@ import (
 func renamed(t *testing.T, w *deploytest.World, d *deploy.Deployer) {
 	t.Helper()
 	mustPush(t, w, d, app)
-	if err := d.AddDomain(t.Context(), "blog", "www.example.com", ""); err != nil {
+	if err := d.AddDomain(t.Context(), "blog", "www.example.com", "", admin); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.AddKey(t.Context(), mesh.Key{Name: "ci", Role: mesh.RoleDeploy, Stacks: []mesh.StackName{"blog"}, Fingerprint: "f"}); err != nil {
@@ -130,7 +130,7 @@ func TestRename_Refusals(t *testing.T) {
 		if _, err := d.CreateStack(t.Context(), "other", "laptop"); err != nil {
 			t.Fatal(err)
 		}
-		if err := d.AddDomain(t.Context(), "other", "shop.localhost", ""); err != nil {
+		if err := d.AddDomain(t.Context(), "other", "shop.localhost", "", admin); err != nil {
 			t.Fatal(err)
 		}
 		refused := func(to mesh.StackName, kind mesh.Kind) {

@@ -375,7 +375,7 @@ func TestRollout_ChangesOfRoutesMeanwhile(t *testing.T) {
 		change := func() {
 			domains++
 			host := mesh.Host(fmt.Sprintf("n%d.example.com", domains))
-			if err := errors.Join(d.AddDomain(t.Context(), "blog", host, ""), d.SetMaintenance(t.Context(), "blog", domains%2 == 1, "")); err != nil {
+			if err := errors.Join(d.AddDomain(t.Context(), "blog", host, "", admin), d.SetMaintenance(t.Context(), "blog", domains%2 == 1, "")); err != nil {
 				t.Error(err)
 			}
 		}
@@ -395,7 +395,7 @@ func TestRollout_ChangesOfRoutesMeanwhile(t *testing.T) {
 		var all sync.WaitGroup
 		for i := range 20 {
 			all.Go(func() {
-				if err := d.AddDomain(t.Context(), "blog", mesh.Host(fmt.Sprintf("at-once-%d.example.com", i)), ""); err != nil {
+				if err := d.AddDomain(t.Context(), "blog", mesh.Host(fmt.Sprintf("at-once-%d.example.com", i)), "", admin); err != nil {
 					t.Error(err)
 				}
 			})

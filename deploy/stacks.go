@@ -185,15 +185,18 @@ func (d *Deployer) removeStack(ctx context.Context, name mesh.StackName) {
 	})
 }
 
-// AddDomain routes a host name to a stack. With to, another host of the stack,
-// requests for it are told to go there.
-func (d *Deployer) AddDomain(ctx context.Context, name mesh.StackName, host, to mesh.Host) error {
+// AddDomain routes a host name to a stack, on behalf of a key. With to, another host
+// of the stack, requests for it are told to go there.
+func (d *Deployer) AddDomain(ctx context.Context, name mesh.StackName, host, to mesh.Host, key mesh.Key) error {
 	stacks, err := d.Store.Stacks(ctx)
 	if err != nil {
 		return err
 	}
 	if o, ok := d.owner(stacks, host); ok && d.host(o.Name) == host {
 		return ownName(host, o.Name)
+	}
+	if err := d.mayHave(stacks, name, host, key); err != nil {
+		return err
 	}
 	return d.changeDomains(ctx, name, func(st *mesh.Stack) error {
 		if slices.Contains(st.Domains, host) {
@@ -217,6 +220,42 @@ func (d *Deployer) AddDomain(ctx context.Context, name mesh.StackName, host, to 
 		slices.Sort(st.Domains)
 		return nil
 	})
+}
+
+// mayHave tells whether a key may give a host to a stack. What is at or below the base
+// domain is the server's: whoever has it gets the cookies of the whole domain, or what
+// is meant for a stack that does not exist yet. A stack has what is below its own name.
+// An admin of the server may give away the rest, but nothing that is reserved.
+func (d *Deployer) mayHave(stacks []mesh.Stack, stack mesh.StackName, host mesh.Host, key mesh.Key) error {
+	below, ours := strings.CutSuffix("."+string(host), "."+d.Domain)
+	if !ours {
+		return d.mayCover(stacks, stack, host, key)
+	}
+	labels := strings.Split(strings.TrimPrefix(below, "."), ".")
+	switch label := labels[len(labels)-1]; {
+	case mesh.Reserved(label):
+		return mesh.Errorf(mesh.Denied, "%s is mesh's own", host).WithHint("choose a name below %s, or one of another domain", d.host(stack))
+	case label == string(stack) && len(labels) > 1:
+		return nil
+	}
+	if !key.May(mesh.AccessAdmin, "") {
+		return mesh.Errorf(mesh.Denied, "%s belongs to the server: its base domain is %s", host, d.Domain).
+			WithHint("choose a name below %s, or one of another domain; or ask an admin to add it", d.host(stack))
+	}
+	return nil
+}
+
+// mayCover tells whether a key may take a host out of the wildcard of another stack.
+func (d *Deployer) mayCover(stacks []mesh.Stack, stack mesh.StackName, host mesh.Host, key mesh.Key) error {
+	for _, parent, below := strings.Cut(string(host), "."); below; _, parent, below = strings.Cut(parent, ".") {
+		wildcard := mesh.Host("*." + parent)
+		for _, o := range stacks {
+			if o.Name != stack && wildcard != host && slices.Contains(o.Domains, wildcard) && !key.May(mesh.AccessDeploy, o.Name) {
+				return mesh.Errorf(mesh.Conflict, "%s belongs to another stack, which has %s", host, wildcard)
+			}
+		}
+	}
+	return nil
 }
 
 // owner is the stack that a host leads to, by the stack's own name or as one of its

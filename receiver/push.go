@@ -505,7 +505,7 @@ func (p *push) reason(err error) string {
 		return "mesh itself failed: its log has the details"
 	}
 	line, _, _ := strings.Cut(e.Text, "\n")
-	return mesh.Clip(strings.TrimSpace(line), 200)
+	return mesh.Clip(mesh.Visible(strings.TrimSpace(line)), 200)
 }
 
 // fsckLine is how git names an object that it refuses: its check and what is wrong.

@@ -218,8 +218,8 @@ func printRefusal(w io.Writer, err error) {
 	if !errors.As(err, &e) {
 		return
 	}
-	fmt.Fprintf(w, " !     %s\n", e.Text)
+	fmt.Fprintf(w, " !     %s\n", mesh.Visible(e.Text))
 	if e.Hint != "" {
-		fmt.Fprintf(w, "       %s\n", e.Hint)
+		fmt.Fprintf(w, "       %s\n", mesh.VisibleOutput(e.Hint))
 	}
 }

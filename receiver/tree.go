@@ -78,15 +78,8 @@ func (r *Repos) Open(ctx context.Context, stack mesh.StackName, commit mesh.Comm
 	return t, printable(subject), st.Close, nil
 }
 
-// printable makes text from a pusher harmless on a terminal and in a log.
-func printable(s string) string {
-	return mesh.Clip(strings.Map(func(r rune) rune {
-		if r < 0x20 || r == 0x7f || 0x80 <= r && r < 0xa0 {
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?")), 72)
-}
+// printable makes a line from a pusher or from another server harmless, and short.
+func printable(s string) string { return mesh.Clip(mesh.Visible(s), 72) }
 
 // list adds what lies below a folder, in the order that mesh.Tree promises: git
 // sorts a folder "a" as "a/", behind "a.b".

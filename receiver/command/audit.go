@@ -57,11 +57,11 @@ func runAudit(ctx context.Context, c *call) error {
 	return nil
 }
 
-// audit records a command that changes something, or that failed to. Of its
-// arguments only what cannot be a value of a config var is kept.
+// audit records a command that changes something or prints secrets, or that failed
+// to. Of its arguments only what cannot be a value of a config var is kept.
 func (c *call) audit(ctx context.Context, err error) {
 	scaled := c.def.name() == "ps:scale" && len(c.args) > 0
-	if c.def.quiet || c.def.access == mesh.AccessRead && !scaled && !c.def.ownCheck {
+	if c.def.quiet || c.def.access == mesh.AccessRead && !scaled && !c.def.ownCheck && len(c.audited) == 0 {
 		return
 	}
 	var exit ExitStatus
@@ -73,10 +73,12 @@ func (c *call) audit(ctx context.Context, err error) {
 		err = mesh.Errorf(mesh.Invalid, "refused: the arguments are not valid")
 	}
 	words := []string{c.def.name()}
-	for _, a := range c.args {
+	args := c.args
+	if c.def.verbatim {
+		args = programOf(c.args, c.def.topic == "enter")
+	}
+	for _, a := range args {
 		switch {
-		case c.def.verbatim:
-			a = ""
 		case c.def.topic == "config":
 			name, _, ok := strings.Cut(a, "=")
 			if a = name; !varName.MatchString(name) || !ok && c.def.verb == "set" {
@@ -87,7 +89,33 @@ func (c *call) audit(ctx context.Context, err error) {
 			words = append(words, mesh.Clip(a, 60))
 		}
 	}
+	for _, a := range c.audited {
+		words = append(words, mesh.Clip(a, 60))
+	}
+	if c.def.verbatim && len(c.args) > len(args) {
+		words = append(words, "…")
+	}
 	c.Deployer.Audit(ctx, c.Key.Name, c.stack.Name, strings.Join(words, " "), err)
+}
+
+// program is a word that names a program: without blanks, quotes and =, behind which
+// a value could stand.
+var program = regexp.MustCompile(`^[A-Za-z0-9_./+-]+$`)
+
+// programOf keeps of a command line the program, and the instance in front of it when
+// there is one. What comes behind may be a password.
+func programOf(args []string, instance bool) (kept []string) {
+	most := 1
+	if instance {
+		most = 2
+	}
+	for _, a := range args[:min(most, len(args))] {
+		if a, _, _ = strings.Cut(a, " "); !program.MatchString(a) {
+			break
+		}
+		kept = append(kept, a)
+	}
+	return kept
 }
 
 // varName is what can be a name and no value that fell apart.

@@ -2,14 +2,13 @@ package command
 
 import (
 	"context"
-	"fmt"
 
 	"mesh"
 )
 
 var backupCommands = []*definition{
 	{
-		topic: "backup", args: "> FILE.tar", short: "Print a backup of the whole server, taken while it runs", access: mesh.AccessAdmin, run: runBackup,
+		topic: "backup", args: "> FILE.tar", short: "Print a backup of the whole server, taken while it runs", access: mesh.AccessAdmin, exact: true, run: runBackup,
 		long: "It has the state, the key that unseals it, the host key, the repositories, the recorded output and the\n" +
 			"certificates, as a tar: keep it as secret as the server. Images and volumes are the engine's and not in\n" +
 			"it. `mesh restore FILE.tar` on a server that is stopped makes a data directory out of it.",
@@ -24,6 +23,6 @@ func runBackup(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.Stderr, "%d files\n", n)
+	c.tell("%d files\n", n)
 	return nil
 }

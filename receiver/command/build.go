@@ -45,7 +45,7 @@ var buildCommands = []*definition{
 		topic: "build", verb: "dockerfile", args: "[--eject]", short: "Print the Dockerfile that the last commit is built with: the repository's, or the one that mesh writes",
 		long: "In a checkout, \"mesh build:dockerfile --eject\" writes it to ./Dockerfile, with a .dockerignore where there is\n" +
 			"none, from the files that lie there. From then on it is the repository's own, to change and to commit.",
-		stack: true, access: mesh.AccessRead, quiet: true, run: runBuildDockerfile,
+		stack: true, access: mesh.AccessRead, quiet: true, exact: true, run: runBuildDockerfile,
 		flags: func(fs *pflag.FlagSet) {
 			fs.Bool("eject", false, "write ./Dockerfile, in a checkout")
 			fs.Bool("force", false, "with --eject: write over one that is there")
@@ -88,7 +88,7 @@ func runBuild(_ context.Context, c *call) error {
 	}
 	for _, name := range mesh.SettingNames() {
 		if v := c.stack.Settings.Get(name); v != "" {
-			_, _ = fmt.Fprintf(c.Stdout, "%s=%s\n", name, v)
+			c.say("%s=%s\n", name, v)
 		}
 	}
 	return nil

@@ -2,7 +2,6 @@ package command
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"strings"
 	"time"
@@ -96,7 +95,7 @@ func runCertsAdd(_ context.Context, c *call) error {
 	for _, h := range covered {
 		names = append(names, string(h))
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s: the certificate is used for %s\n", c.stack.Name, strings.Join(names, ", "))
+	c.say("%s: the certificate is used for %s\n", c.stack.Name, strings.Join(names, ", "))
 	return nil
 }
 
@@ -112,6 +111,6 @@ func runCertsRemove(_ context.Context, c *call) error {
 	if err := all.Remove(c.stack.Name, host); err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s: the uploaded certificate for %s is removed\n", c.stack.Name, host)
+	c.say("%s: the uploaded certificate for %s is removed\n", c.stack.Name, host)
 	return nil
 }

@@ -55,7 +55,8 @@ type Deployer interface {
 	Rollback(ctx context.Context, stack mesh.StackName, by mesh.KeyName, n mesh.ReleaseNumber, out io.Writer) error
 	Cancel(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber, by mesh.KeyName) (mesh.Deployment, error)
 	Done(stack mesh.StackName, n mesh.DeploymentNumber) <-chan struct{}
-	AddDomain(ctx context.Context, name mesh.StackName, host, to mesh.Host) error
+	// AddDomain routes a host to a stack, when the key may give it away.
+	AddDomain(ctx context.Context, name mesh.StackName, host, to mesh.Host, key mesh.Key) error
 	RemoveDomain(ctx context.Context, name mesh.StackName, host mesh.Host) error
 	Domains(st mesh.Stack) []mesh.Host
 	AddKey(ctx context.Context, k mesh.Key) error
@@ -157,7 +158,9 @@ type call struct {
 	stack mesh.Stack // of commands that work on one
 	json  bool
 	acted bool // the command was begun
-	view  screen
+
+	audited []string // of its options, what the audit log keeps
+	view    screen
 
 	starts []int // of the words of Line
 
@@ -181,7 +184,10 @@ func (s *Set) Run(ctx context.Context, req Request) error {
 		o := &order{ctx: ctx, flush: req.Flush}
 		c.Stdout, c.Stderr = ordered{req.Stdout, o, false}, ordered{req.Stderr, o, true}
 	}
-	err := c.run(ctx)
+	c.Stderr = harmless{c.Stderr}
+	exact := c.Stdout
+	c.Stdout = harmless{c.Stdout}
+	err := c.run(ctx, exact)
 	if c.acted || c.def != nil && errors.Is(err, mesh.Denied) {
 		c.audit(ctx, err)
 	}
@@ -197,7 +203,7 @@ func (s *Set) Run(ctx context.Context, req Request) error {
 	return err
 }
 
-func (c *call) run(ctx context.Context) error {
+func (c *call) run(ctx context.Context, exact io.Writer) error {
 	line, starts, err := split(c.Line)
 	if err != nil {
 		return err
@@ -214,6 +220,9 @@ func (c *call) run(ctx context.Context) error {
 		return err
 	}
 	c.def, c.starts = def, starts
+	if def.exact && !c.view.person {
+		c.Stdout = exact
+	}
 	if err := c.parse(rest); err != nil {
 		return err
 	}
@@ -456,13 +465,13 @@ func PrintError(w io.Writer, err error, log *slog.Logger) {
 		_, _ = fmt.Fprintf(w, "error: mesh itself failed (id %s)\nhint:  the server's log has the details under that id\n", id)
 		return
 	}
-	_, _ = fmt.Fprintf(w, "error: %s\n", e.Text)
+	_, _ = fmt.Fprintf(w, "error: %s\n", mesh.Visible(e.Text))
 	for l := range strings.SplitSeq(e.Hint, "\n") {
 		switch {
 		case strings.HasPrefix(l, "usage: "):
-			_, _ = fmt.Fprintln(w, l)
+			_, _ = fmt.Fprintln(w, mesh.Visible(l))
 		case l != "":
-			_, _ = fmt.Fprintf(w, "hint:  %s\n", l)
+			_, _ = fmt.Fprintf(w, "hint:  %s\n", mesh.Visible(l))
 		}
 	}
 }

@@ -214,7 +214,7 @@ func (f *fake) Done(mesh.StackName, mesh.DeploymentNumber) <-chan struct{} {
 	return ch
 }
 
-func (f *fake) AddDomain(_ context.Context, name mesh.StackName, host, _ mesh.Host) error {
+func (f *fake) AddDomain(_ context.Context, name mesh.StackName, host, _ mesh.Host, _ mesh.Key) error {
 	f.do("add %s to %s", host, name)
 	return nil
 }

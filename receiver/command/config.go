@@ -13,12 +13,12 @@ import (
 
 var configCommands = []*definition{
 	{
-		topic: "config", short: "List the names of the config vars; their values only with --show", stack: true, json: true, run: runConfig,
+		topic: "config", short: "List the names of the config vars; their values only with --show", stack: true, exact: true, json: true, run: runConfig,
 		flags: func(f *pflag.FlagSet) { f.Bool("show", false, "with their values, which needs the role deploy") },
 	},
 	{
 		topic: "config", verb: "export", short: "Print the config vars with their values, for config:import",
-		stack: true, access: mesh.AccessDeploy, quiet: true, run: runConfigExport,
+		stack: true, access: mesh.AccessDeploy, exact: true, run: runConfigExport,
 		flags: func(f *pflag.FlagSet) { f.String("format", "shell", "the `FORMAT`: shell, envfile or json") },
 	},
 	{
@@ -30,7 +30,7 @@ var configCommands = []*definition{
 	},
 	{
 		topic: "config", verb: "get", args: "NAME", short: "Print the value of a config var",
-		stack: true, access: mesh.AccessDeploy, quiet: true, min: 1, max: 1, json: true, run: runConfigGet,
+		stack: true, access: mesh.AccessDeploy, exact: true, min: 1, max: 1, json: true, run: runConfigGet,
 	},
 	{
 		topic: "config", verb: "set", args: "NAME=VALUE…", short: "Set config vars and roll them out as one release, without downtime",
@@ -56,6 +56,9 @@ func runConfig(_ context.Context, c *call) error {
 	show, _ := c.flags.GetBool("show")
 	if show && !c.Key.May(mesh.AccessDeploy, c.stack.Name) {
 		return c.denied(mesh.AccessDeploy)
+	}
+	if show {
+		c.audited = []string{"--show"}
 	}
 	if c.json {
 		if names == nil {
@@ -164,11 +167,11 @@ func (c *call) changeConfig(ctx context.Context, set mesh.Config, unset []string
 	}
 	switch {
 	case len(changed) == 0:
-		_, _ = fmt.Fprintf(c.Stdout, "%s: nothing to change\n", st.Name)
+		c.say("%s: nothing to change\n", st.Name)
 	case st.Current == 0, recordOnly:
-		_, _ = fmt.Fprintf(c.Stdout, "%s: %s %s; in force with the next release\n", st.Name, verb, strings.Join(changed, ", "))
+		c.say("%s: %s %s; in force with the next release\n", st.Name, verb, strings.Join(changed, ", "))
 	default:
-		_, _ = fmt.Fprintf(c.Stdout, "%s %s: %s %s\n", st.Name, st.Current, verb, strings.Join(changed, ", "))
+		c.say("%s %s: %s %s\n", st.Name, st.Current, verb, strings.Join(changed, ", "))
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package command
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"strings"
 	"time"
@@ -59,9 +58,19 @@ func runDeploy(ctx context.Context, c *call) error {
 	load, _ := c.flags.GetString("load")
 	local, _ := c.flags.GetBool("no-pull")
 	for _, name := range []string{"image", "load"} {
-		if v, _ := c.flags.GetString(name); v == "" && c.flags.Changed(name) {
+		v, _ := c.flags.GetString(name)
+		if v == "" && c.flags.Changed(name) {
 			return c.usage("--%s needs the name of an image", name)
 		}
+		if v != mesh.Visible(v) || strings.ContainsAny(v, " \t") {
+			return c.usage("%q is not the name of an image", mesh.Clip(v, 80))
+		}
+		if v != "" {
+			c.audited = append(c.audited, "--"+name, v)
+		}
+	}
+	if what != "" {
+		c.audited = append(c.audited, "--source", what)
 	}
 	switch {
 	case img != "" && load != "":
@@ -96,7 +105,7 @@ func runDeploy(ctx context.Context, c *call) error {
 		u.From, u.Subject = mesh.From{Ref: load, Archive: c.Upload}, "Image "+load+", loaded"
 	default:
 		began := c.Now()
-		_, _ = fmt.Fprintf(c.Stderr, "-----> Receiving the tree\n")
+		c.tell("-----> Receiving the tree\n")
 		tree, id, release, err := c.Uploads.Unpack(ctx, c.Upload)
 		if err != nil {
 			return err
@@ -109,10 +118,10 @@ func runDeploy(ctx context.Context, c *call) error {
 				size += e.Size
 			}
 		}
-		_, _ = fmt.Fprintf(c.Stderr, "       %d files, %s, in %.1fs\n", files, units.HumanSize(float64(size)), c.Now().Sub(began).Round(time.Millisecond).Seconds())
+		c.tell("       %d files, %s, in %.1fs\n", files, units.HumanSize(float64(size)), c.Now().Sub(began).Round(time.Millisecond).Seconds())
 		u.Tree, u.ID, u.Subject = tree, id, "Upload"
 	}
-	if what = printable(what); what != "" {
+	if what = mesh.Clip(mesh.Visible(what), 72); what != "" {
 		u.Subject += ": " + what
 	}
 	if err := c.Deployer.Upload(ctx, u, c.Stderr); err != nil {
@@ -148,21 +157,11 @@ func (c *call) deployed(ctx context.Context, name mesh.StackName, dry bool) erro
 		return err
 	}
 	if dry {
-		_, _ = fmt.Fprintf(c.Stdout, "%s: built; nothing has changed\n", name)
+		c.say("%s: built; nothing has changed\n", name)
 		return nil
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s %s: %s\n", name, st.Current, c.URL(c.Deployer.Domains(st)[0]))
+	c.say("%s %s: %s\n", name, st.Current, c.URL(c.Deployer.Domains(st)[0]))
 	return nil
-}
-
-// printable makes a text from a client harmless on a terminal and in a log.
-func printable(s string) string {
-	return mesh.Clip(strings.Map(func(r rune) rune {
-		if r < 0x20 || r == 0x7f || 0x80 <= r && r < 0xa0 {
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?")), 72)
 }
 
 func runPromote(ctx context.Context, c *call) error {

@@ -26,7 +26,7 @@ func TestDeploy_Sources(t *testing.T) {
 		"deploy --image redis:7 --no-pull":                  `upload blog "Image redis:7" id= dockerfile="" from={Ref:redis:7 Archive:<nil> Local:true Public:false} no-cache=false dry-run=false`,
 		"deploy --load app:1":                               `upload blog "Image app:1, loaded" id= dockerfile="" from={Ref:app:1 Archive:<nil> Local:false Public:false} no-cache=false dry-run=false`,
 		"-a new deploy":                                     `upload new "Upload" id=TAR dockerfile="" from={Ref: Archive:<nil> Local:false Public:false} no-cache=false dry-run=false`,
-		"deploy --source \"$(printf 'a\x1b[2Jb')\" -a blog": `upload blog "Upload: $(printf 'a[2Jb')" id=TAR dockerfile="" from={Ref: Archive:<nil> Local:false Public:false} no-cache=false dry-run=false`,
+		"deploy --source \"$(printf 'a\x1b[2Jb')\" -a blog": `upload blog "Upload: $(printf 'a\\x1b[2Jb')" id=TAR dockerfile="" from={Ref: Archive:<nil> Local:false Public:false} no-cache=false dry-run=false`,
 	} {
 		f := stacks("blog")
 		r := do(t, f, line, stdin("TAR"))

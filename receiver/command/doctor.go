@@ -55,7 +55,7 @@ func runServerInfo(ctx context.Context, c *call) error {
 		if v == "" {
 			v = "-"
 		}
-		_, _ = fmt.Fprintf(c.Stdout, "%-14s %s\n", k, v)
+		c.say("%-14s %s\n", k, v)
 	}
 	row("Version:", i.Version)
 	row("Started:", c.when(i.Started))
@@ -92,10 +92,10 @@ func runDoctor(ctx context.Context, c *call) error {
 	} else {
 		for _, f := range findings {
 			if f.OK {
-				_, _ = fmt.Fprintf(c.Stdout, "ok    %s\n", f.What)
+				c.say("ok    %s\n", f.What)
 				continue
 			}
-			_, _ = fmt.Fprintf(c.Stdout, "WRONG %s\n      %s\n", f.What, f.Mend)
+			c.say("WRONG %s\n      %s\n", f.What, f.Mend)
 		}
 	}
 	if ill {

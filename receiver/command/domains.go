@@ -37,7 +37,7 @@ func runDomains(_ context.Context, c *call) error {
 	}
 	for _, h := range hosts {
 		if to := c.stack.Redirects[h]; to != "" {
-			_, _ = fmt.Fprintf(c.Stdout, "%s -> %s\n", h, to)
+			c.say("%s -> %s\n", h, to)
 			continue
 		}
 		_, _ = fmt.Fprintln(c.Stdout, h)
@@ -56,14 +56,14 @@ func runDomainsAdd(ctx context.Context, c *call) error {
 			return err
 		}
 	}
-	if err := c.Deployer.AddDomain(ctx, c.stack.Name, host, to); err != nil {
+	if err := c.Deployer.AddDomain(ctx, c.stack.Name, host, to, c.Key); err != nil {
 		return err
 	}
 	if to != "" {
-		_, _ = fmt.Fprintf(c.Stdout, "%s is redirected to %s\n", host, to)
+		c.say("%s is redirected to %s\n", host, to)
 		return nil
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s leads to %s: %s\n", host, c.stack.Name, c.URL(host))
+	c.say("%s leads to %s: %s\n", host, c.stack.Name, c.URL(host))
 	return nil
 }
 
@@ -75,6 +75,6 @@ func runDomainsRemove(ctx context.Context, c *call) error {
 	if err := c.Deployer.RemoveDomain(ctx, c.stack.Name, host); err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s leads to %s no more\n", host, c.stack.Name)
+	c.say("%s leads to %s no more\n", host, c.stack.Name)
 	return nil
 }

@@ -74,7 +74,7 @@ func (c *call) maintain(ctx context.Context, on bool) error {
 	if err := c.Deployer.SetMaintenance(ctx, c.stack.Name, on, page); err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s: maintenance is %s\n", c.stack.Name, onOff(on))
+	c.say("%s: maintenance is %s\n", c.stack.Name, onOff(on))
 	return nil
 }
 
@@ -83,7 +83,7 @@ func runLock(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s is locked by %s since %s\n", st.Name, st.Lock.By, st.Lock.Since.Format(time.RFC3339))
+	c.say("%s is locked by %s since %s\n", st.Name, st.Lock.By, st.Lock.Since.Format(time.RFC3339))
 	return nil
 }
 
@@ -91,6 +91,6 @@ func runUnlock(ctx context.Context, c *call) error {
 	if err := c.Deployer.Unlock(ctx, c.stack.Name); err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s is unlocked\n", c.stack.Name)
+	c.say("%s is unlocked\n", c.stack.Name)
 	return nil
 }

@@ -89,7 +89,7 @@ func runGC(ctx context.Context, c *call) error {
 		verb = "would be removed"
 	}
 	// Images share layers: what they take together is less than the sum.
-	_, _ = fmt.Fprintf(c.Stdout, "%d images of at most %s, and %s of build cache, %s\n", len(gone), size(total), size(cache), verb)
+	c.say("%d images of at most %s, and %s of build cache, %s\n", len(gone), size(total), size(cache), verb)
 	return nil
 }
 
@@ -111,7 +111,7 @@ func runBuildCache(ctx context.Context, c *call) error {
 		if c.json {
 			return c.printJSON(map[string]int64{"freed": freed})
 		}
-		_, _ = fmt.Fprintf(c.Stdout, "%s freed\n", size(freed))
+		c.say("%s freed\n", size(freed))
 		return nil
 	}
 	used, limit, err := c.Collector.Cache(ctx)
@@ -121,7 +121,7 @@ func runBuildCache(ctx context.Context, c *call) error {
 	if c.json {
 		return c.printJSON(map[string]int64{"size": used, "limit": limit})
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s of %s\n", size(used), size(limit))
+	c.say("%s of %s\n", size(used), size(limit))
 	return nil
 }
 

@@ -118,7 +118,7 @@ func runKeysAdd(ctx context.Context, c *call) error {
 	if err := c.Deployer.AddKey(ctx, k); err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s may come in as %s: %s\n", k.Name, k.Role, k.Fingerprint)
+	c.say("%s may come in as %s: %s\n", k.Name, k.Role, k.Fingerprint)
 	return nil
 }
 
@@ -148,6 +148,6 @@ func runKeysRemove(ctx context.Context, c *call) error {
 	if err := c.Deployer.RemoveKey(ctx, name, c.Key.Name); err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s is shut out\n", name)
+	c.say("%s is shut out\n", name)
 	return nil
 }

@@ -17,7 +17,7 @@ import (
 
 var logCommands = []*definition{
 	{
-		topic: "logs", short: "Print what the instances have printed, and what mesh did to them", stack: true, json: true, parts: true, run: runLogs,
+		topic: "logs", short: "Print what the instances have printed, and what mesh did to them", stack: true, json: true, exact: true, parts: true, run: runLogs,
 		long: "A line is: time, source[name]: text. The source is app for what an instance has printed, mesh for\n" +
 			"deployments, crashes and the like. With -t it goes on across deploys and restarts, until Ctrl-C.\n" +
 			"The router's line of each request is printed with --source router alone.",

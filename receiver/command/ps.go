@@ -101,11 +101,11 @@ func runPS(_ context.Context, c *call) error {
 	if len(rows) == 0 {
 		switch {
 		case c.stack.Current == 0:
-			_, _ = fmt.Fprintf(c.Stderr, "%s has not been deployed yet\n", c.stack.Name)
+			c.tell("%s has not been deployed yet\n", c.stack.Name)
 		case c.stack.Stopped:
-			_, _ = fmt.Fprintf(c.Stderr, "%s is stopped; start it with: ssh mesh ps:start -a %s\n", c.stack.Name, c.stack.Name)
+			c.tell("%s is stopped; start it with: ssh mesh ps:start -a %s\n", c.stack.Name, c.stack.Name)
 		default:
-			_, _ = fmt.Fprintf(c.Stderr, "%s is scaled to nothing\n", c.stack.Name)
+			c.tell("%s is scaled to nothing\n", c.stack.Name)
 		}
 		return nil
 	}
@@ -193,7 +193,7 @@ func runRestart(ctx context.Context, c *call) error {
 	if svc != "" {
 		what = string(svc)
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s: restarted %s\n", c.stack.Name, what)
+	c.say("%s: restarted %s\n", c.stack.Name, what)
 	return nil
 }
 
@@ -201,7 +201,7 @@ func runStop(ctx context.Context, c *call) error {
 	if err := c.Deployer.Stop(ctx, c.stack.Name, c.Key.Name, c.Stderr); err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s is stopped\n", c.stack.Name)
+	c.say("%s is stopped\n", c.stack.Name)
 	return nil
 }
 
@@ -209,6 +209,6 @@ func runStart(ctx context.Context, c *call) error {
 	if err := c.Deployer.Start(ctx, c.stack.Name, c.Key.Name, c.Stderr); err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s is started\n", c.stack.Name)
+	c.say("%s is started\n", c.stack.Name)
 	return nil
 }

@@ -2,7 +2,6 @@ package command
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/spf13/pflag"
@@ -50,9 +49,9 @@ func runPublish(ctx context.Context, c *call) error {
 	if err := c.Deployer.Publish(ctx, c.stack.Name, c.Key.Name, e, c.Stderr); err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s: %s is published at %s\n", c.stack.Name, name, e)
+	c.say("%s: %s is published at %s\n", c.stack.Name, name, e)
 	if !slices.Contains(c.Deployer.Domains(c.stack), e.Host) {
-		_, _ = fmt.Fprintf(c.Stdout, "%s leads to %s now\n", e.Host, c.stack.Name)
+		c.say("%s leads to %s now\n", e.Host, c.stack.Name)
 	}
 	return nil
 }
@@ -75,7 +74,7 @@ func runUnpublish(ctx context.Context, c *call) error {
 		return err
 	}
 	for _, e := range taken {
-		_, _ = fmt.Fprintf(c.Stdout, "%s: %s is not published at %s any more\n", c.stack.Name, name, e)
+		c.say("%s: %s is not published at %s any more\n", c.stack.Name, name, e)
 	}
 	return nil
 }

@@ -78,7 +78,7 @@ func runRegistryLogin(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "signed in to %s as %s\n", host, user)
+	c.say("signed in to %s as %s\n", host, user)
 	return nil
 }
 
@@ -90,6 +90,6 @@ func runRegistryLogout(ctx context.Context, c *call) error {
 	if err := c.Deployer.SignOut(ctx, host, c.Key.Name); err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "signed out of %s\n", host)
+	c.say("signed out of %s\n", host)
 	return nil
 }

@@ -121,7 +121,7 @@ func runReleaseInfo(ctx context.Context, c *call) error {
 	if c.json {
 		return c.printJSON(j)
 	}
-	row := func(k, v string) { _, _ = fmt.Fprintf(c.Stdout, "%-12s %s\n", k, v) }
+	row := func(k, v string) { c.say("%-12s %s\n", k, mesh.Visible(v)) }
 	row("Release:", j.Release)
 	row("What:", j.Description)
 	row("By:", j.By)
@@ -171,7 +171,7 @@ func runRollback(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s %s: %s\n", st.Name, st.Current, r.Description)
+	c.say("%s %s: %s\n", st.Name, st.Current, r.Description)
 	return nil
 }
 
@@ -325,6 +325,6 @@ func runDeploymentCancel(ctx context.Context, c *call) error {
 	if d.Status == mesh.StatusLive {
 		return mesh.Errorf(mesh.Conflict, "deployment %s was past its switch and is live", d.Number).WithHint("take it back with: ssh mesh rollback -a %s", c.stack.Name)
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "deployment %s of %s: %s\n", d.Number, c.stack.Name, d.Status)
+	c.say("deployment %s of %s: %s\n", d.Number, c.stack.Name, d.Status)
 	return nil
 }

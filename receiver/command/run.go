@@ -28,7 +28,7 @@ var runCommands = []*definition{
 		topic: "run", verb: "list", short: "List the detached runs of the last 24 hours", stack: true, quiet: true, json: true, run: runRunList,
 	},
 	{
-		topic: "run", verb: "logs", args: "NAME", short: "Print what a detached run has printed", stack: true, quiet: true, json: true, min: 1, max: 1, run: runRunLogs,
+		topic: "run", verb: "logs", args: "NAME", short: "Print what a detached run has printed", stack: true, quiet: true, exact: true, json: true, min: 1, max: 1, run: runRunLogs,
 		flags: func(f *pflag.FlagSet) {
 			f.BoolP("tail", "t", false, "go on until it has ended")
 			f.IntP("lines", "n", -1, "the last `N` lines; -1 for all")
@@ -91,7 +91,7 @@ func runRun(ctx context.Context, c *call) error {
 			return err
 		}
 		_, _ = fmt.Fprintln(c.Stdout, r.Name)
-		_, _ = fmt.Fprintf(c.Stderr, "it runs on by itself, until %s at most; see it with: ssh mesh run:logs -a %s %s -t\n", r.Until.UTC().Format(time.RFC3339), c.stack.Name, r.Name)
+		c.tell("it runs on by itself, until %s at most; see it with: ssh mesh run:logs -a %s %s -t\n", r.Until.UTC().Format(time.RFC3339), c.stack.Name, r.Name)
 		return nil
 	}
 	code, err := c.Deployer.RunCommand(ctx, run)
@@ -127,13 +127,13 @@ func runRunList(ctx context.Context, c *call) error {
 			}
 		}
 		list = append(list, j)
-		rows = append(rows, []string{j.Name, state, j.By, c.when(j.Started), mesh.Clip(printable(j.Command), 60)})
+		rows = append(rows, []string{j.Name, state, j.By, c.when(j.Started), mesh.Clip(j.Command, 60)})
 	}
 	if c.json {
 		return c.printJSON(list)
 	}
 	if len(rows) == 0 {
-		_, _ = fmt.Fprintf(c.Stderr, "%s has no detached run\n", c.stack.Name)
+		c.tell("%s has no detached run\n", c.stack.Name)
 		return nil
 	}
 	c.table([]string{"RUN", "STATE", "BY", "STARTED", "COMMAND"}, rows)
@@ -178,7 +178,7 @@ func runRunLogs(ctx context.Context, c *call) error {
 	if r.Running {
 		return mesh.Errorf(mesh.Unavailable, "the output of %s has broken off, and it goes on", r.Name).WithHint("follow it again: ssh mesh run:logs -a %s %s -t", c.stack.Name, r.Name)
 	}
-	_, _ = fmt.Fprintf(c.Stderr, "%s has ended with exit code %d\n", r.Name, r.ExitCode)
+	c.tell("%s has ended with exit code %d\n", r.Name, r.ExitCode)
 	return exit(ctx, r.ExitCode, nil)
 }
 
@@ -186,7 +186,7 @@ func runRunStop(ctx context.Context, c *call) error {
 	if err := c.Deployer.StopRun(ctx, c.stack.Name, c.args[0]); err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s: %s is ended\n", c.stack.Name, c.args[0])
+	c.say("%s: %s is ended\n", c.stack.Name, c.args[0])
 	return nil
 }
 

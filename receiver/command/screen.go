@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -100,6 +101,8 @@ func (c *call) table(heading []string, rows [][]string) {
 	width := make([]int, len(heading))
 	for _, r := range append([][]string{heading}, rows...) {
 		for i, cell := range r {
+			r[i] = mesh.Visible(cell) // one row is one line
+			cell = r[i]
 			width[i] = max(width[i], len([]rune(cell)))
 		}
 	}
@@ -204,6 +207,37 @@ func (w ordered) Write(p []byte) (int, error) {
 	}
 	w.order.later = w.stderr
 	return w.Writer.Write(p)
+}
+
+// harmless passes on text of mesh's own, in which what others chose may stand: no
+// control sequence of theirs reaches a terminal. It is for whole writes of whole runes.
+type harmless struct{ w io.Writer }
+
+func (h harmless) Write(p []byte) (int, error) {
+	if _, err := io.WriteString(h.w, mesh.VisibleOutput(string(p))); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// say prints an answer, and tell what is said besides. Texts among args may be
+// somebody else's: each stays on its line.
+func (c *call) say(format string, args ...any) {
+	_, _ = fmt.Fprintf(c.Stdout, format, visible(args)...)
+}
+func (c *call) tell(format string, args ...any) {
+	_, _ = fmt.Fprintf(c.Stderr, format, visible(args)...)
+}
+
+func visible(args []any) []any {
+	out := make([]any, len(args))
+	for i, a := range args {
+		if v := reflect.ValueOf(a); v.Kind() == reflect.String {
+			a = mesh.Visible(v.String())
+		}
+		out[i] = a
+	}
+	return out
 }
 
 // crlf is a terminal in raw mode.

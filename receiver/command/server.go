@@ -14,7 +14,7 @@ func serverCommands() []*definition {
 				if c.json {
 					return c.printJSON(map[string]string{"version": c.Version})
 				}
-				_, _ = fmt.Fprintf(c.Stdout, "mesh %s\n", c.Version)
+				c.say("mesh %s\n", c.Version)
 				return nil
 			},
 		},

@@ -3,7 +3,6 @@ package command
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -197,10 +196,10 @@ func (c *call) releaseLine(ctx context.Context, did string) error {
 		return err
 	}
 	if st.Current == 0 {
-		_, _ = fmt.Fprintf(c.Stdout, "%s: %s; in force with the first release\n", st.Name, did)
+		c.say("%s: %s; in force with the first release\n", st.Name, did)
 		return nil
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s %s: %s\n", st.Name, st.Current, did)
+	c.say("%s %s: %s\n", st.Name, st.Current, did)
 	return nil
 }
 
@@ -210,9 +209,9 @@ func runSetReleaseCommand(ctx context.Context, c *call) error {
 		return err
 	}
 	if line == "" {
-		_, _ = fmt.Fprintf(c.Stdout, "%s: the release command is left to the Procfile\n", c.stack.Name)
+		c.say("%s: the release command is left to the Procfile\n", c.stack.Name)
 		return nil
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s: the release command is: %s\n", c.stack.Name, line)
+	c.say("%s: the release command is: %s\n", c.stack.Name, line)
 	return nil
 }

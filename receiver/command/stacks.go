@@ -155,7 +155,7 @@ func runStacksCreate(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s is made; it will be at %s\n", st.Name, c.URL(c.Deployer.Domains(st)[0]))
+	c.say("%s is made; it will be at %s\n", st.Name, c.URL(c.Deployer.Domains(st)[0]))
 	return nil
 }
 
@@ -163,6 +163,10 @@ func runStacksRename(ctx context.Context, c *call) error {
 	to, err := mesh.ParseStackName(c.args[0])
 	if err != nil {
 		return err
+	}
+	if !c.Key.May(mesh.AccessAdmin, to) {
+		return mesh.Errorf(mesh.Denied, "the key %q is limited to other stacks, and may not take the name %s", c.Key.Name, to).
+			WithHint("ask an admin of the server to rename it")
 	}
 	if err := c.Deployer.RenameStack(ctx, c.stack.Name, to, c.Key.Name, c.Stderr); err != nil {
 		return err
@@ -173,7 +177,7 @@ func runStacksRename(ctx context.Context, c *call) error {
 	}
 	was := c.stack.Name
 	c.stack.Name, c.args = to, []string{"-a", string(was), string(to)} // for the audit log: the old name is nobody's now
-	_, _ = fmt.Fprintf(c.Stdout, "%s is called %s now, at %s\n", was, to, c.URL(c.Deployer.Domains(st)[0]))
+	c.say("%s is called %s now, at %s\n", was, to, c.URL(c.Deployer.Domains(st)[0]))
 	return nil
 }
 
@@ -185,7 +189,7 @@ func runStacksInfo(ctx context.Context, c *call) error {
 	if c.json {
 		return c.printJSON(s)
 	}
-	row := func(k, v string) { _, _ = fmt.Fprintf(c.Stdout, "%-11s %s\n", k, v) }
+	row := func(k, v string) { c.say("%-11s %s\n", k, v) }
 	row("Stack:", s.Name)
 	row("State:", s.State)
 	row("URL:", s.URL)
@@ -231,6 +235,6 @@ func runStacksDestroy(ctx context.Context, c *call) error {
 	if err := c.Deployer.DestroyStack(ctx, c.stack.Name, c.Key.Name); err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "%s is destroyed\n", c.stack.Name)
+	c.say("%s is destroyed\n", c.stack.Name)
 	return nil
 }

@@ -26,6 +26,7 @@ type definition struct {
 	terminal bool // takes what is typed on a terminal itself
 	verbatim bool // options end at the first argument: what follows is a command
 	quiet    bool // not audited: it changes nothing
+	exact    bool // what it prints is data, and is passed on to the byte where no person looks at it
 	parts    bool // it may go on while another process takes over: see Request.Parted
 	json     bool
 	min, max int // arguments, the stack not counted

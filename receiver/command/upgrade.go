@@ -26,6 +26,6 @@ func runUpgrade(ctx context.Context, c *call) error {
 	if c.json {
 		return c.printJSON(map[string]any{"from": c.Version, "version": next.Version, "pid": next.PID})
 	}
-	_, _ = fmt.Fprintf(c.Stdout, "mesh %s (process %d) has taken over from %s\n", next.Version, next.PID, c.Version)
+	c.say("mesh %s (process %d) has taken over from %s\n", next.Version, next.PID, c.Version)
 	return nil
 }
