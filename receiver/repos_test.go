@@ -432,8 +432,8 @@ func TestOpen_SubjectIsPrintable(t *testing.T) {
 	for message, want := range map[string]string{
 		"Fix header\n\nbody":            "Fix header",
 		"\n\n  spaced  \nx":             "spaced",
-		"\x1b[31mred\x07\x1b]0;title\a": "[31mred]0;title",
-		"c1 \u009b31m control":          "c1 31m control",
+		"\x1b[31mred\x07\x1b]0;title\a": `\x1b[31mred\x07\x1b]0;title\x07`,
+		"c1 \u009b31m control":          `c1 \u009b31m control`,
 		strings.Repeat("x", 100):        strings.Repeat("x", 72) + "…",
 		"grüße 世界":                      "grüße 世界",
 	} {

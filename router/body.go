@@ -125,7 +125,7 @@ func frame(b []byte, n int) []byte {
 func (u *upload) lastChunk() []byte {
 	b := []byte("0\r\n")
 	for k, vv := range u.q.r.Trailer {
-		if !httpguts.ValidTrailerHeader(k) || dropped(k) || disguised(k) {
+		if !httpguts.ValidTrailerHeader(k) || !u.q.passes(k) {
 			continue
 		}
 		for _, v := range vv {

@@ -19,6 +19,8 @@ import (
 // can know. k is in canonical form.
 func dropped(k string) bool {
 	switch k {
+	case "Proxy": // CGI turns it into HTTP_PROXY, which HTTP clients obey (httpoxy, CVE-2016-5385)
+		return true
 	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
 		"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings",
 		"Host", "Content-Length", "Expect",
@@ -28,10 +30,27 @@ func dropped(k string) bool {
 	return strings.HasPrefix(k, "X-Forwarded-")
 }
 
-// disguised tells whether a field is a dropped one spelt with underscores: CGI,
-// WSGI, Rack and PHP cannot tell X_Forwarded_For from X-Forwarded-For.
-func disguised(k string) bool {
-	return strings.IndexByte(k, '_') >= 0 && dropped(textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(k, "_", "-")))
+// claimed tells whether a field is one of those by which other proxies and content
+// networks tell an app who its client is or which path was asked for. From a client
+// itself it is a claim, and does not go on; what a trusted proxy says does.
+func claimed(k string) bool {
+	switch k {
+	case "True-Client-Ip", "Cf-Connecting-Ip", "Cf-Connecting-Ipv6", "Cf-Pseudo-Ipv4", "X-Client-Ip", "X-Cluster-Client-Ip", "Client-Ip", "X-Original-Forwarded-For",
+		"Fastly-Client-Ip", "X-Azure-Clientip", "X-Azure-Socketip", "X-Appengine-User-Ip", "Fly-Client-Ip", "X-Envoy-External-Address", "X-Remote-Ip", "X-Remote-Addr", "X-Originating-Ip",
+		"X-Original-Url", "X-Rewrite-Url", "X-Original-Host", "X-Host":
+		return true
+	}
+	return false
+}
+
+// passes tells whether a field of the request goes on to the app. One that is spelt
+// with underscores is taken for the one with hyphens: CGI, WSGI, Rack and PHP cannot
+// tell X_Forwarded_For from X-Forwarded-For.
+func (q *request) passes(k string) bool {
+	if strings.IndexByte(k, '_') >= 0 {
+		k = textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(k, "_", "-"))
+	}
+	return !dropped(k) && (q.peer.trusted || !claimed(k))
 }
 
 // peer is what is known about who sent a request, and what the app is told.
@@ -248,7 +267,7 @@ func (q *request) appendHead(b []byte, named []string) []byte {
 	b = append(b, " HTTP/1.1\r\n"...)
 	b = appendField(b, "Host", r.Host)
 	for k, vv := range r.Header {
-		if dropped(k) || disguised(k) || slices.Contains(named, k) {
+		if !q.passes(k) || slices.Contains(named, k) {
 			continue
 		}
 		for _, v := range vv {

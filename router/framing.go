@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"sync/atomic"
 	"time"
 )
@@ -267,7 +268,8 @@ func (c *strict) Read(p []byte) (int, error) {
 // the last on its connection.
 func sayBadRequest(w io.Writer, why string) {
 	text := http.StatusText(http.StatusBadRequest)
-	_, _ = io.WriteString(w, "HTTP/1.1 400 "+text+"\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"+text+": "+why+"\n")
+	body := text + ": " + why + "\n"
+	_, _ = io.WriteString(w, "HTTP/1.1 400 "+text+"\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: "+strconv.Itoa(len(body))+"\r\nConnection: close\r\n\r\n"+body)
 }
 
 // maxHeld is as much as a client can send before it has been told that it may.
@@ -309,6 +311,18 @@ func (c *strict) Close() error {
 	return c.Conn.Close()
 }
 
+// errRefused keeps net/http from answering once more to what was refused: a proxy in
+// front could take that for the answer to its next request.
+var errRefused = errors.New("the request was refused")
+
+// Write passes on answers until a request is refused.
+func (c *strict) Write(p []byte) (int, error) {
+	if c.refused.Load() {
+		return 0, errRefused
+	}
+	return c.Conn.Write(p)
+}
+
 // CloseWrite lets net/http end one direction.
 func (c *strict) CloseWrite() error {
 	if !closeWrite(c.Conn) {
@@ -319,6 +333,9 @@ func (c *strict) CloseWrite() error {
 
 // ReadFrom lets net/http send from socket to socket.
 func (c *strict) ReadFrom(src io.Reader) (int64, error) {
+	if c.refused.Load() {
+		return 0, errRefused
+	}
 	if to, ok := c.Conn.(io.ReaderFrom); ok {
 		return to.ReadFrom(src)
 	}

@@ -251,7 +251,7 @@ func (q *request) copyCall(res *http.Response) error {
 func (q *request) outHeader() http.Header {
 	h := make(http.Header, len(q.r.Header)+6)
 	for k, vv := range q.r.Header {
-		if !dropped(k) && !disguised(k) {
+		if q.passes(k) {
 			h[k] = vv
 		}
 	}

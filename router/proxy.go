@@ -244,7 +244,7 @@ func (q *request) prepare(b []byte) (stream, ok bool) {
 		}
 	case q.chunked():
 		for k := range q.r.Trailer {
-			if !dropped(k) && !disguised(k) {
+			if q.passes(k) {
 				b = appendField(b, "Trailer", k)
 			}
 		}
@@ -466,7 +466,10 @@ func (q *request) exchange(c *conn, reused, stream bool) (again bool) {
 		if cause == nil {
 			cause = err
 		}
-		// The client must not take for whole what is not.
+		// The client gets what came, the same every time, and must not take it for whole.
+		if _, gone := errors.AsType[clientError](err); !gone {
+			_ = q.ctl.Flush()
+		}
 		q.abort(codeOf(cause))
 	}
 	if up != nil && !up.whole.Load() {

@@ -47,7 +47,7 @@ func TestForward_SaysWhoAsks(t *testing.T) {
 	g := start(t, router.Options{})
 	g.route(app(t, echoHead))
 	req, _ := http.NewRequest("GET", "http://blog.test:8080/", nil)
-	for _, k := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Ssl", "X-Real-Ip", "Forwarded", "X_Forwarded_For", "X_real_ip", "X-Request-Start", "Proxy-Authorization"} {
+	for _, k := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Ssl", "X-Real-Ip", "Forwarded", "X_Forwarded_For", "X_real_ip", "X-Request-Start", "Proxy-Authorization", "Proxy", "Cf-Connecting-Ip", "True-Client-Ip", "X-Client-Ip", "X-Original-Url", "CF_connecting_ip", "X_original_url"} {
 		req.Header[k] = []string{"spoof"}
 	}
 	req.Header.Set("X-Request-Id", "bad id!!")
@@ -98,7 +98,7 @@ func TestForward_BelievesTrustedProxies(t *testing.T) {
 	g.route(app(t, echoHead))
 	req, _ := http.NewRequest("GET", "http://blog.test/", nil)
 	for k, v := range map[string]string{
-		"X-Forwarded-For": "1.1.1.1, 2.2.2.2, 10.1.1.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "shop.example", "X-Request-Start": "t=5", "Forwarded": "for=9",
+		"X-Forwarded-For": "1.1.1.1, 2.2.2.2, 10.1.1.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "shop.example", "X-Request-Start": "t=5", "Forwarded": "for=9", "Cf-Connecting-Ip": "2.2.2.2", "Proxy": "http://evil",
 	} {
 		req.Header.Set(k, v)
 	}
@@ -109,7 +109,7 @@ func TestForward_BelievesTrustedProxies(t *testing.T) {
 	h := fields(g.body(res))
 	for k, want := range map[string]string{
 		"X-Forwarded-For": "1.1.1.1, 2.2.2.2, 10.1.1.1, 127.0.0.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "shop.example",
-		"X-Forwarded-Port": "443", "X-Request-Start": "t=5", "Forwarded": "",
+		"X-Forwarded-Port": "443", "X-Request-Start": "t=5", "Forwarded": "", "Cf-Connecting-Ip": "2.2.2.2", "Proxy": "",
 	} {
 		if got := h.Get(k); got != want {
 			t.Errorf("%s: %q, want %q", k, got, want)
@@ -232,6 +232,12 @@ func TestAnswer_CutInItsBody(t *testing.T) {
 					if err == nil && res.StatusCode != 502 {
 						t.Errorf("%d %q looks whole", res.StatusCode, b)
 					}
+					// What came is passed on, the same every time.
+					if want := !strings.HasSuffix(name, "size"); !reset && (res.StatusCode != 200 || want != (string(b) == "half")) {
+						t.Errorf("%d %q", res.StatusCode, b)
+					}
+				} else if !reset {
+					t.Errorf("not even the head came: %v", err)
 				}
 				if a := g.record(); a.Code != router.AppClosed && a.Code != router.AppGarbage {
 					t.Errorf("record %+v", a)

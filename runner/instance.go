@@ -23,6 +23,10 @@ const (
 	pidsLimit = 1024 // as many processes and threads as a large app has, and no fork bomb
 	logSize   = "10m"
 	logFiles  = "3"
+
+	// logDriver is not "local", which loses the line behind one of 16 KiB and more
+	// (Docker 20.10.24). The price is that bytes that are not UTF-8 become U+FFFD.
+	logDriver = "json-file"
 )
 
 // capabilities are those that programs in common images need: servers that give
@@ -117,7 +121,7 @@ func (r *Runner) hostConfig(net string) *container.HostConfig {
 		NetworkMode: container.NetworkMode(net),
 		// Without an init, a program that is PID 1 and has no handler ignores SIGTERM.
 		Init:          &yes,
-		LogConfig:     container.LogConfig{Type: "local", Config: map[string]string{"max-size": logSize, "max-file": logFiles}},
+		LogConfig:     container.LogConfig{Type: logDriver, Config: map[string]string{"max-size": logSize, "max-file": logFiles}},
 		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled},
 		SecurityOpt:   []string{"no-new-privileges:true"},
 		CapDrop:       []string{"ALL"}, CapAdd: capabilities,

@@ -41,7 +41,7 @@ func TestStart_MakesAPrivateContainer(t *testing.T) {
 	c := b.inspect(in.ID)
 	h := c.HostConfig
 	if !strings.HasPrefix(c.Name, "/mesh-blog-web-1-") || h.RestartPolicy.Name != "no" || h.Memory != 64<<20 || h.MemorySwap != 64<<20 || h.NanoCPUs != 5e8 ||
-		*h.PidsLimit != 1024 || !*h.Init || h.LogConfig.Type != "local" || len(h.PortBindings) > 0 || !slices.Contains(h.SecurityOpt, "no-new-privileges:true") ||
+		*h.PidsLimit != 1024 || !*h.Init || h.LogConfig.Type != "json-file" || len(h.PortBindings) > 0 || !slices.Contains(h.SecurityOpt, "no-new-privileges:true") ||
 		!slices.Contains(h.CapDrop, "ALL") {
 		t.Errorf("container %s %+v", c.Name, h)
 	}

@@ -12,7 +12,9 @@ import (
 // Certs has the certificates of hosts.
 type Certs interface {
 	List(stack mesh.StackName, hosts []mesh.Host) []mesh.Certificate
-	Add(stack mesh.StackName, hosts []mesh.Host, pem []byte) ([]mesh.Host, error)
+	// Add keeps a certificate and its key. It returns the hosts that it covers, and what
+	// may keep clients from trusting it, a sentence each.
+	Add(stack mesh.StackName, hosts []mesh.Host, pem []byte) (covered []mesh.Host, doubts []string, err error)
 	Remove(stack mesh.StackName, host mesh.Host) error
 }
 
@@ -87,9 +89,12 @@ func runCertsAdd(_ context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	covered, err := all.Add(c.stack.Name, c.Deployer.Domains(c.stack), data)
+	covered, doubts, err := all.Add(c.stack.Name, c.Deployer.Domains(c.stack), data)
 	if err != nil {
 		return err
+	}
+	for _, d := range doubts {
+		c.tell(" !     %s\n", d)
 	}
 	var names []string
 	for _, h := range covered {

@@ -79,11 +79,12 @@ func covers(leaf *x509.Certificate, host string) bool {
 }
 
 // Add keeps a certificate for a stack that has the given hosts. data holds its
-// chain and its key in PEM, in any order. It returns the hosts that it covers.
-func (c *Certs) Add(stack mesh.StackName, hosts []mesh.Host, data []byte) ([]mesh.Host, error) {
-	cert, err := readPEM(data, c.Now())
+// chain and its key in PEM, in any order. It returns the hosts that it covers, and what
+// may keep clients from trusting it all the same.
+func (c *Certs) Add(stack mesh.StackName, hosts []mesh.Host, data []byte) (_ []mesh.Host, doubts []string, err error) {
+	cert, rooted, err := readPEM(data, c.Now())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var covered []mesh.Host
 	for _, h := range hosts {
@@ -91,23 +92,61 @@ func (c *Certs) Add(stack mesh.StackName, hosts []mesh.Host, data []byte) ([]mes
 			covered = append(covered, h)
 		}
 	}
+	if leaf := cert.Leaf; len(leaf.DNSNames) == 0 && len(leaf.IPAddresses) == 0 {
+		return nil, nil, mesh.Errorf(mesh.Invalid, "the certificate has no DNS names (subjectAltName); clients ignore its common name %q", mesh.Clip(leaf.Subject.CommonName, 100)).
+			WithHint("have it issued with the DNS names of the hosts: openssl req -addext subjectAltName=DNS:%s", slices.Concat(hosts, []mesh.Host{"HOST"})[0])
+	}
 	if len(covered) == 0 {
-		return nil, mesh.Errorf(mesh.Invalid, "the certificate is for %s, and no host of %s is among them", mesh.Clip(strings.Join(cert.Leaf.DNSNames, ", "), 200), stack).
+		return nil, nil, mesh.Errorf(mesh.Invalid, "the certificate is for %s, and no host of %s is among them", mesh.Clip(strings.Join(cert.Leaf.DNSNames, ", "), 200), stack).
 			WithHint("list the hosts with: ssh mesh domains -a %s", stack)
 	}
 	out, err := writePEM(cert)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	sum := sha256.Sum256(cert.Leaf.Raw)
 	u := &upload{filepath.Join(c.folder(stack), hex.EncodeToString(sum[:8])+".pem"), cert}
 	if err := writeFile(u.path, out); err != nil {
-		return nil, fmt.Errorf("keep the certificate: %w", err)
+		return nil, nil, fmt.Errorf("keep the certificate: %w", err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.uploaded[stack] = append(slices.DeleteFunc(c.uploaded[stack], func(o *upload) bool { return o.path == u.path }), u)
-	return covered, nil
+	return covered, doubted(cert, rooted, c.Now()), nil
+}
+
+// doubted says what may keep clients from trusting a certificate: a chain that leads to
+// no root, and what is not valid at this time or for this use. Private authorities are
+// no fault as long as their root came along.
+func doubted(cert *tls.Certificate, rooted bool, now time.Time) (doubts []string) {
+	chain := []*x509.Certificate{cert.Leaf}
+	for _, der := range cert.Certificate[1:] {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			chain = append(chain, c)
+		}
+	}
+	for _, c := range chain {
+		name := mesh.Clip(c.Subject.String(), 120)
+		switch {
+		case now.Before(c.NotBefore):
+			doubts = append(doubts, fmt.Sprintf("the certificate of %q is not valid before %s", name, c.NotBefore.UTC().Format(time.RFC3339)))
+		case now.After(c.NotAfter):
+			doubts = append(doubts, fmt.Sprintf("the certificate of %q has expired on %s", name, c.NotAfter.UTC().Format(time.DateOnly)))
+		}
+	}
+	leaf, last := chain[0], chain[len(chain)-1]
+	if u := leaf.ExtKeyUsage; len(u) > 0 && !slices.Contains(u, x509.ExtKeyUsageServerAuth) && !slices.Contains(u, x509.ExtKeyUsageAny) {
+		doubts = append(doubts, "the certificate is not meant for servers (extendedKeyUsage lacks serverAuth)")
+	}
+	if rooted || bytes.Equal(last.RawSubject, last.RawIssuer) {
+		return doubts
+	}
+	if _, err := last.Verify(x509.VerifyOptions{CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+		issuer := mesh.Clip(last.Issuer.String(), 120)
+		doubts = append(doubts, fmt.Sprintf("the chain ends with %q: the certificate of its issuer %q is not in it, and is no root that this server knows", mesh.Clip(last.Subject.String(), 120), issuer),
+			"clients that do not have it will refuse the connection; send the whole chain: cat cert.pem intermediate.pem privkey.pem | ssh mesh certs:add")
+	}
+	return doubts
 }
 
 // Remove forgets the uploaded certificates of a stack that cover a host.
@@ -198,8 +237,9 @@ func writeFile(path string, data []byte) error {
 	return d.Sync()
 }
 
-// readPEM finds a key, the certificate that belongs to it, and the chain above it.
-func readPEM(data []byte, now time.Time) (*tls.Certificate, error) {
+// readPEM finds a key, the certificate that belongs to it, and the chain above it, and
+// tells whether the chain's root was among what it was given.
+func readPEM(data []byte, now time.Time) (_ *tls.Certificate, rooted bool, _ error) {
 	invalid := func(format string, args ...any) *mesh.Error { return mesh.Errorf(mesh.Invalid, format, args...) }
 	var all []*x509.Certificate
 	var key any
@@ -212,37 +252,37 @@ func readPEM(data []byte, now time.Time) (*tls.Certificate, error) {
 		case b.Type == "CERTIFICATE":
 			c, err := x509.ParseCertificate(b.Bytes)
 			if err != nil {
-				return nil, invalid("a certificate cannot be read: %w", err)
+				return nil, false, invalid("a certificate cannot be read: %w", err)
 			}
 			if !slices.ContainsFunc(all, c.Equal) {
 				all = append(all, c)
 			}
 		case b.Type == "ENCRYPTED PRIVATE KEY" || b.Headers["DEK-Info"] != "":
-			return nil, invalid("the key is locked by a passphrase").WithHint("take it off: openssl pkey -in key.pem")
+			return nil, false, invalid("the key is locked by a passphrase").WithHint("take it off: openssl pkey -in key.pem")
 		case strings.HasSuffix(b.Type, "PRIVATE KEY"):
 			k, err := parseKey(b.Bytes)
 			if err != nil {
-				return nil, invalid("the key cannot be read: %w", err)
+				return nil, false, invalid("the key cannot be read: %w", err)
 			}
 			if key != nil {
-				return nil, invalid("there are two keys").WithHint("send one certificate at a time")
+				return nil, false, invalid("there are two keys").WithHint("send one certificate at a time")
 			}
 			key = k
 		}
 	}
 	switch {
 	case len(all) == 0:
-		return nil, invalid("there is no certificate in it").WithHint("send chain and key in PEM: cat fullchain.pem privkey.pem | ssh mesh certs:add -a STACK")
+		return nil, false, invalid("there is no certificate in it").WithHint("send chain and key in PEM: cat fullchain.pem privkey.pem | ssh mesh certs:add -a STACK")
 	case key == nil:
-		return nil, invalid("there is no key in it").WithHint("send chain and key in PEM: cat fullchain.pem privkey.pem | ssh mesh certs:add -a STACK")
+		return nil, false, invalid("there is no key in it").WithHint("send chain and key in PEM: cat fullchain.pem privkey.pem | ssh mesh certs:add -a STACK")
 	}
 	i := slices.IndexFunc(all, func(c *x509.Certificate) bool { return belongs(key, c) })
 	if i < 0 {
-		return nil, invalid("the key belongs to none of the certificates")
+		return nil, false, invalid("the key belongs to none of the certificates")
 	}
 	leaf := all[i]
 	if now.After(leaf.NotAfter) {
-		return nil, invalid("the certificate has expired on %s", leaf.NotAfter.UTC().Format(time.DateOnly))
+		return nil, false, invalid("the certificate has expired on %s", leaf.NotAfter.UTC().Format(time.DateOnly))
 	}
 	cert := &tls.Certificate{PrivateKey: key, Leaf: leaf, Certificate: [][]byte{leaf.Raw}}
 	all = slices.DeleteFunc(all, leaf.Equal)
@@ -255,14 +295,14 @@ func readPEM(data []byte, now time.Time) (*tls.Certificate, error) {
 		}
 		top = all[i]
 		all = slices.Delete(all, i, i+1)
-		if !bytes.Equal(top.RawSubject, top.RawIssuer) { // a root is what clients have
+		if rooted = bytes.Equal(top.RawSubject, top.RawIssuer); !rooted { // a root is what clients have
 			cert.Certificate = append(cert.Certificate, top.Raw)
 		}
 	}
 	if len(all) > 0 {
-		return nil, invalid("the certificate of %q is not part of the chain", mesh.Clip(all[0].Subject.String(), 120))
+		return nil, false, invalid("the certificate of %q is not part of the chain", mesh.Clip(all[0].Subject.String(), 120))
 	}
-	return cert, nil
+	return cert, rooted, nil
 }
 
 func parseKey(der []byte) (any, error) {

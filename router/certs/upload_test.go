@@ -148,9 +148,9 @@ func TestUpload_AnyOrderAndKind(t *testing.T) {
 				dir := t.TempDir()
 				u := openUploads(t, dir)
 				data := "some words\n" + strings.Join(append(slices.Clone(parts[turn:]), parts[:turn]...), "")
-				covered, err := u.Add("blog", hosts, []byte(data))
-				if err != nil || !slices.Equal(covered, hosts[:2]) {
-					t.Fatalf("%v, %v", covered, err)
+				covered, doubts, err := u.Add("blog", hosts, []byte(data))
+				if err != nil || !slices.Equal(covered, hosts[:2]) || len(doubts) > 0 {
+					t.Fatalf("%v, %v, doubts %q", covered, err, doubts)
 				}
 				for _, again := range []*certs.Certs{u, openUploads(t, dir)} { // and after a restart
 					got := served(again, "WWW.example.test.")
@@ -194,7 +194,7 @@ func TestUpload_Refused(t *testing.T) {
 			if name == "other names" {
 				stack, hosts = "shop", []mesh.Host{"www.shop.test"}
 			}
-			if _, err := u.Add(stack, hosts, []byte(tc.data)); err == nil || !strings.Contains(err.Error(), tc.want) {
+			if _, _, err := u.Add(stack, hosts, []byte(tc.data)); err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v", err)
 			}
 			if left, _ := filepath.Glob(filepath.Join(dir, "uploaded", "*", "*")); len(left) > 0 {
@@ -211,7 +211,7 @@ func TestUpload_Expired(t *testing.T) {
 	c := newChain(t, key, time.Now().Add(2*time.Second), "blog.example.test", "old.example.test")
 	w.route("blog", "blog.example.test")
 	until(t, "the certificate", func() bool { return w.Live("blog.example.test") })
-	if _, err := w.Add("blog", []mesh.Host{"blog.example.test"}, []byte(certificate(c.leaf)+certificate(c.middle)+pkcs8(t, key))); err != nil {
+	if _, _, err := w.Add("blog", []mesh.Host{"blog.example.test"}, []byte(certificate(c.leaf)+certificate(c.middle)+pkcs8(t, key))); err != nil {
 		t.Fatal(err)
 	}
 	if l := w.List("blog", []mesh.Host{"blog.example.test"}); l[0].Source != mesh.CertificateUploaded {
@@ -232,7 +232,7 @@ func TestUpload_Expired(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer u.Close()
-	if _, err := u.Add("blog", []mesh.Host{"old.example.test"}, []byte(certificate(c.leaf)+certificate(c.middle)+pkcs8(t, key))); err != nil {
+	if _, _, err := u.Add("blog", []mesh.Host{"old.example.test"}, []byte(certificate(c.leaf)+certificate(c.middle)+pkcs8(t, key))); err != nil {
 		t.Fatal(err)
 	}
 	now = now.Add(48 * time.Hour)
@@ -249,13 +249,13 @@ func TestUpload_IsTheStacksOwn(t *testing.T) {
 	// Who may deploy shop gets no further by a certificate for blog's host.
 	c := newChain(t, key, time.Now().Add(time.Hour), "www.shop.test", "blog.example.test", "*.example.test")
 	data := certificate(c.leaf) + certificate(c.middle) + pkcs8(t, key)
-	if covered, err := u.Add("shop", []mesh.Host{"www.shop.test"}, []byte(data)); err != nil || len(covered) != 1 {
+	if covered, _, err := u.Add("shop", []mesh.Host{"www.shop.test"}, []byte(data)); err != nil || len(covered) != 1 {
 		t.Fatalf("%v, %v", covered, err)
 	}
 	if served(u, "blog.example.test") != nil {
 		t.Error("another stack's host is served with it")
 	}
-	if _, err := u.Add("blog", []mesh.Host{"*.example.test"}, []byte(data)); err != nil {
+	if _, _, err := u.Add("blog", []mesh.Host{"*.example.test"}, []byte(data)); err != nil {
 		t.Fatal(err)
 	}
 	list := u.List("blog", []mesh.Host{"*.example.test", "a.b.example.test", "a.example.test"})
@@ -270,7 +270,7 @@ func TestUpload_IsTheStacksOwn(t *testing.T) {
 	}
 	// The one that lasts longer wins.
 	longer := newChain(t, key, time.Now().Add(2*time.Hour), "blog.example.test")
-	if _, err := u.Add("blog", []mesh.Host{"blog.example.test"}, []byte(certificate(longer.leaf)+pkcs8(t, key))); err != nil {
+	if _, _, err := u.Add("blog", []mesh.Host{"blog.example.test"}, []byte(certificate(longer.leaf)+pkcs8(t, key))); err != nil {
 		t.Fatal(err)
 	}
 	if got := served(u, "blog.example.test"); len(got) == 0 || !bytes.Equal(got[0].Raw, longer.leaf.Raw) {
@@ -295,5 +295,37 @@ func TestUpload_IsTheStacksOwn(t *testing.T) {
 	u.Forget("store")
 	if left, _ := filepath.Glob(filepath.Join(dir, "uploaded", "*", "*")); len(left) > 0 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// What clients will not trust is taken with a word.
+func TestUpload_Doubts(t *testing.T) {
+	t.Parallel()
+	key := newKey(t)
+	hosts := []mesh.Host{"blog.example.test"}
+	c := newChain(t, key, time.Now().Add(time.Hour), "blog.example.test")
+	for name, tc := range map[string]struct {
+		data string
+		want []string
+	}{
+		"whole":           {certificate(c.leaf) + certificate(c.middle) + certificate(c.root), nil},
+		"no intermediate": {certificate(c.leaf), []string{`the certificate of its issuer "CN=Middle" is not in it`, "cat cert.pem intermediate.pem privkey.pem"}},
+		"no root":         {certificate(c.leaf) + certificate(c.middle), []string{`the certificate of its issuer "CN=Root" is not in it`, "cat cert.pem"}},
+	} {
+		u := openUploads(t, t.TempDir())
+		covered, doubts, err := u.Add("blog", hosts, []byte(tc.data+pkcs8(t, key)))
+		if err != nil || len(covered) != 1 || len(doubts) != len(tc.want) {
+			t.Errorf("%s: %v, %v, %q", name, covered, err, doubts)
+			continue
+		}
+		for i, want := range tc.want {
+			if !strings.Contains(doubts[i], want) {
+				t.Errorf("%s: %q, want %q", name, doubts[i], want)
+			}
+		}
+	}
+	bare := newChain(t, key, time.Now().Add(time.Hour))
+	if _, _, err := openUploads(t, t.TempDir()).Add("blog", hosts, []byte(certificate(bare.leaf)+pkcs8(t, key))); err == nil || !strings.Contains(err.Error(), "has no DNS names (subjectAltName); clients ignore its common name") {
+		t.Errorf("a certificate without names: %v", err)
 	}
 }
