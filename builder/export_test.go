@@ -5,10 +5,12 @@ import (
 	"context"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/docker/docker/api/types/system"
 	bkclient "github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/patternmatcher"
 
 	"mesh"
 	"mesh/builder/detect"
@@ -31,7 +33,15 @@ var Shorten = shorten
 
 // Tar writes a tree as a tar.
 func Tar(t mesh.Tree, ignore []string, dockerfile string) ([]byte, error) {
-	r, err := newFiles(t).tar(ignore, dockerfile)
+	match, err := patternmatcher.New(ignore)
+	if err != nil {
+		return nil, err
+	}
+	keep := map[string][]byte{}
+	if dockerfile != "" {
+		keep[dockerfile] = []byte("FROM scratch\n")
+	}
+	r, err := newFiles(t).tar(match, keep)
 	if err != nil {
 		return nil, err
 	}
@@ -77,4 +87,24 @@ func (b *Builder) Explain(ctx context.Context, name string, err error) error {
 	r := newRenderer(j.out)
 	r.order = []*step{{name: name, err: err.Error()}}
 	return j.explain(ctx, err, r, newLineRecorder(nil))
+}
+
+// NextTimes are the times of a build of a tree that starts at now.
+func NextTimes(old mesh.FileTimes, t mesh.Tree, now time.Time) (mesh.FileTimes, bool) {
+	return nextTimes(old, t.Entries(), now, true, func(string) time.Duration { return 0 })
+}
+
+// TimeOf is the time of a path.
+func TimeOf(t mesh.FileTimes, p string) time.Time { return t.Files[pathKey(p)].Time }
+
+// StandIns are the files of a tree that a Dockerfile makes stand-ins for.
+func StandIns(text string, t mesh.Tree) (list []string) {
+	f := newFiles(t)
+	is := (&dockerfile{text: []byte(text)}).standIns(f)
+	for _, e := range f.entries {
+		if is(e.Path) {
+			list = append(list, e.Path)
+		}
+	}
+	return list
 }
