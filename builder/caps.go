@@ -260,7 +260,7 @@ func (d *dockerfile) unsupported(line int, n need) error {
 		case n.capability == pb.CapFileCopyModeStringFormat && flag("--chmod") != "":
 			what, hint = flag("--chmod"), "update Docker on the server, or give the mode as a number, such as --chmod=644"
 		case what == "--parents":
-			what, hint = "--parents with a wildcard", "update Docker on the server, or copy each folder by its name"
+			hint = "update Docker on the server, or copy each folder by its name"
 		case what == "--exclude":
 			hint = "update Docker on the server, or leave the files out in .dockerignore"
 		case n.capability == pb.CapExecSecretEnv:

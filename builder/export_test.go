@@ -3,13 +3,17 @@ package builder
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/docker/docker/api/types/system"
 	bkclient "github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/util/apicaps"
 	"github.com/moby/patternmatcher"
 
 	"mesh"
@@ -107,4 +111,43 @@ func StandIns(text string, t mesh.Tree) (list []string) {
 		}
 	}
 	return list
+}
+
+// Needs tells whether there is a row for a field, a value or an attribute.
+func Needs(name string) bool { _, ok := needs[name]; return ok }
+
+// HasDocker tells whether it is known which Docker has a capability.
+func HasDocker(id string) bool { _, ok := dockerOf[apicaps.CapID(id)]; return ok }
+
+// InDocker2010 tells whether BuildKit v0.8 had a capability, by its tag.
+func InDocker2010(id string) bool {
+	return slices.Contains(strings.Fields(`constraints exec.cgroup exec.meta.base exec.meta.network exec.meta.proxyenv exec.meta.security
+		exec.meta.security.devices.v1 exec.meta.setsdefaultpath exec.mount.bind exec.mount.bind.readwrite-nooutput exec.mount.cache
+		exec.mount.cache.sharing exec.mount.secret exec.mount.selector exec.mount.ssh exec.mount.tmpfs file.base file.rm.wildcard
+		meta.description meta.exportcache meta.ignorecache platform soruce.http.uidgid source.buildop.llbfilename source.git
+		source.git.fullurl source.git.httpauth source.git.keepgitdir source.git.knownsshhosts source.git.mountsshsock source.http
+		source.http.checksum source.http.perm source.image source.image.resolvemode source.local source.local.excludepatterns
+		source.local.followpaths source.local.includepatterns source.local.sessionid source.local.sharedkeyhint source.local.unique`), id)
+}
+
+// Capabilities are those of the engine.
+func (b *Builder) Capabilities(ctx context.Context) (map[string]bool, error) {
+	bk, err := b.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer bk.Close()
+	has := map[string]bool{}
+	ended := errors.New("that is all")
+	_, err = bk.Build(ctx, bkclient.SolveOpt{}, "mesh", func(_ context.Context, c gateway.Client) (*gateway.Result, error) {
+		caps := engineCaps{c.BuildOpts().LLBCaps}
+		for id := range dockerOf {
+			has[string(id)] = caps.has(id)
+		}
+		return nil, ended
+	}, nil)
+	if err == nil || len(has) == 0 {
+		return nil, err
+	}
+	return has, nil
 }
