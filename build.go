@@ -44,6 +44,9 @@ type Build struct {
 	// key that is limited to stacks has it.
 	May   func(StackName) bool
 	Fresh bool // build also when the same was built before; steps may come from the cache
+	// Times remembers the times of the tree's files; nil: they are what their content
+	// makes them, the same in every build.
+	Times TimeKeeper
 }
 
 // From names a prebuilt image. The zero value names none.

@@ -276,6 +276,38 @@ func TestBuild_NamesThatAreNotUTF8(t *testing.T) {
 	}
 }
 
+// The Dockerfile and the ignore file follow the ignore file on every way to the engine.
+func TestBuild_TheIgnoreFileLeavesOutTheDockerfile(t *testing.T) {
+	t.Parallel()
+	_, old := newProxy(t, "/grpc")
+	for way, c := range map[string]struct {
+		cli  *client.Client
+		name string
+	}{"sync": {cli, "x"}, "tar": {cli, "caf\xe9"}, "the old builder": {old, "x"}} {
+		for ignore, want := range map[string]string{
+			"Dockerfile\n.dockerignore\n": "a", "Dockerfile\n": ".dockerignore a", "*\n!a\n": "a", "": ".dockerignore Dockerfile a",
+			"Docker*\n.docker*\n!Dockerfile\n": "Dockerfile a",
+		} {
+			b := newBenchWith(t, c.cli)
+			_, out := b.must(b.fresh(tree{
+				"Dockerfile": from("COPY . /src", `RUN cd /src; echo "has" $(ls -A | grep -v '^x$\|caf')`), "a": "x", c.name: "x", ".dockerignore": ignore,
+			}))
+			if !strings.Contains(out+"\n", "       has "+want+"\n") {
+				t.Errorf("%s, %q: want %q", way, ignore, want)
+			}
+		}
+		b := newBenchWith(t, c.cli)
+		req := b.fresh(tree{
+			"deploy/Dockerfile": from("COPY . /src", `RUN cd /src; echo "has" $(ls -A . deploy 2>&1)`), "a": "x", c.name: "x",
+			"deploy/Dockerfile.dockerignore": "deploy\n", "deploy/b": "x",
+		})
+		req.Settings.Dockerfile = "deploy/Dockerfile"
+		if _, out := b.must(req); strings.Contains(out[strings.LastIndex(out, "       has "):], "Dockerfile") {
+			t.Errorf("%s: the ignore file of its own is not followed", way)
+		}
+	}
+}
+
 func TestBuild_WarnsOfWhatIsNotFetched(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

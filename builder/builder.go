@@ -18,6 +18,7 @@ package builder
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -70,6 +71,12 @@ type Options struct {
 	MaxCache int64
 	// Credentials gives how to sign in to registries; nil: to none.
 	Credentials Credentials
+	// Key is known to this server alone and stays the same over the life of the data:
+	// with it, images are sealed as made here, and values of config vars are hashed.
+	// Nil: one that ends with the process.
+	Key []byte
+	// Now is the clock; nil: time.Now.
+	Now func() time.Time
 	// Logger gets what a person is not told; nil: slog.Default().
 	Logger *slog.Logger
 }
@@ -86,6 +93,8 @@ type Builder struct {
 	memory, pids      int64
 	minFree, maxCache int64
 	maxContext        int64
+	key               []byte
+	now               func() time.Time
 	warned            sync.Once // that builds are not limited
 	credentials       Credentials
 	group             atomic.Pointer[cgroup] // that limits builds; nil: none is known yet
@@ -99,6 +108,12 @@ func New(cli *client.Client, o Options) *Builder {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if len(o.Key) == 0 {
+		o.Key = []byte(rand.Text())
+	}
 	if o.Credentials == nil {
 		o.Credentials = func(context.Context, string) (mesh.Registry, error) { return mesh.Registry{}, nil }
 	}
@@ -108,6 +123,7 @@ func New(cli *client.Client, o Options) *Builder {
 		timeout: cmp.Or(o.Timeout, DefaultTimeout), memory: o.Memory, pids: cmp.Or(o.Processes, 4096),
 		minFree: cmp.Or(o.MinFree, DefaultMinFree), maxCache: o.MaxCache,
 		maxContext: cmp.Or(o.MaxContext, DefaultMaxContext),
+		key:        o.Key, now: o.Now,
 	}
 }
 
@@ -119,6 +135,7 @@ type job struct {
 	df    *dockerfile
 	args  map[string]string // build args
 	group cgroup            // of the steps
+	times *mesh.FileTimes   // of the tree in this build; nil: none are given
 	out   *printer
 }
 
@@ -184,6 +201,9 @@ func (j *job) run(ctx context.Context) (mesh.Image, error) {
 	ctx, stop = context.WithTimeoutCause(ctx, j.timeout, errTimeout)
 	defer stop()
 	j.group = j.limit(ctx)
+	if err := j.give(ctx); err != nil {
+		return mesh.Image{}, err
+	}
 	bk, err := j.dial(ctx)
 	if err != nil {
 		return mesh.Image{}, err
@@ -197,6 +217,9 @@ func (j *job) run(ctx context.Context) (mesh.Image, error) {
 	} else {
 		img, err = j.buildkit(ctx, bk)
 		_ = bk.Close()
+	}
+	if !img.Work.Reused {
+		j.ran(ctx)
 	}
 	if err != nil {
 		return mesh.Image{}, err

@@ -91,22 +91,22 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		attrs["build-arg:"+k] = v
 	}
 	// Cache mounts are a stack's own: what one leaves there would be run by another.
-	attrs["build-arg:BUILDKIT_CACHE_MOUNT_NS"] = j.server + "/" + string(j.Stack)
+	attrs["build-arg:BUILDKIT_CACHE_MOUNT_NS"] = j.cacheSpace()
 	for k, v := range j.labels() {
 		attrs["label:"+k] = v
 	}
 	secrets := map[string][]byte{}
-	for k, v := range j.Config {
-		secrets[k] = []byte(v.Reveal())
+	for k, v := range j.secrets() {
+		secrets[k] = []byte(v)
+	}
+	ignore, err := j.df.matcher(j.files)
+	if err != nil {
+		return mesh.Image{}, err
 	}
 	attach := []session.Attachable{secretsprovider.FromMap(secrets), authServer{credentials: j.credentials}}
 	mounts := map[string]fsutil.FS{"context": j.files, "dockerfile": j.df.mount()}
 	if !j.files.syncable() {
-		ignore, err := j.df.patterns(j.files)
-		if err != nil {
-			return mesh.Image{}, err
-		}
-		t, err := j.files.tar(ignore, j.df.path)
+		t, err := j.files.tar(ignore, nil)
 		if err != nil {
 			return mesh.Image{}, err
 		}
@@ -143,6 +143,10 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		if caps := c.BuildOpts().LLBCaps; j.group.parent != "" && caps.Supports(pb.CapExecMetaCgroupParent) != nil {
 			j.unlimited(ctx, errors.New("the engine cannot put builds into "+Slice+": use Docker 23 or later, or \"exec-opts\": [\"native.cgroupdriver=cgroupfs\"] in /etc/docker/daemon.json"))
 		}
+		caps := engineCaps{c.BuildOpts().LLBCaps}
+		if failed = j.df.checkFlags(caps); failed != nil {
+			return nil, failed
+		}
 		c = guarded{c, j}
 		source, old, err := j.reuse(ctx, c, attrs["image-resolve-mode"])
 		if err != nil {
@@ -157,7 +161,7 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		}
 		lines = newLineRecorder(c)
 		var r *gateway.Result
-		r, failed = frontend.Build(ctx, lines)
+		r, failed = frontend.Build(ctx, marked{Client: lines, job: j, ignore: ignore, caps: caps})
 		if failed == nil {
 			failed = strip(r, j.Settings.User)
 		}

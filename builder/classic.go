@@ -15,6 +15,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/pkg/jsonmessage"
+	"github.com/moby/patternmatcher"
 
 	"mesh"
 )
@@ -25,11 +26,11 @@ var classicStep = regexp.MustCompile(`^Step (\d+)/(\d+) : (.*)`)
 // in RUN, no heredocs. It cannot leave out VOLUME and EXPOSE: removing containers
 // with their volumes has to do.
 func (j *job) classic(ctx context.Context) (mesh.Image, error) {
-	ignore, err := j.df.patterns(j.files)
+	ignore, err := j.df.matcher(j.files)
 	if err != nil {
 		return mesh.Image{}, err
 	}
-	src, err := j.files.tar(ignore, j.df.path)
+	src, err := j.files.tar(ignore, j.df.sent(j.files, ignore))
 	if err != nil {
 		return mesh.Image{}, err
 	}
@@ -91,6 +92,24 @@ func (j *job) classic(ctx context.Context) (mesh.Image, error) {
 	}
 	img.Shell, err = j.shellIn(ctx, img.ID)
 	return img, err
+}
+
+// sent is what the old builder has to be given beside the tree: it takes the
+// Dockerfile from there. One that the ignore file leaves out is taken away again by
+// the engine when it has read it, if a .dockerignore says so; one that leaves itself
+// out goes too.
+func (d *dockerfile) sent(f *files, ignore *patternmatcher.PatternMatcher) map[string][]byte {
+	if out, err := ignore.MatchesOrParentMatches(d.path); err != nil || !out {
+		return nil
+	}
+	sent := map[string][]byte{d.path: d.text}
+	if _, own := f.index[".dockerignore"]; own {
+		if out, err := ignore.MatchesOrParentMatches(".dockerignore"); err != nil || !out {
+			return sent
+		}
+	}
+	sent[".dockerignore"] = []byte(d.path + "\n.dockerignore\n")
+	return sent
 }
 
 // classicOutput shows what the classic builder prints as the renderer would.

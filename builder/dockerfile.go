@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/patternmatcher"
 	"github.com/moby/patternmatcher/ignorefile"
 
 	"mesh"
@@ -200,6 +201,19 @@ func (d *dockerfile) patterns(f *files) ([]string, error) {
 		return nil, fmt.Errorf("read the ignore file: %w", err)
 	}
 	return p, nil
+}
+
+// matcher matches what the ignore file leaves out.
+func (d *dockerfile) matcher(f *files) (*patternmatcher.PatternMatcher, error) {
+	patterns, err := d.patterns(f)
+	if err != nil {
+		return nil, err
+	}
+	m, err := patternmatcher.New(patterns)
+	if err != nil {
+		return nil, &mesh.Error{Kind: mesh.Failed, Text: ".dockerignore: " + err.Error(), Err: err}
+	}
+	return m, nil
 }
 
 // tellingWords are parts of names whose values should not lie in an image.

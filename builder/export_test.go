@@ -3,12 +3,18 @@ package builder
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/docker/docker/api/types/system"
 	bkclient "github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/util/apicaps"
+	"github.com/moby/patternmatcher"
 
 	"mesh"
 	"mesh/builder/detect"
@@ -31,7 +37,15 @@ var Shorten = shorten
 
 // Tar writes a tree as a tar.
 func Tar(t mesh.Tree, ignore []string, dockerfile string) ([]byte, error) {
-	r, err := newFiles(t).tar(ignore, dockerfile)
+	match, err := patternmatcher.New(ignore)
+	if err != nil {
+		return nil, err
+	}
+	keep := map[string][]byte{}
+	if dockerfile != "" {
+		keep[dockerfile] = []byte("FROM scratch\n")
+	}
+	r, err := newFiles(t).tar(match, keep)
 	if err != nil {
 		return nil, err
 	}
@@ -77,4 +91,63 @@ func (b *Builder) Explain(ctx context.Context, name string, err error) error {
 	r := newRenderer(j.out)
 	r.order = []*step{{name: name, err: err.Error()}}
 	return j.explain(ctx, err, r, newLineRecorder(nil))
+}
+
+// NextTimes are the times of a build of a tree that starts at now.
+func NextTimes(old mesh.FileTimes, t mesh.Tree, now time.Time) (mesh.FileTimes, bool) {
+	return nextTimes(old, t.Entries(), now, true, func(string) time.Duration { return 0 })
+}
+
+// TimeOf is the time of a path.
+func TimeOf(t mesh.FileTimes, p string) time.Time { return t.Files[pathKey(p)].Time }
+
+// StandIns are the files of a tree that a Dockerfile makes stand-ins for.
+func StandIns(text string, t mesh.Tree) (list []string) {
+	f := newFiles(t)
+	is := (&dockerfile{text: []byte(text)}).standIns(f)
+	for _, e := range f.entries {
+		if is(e.Path) {
+			list = append(list, e.Path)
+		}
+	}
+	return list
+}
+
+// Needs tells whether there is a row for a field, a value or an attribute.
+func Needs(name string) bool { _, ok := needs[name]; return ok }
+
+// HasDocker tells whether it is known which Docker has a capability.
+func HasDocker(id string) bool { _, ok := dockerOf[apicaps.CapID(id)]; return ok }
+
+// InDocker2010 tells whether BuildKit v0.8 had a capability, by its tag.
+func InDocker2010(id string) bool {
+	return slices.Contains(strings.Fields(`constraints exec.cgroup exec.meta.base exec.meta.network exec.meta.proxyenv exec.meta.security
+		exec.meta.security.devices.v1 exec.meta.setsdefaultpath exec.mount.bind exec.mount.bind.readwrite-nooutput exec.mount.cache
+		exec.mount.cache.sharing exec.mount.secret exec.mount.selector exec.mount.ssh exec.mount.tmpfs file.base file.rm.wildcard
+		meta.description meta.exportcache meta.ignorecache platform soruce.http.uidgid source.buildop.llbfilename source.git
+		source.git.fullurl source.git.httpauth source.git.keepgitdir source.git.knownsshhosts source.git.mountsshsock source.http
+		source.http.checksum source.http.perm source.image source.image.resolvemode source.local source.local.excludepatterns
+		source.local.followpaths source.local.includepatterns source.local.sessionid source.local.sharedkeyhint source.local.unique`), id)
+}
+
+// Capabilities are those of the engine.
+func (b *Builder) Capabilities(ctx context.Context) (map[string]bool, error) {
+	bk, err := b.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer bk.Close()
+	has := map[string]bool{}
+	ended := errors.New("that is all")
+	_, err = bk.Build(ctx, bkclient.SolveOpt{}, "mesh", func(_ context.Context, c gateway.Client) (*gateway.Result, error) {
+		caps := engineCaps{c.BuildOpts().LLBCaps}
+		for id := range dockerOf {
+			has[string(id)] = caps.has(id)
+		}
+		return nil, ended
+	}, nil)
+	if err == nil || len(has) == 0 {
+		return nil, err
+	}
+	return has, nil
 }

@@ -45,6 +45,10 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 	if ctx.Err() != nil {
 		return err // fault says so
 	}
+	var refused *unsupported
+	if errors.As(err, &refused) {
+		return refused.told
+	}
 	text := plain(err)
 	if strings.Contains(text, "no space left on device") {
 		return diskFull(err)

@@ -10,7 +10,6 @@ import (
 
 	"github.com/docker/docker/api/types/build"
 	"github.com/docker/docker/api/types/filters"
-	"github.com/moby/patternmatcher"
 
 	"mesh"
 )
@@ -51,13 +50,9 @@ func (j *job) timedOut(render *renderer) error {
 // checkContext refuses a tree that is too large, and one with a path that git itself
 // would not check out.
 func (j *job) checkContext() error {
-	patterns, err := j.df.patterns(j.files)
+	ignore, err := j.df.matcher(j.files)
 	if err != nil {
 		return err
-	}
-	ignore, err := patternmatcher.New(patterns)
-	if err != nil {
-		return &mesh.Error{Kind: mesh.Failed, Text: ".dockerignore: " + err.Error(), Err: err}
 	}
 	var size int64
 	var largest mesh.TreeEntry

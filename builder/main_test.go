@@ -191,6 +191,26 @@ type bench struct {
 	t      *testing.T
 	stack  mesh.StackName
 	server string
+	times  *memory
+}
+
+// memory keeps the times of a stack's files.
+type memory struct {
+	mu   sync.Mutex
+	kept mesh.FileTimes
+}
+
+func (m *memory) FileTimes(context.Context) (mesh.FileTimes, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.kept, nil
+}
+
+func (m *memory) KeepFileTimes(_ context.Context, t mesh.FileTimes) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.kept = t
+	return nil
 }
 
 func newBench(t *testing.T) *bench { return newBenchWith(t, cli) }
@@ -198,7 +218,7 @@ func newBench(t *testing.T) *bench { return newBenchWith(t, cli) }
 func newBenchWith(t *testing.T, c *client.Client) *bench {
 	t.Helper()
 	n := stacks.Add(1)
-	b := &bench{t: t, stack: mesh.StackName(fmt.Sprintf("t%d-%s", n, run[len("builder-"):])), server: fmt.Sprintf("%s-%d", run, n)}
+	b := &bench{t: t, stack: mesh.StackName(fmt.Sprintf("t%d-%s", n, run[len("builder-"):])), server: fmt.Sprintf("%s-%d", run, n), times: &memory{}}
 	b.Builder = builder.New(c, builder.Options{Server: b.server, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -214,6 +234,7 @@ func (b *bench) req(files tree) mesh.Build {
 	return mesh.Build{
 		Stack: b.stack, Deployment: 1, Commit: commit, Tree: files,
 		Tags: []string{"mesh/" + string(b.stack) + ":" + commit.Short()}, Labels: map[string]string{testLabel: run},
+		Times: b.times,
 	}
 }
 

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,6 +32,8 @@ type files struct {
 
 	inside string           // the folder of the pushed tree that this is; empty: all of it
 	opened []mesh.TreeEntry // of a folder: the entries as the tree has them
+
+	times map[uint64]mesh.FileTime // of this build, by pathKey; nil: none are given
 }
 
 func newFiles(t mesh.Tree) *files {
@@ -41,14 +45,15 @@ func newFiles(t mesh.Tree) *files {
 	return f
 }
 
-// epoch is the time of folders, and what the times of files count from: late
-// enough for zip files and early enough to look odd to nobody.
+// epoch is the time of folders that are given none, and what the times of such
+// files count from: late enough for zip files and early enough to look odd to
+// nobody.
 var epoch = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// modTime gives a file a time that depends on its content alone. The file sync
-// skips a file whose size, mode and time are those of the stack's last build:
-// with one time for all, an edit that keeps the size would be built from the old
-// content (seen). The commit's time would send every file again.
+// modTime is the time of a file that no stack remembers: the Dockerfile beside the
+// tree, say. It depends on the content alone. The file sync skips a file whose size,
+// mode and time are those of the last build: with one time for all, an edit that
+// keeps the size would be built from the old content (seen).
 func modTime(e mesh.TreeEntry) time.Time {
 	if len(e.ID) < 8 {
 		return epoch
@@ -182,7 +187,7 @@ func (f *files) Walk(ctx context.Context, target string, fn fs.WalkDirFunc) erro
 			continue
 		}
 		skip = ""
-		stat := &types.Stat{Path: e.Path, Mode: uint32(e.Mode), Linkname: e.Link, ModTime: modTime(e).UnixNano()}
+		stat := &types.Stat{Path: e.Path, Mode: uint32(e.Mode), Linkname: e.Link, ModTime: f.time(e).UnixNano()}
 		if e.Mode.IsRegular() {
 			stat.Size = e.Size
 		}
@@ -214,17 +219,14 @@ func (f *files) Open(p string) (io.ReadCloser, error) {
 }
 
 // tar streams the tree without what ignore leaves out, one file in memory at a
-// time. Nothing on the engine's side honours .dockerignore for a tar. The caller
+// time. The files of keep are in it in any case, with the content that it has for
+// them. Nothing on the engine's side honours .dockerignore for a tar. The caller
 // closes the reader, also one that it has not read to its end.
-func (f *files) tar(ignore []string, dockerfile string) (io.ReadCloser, error) {
-	match, err := patternmatcher.New(ignore)
-	if err != nil {
-		return nil, &mesh.Error{Kind: mesh.Failed, Text: ".dockerignore: " + err.Error(), Err: err}
-	}
+func (f *files) tar(match *patternmatcher.PatternMatcher, keep map[string][]byte) (io.ReadCloser, error) {
 	pr, pw := io.Pipe()
 	go func() {
 		w := tar.NewWriter(pw)
-		err := f.writeTar(w, match, dockerfile)
+		err := errors.Join(writeKept(w, keep), f.writeTar(w, match, keep))
 		if err == nil {
 			err = w.Close()
 		}
@@ -233,16 +235,16 @@ func (f *files) tar(ignore []string, dockerfile string) (io.ReadCloser, error) {
 	return pr, nil
 }
 
-func (f *files) writeTar(w *tar.Writer, match *patternmatcher.PatternMatcher, dockerfile string) error {
+func (f *files) writeTar(w *tar.Writer, match *patternmatcher.PatternMatcher, keep map[string][]byte) error {
 	for _, e := range f.entries {
 		out, err := match.MatchesOrParentMatches(e.Path)
 		if err != nil {
 			return err
 		}
-		if out && e.Path != dockerfile {
+		if _, kept := keep[e.Path]; out || kept {
 			continue // the folders of a file that an exception keeps come by themselves
 		}
-		h := &tar.Header{Name: e.Path, Mode: int64(e.Mode.Perm()), ModTime: modTime(e).Truncate(time.Second), Format: tar.FormatPAX}
+		h := &tar.Header{Name: e.Path, Mode: int64(e.Mode.Perm()), ModTime: f.time(e), Format: tar.FormatPAX}
 		switch {
 		case e.Mode.IsDir():
 			h.Typeflag, h.Name = tar.TypeDir, e.Path+"/"
@@ -259,6 +261,24 @@ func (f *files) writeTar(w *tar.Writer, match *patternmatcher.PatternMatcher, do
 		}
 		if err := f.copy(w, e); err != nil {
 			return fmt.Errorf("read %s: %w", e.Path, err)
+		}
+	}
+	return nil
+}
+
+// writeKept writes files that have a content of their own here. Before them comes a
+// header without extensions: BuildKit looks at the first 1024 bytes to find out that it
+// is a tar.
+func writeKept(w *tar.Writer, keep map[string][]byte) error {
+	if err := w.WriteHeader(&tar.Header{Name: "./", Mode: 0o755, ModTime: epoch, Typeflag: tar.TypeDir, Format: tar.FormatUSTAR}); err != nil {
+		return err
+	}
+	for _, p := range slices.Sorted(maps.Keys(keep)) {
+		if err := w.WriteHeader(&tar.Header{Name: p, Mode: 0o644, Size: int64(len(keep[p])), ModTime: epoch, Typeflag: tar.TypeReg, Format: tar.FormatPAX}); err != nil {
+			return err
+		}
+		if _, err := w.Write(keep[p]); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -172,6 +172,11 @@ type Store interface {
 	PutRegistry(ctx context.Context, r mesh.Registry) error
 	RemoveRegistry(ctx context.Context, host string) error
 
+	// FileTimes is what a stack remembers of the times of its files; the zero value
+	// when that is nothing. KeepFileTimes replaces it.
+	FileTimes(ctx context.Context, stack mesh.StackName) (mesh.FileTimes, error)
+	KeepFileTimes(ctx context.Context, stack mesh.StackName, t mesh.FileTimes) error
+
 	// AddAudit records what somebody did.
 	AddAudit(ctx context.Context, e mesh.AuditEntry) error
 

@@ -246,7 +246,7 @@ func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src sou
 		if err := d.room(ctx, a); err != nil {
 			return mesh.Image{}, phaseFailed("build failed", err)
 		}
-		b.Fresh = src.fresh
+		b.Fresh, b.Times = src.fresh, timeKeeper{d.Store, st.Name}
 		a.enter("building") // the builder says with what
 	}
 	img, err := d.Builder.Build(ctx, b, a.out)
@@ -261,6 +261,22 @@ func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src sou
 	}
 	a.timed(began, "%s", d.report(ctx, st, img))
 	return img, nil
+}
+
+// timeKeeper keeps the times of a stack's files in the store.
+type timeKeeper struct {
+	store Store
+	stack mesh.StackName
+}
+
+// FileTimes reads them.
+func (k timeKeeper) FileTimes(ctx context.Context) (mesh.FileTimes, error) {
+	return k.store.FileTimes(ctx, k.stack)
+}
+
+// KeepFileTimes writes them.
+func (k timeKeeper) KeepFileTimes(ctx context.Context, t mesh.FileTimes) error {
+	return k.store.KeepFileTimes(ctx, k.stack, t)
 }
 
 // report is the line at the end of a build: the image, its size and how that has

@@ -21,7 +21,7 @@ import (
 func (s *Store) RenameStack(ctx context.Context, d mesh.Deployment, to mesh.StackName, change func(*mesh.Stack) error) (st mesh.Stack, err error) {
 	if _, err := s.Stack(ctx, to); errors.Is(err, mesh.NoStack) {
 		// What a stack of that name may have left that was destroyed by halves.
-		if err := os.RemoveAll(s.outputDir(to)); err != nil {
+		if err := errors.Join(os.RemoveAll(s.outputDir(to)), s.removeTimes(to)); err != nil {
 			return st, err
 		}
 	}
@@ -160,6 +160,9 @@ func (s *Store) FinishRename(ctx context.Context, name mesh.StackName) (mesh.Sta
 		return st, err
 	}
 	if err := moveOutput(s.outputDir(st.Was), s.outputDir(name)); err != nil {
+		return st, err
+	}
+	if err := s.moveTimes(st.Was, name); err != nil {
 		return st, err
 	}
 	return s.UpdateStack(ctx, name, func(st *mesh.Stack) error { st.Was = ""; return nil })

@@ -375,7 +375,7 @@ func (s *Store) DestroyStack(ctx context.Context, name mesh.StackName) error {
 	if err != nil {
 		return err
 	}
-	return os.RemoveAll(s.outputDir(name))
+	return errors.Join(os.RemoveAll(s.outputDir(name)), s.removeTimes(name))
 }
 
 // writeStack stores st over old and keeps the index of domains.

@@ -35,11 +35,12 @@ const (
 )
 
 // left out of a backup: what belongs to the running process, what is made anew at
-// every start, and the data file, of which a snapshot is taken.
+// every start, the data file, of which a snapshot is taken, and the times of files,
+// which describe the engine's build cache.
 func leftOut(name string) bool {
 	base := path.Base(name)
 	switch name {
-	case "mesh.db", "mesh.sock", "ready.json", "hooks", "repos":
+	case "mesh.db", "mesh.sock", "ready.json", "hooks", "repos", "times":
 		return true
 	}
 	return strings.HasSuffix(base, ".new") || strings.HasSuffix(base, ".lock") || strings.HasPrefix(base, ".mesh.db-")

@@ -206,7 +206,7 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 
 // builder is what builds are limited by.
 func (s settings) builder(st *store.Store, log *slog.Logger) builder.Options {
-	s.build.Server, s.build.Logger = st.Server(), log
+	s.build.Server, s.build.Logger, s.build.Key = st.Server(), log, st.Key("builds")
 	s.build.Credentials = func(ctx context.Context, host string) (mesh.Registry, error) {
 		all, err := st.Registries(ctx)
 		if i := slices.IndexFunc(all, func(r mesh.Registry) bool { return r.Host == host }); i >= 0 {

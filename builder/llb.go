@@ -1,0 +1,317 @@
+package builder
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/patternmatcher"
+	"github.com/opencontainers/go-digest"
+)
+
+// The frontend turns a Dockerfile into LLB, a graph of operations, and asks
+// BuildKit to solve it. Before that, mesh refuses what the engine would drop, and
+// makes BuildKit's cache see what it does not look at: the times of files, and the
+// values of secrets. Both are marks that do nothing:
+//
+//   - BuildKit takes a COPY from its cache when the contents are the same, whatever
+//     the times are. A file that has gone back to what it was, A → B → A, would get
+//     back its old time too, which is older than what was made of B. Such a COPY gets
+//     a further action: the removal of a file that does not exist.
+//   - BuildKit takes a RUN from its cache whatever its secrets are. Such a RUN gets a
+//     further mount: an optional secret that does not exist.
+
+// markedName begins the names of what does not exist.
+const markedName = "mesh-cache-key-"
+
+// marked changes and checks what the frontend solves.
+type marked struct {
+	gateway.Client
+	job    *job
+	ignore *patternmatcher.PatternMatcher
+	caps   engineCaps
+}
+
+// Solve solves a graph with the marks in it.
+func (m marked) Solve(ctx context.Context, req gateway.SolveRequest) (*gateway.Result, error) {
+	if req.Definition != nil {
+		def, err := m.mark(req.Definition)
+		if err != nil {
+			return nil, err
+		}
+		req.Definition = def
+	}
+	return m.Client.Solve(ctx, req)
+}
+
+// vertex is one operation of a graph.
+type vertex struct {
+	op      *pb.Op
+	context bool     // its result is the tree, or a part of it
+	keys    []string // of what went into it that BuildKit's cache does not see, sorted
+}
+
+// mark returns the graph with its marks. The digest of an operation is what others
+// know it by, so that one change goes through the whole graph.
+func (m marked) mark(def *pb.Definition) (*pb.Definition, error) {
+	seen := map[string]*vertex{} // by the digest that it had
+	renamed := map[string]string{}
+	out := &pb.Definition{Metadata: map[string]*pb.OpMetadata{}, Source: def.Source}
+	for _, b := range def.Def {
+		was := digest.FromBytes(b).String()
+		var op pb.Op
+		if err := op.UnmarshalVT(b); err != nil {
+			return nil, fmt.Errorf("read what the Dockerfile comes to: %w", err)
+		}
+		if err := m.check(&op, def.Metadata[was], locate(def, was)); err != nil {
+			return nil, err
+		}
+		v := &vertex{op: &op}
+		inputs := make([]*vertex, len(op.Inputs))
+		for i, in := range op.Inputs {
+			if inputs[i] = seen[in.Digest]; inputs[i] == nil {
+				return nil, errors.New("read what the Dockerfile comes to: an operation uses a later one")
+			}
+			in.Digest = renamed[in.Digest]
+			v.add(inputs[i].keys...)
+		}
+		m.markOp(v, inputs)
+		data, err := op.Marshal()
+		if err != nil {
+			return nil, fmt.Errorf("write what the Dockerfile comes to: %w", err)
+		}
+		now := digest.FromBytes(data).String()
+		seen[was], renamed[was] = v, now
+		out.Def = append(out.Def, data)
+		if meta, ok := def.Metadata[was]; ok {
+			out.Metadata[now] = meta
+		}
+	}
+	if def.Source != nil {
+		out.Source = &pb.Source{Infos: def.Source.Infos, Locations: map[string]*pb.Locations{}}
+		for d, l := range def.Source.Locations {
+			if now, ok := renamed[d]; ok {
+				d = now
+			}
+			out.Source.Locations[d] = l
+		}
+	}
+	return out, nil
+}
+
+func (v *vertex) add(keys ...string) {
+	for _, k := range keys {
+		if i, there := slices.BinarySearch(v.keys, k); !there {
+			v.keys = slices.Insert(v.keys, i, k)
+		}
+	}
+}
+
+func (m marked) markOp(v *vertex, inputs []*vertex) {
+	at := func(i int64) *vertex {
+		if i < 0 || i >= int64(len(inputs)) {
+			return nil
+		}
+		return inputs[i]
+	}
+	switch op := v.op.Op.(type) {
+	case *pb.Op_Source:
+		id := op.Source.Identifier
+		v.context = id == "local://context" || strings.HasPrefix(id, "http://buildkit-session/")
+	case *pb.Op_File:
+		copied := false
+		for _, a := range op.File.Actions {
+			c := a.GetCopy()
+			from := at(a.SecondaryInput)
+			if c == nil || from == nil {
+				continue
+			}
+			copied = true
+			switch {
+			case from.context && c.AttemptUnpackDockerCompatibility && strings.HasPrefix(from.op.GetSource().GetIdentifier(), "http://"):
+				v.context = true // the tree, unpacked
+			case from.context:
+				v.add(m.covered(copyOf(c))...)
+			}
+		}
+		if copied && !v.context && len(v.keys) > 0 {
+			markFile(v.op, op.File, v.keys)
+		}
+	case *pb.Op_Exec:
+		content := false
+		for _, mount := range op.Exec.Mounts {
+			from := at(mount.Input)
+			if mount.Dest == pb.RootMount || from == nil || mount.MountType == pb.MountType_CACHE {
+				continue
+			}
+			content = content || len(from.keys) > 0
+			if from.context {
+				keys := m.covered(everything(mount.Selector))
+				content = content || len(keys) > 0
+				v.add(keys...)
+			}
+		}
+		secrets := m.job.secretKeys(secretsOf(op.Exec))
+		v.add(secrets...)
+		if content || len(secrets) > 0 {
+			markExec(op.Exec, v.keys)
+		}
+	}
+}
+
+// markFile makes the keys a part of what the cache knows a COPY by.
+func markFile(op *pb.Op, file *pb.FileOp, keys []string) {
+	for i, a := range file.Actions {
+		if a.Output != 0 {
+			continue
+		}
+		a.Output = -1
+		file.Actions = append(file.Actions, &pb.FileAction{
+			Input: int64(len(op.Inputs) + i), SecondaryInput: -1, Output: 0,
+			Action: &pb.FileAction_Rm{Rm: &pb.FileActionRm{Path: "/" + markedName + sum(keys), AllowNotFound: true}},
+		})
+		return
+	}
+}
+
+// markExec makes the keys a part of what the cache knows a RUN by.
+func markExec(exec *pb.ExecOp, keys []string) {
+	name := markedName + sum(keys)
+	exec.Mounts = append(exec.Mounts, &pb.Mount{
+		Input: -1, Output: -1, Dest: "/run/secrets/" + name, MountType: pb.MountType_SECRET,
+		SecretOpt: &pb.SecretOpt{ID: name, Mode: 0o400, Optional: true},
+	})
+}
+
+func sum(keys []string) string {
+	h := sha256.Sum256([]byte(strings.Join(keys, "\x00")))
+	return hex.EncodeToString(h[:16])
+}
+
+// secretsOf are the ids of the secrets that a RUN asks for.
+func secretsOf(exec *pb.ExecOp) (ids []string) {
+	for _, mount := range exec.Mounts {
+		if mount.MountType == pb.MountType_SECRET && mount.SecretOpt != nil {
+			ids = append(ids, mount.SecretOpt.ID)
+		}
+	}
+	for _, e := range exec.Secretenv {
+		ids = append(ids, e.ID)
+	}
+	return ids
+}
+
+// secretKeys are hashes of the values that secrets have now, with a key that is
+// this server's: they say whether a value is another one, and nothing else. A
+// secret that there is not has none.
+func (j *job) secretKeys(ids []string) (keys []string) {
+	values := j.secrets()
+	for _, id := range ids {
+		value, ok := values[id]
+		if !ok {
+			continue
+		}
+		mac := hmac.New(sha256.New, j.key)
+		_, _ = fmt.Fprintf(mac, "secret\x00%s\x00%s\x00%s", j.Stack, id, value)
+		keys = append(keys, "secret "+id+" "+hex.EncodeToString(mac.Sum(nil)))
+	}
+	return keys
+}
+
+// selection is a part of the tree that an operation takes.
+type selection struct {
+	path     string
+	wildcard bool
+	include  []string
+}
+
+func copyOf(c *pb.FileActionCopy) selection {
+	return selection{path: c.Src, wildcard: c.AllowWildcard, include: c.IncludePatterns}
+}
+
+func everything(dir string) selection { return selection{path: dir} }
+
+// covered are the keys of the files that a selection takes: those that BuildKit's
+// cache has to tell apart although their content is the same.
+func (m marked) covered(s selection) []string {
+	f := m.job.files
+	if m.job.times == nil || f.times == nil {
+		return nil
+	}
+	pattern := strings.Trim(path.Clean("/"+s.path), "/")
+	var roots []string
+	if s.wildcard && strings.ContainsAny(pattern, `*?[\`) {
+		for _, e := range f.entries {
+			if ok, err := path.Match(pattern, e.Path); ok || err != nil {
+				roots = append(roots, e.Path)
+			}
+		}
+	} else {
+		roots = []string{pattern}
+	}
+	for i, r := range roots {
+		if e, err := f.resolve(r); err == nil {
+			roots[i] = e.Path // behind links
+		}
+	}
+	include, err := patternmatcher.New(s.include)
+	if err != nil {
+		include = nil
+	}
+	changed := false
+	h := sha256.New()
+	for _, e := range f.entries {
+		if !slices.ContainsFunc(roots, func(r string) bool { return r == "" || e.Path == r || strings.HasPrefix(e.Path, r+"/") }) {
+			continue
+		}
+		if len(s.include) > 0 && include != nil {
+			if in, err := include.MatchesOrParentMatches(e.Path); err == nil && !in {
+				continue
+			}
+		}
+		if m.ignore != nil {
+			if out, err := m.ignore.MatchesOrParentMatches(e.Path); err == nil && out {
+				continue
+			}
+		}
+		t, _ := f.known(e)
+		changed = changed || t.Since.After(m.job.times.First)
+		if t.Back {
+			_, _ = fmt.Fprintf(h, "%s\x00%d\x00", e.Path, t.Since.UnixNano())
+		}
+	}
+	// In a stack's first build there is nothing yet that files could be too old for:
+	// it may share the steps of others. When the stack has forgotten its times, they
+	// have to be those that it gives now.
+	if !changed && m.job.times.Whole {
+		return nil
+	}
+	return []string{fmt.Sprintf("times of %s since %d: %x", m.job.cacheSpace(), m.job.times.First.UnixNano(), h.Sum(nil))}
+}
+
+// cacheSpace is whose cache mounts are whose. They begin empty when the times of
+// the files do: what lies in an older one may be newer than the files.
+func (j *job) cacheSpace() string {
+	space := j.server + "/" + string(j.Stack)
+	if j.times != nil {
+		space += fmt.Sprintf("/%d", j.times.First.UnixNano())
+	}
+	return space
+}
+
+// secrets are what a build may mount: the config vars by their names.
+func (j *job) secrets() map[string]string {
+	all := map[string]string{}
+	for k, v := range j.Config {
+		all[k] = v.Reveal()
+	}
+	return all
+}
