@@ -210,22 +210,28 @@ func (d *Deployer) AdmitRef(ctx context.Context, key mesh.Key, stack mesh.StackN
 }
 
 // RepoState says what the deploy branch of a stack has to point to: the commit of
-// the current release or, when that came from elsewhere, of the last one before it
-// that came from git.
+// the current release. When the current release has no commit in the stack's own
+// repository (it was promoted, uploaded, or is a prebuilt image), or its image is
+// lost, the branch must be absent. git then always sends a push, also of the commit
+// that was deployed last: git calls a branch that stands at that commit already
+// "Everything up-to-date", and mesh would never hear of the push. A commit of mesh's
+// own on the branch would not do: a plain push would not be a fast-forward, and git
+// refuses that before it asks the server.
 func (d *Deployer) RepoState(ctx context.Context, stack mesh.StackName) (mesh.RepoState, error) {
 	st, err := d.Store.Stack(ctx, stack)
 	if err != nil {
 		return mesh.RepoState{}, err
 	}
 	state := mesh.RepoState{Branch: st.Settings.Branch}
-	for n := st.Current; n > 0 && state.Commit == ""; n-- {
-		r, err := d.Store.Release(ctx, stack, n)
-		if err != nil {
-			return mesh.RepoState{}, err
-		}
-		if !r.Elsewhere {
-			state.Commit = r.Commit
-		}
+	if st.Current == 0 {
+		return state, nil
+	}
+	r, err := d.Store.Release(ctx, stack, st.Current)
+	if err != nil {
+		return mesh.RepoState{}, err
+	}
+	if r.Here() {
+		state.Commit = r.Commit
 	}
 	return state, nil
 }
