@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mesh"
@@ -85,6 +86,8 @@ type Deployer struct {
 	renaming map[mesh.StackName]bool
 
 	detached chan struct{} // holds one when a detached run has been started
+	changed  chan struct{} // holds one when what runs may be another thing than what is known
+	images   atomic.Bool   // with changed: the images, too
 	died     map[string]mesh.InstanceEvent
 	retiring map[string]chan struct{} // by container: closed when it is gone
 }
@@ -116,7 +119,7 @@ func New(o Options) *Deployer {
 		o.Reached = func(Step, string) {}
 	}
 	d := &Deployer{Options: o, lanes: map[mesh.StackName]*lane{}, fleets: map[mesh.StackName]*fleet{}, starting: map[string]bool{}, destroying: map[mesh.StackName]bool{}, renaming: map[mesh.StackName]bool{}, died: map[string]mesh.InstanceEvent{}, retiring: map[string]chan struct{}{}}
-	d.detached = make(chan struct{}, 1)
+	d.detached, d.changed = make(chan struct{}, 1), make(chan struct{}, 1)
 	d.life, d.end = context.WithCancelCause(context.Background())
 	return d
 }
@@ -127,6 +130,7 @@ func New(o Options) *Deployer {
 // the next start.
 func (d *Deployer) Run(ctx context.Context) error {
 	d.background(d.expireRuns)
+	d.background(d.keepLooking)
 	err := d.Runner.Watch(ctx, d.event, func() {
 		if err := d.Reconcile(ctx); err != nil && ctx.Err() == nil {
 			d.Logger.Error("not reconciled after the engine was away", "err", err)

@@ -90,7 +90,7 @@ func (f *follower) instances(ctx context.Context) ([]mesh.Instance, error) {
 	for _, c := range found {
 		in := labelled(c.ID, c.Labels)
 		in.State = mesh.InstanceExited
-		if c.State == container.StateRunning {
+		if c.State == container.StateRunning || c.State == container.StatePaused {
 			in.State = mesh.InstanceRunning
 		}
 		if f.wants(in) {
@@ -117,7 +117,7 @@ func (f *follower) follow(ctx context.Context) error {
 			f.q.Caught()
 		}
 	})
-	return f.r.watch(ctx, func(e mesh.InstanceEvent) {
+	return f.r.watch(ctx, false, func(e mesh.InstanceEvent) {
 		if !e.Died && f.wants(e.Instance) {
 			f.read(ctx, e.Instance)
 		}
