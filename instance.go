@@ -14,7 +14,7 @@ type Instance struct {
 	Release    ReleaseNumber    // whose rollout started it
 	Deployment DeploymentNumber // that started it
 	Spec       string           // InstanceSpec.Fingerprint of what it runs
-	Addr       netip.AddrPort   // where it serves; zero unless running
+	Addr       netip.AddrPort   // where it serves; zero unless running and in its stack's network
 	State      InstanceState
 	Started    time.Time // of the last start
 	ExitCode   int       // of the last exit
@@ -28,6 +28,7 @@ type InstanceState string
 const (
 	InstanceCreated InstanceState = "created"
 	InstanceRunning InstanceState = "running"
+	InstancePaused  InstanceState = "paused" // it answers nothing
 	InstanceExited  InstanceState = "exited"
 )
 
@@ -110,10 +111,14 @@ type Exec struct {
 // WindowSize is a terminal's, in characters.
 type WindowSize struct{ Width, Height int }
 
-// InstanceEvent is an instance that has ended or started, seen by the engine.
+// InstanceEvent is something that the engine saw: an instance that started or ended,
+// or anything else that may have changed what runs.
 type InstanceEvent struct {
 	Instance Instance
-	Died     bool // otherwise: started
+	Died     bool // it ended; without it and without Changed, it started
+	ByHand   bool // with Died: somebody stopped, killed or removed it, or the engine shut down
+	Changed  bool // what runs may be another thing now: pause, disconnect, removal, rename
+	Image    bool // with Changed: an image was removed, or lost a name; Instance is zero
 	At       time.Time
 }
 
@@ -179,11 +184,29 @@ const (
 	Maintenance  DownReason = "maintenance" // wins over whatever targets there are, of all services
 )
 
+// Condition is how an instance does, as people see it in ps. Only what is Up gets
+// traffic.
+type Condition string
+
+// The conditions. All but Up are on their way back: mesh mends them by itself.
+const (
+	Up          Condition = "up"
+	Crashed     Condition = "crashed"     // it ended by itself, or for want of memory
+	Failing     Condition = "failing"     // it runs, or cannot start, and fails its check
+	Halted      Condition = "halted"      // somebody stopped or killed it behind mesh's back
+	Paused      Condition = "paused"      // somebody paused its container
+	Unreachable Condition = "unreachable" // its container is not in the network of its stack
+	Missing     Condition = "missing"     // its container does not exist
+	NoImage     Condition = "no image"    // its container does not exist, nor the image for another one
+	Unknown     Condition = "unknown"     // the engine does not answer, and mesh has not seen it run
+)
+
 // InstanceStatus is an instance as people see it in ps.
 type InstanceStatus struct {
 	Name     InstanceName
 	Release  ReleaseNumber
-	State    string    // "up", "starting", "crashed", "missing"
+	State    Condition
+	Why      string    // more of State, in a few words; may be empty
 	Since    time.Time // of that state
 	Crashes  int       // in a row
 	ExitCode int       // of the last crash

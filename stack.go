@@ -137,6 +137,10 @@ type Release struct {
 	Services    map[ServiceName]Service
 }
 
+// Here tells whether the release was built from a commit in the stack's own
+// repository.
+func (r Release) Here() bool { return r.Commit != "" && !r.Elsewhere }
+
 // Declared is what the files of a release's tree say: Procfile, mesh.toml, app.json
 // and heroku.yml. What people set with commands wins over it.
 type Declared struct {
@@ -211,7 +215,7 @@ type Deployment struct {
 // RepoState is what a stack's repository has to agree with.
 type RepoState struct {
 	Branch string // empty: no push yet
-	Commit Commit // of the current release; empty: none
+	Commit Commit // of the current release; empty: the branch must not exist
 }
 
 // Scale is a change of one service's number of instances.

@@ -216,7 +216,7 @@ func (d *Deployer) stillServing(ctx context.Context, name mesh.StackName) string
 		return fmt.Sprintf("Nothing has changed: %s is current, and the stack is stopped.", st.Current)
 	}
 	for _, in := range d.Status(name) {
-		if in.Name.Service == mesh.Web && in.State == "up" {
+		if in.Name.Service == mesh.Web && in.State == mesh.Up {
 			return fmt.Sprintf("Nothing has changed: %s is still serving at %s", st.Current, d.url(name))
 		}
 	}

@@ -106,7 +106,7 @@ func (d *Deployer) Rebuild(ctx context.Context, name mesh.StackName, by mesh.Key
 	if err != nil {
 		return err
 	}
-	if r.Commit == "" || r.Elsewhere {
+	if !r.Here() {
 		return mesh.Errorf(mesh.Conflict, "%s of %s was not built from a commit here", r.Number, name).WithHint("deploy it anew the way it came")
 	}
 	tree, subject, closeTree, err := d.Repos.Open(ctx, name, r.Commit)

@@ -154,7 +154,7 @@ func (d *Deployer) skipped(ctx context.Context, st mesh.Stack, src source) (bool
 		return false, nil
 	}
 	current, err := d.Store.Release(ctx, st.Name, st.Current)
-	if err != nil || current.Commit == "" {
+	if err != nil || !current.Here() {
 		return false, err
 	}
 	old, _, closeOld, err := d.Repos.Open(ctx, st.Name, current.Commit)

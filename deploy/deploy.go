@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mesh"
@@ -85,6 +86,8 @@ type Deployer struct {
 	renaming map[mesh.StackName]bool
 
 	detached chan struct{} // holds one when a detached run has been started
+	changed  chan struct{} // holds one when what runs may be another thing than what is known
+	images   atomic.Bool   // with changed: the images, too
 	died     map[string]mesh.InstanceEvent
 	retiring map[string]chan struct{} // by container: closed when it is gone
 }
@@ -116,7 +119,7 @@ func New(o Options) *Deployer {
 		o.Reached = func(Step, string) {}
 	}
 	d := &Deployer{Options: o, lanes: map[mesh.StackName]*lane{}, fleets: map[mesh.StackName]*fleet{}, starting: map[string]bool{}, destroying: map[mesh.StackName]bool{}, renaming: map[mesh.StackName]bool{}, died: map[string]mesh.InstanceEvent{}, retiring: map[string]chan struct{}{}}
-	d.detached = make(chan struct{}, 1)
+	d.detached, d.changed = make(chan struct{}, 1), make(chan struct{}, 1)
 	d.life, d.end = context.WithCancelCause(context.Background())
 	return d
 }
@@ -127,6 +130,7 @@ func New(o Options) *Deployer {
 // the next start.
 func (d *Deployer) Run(ctx context.Context) error {
 	d.background(d.expireRuns)
+	d.background(d.keepLooking)
 	err := d.Runner.Watch(ctx, d.event, func() {
 		if err := d.Reconcile(ctx); err != nil && ctx.Err() == nil {
 			d.Logger.Error("not reconciled after the engine was away", "err", err)
@@ -210,22 +214,28 @@ func (d *Deployer) AdmitRef(ctx context.Context, key mesh.Key, stack mesh.StackN
 }
 
 // RepoState says what the deploy branch of a stack has to point to: the commit of
-// the current release or, when that came from elsewhere, of the last one before it
-// that came from git.
+// the current release. When the current release has no commit in the stack's own
+// repository (it was promoted, uploaded, or is a prebuilt image), or its image is
+// lost, the branch must be absent. git then always sends a push, also of the commit
+// that was deployed last: git calls a branch that stands at that commit already
+// "Everything up-to-date", and mesh would never hear of the push. A commit of mesh's
+// own on the branch would not do: a plain push would not be a fast-forward, and git
+// refuses that before it asks the server.
 func (d *Deployer) RepoState(ctx context.Context, stack mesh.StackName) (mesh.RepoState, error) {
 	st, err := d.Store.Stack(ctx, stack)
 	if err != nil {
 		return mesh.RepoState{}, err
 	}
 	state := mesh.RepoState{Branch: st.Settings.Branch}
-	for n := st.Current; n > 0 && state.Commit == ""; n-- {
-		r, err := d.Store.Release(ctx, stack, n)
-		if err != nil {
-			return mesh.RepoState{}, err
-		}
-		if !r.Elsewhere {
-			state.Commit = r.Commit
-		}
+	if st.Current == 0 {
+		return state, nil
+	}
+	r, err := d.Store.Release(ctx, stack, st.Current)
+	if err != nil {
+		return mesh.RepoState{}, err
+	}
+	if r.Here() {
+		state.Commit = r.Commit
 	}
 	return state, nil
 }

@@ -62,14 +62,19 @@ type Runner interface {
 	// Stop sends SIGTERM, waits, sends SIGKILL, and removes the container with its
 	// anonymous volumes. A container that is gone already is no error.
 	Stop(ctx context.Context, id string, grace time.Duration) error
-	// Revive starts a container again that has exited, and returns it as it is
-	// then: its address may be a new one.
+	// Revive makes a container run and be reachable again that has exited, is paused, or
+	// is not in its stack's network, and returns it as it is then: its address may be a
+	// new one. The error is NotFound when another one has to take its place.
 	Revive(ctx context.Context, id string) (mesh.Instance, error)
 	// List returns the instances of all stacks, in whatever state.
 	List(ctx context.Context) ([]mesh.Instance, error)
-	// Watch calls fn, one event at a time, for each instance that starts or dies,
-	// until ctx ends. When the engine goes away it reconnects, and calls lost once
-	// it is back, because events may have been missed.
+	// Look is a List that costs little, however many instances there are. Started and
+	// OOM may be missing.
+	Look(ctx context.Context) ([]mesh.Instance, error)
+	// Watch calls fn, one event at a time, for each instance that starts or dies, and
+	// for anything else that may have changed what runs, until ctx ends. When the engine
+	// goes away it reconnects, and calls lost once it is back, because events may have
+	// been missed.
 	Watch(ctx context.Context, fn func(mesh.InstanceEvent), lost func()) error
 	// RunOneOff runs one container to its end, connected to the given streams, and
 	// returns its exit code. The container is gone when it returns, also when ctx

@@ -151,32 +151,42 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 
 	d.mu.Lock()
 	was := d.fleets[st.Name]
-	fl := &fleet{stack: d.newestLocked(st), release: r, members: map[mesh.InstanceName]*member{}}
 	now := d.Now()
+	fl := &fleet{since: now, stack: d.newestLocked(st), release: r, members: map[mesh.InstanceName]*member{}}
 	for _, s := range want {
 		in, found := best[s.Name]
 		m := &member{instance: in, since: now}
 		if was != nil {
 			if o := was.members[s.Name]; o != nil && (!found || o.instance.ID == in.ID) {
-				m = o // keeps what is known of its crashes, and who is bringing it back
+				m = o // keeps who is bringing it back
 				if found {
 					m.instance = in
 				}
+				// The engine was away. What it ended then is no crash, and what crashed before
+				// may have done so for want of it: the back-off starts over.
+				m.crashes, m.fails, m.ended = 0, 0, 0
 			}
 		}
 		switch {
 		case !found:
 			if m.instance.ID == "" {
-				m.instance = mesh.Instance{ID: "none", Stack: st.Name, Name: s.Name, Release: st.Current, Deployment: r.Deployment, Spec: s.Fingerprint}
+				m.instance = mesh.Instance{ID: noContainer, Stack: st.Name, Name: s.Name, Release: st.Current, Deployment: r.Deployment, Spec: s.Fingerprint}
 			}
-			m.healthy = false
-		case in.State == mesh.InstanceRunning:
+			m.healthy, m.ails, m.why = false, mesh.Missing, "it has no container"
+			if !known {
+				m.ails, m.why = mesh.Unknown, engineAway
+			}
+		case in.State == mesh.InstanceRunning && in.Addr.IsValid():
 			if m.since = in.Started; m.since.IsZero() {
 				m.since = now
 			}
-			m.healthy = true
+			m.healthy, m.ails, m.why = true, "", ""
 		default:
 			m.healthy = false
+			m.ails, m.why = ailment(in)
+		}
+		if !m.healthy {
+			m.next = now
 		}
 		fl.members[s.Name] = m
 	}
@@ -197,6 +207,21 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 	}
 	d.retire(st, old)
 	return nil
+}
+
+// engineAway is why nothing is known of an instance.
+const engineAway = "the Docker Engine does not answer"
+
+// ailment says what is wrong with an instance that does not serve.
+func ailment(in mesh.Instance) (mesh.Condition, string) {
+	switch in.State {
+	case mesh.InstanceRunning:
+		return mesh.Unreachable, "its container is not in the network of its stack"
+	case mesh.InstancePaused:
+		return mesh.Paused, "somebody paused its container"
+	case mesh.InstanceCreated, mesh.InstanceExited:
+	}
+	return mesh.Halted, "its container does not run"
 }
 
 // adoptLater adopts a stack in its turn, when no deployment is at work there.

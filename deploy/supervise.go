@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -13,6 +14,7 @@ import (
 // fleet is what runs of a stack: one member a slot of its current release.
 // Guarded by Deployer.mu.
 type fleet struct {
+	since   time.Time // when it became what it is; a look at the engine begun before is out of date
 	stack   mesh.Stack
 	release mesh.Release
 	members map[mesh.InstanceName]*member
@@ -23,17 +25,25 @@ type fleet struct {
 type member struct {
 	instance mesh.Instance
 	healthy  bool
-	since    time.Time // of the present state
-	crashes  int       // in a row
-	next     time.Time // of the next try, when not healthy
-	busy     bool      // somebody is bringing it back
+	ails     mesh.Condition // what is wrong, when not healthy
+	why      string         // more of that, for people
+	since    time.Time      // of the present state
+	crashes  int            // of the app's own, in a row
+	fails    int            // tries in a row that failed for other reasons than the app
+	next     time.Time      // of the next try, when not healthy
+	busy     bool           // somebody is bringing it back
+	wake     chan struct{}  // lets whoever is busy try at once
+	ended    int            // looks in a row that found it ended, without an event that says so
 }
 
 // Restarting what crashes: after 1 s, doubling up to 5 min; an instance that was
-// up for longer than the longest wait starts over.
+// up for longer than the longest wait starts over. What was done by hand, or by an
+// engine that restarts, is no crash: it is mended after 1 s, however often. While the
+// engine does not answer it is asked every 5 s, and at once when it is back.
 const (
 	firstBackoff = time.Second
 	maxBackoff   = 5 * time.Minute
+	awayBackoff  = 5 * time.Second
 )
 
 func backoff(crashes int) time.Duration {
@@ -53,7 +63,7 @@ func (d *Deployer) install(st mesh.Stack, r mesh.Release, keep, started []mesh.I
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	was := d.fleets[st.Name]
-	fl := &fleet{stack: d.newestLocked(st), release: r, members: map[mesh.InstanceName]*member{}}
+	fl := &fleet{since: d.Now(), stack: d.newestLocked(st), release: r, members: map[mesh.InstanceName]*member{}}
 	for _, in := range keep {
 		// What has become of it since, a crash or another container, is the member's.
 		if was != nil && was.members[in.Name] != nil {
@@ -82,7 +92,7 @@ func (d *Deployer) install(st mesh.Stack, r mesh.Release, keep, started []mesh.I
 	// What died between its check and now was nobody's to restart.
 	for _, m := range fl.members {
 		if ev, dead := d.died[m.instance.ID]; dead {
-			d.crashedLocked(fl, m, ev)
+			d.endedLocked(fl, m, ev)
 		}
 		delete(d.died, m.instance.ID)
 		delete(d.starting, m.instance.ID)
@@ -146,6 +156,10 @@ func (d *Deployer) switchLocked(fl *fleet) {
 
 // event takes what the engine reports.
 func (d *Deployer) event(ev mesh.InstanceEvent) {
+	if ev.Changed {
+		d.lookSoon(ev.Image)
+		return
+	}
 	if !ev.Died {
 		return
 	}
@@ -157,7 +171,7 @@ func (d *Deployer) event(ev mesh.InstanceEvent) {
 			if !ev.At.IsZero() && ev.At.Before(m.instance.Started) {
 				return // the end of an earlier run of the same container
 			}
-			d.crashedLocked(fl, m, ev)
+			d.endedLocked(fl, m, ev)
 			return
 		}
 	}
@@ -182,15 +196,19 @@ func (d *Deployer) forget(id string) {
 	delete(d.starting, id)
 }
 
-// crashedLocked takes a member out of the routes and plans its return.
-func (d *Deployer) crashedLocked(fl *fleet, m *member, ev mesh.InstanceEvent) {
+// endedLocked takes a member that has ended out of the routes and plans its return.
+func (d *Deployer) endedLocked(fl *fleet, m *member, ev mesh.InstanceEvent) {
+	m.instance.ExitCode, m.instance.OOM, m.instance.State = ev.Instance.ExitCode, ev.Instance.OOM, mesh.InstanceExited
+	if ev.ByHand {
+		d.ailsLocked(fl, m, mesh.Halted, fmt.Sprintf("stopped from outside, exit %d", m.instance.ExitCode), firstBackoff)
+		return
+	}
 	now := d.Now()
 	if m.healthy && now.Sub(m.since) > maxBackoff {
 		m.crashes = 0
 	}
 	m.crashes++
-	m.healthy, m.since = false, now
-	m.instance.ExitCode, m.instance.OOM, m.instance.State = ev.Instance.ExitCode, ev.Instance.OOM, mesh.InstanceExited
+	m.healthy, m.since, m.ails, m.why, m.fails, m.ended = false, now, mesh.Crashed, "", 0, 0
 	wait := backoff(m.crashes)
 	m.next = now.Add(wait)
 	d.switchLocked(fl)
@@ -204,18 +222,37 @@ func (d *Deployer) crashedLocked(fl *fleet, m *member, ev mesh.InstanceEvent) {
 	d.bringBack(fl, m, wait)
 }
 
+// ailsLocked takes a member out of the routes for a reason that is not the app's, and
+// has it mended after wait.
+func (d *Deployer) ailsLocked(fl *fleet, m *member, what mesh.Condition, why string, wait time.Duration) {
+	now := d.Now()
+	m.healthy, m.since, m.ails, m.why, m.ended = false, now, what, why, 0
+	m.next = now.Add(wait)
+	d.switchLocked(fl)
+	d.note(fl.stack.Name, m.instance.Name.String(), "is %s: %s; mesh mends it", what, why)
+	d.Logger.Warn("instance does not serve", "stack", fl.stack.Name, "instance", m.instance.Name.String(), "is", string(what), "why", why)
+	d.bringBack(fl, m, wait)
+}
+
 // bringBack starts a member again after a while, in the background, for as long
-// as it is wanted. d.mu is held.
+// as it is wanted. Somebody who waits already to do that does it now when wait is 0.
+// d.mu is held.
 func (d *Deployer) bringBack(fl *fleet, m *member, wait time.Duration) {
 	if m.busy {
+		if wait == 0 {
+			select {
+			case m.wake <- struct{}{}:
+			default:
+			}
+		}
 		return
 	}
-	m.busy = true
+	m.busy, m.wake = true, make(chan struct{}, 1)
 	stack := fl.stack.Name
 	d.background(func(ctx context.Context) {
 		for {
 			again := time.Duration(0)
-			if sleep(ctx, wait) {
+			if pause(ctx, wait, m.wake) {
 				again = d.revive(ctx, stack, m)
 			}
 			d.mu.Lock()
@@ -232,6 +269,21 @@ func (d *Deployer) bringBack(fl *fleet, m *member, wait time.Duration) {
 			wait = again
 		}
 	})
+}
+
+// pause waits until t has passed or somebody wakes it, or returns false when ctx ends
+// first.
+func pause(ctx context.Context, t time.Duration, wake <-chan struct{}) bool {
+	timer := time.NewTimer(t)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-wake:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // isMemberLocked tells whether a member still fills a slot of its stack.
@@ -256,12 +308,14 @@ func (d *Deployer) revive(ctx context.Context, stack mesh.StackName, m *member) 
 	if errors.Is(err, mesh.NotFound) {
 		in, err = d.replace(ctx, stack, m)
 	}
-	if err == nil {
+	checking := err == nil
+	if checking {
 		_, err = d.Runner.Check(ctx, in, c, nil)
 	}
 	if ctx.Err() != nil {
 		return 0
 	}
+	ails, failed := d.blame(ctx, stack, err, checking)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
@@ -271,24 +325,81 @@ func (d *Deployer) revive(ctx context.Context, stack mesh.StackName, m *member) 
 		return max(m.next.Sub(d.Now()), 1)
 	case err == nil:
 		delete(d.died, in.ID)
-		m.instance, m.healthy, m.since = in, true, d.Now()
+		m.instance, m.healthy, m.since, m.ails, m.why, m.fails = in, true, d.Now(), "", "", 0
 		d.switchLocked(d.fleets[stack])
 		d.note(stack, name.String(), "is up again")
 		d.Logger.Info("instance is back", "stack", stack, "instance", name.String())
 		return 0
 	}
-	d.note(stack, name.String(), "did not come back")
-	d.Logger.Warn("instance not brought back", "stack", stack, "instance", name.String(), "err", err)
-	m.crashes++
-	wait := backoff(m.crashes)
-	m.next = d.Now().Add(wait)
+	why := reason(err)
+	known := m.ails == ails && m.why == why
+	var wait time.Duration
+	if failed {
+		m.crashes++
+		wait = backoff(m.crashes)
+	} else {
+		m.fails++
+		if wait = backoff(m.fails); ails == mesh.Unknown {
+			wait = awayBackoff
+		}
+	}
+	if m.ails != ails {
+		m.since = d.Now()
+	}
+	m.ails, m.why, m.next = ails, why, d.Now().Add(wait)
+	if failed || !known { // the same again is no news when it is not the app's
+		d.note(stack, name.String(), "did not come back: %s", why)
+		d.Logger.Warn("instance not brought back", "stack", stack, "instance", name.String(), "err", err)
+	}
 	return wait
 }
 
-// replace starts a new container for a member whose own is gone from the engine.
+// blame says what is wrong with an instance that could not be brought back, and
+// whether that is the app's doing.
+func (d *Deployer) blame(ctx context.Context, stack mesh.StackName, err error, checking bool) (ails mesh.Condition, app bool) {
+	switch {
+	case err == nil:
+		return "", false
+	case errors.Is(err, mesh.Unavailable) && d.Runner.Ping(ctx) != nil:
+		return mesh.Unknown, false
+	case !checking && errors.Is(err, mesh.NotFound):
+		if ok, perr := d.currentImage(ctx, stack); perr == nil && !ok {
+			return mesh.NoImage, false
+		}
+		return mesh.Missing, false
+	case errors.Is(err, mesh.Unavailable):
+		return mesh.Missing, false
+	}
+	return mesh.Failing, true
+}
+
+// currentImage tells whether the image of a stack's current release is there.
+func (d *Deployer) currentImage(ctx context.Context, stack mesh.StackName) (bool, error) {
+	d.mu.Lock()
+	id := ""
+	if fl := d.fleets[stack]; fl != nil {
+		id = fl.release.Image.ID
+	}
+	d.mu.Unlock()
+	if id == "" {
+		return true, nil
+	}
+	return d.Builder.Present(ctx, id)
+}
+
+// reason is an error as people may see it in a line.
+func reason(err error) string {
+	var e *mesh.Error
+	if errors.As(err, &e) {
+		return e.Text
+	}
+	return "mesh itself failed; its log has the details"
+}
+
+// replace starts a new container for a member whose own cannot run any more.
 func (d *Deployer) replace(ctx context.Context, stack mesh.StackName, m *member) (mesh.Instance, error) {
 	d.mu.Lock()
-	name := m.instance.Name
+	name, was := m.instance.Name, m.instance
 	gone := mesh.Errorf(mesh.NotFound, "%s is not wanted any more", name)
 	if !d.isMemberLocked(stack, m) {
 		d.mu.Unlock()
@@ -312,11 +423,18 @@ func (d *Deployer) replace(ctx context.Context, stack mesh.StackName, m *member)
 	defer d.mu.Unlock()
 	if d.isMemberLocked(stack, m) {
 		m.instance.ID, m.instance.Started = in.ID, in.Started // what dies from now on is this one
+		if was.ID != noContainer {
+			// Mostly gone already; one that has lost its network may still run.
+			d.background(func(ctx context.Context) { d.stopAll(ctx, []mesh.Instance{was}, mesh.DefaultStopTimeout) })
+		}
 		return in, nil
 	}
 	d.background(func(ctx context.Context) { d.stopAll(ctx, []mesh.Instance{in}, 0) })
 	return in, gone
 }
+
+// noContainer is the ID of a member that has none, as far as mesh knows.
+const noContainer = "none"
 
 // Status tells what runs of a stack.
 func (d *Deployer) Status(stack mesh.StackName) []mesh.InstanceStatus {
@@ -330,11 +448,11 @@ func (d *Deployer) Status(stack mesh.StackName) []mesh.InstanceStatus {
 	for _, name := range slices.SortedFunc(maps.Keys(fl.members), mesh.InstanceName.Compare) {
 		m := fl.members[name]
 		s := mesh.InstanceStatus{
-			Name: name, Release: m.instance.Release, State: "up", Since: m.since, Crashes: m.crashes,
+			Name: name, Release: m.instance.Release, State: mesh.Up, Why: m.why, Since: m.since, Crashes: m.crashes,
 			ExitCode: m.instance.ExitCode, OOM: m.instance.OOM, Next: m.next, Command: fl.release.Services[name.Service].Command,
 		}
 		if !m.healthy {
-			s.State = "crashed"
+			s.State = m.ails
 		}
 		out = append(out, s)
 	}

@@ -38,15 +38,15 @@ func TestUpload_IsDeployedLikeAPush(t *testing.T) {
 		if got := release(t, w, 3).Services["worker"].Command; got != "./work" {
 			t.Errorf("the worker runs %q", got)
 		}
-		// A push after it: the branch follows the push, and a rollback to the upload keeps it.
+		// A push after it: the branch follows the push, and a rollback to the upload
+		// takes it away, so that the commit can be pushed again.
 		mustPush(t, w, d, app)
-		head := w.Repos.Head("blog")
 		if err := d.Rollback(t.Context(), "blog", "laptop", 1, io.Discard); err != nil {
 			t.Fatal(err)
 		}
 		sound(t, w)
-		if got := w.Repos.Head("blog"); got != head {
-			t.Errorf("the branch went from %s to %s", head, got)
+		if got := w.Repos.Head("blog"); got != "" {
+			t.Errorf("the branch is at %s, which does not run", got)
 		}
 	})
 }
@@ -121,5 +121,51 @@ func TestPromote_SameImageTargetsConfig(t *testing.T) {
 				t.Errorf("%v was promoted", bad)
 			}
 		}
+	})
+}
+
+// What is promoted, uploaded or a prebuilt image is no commit of the repository: the
+// deploy branch must not name one, or git would call a push of it up to date.
+func TestRepoState_NamesOnlyWhatRuns(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		mustPush(t, w, d, app)
+		own := release(t, w, 1).Commit
+		if _, err := d.CreateStack(t.Context(), "stage", "x"); err != nil {
+			t.Fatal(err)
+		}
+		other := w.Commit("stage", map[string]string{"Procfile": "web: ./other"})
+		if err := d.Push(t.Context(), other, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		at := func(when string, want mesh.Commit) {
+			t.Helper()
+			if s, err := d.RepoState(t.Context(), "blog"); err != nil || s.Branch != "main" || s.Commit != want {
+				t.Errorf("%s: got %+v, %v; want %q", when, s, err, want)
+			}
+			sound(t, w)
+		}
+		at("pushed", own)
+		if err := d.Promote(t.Context(), "stage", "blog", "x", io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		at("promoted", "")
+		if _, err := d.SetConfig(t.Context(), "blog", "x", mesh.Config{"A": mesh.NewSecret("b")}, nil, false, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		at("promoted, and its config changed", "")
+		if err := d.Rollback(t.Context(), "blog", "x", 1, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		at("rolled back", own)
+		if err := d.Upload(t.Context(), mesh.Upload{Stack: "blog", By: "x", From: mesh.From{Ref: "redis:7"}, Subject: "Image redis:7"}, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		at("a prebuilt image", "")
+		if err := d.Push(t.Context(), mesh.Push{Stack: "blog", By: "x", Branch: "main", Commit: own}, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		_ = w.Repos.Reset(t.Context(), "blog", mesh.RepoState{Branch: "main", Commit: own}) // the receiver's part
+		at("pushed again", own)
 	})
 }

@@ -169,8 +169,11 @@ func short(id string) string {
 	return id[:min(12, len(id))]
 }
 
-// Revive starts a container again that has exited, and returns it as it is then:
-// its address may be a new one. One that runs is returned as it is.
+// Revive makes a container run and be reachable again, and returns it as it is then:
+// its address may be a new one. What has exited is started, what is paused goes on,
+// and what is not in the network of its stack is connected to it. One that runs is
+// returned as it is. The error is NotFound when there is no such container, or none
+// that could ever run again: another one has to take its place.
 func (r *Runner) Revive(ctx context.Context, id string) (mesh.Instance, error) {
 	in, err := r.revive(ctx, id)
 	if err != nil {
@@ -180,21 +183,67 @@ func (r *Runner) Revive(ctx context.Context, id string) (mesh.Instance, error) {
 }
 
 func (r *Runner) revive(ctx context.Context, id string) (mesh.Instance, error) {
-	in, err := r.inspect(ctx, id)
+	c, err := r.cli.ContainerInspect(ctx, id)
 	if errdefs.IsNotFound(err) {
-		return in, &mesh.Error{Kind: mesh.NotFound, Text: fmt.Sprintf("the container %s is gone", short(id)), Err: err}
+		return mesh.Instance{}, cannotReturn(id, "is gone", err)
 	} else if err != nil {
+		return mesh.Instance{}, err
+	}
+	in := r.instance(c)
+	n, err := r.cli.NetworkInspect(ctx, r.networkName(in.Stack), network.InspectOptions{})
+	switch {
+	case errdefs.IsNotFound(err):
+		// A container remembers the ID of its network: one of the same name would not do.
+		return in, cannotReturn(id, "has lost its network", err)
+	case err != nil:
 		return in, err
 	}
-	if n, err := r.cli.NetworkInspect(ctx, r.networkName(in.Stack), network.InspectOptions{}); err == nil {
-		if err := r.join(ctx, n); err != nil {
+	if err := r.join(ctx, n); err != nil {
+		return in, err
+	}
+	if c.State.Paused {
+		// A conflict is one that somebody else has unpaused.
+		if err := r.cli.ContainerUnpause(ctx, id); err != nil && !errdefs.IsConflict(err) && !strings.Contains(err.Error(), "is not paused") {
 			return in, err
 		}
 	}
+	if at := c.NetworkSettings.Networks[n.Name]; at == nil || at.NetworkID != "" && at.NetworkID != n.ID {
+		if err := r.reconnect(ctx, n.ID, id); err != nil {
+			return in, cannotReturn(id, "cannot be connected to its network again", err)
+		}
+	}
 	if err := r.cli.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
+		if text := err.Error(); errdefs.IsNotFound(err) || strings.Contains(text, "network") && strings.Contains(text, "not found") || strings.Contains(text, "marked for removal") {
+			return in, cannotReturn(id, "cannot start again", err)
+		}
 		return in, err
 	}
-	return r.inspect(ctx, id)
+	if in, err = r.inspect(ctx, id); errdefs.IsNotFound(err) {
+		return in, cannotReturn(id, "is gone", err)
+	}
+	return in, err
+}
+
+// reconnect connects a container to a network that it is not in, whatever is left of
+// an older connection.
+func (r *Runner) reconnect(ctx context.Context, net, id string) error {
+	err := r.cli.NetworkConnect(ctx, net, id, nil)
+	if err == nil || !strings.Contains(err.Error(), "already exists in network") {
+		return err
+	}
+	if err := r.cli.NetworkDisconnect(ctx, net, id, true); err != nil {
+		return err
+	}
+	return r.cli.NetworkConnect(ctx, net, id, nil)
+}
+
+// cannotReturn is the error for a container whose place another one has to take, unless the
+// engine is away.
+func cannotReturn(id, what string, err error) error {
+	if away(err) {
+		return err
+	}
+	return &mesh.Error{Kind: mesh.NotFound, Text: fmt.Sprintf("the container %s %s", short(id), what), Err: err}
 }
 
 func cmpName(in mesh.Instance, id string) string {
@@ -215,6 +264,8 @@ func (r *Runner) Stop(ctx context.Context, id string, grace time.Duration) error
 func (r *Runner) stop(ctx context.Context, id string, grace time.Duration) error {
 	wctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// A paused program sees no signal. The engine refuses what is not paused.
+	_ = r.cli.ContainerUnpause(ctx, id)
 	// Waiting first: an exit between the signal and the wait is not missed.
 	exited, failed := r.cli.ContainerWait(wctx, id, container.WaitConditionNotRunning)
 	// A conflict is a container that does not run: all the easier.

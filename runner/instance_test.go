@@ -228,7 +228,7 @@ func TestWatch(t *testing.T) {
 	events := make(chan mesh.InstanceEvent, 10)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- b.Watch(ctx, func(e mesh.InstanceEvent) { events <- e }, func() { t.Error("lost") })
+		ended <- b.Watch(ctx, startsAndEnds(events), func() { t.Error("lost") })
 	}()
 	in := b.start(b.spec("web", "serve", ":8080", "200"))
 	if e := <-events; e.Died || e.Instance.ID != in.ID || e.Instance.Addr != in.Addr || e.At.IsZero() {
@@ -245,7 +245,7 @@ func TestWatch(t *testing.T) {
 	s.Memory = 32 << 20
 	b.start(s)
 	<-events
-	if e := <-events; !e.Died || e.Instance.ExitCode != 137 || !e.Instance.OOM {
+	if e := <-events; !e.Died || e.ByHand || e.Instance.ExitCode != 137 || !e.Instance.OOM {
 		t.Errorf("out of memory: %+v", e)
 	}
 	cancel()

@@ -90,7 +90,7 @@ func (f *follower) instances(ctx context.Context) ([]mesh.Instance, error) {
 	for _, c := range found {
 		in := labelled(c.ID, c.Labels)
 		in.State = mesh.InstanceExited
-		if c.State == container.StateRunning {
+		if c.State == container.StateRunning || c.State == container.StatePaused {
 			in.State = mesh.InstanceRunning
 		}
 		if f.wants(in) {
@@ -117,7 +117,7 @@ func (f *follower) follow(ctx context.Context) error {
 			f.q.Caught()
 		}
 	})
-	return f.r.watch(ctx, func(e mesh.InstanceEvent) {
+	return f.r.watch(ctx, false, func(e mesh.InstanceEvent) {
 		if !e.Died && f.wants(e.Instance) {
 			f.read(ctx, e.Instance)
 		}
@@ -316,9 +316,30 @@ func (r *Runner) open(ctx context.Context, in mesh.Instance, o container.LogsOpt
 	o.ShowStdout, o.ShowStderr, o.Timestamps = true, true, true
 	body, err := r.cli.ContainerLogs(ctx, in.ID, o)
 	if err != nil {
+		if r.gone(ctx, in.ID, err) {
+			return nil, fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
+		}
 		return nil, err
 	}
-	return &logReader{name: in.Name.String(), body: body, src: bufio.NewReader(body)}, nil
+	return &logReader{
+		name: in.Name.String(), body: body, src: bufio.NewReader(body),
+		gone: func(err error) bool { return r.gone(ctx, in.ID, err) },
+	}, nil
+}
+
+// gone tells whether err came of a container that was removed, or is being removed,
+// while the engine was asked about it. The engine has many words for that: not found,
+// a conflict with a container that is "dead or marked for removal", a log file that
+// does not exist, a stream that ends in the middle of a line.
+func (r *Runner) gone(ctx context.Context, id string, err error) bool {
+	switch {
+	case errdefs.IsNotFound(err):
+		return true
+	case ctx.Err() != nil:
+		return false
+	}
+	c, err := r.cli.ContainerInspect(ctx, id)
+	return errdefs.IsNotFound(err) || err == nil && c.State != nil && (c.State.Dead || c.State.Status == container.StateRemoving)
 }
 
 // logReader reads the engine's log stream of a container without a terminal:
@@ -330,11 +351,21 @@ type logReader struct {
 	body io.ReadCloser
 	src  *bufio.Reader
 	open [3]*mesh.LogLine // begun, by stream
+	gone func(error) bool // tells whether the container went while it was read
 }
 
 func (r *logReader) Close() error { return r.body.Close() }
 
+// next returns io.EOF at the end, which is also where the container was removed.
 func (r *logReader) next() (mesh.LogLine, error) {
+	l, err := r.read()
+	if err != nil && !errors.Is(err, io.EOF) && r.gone(err) {
+		err = io.EOF
+	}
+	return l, err
+}
+
+func (r *logReader) read() (mesh.LogLine, error) {
 	for {
 		var head [8]byte
 		if _, err := io.ReadFull(r.src, head[:]); err != nil {

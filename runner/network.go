@@ -93,7 +93,7 @@ func (r *Runner) Attach(ctx context.Context) error {
 		} else if err == nil {
 			err = r.join(ctx, n)
 		}
-		if err != nil {
+		if err != nil && !errdefs.IsNotFound(err) { // it may have been removed just now
 			return r.fault(ctx, "attach to "+n.Name, err)
 		}
 	}

@@ -34,6 +34,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/client"
 	"golang.org/x/sync/errgroup"
 
@@ -123,6 +124,76 @@ func (r *Runner) List(ctx context.Context) ([]mesh.Instance, error) {
 	return r.inspectAll(ctx, found)
 }
 
+// Look returns the instances of all stacks as the engine lists them, with one
+// request, or two when mesh runs in a container: ID, labels, state, address and exit
+// code are there; Started and OOM are not. It is for looking often: with 50 running
+// containers it took 20 ms on two busy cores (BenchmarkLook), a thousandth of them when
+// asked every 20 s, where List asks 51 times. When mesh runs in a container
+// that was taken out of a stack's network, Look puts it back.
+func (r *Runner) Look(ctx context.Context) ([]mesh.Instance, error) {
+	found, err := r.containers(ctx, labelKind+"="+kindInstance)
+	if err != nil {
+		return nil, err
+	}
+	networks := map[mesh.StackName]bool{}
+	list := make([]mesh.Instance, 0, len(found))
+	for _, c := range found {
+		in := labelled(c.ID, c.Labels)
+		switch c.State {
+		case container.StateRunning, container.StateRestarting, container.StatePaused:
+			if in.State = mesh.InstanceRunning; c.State == container.StatePaused {
+				in.State = mesh.InstancePaused
+			}
+			if c.NetworkSettings == nil {
+				break
+			}
+			if n := c.NetworkSettings.Networks[r.networkName(in.Stack)]; n != nil {
+				networks[in.Stack] = true
+				if a, err := netip.ParseAddr(n.IPAddress); err == nil {
+					in.Addr = netip.AddrPortFrom(a, mesh.Port)
+				}
+			}
+		case container.StateCreated:
+			in.State = mesh.InstanceCreated
+		default:
+			in.State = mesh.InstanceExited
+			// "Exited (137) 3 minutes ago": the list has the code nowhere else.
+			_, _ = fmt.Sscanf(c.Status, "Exited (%d)", &in.ExitCode)
+		}
+		list = append(list, in)
+	}
+	if err := r.rejoin(ctx, networks); err != nil {
+		return nil, r.fault(ctx, "join the stacks' networks", err)
+	}
+	return list, nil
+}
+
+// rejoin attaches mesh's own container, when it runs in one, to the networks that it
+// was taken out of.
+func (r *Runner) rejoin(ctx context.Context, stacks map[mesh.StackName]bool) error {
+	self, err := r.ownContainer(ctx)
+	if err != nil || self == "" {
+		return err
+	}
+	me, err := r.cli.ContainerInspect(ctx, self)
+	if err != nil {
+		return err
+	}
+	for stack := range stacks {
+		if _, in := me.NetworkSettings.Networks[r.networkName(stack)]; in {
+			continue
+		}
+		n, err := r.cli.NetworkInspect(ctx, r.networkName(stack), network.InspectOptions{})
+		if err == nil {
+			err = r.join(ctx, n)
+		}
+		if err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
+}
+
 // inspectAll leaves out what has gone meanwhile.
 func (r *Runner) inspectAll(ctx context.Context, found []container.Summary) ([]mesh.Instance, error) {
 	list := make([]mesh.Instance, len(found))
@@ -193,7 +264,9 @@ func (r *Runner) instance(c container.InspectResponse) mesh.Instance {
 	in.Started, _ = time.Parse(time.RFC3339Nano, c.State.StartedAt)
 	switch {
 	case c.State.Running || c.State.Paused || c.State.Restarting:
-		in.State = mesh.InstanceRunning
+		if in.State = mesh.InstanceRunning; c.State.Paused {
+			in.State = mesh.InstancePaused
+		}
 		// The fields beside Networks are gone from API 1.52 on.
 		if n := c.NetworkSettings.Networks[r.networkName(in.Stack)]; n != nil {
 			if a, err := netip.ParseAddr(n.IPAddress); err == nil {

@@ -3,11 +3,15 @@ package runner
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/events"
+	"github.com/docker/docker/api/types/filters"
 
 	"mesh"
 )
@@ -18,12 +22,13 @@ const (
 	reconnectMost  = 2 * time.Second
 )
 
-// Watch calls fn, one event at a time, for each instance that starts or dies,
-// until ctx ends; it then returns nil. When the engine goes away it reconnects,
-// and calls lost once it is back, because events may have been missed: whoever
-// watches then lists. fn and lost are called from the calling goroutine.
+// Watch calls fn, one event at a time, for each instance that starts or dies, and for
+// whatever else may have changed what runs, until ctx ends; it then returns nil. When
+// the engine goes away it reconnects, and calls lost once it is back, because events
+// may have been missed: whoever watches then lists. fn and lost are called from the
+// calling goroutine.
 func (r *Runner) Watch(ctx context.Context, fn func(mesh.InstanceEvent), lost func()) error {
-	return r.watch(ctx, fn, func(first bool) {
+	return r.watch(ctx, true, fn, func(first bool) {
 		if !first {
 			lost()
 		}
@@ -31,13 +36,14 @@ func (r *Runner) Watch(ctx context.Context, fn func(mesh.InstanceEvent), lost fu
 }
 
 // watch calls up each time that the engine has begun to send events; first means
-// that it answered at once, so that none can be missing.
-func (r *Runner) watch(ctx context.Context, fn func(mesh.InstanceEvent), up func(first bool)) error {
-	since := r.now()
+// that it answered at once, so that none can be missing. Without wide, only starts and
+// ends are told.
+func (r *Runner) watch(ctx context.Context, wide bool, fn func(mesh.InstanceEvent), up func(first bool)) error {
+	w := &watcher{r: r, wide: wide, since: r.now(), fn: fn, hands: map[string]time.Time{}}
 	first, delay := true, reconnectFirst
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := r.subscribe(ctx, &since, fn, func() { up(first) })
+		err := w.subscribe(ctx, func() { up(first) })
 		if ctx.Err() != nil {
 			break
 		}
@@ -54,32 +60,83 @@ func (r *Runner) watch(ctx context.Context, fn func(mesh.InstanceEvent), up func
 	return nil
 }
 
-// subscribe reads events until they break off. since moves on with each, so that
-// the next call gets what the engine still remembers.
-func (r *Runner) subscribe(ctx context.Context, since *time.Time, fn func(mesh.InstanceEvent), up func()) error {
+// watcher is one call of watch.
+type watcher struct {
+	r     *Runner
+	wide  bool
+	since time.Time // moves on with each event, so that the next subscription gets what the engine still remembers
+	fn    func(mesh.InstanceEvent)
+	hands map[string]time.Time // by container: when somebody sent it a signal that ends programs
+}
+
+// handTime is how long after a signal from outside an end counts as its doing. The
+// engine's own stop waits 10 s before it kills; who asks for more gets a minute.
+const handTime = time.Minute
+
+// The events that are asked for. An end by "docker stop", "kill", "rm" or "restart", or
+// by an engine that shuts down, has a kill event with the signal before it; an end of
+// the program's own, or for want of memory, has none.
+var (
+	startAndEnd = []events.Action{events.ActionStart, events.ActionDie}
+	otherwise   = []events.Action{
+		events.ActionKill, events.ActionOOM, events.ActionPause, events.ActionUnPause, events.ActionRename, events.ActionDestroy, events.ActionUpdate,
+	}
+	ofNetworks = []events.Action{events.ActionDisconnect, events.ActionDestroy, events.ActionRemove}
+	ofImages   = []events.Action{events.ActionDelete, events.ActionUnTag}
+)
+
+// subscribe reads events until they break off.
+func (w *watcher) subscribe(ctx context.Context, up func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	f := r.filter(labelKind + "=" + kindInstance)
+	f := w.r.filter(labelKind + "=" + kindInstance)
 	f.Add("type", string(events.ContainerEventType))
-	for _, a := range []events.Action{events.ActionStart, events.ActionDie} {
+	asked := startAndEnd
+	if w.wide {
+		asked = append(slices.Clone(asked), otherwise...)
+	}
+	for _, a := range asked {
 		f.Add("event", string(a))
 	}
-	messages, errs := r.cli.Events(ctx, events.ListOptions{Filters: f, Since: stamp(*since)})
+	messages, errs := w.r.cli.Events(ctx, events.ListOptions{Filters: f, Since: stamp(w.since)})
 	// Events returns when the engine has answered, or has not.
 	select {
 	case err := <-errs:
 		return err
 	default:
-		up()
 	}
+	var others <-chan events.Message
+	var otherErrs <-chan error
+	if w.wide {
+		// Events of networks and images have not the labels that the others are chosen by.
+		f := filters.NewArgs(filters.Arg("type", string(events.NetworkEventType)), filters.Arg("type", string(events.ImageEventType)))
+		for _, a := range slices.Concat(ofNetworks, ofImages) {
+			f.Add("event", string(a))
+		}
+		others, otherErrs = w.r.cli.Events(ctx, events.ListOptions{Filters: f})
+		select {
+		case err := <-otherErrs:
+			return err
+		default:
+		}
+	}
+	up()
 	for {
 		select {
 		case m := <-messages:
-			*since = time.Unix(0, m.TimeNano+1)
-			if e, ok := r.event(ctx, m); ok {
-				fn(e)
+			w.since = time.Unix(0, m.TimeNano+1)
+			if e, ok := w.event(ctx, m); ok {
+				w.fn(e)
+			}
+		case m := <-others:
+			if m.Type == events.ImageEventType {
+				w.fn(mesh.InstanceEvent{Changed: true, Image: true, At: time.Unix(0, m.TimeNano)})
+			} else if strings.HasPrefix(m.Actor.Attributes["name"], w.r.networkName("")) {
+				w.fn(mesh.InstanceEvent{Changed: true, At: time.Unix(0, m.TimeNano)})
 			}
 		case err := <-errs:
+			return err
+		case err := <-otherErrs:
 			return err
 		}
 	}
@@ -87,15 +144,36 @@ func (r *Runner) subscribe(ctx context.Context, since *time.Time, fn func(mesh.I
 
 // event makes an event of a message. What a died instance was is in the message;
 // of one that started, the address is not.
-func (r *Runner) event(ctx context.Context, m events.Message) (mesh.InstanceEvent, bool) {
-	e := mesh.InstanceEvent{Instance: labelled(m.Actor.ID, m.Actor.Attributes), Died: m.Action == events.ActionDie, At: time.Unix(0, m.TimeNano)}
-	in, err := r.inspect(ctx, m.Actor.ID)
+func (w *watcher) event(ctx context.Context, m events.Message) (mesh.InstanceEvent, bool) {
+	at := time.Unix(0, m.TimeNano)
+	e := mesh.InstanceEvent{Instance: labelled(m.Actor.ID, m.Actor.Attributes), At: at}
+	switch m.Action {
+	case events.ActionStart:
+	case events.ActionDie:
+		e.Died = true
+		sent, is := w.hands[m.Actor.ID]
+		e.ByHand = is && at.Sub(sent) < handTime
+		delete(w.hands, m.Actor.ID)
+	case events.ActionKill:
+		if ends(m.Actor.Attributes["signal"]) {
+			w.hands[m.Actor.ID] = at
+		}
+		return e, false // when it ends of it, that is told
+	case events.ActionOOM:
+		delete(w.hands, m.Actor.ID)
+		return e, false
+	default:
+		delete(w.hands, m.Actor.ID) // of what is removed; the others have none
+		e.Changed = true
+		return e, true
+	}
+	in, err := w.r.inspect(ctx, m.Actor.ID)
 	switch {
 	case err == nil:
 		e.Instance = in
 	case !e.Died:
 		if !errdefs.IsNotFound(err) {
-			r.log.WarnContext(ctx, "an instance started and cannot be inspected", "container", m.Actor.ID, "err", err)
+			w.r.log.WarnContext(ctx, "an instance started and cannot be inspected", "container", m.Actor.ID, "err", err)
 		}
 		return e, false // it has died since: that event comes, too
 	}
@@ -103,8 +181,19 @@ func (r *Runner) event(ctx context.Context, m events.Message) (mesh.InstanceEven
 		// It may have been revived since, by whoever did not need the event.
 		e.Instance.State, e.Instance.Addr = mesh.InstanceExited, mesh.Instance{}.Addr
 		e.Instance.ExitCode, _ = strconv.Atoi(m.Actor.Attributes["exitCode"])
+		e.ByHand = e.ByHand && !e.Instance.OOM
 	}
 	return e, true
+}
+
+// ends tells whether a signal, by number, is one that is sent to end a program.
+func ends(signal string) bool {
+	n, err := strconv.Atoi(signal)
+	switch syscall.Signal(n) { //nolint:exhaustive // the others are for something else
+	case syscall.SIGTERM, syscall.SIGKILL, syscall.SIGINT, syscall.SIGQUIT:
+		return err == nil
+	}
+	return false
 }
 
 // stamp is a time as the engine's API wants it.

@@ -69,6 +69,15 @@ func (p *proxy) cut() {
 	p.conns = nil
 }
 
+// startsAndEnds passes on these alone: others test on the same engine, and remove images.
+func startsAndEnds(to chan<- mesh.InstanceEvent) func(mesh.InstanceEvent) {
+	return func(e mesh.InstanceEvent) {
+		if !e.Changed {
+			to <- e
+		}
+	}
+}
+
 func TestWatch_ReconnectsAndSaysSo(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -77,7 +86,7 @@ func TestWatch_ReconnectsAndSaysSo(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	events, lost, ended := make(chan mesh.InstanceEvent, 10), make(chan struct{}, 10), make(chan error, 1)
 	go func() {
-		ended <- far.Watch(ctx, func(e mesh.InstanceEvent) { events <- e }, func() { lost <- struct{}{} })
+		ended <- far.Watch(ctx, startsAndEnds(events), func() { lost <- struct{}{} })
 	}()
 	one := b.start(b.spec("web", "wait"))
 	if e := <-events; e.Instance.ID != one.ID {

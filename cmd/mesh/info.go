@@ -22,6 +22,7 @@ type host struct {
 	repos  *receiver.Repos
 
 	handover *handover
+	stacks   func(context.Context) []mesh.Finding // what is wrong with them
 }
 
 // Upgrade hands over to the binary on disk.
@@ -77,6 +78,7 @@ func (h *host) Diagnose(ctx context.Context) []mesh.Finding {
 	look(i.Git != "", "git is there ("+i.Git+")", "git is not there", "install it, for example with: apt-get install git")
 	look(i.DiskFree >= lowDisk, fmt.Sprintf("the disk has room (%d GiB free)", i.DiskFree>>30), fmt.Sprintf("the disk is nearly full (%d MiB free)", i.DiskFree>>20),
 		"make room, for example with: docker system prune")
+	out = append(out, h.stacks(ctx)...)
 	err := h.store.Check()
 	look(err == nil, "the data file is sound", fmt.Sprintf("the data file is damaged: %v", err), "stop mesh and put a backup in its place (docs/operating.md, Restore)")
 	keys, err := h.store.Keys(ctx)

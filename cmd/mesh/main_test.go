@@ -515,6 +515,8 @@ func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
 //	engine instances N        waits until there are N containers of instances
 //	engine oneoffs N          the same for one-off containers
 //	engine ids FILE           writes the instances' container ids to a file
+//	engine do WHAT            does to the instances what somebody might by hand: pause,
+//	                          kill, stop, rm, disconnect, rename, rm-images
 func cmdEngine(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: engine instances|oneoffs|detached N | engine ids FILE")
@@ -544,6 +546,15 @@ func cmdEngine(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(strings.Join(ids, "\n")+"\n"), 0o600))
 		return
 	}
+	if args[0] == "do" {
+		for _, k := range list() {
+			ts.Check(byHand(c, args[1], k))
+		}
+		if args[1] == "rm-images" {
+			ts.Check(removeImages(c, id))
+		}
+		return
+	}
 	want, err := strconv.Atoi(args[1])
 	ts.Check(err)
 	ts.Check(poll(func() error {
@@ -556,6 +567,46 @@ func cmdEngine(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		return nil
 	}))
+}
+
+// byHand does to a container what somebody might do behind mesh's back.
+func byHand(c *docker.Client, what string, k container.Summary) error {
+	ctx := context.Background()
+	switch what {
+	case "pause":
+		return c.ContainerPause(ctx, k.ID)
+	case "kill":
+		return c.ContainerKill(ctx, k.ID, "KILL")
+	case "stop":
+		return c.ContainerStop(ctx, k.ID, container.StopOptions{})
+	case "rm", "rm-images": // an image that a container uses cannot be removed
+		return c.ContainerRemove(ctx, k.ID, container.RemoveOptions{Force: true})
+	case "rename":
+		return c.ContainerRename(ctx, k.ID, "renamed-"+k.ID[:12])
+	case "disconnect":
+		for _, n := range k.NetworkSettings.Networks {
+			if err := c.NetworkDisconnect(ctx, n.NetworkID, k.ID, true); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return fmt.Errorf("engine do %s: unknown", what)
+}
+
+// removeImages removes a server's images, whatever their names.
+func removeImages(c *docker.Client, server string) error {
+	ctx := context.Background()
+	found, err := c.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(filters.Arg("label", "mesh.server="+server))})
+	if err != nil {
+		return err
+	}
+	for _, i := range found {
+		if _, err := c.ImageRemove(ctx, i.ID, image.RemoveOptions{Force: true, PruneChildren: true}); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 // cmdRewrite replaces a text in a file: rewrite FILE OLD NEW.

@@ -434,7 +434,7 @@ func (c *control) wire() {
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, Taken: hostNetworks, Reached: c.reached,
 	})
 	self := &host{
-		engine: c.engine, store: c.store, repos: c.repos, handover: c.handover,
+		engine: c.engine, store: c.store, repos: c.repos, handover: c.handover, stacks: c.deployer.Findings,
 		info: mesh.ServerInfo{
 			Version: c.version, Started: c.started, SSH: c.listen.ssh.Addr().String(), HTTP: c.listen.http.Addr().String(), Domain: s.Domain,
 			Data: s.Data, HostKey: ssh.FingerprintSHA256(c.hostKey.PublicKey()),

@@ -171,7 +171,7 @@ func (r *Runner) Put(spec mesh.InstanceSpec, state mesh.InstanceState) mesh.Inst
 	r.n++
 	c := &Container{Spec: spec, Instance: mesh.Instance{
 		ID: fmt.Sprintf("c%d", r.n), Stack: spec.Stack, Name: spec.Name, Release: spec.Release, Deployment: spec.Deployment, Spec: spec.Fingerprint,
-		State: state, Started: time.Now(), Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(r.n >> 8), byte(r.n)}), mesh.Port),
+		State: state, Started: time.Now(), Addr: r.addr(),
 	}}
 	r.containers[c.ID] = c
 	return c.Instance
@@ -221,7 +221,28 @@ func (r *Runner) Vanish(id string) {
 	r.mu.Unlock()
 	if c != nil && c.State == mesh.InstanceRunning {
 		c.State, c.ExitCode = mesh.InstanceExited, 137
-		r.tell(mesh.InstanceEvent{Instance: c.Instance, Died: true, At: time.Now()})
+		r.tell(mesh.InstanceEvent{Instance: c.Instance, Died: true, ByHand: true, At: time.Now()})
+	}
+}
+
+// Kill ends a container as "docker kill" or an engine that shuts down does.
+func (r *Runner) Kill(id string) {
+	r.mu.Lock()
+	c := r.containers[id]
+	c.State, c.ExitCode = mesh.InstanceExited, 137
+	in := c.Instance
+	r.mu.Unlock()
+	r.tell(mesh.InstanceEvent{Instance: in, Died: true, ByHand: true, At: time.Now()})
+}
+
+// Bend changes a container behind mesh's back: pauses it, takes its address. With
+// seen, the engine tells of it.
+func (r *Runner) Bend(id string, seen bool, fn func(*mesh.Instance)) {
+	r.mu.Lock()
+	fn(&r.containers[id].Instance)
+	r.mu.Unlock()
+	if seen {
+		r.tell(mesh.InstanceEvent{Changed: true, At: time.Now()})
 	}
 }
 
@@ -271,9 +292,23 @@ func (r *Runner) Revive(_ context.Context, id string) (mesh.Instance, error) {
 	if k == nil {
 		return mesh.Instance{}, mesh.Errorf(mesh.NotFound, "the container %s is gone", id)
 	}
-	k.State, k.Started = mesh.InstanceRunning, time.Now()
+	if k.State != mesh.InstanceRunning {
+		k.State, k.Started = mesh.InstanceRunning, time.Now()
+	}
+	if !k.Addr.IsValid() { // in its network again, at another address
+		r.n++
+		k.Addr = r.addr()
+	}
 	return k.Instance, nil
 }
+
+// addr is the address of the container made last. r.mu is held.
+func (r *Runner) addr() netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(r.n >> 8), byte(r.n)}), mesh.Port)
+}
+
+// Look is List.
+func (r *Runner) Look(ctx context.Context) ([]mesh.Instance, error) { return r.List(ctx) }
 
 // List lists the containers by id.
 func (r *Runner) List(context.Context) ([]mesh.Instance, error) {

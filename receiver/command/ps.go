@@ -41,6 +41,7 @@ var psCommands = []*definition{
 type instanceJSON struct {
 	Name     string     `json:"name"`
 	State    string     `json:"state"`
+	Why      string     `json:"why,omitempty"`
 	Release  string     `json:"release"`
 	Since    time.Time  `json:"since"`
 	Command  string     `json:"command,omitempty"`
@@ -76,15 +77,12 @@ func runPS(_ context.Context, c *call) error {
 	list := []instanceJSON{}
 	var rows [][]string
 	for _, in := range c.Deployer.Status(c.stack.Name) {
-		j := instanceJSON{Name: in.Name.String(), State: in.State, Release: in.Release.String(), Since: in.Since, Command: in.Command, Crashes: in.Crashes, OOM: in.OOM}
-		state := in.State
-		if in.State == "crashed" {
-			j.ExitCode, j.Next = &in.ExitCode, &in.Next
-			oom := ""
-			if in.OOM {
-				oom = ", OOM"
-			}
-			state = fmt.Sprintf("crashed (exit %d%s) %d×", in.ExitCode, oom, in.Crashes)
+		j := instanceJSON{Name: in.Name.String(), State: string(in.State), Why: in.Why, Release: in.Release.String(), Since: in.Since, Command: in.Command, Crashes: in.Crashes, OOM: in.OOM}
+		if in.State == mesh.Crashed {
+			j.ExitCode = &in.ExitCode
+		}
+		if in.State != mesh.Up {
+			j.Next = &in.Next
 		}
 		var seen []string
 		j.Traffic, seen = c.traffic(in.Name.Service)
@@ -93,7 +91,7 @@ func runPS(_ context.Context, c *call) error {
 		if command == "" {
 			command = "(image)"
 		}
-		rows = append(rows, append(append([]string{j.Name, state, j.Release, c.when(in.Since)}, seen...), mesh.Clip(command, 60)))
+		rows = append(rows, append(append([]string{j.Name, condition(in), j.Release, c.when(in.Since)}, seen...), mesh.Clip(command, 60)))
 	}
 	if c.json {
 		return c.printJSON(list)
@@ -111,6 +109,19 @@ func runPS(_ context.Context, c *call) error {
 	}
 	c.table([]string{"INSTANCE", "STATE", "RELEASE", "SINCE", "RPS", "P50", "P95", "5XX", "COMMAND"}, rows)
 	return nil
+}
+
+// condition is the state of an instance, for people.
+func condition(in mesh.InstanceStatus) string {
+	switch {
+	case in.State == mesh.Crashed && in.OOM:
+		return fmt.Sprintf("crashed (exit %d, OOM) %d×", in.ExitCode, in.Crashes)
+	case in.State == mesh.Crashed:
+		return fmt.Sprintf("crashed (exit %d) %d×", in.ExitCode, in.Crashes)
+	case in.Why != "":
+		return fmt.Sprintf("%s: %s", in.State, mesh.Clip(in.Why, 80))
+	}
+	return string(in.State)
 }
 
 // parseScale reads "web=2", "web+1", "web-1".

@@ -53,7 +53,7 @@ const (
 // states are the words that say at a glance how something is.
 var states = map[string]string{
 	"up": green, "running": green, "live": green, "current": green, "ok": green,
-	"crashed": red, "failed": red, "missing": red,
+	"crashed": red, "failed": red, "missing": red, "failing": red, "halted": red, "paused": red, "unreachable": red, "no": red, "unknown": red,
 	"degraded": yellow, "maintenance": yellow, "stopped": yellow, "starting": yellow, "waiting": yellow, "cancelled": yellow, "ended": yellow,
 }
 

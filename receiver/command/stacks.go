@@ -80,7 +80,7 @@ func (c *call) describe(ctx context.Context, st mesh.Stack) (stackJSON, error) {
 	up, all := 0, 0
 	for _, in := range c.Deployer.Status(st.Name) {
 		all++
-		if in.State == "up" {
+		if in.State == mesh.Up {
 			up++
 		}
 	}

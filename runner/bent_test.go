@@ -1,0 +1,96 @@
+package runner_test
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/client"
+
+	"mesh"
+	"mesh/runner"
+)
+
+// bent puts something between a Runner and the engine. before sees each request, and
+// tells whether it has answered it.
+func (b *bench) bent(before func(w http.ResponseWriter, r *http.Request) bool) *runner.Runner {
+	b.t.Helper()
+	host, err := client.ParseHostURL(cli.DaemonHost())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	to := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "http", Host: "engine"}) },
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", host.Host+host.Path)
+		}},
+		FlushInterval: -1,
+	}
+	l, err := net.Listen("unix", filepath.Join(b.t.TempDir(), "engine.sock"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !before(w, r) {
+			to.ServeHTTP(w, r)
+		}
+	})}
+	go func() { _ = srv.Serve(l) }()
+	b.t.Cleanup(func() { _ = srv.Close() })
+	c, err := client.NewClientWithOpts(client.WithHost("unix://"+l.Addr().String()), client.WithAPIVersionNegotiation())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = c.Close() })
+	return runner.New(c, runner.Options{Server: b.server, Labels: map[string]string{testLabel: run}, Logger: slog.New(slog.NewTextHandler(b.t.Output(), nil))})
+}
+
+// A container that is removed while its log is read is left out, whatever the engine
+// says of it; the others are read.
+func TestLogs_ContainerGoesWhileItIsRead(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]func(http.ResponseWriter){
+		"conflict": func(w http.ResponseWriter) {
+			w.WriteHeader(http.StatusConflict)
+			_, _ = w.Write([]byte(`{"message":"can not get logs from container which is dead or marked for removal"}`))
+		},
+		"no file": func(w http.ResponseWriter) {
+			w.WriteHeader(http.StatusInternalServerError)
+			_, _ = w.Write([]byte(`{"message":"open /var/lib/docker/containers/x/local-logs/container.log: no such file or directory"}`))
+		},
+		"half a line": func(w http.ResponseWriter) { _, _ = w.Write([]byte{1, 0, 0, 0, 0, 0, 0, 40, '2', '0'}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			stays, goes := b.serving("web", 1), b.serving("web", 2)
+			b.say(stays, "here")
+			eventually(t, "the line is in the log", func() bool { return len(b.logs(mesh.LogQuery{Lines: -1})) > 0 })
+			r := b.bent(func(w http.ResponseWriter, q *http.Request) bool {
+				if !strings.HasSuffix(q.URL.Path, goes.ID+"/logs") {
+					return false
+				}
+				if err := cli.ContainerRemove(context.Background(), goes.ID, container.RemoveOptions{Force: true}); err != nil {
+					t.Error(err)
+				}
+				answer(w)
+				return true
+			})
+			var got []string
+			err := r.Logs(t.Context(), mesh.LogQuery{Stack: b.stack, Lines: -1}, func(l mesh.LogLine) error {
+				got = append(got, l.Text)
+				return nil
+			})
+			if err != nil || len(got) == 0 || got[len(got)-1] != "here" {
+				t.Errorf("got %q, %v", got, err)
+			}
+		})
+	}
+}
