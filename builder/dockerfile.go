@@ -55,9 +55,9 @@ func readDockerfile(f *files, name, root string, stack mesh.StackName) (*dockerf
 	at, there := f.index[name]
 	link := there && f.entries[at].Mode&fs.ModeSymlink != 0
 	switch {
-	case errors.Is(err, errOutside) && link:
+	case errors.Is(err, mesh.ErrOutside) && link:
 		return nil, bad("%s is a symbolic link to %s, which is outside %s", name, f.entries[at].Link, within)
-	case errors.Is(err, errOutside):
+	case errors.Is(err, mesh.ErrOutside):
 		return nil, bad("%s leads out of %s", name, within)
 	case err != nil && link:
 		return nil, bad("%s is a symbolic link to %s, which is not in %s", name, f.entries[at].Link, within)
@@ -68,7 +68,7 @@ func readDockerfile(f *files, name, root string, stack mesh.StackName) (*dockerf
 	case e.Mode.IsDir():
 		return nil, bad("%s is a folder", name)
 	}
-	text, err := f.content(e)
+	text, err := f.content(e, maxDockerfile)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
@@ -78,10 +78,8 @@ func readDockerfile(f *files, name, root string, stack mesh.StackName) (*dockerf
 	} else if err != nil {
 		return nil, err
 	}
-	if d.ignore, err = f.read(name + ".dockerignore"); err != nil {
-		d.ignore = nil
-	}
-	return d, nil
+	d.ignore, err = f.optional(name+".dockerignore", maxIgnore)
+	return d, err
 }
 
 var errEmpty = errors.New("a Dockerfile without instructions")
@@ -192,8 +190,8 @@ func (d *dockerfile) patterns(f *files) ([]string, error) {
 	b := d.ignore
 	if b == nil {
 		var err error
-		if b, err = f.read(".dockerignore"); err != nil {
-			return nil, nil
+		if b, err = f.optional(".dockerignore", maxIgnore); err != nil {
+			return nil, err
 		}
 	}
 	p, err := ignorefile.ReadAll(bytes.NewReader(b))

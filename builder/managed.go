@@ -155,7 +155,7 @@ func (f *files) below(dir string) (*files, error) {
 func folderFault(setting, dir string, err error) error {
 	why := err.Error()
 	switch {
-	case errors.Is(err, errOutside):
+	case errors.Is(err, mesh.ErrOutside):
 		why = "leads out of the pushed tree"
 	case errors.Is(err, fs.ErrNotExist):
 		why = "is not in the pushed tree"

@@ -65,55 +65,28 @@ func modTime(e mesh.TreeEntry) time.Time {
 	return epoch.Add(time.Duration(n) * time.Millisecond) // at most 50 days
 }
 
-// errOutside is a link that leads out of the tree.
-var errOutside = errors.New("leads out of the tree")
-
 // resolve follows symbolic links inside the tree and returns the entry that p
 // means. The entry of the tree itself is a folder without a path.
 func (f *files) resolve(p string) (mesh.TreeEntry, error) {
-	var done []string
-	rest := strings.Split(path.Clean(p), "/")
-	at := mesh.TreeEntry{Mode: fs.ModeDir}
-	for links := 0; len(rest) > 0; {
-		name := rest[0]
-		rest = rest[1:]
-		switch name {
-		case ".", "":
-			continue
-		case "..":
-			if len(done) == 0 {
-				return at, errOutside
-			}
-			done = done[:len(done)-1]
-			continue
-		}
-		i, ok := f.index[strings.Join(append(done, name), "/")]
+	return mesh.FollowLinks(p, func(p string) (mesh.TreeEntry, bool) {
+		i, ok := f.index[p]
 		if !ok {
-			return at, fs.ErrNotExist
+			return mesh.TreeEntry{}, false
 		}
-		at = f.entries[i]
-		if at.Mode&fs.ModeSymlink == 0 {
-			done = append(done, name)
-			continue
-		}
-		if links++; links > 40 {
-			return at, fmt.Errorf("too many links: %w", fs.ErrNotExist)
-		}
-		if path.IsAbs(at.Link) {
-			return at, errOutside
-		}
-		rest = append(strings.Split(at.Link, "/"), rest...)
-	}
-	if len(done) > 0 {
-		at = f.entries[f.index[strings.Join(done, "/")]]
-	} else {
-		at = mesh.TreeEntry{Mode: fs.ModeDir}
-	}
-	return at, nil
+		return f.entries[i], true
+	})
 }
 
-// read returns a whole regular file, following links.
-func (f *files) read(p string) ([]byte, error) {
+// Limits of files that are read whole, in bytes. Reading them is not the engine's work,
+// and a Dockerfile of 150 MB kept a core busy for three minutes.
+const (
+	maxDockerfile = 1 << 20
+	maxIgnore     = 1 << 20 // .dockerignore and its like, .gitattributes
+)
+
+// read returns a whole regular file, following links. One that is too large is a
+// *mesh.Error.
+func (f *files) read(p string, limit int64) ([]byte, error) {
 	e, err := f.resolve(p)
 	if err != nil {
 		return nil, err
@@ -121,10 +94,29 @@ func (f *files) read(p string) ([]byte, error) {
 	if !e.Mode.IsRegular() {
 		return nil, fs.ErrInvalid
 	}
-	return f.content(e)
+	return f.content(e, limit)
 }
 
-func (f *files) content(e mesh.TreeEntry) ([]byte, error) {
+// optional is read for a file that need not be there. What is there and cannot be read
+// is an error: an ignore file that is passed over would ship what it names.
+func (f *files) optional(p string, limit int64) ([]byte, error) {
+	if _, there := f.index[p]; !there {
+		return nil, nil
+	}
+	b, err := f.read(p, limit)
+	switch {
+	case errors.Is(err, mesh.ErrOutside), errors.Is(err, fs.ErrNotExist):
+		return nil, mesh.Errorf(mesh.Invalid, "%s is a link that leads to nothing in the repository", p).WithHint("commit the file itself, or remove the link: git rm %s", p)
+	case errors.Is(err, fs.ErrInvalid):
+		return nil, mesh.Errorf(mesh.Invalid, "%s is a folder", p).WithHint("make it a file, or remove it: git rm -r %s", p)
+	}
+	return b, err
+}
+
+func (f *files) content(e mesh.TreeEntry, limit int64) ([]byte, error) {
+	if e.Size > limit {
+		return nil, mesh.Errorf(mesh.Invalid, "%s is larger than %d MB", mesh.Visible(e.Path), limit>>20).WithHint("shorten it, or take it out of the repository: git rm --cached %s", mesh.Visible(e.Path))
+	}
 	r, err := f.open(e)
 	if err != nil {
 		return nil, err
@@ -150,7 +142,7 @@ func (f *files) lfsPointers() (n int, names []string) {
 	uses := false
 	for _, e := range f.entries {
 		if path.Base(e.Path) == ".gitattributes" && e.Mode.IsRegular() && !uses {
-			b, err := f.content(e)
+			b, err := f.content(e, maxIgnore)
 			uses = err == nil && bytes.Contains(b, []byte("filter=lfs"))
 		}
 	}
@@ -161,7 +153,7 @@ func (f *files) lfsPointers() (n int, names []string) {
 		if !e.Mode.IsRegular() || e.Size < 100 || e.Size > 1024 { // the format's own limit
 			continue
 		}
-		b, err := f.content(e)
+		b, err := f.content(e, 1024)
 		if err != nil || !bytes.HasPrefix(b, []byte("version https://git-lfs.github.com/spec/")) {
 			continue
 		}

@@ -364,25 +364,47 @@ func manifest(t mesh.Tree, root string) (Manifest, error) {
 	return ReadManifest(root, func(name string) (string, error) { return treeFile(t, name) })
 }
 
-// treeFile is the text of a regular file in a tree, or empty.
+// treeFile is the text of a file in a tree, with links followed inside the tree, or
+// empty when there is none.
 func treeFile(t mesh.Tree, name string) (string, error) {
-	for _, e := range t.Entries() {
-		if e.Path != name || !e.Mode.IsRegular() {
-			continue
+	entries := t.Entries()
+	e, err := mesh.FollowLinks(name, func(path string) (mesh.TreeEntry, bool) {
+		i := slices.IndexFunc(entries, func(e mesh.TreeEntry) bool { return e.Path == path })
+		if i < 0 {
+			return mesh.TreeEntry{}, false
 		}
-		if e.Size > maxManifest {
-			return "", mesh.Errorf(mesh.Failed, "%s is larger than %d KB", name, maxManifest>>10)
+		return entries[i], true
+	})
+	switch {
+	case errors.Is(err, mesh.ErrOutside):
+		return "", mesh.Errorf(mesh.Failed, "%s is a link to %q, which leads out of the repository", name, mesh.Clip(e.Link, 100)).WithHint("commit the file itself")
+	case err != nil:
+		return brokenLink(entries, name)
+	case !e.Mode.IsRegular():
+		return "", nil
+	case e.Size > maxManifest:
+		return "", mesh.Errorf(mesh.Failed, "%s is larger than %d KB", name, maxManifest>>10).WithHint("shorten it: commands of more than a line are better off in a script")
+	}
+	r, err := t.Open(e)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = r.Close() }()
+	data, err := io.ReadAll(io.LimitReader(r, maxManifest))
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", name, err)
+	}
+	return string(data), nil
+}
+
+// brokenLink is what is to say of a file that cannot be found: nothing when there is
+// none, but a link that leads nowhere was meant to be read.
+func brokenLink(entries []mesh.TreeEntry, name string) (string, error) {
+	for _, e := range entries {
+		if e.Path == name && e.Link != "" {
+			return "", mesh.Errorf(mesh.Failed, "%s is a link to %q, which is not in the repository", name, mesh.Clip(e.Link, 100)).
+				WithHint("commit the file it should lead to, or remove the link: git rm %s", name)
 		}
-		r, err := t.Open(e)
-		if err != nil {
-			return "", err
-		}
-		defer func() { _ = r.Close() }()
-		data, err := io.ReadAll(io.LimitReader(r, maxManifest))
-		if err != nil {
-			return "", fmt.Errorf("read %s: %w", name, err)
-		}
-		return string(data), nil
 	}
 	return "", nil
 }

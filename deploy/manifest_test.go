@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -272,6 +274,60 @@ func TestWatch_Patterns(t *testing.T) {
 			p, not := strings.CutPrefix(p, "!")
 			if got := deploy.MatchAny([]string{pattern}, p); got == not {
 				t.Errorf("%s matches %s: %v", pattern, p, got)
+			}
+		}
+	}
+}
+
+// links is a tree with symbolic links, by path: "->target" is one.
+type links map[string]string
+
+func (l links) Entries() (entries []mesh.TreeEntry) {
+	for _, p := range slices.Sorted(maps.Keys(l)) {
+		e := mesh.TreeEntry{Path: p, Mode: 0o644, Size: int64(len(l[p]))}
+		if to, ok := strings.CutPrefix(l[p], "->"); ok {
+			e = mesh.TreeEntry{Path: p, Mode: fs.ModeSymlink | 0o777, Link: to}
+		} else if l[p] == "/" {
+			e = mesh.TreeEntry{Path: p, Mode: fs.ModeDir | 0o755}
+		}
+		entries = append(entries, e)
+	}
+	return entries
+}
+
+func (l links) Open(e mesh.TreeEntry) (io.ReadCloser, error) {
+	return io.NopCloser(strings.NewReader(l[e.Path])), nil
+}
+
+// A manifest that is a link is read as the file that it leads to, whichever it is.
+func TestManifest_Links(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{"Procfile": "worker: run\n", "mesh.toml": "health = \"/up\"\n", "app.json": `{"scripts":{"predeploy":"p"}}`, "heroku.yml": "run:\n  worker: run\n"} {
+		for how, c := range map[string]struct {
+			tree links
+			want string // of the error
+		}{
+			"a link":              {links{name: "->conf/it", "conf": "/", "conf/it": text}, ""},
+			"below a link":        {links{name: "->conf/it", "conf": "->real", "real": "/", "real/it": text}, ""},
+			"a link to a link":    {links{name: "->a", "a": "->./b", "b": text}, ""},
+			"up and down":         {links{name: "->x/../b", "x": "/", "b": text}, ""},
+			"out of the tree":     {links{name: "->../b"}, "leads out of the repository"},
+			"absolute":            {links{name: "->/etc/passwd"}, "leads out of the repository"},
+			"to nothing":          {links{name: "->gone"}, `is a link to "gone", which is not in the repository`},
+			"in a circle":         {links{name: "->a", "a": "->" + name}, "is not in the repository"},
+			"a folder is no file": {links{name: "/", name + "/x": "y"}, ""},
+			"too large":           {links{name: strings.Repeat("#\n", 200_000)}, "is larger than 256 KB"},
+		} {
+			m, err := deploy.ReadTreeManifest(c.tree, "")
+			if c.want != "" {
+				if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), name) {
+					t.Errorf("%s, %s: %v", name, how, err)
+				}
+				continue
+			}
+			empty := len(m.Services) == 0 && m.Settings.Health == "" && m.Predeploy == ""
+			if err != nil || empty != (how == "a folder is no file") {
+				t.Errorf("%s, %s: %+v, %v", name, how, m, err)
 			}
 		}
 	}

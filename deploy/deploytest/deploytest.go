@@ -835,10 +835,17 @@ func (r *Repos) Left() int {
 // Tree is a mesh.Tree of files by name.
 type Tree map[string]string
 
-// Entries lists the files.
+// Entries lists the files and the folders that they are in.
 func (t Tree) Entries() []mesh.TreeEntry {
 	var out []mesh.TreeEntry
+	seen := map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(t)) {
+		for i, c := range name {
+			if dir := name[:i]; c == '/' && !seen[dir] {
+				seen[dir] = true
+				out = append(out, mesh.TreeEntry{Path: dir, Mode: fs.ModeDir | 0o755})
+			}
+		}
 		out = append(out, mesh.TreeEntry{Path: name, Mode: 0o644, Size: int64(len(t[name])), ID: fmt.Sprintf("%x", sha1.Sum([]byte(t[name])))}) //nolint:gosec // see above
 	}
 	return out
