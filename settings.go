@@ -147,7 +147,10 @@ func list(name string, rule *regexp.Regexp, what string, field func(*Settings) *
 func line(name string, field func(*Settings) *string) setting {
 	return setting{name, func(s Settings) string { return *field(&s) }, func(s *Settings, v string) error {
 		if strings.ContainsAny(v, "\x00\r\n") || len(v) > 4000 {
-			return Errorf(Invalid, "%s has to be one line", name).WithHint("put several into a script of the repository")
+			return Errorf(Invalid, "%s has to be one line of at most 4,000 bytes", name).WithHint("put more into a script of the repository")
+		}
+		if err := CheckCommand(v); err != nil {
+			return err
 		}
 		*field(s) = strings.TrimSpace(v)
 		return nil

@@ -15,25 +15,14 @@ import (
 // gives a process 2 MB for arguments and environment on most machines.
 const maxConfig = 1 << 20
 
-// maxVar bounds NAME=VALUE with its final NUL: MAX_ARG_STRLEN of execve(2), beyond
-// which no process starts ("argument list too long").
-const maxVar = 128 << 10
-
 // SetConfig changes config vars as one batch: set first, then unset. When the
 // stack runs, they become a new release, rolled out like a push, and nothing is
 // changed when that fails. With recordOnly they wait for the next release. It
 // returns the names that have changed.
 func (d *Deployer) SetConfig(ctx context.Context, stack mesh.StackName, by mesh.KeyName, set mesh.Config, unset []string, recordOnly bool, out io.Writer) ([]string, error) {
 	for name, v := range set {
-		if _, err := mesh.ParseVarName(name); err != nil {
+		if err := mesh.CheckVar(name, v); err != nil {
 			return nil, err
-		}
-		if n := len(name) + len(v.Reveal()) + 2; n > maxVar {
-			return nil, mesh.Errorf(mesh.Invalid, "%s would take %d bytes; one config var can have %d, as the kernel has it", name, n, maxVar).
-				WithHint("keep large values in a file of the image or in a store of their own")
-		}
-		if strings.ContainsRune(v.Reveal(), 0) {
-			return nil, mesh.Errorf(mesh.Invalid, "the value of %s has a NUL byte in it, which no environment can hold", name)
 		}
 	}
 	change := func(old mesh.Config) (mesh.Config, []string, error) {

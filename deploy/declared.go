@@ -69,6 +69,9 @@ func wanted(vars map[string]Var, st mesh.Stack) (mesh.Config, error) {
 		switch {
 		case v.Value != "":
 			config[name] = mesh.NewSecret(v.Value)
+			if err := mesh.CheckVar(name, config[name]); err != nil {
+				return nil, fmt.Errorf("app.json: %w", err)
+			}
 		case v.Secret:
 			var b [32]byte
 			_, _ = rand.Read(b[:]) // never fails

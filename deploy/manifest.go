@@ -88,7 +88,23 @@ func readManifest(read func(name string) (string, error)) (Manifest, error) {
 			return m, err
 		}
 	}
-	return m, nil
+	return m, m.checkCommands()
+}
+
+// checkCommands refuses a command that no container could be given, and says where it
+// stands.
+func (m *Manifest) checkCommands() error {
+	commands := map[string]string{"app.json: predeploy": m.Predeploy, "app.json: postdeploy": m.Postdeploy}
+	for name, c := range m.Services {
+		commands[m.source[name]+": "+string(name)] = c
+	}
+	for _, where := range slices.Sorted(maps.Keys(commands)) {
+		var e *mesh.Error
+		if err := mesh.CheckCommand(commands[where]); errors.As(err, &e) {
+			return &mesh.Error{Kind: mesh.Failed, Text: where + ": " + e.Text, Hint: e.Hint, Err: err}
+		}
+	}
+	return nil
 }
 
 func (m *Manifest) procfile(text string) error {

@@ -36,6 +36,9 @@ exit $status`
 // With an ENTRYPOINT, or without a shell, the command is split and expanded here,
 // with env, and handed over as words; a command that needs a shell is refused.
 func Process(command string, img mesh.Image, env map[string]mesh.Secret) (mesh.Process, error) {
+	if err := mesh.CheckCommand(command); err != nil {
+		return mesh.Process{}, err
+	}
 	sh := "/bin/sh"
 	if command == "" {
 		if len(img.Entrypoint) > 0 || len(img.Cmd) != 3 || !isShell(img.Cmd[0]) || img.Cmd[1] != "-c" {
@@ -131,6 +134,9 @@ func words(s string) map[string]bool {
 func classify(command string) (commandKind, error) {
 	if strings.ContainsRune(command, 0) {
 		return 0, errors.New("it has a NUL in it")
+	}
+	if len(command) > mesh.MaxCommand {
+		return compound, nil // an image's own: the parser's stack grows with what is nested
 	}
 	file, err := syntax.NewParser(syntax.Variant(syntax.LangPOSIX)).Parse(strings.NewReader(command), "")
 	if err != nil {

@@ -37,6 +37,14 @@ func (d *Deployer) oneOff(ctx context.Context, run mesh.Run, name mesh.InstanceN
 	if err := d.imagePresent(ctx, r); err != nil {
 		return mesh.OneOff{}, err
 	}
+	for name, v := range run.Env {
+		if err := mesh.CheckVar(name, v); err != nil {
+			return mesh.OneOff{}, err
+		}
+	}
+	if err := mesh.CheckCommand(run.Line); err != nil {
+		return mesh.OneOff{}, err
+	}
 	e := env(r, name)
 	maps.Copy(e, run.Env)
 	p := mesh.Process{Entrypoint: run.Words}

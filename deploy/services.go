@@ -73,6 +73,9 @@ func (d *Deployer) changeServices(ctx context.Context, stack mesh.StackName, by 
 // SetReleaseCommand sets the command that is run before a push goes live; an
 // empty line leaves it to the Procfile again.
 func (d *Deployer) SetReleaseCommand(ctx context.Context, stack mesh.StackName, line string) error {
+	if err := mesh.CheckCommand(line); err != nil {
+		return err
+	}
 	if line != "" {
 		if _, err := classify(line); err != nil {
 			return mesh.Errorf(mesh.Invalid, "the command %q cannot be read: %w", mesh.Clip(line, 80), err).WithHint("check its quotes; what works in sh -c works here")

@@ -2,7 +2,6 @@ package command
 
 import (
 	"context"
-	"io"
 	"strings"
 	"time"
 
@@ -85,11 +84,11 @@ func runCertsAdd(_ context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	data, err := io.ReadAll(io.LimitReader(c.Upload, maxPEM))
+	data, err := c.text("the certificates", maxPEM)
 	if err != nil {
 		return err
 	}
-	covered, doubts, err := all.Add(c.stack.Name, c.Deployer.Domains(c.stack), data)
+	covered, doubts, err := all.Add(c.stack.Name, c.Deployer.Domains(c.stack), []byte(data))
 	if err != nil {
 		return err
 	}

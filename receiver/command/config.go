@@ -3,7 +3,6 @@ package command
 import (
 	"context"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -136,12 +135,13 @@ func runConfigSet(ctx context.Context, c *call) error {
 			return mesh.Errorf(mesh.Invalid, "the value of %s has to come from standard input, and that is a terminal", fromStdin).
 				WithHint("pipe it: ssh mesh config:set -a %s %s=- < file", c.stack.Name, fromStdin)
 		}
-		data, err := io.ReadAll(io.LimitReader(c.Upload, maxValue))
+		data, err := c.text("the bytes of "+fromStdin, maxValue)
 		if err != nil {
-			return fmt.Errorf("read the value of %s: %w", fromStdin, err)
+			return err
 		}
-		// echo and editors end the last line; a value seldom means to.
-		set[fromStdin] = mesh.NewSecret(strings.TrimSuffix(string(data), "\n"))
+		// echo and editors end the last line, on Windows with CR LF; a value seldom means
+		// to. Nothing else is taken away.
+		set[fromStdin] = mesh.NewSecret(strings.TrimSuffix(strings.TrimSuffix(data, "\n"), "\r"))
 	}
 	return c.changeConfig(ctx, set, nil, "set")
 }

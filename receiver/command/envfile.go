@@ -70,11 +70,11 @@ func runConfigImport(ctx context.Context, c *call) error {
 		return mesh.Errorf(mesh.Invalid, "the config vars have to come from standard input, and that is a terminal").
 			WithHint("ssh mesh config:import -a %s < .env", c.stack.Name)
 	}
-	data, err := io.ReadAll(io.LimitReader(c.Upload, maxValue))
+	data, err := c.text("the config vars", maxValue)
 	if err != nil {
-		return fmt.Errorf("read the config vars: %w", err)
+		return err
 	}
-	set, err := parseConfig(string(data))
+	set, err := parseConfig(data)
 	if err != nil {
 		return err
 	}
@@ -89,6 +89,10 @@ func runConfigImport(ctx context.Context, c *call) error {
 // several lines if need be, or bare to the end of the line. Nothing is expanded.
 func parseConfig(text string) (mesh.Config, error) {
 	set := mesh.Config{}
+	text, err := plainText(text)
+	if err != nil {
+		return nil, err
+	}
 	if strings.HasPrefix(strings.TrimSpace(text), "{") {
 		var plain map[string]string
 		if err := json.Unmarshal([]byte(text), &plain); err != nil {
@@ -102,7 +106,6 @@ func parseConfig(text string) (mesh.Config, error) {
 		}
 		return set, nil
 	}
-	text = strings.ReplaceAll(strings.TrimPrefix(text, "\ufeff"), "\r\n", "\n")
 	line := 1
 	for text != "" {
 		at := line
@@ -116,7 +119,9 @@ func parseConfig(text string) (mesh.Config, error) {
 		bad := func(why string) error {
 			return mesh.Errorf(mesh.Invalid, "line %d: %s", at, why).WithHint("a line is NAME=VALUE, with the value in quotes where it has blanks or several lines")
 		}
-		rest = strings.TrimLeft(strings.TrimPrefix(rest, "export "), " \t")
+		if after, ok := strings.CutPrefix(rest, "export"); ok && strings.IndexAny(after, " \t") == 0 {
+			rest = strings.TrimLeft(after, " \t")
+		}
 		eq := strings.IndexAny(rest, "=\n")
 		if eq < 0 || rest[eq] != '=' {
 			return nil, bad("there is no =")
@@ -148,12 +153,10 @@ func afterLine(s string) string {
 
 // parseValue reads a value up to the end of its last line.
 func parseValue(s string) (value, after string, err error) {
-	if s == "" || s[0] != '\'' && s[0] != '"' {
-		line, _, _ := strings.Cut(s, "\n")
-		if i := strings.Index(line, " #"); i >= 0 {
-			line = line[:i]
-		}
-		return strings.TrimSpace(line), afterLine(s), nil
+	bare := s
+	if s = strings.TrimLeft(s, " \t"); s == "" || s[0] != '\'' && s[0] != '"' {
+		line, _, _ := strings.Cut(bare, "\n")
+		return strings.Trim(withoutComment(line), " \t\r"), afterLine(bare), nil
 	}
 	var b strings.Builder
 	for s != "" {
@@ -185,6 +188,48 @@ func parseValue(s string) (value, after string, err error) {
 		}
 	}
 	return b.String(), "", nil
+}
+
+// withoutComment is a bare value up to a # that has a blank in front of it.
+func withoutComment(line string) string {
+	for i := range line {
+		if line[i] == '#' && i > 0 && (line[i-1] == ' ' || line[i-1] == '\t') {
+			return line[:i]
+		}
+	}
+	return line
+}
+
+// plainText is a text as editors and shells of all systems write it, with the line ends
+// of Unix and without a byte order mark.
+func plainText(s string) (string, error) {
+	if strings.HasPrefix(s, "\xff\xfe") || strings.HasPrefix(s, "\xfe\xff") {
+		return "", mesh.Errorf(mesh.Invalid, "standard input is UTF-16").WithHint("save it as UTF-8; in PowerShell: Get-Content .env | Set-Content -Encoding utf8 .env.utf8")
+	}
+	s = strings.ReplaceAll(strings.TrimPrefix(s, "\ufeff"), "\r\n", "\n")
+	if !utf8.ValidString(s) {
+		n := 1
+		for line := range strings.Lines(s) {
+			if !utf8.ValidString(line) {
+				break
+			}
+			n++
+		}
+		return "", mesh.Errorf(mesh.Invalid, "line %d is not valid UTF-8", n).WithHint("save the file as UTF-8; encode a value that is no text, for example with: base64 -w0 FILE")
+	}
+	return s, nil
+}
+
+// text reads standard input whole, as far as a limit in bytes.
+func (c *call) text(what string, limit int64) (string, error) {
+	data, err := io.ReadAll(io.LimitReader(c.Upload, limit+1))
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", what, err)
+	}
+	if int64(len(data)) > limit {
+		return "", mesh.Errorf(mesh.Invalid, "%s on standard input are longer than %d KB", what, limit>>10)
+	}
+	return string(data), nil
 }
 
 // doubleQuoted reads to the closing quote, with the escapes of dotenv files.

@@ -96,3 +96,47 @@ func FuzzParseConfig(f *testing.F) {
 		}
 	})
 }
+
+// As dotenv for Node, python-dotenv, godotenv and docker compose agree to read it.
+func TestParseConfig_Blanks(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"V = \"quoted value\"":           "quoted value",
+		"V= 'one'":                       "one",
+		"V\t=\t\"x\"\t# a comment":       "x",
+		"V=val\t# a comment":             "val",
+		"V=val # a comment":              "val",
+		"V= # a comment":                 "",
+		"V=a#b":                          "a#b",
+		"export\tV=1":                    "1",
+		"export  V = 1":                  "1",
+		" \t V=1":                        "1",
+		"V=\r\n":                         "",
+		"V=x\r\n":                        "x",
+		"V=\"a\r\nb\"\r\n":               "a\nb",
+		"V= \"multi\nline\" # end\n":     "multi\nline",
+		"V=\"tab\\tnewline\\n\"":         "tab\tnewline\n",
+		"V='tab\\t'":                     "tab\\t",
+		"V = a=b":                        "a=b",
+		"V=it's":                         "it's",
+		"\ufeffV=1":                      "1",
+		"\ufeff{\"V\": \" kept \"}":      " kept ",
+		"V=\"$HOME\"":                    "$HOME",
+		"V='a # b'":                      "a # b",
+		"exported=2\nV=3\nexport_me = 4": "3",
+	} {
+		got, err := parseConfig(text)
+		if err != nil || got["V"].Reveal() != want {
+			t.Errorf("%q: %q, %v; want %q", text, got["V"].Reveal(), err, want)
+		}
+	}
+	for text, want := range map[string]string{
+		"A=1\nV=caf\xe9":          "line 2 is not valid UTF-8",
+		"{\"V\": \"caf\xe9\"}":    "line 1 is not valid UTF-8",
+		"\xff\xfeV\x00=\x001\x00": "standard input is UTF-16",
+	} {
+		if _, err := parseConfig(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}

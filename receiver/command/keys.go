@@ -2,8 +2,6 @@ package command
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -80,11 +78,12 @@ func runKeysAdd(ctx context.Context, c *call) error {
 		if c.TTY {
 			return mesh.Errorf(mesh.Invalid, "the key has to come from standard input, and that is a terminal").WithHint("ssh mesh ssh-keys:add %s < ~/.ssh/id_ed25519.pub", name)
 		}
-		data, err := io.ReadAll(io.LimitReader(c.Upload, maxKeyText))
-		if err != nil {
-			return fmt.Errorf("read the key: %w", err)
+		if text, err = c.text("the bytes of the key", maxKeyText); err != nil {
+			return err
 		}
-		text = string(data)
+		if text, err = plainText(text); err != nil {
+			return err
+		}
 	}
 	pub, err := parsePublicKey(text)
 	if err != nil {

@@ -2,8 +2,6 @@ package command
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -66,11 +64,11 @@ func runRegistryLogin(ctx context.Context, c *call) error {
 	if c.TTY {
 		return mesh.Errorf(mesh.Invalid, "the password has to come from standard input, and that is a terminal").WithHint("ssh mesh registry:login %s %s < password", host, user)
 	}
-	data, err := io.ReadAll(io.LimitReader(c.Upload, maxPassword))
+	data, err := c.text("the bytes of the password", maxPassword)
 	if err != nil {
-		return fmt.Errorf("read the password: %w", err)
+		return err
 	}
-	password := strings.TrimRight(string(data), "\r\n")
+	password := strings.TrimRight(strings.TrimPrefix(data, "\ufeff"), "\r\n")
 	if password == "" {
 		return c.usage("there is no password on standard input")
 	}
