@@ -421,7 +421,7 @@ func TestBuild_ParallelStagesAreTagged(t *testing.T) {
 func TestBuild_WaitsForASlot(t *testing.T) {
 	t.Parallel()
 	bench := newBench(t)
-	b := builder.New(cli, builder.Options{Server: run, Slots: 1})
+	b := builder.New(cli, builder.Options{Server: run, Key: []byte(run), Slots: 1})
 	running, wait := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	first := &output{t: t, on: func(l string) {
@@ -455,7 +455,7 @@ func TestBuild_WaitsForASlot(t *testing.T) {
 	}
 	imgs := leftoverImages(t, run)
 	for _, id := range imgs {
-		if err := builder.New(cli, builder.Options{Server: run}).Collect(t.Context(), bench.stack, nil); err != nil {
+		if err := builder.New(cli, builder.Options{Server: run, Key: []byte(run)}).Collect(t.Context(), bench.stack, nil); err != nil {
 			t.Error(id, err)
 		}
 	}
@@ -591,7 +591,7 @@ func TestBuild_ReusesTheImageOfTheSameSource(t *testing.T) {
 	// Another commit with the same tree, and a config var that is not declared.
 	again := b.req(files)
 	again.Commit, again.Deployment, again.Tags = "fedcba9876543210fedcba9876543210fedcba98", 2, []string{"mesh/" + string(b.stack) + ":fedcba9"}
-	again.Config = mesh.Config{"MODE": mesh.NewSecret("x"), "OTHER": mesh.NewSecret("z"), "KEY": mesh.NewSecret("two")}
+	again.Config = mesh.Config{"MODE": mesh.NewSecret("x"), "OTHER": mesh.NewSecret("z"), "KEY": mesh.NewSecret("one")}
 	img, out := b.must(again)
 	if img.ID != first.ID || !img.Work.Reused || img.Ref != again.Tags[0] || img.Shell != first.Shell || img.Size != first.Size {
 		t.Errorf("got %+v, want %+v", img, first)
@@ -607,6 +607,8 @@ func TestBuild_ReusesTheImageOfTheSameSource(t *testing.T) {
 		"no-cache":            func(r *mesh.Build) { r.NoCache = true },
 		"a file":              func(r *mesh.Build) { r.Tree = tree{"Dockerfile": files["Dockerfile"], "a": "2", "b": "1"} },
 		"a file is a program": func(r *mesh.Build) { r.Tree = tree{"Dockerfile": files["Dockerfile"], "a": "1", "b": "#!"} },
+		"a secret":            func(r *mesh.Build) { r.Config = mesh.Config{"MODE": mesh.NewSecret("x"), "KEY": mesh.NewSecret("two")} },
+		"a secret is gone":    func(r *mesh.Build) { r.Config = mesh.Config{"MODE": mesh.NewSecret("x")} },
 		"a declared arg":      func(r *mesh.Build) { r.Config = mesh.Config{"MODE": mesh.NewSecret("y")} },
 		"the user":            func(r *mesh.Build) { r.Settings.User = "7" },
 		"the Dockerfile": func(r *mesh.Build) {

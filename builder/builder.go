@@ -37,6 +37,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"mesh"
+	"mesh/builder/detect"
 )
 
 // labelServer tells the images of this server from those of others on the same
@@ -254,6 +255,9 @@ func (j *job) command() string {
 		words = append(words, "--build-arg "+name)
 	}
 	for _, m := range secretMount.FindAllStringSubmatch(string(j.df.text), -1) {
+		if m[1] == detect.AllConfig {
+			continue // not needed
+		}
 		if w := fmt.Sprintf("--secret id=%s,env=%s", m[1], m[1]); !slices.Contains(words, w) {
 			words = append(words, w)
 		}
@@ -270,6 +274,7 @@ func (j *job) labels() map[string]string {
 		l = map[string]string{}
 	}
 	l[labelServer], l[labelStack] = j.server, string(j.Stack)
+	l[labelSource], l[labelSeal] = "", j.sealOf(string(j.Stack), "") // over those of a base image
 	return l
 }
 

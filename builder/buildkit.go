@@ -148,16 +148,21 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 			return nil, failed
 		}
 		c = guarded{c, j}
-		source, old, err := j.reuse(ctx, c, attrs["image-resolve-mode"])
-		if err != nil {
-			return nil, err
-		}
-		if old != nil {
-			same, failed = old, errReused
-			return nil, failed
-		}
-		if source != "" {
-			c = labelled{c, labelSource, source}
+		if bases, known := j.resolve(ctx, c, attrs["image-resolve-mode"]); known {
+			onbuild, more := triggers(bases), map[string]string{}
+			for name, value := range onbuild.pick(j.Config, j.Commit) {
+				j.args[name], more["build-arg:"+name] = value, value
+			}
+			source, old, err := j.reuse(ctx, bases, onbuild)
+			if err != nil {
+				return nil, err
+			}
+			if old != nil {
+				same, failed = old, errReused
+				return nil, failed
+			}
+			more["label:"+labelSource], more["label:"+labelSeal] = source, j.sealOf(string(j.Stack), source)
+			c = with{c, more}
 		}
 		lines = newLineRecorder(c)
 		var r *gateway.Result

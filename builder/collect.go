@@ -3,6 +3,7 @@ package builder
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -15,7 +16,7 @@ import (
 
 // Collect removes the images of a stack whose IDs keep does not have: those
 // tagged mesh/<stack>:… that this server made, and those it made for the stack
-// that have lost their tags. It leaves what a container uses, and the tags that
+// that have lost their tags, which their seal shows. It leaves what a container uses, and the tags that
 // others gave.
 func (b *Builder) Collect(ctx context.Context, stack mesh.StackName, keep map[string]bool) error {
 	used, err := b.used(ctx)
@@ -33,7 +34,7 @@ func (b *Builder) Collect(ctx context.Context, stack mesh.StackName, keep map[st
 			return b.fault(ctx, "list the images of "+string(stack), err)
 		}
 		for _, i := range found {
-			if keep[i.ID] || used[i.ID] {
+			if keep[i.ID] || used[i.ID] || !named(i) && !b.sealed(i.Labels) {
 				continue
 			}
 			if err := b.collect(ctx, i.ID, ours); err != nil {
@@ -94,7 +95,8 @@ func (b *Builder) Sweep(ctx context.Context, keep func(stack mesh.StackName, id 
 			g.Refs = append(g.Refs, ref)
 			wanted = wanted || keep(mesh.StackName(stack), i.ID) // of a promoted image
 		}
-		if wanted || others && len(g.Refs) == 0 {
+		// Its labels may be somebody else's words, its names are mesh's.
+		if wanted || len(g.Refs) == 0 && (others || !b.sealed(i.Labels)) {
 			continue
 		}
 		if others {
@@ -108,6 +110,11 @@ func (b *Builder) Sweep(ctx context.Context, keep func(stack mesh.StackName, id 
 		gone = append(gone, g)
 	}
 	return gone, nil
+}
+
+// named tells whether an image has a name; old engines say "<none>:<none>" of others.
+func named(i image.Summary) bool {
+	return slices.ContainsFunc(i.RepoTags, func(ref string) bool { return ref != "<none>:<none>" })
 }
 
 // collect takes the tags away first and then what is left. An engine with

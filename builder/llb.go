@@ -1,12 +1,14 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -15,6 +17,8 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/patternmatcher"
 	"github.com/opencontainers/go-digest"
+
+	"mesh/builder/detect"
 )
 
 // The frontend turns a Dockerfile into LLB, a graph of operations, and asks
@@ -307,11 +311,27 @@ func (j *job) cacheSpace() string {
 	return space
 }
 
-// secrets are what a build may mount: the config vars by their names.
+// maxSecret is the largest secret that BuildKit takes (secretsprovider.MaxSecretSize).
+const maxSecret = 500 << 10
+
+// secrets are what a build may mount: the config vars by their names, and all of them
+// as a script for the builds that are generated.
 func (j *job) secrets() map[string]string {
 	all := map[string]string{}
-	for k, v := range j.Config {
-		all[k] = v.Reveal()
+	names := slices.Sorted(maps.Keys(j.Config))
+	// When it is too large, the longest values are left out.
+	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(len(j.Config[a].Reveal()), len(j.Config[b].Reveal())) })
+	var script strings.Builder
+	for _, name := range names {
+		value := j.Config[name].Reveal()
+		all[name] = value
+		line := "export " + name + "='" + strings.ReplaceAll(value, "'", `'\''`) + "'\n"
+		if name != "PATH" && name != "HOME" && script.Len()+len(line) <= maxSecret {
+			script.WriteString(line)
+		}
+	}
+	if script.Len() > 0 {
+		all[detect.AllConfig] = script.String()
 	}
 	return all
 }

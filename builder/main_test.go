@@ -219,11 +219,11 @@ func newBenchWith(t *testing.T, c *client.Client) *bench {
 	t.Helper()
 	n := stacks.Add(1)
 	b := &bench{t: t, stack: mesh.StackName(fmt.Sprintf("t%d-%s", n, run[len("builder-"):])), server: fmt.Sprintf("%s-%d", run, n), times: &memory{}}
-	b.Builder = builder.New(c, builder.Options{Server: b.server, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	b.Builder = builder.New(c, builder.Options{Server: b.server, Key: []byte(run), Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		if err := builder.New(cli, builder.Options{Server: fmt.Sprintf("%s-%d", run, n)}).Collect(ctx, b.stack, nil); err != nil {
+		if err := builder.New(cli, builder.Options{Server: fmt.Sprintf("%s-%d", run, n), Key: []byte(run)}).Collect(ctx, b.stack, nil); err != nil {
 			t.Errorf("collect: %v", err)
 		}
 	})

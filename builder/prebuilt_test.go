@@ -89,7 +89,7 @@ func TestPrivateImages(t *testing.T) {
 		return mesh.Registry{}, nil
 	}
 	b := newBench(t)
-	b.Builder = builder.New(cli, builder.Options{Server: b.server, Credentials: creds, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	b.Builder = builder.New(cli, builder.Options{Server: b.server, Key: []byte(run), Credentials: creds, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 
 	bad := r
 	bad.Password = mesh.NewSecret("other")

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"mesh"
+	"mesh/builder/detect"
 )
 
 const (
@@ -82,7 +83,7 @@ func masker(values []string) *strings.Replacer {
 	slices.SortFunc(values, func(a, b string) int {
 		return cmp.Or(cmp.Compare(len(b), len(a)), strings.Compare(a, b))
 	})
-	var pairs []string
+	pairs := []string{detect.ConfigPrefix, ""} // mesh's own, before what the tree's build is
 	for _, v := range slices.Compact(values) {
 		pairs = append(pairs, v, maskedInLines)
 	}

@@ -2,11 +2,15 @@ package builder
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/csv"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,34 +33,95 @@ const labelSource = "mesh.source"
 // errReused ends a solve whose image is there already.
 var errReused = errors.New("the image is there already")
 
-// reuse looks for an image that was made of the same. It returns the hash of what
-// this build is made of, which is empty when that cannot be known, and the image
-// when there is one. BuildKit is asked for the base images, as a build would: one
-// that has changed in its registry counts where a build would take it.
-func (j *job) reuse(ctx context.Context, c gateway.Client, resolveMode string) (source string, found *image.Summary, err error) {
-	bases, known := j.df.bases(j.args)
+// labelSeal shows that the labels of an image are this server's own words. Labels
+// alone show nothing: an uploaded archive, a base image and a LABEL in a Dockerfile
+// may have any.
+const labelSeal = "mesh.seal"
+
+// sealOf is what only this server can say of an image of a stack, made of source.
+func (b *Builder) sealOf(stack, source string) string {
+	mac := hmac.New(sha256.New, b.key)
+	_, _ = fmt.Fprintf(mac, "image\x00%s\x00%s\x00%s", b.server, stack, source)
+	return hex.EncodeToString(mac.Sum(nil))
+}
+
+// sealed tells whether this server has made an image with these labels.
+func (b *Builder) sealed(labels map[string]string) bool {
+	return labels[labelServer] == b.server && hmac.Equal([]byte(labels[labelSeal]), []byte(b.sealOf(labels[labelStack], labels[labelSource])))
+}
+
+// baseImage is an image that a Dockerfile takes from elsewhere.
+type baseImage struct {
+	ref    string
+	digest string // empty: an old engine gives none of an image that it has itself
+	config []byte
+}
+
+// resolve asks BuildKit for the base images, as a build would: one that has changed in
+// its registry counts where a build would take it. known is false when only building
+// tells which they are.
+func (j *job) resolve(ctx context.Context, c gateway.Client, resolveMode string) (bases []baseImage, known bool) {
+	refs, known := j.df.bases(j.args)
 	if !known || j.From.Ref != "" {
-		return "", nil, nil
+		return nil, false
 	}
-	h := sha256.New()
-	_, _ = fmt.Fprintf(h, "1\x00%s\x00%s\x00%s\x00%s\x00%s\x00", j.df.path, j.df.text, j.df.ignore, j.Settings.Target, j.Settings.User)
-	for _, name := range slices.Sorted(maps.Keys(j.args)) {
-		_, _ = fmt.Fprintf(h, "arg %s=%s\x00", name, j.args[name])
-	}
-	for _, ref := range bases {
+	for _, ref := range refs {
 		named, err := reference.ParseNormalizedNamed(ref)
 		if err != nil {
-			return "", nil, nil //nolint:nilerr // the build itself says so
+			return nil, false // the build itself says so
 		}
 		_, dgst, config, err := c.ResolveImageConfig(ctx, reference.TagNameOnly(named).String(), sourceresolver.Opt{ImageOpt: &sourceresolver.ResolveImageOpt{ResolveMode: resolveMode}})
 		if err != nil {
-			return "", nil, nil //nolint:nilerr // as above
+			return nil, false // as above
 		}
-		// An old engine gives no digest of an image that it has itself.
-		_, _ = fmt.Fprintf(h, "base %s %s %x\x00", ref, dgst, sha256.Sum256(config))
+		bases = append(bases, baseImage{ref, dgst.String(), config})
+	}
+	return bases, true
+}
+
+// triggers are the instructions that the base images bring by ONBUILD.
+func triggers(bases []baseImage) *dockerfile {
+	var lines []string
+	for _, b := range bases {
+		var img struct {
+			Config struct{ OnBuild []string } `json:"config"`
+		}
+		if json.Unmarshal(b.config, &img) == nil {
+			lines = append(lines, img.Config.OnBuild...)
+		}
+	}
+	if len(lines) == 0 {
+		return &dockerfile{}
+	}
+	d, err := parseDockerfile("", []byte(strings.Join(lines, "\n")+"\n"))
+	if err != nil {
+		return &dockerfile{}
+	}
+	return d
+}
+
+// reuse looks for an image that was made of the same. It returns the hash of what
+// this build is made of, which is empty when that cannot be known, and the image
+// when there is one.
+func (j *job) reuse(ctx context.Context, bases []baseImage, onbuild *dockerfile) (source string, found *image.Summary, err error) {
+	ids, known := j.df.secretIDs()
+	more, alsoKnown := onbuild.secretIDs()
+	if !known || !alsoKnown {
+		return "", nil, nil
+	}
+	h := sha256.New()
+	_, _ = fmt.Fprintf(h, "2\x00%s\x00%s\x00%s\x00%s\x00%s\x00", j.df.path, j.df.text, j.df.ignore, j.Settings.Target, j.Settings.User)
+	for _, name := range slices.Sorted(maps.Keys(j.args)) {
+		_, _ = fmt.Fprintf(h, "arg %s=%s\x00", name, j.args[name])
+	}
+	for _, key := range j.secretKeys(append(ids, more...)) {
+		_, _ = fmt.Fprintf(h, "%s\x00", key)
+	}
+	for _, b := range bases {
+		_, _ = fmt.Fprintf(h, "base %s %s %x\x00", b.ref, b.digest, sha256.Sum256(b.config))
 	}
 	for _, e := range j.files.entries {
-		_, _ = fmt.Fprintf(h, "%s\x00%o\x00%s\x00%s\x00%s\x00", e.Path, e.Mode, e.ID, e.Link, e.Module)
+		_, _ = fmt.Fprintf(h, "%s\x00%o\x00%s\x00%s\x00%s\x00%d\x00", e.Path, e.Mode, e.ID, e.Link, e.Module, j.files.since(e))
 	}
 	source = hex.EncodeToString(h.Sum(nil))
 	if j.NoCache || j.Fresh {
@@ -65,10 +130,47 @@ func (j *job) reuse(ctx context.Context, c gateway.Client, resolveMode string) (
 	list, err := j.cli.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(
 		filters.Arg("label", labelServer+"="+j.server), filters.Arg("label", labelStack+"="+string(j.Stack)), filters.Arg("label", labelSource+"="+source),
 	)})
-	if err != nil || len(list) == 0 {
+	if err != nil {
 		return source, nil, err
 	}
-	return source, &list[0], nil
+	for _, i := range list {
+		if j.sealed(i.Labels) {
+			return source, &i, nil
+		}
+	}
+	return source, nil, nil
+}
+
+// secretIDs are the secrets that the steps of a Dockerfile may mount. known is false
+// when only building it tells.
+func (d *dockerfile) secretIDs() (ids []string, known bool) {
+	for _, n := range d.nodes() {
+		for _, f := range n.Flags {
+			mount, ok := strings.CutPrefix(f, "--mount=")
+			if !ok {
+				continue
+			}
+			if strings.Contains(mount, "$") {
+				return nil, false
+			}
+			fields, err := csv.NewReader(strings.NewReader(mount)).Read()
+			if err != nil {
+				return nil, false
+			}
+			if !slices.ContainsFunc(fields, func(o string) bool { return strings.EqualFold(strings.TrimSpace(o), "type=secret") }) {
+				continue
+			}
+			for _, o := range fields {
+				switch name, value, _ := strings.Cut(o, "="); strings.ToLower(strings.TrimSpace(name)) {
+				case "id", "env":
+					ids = append(ids, value)
+				case "target", "dst", "destination":
+					ids = append(ids, path.Base(value))
+				}
+			}
+		}
+	}
+	return ids, true
 }
 
 // reused makes an image that is there the result of the build.
@@ -183,15 +285,16 @@ func (g globals) Get(name string) (string, bool) { v, ok := g[name]; return v, o
 // Keys are their names.
 func (g globals) Keys() []string { return slices.Sorted(maps.Keys(g)) }
 
-// labelled adds a label to what the frontend is asked for.
-type labelled struct {
+// with adds options to what the frontend is asked for.
+type with struct {
 	gateway.Client
-	name, value string
+	opts map[string]string
 }
 
-func (l labelled) BuildOpts() gateway.BuildOpts {
-	o := l.Client.BuildOpts()
+// BuildOpts are those of the client and the further ones.
+func (w with) BuildOpts() gateway.BuildOpts {
+	o := w.Client.BuildOpts()
 	o.Opts = maps.Clone(o.Opts)
-	o.Opts["label:"+l.name] = l.value
+	maps.Copy(o.Opts, w.opts)
 	return o
 }

@@ -78,7 +78,9 @@ func (j *job) builtSince(ctx context.Context, latest time.Time) (bool, error) {
 	}
 	list, err := j.cli.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(
 		filters.Arg("label", labelServer+"="+j.server), filters.Arg("label", labelStack+"="+string(j.Stack)), filters.Arg("label", labelSource))})
-	return slices.ContainsFunc(list, func(i image.Summary) bool { return i.Created > latest.Unix()+1 }), err
+	return slices.ContainsFunc(list, func(i image.Summary) bool {
+		return i.Created > latest.Unix()+1 && i.Labels[labelSource] != "" && j.sealed(i.Labels)
+	}), err
 }
 
 // ran remembers that steps have run until now: what they made may be as late as

@@ -3,6 +3,8 @@ package deploy
 import (
 	"errors"
 	"fmt"
+	"path"
+	"slices"
 	"strings"
 
 	"mvdan.cc/sh/v3/shell"
@@ -27,32 +29,36 @@ wait $p; status=$?
 while [ "$got" ]; do got=; wait $p; again=$?; [ $again = 127 ] || status=$again; done
 exit $status`
 
+// forwardTo is the forwarder for a script of a shell with options of its own, such as
+// "bash -eo pipefail -c": it runs below that shell, and this one has none of them.
+const forwardTo = `for s in HUP INT QUIT USR1 USR2 TERM; do trap "got=1; kill -$s -1 2>/dev/null" $s; done
+got=
+"$@" &
+p=$!
+wait $p; status=$?
+while [ "$got" ]; do got=; wait $p; again=$?; [ $again = 127 ] || status=$again; done
+exit $status`
+
+// heeding stands before such a script: its shell ends on a signal when the program
+// that runs at that moment has ended, as in the forwarder. It stays on the script's
+// first line, so that errors name the right one.
+const heeding = `trap exit HUP INT QUIT TERM; trap : USR1 USR2; `
+
 // Process says what a container runs for a command as people write it. The empty
 // command is the image's own.
 //
 // With a shell in the image and no ENTRYPOINT the command runs in /bin/sh, which
 // expands config vars: a simple command by exec, so that it gets the signals, a
-// compound one below the forwarder. A CMD in shell form counts as such a command.
-// With an ENTRYPOINT, or without a shell, the command is split and expanded here,
+// compound one below the forwarder. An ENTRYPOINT or CMD in shell form counts as such
+// a command, whatever shell and options SHELL or its author gave it. With another
+// ENTRYPOINT, or without a shell, the command is split and expanded here,
 // with env, and handed over as words; a command that needs a shell is refused.
 func Process(command string, img mesh.Image, env map[string]mesh.Secret) (mesh.Process, error) {
 	if err := mesh.CheckCommand(command); err != nil {
 		return mesh.Process{}, err
 	}
-	sh := "/bin/sh"
 	if command == "" {
-		if len(img.Entrypoint) > 0 || len(img.Cmd) != 3 || !isShell(img.Cmd[0]) || img.Cmd[1] != "-c" {
-			return mesh.Process{}, nil
-		}
-		sh, command = img.Cmd[0], img.Cmd[2]
-		if !img.Shell {
-			return mesh.Process{}, nil // what the image says, to the letter; starting it tells
-		}
-		kind, err := classify(command)
-		if err != nil {
-			return mesh.Process{}, nil //nolint:nilerr // not ours to judge: the image's own shell reads it
-		}
-		return inShell(sh, command, kind), nil
+		return own(img), nil
 	}
 	kind, err := classify(command)
 	if err != nil {
@@ -62,7 +68,12 @@ func Process(command string, img mesh.Image, env map[string]mesh.Secret) (mesh.P
 		}
 	}
 	if len(img.Entrypoint) == 0 && img.Shell {
-		return inShell(sh, command, kind), nil
+		if words, plain := plainWords(command); kind == simple && plain { // "sh -c 'a; b'"
+			if f, ok := shellForm(words); ok && f.kind == compound {
+				return f.process(), nil
+			}
+		}
+		return inShell("/bin/sh", command, kind), nil
 	}
 	why := "the image has no /bin/sh"
 	if len(img.Entrypoint) > 0 {
@@ -87,9 +98,146 @@ func Process(command string, img mesh.Image, env map[string]mesh.Secret) (mesh.P
 	return mesh.Process{Entrypoint: fields}, nil
 }
 
-func isShell(path string) bool {
-	switch path[strings.LastIndexByte(path, '/')+1:] {
-	case "sh", "bash", "dash", "ash", "zsh", "ksh":
+// own is the image's own ENTRYPOINT and CMD: as they are, but for a shell form.
+func own(img mesh.Image) mesh.Process {
+	if !img.Shell {
+		return mesh.Process{} // what the image says, to the letter; starting it tells
+	}
+	words := slices.Concat(img.Entrypoint, img.Cmd)
+	wrapper := 0
+	if len(img.Entrypoint) > 0 {
+		wrapper = initWords(words)
+		if _, form := shellForm(img.Entrypoint); wrapper == 0 && !form {
+			return mesh.Process{}
+		}
+	}
+	f, ok := shellForm(words[wrapper:])
+	if !ok {
+		return mesh.Process{}
+	}
+	p := f.process()
+	p.Entrypoint = slices.Concat(words[:wrapper], p.Entrypoint)
+	return p
+}
+
+// initWords counts the words that start an init such as tini, which runs what comes
+// behind them.
+func initWords(words []string) int {
+	if len(words) == 0 {
+		return 0
+	}
+	switch path.Base(words[0]) {
+	case "tini", "tini-static", "docker-init", "dumb-init", "catatonit":
+	default:
+		return 0
+	}
+	for i, w := range words[1:] {
+		if w == "--" {
+			return i + 2
+		}
+		if !strings.HasPrefix(w, "-") {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// script is a shell that runs a script: SHELL OPTIONS -c SCRIPT [NAME [ARGUMENT…]].
+type script struct {
+	shell  []string // with its options, -c the last but for further ones
+	text   string
+	rest   []string
+	simple bool // no options but -c, and no arguments
+	kind   commandKind
+}
+
+// shellForm takes words for a shell that runs a script. The options are those of sh
+// (POSIX, Shell & Utilities, sh) and of bash.
+func shellForm(words []string) (f script, ok bool) {
+	i := 0
+	if len(words) > 0 && path.Base(words[0]) == "env" {
+		for i = 1; i < len(words) && (strings.Contains(words[i], "=") || words[i] == "-i"); i++ {
+		}
+	}
+	if i < len(words) && (path.Base(words[i]) == "busybox" || path.Base(words[i]) == "toybox") {
+		i++
+	}
+	if i >= len(words) || !isShell(words[i]) {
+		return f, false
+	}
+	begin, c := i, false
+	for i++; i < len(words); i++ {
+		w := words[i]
+		switch {
+		case w == "--" || w == "-":
+			i++
+		case w == "--rcfile" || w == "--init-file":
+			i++
+			continue
+		case strings.HasPrefix(w, "--"):
+			continue
+		case len(w) > 1 && (w[0] == '-' || w[0] == '+'):
+			c = c || w[0] == '-' && strings.ContainsRune(w, 'c')
+			i += strings.Count(w, "o") + strings.Count(w, "O") // each takes a word
+			continue
+		}
+		break
+	}
+	if !c || i >= len(words) {
+		return f, false
+	}
+	f = script{shell: words[:i], text: words[i], rest: words[i+1:], simple: begin == 0 && i == 2 && words[1] == "-c" && i == len(words)-1}
+	kind, err := classify(f.text)
+	if err != nil {
+		return f, false // not ours to judge: the image's own shell reads it
+	}
+	f.kind = kind
+	return f, true
+}
+
+// process is the script so that signals reach what it runs.
+func (f script) process() mesh.Process {
+	switch {
+	case f.simple:
+		return inShell(f.shell[0], f.text, f.kind)
+	case f.kind == simple:
+		return mesh.Process{Entrypoint: f.shell, Cmd: append([]string{"exec " + f.text}, f.rest...)}
+	case f.kind == replaced:
+		return mesh.Process{Entrypoint: f.shell, Cmd: append([]string{f.text}, f.rest...)}
+	}
+	words := slices.Concat([]string{forwardTo, "sh"}, f.shell, []string{heeding + f.text}, f.rest)
+	return mesh.Process{Entrypoint: []string{"/bin/sh", "-c"}, Cmd: words}
+}
+
+// plainWords are the words of a simple command that a shell would not change.
+func plainWords(command string) (words []string, plain bool) {
+	file, err := syntax.NewParser(syntax.Variant(syntax.LangPOSIX)).Parse(strings.NewReader(command), "")
+	if err != nil || len(file.Stmts) != 1 {
+		return nil, false
+	}
+	call, ok := file.Stmts[0].Cmd.(*syntax.CallExpr)
+	if !ok {
+		return nil, false
+	}
+	plain = true
+	syntax.Walk(call, func(n syntax.Node) bool {
+		switch n.(type) {
+		case nil, *syntax.CallExpr, *syntax.Word, *syntax.Lit, *syntax.SglQuoted, *syntax.DblQuoted:
+		default:
+			plain = false
+		}
+		return plain
+	})
+	if !plain {
+		return nil, false
+	}
+	words, err = shell.Fields(command, func(string) string { return "" })
+	return words, err == nil
+}
+
+func isShell(name string) bool {
+	switch path.Base(name) {
+	case "sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "yash":
 		return true
 	}
 	return false

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -121,16 +122,70 @@ func TestProcess(t *testing.T) {
 		"blank":                {"   ", shell, "cannot be read"},
 	} {
 		got, err := Process(tc.command, tc.img, env)
-		if !errors.Is(err, mesh.Failed) || !strings.Contains(err.Error(), tc.says) {
+		if !errors.Is(err, mesh.Failed) && !errors.Is(err, mesh.Invalid) || !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("%s: got %q, %v, want %q", name, got, err, tc.says)
 		}
+	}
+}
+
+// A shell with a script is one however it is spelled, in CMD, in ENTRYPOINT and below
+// an init.
+func TestProcess_ShellForms(t *testing.T) {
+	t.Parallel()
+	for _, shell := range [][]string{
+		{"/bin/sh", "-ec"}, {"/bin/sh", "-exc"}, {"/bin/bash", "-o", "pipefail", "-c"}, {"bash", "-eo", "pipefail", "-c"}, {"/bin/ash", "-eo", "pipefail", "-c"},
+		{"/bin/bash", "-lc"}, {"bash", "-c", "-e"}, {"bash", "--login", "-c"}, {"bash", "--rcfile", "/x", "-c"}, {"bash", "-euxo", "pipefail", "-c"}, {"bash", "-ceo", "pipefail"},
+		{"/usr/bin/env", "bash", "-c"}, {"env", "-i", "A=1", "bash", "-ec"}, {"busybox", "sh", "-c"}, {"/bin/zsh", "-ec"}, {"sh", "+x", "-c"}, {"sh", "-c", "--"},
+	} {
+		with := func(words ...string) []string { return append(slices.Clone(shell), words...) }
+		for form, img := range map[string]mesh.Image{
+			"CMD": {Shell: true, Cmd: with("./serve $PORT")}, "ENTRYPOINT": {Shell: true, Entrypoint: with("./serve $PORT")},
+			"an init":        {Shell: true, Entrypoint: []string{"/sbin/tini", "-g", "--"}, Cmd: with("./serve $PORT")},
+			"one in a piece": {Shell: true, Entrypoint: append([]string{"dumb-init"}, with("./serve $PORT")...)},
+		} {
+			got, err := Process("", img, nil)
+			words := append(slices.Clone(got.Entrypoint), got.Cmd...)
+			want := append(slices.Concat(img.Entrypoint, img.Cmd)[:len(img.Entrypoint)+len(img.Cmd)-1:len(img.Entrypoint)+len(img.Cmd)-1], "exec ./serve $PORT")
+			if err != nil || !slices.Equal(words, want) {
+				t.Errorf("%s %q: got %q, %v, want %q", form, shell, words, err, want)
+			}
+		}
+		got, err := Process("", mesh.Image{Shell: true, Cmd: with("a; b", "name", "$1")}, nil)
+		want := mesh.Process{Entrypoint: []string{"/bin/sh", "-c"}, Cmd: append(append([]string{forwardTo, "sh"}, shell...), heeding+"a; b", "name", "$1")}
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: got %q, %v", shell, got, err)
+		}
+	}
+	for _, words := range [][]string{
+		{"/bin/sh", "script.sh"}, {"/bin/sh", "-e", "script.sh"}, {"sh"}, {"sh", "-c"}, {"sh", "-o", "c"}, {"python", "-c", "a; b"}, {"node", "-e", "x"}, {"/bin/shell", "-c", "a; b"},
+		{"bash", "--norc", "x"}, {"env", "node"}, {"busybox", "httpd"}, {"sh", "-ec", "'"},
+	} {
+		for _, img := range []mesh.Image{{Shell: true, Cmd: words}, {Shell: true, Entrypoint: words}, {Shell: true, Entrypoint: []string{"tini", "--"}, Cmd: words}} {
+			if got, err := Process("", img, nil); err != nil || got.Entrypoint != nil {
+				t.Errorf("%q is taken for a script: %q, %v", words, got, err)
+			}
+		}
+	}
+	// A command that is such a shell itself.
+	got, err := Process(`bash -ec 'a; b'`, mesh.Image{Shell: true}, nil)
+	if want := []string{forwardTo, "sh", "bash", "-ec", heeding + "a; b"}; err != nil || !slices.Equal(got.Cmd, want) {
+		t.Errorf("got %q, %v, want %q", got.Cmd, err, want)
+	}
+	got, err = Process(`bash -ec "a; $B"`, mesh.Image{Shell: true}, nil)
+	if want := []string{`exec bash -ec "a; $B"`}; err != nil || !slices.Equal(got.Cmd, want) {
+		t.Errorf("got %q, %v, want %q", got.Cmd, err, want)
 	}
 }
 
 // start runs a process as a container does, with the real /bin/sh.
 func start(t *testing.T, command string) *exec.Cmd {
 	t.Helper()
-	p, err := Process(command, mesh.Image{Shell: true}, nil)
+	return startImage(t, command, mesh.Image{Shell: true})
+}
+
+func startImage(t *testing.T, command string, img mesh.Image) *exec.Cmd {
+	t.Helper()
+	p, err := Process(command, img, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,6 +202,7 @@ func TestProcess_ExitCodesAreKept(t *testing.T) {
 	t.Parallel()
 	for command, want := range map[string]int{
 		"true": 0, "false": 1, "sh -c 'exit 42'": 42, "exec sh -c 'exit 43'": 43, "true && sh -c 'exit 44'": 44, "exit 45": 45, "A=46 sh -c 'exit $A'": 46,
+		"sh -ec 'false; exit 50'": 1, "bash -eo pipefail -c 'sh -c \"exit 51\" | cat; exit 52'": 51, "bash -uc 'true; exit 53'": 53,
 		"false || exit 47": 47, "(exit 48)": 48, "no-such-program-here": 127, "true; no-such-program-here": 127, "sh -c 'kill -9 $$'; exit $?": 137, "true | sh -c 'cat; exit 49'": 49,
 	} {
 		cmd := start(t, command)
@@ -165,10 +221,24 @@ func TestProcess_SignalsReachTheApp(t *testing.T) {
 		"simple":   `sh ./app`,
 		"compound": `true && sh ./app`,
 		"env":      `A=1 sh ./app`,
+
+		"sh -ec":                "[sh -ec] true; sh ./app",
+		"dash with options":     "[dash -o errexit -u -c] true; sh ./app",
+		"bash -eo pipefail":     "[bash -euo pipefail -c] true; sh ./app",
+		"bash, a pipe":          "[bash -o pipefail -c] true | true; sh ./app",
+		"bash -lc, simple":      "[bash -lc] sh ./app",
+		"env bash":              "[/usr/bin/env bash -c] true; sh ./app",
+		"busybox":               "[busybox sh -ec] true; sh ./app",
+		"a shell in a command":  `sh -c 'true; sh ./app; exit $?'`,
+		"a shell that is fussy": "[bash -exu -c] sh ./app; false",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cmd := start(t, command)
+			img := mesh.Image{Shell: true}
+			if shell, script, ok := strings.Cut(strings.TrimPrefix(command, "["), "] "); ok {
+				img.Cmd, command = append(strings.Fields(shell), script), ""
+			}
+			cmd := startImage(t, command, img)
 			app := "trap 'echo got TERM > done; exit 7' TERM\necho ready > ready\nwhile :; do sleep 0.05; done\n"
 			if err := os.WriteFile(filepath.Join(cmd.Dir, "app"), []byte(app), 0o600); err != nil {
 				t.Fatal(err)

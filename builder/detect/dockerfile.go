@@ -209,6 +209,21 @@ func (p *plan) add(table map[string]needs, dependencies func(string) bool) {
 // needs are the Debian packages of a dependency, when it is built and when it runs.
 type needs struct{ build, run string }
 
+// AllConfig is the id of a secret that has all config vars, as a script that exports
+// them. It is no name that a config var may have.
+const AllConfig = "mesh-config"
+
+// The options and the beginning of a RUN that gets all config vars, as a build on
+// other platforms does: what a front end's build reads (VITE_…, NEXT_PUBLIC_…) is named
+// in its sources. Without the secret it gets none.
+const (
+	withConfig = "--mount=type=secret,id=" + AllConfig + " "
+	readConfig = "if [ -f /run/secrets/" + AllConfig + " ]; then . /run/secrets/" + AllConfig + "; fi && "
+)
+
+// ConfigPrefix is what stands in a RUN before the command that gets all config vars.
+const ConfigPrefix = withConfig + readConfig
+
 // secretsIn are the config vars that a text takes from the environment, as options
 // of RUN that mount them and a prefix of its command that reads them. What is no
 // config var keeps the value that it has.

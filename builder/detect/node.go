@@ -331,8 +331,7 @@ func nodeInstall(s *source, p *plan, j packageJSON, m manager, build string) {
 		p.build = append(p.build, "COPY . .")
 	}
 	if build != "" {
-		named, set := secretsIn(build + m.config)
-		p.build = append(p.build, "RUN "+named+set+build)
+		p.build = append(p.build, "RUN "+withConfig+readConfig+build)
 		if prune != "" {
 			p.build = append(p.build, "RUN "+cache+mounts+exports+prune)
 		}
@@ -368,12 +367,10 @@ func nodeInstallWorkspace(s *source, p *plan, root packageJSON, members []nodeMe
 	}
 	for _, b := range before {
 		p.found("builds "+b.dir+" first", "scripts.build of what it depends on")
-		named, set := secretsIn(m.config)
-		p.build = append(p.build, "WORKDIR /app/"+b.dir, "RUN "+named+set+m.name+" run build")
+		p.build = append(p.build, "WORKDIR /app/"+b.dir, "RUN "+withConfig+readConfig+m.name+" run build")
 	}
 	if build != "" {
-		named, set := secretsIn(build + m.config)
-		p.build = append(p.build, "WORKDIR /app/"+s.at, "RUN "+named+set+build)
+		p.build = append(p.build, "WORKDIR /app/"+s.at, "RUN "+withConfig+readConfig+build)
 	}
 	if prune != "" {
 		p.build = append(p.build, "WORKDIR /app", "RUN "+cache+mounts+exports+prune)

@@ -100,8 +100,7 @@ func php(s *source, p *plan) error {
 		p.final = []string{"COPY --from=build --chown=%OWNER /app /app"}
 	}
 	if command := s.buildCommand(p, "", ""); command != "" {
-		mounts, exports := secretsIn(command)
-		p.final = append(p.final, "RUN "+mounts+exports+command)
+		p.final = append(p.final, "RUN "+withConfig+readConfig+command)
 	}
 	root := "."
 	for _, d := range []string{"public", "web", "webroot"} {

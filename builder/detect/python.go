@@ -96,8 +96,7 @@ func python(s *source, p *plan) error {
 	}
 	found, why := pythonStart(s, p, has, project)
 	if command := s.buildCommand(p, pythonBuild(s, p), "STATIC_ROOT in the settings"); command != "" {
-		mounts, exports := secretsIn(command)
-		p.final = append(p.final, "RUN "+mounts+exports+command)
+		p.final = append(p.final, "RUN "+withConfig+readConfig+command)
 		if strings.Contains(command, "collectstatic") {
 			p.final = append(p.final, "RUN chown -R %OWNER /app")
 		}

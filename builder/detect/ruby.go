@@ -121,7 +121,7 @@ func ruby(s *source, p *plan) error {
 // rubyAssets adds what is built from a Rails app's assets, with Node where the tree
 // has a package.json.
 func rubyAssets(s *source, p *plan, rails bool, has func(string) bool) error {
-	command, cache, config := "", "", "" // the last two are those of the package manager
+	command, cache := "", "" // the last is that of the package manager
 	if rails {
 		if has("bootsnap") {
 			p.build = append(p.build, "RUN bundle exec bootsnap precompile --gemfile app/ lib/")
@@ -156,13 +156,11 @@ func rubyAssets(s *source, p *plan, rails bool, has func(string) bool) error {
 		}
 		var mounts, exports string
 		cache, mounts, exports = nodeMounts(s, m)
-		config = m.config
 		p.build = append(p.build, "RUN "+cache+mounts+exports+m.install)
 		p.found(m.install, m.why)
 	}
 	if command = s.buildCommand(p, command, "the app's assets"); command != "" {
-		mounts, exports := secretsIn(command + config)
-		p.build = append(p.build, "RUN "+cache+mounts+exports+command) // which may install once more
+		p.build = append(p.build, "RUN "+cache+withConfig+readConfig+command) // which may install once more
 		if s.has("package.json") {
 			p.build = append(p.build, "RUN rm -rf node_modules")
 		}
