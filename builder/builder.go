@@ -70,6 +70,8 @@ type Options struct {
 	// MaxCache is how many bytes of build cache are kept. 0: a tenth of the engine's
 	// disk, but not less than 2 GB.
 	MaxCache int64
+	// Egress says from where the engine may fetch for a build; nil: from everywhere.
+	Egress Egress
 	// Credentials gives how to sign in to registries; nil: to none.
 	Credentials Credentials
 	// Key is known to this server alone and stays the same over the life of the data:
@@ -98,6 +100,7 @@ type Builder struct {
 	now               func() time.Time
 	warned            sync.Once // that builds are not limited
 	credentials       Credentials
+	egress            Egress // nil: everything may be fetched
 	group             atomic.Pointer[cgroup] // that limits builds; nil: none is known yet
 }
 
@@ -119,7 +122,7 @@ func New(cli *client.Client, o Options) *Builder {
 		o.Credentials = func(context.Context, string) (mesh.Registry, error) { return mesh.Registry{}, nil }
 	}
 	return &Builder{
-		credentials: o.Credentials,
+		credentials: o.Credentials, egress: o.Egress,
 		cli:         cli, server: o.Server, slots: semaphore.NewWeighted(int64(o.Slots)), log: o.Logger,
 		timeout: cmp.Or(o.Timeout, DefaultTimeout), memory: o.Memory, pids: cmp.Or(o.Processes, 4096),
 		minFree: cmp.Or(o.MinFree, DefaultMinFree), maxCache: o.MaxCache,

@@ -273,14 +273,14 @@ func (d *dockerfile) unsupported(line int, n need) error {
 	if v := dockerOf[n.capability]; v != newest {
 		version = "Docker " + v + " or later"
 	}
-	return &unsupported{mesh.Errorf(mesh.Failed, "%s%s needs %s on the server", where, what, version).WithHint("%s", hint)}
+	return &refusal{mesh.Errorf(mesh.Failed, "%s%s needs %s on the server", where, what, version).WithHint("%s", hint)}
 }
 
-// unsupported is a refusal of what the engine would not do as it is written.
-type unsupported struct{ told *mesh.Error }
+// refusal is what a build is refused for before the engine is asked.
+type refusal struct{ told *mesh.Error }
 
 // Error is what people are told.
-func (u *unsupported) Error() string { return u.told.Error() }
+func (r *refusal) Error() string { return r.told.Error() }
 
 // locate is the line in the Dockerfile of an operation; 0: it does not tell.
 func locate(def *pb.Definition, d string) int {

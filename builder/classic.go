@@ -43,7 +43,7 @@ func (j *job) classic(ctx context.Context) (mesh.Image, error) {
 	if err != nil {
 		return mesh.Image{}, err
 	}
-	if err := j.admitBases(ctx); err != nil {
+	if err := errors.Join(j.admitBases(ctx), j.mayAdd(ctx)); err != nil {
 		return mesh.Image{}, err
 	}
 	resp, err := j.cli.ImageBuild(ctx, src, build.ImageBuildOptions{

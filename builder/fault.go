@@ -45,7 +45,7 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 	if ctx.Err() != nil {
 		return err // fault says so
 	}
-	var refused *unsupported
+	var refused *refusal
 	if errors.As(err, &refused) {
 		return refused.told
 	}

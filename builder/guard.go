@@ -25,6 +25,11 @@ type guarded struct {
 
 // ResolveImageConfig is what the frontend calls for each image that is not a stage.
 func (g guarded) ResolveImageConfig(ctx context.Context, ref string, opt sourceresolver.Opt) (string, digest.Digest, []byte, error) {
+	if !g.job.here(ctx, ref) {
+		if err := g.job.mayPull(ctx, ref); err != nil {
+			return "", "", nil, g.job.df.denied(0, err)
+		}
+	}
 	found, dgst, config, err := g.Client.ResolveImageConfig(ctx, ref, opt)
 	if err != nil {
 		return found, dgst, config, err
@@ -47,6 +52,18 @@ func (g guarded) ResolveImageConfig(ctx context.Context, ref string, opt sourcer
 func (g guarded) Solve(ctx context.Context, req gateway.SolveRequest) (*gateway.Result, error) {
 	if g.job.May != nil && req.Frontend != "" {
 		return nil, mesh.Errorf(mesh.Denied, "a key that is limited to stacks builds with docker/dockerfile only, and not with another syntax=")
+	}
+	if req.Frontend != "" {
+		for _, name := range []string{req.FrontendOpt["source"], req.FrontendOpt["cmdline"]} {
+			if name, _, _ := strings.Cut(name, " "); name != "" && !g.job.here(ctx, name) {
+				if err := g.job.mayPull(ctx, name); err != nil {
+					return nil, g.job.df.denied(0, err)
+				}
+			}
+		}
+	}
+	if err := g.job.mayFetch(ctx, req.Definition); err != nil {
+		return nil, err
 	}
 	return g.Client.Solve(ctx, req)
 }
@@ -84,6 +101,11 @@ func (j *job) admitBases(ctx context.Context) error {
 		return mesh.Errorf(mesh.Denied, "a key that is limited to stacks builds from images whose names the Dockerfile tells, and not from what ONBUILD or a variable brings")
 	}
 	for _, ref := range refs {
+		if !j.here(ctx, ref) {
+			if err := j.mayPull(ctx, ref); err != nil {
+				return err
+			}
+		}
 		var labels map[string]string
 		if in, err := j.cli.ImageInspect(ctx, ref); err == nil && in.Config != nil {
 			labels = in.Config.Labels

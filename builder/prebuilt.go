@@ -114,6 +114,9 @@ func (j *job) pull(ctx context.Context, ref reference.Named) (source, digest, pu
 				WithHint("let it be pulled, or load it: docker save %s | ssh mesh deploy -a %s --load %s", reference.FamiliarString(ref), j.Stack, reference.FamiliarString(ref))
 		}
 	}
+	if err := j.mayPull(ctx, ref.String()); err != nil {
+		return "", "", "", err
+	}
 	auth, err := j.registryAuth(ctx, ref)
 	if err != nil {
 		return "", "", "", err

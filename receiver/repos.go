@@ -30,6 +30,10 @@ import (
 // to that whenever no push is under way. Repos may be used from several
 // goroutines.
 type Repos struct {
+	// Egress says from where submodules may be fetched; nil: from everywhere. It is set
+	// before the first use.
+	Egress Egress
+
 	dir, hooks, home string
 	maxInput         int64
 	log              *slog.Logger

@@ -40,6 +40,7 @@ func (s *storage) Close() { _ = s.Storage.Close() }
 type tree struct {
 	entries []mesh.TreeEntry
 	large   map[string]string // files of Git LFS, by their id
+	modules map[string]bool   // paths of submodules whose commit is here
 	sizes   *survey
 	links   map[plumbing.Hash]string // targets: one object may be many links
 	folders map[plumbing.Hash][]object.TreeEntry
@@ -61,7 +62,7 @@ func (r *Repos) Open(ctx context.Context, stack mesh.StackName, commit mesh.Comm
 	if err != nil {
 		return nil, "", nil, fmt.Errorf("open commit %s of %s: %w", commit.Short(), stack, err)
 	}
-	t := &tree{st: st, sizes: newSurvey(st), links: map[plumbing.Hash]string{}, folders: map[plumbing.Hash][]object.TreeEntry{}}
+	t := &tree{st: st, modules: map[string]bool{}, sizes: newSurvey(st), links: map[plumbing.Hash]string{}, folders: map[plumbing.Hash][]object.TreeEntry{}}
 	total, err := t.sizes.tree(ctx, c.TreeHash, "", 1)
 	if err != nil {
 		return nil, "", nil, fmt.Errorf("open the tree of %s of %s: %w", commit.Short(), stack, err)
@@ -108,6 +109,7 @@ func (t *tree) list(ctx context.Context, id plumbing.Hash, dir string) error {
 				return err
 			}
 			if here {
+				t.modules[out.Path] = true
 				t.entries = append(t.entries, out)
 				if err := t.list(ctx, inside, out.Path); err != nil {
 					return err

@@ -415,6 +415,7 @@ func (sv *server) open(ctx context.Context) (_ *control, err error) {
 	if c.repos, err = receiver.OpenRepos(sv.settings.Data, sv.maxPush, sv.log); err != nil {
 		return nil, err
 	}
+	c.repos.Egress = sv.settings.egress
 	stacks, err := c.store.Stacks(ctx)
 	if err != nil {
 		return nil, err

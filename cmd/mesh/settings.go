@@ -22,6 +22,7 @@ import (
 
 	"mesh"
 	"mesh/builder"
+	"mesh/egress"
 	"mesh/store"
 )
 
@@ -41,6 +42,7 @@ type settings struct {
 	TrustedProxies []string
 	ProxyProtocol  bool
 	PerClient      int
+	FetchAllow     []string
 
 	BuildSlots, BuildTimeout, BuildMemory, BuildCache, BuildDisk string
 	build                                                        builder.Options // of these
@@ -51,6 +53,7 @@ type settings struct {
 
 	roots   *x509.CertPool // ACMERoot, read; nil: the system's
 	trusted []netip.Prefix // TrustedProxies, read
+	egress  *egress.Policy // FetchAllow, read
 }
 
 // letsEncrypt is where certificates come from unless a setting says otherwise.
@@ -65,6 +68,7 @@ var variables = map[string]string{
 	"build-cache": "MESH_BUILD_CACHE", "build-disk": "MESH_BUILD_DISK",
 	"acme-directory": "MESH_ACME_DIRECTORY", "acme-ca-root": "MESH_ACME_CA_ROOT", "acme-email": "MESH_ACME_EMAIL", "hsts": "MESH_HSTS",
 	"trusted-proxies": "MESH_TRUSTED_PROXIES", "proxy-protocol": "MESH_PROXY_PROTOCOL", "client-connections": "MESH_CLIENT_CONNECTIONS",
+	"fetch-allow": "MESH_FETCH_ALLOW",
 	"log-level": "MESH_LOG_LEVEL", "log-format": "MESH_LOG_FORMAT",
 }
 
@@ -102,6 +106,7 @@ func (s *settings) flags() *pflag.FlagSet {
 	fs.StringVar(&s.BuildMemory, "build-memory", "", "`SIZE` of memory for all builds together (empty: no limit)")
 	fs.StringVar(&s.BuildCache, "build-cache", "", "`SIZE` that the build cache may have (empty: a tenth of the disk)")
 	fs.StringVar(&s.BuildDisk, "build-disk", "1g", "`SIZE` that has to be free on the engine's disk for a build")
+	fs.StringSliceVar(&s.FetchAllow, "fetch-allow", nil, "`CIDR`s, addresses and hosts, with commas, that builds may fetch from though they are not public")
 	fs.IntVar(&s.PerClient, "client-connections", 1000, "how `MANY` connections one address may have, trusted proxies aside (0: any)")
 	fs.StringVar(&s.LogLevel, "log-level", "info", "`LEVEL`: debug, info, warn or error")
 	fs.StringVar(&s.LogFormat, "log-format", "text", "`FORMAT`: text or json")
@@ -143,6 +148,10 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 		}
 		s.trusted = append(s.trusted, p.Masked())
 	}
+	var err error
+	if s.egress, err = egress.New(s.FetchAllow); err != nil {
+		bad("fetch-allow", strings.Join(s.FetchAllow, ","), "give networks such as 10.0.0.0/8, addresses, or host names: "+strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
 	if s.ProxyProtocol && len(s.TrustedProxies) == 0 {
 		bad("proxy-protocol", "true", "say whose with --trusted-proxies")
 	}
@@ -178,7 +187,8 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 	if s.LogFormat != "text" && s.LogFormat != "json" {
 		bad("log-format", s.LogFormat, "choose text or json")
 	}
-	n, err := strconv.Atoi(s.BuildSlots)
+	var n int
+	n, err = strconv.Atoi(s.BuildSlots)
 	if err != nil || n < 1 || n > 1000 {
 		bad("build-slots", s.BuildSlots, "give a number from 1 on")
 	}
@@ -206,7 +216,7 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 
 // builder is what builds are limited by.
 func (s settings) builder(st *store.Store, log *slog.Logger) builder.Options {
-	s.build.Server, s.build.Logger, s.build.Key = st.Server(), log, st.Key("builds")
+	s.build.Server, s.build.Logger, s.build.Key, s.build.Egress = st.Server(), log, st.Key("builds"), s.egress
 	s.build.Credentials = func(ctx context.Context, host string) (mesh.Registry, error) {
 		all, err := st.Registries(ctx)
 		if i := slices.IndexFunc(all, func(r mesh.Registry) bool { return r.Host == host }); i >= 0 {

@@ -1,0 +1,227 @@
+// Package egress decides which addresses may be fetched from on a tenant's behalf: what
+// a Dockerfile adds, base images, prebuilt images, submodules. Whoever may push chooses
+// these names, and the server and its engine stand inside the operator's network, behind
+// its firewall and beside mesh's own listeners.
+//
+// Refused are the machine's own addresses, loopback, link-local (a cloud's metadata) and
+// private ones, unless an admin allows them. What fetches by itself, as the engine does,
+// is told by Check before; what mesh fetches goes through Dial or Proxy, so that a name
+// that resolves anew leads nowhere else. Who fetches what is left to others.
+//
+//	p, err := egress.New([]string{"10.0.0.5", "git.internal"})
+//	err = p.Check(ctx, "metadata.example") // a *mesh.Error says why not
+package egress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"mesh"
+)
+
+// Policy says which addresses may be fetched from. Make one with New; it may be used
+// from several goroutines.
+type Policy struct {
+	// Lookup finds the addresses of a name; nil: the system's resolver.
+	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+	// Own lists the machine's addresses; nil: those of its interfaces. It is asked at each
+	// check, because they change.
+	Own func() ([]netip.Addr, error)
+
+	nets  []netip.Prefix
+	names map[string]bool
+}
+
+// New returns a policy with an admin's exceptions: networks, addresses, and host names,
+// which are believed wherever they lead.
+func New(allow []string) (*Policy, error) {
+	p := &Policy{names: map[string]bool{}}
+	var faults []error
+	for _, a := range allow {
+		a = strings.TrimSpace(a)
+		if net, err := netip.ParsePrefix(a); err == nil {
+			p.nets = append(p.nets, net.Masked())
+			continue
+		}
+		if addr, err := netip.ParseAddr(a); err == nil {
+			addr = addr.Unmap()
+			p.nets = append(p.nets, netip.PrefixFrom(addr, addr.BitLen()))
+			continue
+		}
+		host, err := mesh.ParseHost(a)
+		if a != "localhost" && (err != nil || strings.HasPrefix(a, "*")) {
+			faults = append(faults, mesh.Errorf(mesh.Invalid, "%q is no network, address or host name", mesh.Clip(a, 60)))
+			continue
+		}
+		p.names[string(host)] = true
+	}
+	return p, errors.Join(faults...)
+}
+
+// Networks are the exceptions that are networks and addresses.
+func (p *Policy) Networks() []netip.Prefix { return slices.Clone(p.nets) }
+
+// Special-purpose networks (RFC 6890 and its registries) that netip has no word for.
+var special = prefixes(
+	"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4",
+	"100::/64", "2001:db8::/32", "fec0::/10",
+)
+
+// Networks of IPv6 whose addresses hold one of IPv4, and where (RFC 6052, 3056, 4291).
+var embedded = []struct {
+	net netip.Prefix
+	at  int
+}{
+	{netip.MustParsePrefix("64:ff9b::/96"), 12},
+	{netip.MustParsePrefix("64:ff9b:1::/48"), 12},
+	{netip.MustParsePrefix("2002::/16"), 2},
+	{netip.MustParsePrefix("::/96"), 12},
+}
+
+func prefixes(list ...string) (nets []netip.Prefix) {
+	for _, s := range list {
+		nets = append(nets, netip.MustParsePrefix(s))
+	}
+	return nets
+}
+
+// refused says why an address is refused; empty: it is not.
+func (p *Policy) refused(a netip.Addr, own []netip.Addr) string {
+	a = a.Unmap().WithZone("")
+	if slices.ContainsFunc(p.nets, func(n netip.Prefix) bool { return n.Contains(a) }) {
+		return ""
+	}
+	if a.Is6() && !a.IsLoopback() && !a.IsUnspecified() {
+		for _, e := range embedded {
+			if e.net.Contains(a) {
+				b := a.As16()
+				if why := p.refused(netip.AddrFrom4([4]byte(b[e.at:e.at+4])), own); why != "" {
+					return why
+				}
+			}
+		}
+	}
+	switch {
+	case a.IsLoopback(), a.IsUnspecified():
+		return "the server itself"
+	case slices.Contains(own, a):
+		return "the server's own address"
+	case a.IsLinkLocalUnicast(), a.IsLinkLocalMulticast(), a.IsInterfaceLocalMulticast():
+		return "link-local"
+	case a.IsPrivate():
+		return "private"
+	case a.IsMulticast(), slices.ContainsFunc(special, func(n netip.Prefix) bool { return n.Contains(a) }):
+		return "not a public address"
+	}
+	return ""
+}
+
+// addrs finds the addresses of a host and refuses it when one of them is refused: which
+// of them a client takes is not known. The error is a *mesh.Error.
+func (p *Policy) addrs(ctx context.Context, host string) ([]netip.Addr, error) {
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	found := []netip.Addr{}
+	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		found = append(found, a)
+	} else {
+		lookup := p.Lookup
+		if lookup == nil {
+			lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
+				return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+			}
+		}
+		if found, err = lookup(ctx, host); err != nil || len(found) == 0 {
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			return nil, &mesh.Error{
+				Kind: mesh.Unavailable, Text: fmt.Sprintf("the host %s cannot be found", mesh.Visible(mesh.Clip(host, 100))),
+				Hint: "check the name; if it is right, the server's DNS does not know it", Err: err,
+			}
+		}
+	}
+	if p.names[host] {
+		return found, nil
+	}
+	own := p.Own
+	if own == nil {
+		own = interfaces
+	}
+	mine, err := own()
+	if err != nil {
+		return nil, fmt.Errorf("list the machine's addresses: %w", err)
+	}
+	for _, a := range found {
+		if why := p.refused(a, mine); why != "" {
+			name := host
+			if a = a.Unmap(); a.String() != host {
+				name += " (" + a.String() + ")"
+			}
+			return nil, mesh.Errorf(mesh.Denied, "%s is %s: builds and deploys may not fetch from there", mesh.Visible(mesh.Clip(name, 120)), why).
+				WithHint("use a public address; an admin of the server allows others with MESH_FETCH_ALLOW (--fetch-allow)")
+		}
+	}
+	return found, nil
+}
+
+func interfaces() (own []netip.Addr, err error) {
+	all, err := net.InterfaceAddrs()
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); ok {
+			if addr, ok := netip.AddrFromSlice(n.IP); ok {
+				own = append(own, addr.Unmap())
+			}
+		}
+	}
+	return own, err
+}
+
+// Check tells whether a host, a name or an address without a port, may be fetched from.
+// It is for what fetches by itself; a name that resolves to something else afterwards is
+// left to the firewall (mesh firewall).
+func (p *Policy) Check(ctx context.Context, host string) error {
+	_, err := p.addrs(ctx, host)
+	return err
+}
+
+// Pin returns an address of a host that may be fetched from.
+func (p *Policy) Pin(ctx context.Context, host string) (netip.Addr, error) {
+	found, err := p.addrs(ctx, host)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	for _, a := range found {
+		if a.Unmap().Is4() { // a machine without IPv6 has names with such addresses, too
+			return a.Unmap(), nil
+		}
+	}
+	return found[0], nil
+}
+
+// Dial connects to host:port when that may be fetched from, to an address that was
+// looked at and to no other.
+func (p *Policy) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("dial %q: %w", address, err)
+	}
+	found, err := p.addrs(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	var errs []error
+	for _, a := range found {
+		c, err := d.DialContext(ctx, network, net.JoinHostPort(a.String(), port))
+		if err == nil {
+			return c, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
