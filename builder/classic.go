@@ -139,6 +139,7 @@ func (j *job) classicFault(s *step, text string) error {
 	}
 	if code := submatch(exitCode, text); code != "" {
 		e.Text = fmt.Sprintf("'%s' exited %s", shorten(j.out.names.Replace(s.name), 60), code)
+		e.Hint = j.scriptFault(0, s.name, text, e.Output)
 		return e
 	}
 	if base := j.baseFault(e.Err, text, 0); base != nil {
