@@ -166,7 +166,7 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		}
 		lines = newLineRecorder(c)
 		var r *gateway.Result
-		r, failed = frontend.Build(ctx, marked{Client: lines, job: j, ignore: ignore, caps: caps})
+		r, failed = frontend.Build(ctx, marked{Client: lines, job: j, caps: caps, moved: j.movedSince(ignore)})
 		if failed == nil {
 			failed = strip(r, j.Settings.User)
 		}
