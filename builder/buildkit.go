@@ -106,10 +106,7 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 	attach := []session.Attachable{secretsprovider.FromMap(secrets), authServer{credentials: j.credentials}}
 	mounts := map[string]fsutil.FS{"context": j.files, "dockerfile": j.df.mount()}
 	if !j.files.syncable() {
-		t, err := j.files.tar(ignore, nil)
-		if err != nil {
-			return mesh.Image{}, err
-		}
+		t := j.files.tar(ignore, nil)
 		defer t.Close()
 		up := uploadprovider.New()
 		attrs["context"], attrs["dockerfilekey"] = up.Add(t), "dockerfile"

@@ -30,10 +30,7 @@ func (j *job) classic(ctx context.Context) (mesh.Image, error) {
 	if err != nil {
 		return mesh.Image{}, err
 	}
-	src, err := j.files.tar(ignore, j.df.sent(j.files, ignore))
-	if err != nil {
-		return mesh.Image{}, err
-	}
+	src := j.files.tar(ignore, j.df.sent(j.files, ignore))
 	defer src.Close()
 	args := map[string]*string{}
 	for k, v := range j.args {
