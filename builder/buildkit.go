@@ -106,10 +106,7 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 	attach := []session.Attachable{secretsprovider.FromMap(secrets), authServer{credentials: j.credentials}}
 	mounts := map[string]fsutil.FS{"context": j.files, "dockerfile": j.df.mount()}
 	if !j.files.syncable() {
-		t, err := j.files.tar(ignore, nil)
-		if err != nil {
-			return mesh.Image{}, err
-		}
+		t := j.files.tar(ignore, nil)
 		defer t.Close()
 		up := uploadprovider.New()
 		attrs["context"], attrs["dockerfilekey"] = up.Add(t), "dockerfile"
@@ -166,7 +163,7 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		}
 		lines = newLineRecorder(c)
 		var r *gateway.Result
-		r, failed = frontend.Build(ctx, marked{Client: lines, job: j, ignore: ignore, caps: caps})
+		r, failed = frontend.Build(ctx, marked{Client: lines, job: j, caps: caps, moved: j.movedSince(ignore)})
 		if failed == nil {
 			failed = strip(r, j.Settings.User)
 		}

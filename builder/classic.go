@@ -30,10 +30,7 @@ func (j *job) classic(ctx context.Context) (mesh.Image, error) {
 	if err != nil {
 		return mesh.Image{}, err
 	}
-	src, err := j.files.tar(ignore, j.df.sent(j.files, ignore))
-	if err != nil {
-		return mesh.Image{}, err
-	}
+	src := j.files.tar(ignore, j.df.sent(j.files, ignore))
 	defer src.Close()
 	args := map[string]*string{}
 	for k, v := range j.args {
@@ -139,6 +136,7 @@ func (j *job) classicFault(s *step, text string) error {
 	}
 	if code := submatch(exitCode, text); code != "" {
 		e.Text = fmt.Sprintf("'%s' exited %s", shorten(j.out.names.Replace(s.name), 60), code)
+		e.Hint = j.scriptFault(0, s.name, text, e.Output)
 		return e
 	}
 	if base := j.baseFault(e.Err, text, 0); base != nil {

@@ -45,10 +45,7 @@ func Tar(t mesh.Tree, ignore []string, dockerfile string) ([]byte, error) {
 	if dockerfile != "" {
 		keep[dockerfile] = []byte("FROM scratch\n")
 	}
-	r, err := newFiles(t).tar(match, keep)
-	if err != nil {
-		return nil, err
-	}
+	r := newFiles(t).tar(match, keep)
 	defer r.Close()
 	var buf bytes.Buffer
 	_, err = io.Copy(&buf, r)

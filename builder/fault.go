@@ -101,9 +101,19 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 			}
 		case outOfProcesses(output):
 			e.Hint = fmt.Sprintf("it starts too many processes: builds may have %d in all", j.pids)
-		case code == "127":
-			e.Hint = "the base image does not have that command"
+		default:
+			if hint := j.scriptFault(line, name, text, output); hint != "" {
+				e.Hint = hint
+			} else if code == "127" {
+				e.Hint = "the base image does not have that command"
+			}
 		}
+		return e
+	}
+	if strings.HasPrefix(name, "RUN") && execFailed.MatchString(text) {
+		m := execFailed.FindStringSubmatch(text)
+		e.Text = fmt.Sprintf("%s'%s' cannot start %s", j.at(line), shorten(name, 60), orElse(m[1], m[3]))
+		e.Hint = orElse(j.scriptFault(line, name, text, output), "the image at that step does not have it")
 		return e
 	}
 	if m := submatch(noSecret, text); m != "" {
@@ -162,7 +172,10 @@ func (j *job) baseFault(err error, text string, line int) error {
 		return nil
 	}
 	mentions := func(w string) bool { return strings.Contains(text, w) }
+	stages := j.df.stageLike(image)
 	switch {
+	case stages != "" && (slices.ContainsFunc(networkWords, mentions) || slices.ContainsFunc(unknownImageWords, mentions)):
+		return &mesh.Error{Kind: mesh.Failed, Text: fmt.Sprintf("%sthere is no stage or base image %s", j.at(line), image), Hint: stages, Err: err}
 	case slices.ContainsFunc(networkWords, mentions):
 		return &mesh.Error{
 			Kind: mesh.Unavailable, Text: fmt.Sprintf("%sthe base image %s is not on the server, and its registry cannot be reached", j.at(line), image),

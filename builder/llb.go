@@ -18,6 +18,7 @@ import (
 	"github.com/moby/patternmatcher"
 	"github.com/opencontainers/go-digest"
 
+	"mesh"
 	"mesh/builder/detect"
 )
 
@@ -39,9 +40,9 @@ const markedName = "mesh-cache-key-"
 // marked changes and checks what the frontend solves.
 type marked struct {
 	gateway.Client
-	job    *job
-	ignore *patternmatcher.PatternMatcher
-	caps   engineCaps
+	job   *job
+	caps  engineCaps
+	moved []mesh.TreeEntry // the entries that have changed since the stack's first build, without those that the ignore file leaves out
 }
 
 // Solve solves a graph with the marks in it.
@@ -247,7 +248,7 @@ func everything(dir string) selection { return selection{path: dir} }
 // cache has to tell apart although their content is the same.
 func (m marked) covered(s selection) []string {
 	f := m.job.files
-	if m.job.times == nil || f.times == nil {
+	if m.job.times == nil || len(m.moved) == 0 && m.job.times.Whole {
 		return nil
 	}
 	pattern := strings.Trim(path.Clean("/"+s.path), "/")
@@ -272,7 +273,7 @@ func (m marked) covered(s selection) []string {
 	}
 	changed := false
 	h := sha256.New()
-	for _, e := range f.entries {
+	for _, e := range m.moved {
 		if !slices.ContainsFunc(roots, func(r string) bool { return r == "" || e.Path == r || strings.HasPrefix(e.Path, r+"/") }) {
 			continue
 		}
@@ -281,14 +282,8 @@ func (m marked) covered(s selection) []string {
 				continue
 			}
 		}
-		if m.ignore != nil {
-			if out, err := m.ignore.MatchesOrParentMatches(e.Path); err == nil && out {
-				continue
-			}
-		}
-		t, _ := f.known(e)
-		changed = changed || t.Since.After(m.job.times.First)
-		if t.Back {
+		changed = true
+		if t, _ := f.known(e); t.Back {
 			_, _ = fmt.Fprintf(h, "%s\x00%d\x00", e.Path, t.Since.UnixNano())
 		}
 	}
@@ -299,6 +294,24 @@ func (m marked) covered(s selection) []string {
 		return nil
 	}
 	return []string{fmt.Sprintf("times of %s since %d: %x", m.job.cacheSpace(), m.job.times.First.UnixNano(), h.Sum(nil))}
+}
+
+// movedSince are the entries of the tree that a build may copy and that have changed since
+// the stack's first build.
+func (j *job) movedSince(ignore *patternmatcher.PatternMatcher) (moved []mesh.TreeEntry) {
+	if j.times == nil {
+		return nil
+	}
+	for _, e := range j.files.entries {
+		if t, _ := j.files.known(e); !t.Since.After(j.times.First) && !t.Back {
+			continue
+		}
+		if out, err := ignore.MatchesOrParentMatches(e.Path); err == nil && out {
+			continue
+		}
+		moved = append(moved, e)
+	}
+	return moved
 }
 
 // cacheSpace is whose cache mounts are whose. They begin empty when the times of

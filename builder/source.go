@@ -214,7 +214,7 @@ func (f *files) Open(p string) (io.ReadCloser, error) {
 // time. The files of keep are in it in any case, with the content that it has for
 // them. Nothing on the engine's side honours .dockerignore for a tar. The caller
 // closes the reader, also one that it has not read to its end.
-func (f *files) tar(match *patternmatcher.PatternMatcher, keep map[string][]byte) (io.ReadCloser, error) {
+func (f *files) tar(match *patternmatcher.PatternMatcher, keep map[string][]byte) io.ReadCloser {
 	pr, pw := io.Pipe()
 	go func() {
 		w := tar.NewWriter(pw)
@@ -224,7 +224,7 @@ func (f *files) tar(match *patternmatcher.PatternMatcher, keep map[string][]byte
 		}
 		pw.CloseWithError(err)
 	}()
-	return pr, nil
+	return pr
 }
 
 func (f *files) writeTar(w *tar.Writer, match *patternmatcher.PatternMatcher, keep map[string][]byte) error {

@@ -133,9 +133,23 @@ func TestProcess(t *testing.T) {
 func TestProcess_ShellForms(t *testing.T) {
 	t.Parallel()
 	for _, shell := range [][]string{
-		{"/bin/sh", "-ec"}, {"/bin/sh", "-exc"}, {"/bin/bash", "-o", "pipefail", "-c"}, {"bash", "-eo", "pipefail", "-c"}, {"/bin/ash", "-eo", "pipefail", "-c"},
-		{"/bin/bash", "-lc"}, {"bash", "-c", "-e"}, {"bash", "--login", "-c"}, {"bash", "--rcfile", "/x", "-c"}, {"bash", "-euxo", "pipefail", "-c"}, {"bash", "-ceo", "pipefail"},
-		{"/usr/bin/env", "bash", "-c"}, {"env", "-i", "A=1", "bash", "-ec"}, {"busybox", "sh", "-c"}, {"/bin/zsh", "-ec"}, {"sh", "+x", "-c"}, {"sh", "-c", "--"},
+		{"/bin/sh", "-ec"},
+		{"/bin/sh", "-exc"},
+		{"/bin/bash", "-o", "pipefail", "-c"},
+		{"bash", "-eo", "pipefail", "-c"},
+		{"/bin/ash", "-eo", "pipefail", "-c"},
+		{"/bin/bash", "-lc"},
+		{"bash", "-c", "-e"},
+		{"bash", "--login", "-c"},
+		{"bash", "--rcfile", "/x", "-c"},
+		{"bash", "-euxo", "pipefail", "-c"},
+		{"bash", "-ceo", "pipefail"},
+		{"/usr/bin/env", "bash", "-c"},
+		{"env", "-i", "A=1", "bash", "-ec"},
+		{"busybox", "sh", "-c"},
+		{"/bin/zsh", "-ec"},
+		{"sh", "+x", "-c"},
+		{"sh", "-c", "--"},
 	} {
 		with := func(words ...string) []string { return append(slices.Clone(shell), words...) }
 		for form, img := range map[string]mesh.Image{
@@ -157,8 +171,18 @@ func TestProcess_ShellForms(t *testing.T) {
 		}
 	}
 	for _, words := range [][]string{
-		{"/bin/sh", "script.sh"}, {"/bin/sh", "-e", "script.sh"}, {"sh"}, {"sh", "-c"}, {"sh", "-o", "c"}, {"python", "-c", "a; b"}, {"node", "-e", "x"}, {"/bin/shell", "-c", "a; b"},
-		{"bash", "--norc", "x"}, {"env", "node"}, {"busybox", "httpd"}, {"sh", "-ec", "'"},
+		{"/bin/sh", "script.sh"},
+		{"/bin/sh", "-e", "script.sh"},
+		{"sh"},
+		{"sh", "-c"},
+		{"sh", "-o", "c"},
+		{"python", "-c", "a; b"},
+		{"node", "-e", "x"},
+		{"/bin/shell", "-c", "a; b"},
+		{"bash", "--norc", "x"},
+		{"env", "node"},
+		{"busybox", "httpd"},
+		{"sh", "-ec", "'"},
 	} {
 		for _, img := range []mesh.Image{{Shell: true, Cmd: words}, {Shell: true, Entrypoint: words}, {Shell: true, Entrypoint: []string{"tini", "--"}, Cmd: words}} {
 			if got, err := Process("", img, nil); err != nil || got.Entrypoint != nil {

@@ -71,7 +71,7 @@ func (r *Runner) Check(ctx context.Context, in mesh.Instance, c mesh.Check, prog
 	var e *mesh.Error
 	if errors.As(err, &e) && e.Kind == mesh.Failed && ctx.Err() == nil {
 		e.Output = r.tail(ctx, in.ID, evidence)
-		notExecuted(e, k.name)
+		r.notExecuted(ctx, in.ID, e, k.name)
 	}
 	return "", r.fault(ctx, "check "+k.name, err)
 }

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"io/fs"
 	"net/netip"
 )
 
@@ -18,4 +19,9 @@ var Span = span
 func ExecListeners(ctx context.Context, r *Runner, id string) ([]netip.AddrPort, bool) {
 	table, ok := r.execTable(ctx, id)
 	return parseListeners(table), ok
+}
+
+// Judge says what is wrong with a program.
+func Judge(program string, mode fs.FileMode, head []byte, has func(string) bool) string {
+	return judge(program, programFile{mode: mode, size: int64(len(head)), head: head}, has).text
 }

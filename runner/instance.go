@@ -322,42 +322,31 @@ func exitFault(name string, code int, oom bool, memory int64, when string) *mesh
 	default:
 		e.Text = fmt.Sprintf("%s exited with code %d %s", name, code, when)
 	}
-	switch code {
-	case 0:
-		e.Hint = "the command must go on running: start the server in the foreground"
-	case 126:
-		e.Hint = "the command is there but cannot be executed"
-	case 127:
-		e.Hint = "the command was not found in the image"
+	if hint, known := exitHints[code]; known {
+		e.Hint = hint
 	}
 	return e
 }
 
-// initFailed is what the init prints when it cannot start the program: with an
-// init, the engine has started the container by then, and tells nothing.
-var initFailed = regexp.MustCompile(`^\[FATAL tini \(\d+\)\] exec (.+) failed: (.+)$`)
-
-// notExecuted makes e say that there was no such program, when its output does.
-func notExecuted(e *mesh.Error, name string) {
-	for _, l := range e.Output {
-		m := initFailed.FindStringSubmatch(l)
-		if m == nil {
-			continue
-		}
-		e.Hint = "correct the command, or the image's ENTRYPOINT and CMD"
-		switch {
-		case strings.Contains(m[2], "No such file"):
-			e.Text = fmt.Sprintf("%s cannot start: the image has no program %q", name, m[1])
-		case strings.Contains(m[2], "Permission denied"):
-			e.Text = fmt.Sprintf("%s cannot start: %q is not executable", name, m[1])
-			e.Hint = "make it executable, e.g. with: git update-index --chmod=+x FILE"
-		case strings.Contains(m[2], "Exec format"):
-			e.Text = fmt.Sprintf("%s cannot start: %q is not a program for this machine", name, m[1])
-			e.Hint = "a script needs a first line such as #!/bin/sh"
-		default:
-			e.Text = fmt.Sprintf("%s cannot start: %q: %s", name, m[1], m[2])
-		}
+// notExecuted makes e say why there was no program to run, when its output shows that.
+// The container is still there.
+func (r *Runner) notExecuted(ctx context.Context, id string, e *mesh.Error, name string) {
+	byInit := slices.ContainsFunc(e.Output, initFailed.MatchString)
+	c := r.diagnose(ctx, id, e.Output)
+	switch {
+	case c.text == "":
+	case byInit, c.sure:
+		e.Text, e.Hint = name+" cannot start: "+c.text, c.hint
+	case e.Hint == exitHints[126], e.Hint == exitHints[127]:
+		e.Text, e.Hint = e.Text+": "+c.text, c.hint
 	}
+}
+
+// exitHints are what exit codes of shells mean (POSIX, Shell Command Language, 2.8.2).
+var exitHints = map[int]string{
+	0:   "the command must go on running: start the server in the foreground",
+	126: "the command is there but cannot be executed",
+	127: "the command was not found in the image",
 }
 
 func limit(memory int64) string {

@@ -7,6 +7,8 @@ import (
 	"io"
 	"maps"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -70,6 +72,8 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 	defer context.AfterFunc(ctx, at.Close)()
 	exited, failed := r.cli.ContainerWait(ctx, id, container.WaitConditionNextExit)
 
+	last := &lastLines{}
+	o.Stdout, o.Stderr = last.also(o.Stdout), last.also(o.Stderr)
 	copied := make(chan error, 1)
 	go func() {
 		err := copyOut(o, at)
@@ -118,9 +122,45 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 	case <-ctx.Done():
 		at.Close()
 		<-copied
+		return code, context.Cause(ctx)
+	}
+	if lines := last.lines(); code == 126 || code == 127 || slices.ContainsFunc(lines, readAsScript.MatchString) || slices.ContainsFunc(lines, initFailed.MatchString) {
+		if c := r.diagnose(ctx, id, lines); c.text != "" {
+			end := "\n"
+			if o.TTY {
+				end = "\r\n"
+			}
+			_, _ = io.WriteString(o.Stderr, "mesh: "+c.text+end+"mesh: "+c.hint+end)
+		}
 	}
 	return code, context.Cause(ctx)
 }
+
+// lastLines are the last bytes that a command has printed.
+type lastLines struct{ b []byte }
+
+// keptOutput is how much of it is kept: what a shell says of a program that it cannot
+// start comes last.
+const keptOutput = 4 << 10
+
+// also writes to w, which may be nil, and remembers the end of it. The writers are
+// used from one goroutine.
+func (l *lastLines) also(w io.Writer) io.Writer {
+	if w == nil {
+		return l
+	}
+	return io.MultiWriter(w, l)
+}
+
+func (l *lastLines) Write(p []byte) (int, error) {
+	l.b = append(l.b, p...)
+	if n := len(l.b) - keptOutput; n > 0 {
+		l.b = append(l.b[:0], l.b[n:]...)
+	}
+	return len(p), nil
+}
+
+func (l *lastLines) lines() []string { return strings.Split(strings.TrimSpace(string(l.b)), "\n") }
 
 func copyOut(o mesh.OneOff, at types.HijackedResponse) error {
 	stdout, stderr := o.Stdout, o.Stderr
