@@ -54,6 +54,7 @@ func TestMain(m *testing.M) {
 					}
 				}
 			}
+			p.engine, _ = time.ParseDuration(os.Getenv("MESH_TEST_ENGINE_TIME"))
 			p.maxPush, _ = strconv.ParseInt(os.Getenv("MESH_TEST_MAX_PUSH"), 10, 64)
 			os.Exit(p.main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 		},
@@ -189,6 +190,7 @@ func TestScripts(t *testing.T) {
 			"doors":       cmdDoors,
 			"terminal":    cmdTerminal,
 			"crowd":       cmdCrowd,
+			"hang":        cmdHang,
 			"hidden":      cmdHidden,
 			"registry":    cmdRegistry,
 			"upgrade":     cmdUpgrade,
