@@ -90,6 +90,7 @@ type Deployer struct {
 	images   atomic.Bool   // with changed: the images, too
 	remakes  chan struct{} // holds one when an image is to be made again
 	losses   map[mesh.StackName]*loss
+	lives    map[mesh.StackName]life // of those that somebody follows
 	died     map[string]mesh.InstanceEvent
 	retiring map[string]chan struct{} // by container: closed when it is gone
 }
@@ -122,7 +123,7 @@ func New(o Options) *Deployer {
 	}
 	d := &Deployer{Options: o, lanes: map[mesh.StackName]*lane{}, fleets: map[mesh.StackName]*fleet{}, starting: map[string]bool{}, destroying: map[mesh.StackName]bool{}, renaming: map[mesh.StackName]bool{}, died: map[string]mesh.InstanceEvent{}, retiring: map[string]chan struct{}{}}
 	d.detached, d.changed = make(chan struct{}, 1), make(chan struct{}, 1)
-	d.remakes, d.losses = make(chan struct{}, 1), map[mesh.StackName]*loss{}
+	d.remakes, d.losses, d.lives = make(chan struct{}, 1), map[mesh.StackName]*loss{}, map[mesh.StackName]life{}
 	d.life, d.end = context.WithCancelCause(context.Background())
 	return d
 }

@@ -607,6 +607,18 @@ func (b *Builder) has(id string) bool {
 	return ok
 }
 
+// Stacks names those that tags name.
+func (b *Builder) Stacks(context.Context) ([]mesh.StackName, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	seen := map[mesh.StackName]bool{}
+	for ref := range b.tags {
+		name, _, _ := strings.Cut(strings.TrimPrefix(ref, "mesh/"), ":")
+		seen[mesh.StackName(name)] = true
+	}
+	return slices.Sorted(maps.Keys(seen)), nil
+}
+
 // Lose removes all images, as a prune does.
 func (b *Builder) Lose() {
 	b.mu.Lock()
@@ -651,6 +663,9 @@ func (b *Builder) Collect(_ context.Context, stack mesh.StackName, keep map[stri
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	maps.DeleteFunc(b.images, func(id string, of mesh.StackName) bool { return of == stack && !keep[id] })
+	maps.DeleteFunc(b.tags, func(ref, id string) bool {
+		return strings.HasPrefix(ref, "mesh/"+string(stack)+":") && !keep[id]
+	})
 	return nil
 }
 

@@ -241,6 +241,8 @@ func (f *fake) RemoveKey(_ context.Context, name, by mesh.KeyName) error {
 
 func (f *fake) Status(mesh.StackName) []mesh.InstanceStatus { return f.status }
 
+func (f *fake) Life(mesh.StackName) context.Context { return context.Background() }
+
 func (f *fake) Loss(mesh.StackName) string { return f.loss }
 
 func (f *fake) RunCommand(_ context.Context, run mesh.Run) (int, error) { return f.run(run) }
