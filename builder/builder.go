@@ -100,7 +100,7 @@ type Builder struct {
 	now               func() time.Time
 	warned            sync.Once // that builds are not limited
 	credentials       Credentials
-	egress            Egress // nil: everything may be fetched
+	egress            Egress                 // nil: everything may be fetched
 	group             atomic.Pointer[cgroup] // that limits builds; nil: none is known yet
 }
 
@@ -123,7 +123,7 @@ func New(cli *client.Client, o Options) *Builder {
 	}
 	return &Builder{
 		credentials: o.Credentials, egress: o.Egress,
-		cli:         cli, server: o.Server, slots: semaphore.NewWeighted(int64(o.Slots)), log: o.Logger,
+		cli: cli, server: o.Server, slots: semaphore.NewWeighted(int64(o.Slots)), log: o.Logger,
 		timeout: cmp.Or(o.Timeout, DefaultTimeout), memory: o.Memory, pids: cmp.Or(o.Processes, 4096),
 		minFree: cmp.Or(o.MinFree, DefaultMinFree), maxCache: o.MaxCache,
 		maxContext: cmp.Or(o.MaxContext, DefaultMaxContext),

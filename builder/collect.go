@@ -3,6 +3,7 @@ package builder
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -68,6 +69,27 @@ func (b *Builder) Rename(ctx context.Context, from, to mesh.StackName) error {
 		}
 	}
 	return nil
+}
+
+// Stacks names the stacks that this server has images of, by the images' names and not
+// by what a label says of a stack: labels come with images that others made.
+func (b *Builder) Stacks(ctx context.Context) ([]mesh.StackName, error) {
+	found, err := b.cli.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(
+		filters.Arg("reference", "mesh/*"), filters.Arg("label", labelServer+"="+b.server))})
+	if err != nil {
+		return nil, b.fault(ctx, "list the images", err)
+	}
+	seen := map[mesh.StackName]bool{}
+	for _, i := range found {
+		for _, ref := range i.RepoTags {
+			name, ours := strings.CutPrefix(ref, "mesh/")
+			name, _, tagged := strings.Cut(name, ":")
+			if stack, err := mesh.ParseStackName(name); ours && tagged && err == nil {
+				seen[stack] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(seen)), nil
 }
 
 // Sweep removes the images that this server has made and keep does not want, of

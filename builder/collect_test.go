@@ -72,3 +72,25 @@ func TestCollect(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The stacks that there are images of are known by the images' names, and those of
+// another server, or with a label alone, are none.
+func TestStacks(t *testing.T) {
+	t.Parallel()
+	b, other := newBench(t), newBench(t)
+	for _, o := range []*bench{b, other} {
+		req := o.req(tree{"Dockerfile": "FROM scratch\nLABEL mesh.stack=elsewhere\nCOPY a /\n", "a": o.server})
+		req.Tags = []string{"mesh/" + string(o.stack) + ":one"}
+		img, _ := o.must(req)
+		if err := o.Tag(t.Context(), img.ID, "mesh-test/"+run+"-"+o.server+":x"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_, _ = cli.ImageRemove(context.Background(), "mesh-test/"+run+"-"+o.server+":x", image.RemoveOptions{})
+		})
+	}
+	got, err := b.Stacks(t.Context())
+	if err != nil || len(got) != 1 || got[0] != b.stack {
+		t.Errorf("got %v, %v; want %s", got, err, b.stack)
+	}
+}

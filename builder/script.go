@@ -50,7 +50,7 @@ func (j *job) scriptFault(line int, command, text string, output []string) strin
 			if !e.Mode.IsRegular() || e.Size > 1<<20 || !strings.ContainsAny(program, "/.") || !sameEnd(program, e.Path) {
 				continue
 			}
-			b, err := j.files.content(e)
+			b, err := j.files.content(e, 1<<20)
 			if err != nil {
 				continue
 			}

@@ -54,7 +54,7 @@ func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writ
 		defer p.close()
 		out = p
 	}
-	a := &attempt{d: d, dep: dep, started: d.Now(), out: newTranscript(record, out)}
+	a := &attempt{d: d, dep: dep, started: d.Now(), out: newTranscript(record, out), phase: "getting ready"}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	t := &ticket{deployment: dep, turn: make(chan struct{}), cancel: cancel, done: make(chan struct{})}

@@ -110,7 +110,8 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 		if st.Current == 0 {
 			return notDeployed(dep.Stack)
 		}
-		if st.Lock != nil && dep.Kind != mesh.DeployScale {
+		free := dep.Kind == mesh.DeployScale || dep.By == self // what was released comes back
+		if st.Lock != nil && !free {
 			return locked(st)
 		}
 		cur, err := d.Store.Release(ctx, dep.Stack, st.Current)
@@ -127,7 +128,7 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 		if err != nil {
 			return err
 		}
-		if err := d.imagePresent(ctx, r); err != nil {
+		if err := d.ensureImage(ctx, a, st, &r); err != nil {
 			return err
 		}
 		st.Declared = r.Declared.Settings // how it is checked
@@ -141,7 +142,7 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 		}
 		st, err = d.roll(ctx, a, st, run, anew, func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
 			return d.commit(ctx, a, &r, func(s *mesh.Stack) error {
-				if s.Lock != nil && dep.Kind != mesh.DeployScale {
+				if s.Lock != nil && !free {
 					return locked(*s) // since this began
 				}
 				s.Declared = r.Declared.Settings
@@ -162,18 +163,6 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 
 func notDeployed(stack mesh.StackName) error {
 	return mesh.Errorf(mesh.Conflict, "%s has not been deployed yet", stack).WithHint("push to it first: git push mesh main")
-}
-
-func (d *Deployer) imagePresent(ctx context.Context, r mesh.Release) error {
-	ok, err := d.Builder.Present(ctx, r.Image.ID)
-	if err != nil {
-		return err
-	}
-	if !ok {
-		return mesh.Errorf(mesh.NotFound, "the image of this release (%s) is gone from the engine", r.Image.Ref).
-			WithHint("have it built again: git commit --allow-empty -m 'Build again' && git push mesh HEAD:BRANCH")
-	}
-	return nil
 }
 
 // maxInstances of one service: more on one machine is a slip of the finger.
@@ -330,15 +319,30 @@ func (d *Deployer) rerun(ctx context.Context, dep mesh.Deployment, out io.Writer
 			return noService(dep.Stack, svc, r)
 		}
 		a.out.mask(r.Config)
-		if err := d.imagePresent(ctx, r); err != nil {
+		made, anew := (*mesh.Release)(nil), anew
+		if there, err := d.Builder.Present(ctx, r.Image.ID); err != nil {
 			return err
+		} else if !there {
+			// A release is what its image is: with another image it is another release.
+			if a.next, err = d.nextRelease(ctx, st.Name); err != nil {
+				return err
+			}
+			next := d.release(a, st, r.Image, r.Commit, r.Config, r.Services, r.Formation, againText(r))
+			next.Source, next.Declared, next.Elsewhere = r.Source, r.Declared, r.Elsewhere
+			if err := d.ensureImage(ctx, a, st, &next); err != nil {
+				return err
+			}
+			made, r, anew = &next, next, all
 		}
 		st.Stopped = false
 		st, err = d.roll(ctx, a, st, r, anew, func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
-			return d.commit(ctx, a, nil, func(s *mesh.Stack) error { s.Stopped = false; return nil })
+			return d.commit(ctx, a, made, func(s *mesh.Stack) error { s.Stopped = false; return nil })
 		})
 		if err != nil {
 			return err
+		}
+		if made != nil {
+			d.tagRelease(context.WithoutCancel(ctx), st, r)
 		}
 		a.done(st)
 		return nil

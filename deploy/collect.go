@@ -107,7 +107,13 @@ func (d *Deployer) Rebuild(ctx context.Context, name mesh.StackName, by mesh.Key
 		return err
 	}
 	if !r.Here() {
-		return mesh.Errorf(mesh.Conflict, "%s of %s was not built from a commit here", r.Number, name).WithHint("deploy it anew the way it came")
+		if ok, err := d.Builder.Present(ctx, r.Image.ID); err != nil {
+			return err
+		} else if !ok {
+			return d.restore(ctx, name, by, out)
+		}
+		return mesh.Errorf(mesh.Conflict, "%s of %s was not built from a commit of its own repository", r.Number, name).
+			WithHint("%s", anew(r))
 	}
 	tree, subject, closeTree, err := d.Repos.Open(ctx, name, r.Commit)
 	if err != nil {

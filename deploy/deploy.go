@@ -88,6 +88,9 @@ type Deployer struct {
 	detached chan struct{} // holds one when a detached run has been started
 	changed  chan struct{} // holds one when what runs may be another thing than what is known
 	images   atomic.Bool   // with changed: the images, too
+	remakes  chan struct{} // holds one when an image is to be made again
+	losses   map[mesh.StackName]*loss
+	lives    map[mesh.StackName]life // of those that somebody follows
 	died     map[string]mesh.InstanceEvent
 	retiring map[string]chan struct{} // by container: closed when it is gone
 }
@@ -120,6 +123,7 @@ func New(o Options) *Deployer {
 	}
 	d := &Deployer{Options: o, lanes: map[mesh.StackName]*lane{}, fleets: map[mesh.StackName]*fleet{}, starting: map[string]bool{}, destroying: map[mesh.StackName]bool{}, renaming: map[mesh.StackName]bool{}, died: map[string]mesh.InstanceEvent{}, retiring: map[string]chan struct{}{}}
 	d.detached, d.changed = make(chan struct{}, 1), make(chan struct{}, 1)
+	d.remakes, d.losses, d.lives = make(chan struct{}, 1), map[mesh.StackName]*loss{}, map[mesh.StackName]life{}
 	d.life, d.end = context.WithCancelCause(context.Background())
 	return d
 }
@@ -131,6 +135,7 @@ func New(o Options) *Deployer {
 func (d *Deployer) Run(ctx context.Context) error {
 	d.background(d.expireRuns)
 	d.background(d.keepLooking)
+	d.background(d.keepImages)
 	err := d.Runner.Watch(ctx, d.event, func() {
 		if err := d.Reconcile(ctx); err != nil && ctx.Err() == nil {
 			d.Logger.Error("not reconciled after the engine was away", "err", err)
@@ -234,7 +239,7 @@ func (d *Deployer) RepoState(ctx context.Context, stack mesh.StackName) (mesh.Re
 	if err != nil {
 		return mesh.RepoState{}, err
 	}
-	if r.Here() {
+	if r.Here() && !d.unavailable(stack, r.Number) {
 		state.Commit = r.Commit
 	}
 	return state, nil

@@ -41,6 +41,9 @@ type Builder interface {
 	// small as that, or empty, and returns what that has freed.
 	Cache(ctx context.Context) (size, limit int64, err error)
 	PruneCache(ctx context.Context, all bool) (freed int64, err error)
+	// Stacks names the stacks that this server has images of, by their names
+	// mesh/<stack>:… ; not all of them need exist.
+	Stacks(ctx context.Context) ([]mesh.StackName, error)
 	// Collect removes the images of a stack, those tagged mesh/<stack>:… , whose
 	// IDs keep does not have. It leaves what a container uses.
 	Collect(ctx context.Context, stack mesh.StackName, keep map[string]bool) error

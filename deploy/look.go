@@ -18,6 +18,10 @@ const (
 	lookEvery  = 20 * time.Second
 	lookGather = 200 * time.Millisecond
 	lookAgain  = time.Second // after an end that no event has told of yet
+
+	// Images are asked for one by one, so seldom: when the engine tells that one went,
+	// at the start, and every so often besides.
+	imagesEvery = 5 * time.Minute
 )
 
 // lookSoon has what runs compared with what is recorded, in a moment.
@@ -33,7 +37,8 @@ func (d *Deployer) lookSoon(images bool) {
 
 // keepLooking looks until ctx ends.
 func (d *Deployer) keepLooking(ctx context.Context) {
-	wait := lookEvery
+	wait, images := lookEvery, time.Time{}
+	d.lookSoon(true)
 	for {
 		t := time.NewTimer(wait)
 		select {
@@ -54,6 +59,10 @@ func (d *Deployer) keepLooking(ctx context.Context) {
 		t.Stop()
 		if wait = lookEvery; d.look(ctx) {
 			wait = lookAgain
+		}
+		if now := d.Now(); d.images.Swap(false) || now.Sub(images) > imagesEvery {
+			images = now
+			d.lookImages(ctx)
 		}
 	}
 }
@@ -141,6 +150,13 @@ func (d *Deployer) Findings(ctx context.Context) []mesh.Finding {
 				what += ": " + in.Why
 			}
 			out = append(out, mesh.Finding{What: what, Mend: fmt.Sprintf("mesh tries again by itself; see why: ssh mesh logs -a %s", st.Name)})
+		}
+		if loss := d.Loss(st.Name); loss != "" {
+			mend := fmt.Sprintf("to have it made now: ssh mesh ps:rebuild -a %s", st.Name)
+			if r, err := d.Store.Release(ctx, st.Name, st.Current); err == nil {
+				mend = d.remedy(ctx, r)
+			}
+			out = append(out, mesh.Finding{What: fmt.Sprintf("%s: %s", st.Name, loss), Mend: mend})
 		}
 	}
 	if len(out) == 0 {

@@ -63,9 +63,18 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 		}
 	}
 	there, err := d.Runner.Stacks(ctx)
+	if err == nil {
+		// A server that was killed in the middle of a stacks:destroy may have removed all
+		// but the images.
+		var images []mesh.StackName
+		images, err = d.Builder.Stacks(ctx)
+		there = append(there, images...)
+	}
 	if err != nil {
 		return errors.Join(append(all, err)...)
 	}
+	slices.Sort(there)
+	there = slices.Compact(there)
 	for _, name := range there {
 		if _, err := d.Store.Stack(ctx, name); errors.Is(err, mesh.NoStack) {
 			if slices.ContainsFunc(stacks, func(s mesh.Stack) bool { return s.Was == name }) {

@@ -181,6 +181,8 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 	}
 	ctx = context.WithoutCancel(ctx)
 	d.Logger.Info("stack renamed", "stack", next.Name, "was", st.Name, "key", string(a.dep.By))
+	d.over(st.Name, mesh.Errorf(mesh.NoStack, "%s was renamed to %s by %s", st.Name, next.Name, a.dep.By).
+		WithHint("go on with: ssh mesh logs -a %s -t", next.Name))
 	d.Events.Rename(st.Name, next.Name) // before its routes go, and its logs with them
 	d.mu.Lock()
 	var old []mesh.Instance

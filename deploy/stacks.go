@@ -138,6 +138,7 @@ func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mes
 	delete(d.fleets, name)
 	d.Router.Remove(name)
 	d.mu.Unlock()
+	d.over(name, mesh.Errorf(mesh.NoStack, "%s was destroyed by %s", name, by))
 	d.Logger.Info("stack destroyed", "stack", name, "key", string(by))
 	d.removeStack(ctx, name)
 	return d.Repos.Remove(ctx, name)

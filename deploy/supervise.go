@@ -332,6 +332,9 @@ func (d *Deployer) revive(ctx context.Context, stack mesh.StackName, m *member) 
 		return 0
 	}
 	why := reason(err)
+	if fl := d.fleets[stack]; ails == mesh.NoImage && d.lostLocked(stack, fl.release.Number, true) {
+		d.note(stack, "image", "%s", d.losses[stack].text(d.Now()))
+	}
 	known := m.ails == ails && m.why == why
 	var wait time.Duration
 	if failed {
@@ -453,6 +456,9 @@ func (d *Deployer) Status(stack mesh.StackName) []mesh.InstanceStatus {
 		}
 		if !m.healthy {
 			s.State = m.ails
+			if l := d.losses[stack]; l != nil && m.ails == mesh.NoImage {
+				s.Why = l.text(d.Now())
+			}
 		}
 		out = append(out, s)
 	}

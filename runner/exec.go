@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types"
 	"github.com/docker/docker/api/types/container"
 
 	"mesh"
@@ -53,7 +54,9 @@ func (r *Runner) exec(ctx context.Context, e mesh.Exec) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	at, err := r.cli.ContainerExecAttach(ctx, made.ID, container.ExecAttachOptions{Tty: e.TTY, ConsoleSize: o.ConsoleSize})
+	at, err := hijack(ctx, func() (types.HijackedResponse, error) {
+		return r.cli.ContainerExecAttach(ctx, made.ID, container.ExecAttachOptions{Tty: e.TTY, ConsoleSize: o.ConsoleSize})
+	})
 	if err != nil {
 		return 0, err
 	}

@@ -141,7 +141,7 @@ func startFault(name, image string, err error) error {
 	e := &mesh.Error{Kind: mesh.Failed, Hint: "correct the command, or the image's ENTRYPOINT and CMD", Err: err}
 	switch {
 	case errdefs.IsNotFound(err) && strings.Contains(text, "No such image"):
-		return &mesh.Error{Kind: mesh.NotFound, Text: fmt.Sprintf("%s cannot start: the image %s is gone from the engine", name, short(image)), Hint: "push again", Err: err}
+		return &mesh.Error{Kind: mesh.NotFound, Text: fmt.Sprintf("%s cannot start: the image %s is gone from the engine", name, short(image)), Hint: "have it built again: ssh mesh ps:rebuild", Err: err}
 	case strings.Contains(text, "executable file not found"):
 		e.Text = fmt.Sprintf("%s cannot start: the image has no program %s", name, program)
 	case strings.Contains(text, "no such file or directory") && strings.Contains(text, "exec"):

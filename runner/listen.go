@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/docker/docker/api/types"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/pkg/stdcopy"
 
@@ -98,7 +99,9 @@ func (r *Runner) execTable(ctx context.Context, id string) ([]byte, bool) {
 	if err != nil {
 		return nil, false
 	}
-	at, err := r.cli.ContainerExecAttach(ctx, e.ID, container.ExecAttachOptions{})
+	at, err := hijack(ctx, func() (types.HijackedResponse, error) {
+		return r.cli.ContainerExecAttach(ctx, e.ID, container.ExecAttachOptions{})
+	})
 	if err != nil {
 		return nil, false
 	}

@@ -63,7 +63,9 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	at, err := r.cli.ContainerAttach(ctx, id, container.AttachOptions{Stream: true, Stdin: o.Stdin != nil, Stdout: true, Stderr: true})
+	at, err := hijack(ctx, func() (types.HijackedResponse, error) {
+		return r.cli.ContainerAttach(ctx, id, container.AttachOptions{Stream: true, Stdin: o.Stdin != nil, Stdout: true, Stderr: true})
+	})
 	if err != nil {
 		return 0, err
 	}
@@ -161,6 +163,40 @@ func (l *lastLines) Write(p []byte) (int, error) {
 }
 
 func (l *lastLines) lines() []string { return strings.Split(strings.TrimSpace(string(l.b)), "\n") }
+
+// hijackTime is how long the engine may take to hand out a connection.
+const hijackTime = 30 * time.Second
+
+// hijack opens a connection that is more than a request: the client waits for it without
+// heeding ctx, and for ever when the engine hangs.
+func hijack(ctx context.Context, open func() (types.HijackedResponse, error)) (types.HijackedResponse, error) {
+	type opened struct {
+		at  types.HijackedResponse
+		err error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		at, err := open()
+		done <- opened{at, err}
+	}()
+	t := time.NewTimer(hijackTime)
+	defer t.Stop()
+	err := context.Cause(ctx)
+	select {
+	case o := <-done:
+		return o.at, o.err
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-t.C:
+		err = io.ErrUnexpectedEOF // as a connection that was cut
+	}
+	go func() {
+		if o := <-done; o.err == nil {
+			o.at.Close()
+		}
+	}()
+	return types.HijackedResponse{}, err
+}
 
 func copyOut(o mesh.OneOff, at types.HijackedResponse) error {
 	stdout, stderr := o.Stdout, o.Stderr

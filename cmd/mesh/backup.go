@@ -191,7 +191,8 @@ func restoreMain(args []string, stdin io.Reader, stdout, stderr io.Writer) error
 		return err
 	}
 	_, _ = fmt.Fprintf(stdout, "%d files are restored to %s; start the server with: mesh serve --data %s\n", n, *data, *data)
-	_, _ = fmt.Fprintf(stderr, "Images are not in a backup: a stack whose image is not on this machine has to be pushed again.\n")
+	_, _ = fmt.Fprintf(stderr, "Images are not in a backup. The server builds those that this machine does not have from the repositories, one after the other;\n"+
+		"see how far it is with: mesh stacks; mesh doctor. What came from mesh deploy has to be deployed again.\n")
 	return nil
 }
 

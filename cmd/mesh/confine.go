@@ -8,7 +8,6 @@ import (
 	"os"
 	"time"
 
-	docker "github.com/docker/docker/client"
 	"github.com/spf13/pflag"
 
 	"mesh"
@@ -29,7 +28,7 @@ func confineMain(args []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	engine, err := s.engine()
+	engine, err := s.engine(0)
 	if err != nil {
 		return err
 	}
@@ -40,17 +39,4 @@ func confineMain(args []string, stdout io.Writer) error {
 		return mesh.Errorf(mesh.Failed, "builds are not limited: %w", err)
 	}
 	return nil
-}
-
-// engine is a client of the Docker Engine; nothing has been asked of it.
-func (s settings) engine() (*docker.Client, error) {
-	opts := []docker.Opt{docker.FromEnv, docker.WithAPIVersionNegotiation()}
-	if s.DockerHost != "" {
-		opts = append(opts, docker.WithHost(s.DockerHost))
-	}
-	c, err := docker.NewClientWithOpts(opts...)
-	if err != nil {
-		return nil, mesh.Errorf(mesh.Invalid, "the Docker Engine's address cannot be used: %w", err).WithHint("give one such as unix:///var/run/docker.sock with --docker-host")
-	}
-	return c, nil
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"mesh"
 	"mesh/deploy"
@@ -34,6 +35,7 @@ type program struct {
 	labels  map[string]string         // put on all containers and networks
 	reached func(deploy.Step, string) // see deploy.Options
 	maxPush int64                     // bytes of one push; 0: the default
+	engine  time.Duration             // how long the engine may take to answer; 0: the default
 }
 
 func main() {

@@ -119,7 +119,7 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 		return err
 	}
 	defer sv.listen.close()
-	if sv.engine, err = s.engine(); err != nil {
+	if sv.engine, err = s.engine(p.engine); err != nil {
 		return err
 	}
 	defer func() { _ = sv.engine.Close() }()

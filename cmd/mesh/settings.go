@@ -69,7 +69,7 @@ var variables = map[string]string{
 	"acme-directory": "MESH_ACME_DIRECTORY", "acme-ca-root": "MESH_ACME_CA_ROOT", "acme-email": "MESH_ACME_EMAIL", "hsts": "MESH_HSTS",
 	"trusted-proxies": "MESH_TRUSTED_PROXIES", "proxy-protocol": "MESH_PROXY_PROTOCOL", "client-connections": "MESH_CLIENT_CONNECTIONS",
 	"fetch-allow": "MESH_FETCH_ALLOW",
-	"log-level": "MESH_LOG_LEVEL", "log-format": "MESH_LOG_FORMAT",
+	"log-level":   "MESH_LOG_LEVEL", "log-format": "MESH_LOG_FORMAT",
 }
 
 // defaultData is /var/lib/mesh for root and a folder of one's own for others.

@@ -55,7 +55,9 @@ func New(t *testing.T) *World {
 			t.Errorf("the store is not consistent: %v", err)
 		}
 	})
-	return &World{T: t, Store: s, Runner: NewRunner(), Builder: NewBuilder(), Router: NewRouter(), Repos: NewRepos()}
+	w := &World{T: t, Store: s, Runner: NewRunner(), Builder: NewBuilder(), Router: NewRouter(), Repos: NewRepos()}
+	w.Runner.image = w.Builder.has
+	return w
 }
 
 // Deployer makes a deployer in this world that does not run yet.
@@ -107,6 +109,7 @@ type Runner struct {
 	DetachedFunc func()                                                      // before detached runs are listed
 	ExecFunc     func(ctx context.Context, e mesh.Exec) (int, error)         // instead of doing nothing
 	Away         bool                                                        // the engine does not answer; set with SetAway
+	image        func(id string) bool                                        // tells whether there is such an image; nil: there is
 	mu           sync.Mutex
 	n            int
 	containers   map[string]*Container
@@ -160,6 +163,9 @@ func (r *Runner) Start(ctx context.Context, spec mesh.InstanceSpec) (mesh.Instan
 		if err := r.StartFunc(spec); err != nil {
 			return mesh.Instance{}, err
 		}
+	}
+	if r.image != nil && !r.image(spec.Image) {
+		return mesh.Instance{}, mesh.Errorf(mesh.NotFound, "%s cannot start: the image %s is gone from the engine", spec.Name, spec.Image)
 	}
 	return r.Put(spec, mesh.InstanceRunning), nil
 }
@@ -592,11 +598,33 @@ func (b *Builder) Dockerfile(t mesh.Tree, _ mesh.Settings) (string, bool, error)
 }
 
 // Present tells whether an image is there.
-func (b *Builder) Present(_ context.Context, id string) (bool, error) {
+func (b *Builder) Present(_ context.Context, id string) (bool, error) { return b.has(id), nil }
+
+func (b *Builder) has(id string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	_, ok := b.images[id]
-	return ok, nil
+	return ok
+}
+
+// Stacks names those that tags name.
+func (b *Builder) Stacks(context.Context) ([]mesh.StackName, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	seen := map[mesh.StackName]bool{}
+	for ref := range b.tags {
+		name, _, _ := strings.Cut(strings.TrimPrefix(ref, "mesh/"), ":")
+		seen[mesh.StackName(name)] = true
+	}
+	return slices.Sorted(maps.Keys(seen)), nil
+}
+
+// Lose removes all images, as a prune does.
+func (b *Builder) Lose() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.images)
+	clear(b.tags)
 }
 
 // SignIn lets anybody in whose password is not "wrong".
@@ -635,6 +663,9 @@ func (b *Builder) Collect(_ context.Context, stack mesh.StackName, keep map[stri
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	maps.DeleteFunc(b.images, func(id string, of mesh.StackName) bool { return of == stack && !keep[id] })
+	maps.DeleteFunc(b.tags, func(ref, id string) bool {
+		return strings.HasPrefix(ref, "mesh/"+string(stack)+":") && !keep[id]
+	})
 	return nil
 }
 

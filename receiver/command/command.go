@@ -62,6 +62,11 @@ type Deployer interface {
 	AddKey(ctx context.Context, k mesh.Key) error
 	RemoveKey(ctx context.Context, name, by mesh.KeyName) error
 	Status(stack mesh.StackName) []mesh.InstanceStatus
+	// Life ends when the stack is destroyed or renamed, with a cause that says which.
+	Life(stack mesh.StackName) context.Context
+	// Loss says what is to be known of the image of the current release when it is
+	// gone; empty: it is there.
+	Loss(stack mesh.StackName) string
 	UpdateService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, change func(*mesh.ServiceSettings), out io.Writer) error
 	DeleteService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, out io.Writer) error
 	Publish(ctx context.Context, stack mesh.StackName, by mesh.KeyName, e mesh.Endpoint, out io.Writer) error

@@ -45,6 +45,7 @@ type fake struct {
 	releases    []mesh.Release // newest first
 	deployments []mesh.Deployment
 	keys        []mesh.Key
+	loss        string
 	status      []mesh.InstanceStatus
 	lines       []mesh.LogLine
 	output      string
@@ -239,6 +240,10 @@ func (f *fake) RemoveKey(_ context.Context, name, by mesh.KeyName) error {
 }
 
 func (f *fake) Status(mesh.StackName) []mesh.InstanceStatus { return f.status }
+
+func (f *fake) Life(mesh.StackName) context.Context { return context.Background() }
+
+func (f *fake) Loss(mesh.StackName) string { return f.loss }
 
 func (f *fake) RunCommand(_ context.Context, run mesh.Run) (int, error) { return f.run(run) }
 

@@ -418,3 +418,23 @@ func TestComplete(t *testing.T) {
 		t.Error("nothing for nothing")
 	}
 }
+
+func TestPS_SaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	f := stacks("blog")
+	f.status = []mesh.InstanceStatus{
+		{Name: mesh.InstanceName{Service: "web", Slot: 1}, State: mesh.Unknown, Why: "the Docker Engine does not answer"},
+		{Name: mesh.InstanceName{Service: "web", Slot: 2}, State: mesh.Paused, Why: "somebody paused its container"},
+		{Name: mesh.InstanceName{Service: "web", Slot: 3}, State: mesh.Crashed, ExitCode: 3, Crashes: 2},
+	}
+	f.loss = "the image is gone; mesh is making it again"
+	got := do(t, f, "ps")
+	for _, want := range []string{"unknown: the Docker Engine does not answer", "paused: somebody paused its container", "crashed (exit 3) 2×"} {
+		if !strings.Contains(got.out, want) {
+			t.Errorf("no %q in %s", want, got.out)
+		}
+	}
+	if strings.Contains(got.out, "exit 0") || !strings.Contains(got.err, f.loss) {
+		t.Errorf("got %s%s", got.out, got.err)
+	}
+}

@@ -75,6 +75,14 @@ func runLogs(ctx context.Context, c *call) error {
 	if err := c.knownService(ctx, q.Service); err != nil {
 		return err
 	}
+	if q.Follow {
+		// There would never be another line: whoever follows has to know.
+		life := c.Deployer.Life(c.stack.Name)
+		var end context.CancelCauseFunc
+		ctx, end = context.WithCancelCause(ctx)
+		defer end(nil)
+		defer context.AfterFunc(life, func() { end(context.Cause(life)) })()
+	}
 	err := mergeLogs(ctx, c.Logs, q, sources, c.logPrinter())
 	if ctx.Err() != nil && !errors.Is(err, mesh.Unavailable) {
 		return context.Cause(ctx) // why it ends: a Ctrl-C, or the server that is stopped

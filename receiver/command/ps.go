@@ -102,13 +102,22 @@ func runPS(_ context.Context, c *call) error {
 			c.tell("%s has not been deployed yet\n", c.stack.Name)
 		case c.stack.Stopped:
 			c.tell("%s is stopped; start it with: ssh mesh ps:start -a %s\n", c.stack.Name, c.stack.Name)
+			c.loss()
 		default:
 			c.tell("%s is scaled to nothing\n", c.stack.Name)
 		}
 		return nil
 	}
+	defer c.loss()
 	c.table([]string{"INSTANCE", "STATE", "RELEASE", "SINCE", "RPS", "P50", "P95", "5XX", "COMMAND"}, rows)
 	return nil
+}
+
+// loss tells that the image of the current release is gone.
+func (c *call) loss() {
+	if l := c.Deployer.Loss(c.stack.Name); l != "" {
+		c.tell("%s: %s\n", c.stack.Name, l)
+	}
 }
 
 // condition is the state of an instance, for people.

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"regexp"
+	"time"
+
+	docker "github.com/docker/docker/client"
+
+	"mesh"
+)
+
+// How long the engine may take to answer. An engine that hangs (SIGSTOP, a disk that
+// does not answer) takes connections and never answers: without limits every command
+// hung until its client went away. A read takes milliseconds, and a change of one
+// container a second; both get more, for a machine that is very busy.
+const (
+	engineRead   = 30 * time.Second
+	engineChange = 2 * time.Minute
+)
+
+// engine is a client of the Docker Engine; nothing has been asked of it. read is how
+// long it may take to answer a question, 0: engineRead.
+func (s settings) engine(read time.Duration) (*docker.Client, error) {
+	opts := []docker.Opt{docker.FromEnv, docker.WithAPIVersionNegotiation()}
+	if s.DockerHost != "" {
+		opts = append(opts, docker.WithHost(s.DockerHost))
+	}
+	c, err := docker.NewClientWithOpts(opts...)
+	if err == nil {
+		err = limitEngine(c, read)
+	}
+	if err != nil {
+		return nil, mesh.Errorf(mesh.Invalid, "the Docker Engine's address cannot be used: %w", err).WithHint("give one such as unix:///var/run/docker.sock with --docker-host")
+	}
+	return c, nil
+}
+
+// limitEngine gives the requests of a client time limits. Its hijacked connections (an
+// attached terminal, BuildKit) do not come by here.
+func limitEngine(c *docker.Client, read time.Duration) error {
+	if read == 0 {
+		read = engineRead
+	}
+	hc := c.HTTPClient()
+	hc.Transport = engineLimits{next: hc.Transport, read: read, change: read * (engineChange / engineRead)}
+	// As an option it keeps what the client knows of its connections.
+	return docker.WithHTTPClient(hc)(c)
+}
+
+// engineLimits are the limits of the engine's API, by path.
+type engineLimits struct {
+	next         http.RoundTripper
+	read, change time.Duration
+}
+
+var (
+	// What may take as long as it takes: it moves images, or asks a registry.
+	unlimitedPath = regexp.MustCompile(`^(/v[\d.]+)?(/build|/session|/grpc|/auth|/system/df|/distribution/.*|/images/(create|load|get|prune)|/images/.*/(get|push)|/build/prune|/(containers|networks|volumes)/prune|/containers/.*/(export|archive))$`)
+	// What goes on for long, once it has begun to answer.
+	streamPath = regexp.MustCompile(`^(/v[\d.]+)?(/events|/containers/.*/(logs|wait|attach|stats)|/exec/.*/start)$`)
+	execPath   = regexp.MustCompile(`/(exec|resize|json)$`)
+)
+
+// limit tells how long a request may take, 0 for ever, and whether that is for the
+// whole answer or for its beginning.
+func (l engineLimits) limit(r *http.Request) (limit time.Duration, whole bool) {
+	switch path := r.URL.Path; {
+	case unlimitedPath.MatchString(path):
+		return 0, false
+	case streamPath.MatchString(path):
+		return l.read, false
+	case r.Method == http.MethodGet, r.Method == http.MethodHead, execPath.MatchString(path):
+		return l.read, true
+	}
+	return l.change, true
+}
+
+// errEngineSlow is a net.Error, which the client takes for a connection that failed.
+var errEngineSlow error = slowError{}
+
+type slowError struct{}
+
+func (slowError) Error() string   { return "the engine takes too long to answer" }
+func (slowError) Timeout() bool   { return true }
+func (slowError) Temporary() bool { return true }
+
+// RoundTrip does one request within its limit.
+func (l engineLimits) RoundTrip(r *http.Request) (*http.Response, error) {
+	limit, whole := l.limit(r)
+	if limit == 0 {
+		return l.next.RoundTrip(r)
+	}
+	ctx, cancel := context.WithCancelCause(r.Context())
+	timer := time.AfterFunc(limit, func() { cancel(errEngineSlow) })
+	resp, err := l.next.RoundTrip(r.WithContext(ctx))
+	if err != nil {
+		timer.Stop()
+		if errors.Is(context.Cause(ctx), errEngineSlow) {
+			err = errEngineSlow
+		}
+		cancel(nil)
+		return nil, err
+	}
+	if !whole {
+		timer.Stop()
+	}
+	resp.Body = &limitedBody{ReadCloser: resp.Body, ctx: ctx, end: func() { timer.Stop(); cancel(nil) }}
+	return resp, nil
+}
+
+// limitedBody is an answer whose time may run out while it is read.
+type limitedBody struct {
+	io.ReadCloser
+	ctx context.Context
+	end func()
+}
+
+func (b *limitedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && errors.Is(context.Cause(b.ctx), errEngineSlow) {
+		err = io.ErrUnexpectedEOF // as a connection that was cut
+	}
+	return n, err
+}
+
+func (b *limitedBody) Close() error {
+	defer b.end()
+	return b.ReadCloser.Close()
+}
