@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"mesh"
 )
@@ -107,19 +108,28 @@ func (d *Deployer) tickets(stack mesh.StackName) []*ticket {
 	return append([]*ticket{l.running}, l.waiting...)
 }
 
+// cancelWait is how long a cancel waits for its deployment to end: a command always
+// answers.
+const cancelWait = 10 * time.Second
+
 // Cancel ends a deployment that is waiting or running, the running one when n is
-// 0, and waits until it has ended. A deployment past its switch cannot be
-// cancelled and is finished.
+// 0, and waits until it has ended, ten seconds at most. A deployment past its switch
+// cannot be cancelled and is finished.
 func (d *Deployer) Cancel(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber, by mesh.KeyName) (mesh.Deployment, error) {
 	for _, t := range d.tickets(stack) {
 		if n != 0 && t.deployment.Number != n {
 			continue
 		}
 		t.cancel(mesh.Errorf(mesh.Cancelled, "cancelled by %s", by))
+		late := time.NewTimer(cancelWait)
+		defer late.Stop()
 		select {
 		case <-t.done:
 		case <-ctx.Done():
 			return mesh.Deployment{}, context.Cause(ctx)
+		case <-late.C:
+			return mesh.Deployment{}, mesh.Errorf(mesh.Unavailable, "deployment %s was told to end, and has not ended yet", t.deployment.Number).
+				WithHint("see what it waits for: ssh mesh deployments:show -a %s %d", stack, t.deployment.Number)
 		}
 		return d.Store.Deployment(ctx, stack, t.deployment.Number)
 	}

@@ -153,6 +153,28 @@ func TestLane_ConfigIsNeverReplaced(t *testing.T) {
 	})
 }
 
+// A cancel answers, also when what it cancels does not heed it.
+func TestLane_CancelAnswers(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		q := newQueue(t, w)
+		w.Builder.BuildFunc = func(context.Context, mesh.Build, io.Writer) error {
+			<-q.free
+			return nil
+		}
+		deaf := q.push()
+		if _, err := q.d.Cancel(t.Context(), "blog", 0, "boss"); !errors.Is(err, mesh.Unavailable) || !strings.Contains(err.Error(), "deployment #2 was told to end, and has not ended yet") {
+			t.Errorf("got %v", err)
+		}
+		close(q.free)
+		if err := q.ended(deaf); !errors.Is(err, mesh.Cancelled) {
+			t.Errorf("got %v", err)
+		}
+		w.Builder.BuildFunc = nil
+		mustPush(t, w, q.d, app)
+		sound(t, w)
+	})
+}
+
 func TestLane_CancelRunningAndWaiting(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		q := newQueue(t, w)

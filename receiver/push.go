@@ -107,6 +107,7 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 	if err := g.Start(); err != nil {
 		return err
 	}
+	expendable(g.Process.Pid)
 	wire.Started()
 
 	p := &push{r: r, key: key, stack: stack, verdict: map[string]string{}, tags: -1}

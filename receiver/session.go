@@ -188,6 +188,7 @@ func (r *Receiver) uploadPack(ctx context.Context, s ssh.Session, key mesh.Key, 
 	if err := g.Start(); err != nil {
 		return err
 	}
+	expendable(g.Process.Pid)
 	go func() {
 		_, _ = io.Copy(stdin, s)
 		_ = stdin.Close()

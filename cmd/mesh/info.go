@@ -75,6 +75,10 @@ func (h *host) Diagnose(ctx context.Context) []mesh.Finding {
 		look(err == nil && info.LiveRestoreEnabled, "apps go on running while the Docker Engine restarts",
 			"apps stop while the Docker Engine restarts, for an upgrade say", `put "live-restore": true into /etc/docker/daemon.json and reload docker`)
 	}
+	const setFirewall = "as root on the server: mesh firewall (mesh.service runs it at each start)"
+	wall := firewalled()
+	look(wall.Containers, "containers cannot reach the metadata service of a cloud", "containers may reach the metadata service of a cloud (169.254.169.254)", setFirewall)
+	look(wall.Engine, "the engine is kept from the machine's network in builds", "a build may reach the machine's network by a name that resolves anew", setFirewall+"; it needs control groups version 2")
 	look(i.Git != "", "git is there ("+i.Git+")", "git is not there", "install it, for example with: apt-get install git")
 	look(i.DiskFree >= lowDisk, fmt.Sprintf("the disk has room (%d GiB free)", i.DiskFree>>30), fmt.Sprintf("the disk is nearly full (%d MiB free)", i.DiskFree>>20),
 		"make room, for example with: docker system prune")

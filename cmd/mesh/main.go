@@ -70,6 +70,8 @@ func (p program) run(args []string, stdin io.Reader, stdout, stderr io.Writer) e
 		return nil
 	case len(args) > 0 && args[0] == "confine":
 		return confineMain(args[1:], stdout)
+	case len(args) > 0 && args[0] == "firewall":
+		return firewallMain(args[1:], stdout)
 	case len(args) > 0 && args[0] == "restore":
 		return restoreMain(args[1:], stdin, stdout, stderr)
 	}

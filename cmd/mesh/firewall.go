@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"mesh"
+	"mesh/egress"
+)
+
+// firewallState is where "mesh firewall" says what is in force, for the doctor, who has
+// not the rights to look. It is gone when the machine is started anew, as the rules are.
+const firewallState = "/run/mesh-firewall.json"
+
+// firewallTime is for iptables, which waits for others that use it.
+const firewallTime = time.Minute
+
+// inForce is what firewallState holds.
+type inForce struct {
+	Containers bool `json:"containers"` // metadata is shut off from containers
+	Engine     bool `json:"engine"`     // the engine is kept from the machine and its network
+}
+
+const firewallHelp = `usage: mesh firewall [--remove] [FLAGS OF mesh serve]
+
+Shuts the metadata service of a cloud off from containers, and keeps the Docker Engine
+from fetching from the machine itself and its network for builds, --fetch-allow excepted.
+Takes the rights of root and iptables. The rules last until the machine is started anew;
+mesh.service sets them at each start.
+`
+
+// firewallMain is "mesh firewall".
+func firewallMain(args []string, stdout io.Writer) error {
+	remove := false
+	var rest []string
+	for _, a := range args {
+		if a == "--remove" {
+			remove = true
+			continue
+		}
+		rest = append(rest, a)
+	}
+	s, err := parseSettings(rest, os.Getenv)
+	if errors.Is(err, pflag.ErrHelp) {
+		_, _ = io.WriteString(stdout, firewallHelp)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), firewallTime)
+	defer cancel()
+	f := egress.Firewall{Run: iptables, Engine: engineGroup()}
+	if remove {
+		return errors.Join(f.Remove(ctx), removeState())
+	}
+	containers, engine, err := f.Set(ctx, s.egress)
+	data, jerr := json.Marshal(inForce{containers, engine})
+	if jerr == nil {
+		jerr = os.WriteFile(firewallState, append(data, '\n'), 0o644) //nolint:gosec // the doctor reads it as another user
+	}
+	if containers {
+		_, _ = fmt.Fprintln(stdout, "containers cannot reach link-local and metadata addresses")
+	}
+	if engine {
+		_, _ = fmt.Fprintln(stdout, "builds cannot reach the machine and its network through the engine")
+	}
+	if err != nil {
+		return mesh.Errorf(mesh.Failed, "not all rules are in force: %w", err).WithHint("run it as root, with iptables installed; the rules for the engine need control groups version 2")
+	}
+	return jerr
+}
+
+func removeState() error {
+	if err := os.Remove(firewallState); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func iptables(ctx context.Context, program string, args ...string) error {
+	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
+	if err != nil {
+		line, _, _ := strings.Cut(string(bytes.TrimSpace(out)), "\n")
+		return fmt.Errorf("%w: %s", err, line)
+	}
+	return nil
+}
+
+// engineGroup is the control group of the engine of this machine.
+func engineGroup() string {
+	const usual = "system.slice/docker.service"
+	pid, err := os.ReadFile("/run/docker.pid")
+	if err != nil {
+		return usual
+	}
+	groups, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/cgroup")
+	if err != nil {
+		return usual
+	}
+	for line := range strings.Lines(string(groups)) {
+		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::/"); ok && path != "" {
+			return path
+		}
+	}
+	return usual
+}
+
+// firewalled says what of the firewall is in force.
+func firewalled() (f inForce) {
+	data, err := os.ReadFile(firewallState)
+	if err == nil {
+		_ = json.Unmarshal(data, &f)
+	}
+	return f
+}

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package receiver
+
+// expendable is for Linux.
+func expendable(int) {}
