@@ -78,6 +78,9 @@ func (j *job) prepare() error {
 	if set.Target != "" {
 		j.out.warn("target= has no effect: there is no Dockerfile")
 	}
+	if err := checkLines(plan.Dockerfile); err != nil {
+		return err
+	}
 	j.df, err = parseDockerfile(mesh.DefaultDockerfile, []byte(plan.Dockerfile))
 	if err != nil {
 		return fmt.Errorf("read the generated Dockerfile: %w", err)
@@ -85,6 +88,18 @@ func (j *job) prepare() error {
 	j.df.shown, j.df.managed = "the generated Dockerfile", true
 	if _, own := j.files.index[".dockerignore"]; !own {
 		j.df.ignore = []byte(plan.Ignore)
+	}
+	return nil
+}
+
+// checkLines refuses a generated Dockerfile with a command of the tree's that is longer
+// than any other way in lets it be: package.json, for one, may hold anything.
+func checkLines(text string) error {
+	for line := range strings.Lines(text) {
+		if len(line) > mesh.MaxCommand {
+			return mesh.Errorf(mesh.Invalid, "a command that the tree gives is %d bytes long; %d are allowed: %q", len(line), mesh.MaxCommand, mesh.Clip(strings.TrimSpace(line), 60)).
+				WithHint("put it into a script of the repository and run that")
+		}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package builder_test
 
 import (
 	"errors"
+	"io"
 	"strings"
 	"testing"
 
@@ -193,5 +194,28 @@ func TestDockerfile_LooksAboveRootAsFarAsTheContext(t *testing.T) {
 				t.Errorf("alone: %v\n%s", alone, text)
 			}
 		})
+	}
+}
+
+// What a tree says in a file that may hold anything is bounded as all commands are, and
+// files that are read whole have a limit.
+func TestDockerfile_Bounds(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for name, c := range map[string]struct {
+		tree tree
+		want string
+	}{
+		"a start script":  {tree{"package.json": `{"scripts":{"start":"node ` + strings.Repeat("x", 100_000) + `"}}`, "index.js": ""}, "16384 are allowed"},
+		"a Dockerfile":    {tree{"Dockerfile": "FROM scratch\n" + strings.Repeat("# a comment\n", 100_000)}, "Dockerfile is larger than 1 MB"},
+		"an ignore file":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", ".dockerignore": strings.Repeat("a/b/c/d\n", 200_000)}, ".dockerignore is larger than 1 MB"},
+		"one of its own":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", "Dockerfile.dockerignore": strings.Repeat("a/b/c/d\n", 200_000)}, "Dockerfile.dockerignore is larger than 1 MB"},
+		"an ignored link": {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", ".dockerignore": "-> gone"}, ".dockerignore is a link that leads to nothing"},
+	} {
+		_, err := b.Build(t.Context(), mesh.Build{Stack: "bounds", Tree: c.tree}, io.Discard)
+		var e *mesh.Error
+		if !errors.As(err, &e) || !strings.Contains(e.Text, c.want) || e.Hint == "" {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
