@@ -170,7 +170,7 @@ func (j *job) pullFault(ctx context.Context, ref reference.Named, err error) err
 	case absent(err):
 		return &mesh.Error{
 			Kind: mesh.Failed, Text: fmt.Sprintf("there is no image %s, or it is private", name),
-			Hint: "correct the name; for a private one, sign in: ssh mesh registry:login " + host + " USER < password", Err: err,
+			Hint: fmt.Sprintf("correct the name; for a private one, sign in: ssh mesh registry:login %s USER < password", host), Err: err,
 		}
 	case strings.Contains(err.Error(), "no matching manifest"):
 		return &mesh.Error{Kind: mesh.Failed, Text: fmt.Sprintf("%s is not made for this server's kind of machine", name), Hint: "build it for linux/amd64, or what the server is", Err: err}

@@ -1,6 +1,10 @@
 package command
 
-import "github.com/spf13/pflag"
+import (
+	"fmt"
+
+	"github.com/spf13/pflag"
+)
 
 // Row is a command of the table, for tests that try all of them.
 type Row struct {
@@ -25,4 +29,36 @@ func Rows() (rows []Row) {
 		rows = append(rows, r)
 	}
 	return rows
+}
+
+// Parses tells whether a command line names a command and options that exist, with as
+// many arguments as it takes. A last argument "…" stands for any number.
+func Parses(line string) error {
+	words, starts, err := split(line)
+	if err != nil {
+		return err
+	}
+	c := &call{Set: &Set{}, Request: Request{Line: line}, starts: starts}
+	if words, err = c.leading(words); err != nil {
+		return err
+	}
+	def, rest, err := find(words)
+	if err != nil {
+		return err
+	}
+	c.def = def
+	if err := c.parse(rest); err != nil {
+		return err
+	}
+	n := len(c.args)
+	if n > 0 && c.args[n-1] == "…" {
+		n = max(def.min, n-1)
+	}
+	if def.stack && n > def.max { // Dokku's way: the stack is the first argument
+		n--
+	}
+	if n < def.min || n > def.max {
+		return fmt.Errorf("%d arguments", n)
+	}
+	return nil
 }

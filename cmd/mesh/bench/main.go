@@ -2,7 +2,8 @@
 // same work done by hand with docker in the same run: alternating rounds, medians
 // and ratios. It needs bin/mesh, an engine, git and ssh. "make bench" runs it, and
 // "make build && scripts/bench builds" only what is about builds: all of it, or what
-// is named behind that, of tree, parallel and large.
+// is named behind that, of tree, parallel and large; "scripts/bench limits" pushes a
+// tree at each limit.
 package main
 
 import (
@@ -77,6 +78,9 @@ func run() (err error) {
 	defer func() { err = errors.Join(err, b.stop()) }()
 	if err := b.prepare(); err != nil {
 		return err
+	}
+	if len(os.Args) > 1 && os.Args[1] == "limits" {
+		return b.limits()
 	}
 	only := len(os.Args) > 1 && os.Args[1] == "builds"
 	defer func() {

@@ -1,0 +1,79 @@
+package command_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"mesh/receiver/command"
+)
+
+// typed finds the command lines in a text that tells what to type.
+var typed = regexp.MustCompile("(?:ssh mesh|mesh --data [^ ]+) ([a-z][a-z-]*(?::[a-z-]+)?(?: [^;,)`\\n]*)?)")
+
+// stands replaces what fmt would put in.
+var stands = regexp.MustCompile(`%[-+ 0-9.]*[a-zA-Z]`)
+
+// Whatever a text of mesh tells people to type is a command that exists, with options
+// that it has and as many arguments as it takes.
+func TestHints_CanBeTyped(t *testing.T) {
+	t.Parallel()
+	root := filepath.Join("..", "..")
+	lines := map[string]string{} // by the line, where it stands
+	look := func(text, where string) {
+		for _, m := range typed.FindAllStringSubmatch(text, -1) {
+			lines[m[1]] = where
+		}
+	}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == "testdata" || d.Name() == ".git" || d.Name() == "tmp" || d.Name() == "bench" || d.Name() == "systemd"):
+			return filepath.SkipDir
+		case !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		files := token.NewFileSet()
+		file, err := parser.ParseFile(files, path, nil, 0)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING {
+				if text, err := strconv.Unquote(lit.Value); err == nil {
+					look(text, files.Position(lit.Pos()).String())
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(lines) < 50 {
+		t.Fatalf("only %d lines were found", len(lines))
+	}
+	for line, where := range lines {
+		words := stands.ReplaceAllStringFunc(line, func(v string) string {
+			if strings.HasSuffix(v, "d") {
+				return "7"
+			}
+			return "some"
+		})
+		words, _, _ = strings.Cut(words, " < ") // a redirection of the shell
+		words, _, _ = strings.Cut(words, " > ")
+		words, _, _ = strings.Cut(words, " | ")
+		words = strings.TrimRight(words, " .:`'\"")
+		if err := command.Parses(words); err != nil {
+			t.Errorf("%s: %q cannot be typed: %v", where, words, err)
+		}
+	}
+}
