@@ -269,7 +269,7 @@ func byHand(t *testing.T, b *bench, files tree, img mesh.Image) {
 	// With mesh's own cache mounts: what is built in them anew is never the same to the
 	// byte, jars and Composer's autoloader are not.
 	cmd := exec.CommandContext(t.Context(), dockerCLI(), "build", "-q", "-t", tag, "--label", testLabel+"="+run,
-		"--build-arg", "BUILDKIT_CACHE_MOUNT_NS="+b.server+"/"+string(b.stack), dir)
+		"--build-arg", fmt.Sprintf("BUILDKIT_CACHE_MOUNT_NS=%s/%s/%d", b.server, b.stack, b.times.kept.First.UnixNano()), dir)
 	cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("docker build: %v\n%s\n%s", err, out, text)
