@@ -93,7 +93,7 @@ func (d *Deployer) look(ctx context.Context) (again bool) {
 			in, found := by[m.instance.ID]
 			switch {
 			case m.busy || m.since.After(began):
-			case !m.healthy:
+			case !m.healthy || m.recalled:
 				unknown = true // adopted while the engine was away
 			default:
 				again = d.compareLocked(fl, m, in, found) || again

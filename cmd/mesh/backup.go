@@ -39,7 +39,7 @@ const (
 func leftOut(name string) bool {
 	base := path.Base(name)
 	switch name {
-	case "mesh.db", "mesh.sock", "ready.json", "hooks", "repos":
+	case "mesh.db", "mesh.sock", "ready.json", "instances.json", "hooks", "repos":
 		return true
 	}
 	return strings.HasSuffix(base, ".new") || strings.HasSuffix(base, ".lock") || strings.HasPrefix(base, ".mesh.db-")
