@@ -238,26 +238,34 @@ func (d *Deployer) lookImages(ctx context.Context) {
 			d.mu.Unlock()
 			continue
 		}
-		changed, back := false, false
+		changed := false
 		if !ok {
 			if changed = d.lostLocked(st.Name, st.Current, false); changed {
 				d.note(st.Name, "image", "%s", d.losses[st.Name].text(d.Now()))
 				d.Logger.Warn("the image of a release is gone", "stack", st.Name, "release", st.Current.String())
 			}
 		} else if l := d.losses[st.Name]; l != nil && !l.busy {
-			changed, back = l.down, true
-			delete(d.losses, st.Name)
-		}
-		if back {
-			for _, m := range fl.members {
-				if m.ails == mesh.NoImage {
-					d.bringBack(fl, m, 0)
-				}
-			}
+			changed = l.down
+			d.foundLocked(st.Name)
 		}
 		d.mu.Unlock()
 		if changed {
 			d.resetRepo(ctx, st.Name)
+		}
+	}
+}
+
+// foundLocked notes that the image of a stack's current release is there again, and has
+// started what waits for it.
+func (d *Deployer) foundLocked(stack mesh.StackName) {
+	delete(d.losses, stack)
+	fl := d.fleets[stack]
+	if fl == nil {
+		return
+	}
+	for _, m := range fl.members {
+		if m.ails == mesh.NoImage {
+			d.bringBack(fl, m, 0)
 		}
 	}
 }
@@ -334,10 +342,17 @@ func (d *Deployer) remake(ctx context.Context, stack mesh.StackName) {
 	} else {
 		err = d.restore(ctx, stack, self, nil)
 	}
+	if errors.Is(err, errImageBack) { // another stack's build made the same one, or somebody loaded it
+		d.mu.Lock()
+		d.foundLocked(stack)
+		d.mu.Unlock()
+		d.resetRepo(ctx, stack)
+		return
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l.busy = false
-	if d.losses[stack] != l || err == nil || errors.Is(err, errImageBack) {
+	if d.losses[stack] != l || err == nil {
 		if d.losses[stack] == l {
 			delete(d.losses, stack)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -99,9 +100,10 @@ func TestAgain_FailureIsToldAndTriedAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()
 		mustPush(t, w, d, app)
-		tries, ill := 0, true
+		var tries atomic.Int32
+		var well atomic.Bool
 		w.Builder.BuildFunc = func(context.Context, mesh.Build, io.Writer) error {
-			if tries++; ill {
+			if tries.Add(1); !well.Load() {
 				return failed(mesh.Failed, "npm is down")
 			}
 			return nil
@@ -119,10 +121,10 @@ func TestAgain_FailureIsToldAndTriedAgain(t *testing.T) {
 			t.Error("a push of the same commit would be a no-op")
 		}
 		pass(2 * time.Hour)
-		if tries < 5 || tries > 12 {
-			t.Errorf("%d tries in two hours", tries)
+		if n := tries.Load(); n < 5 || n > 12 {
+			t.Errorf("%d tries in two hours", n)
 		}
-		ill = false
+		well.Store(true)
 		pass(time.Hour)
 		sound(t, w)
 	})

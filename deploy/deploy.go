@@ -35,17 +35,19 @@ type Options struct {
 	Repos   Repos
 	Logger  *slog.Logger
 
-	Domain   string                              // base domain: the stack blog is at blog.<Domain>
-	URL      func(mesh.Host) string              // how people reach a host; nil: http://host
-	Now      func() time.Time                    // nil: time.Now
-	Pool     netip.Prefix                        // the stacks' networks are cut from it; zero: 10.213.0.0/16
-	DiskFree func() (uint64, error)              // bytes free in the data directory; nil: not checked
-	Taken    func() []netip.Prefix               // networks of the host that subnets must not meet; nil: none
-	Ended    func(mesh.Deployment)               // told of each deployment that has ended; nil: nobody is
-	Built    func(took time.Duration, err error) // told of each build; nil: nobody is
-	Events   Events                              // nil: nothing is told to the stacks' logs
-	ShutOut  func(fingerprint string)            // told of each key that has been removed, to end its sessions; nil: nobody
-	Reached  func(step Step, s string)           // told of each step of a rollout, for tests that stop there; nil: nobody
+	Domain   string                                      // base domain: the stack blog is at blog.<Domain>
+	URL      func(mesh.Host) string                      // how people reach a host; nil: http://host
+	Now      func() time.Time                            // nil: time.Now
+	Pool     netip.Prefix                                // the stacks' networks are cut from it; zero: 10.213.0.0/16
+	DiskFree func() (uint64, error)                      // bytes free in the data directory; nil: not checked
+	Taken    func() []netip.Prefix                       // networks of the host that subnets must not meet; nil: none
+	Ended    func(mesh.Deployment)                       // told of each deployment that has ended; nil: nobody is
+	Built    func(took time.Duration, err error)         // told of each build; nil: nobody is
+	Events   Events                                      // nil: nothing is told to the stacks' logs
+	ShutOut  func(fingerprint string)                    // told of each key that has been removed, to end its sessions; nil: nobody
+	Memory   Memory                                      // where instances were last seen; nil: that is not kept
+	Probe    func(context.Context, netip.AddrPort) error // tells whether something listens there; nil: by a TCP connection
+	Reached  func(step Step, s string)                   // told of each step of a rollout, for tests that stop there; nil: nobody
 }
 
 // Step is a point in a deployment at which the server may be killed in a test.
@@ -86,6 +88,7 @@ type Deployer struct {
 	renaming map[mesh.StackName]bool
 
 	detached chan struct{} // holds one when a detached run has been started
+	moved    chan struct{} // holds one when an instance was seen to come, to go, or at another address
 	changed  chan struct{} // holds one when what runs may be another thing than what is known
 	images   atomic.Bool   // with changed: the images, too
 	remakes  chan struct{} // holds one when an image is to be made again
@@ -118,11 +121,15 @@ func New(o Options) *Deployer {
 	if o.ShutOut == nil {
 		o.ShutOut = func(string) {}
 	}
+	if o.Probe == nil {
+		o.Probe = connect
+	}
 	if o.Reached == nil {
 		o.Reached = func(Step, string) {}
 	}
 	d := &Deployer{Options: o, lanes: map[mesh.StackName]*lane{}, fleets: map[mesh.StackName]*fleet{}, starting: map[string]bool{}, destroying: map[mesh.StackName]bool{}, renaming: map[mesh.StackName]bool{}, died: map[string]mesh.InstanceEvent{}, retiring: map[string]chan struct{}{}}
 	d.detached, d.changed = make(chan struct{}, 1), make(chan struct{}, 1)
+	d.moved = make(chan struct{}, 1)
 	d.remakes, d.losses, d.lives = make(chan struct{}, 1), map[mesh.StackName]*loss{}, map[mesh.StackName]life{}
 	d.life, d.end = context.WithCancelCause(context.Background())
 	return d
@@ -136,6 +143,7 @@ func (d *Deployer) Run(ctx context.Context) error {
 	d.background(d.expireRuns)
 	d.background(d.keepLooking)
 	d.background(d.keepImages)
+	d.background(d.keepMemory)
 	err := d.Runner.Watch(ctx, d.event, func() {
 		if err := d.Reconcile(ctx); err != nil && ctx.Err() == nil {
 			d.Logger.Error("not reconciled after the engine was away", "err", err)

@@ -20,8 +20,10 @@ const (
 	lookAgain  = time.Second // after an end that no event has told of yet
 
 	// Images are asked for one by one, so seldom: when the engine tells that one went,
-	// at the start, and every so often besides.
+	// at the start, and every so often besides. A machine that removes images all the
+	// time does not make it ask more often than imagesLeast.
 	imagesEvery = 5 * time.Minute
+	imagesLeast = 5 * time.Second
 )
 
 // lookSoon has what runs compared with what is recorded, in a moment.
@@ -60,9 +62,14 @@ func (d *Deployer) keepLooking(ctx context.Context) {
 		if wait = lookEvery; d.look(ctx) {
 			wait = lookAgain
 		}
-		if now := d.Now(); d.images.Swap(false) || now.Sub(images) > imagesEvery {
-			images = now
+		ago := d.Now().Sub(images)
+		switch {
+		case ago > imagesEvery, d.images.Load() && ago >= imagesLeast:
+			images = d.Now()
+			d.images.Store(false)
 			d.lookImages(ctx)
+		case d.images.Load():
+			wait = min(wait, imagesLeast-ago)
 		}
 	}
 }
@@ -93,7 +100,7 @@ func (d *Deployer) look(ctx context.Context) (again bool) {
 			in, found := by[m.instance.ID]
 			switch {
 			case m.busy || m.since.After(began):
-			case !m.healthy:
+			case !m.healthy || m.recalled:
 				unknown = true // adopted while the engine was away
 			default:
 				again = d.compareLocked(fl, m, in, found) || again

@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -29,8 +30,9 @@ func ParseProcfile(text string) (services map[mesh.ServiceName]string, err error
 			return nil, bad(fmt.Sprintf("%q has no colon", mesh.Clip(line, 60)))
 		}
 		svc, err := mesh.ParseServiceName(strings.TrimSpace(name))
-		if err != nil {
-			return nil, bad(err.Error())
+		var rule *mesh.Error
+		if errors.As(err, &rule) {
+			return nil, &mesh.Error{Kind: mesh.Failed, Text: fmt.Sprintf("Procfile:%d: %s", n, rule.Text), Hint: rule.Hint, Err: err}
 		}
 		command = strings.TrimSpace(command)
 		switch _, twice := services[svc]; {

@@ -35,13 +35,14 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 	}
 	running, err := d.Runner.List(ctx)
 	if err != nil {
+		recalled := d.recall(ctx, stacks)
 		for _, st := range stacks {
 			// Routes that wait beat routes that do not exist, and routes that are there
 			// beat both: the instances may well serve without their engine.
 			if d.hasFleet(st.Name) {
 				continue
 			}
-			if aerr := d.adopt(ctx, st, nil, false); aerr != nil {
+			if aerr := d.adopt(ctx, st, recalled[st.Name], false); aerr != nil {
 				all = append(all, fmt.Errorf("adopt %s: %w", st.Name, aerr))
 			}
 		}
@@ -118,8 +119,9 @@ func (d *Deployer) settleRecords(ctx context.Context, st mesh.Stack) error {
 }
 
 // adopt takes over the instances of a stack that run what its current release
-// wants, and retires the others. When what runs is not known, nothing is started
-// either: it may be there.
+// wants, and retires the others. When what runs is not known, because the engine is
+// away, running is what was last seen and answers: the others may be there, too, and
+// nothing is started or stopped.
 func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Instance, known bool) error {
 	var r mesh.Release
 	if st.Current > 0 {
@@ -189,7 +191,9 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 			if m.since = in.Started; m.since.IsZero() {
 				m.since = now
 			}
-			m.healthy, m.ails, m.why = true, "", ""
+			if m.healthy, m.ails, m.why, m.recalled = true, "", "", !known; m.recalled {
+				m.why = "as last seen; " + engineAway
+			}
 		default:
 			m.healthy = false
 			m.ails, m.why = ailment(in)
@@ -208,6 +212,9 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 	}
 	d.mu.Unlock()
 
+	if !known {
+		return nil
+	}
 	var old []mesh.Instance
 	for _, in := range running {
 		if best[in.Name].ID != in.ID {

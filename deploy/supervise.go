@@ -33,6 +33,7 @@ type member struct {
 	next     time.Time      // of the next try, when not healthy
 	busy     bool           // somebody is bringing it back
 	wake     chan struct{}  // lets whoever is busy try at once
+	recalled bool           // it was last seen so; the engine has not been asked
 	ended    int            // looks in a row that found it ended, without an event that says so
 }
 
@@ -152,6 +153,10 @@ func (d *Deployer) switchLocked(fl *fleet) {
 		}
 	}
 	d.Router.Switch(route)
+	select {
+	case d.moved <- struct{}{}:
+	default:
+	}
 }
 
 // event takes what the engine reports.

@@ -138,6 +138,7 @@ var settings = []string{
 	"receive.denyDeleteCurrent=ignore", // the update hook refuses it, in fewer words
 	"receive.denyCurrentBranch=ignore",
 	"uploadpack.allowAnySHA1InWant=false",
+	"uploadpack.allowFilter=true", // git clone --filter=blob:none
 }
 
 // git prepares a git of the given service in the stack's repository, with an

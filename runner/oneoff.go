@@ -181,7 +181,7 @@ func hijack(ctx context.Context, open func() (types.HijackedResponse, error)) (t
 	}()
 	t := time.NewTimer(hijackTime)
 	defer t.Stop()
-	err := context.Cause(ctx)
+	var err error
 	select {
 	case o := <-done:
 		return o.at, o.err

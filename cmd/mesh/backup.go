@@ -40,7 +40,7 @@ const (
 func leftOut(name string) bool {
 	base := path.Base(name)
 	switch name {
-	case "mesh.db", "mesh.sock", "ready.json", "hooks", "repos", "times":
+	case "mesh.db", "mesh.sock", "ready.json", "instances.json", "hooks", "repos", "times":
 		return true
 	}
 	return strings.HasSuffix(base, ".new") || strings.HasSuffix(base, ".lock") || strings.HasPrefix(base, ".mesh.db-")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -15,8 +16,10 @@ import (
 // hang is a way to the engine that can be made to hang, as an engine that got SIGSTOP
 // does: it takes connections and bytes, and answers nothing.
 type hang struct {
-	mu   sync.Mutex
-	gate chan struct{} // closed: what comes passes
+	mu    sync.Mutex
+	gate  chan struct{} // closed: what comes passes
+	away  bool          // connections are cut
+	conns []net.Conn
 }
 
 func (h *hang) open() <-chan struct{} {
@@ -28,10 +31,10 @@ func (h *hang) open() <-chan struct{} {
 var hangs sync.Map // by $WORK
 
 // cmdHang stands between a server and the engine: hang way, before the server is
-// started; hang begin; hang end.
+// started; hang begin; hang end; hang away and hang back, as an engine that was stopped.
 func cmdHang(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
-		ts.Fatalf("usage: hang way | begin | end")
+		ts.Fatalf("usage: hang way | begin | end | away | back")
 	}
 	work := ts.Getenv("WORK")
 	if args[0] == "way" {
@@ -64,10 +67,19 @@ func cmdHang(ts *testscript.TestScript, neg bool, args []string) {
 	h := v.(*hang)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if args[0] == "begin" {
+	switch args[0] {
+	case "begin":
 		h.gate = make(chan struct{})
-	} else {
+	case "end":
 		close(h.gate)
+	case "away":
+		h.away = true
+		for _, c := range h.conns {
+			_ = c.Close()
+		}
+		h.conns = nil
+	case "back":
+		h.away = false
 	}
 }
 
@@ -78,6 +90,13 @@ func (h *hang) pass(c net.Conn, to string) {
 		return
 	}
 	defer up.Close()
+	h.mu.Lock()
+	if h.away {
+		h.mu.Unlock()
+		return
+	}
+	h.conns = append(h.conns, c, up)
+	h.mu.Unlock()
 	copied := make(chan struct{}, 2)
 	pipe := func(dst, src net.Conn) {
 		defer func() { copied <- struct{}{} }()
@@ -171,7 +190,7 @@ func TestEngineLimits_HalfAnAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if _, err := io.ReadAll(resp.Body); err != io.ErrUnexpectedEOF {
+	if _, err := io.ReadAll(resp.Body); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("got %v", err)
 	}
 }

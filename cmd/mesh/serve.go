@@ -447,6 +447,7 @@ func (c *control) wire() {
 		Ended: c.metrics.deployed, Built: c.metrics.built,
 		Events: events{c.events, c.journal, c.certs, log}, ShutOut: func(fp string) { c.receiver.ShutOut(fp) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, Taken: hostNetworks, Reached: c.reached,
+		Memory: memory{filepath.Join(s.Data, "instances.json")},
 	})
 	self := &host{
 		engine: c.engine, store: c.store, repos: c.repos, handover: c.handover, stacks: c.deployer.Findings,

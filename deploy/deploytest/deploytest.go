@@ -177,7 +177,7 @@ func (r *Runner) Put(spec mesh.InstanceSpec, state mesh.InstanceState) mesh.Inst
 	r.n++
 	c := &Container{Spec: spec, Instance: mesh.Instance{
 		ID: fmt.Sprintf("c%d", r.n), Stack: spec.Stack, Name: spec.Name, Release: spec.Release, Deployment: spec.Deployment, Spec: spec.Fingerprint,
-		State: state, Started: time.Now(), Addr: r.addr(),
+		State: state, Started: time.Now(), Addr: r.addr(spec.Subnet),
 	}}
 	r.containers[c.ID] = c
 	return c.Instance
@@ -303,14 +303,20 @@ func (r *Runner) Revive(_ context.Context, id string) (mesh.Instance, error) {
 	}
 	if !k.Addr.IsValid() { // in its network again, at another address
 		r.n++
-		k.Addr = r.addr()
+		k.Addr = r.addr(k.Spec.Subnet)
 	}
 	return k.Instance, nil
 }
 
-// addr is the address of the container made last. r.mu is held.
-func (r *Runner) addr() netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(r.n >> 8), byte(r.n)}), mesh.Port)
+// addr is the address of the container made last, in the network of its stack. r.mu is
+// held.
+func (r *Runner) addr(subnet netip.Prefix) netip.AddrPort {
+	if !subnet.IsValid() {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(r.n >> 8), byte(r.n)}), mesh.Port)
+	}
+	a := subnet.Addr().As4()
+	a[3] += byte(2 + r.n%60)
+	return netip.AddrPortFrom(netip.AddrFrom4(a), mesh.Port)
 }
 
 // Look is List.
@@ -479,6 +485,36 @@ func (r *Runner) Names() string {
 	}
 	slices.Sort(out)
 	return strings.Join(out, " ")
+}
+
+// Memory keeps what a deployer has seen, as a file does.
+type Memory struct {
+	mu    sync.Mutex
+	last  []mesh.Instance
+	saves int
+}
+
+// Load returns what was saved last.
+func (m *Memory) Load() ([]mesh.Instance, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.last), nil
+}
+
+// Save keeps it.
+func (m *Memory) Save(all []mesh.Instance) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.last = slices.Clone(all)
+	m.saves++
+	return nil
+}
+
+// Saves is how often something was saved.
+func (m *Memory) Saves() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.saves
 }
 
 // Builder builds images in memory.

@@ -1,0 +1,125 @@
+package deploy
+
+import (
+	"cmp"
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"mesh"
+)
+
+// Memory keeps where instances were last seen, for a server that starts while the
+// engine is away: with live-restore they serve on meanwhile. What it holds may be old,
+// and may be lost: the engine is asked as soon as it answers.
+type Memory interface {
+	// Load returns what was saved last on this machine since it started; nothing, when
+	// there is nothing.
+	Load() ([]mesh.Instance, error)
+	Save([]mesh.Instance) error
+}
+
+// saveEvery is how long after one save the next one comes at the earliest: a crash loop
+// writes no file faster than that. No request writes anything.
+const saveEvery = time.Second
+
+// probeTime is how long an instance may take to accept a connection: it is on this
+// machine.
+const probeTime = time.Second
+
+// connect is the default Probe.
+func connect(ctx context.Context, at netip.AddrPort) error {
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", at.String())
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// keepMemory saves where instances are whenever that has changed, until ctx ends, and
+// then once more.
+func (d *Deployer) keepMemory(ctx context.Context) {
+	if d.Memory == nil {
+		return
+	}
+	var last []mesh.Instance
+	save := func() {
+		now := d.seen()
+		if slices.Equal(now, last) {
+			return
+		}
+		if err := d.Memory.Save(now); err != nil {
+			d.Logger.Warn("where instances are was not saved", "err", err)
+			return
+		}
+		last = now
+	}
+	for {
+		select {
+		case <-d.moved:
+			save()
+			sleep(ctx, saveEvery)
+		case <-ctx.Done():
+			save()
+			return
+		}
+	}
+}
+
+// seen lists the instances that serve, as far as a probe can tell so.
+func (d *Deployer) seen() []mesh.Instance {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []mesh.Instance
+	for _, fl := range d.fleets {
+		for _, m := range fl.members {
+			if m.healthy && m.instance.Addr.IsValid() {
+				in := m.instance
+				in.State = mesh.InstanceRunning
+				out = append(out, in)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b mesh.Instance) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// recall returns the instances that were last seen and still accept connections, by
+// stack. An address counts only inside the stack's own subnet, where no container of
+// another stack can be; that it is the same container, the engine will tell.
+func (d *Deployer) recall(ctx context.Context, stacks []mesh.Stack) map[mesh.StackName][]mesh.Instance {
+	if d.Memory == nil {
+		return nil
+	}
+	last, err := d.Memory.Load()
+	if err != nil {
+		d.Logger.Warn("where instances were is not known", "err", err)
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	var (
+		mu  sync.Mutex
+		out = map[mesh.StackName][]mesh.Instance{}
+		all sync.WaitGroup
+	)
+	for _, in := range last {
+		i := slices.IndexFunc(stacks, func(s mesh.Stack) bool { return s.Name == in.Stack })
+		if i < 0 || !stacks[i].Subnet.IsValid() || !stacks[i].Subnet.Contains(in.Addr.Addr()) {
+			continue
+		}
+		all.Go(func() {
+			if d.Probe(ctx, in.Addr) != nil {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			out[in.Stack] = append(out[in.Stack], in)
+		})
+	}
+	all.Wait()
+	return out
+}
