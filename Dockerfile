@@ -1,5 +1,5 @@
 # The mesh server as an image. It needs the Docker Engine's socket, and nothing
-# but git besides:
+# but git and ssh besides:
 #
 #   make image                                  from bin/mesh
 #   docker build -t mesh/mesh .                 compiled in a container
@@ -26,7 +26,7 @@ FROM ${BINARY} AS binary
 
 FROM debian:bookworm-slim
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates git \
+    && apt-get install -y --no-install-recommends ca-certificates git openssh-client \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf /var/log/* /usr/share/doc /usr/share/man
 COPY --from=binary /mesh /usr/local/bin/mesh
 ENV MESH_DATA=/var/lib/mesh
