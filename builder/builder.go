@@ -182,7 +182,7 @@ func (j *job) run(ctx context.Context) (mesh.Image, error) {
 	if err := j.prepare(); err != nil {
 		return mesh.Image{}, err
 	}
-	if err := j.checkContext(); err != nil {
+	if err := j.checkContext(ctx); err != nil {
 		return mesh.Image{}, err
 	}
 	j.args = j.df.pick(j.Config, j.Commit)

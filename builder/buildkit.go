@@ -163,7 +163,7 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		}
 		lines = newLineRecorder(c)
 		var r *gateway.Result
-		r, failed = frontend.Build(ctx, marked{Client: lines, job: j, caps: caps, moved: j.movedSince(ignore)})
+		r, failed = frontend.Build(ctx, marked{Client: lines, job: j, caps: caps, moved: j.movedSince(ctx, ignore)})
 		if failed == nil {
 			failed = strip(r, j.Settings.User)
 		}

@@ -93,6 +93,9 @@ func parseDockerfile(name string, text []byte) (*dockerfile, error) {
 		}
 		return nil, d.syntaxError(err)
 	}
+	if n := len(res.AST.Children); n > maxInstructions {
+		return nil, mesh.Errorf(mesh.Invalid, "%s has %d instructions; %d are allowed", name, n, maxInstructions).WithHint("put several commands into one RUN: an image cannot have so many layers either")
+	}
 	d.args = declaredArgs(res.AST)
 	for _, n := range res.AST.Children {
 		if !strings.EqualFold(n.Value, "from") || n.Next == nil {
@@ -197,6 +200,9 @@ func (d *dockerfile) patterns(f *files) ([]string, error) {
 	p, err := ignorefile.ReadAll(bytes.NewReader(b))
 	if err != nil {
 		return nil, fmt.Errorf("read the ignore file: %w", err)
+	}
+	if len(p) > maxPatterns {
+		return nil, mesh.Errorf(mesh.Invalid, "the ignore file has %d patterns; %d are allowed", len(p), maxPatterns).WithHint("use wildcards, such as **/*.log, or leave out whole folders")
 	}
 	return p, nil
 }

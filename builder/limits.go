@@ -49,7 +49,7 @@ func (j *job) timedOut(render *renderer) error {
 
 // checkContext refuses a tree that is too large, and one with a path that git itself
 // would not check out.
-func (j *job) checkContext() error {
+func (j *job) checkContext(ctx context.Context) error {
 	ignore, err := j.df.matcher(j.files)
 	if err != nil {
 		return err
@@ -57,6 +57,9 @@ func (j *job) checkContext() error {
 	var size int64
 	var largest mesh.TreeEntry
 	for _, e := range j.files.entries {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if strings.HasPrefix(e.Path, "/") || strings.ContainsRune(e.Path, 0) || slices.ContainsFunc(strings.Split(e.Path, "/"), func(s string) bool { return s == "" || s == "." || s == ".." }) {
 			return mesh.Errorf(mesh.Invalid, "the tree has a path that leads out of it: %q", mesh.Clip(e.Path, 100))
 		}

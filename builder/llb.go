@@ -48,7 +48,7 @@ type marked struct {
 // Solve solves a graph with the marks in it.
 func (m marked) Solve(ctx context.Context, req gateway.SolveRequest) (*gateway.Result, error) {
 	if req.Definition != nil {
-		def, err := m.mark(req.Definition)
+		def, err := m.mark(ctx, req.Definition)
 		if err != nil {
 			return nil, err
 		}
@@ -66,11 +66,14 @@ type vertex struct {
 
 // mark returns the graph with its marks. The digest of an operation is what others
 // know it by, so that one change goes through the whole graph.
-func (m marked) mark(def *pb.Definition) (*pb.Definition, error) {
+func (m marked) mark(ctx context.Context, def *pb.Definition) (*pb.Definition, error) {
 	seen := map[string]*vertex{} // by the digest that it had
 	renamed := map[string]string{}
 	out := &pb.Definition{Metadata: map[string]*pb.OpMetadata{}, Source: def.Source}
 	for _, b := range def.Def {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		was := digest.FromBytes(b).String()
 		var op pb.Op
 		if err := op.UnmarshalVT(b); err != nil {
@@ -271,10 +274,14 @@ func (m marked) covered(s selection) []string {
 	if err != nil {
 		include = nil
 	}
+	taken := make(map[string]bool, len(roots))
+	for _, r := range roots {
+		taken[r] = true
+	}
 	changed := false
 	h := sha256.New()
 	for _, e := range m.moved {
-		if !slices.ContainsFunc(roots, func(r string) bool { return r == "" || e.Path == r || strings.HasPrefix(e.Path, r+"/") }) {
+		if !below(e.Path, taken) {
 			continue
 		}
 		if len(s.include) > 0 && include != nil {
@@ -296,13 +303,26 @@ func (m marked) covered(s selection) []string {
 	return []string{fmt.Sprintf("times of %s since %d: %x", m.job.cacheSpace(), m.job.times.First.UnixNano(), h.Sum(nil))}
 }
 
+// below tells whether a path, or a folder that it is in, is one of roots; "" is all.
+func below(p string, roots map[string]bool) bool {
+	for ; p != "."; p = path.Dir(p) {
+		if roots[p] {
+			return true
+		}
+	}
+	return roots[""]
+}
+
 // movedSince are the entries of the tree that a build may copy and that have changed since
 // the stack's first build.
-func (j *job) movedSince(ignore *patternmatcher.PatternMatcher) (moved []mesh.TreeEntry) {
+func (j *job) movedSince(ctx context.Context, ignore *patternmatcher.PatternMatcher) (moved []mesh.TreeEntry) {
 	if j.times == nil {
 		return nil
 	}
 	for _, e := range j.files.entries {
+		if ctx.Err() != nil {
+			return nil // the build is given up
+		}
 		if t, _ := j.files.known(e); !t.Since.After(j.times.First) && !t.Back {
 			continue
 		}

@@ -201,10 +201,19 @@ func (t treeFS) Open(name string) (fs.File, error) {
 
 // list are the names in a folder.
 func (f *files) list(dir string) (list []fs.DirEntry) {
-	for _, e := range f.entries {
-		if d := path.Dir(e.Path); d == dir || d == "." && dir == "" {
-			list = append(list, fs.FileInfoToDirEntry(treeInfo{e, path.Base(e.Path)}))
+	f.once.Do(func() {
+		f.kids = map[string][]int{}
+		for i, e := range f.entries {
+			d := path.Dir(e.Path)
+			f.kids[d] = append(f.kids[d], i)
 		}
+	})
+	if dir == "" {
+		dir = "."
+	}
+	for _, i := range f.kids[dir] {
+		e := f.entries[i]
+		list = append(list, fs.FileInfoToDirEntry(treeInfo{e, path.Base(e.Path)}))
 	}
 	slices.SortFunc(list, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 	return list

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -29,6 +30,9 @@ type files struct {
 	entries []mesh.TreeEntry
 	index   map[string]int // of entries, by path
 	open    func(mesh.TreeEntry) (io.ReadCloser, error)
+
+	kids map[string][]int // of entries, by their folder; see list
+	once sync.Once        // of kids
 
 	inside string           // the folder of the pushed tree that this is; empty: all of it
 	opened []mesh.TreeEntry // of a folder: the entries as the tree has them
@@ -82,6 +86,12 @@ func (f *files) resolve(p string) (mesh.TreeEntry, error) {
 const (
 	maxDockerfile = 1 << 20
 	maxIgnore     = 1 << 20 // .dockerignore and its like, .gitattributes
+)
+
+// Limits of what is compared with each file of a tree.
+const (
+	maxInstructions = 1000 // of a Dockerfile; an image has 127 layers at most
+	maxPatterns     = 1000 // of an ignore file
 )
 
 // read returns a whole regular file, following links. One that is too large is a

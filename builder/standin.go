@@ -3,6 +3,7 @@ package builder
 import (
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
@@ -28,18 +29,22 @@ func (d *dockerfile) standIns(f *files) func(p string) bool {
 		switch strings.ToLower(n.Value) {
 		case "run":
 			if takesTree(n) {
-				found = append(found, made...)
+				found, made = append(found, made...), nil
 			}
 			made = append(made, writtenBy(n)...)
 		case "copy", "add":
 			if len(n.Heredocs) == 0 && !fromElsewhere(n) {
-				found = append(found, made...)
+				found, made = append(found, made...), nil // once is enough
 			}
 			made = append(made, copiedAs(n)...)
 		}
 	}
 	if len(found) == 0 {
 		return func(string) bool { return false }
+	}
+	slices.Sort(found)
+	if found = slices.Compact(found); len(found) > maxStandIns {
+		return func(string) bool { return true }
 	}
 	are := map[string]bool{}
 	for _, e := range f.entries {
@@ -55,6 +60,10 @@ func (d *dockerfile) standIns(f *files) func(p string) bool {
 	}
 	return func(p string) bool { return are[p] }
 }
+
+// maxStandIns is how many names are looked for among the files of the tree. A Dockerfile
+// that writes more makes all of them count as replaced.
+const maxStandIns = 200
 
 func fromElsewhere(n *parser.Node) bool {
 	for _, f := range n.Flags {

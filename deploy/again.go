@@ -120,19 +120,12 @@ func (d *Deployer) again(ctx context.Context, a *attempt, st mesh.Stack, r mesh.
 	switch {
 	case ok:
 		a.step("building", "The image %s is gone from the engine: building %s again", r.Image.Ref, r.Commit.Short())
-		tree, _, closeTree, err := d.Repos.Open(ctx, origin, r.Commit)
+		tree, closeTree, err := d.openTree(ctx, a, origin, r.Commit)
 		if err != nil {
-			return mesh.Image{}, fmt.Errorf("open %s of %s: %w", r.Commit.Short(), origin, err)
+			return mesh.Image{}, phaseFailed("build failed", err)
 		}
 		defer closeTree()
 		src := source{commit: r.Commit, tree: tree, tag: r.Commit.Short()}
-		if origin == st.Name {
-			if closeModules, err := d.modules(ctx, a, &src); err != nil {
-				return mesh.Image{}, phaseFailed("build failed", err)
-			} else if closeModules != nil {
-				defer closeModules()
-			}
-		}
 		return d.image(ctx, a, st, src)
 	case r.Image.Digest != "":
 		a.detail("the image %s is gone from the engine: getting it again", r.Image.Ref)

@@ -115,15 +115,14 @@ func (d *Deployer) Rebuild(ctx context.Context, name mesh.StackName, by mesh.Key
 		return mesh.Errorf(mesh.Conflict, "%s of %s was not built from a commit of its own repository", r.Number, name).
 			WithHint("%s", anew(r))
 	}
-	tree, subject, closeTree, err := d.Repos.Open(ctx, name, r.Commit)
+	subject, err := d.Repos.Subject(ctx, name, r.Commit)
 	if err != nil {
 		return err
 	}
-	defer closeTree()
 	dep := mesh.Deployment{Stack: name, Kind: mesh.DeployRebuild, By: by, Commit: r.Commit, Subject: subject}
 	return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
 		return d.deploySource(ctx, a, source{
-			commit: r.Commit, tree: tree, tag: r.Commit.Short(), description: "Rebuild " + r.Commit.Short(), noCache: noCache, force: true, fresh: true,
+			repo: name, commit: r.Commit, tag: r.Commit.Short(), description: "Rebuild " + r.Commit.Short(), noCache: noCache, force: true, fresh: true,
 		})
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"mesh"
 )
@@ -40,18 +41,24 @@ func (d *Deployer) declared(a *attempt, st mesh.Stack, src *source) (mesh.Stack,
 	return st, nil
 }
 
-// modules fetches the submodules of a commit, and opens its tree with them.
-func (d *Deployer) modules(ctx context.Context, a *attempt, src *source) (closeTree func(), err error) {
-	if src.tree == nil || src.commit == "" || !slices.ContainsFunc(src.tree.Entries(), func(e mesh.TreeEntry) bool { return e.Module != "" }) {
-		return nil, nil
+// openTree opens the tree of a commit in the repository of a stack, with the submodules,
+// which are fetched when they are not there. It is for a deployment in its turn, which
+// has one tree open at a time.
+func (d *Deployer) openTree(ctx context.Context, a *attempt, repo mesh.StackName, commit mesh.Commit) (mesh.Tree, func(), error) {
+	tree, _, closeTree, err := d.Repos.Open(ctx, repo, commit)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open %s of %s: %w", commit.Short(), repo, err)
 	}
+	if repo != a.dep.Stack || !slices.ContainsFunc(tree.Entries(), func(e mesh.TreeEntry) bool { return e.Module != "" }) {
+		return tree, closeTree, nil
+	}
+	closeTree()
 	a.step("fetching submodules", "Fetching submodules")
-	fetched, err := d.Repos.FetchModules(ctx, a.dep.Stack, src.commit, func(s string) { a.out.line("       " + s) })
-	if err != nil || !fetched {
-		return nil, err
+	if _, err := d.Repos.FetchModules(ctx, repo, commit, func(s string) { a.out.line("       " + s) }); err != nil {
+		return nil, nil, err
 	}
-	src.tree, _, closeTree, err = d.Repos.Open(ctx, a.dep.Stack, src.commit)
-	return closeTree, err
+	tree, _, closeTree, err = d.Repos.Open(ctx, repo, commit)
+	return tree, closeTree, err
 }
 
 // wanted is the config with the vars that app.json gives where there are none.
@@ -160,7 +167,9 @@ func (d *Deployer) skipped(ctx context.Context, st mesh.Stack, src source) (bool
 	if err != nil || !current.Here() {
 		return false, err
 	}
-	old, _, closeOld, err := d.Repos.Open(ctx, st.Name, current.Commit)
+	wait, cancel := context.WithTimeout(ctx, compareWait) // a second tree, for which there may be no room
+	defer cancel()
+	old, _, closeOld, err := d.Repos.Open(wait, st.Name, current.Commit)
 	if err != nil {
 		return false, nil //nolint:nilerr // what cannot be compared is built
 	}
@@ -188,6 +197,9 @@ func (d *Deployer) skipped(ctx context.Context, st mesh.Stack, src source) (bool
 	}
 	return true, nil
 }
+
+// compareWait is how long a tree may take to open that is only compared with.
+const compareWait = 10 * time.Second
 
 func matchAny(patterns []string, p string) bool {
 	return slices.ContainsFunc(patterns, func(w string) bool {

@@ -121,7 +121,11 @@ type Router interface {
 
 // Repos are the bare repositories that are pushed to.
 type Repos interface {
-	// Open opens the tree of a commit; release closes it.
+	// Subject is the first line of a commit's message.
+	Subject(ctx context.Context, stack mesh.StackName, commit mesh.Commit) (string, error)
+	// Open opens the tree of a commit; release closes it. It waits while the trees that
+	// are open take all the memory that there is for them: nobody who waits for others
+	// keeps one open.
 	Open(ctx context.Context, stack mesh.StackName, commit mesh.Commit) (tree mesh.Tree, subject string, release func(), err error)
 	// FetchModules brings the submodules of a commit to where Open finds them, and says
 	// which; a tree that was opened before has to be opened anew when there was any.

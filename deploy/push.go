@@ -25,17 +25,16 @@ func (d *Deployer) Push(ctx context.Context, p mesh.Push, out io.Writer) error {
 	if err := d.ensureStack(ctx, p.Stack, p.By); err != nil {
 		return err
 	}
-	tree, subject, closeTree, err := d.Repos.Open(ctx, p.Stack, p.Commit)
+	subject, err := d.Repos.Subject(ctx, p.Stack, p.Commit)
 	if err != nil {
 		return err
 	}
 	dep := mesh.Deployment{Stack: p.Stack, Kind: mesh.DeployPush, By: p.By, Commit: p.Commit, Subject: subject}
 	run := func(ctx context.Context, out io.Writer) (err error) {
-		defer closeTree()
 		defer func() { d.Audit(ctx, p.By, p.Stack, "push "+p.Commit.Short(), err) }()
 		return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
 			return d.deploySource(ctx, a, source{
-				commit: p.Commit, branch: p.Branch, tree: tree, tag: p.Commit.Short(), description: "Deploy " + p.Commit.Short(),
+				repo: p.Stack, commit: p.Commit, branch: p.Branch, tag: p.Commit.Short(), description: "Deploy " + p.Commit.Short(),
 				noCache: p.NoCache, dryRun: p.DryRun, force: p.Force,
 				admit: func(st mesh.Stack) error {
 					// Another first push may have settled the branch while this one waited.
@@ -62,6 +61,7 @@ func (d *Deployer) Push(ctx context.Context, p mesh.Push, out io.Writer) error {
 
 // source is what a deployment takes its image from.
 type source struct {
+	repo        mesh.StackName // whose repository has the commit, and so the tree; empty: tree, from or image is given
 	commit      mesh.Commit
 	branch      string                 // of a push
 	tree        mesh.Tree              // nil: a prebuilt image
@@ -100,10 +100,12 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 		return err
 	}
 	a.out.mask(st.Config)
-	if closeModules, err := d.modules(ctx, a, &src); err != nil {
-		return phaseFailed("build failed", err)
-	} else if closeModules != nil {
-		defer closeModules()
+	if src.repo != "" {
+		var closeTree func()
+		if src.tree, closeTree, err = d.openTree(ctx, a, src.repo, src.commit); err != nil {
+			return phaseFailed("build failed", err)
+		}
+		defer closeTree()
 	}
 	config := st.Config
 	if st, err = d.declared(a, st, &src); err != nil {

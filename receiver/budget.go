@@ -23,6 +23,13 @@ const (
 	maxDepth     = 100      // folders in folders
 	maxTreeBytes = 8 << 30  // bytes of all files, each counted as often as it appears
 
+	// Trees are held in memory while they are built: 250 MB for one at the limits. Of
+	// those from git so many entries may be open at once, and of uploads with more than
+	// largeUpload entries so many.
+	maxOpen     = 2 * maxEntries
+	maxUploads  = 2
+	largeUpload = 25_000
+
 	maxCommit     = 1 << 20  // bytes of a commit or a tag object
 	maxTreeObject = 32 << 20 // bytes of one tree object
 )

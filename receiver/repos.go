@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 
 	"mesh"
@@ -41,6 +42,9 @@ type Repos struct {
 	names  sync.Mutex // held while a repository gets another name, and by Freeze; before mu
 	mu     sync.Mutex
 	pushes map[mesh.StackName]int // receive-packs under way
+
+	open    *semaphore.Weighted // entries of trees that are open
+	uploads *semaphore.Weighted // uploads of many files
 
 	turns sync.Mutex
 	turn  map[mesh.StackName]chan struct{} // holds one while somebody moves refs
@@ -73,7 +77,7 @@ func OpenRepos(dir string, maxInput int64, log *slog.Logger) (*Repos, error) {
 	}
 	r := &Repos{
 		dir: filepath.Join(abs, "repos"), hooks: filepath.Join(abs, "hooks"), home: filepath.Join(abs, "hooks", ".home"),
-		maxInput: maxInput, log: log, pushes: map[mesh.StackName]int{}, turn: map[mesh.StackName]chan struct{}{},
+		maxInput: maxInput, log: log, open: semaphore.NewWeighted(maxOpen), uploads: semaphore.NewWeighted(maxUploads), pushes: map[mesh.StackName]int{}, turn: map[mesh.StackName]chan struct{}{},
 	}
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return nil, err

@@ -50,7 +50,8 @@ type tree struct {
 }
 
 // Open opens the tree of a commit, and returns the first line of its message.
-// release must be called when nobody reads the tree any more.
+// release must be called when nobody reads the tree any more. While the trees that are
+// open have maxOpen entries together, it waits.
 func (r *Repos) Open(ctx context.Context, stack mesh.StackName, commit mesh.Commit) (_ mesh.Tree, subject string, release func(), err error) {
 	st := r.storage(stack)
 	defer func() {
@@ -67,6 +68,18 @@ func (r *Repos) Open(ctx context.Context, stack mesh.StackName, commit mesh.Comm
 	if err != nil {
 		return nil, "", nil, fmt.Errorf("open the tree of %s of %s: %w", commit.Short(), stack, err)
 	}
+	if err := r.open.Acquire(ctx, total.entries+1); err != nil {
+		return nil, "", nil, context.Cause(ctx)
+	}
+	closeTree := sync.OnceFunc(func() {
+		st.Close()
+		r.open.Release(total.entries + 1)
+	})
+	defer func() {
+		if err != nil {
+			closeTree()
+		}
+	}()
 	t.entries = make([]mesh.TreeEntry, 0, total.entries)
 	if err := t.list(ctx, c.TreeHash, ""); err != nil {
 		return nil, "", nil, fmt.Errorf("open the tree of %s of %s: %w", commit.Short(), stack, err)
@@ -76,7 +89,19 @@ func (r *Repos) Open(ctx context.Context, stack mesh.StackName, commit mesh.Comm
 	}
 	t.sizes, t.links, t.folders = nil, nil, nil
 	subject, _, _ = strings.Cut(strings.TrimSpace(c.Message), "\n")
-	return t, printable(subject), st.Close, nil
+	return t, printable(subject), closeTree, nil
+}
+
+// Subject is the first line of a commit's message.
+func (r *Repos) Subject(_ context.Context, stack mesh.StackName, commit mesh.Commit) (string, error) {
+	st := r.storage(stack)
+	defer st.Close()
+	c, err := st.commit(plumbing.NewHash(string(commit)))
+	if err != nil {
+		return "", fmt.Errorf("open commit %s of %s: %w", commit.Short(), stack, err)
+	}
+	subject, _, _ := strings.Cut(strings.TrimSpace(c.Message), "\n")
+	return printable(subject), nil
 }
 
 // printable makes a line from a pusher or from another server harmless, and short.

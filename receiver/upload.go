@@ -17,6 +17,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"mesh"
@@ -53,10 +54,28 @@ func (r *Repos) Unpack(ctx context.Context, src io.Reader) (_ mesh.Tree, id stri
 		return nil, "", nil, err
 	}
 	u := &unpacked{spool: spool, at: map[string]int64{}, links: map[string]string{}}
-	if err := u.read(ctx, src, r.maxInput); err != nil {
+	large := false
+	leave := func() {
+		if large {
+			r.uploads.Release(1)
+		}
+	}
+	defer func() {
+		if err != nil {
+			leave()
+		}
+	}()
+	err = u.read(ctx, src, r.maxInput, func() error {
+		if err := r.uploads.Acquire(ctx, 1); err != nil {
+			return context.Cause(ctx)
+		}
+		large = true
+		return nil
+	})
+	if err != nil {
 		return nil, "", nil, full(err)
 	}
-	return u, u.id(), func() { _ = spool.Close() }, nil
+	return u, u.id(), sync.OnceFunc(func() { _ = spool.Close(); leave() }), nil
 }
 
 // full says so when the cause of an error is a full disk.
@@ -71,7 +90,9 @@ func badTar(format string, args ...any) error {
 	return mesh.Errorf(mesh.Invalid, format, args...).WithHint("send the tree as a tar: tar cz . | ssh mesh deploy -a STACK")
 }
 
-func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64) error {
+// read takes the tar in. many is called once when the tree turns out to have many
+// files, and may wait.
+func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64, many func() error) error {
 	in := bufio.NewReaderSize(src, 64<<10)
 	magic, err := in.Peek(2)
 	if len(magic) == 0 {
@@ -87,7 +108,7 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64) error {
 		}
 		in = bufio.NewReaderSize(z, 64<<10)
 	}
-	found, total := map[string]mesh.TreeEntry{}, size{}
+	found, total, asked := map[string]mesh.TreeEntry{}, size{}, false
 	out := bufio.NewWriterSize(u.spool, 256<<10)
 	offset, linked := int64(0), int64(0) // bytes of files, and of hard links to them
 	for t := tar.NewReader(in); ; {
@@ -165,6 +186,12 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64) error {
 		}
 		found[name] = e
 		total.count(e)
+		if len(found) == largeUpload && !asked {
+			asked = true
+			if err := many(); err != nil {
+				return err
+			}
+		}
 		if err := total.check(leaveOutOfUpload); err != nil {
 			return err
 		}

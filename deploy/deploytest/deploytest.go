@@ -832,6 +832,16 @@ func (r *Repos) Commit(stack mesh.StackName, files map[string]string) mesh.Push 
 }
 
 // Open opens a commit; its first line is the number it has.
+func (r *Repos) Subject(_ context.Context, stack mesh.StackName, c mesh.Commit) (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.trees[c]; !ok {
+		return "", fmt.Errorf("no commit %s in %s", c, stack)
+	}
+	return "Commit " + c.Short(), nil
+}
+
+// Open opens the tree of a commit.
 func (r *Repos) Open(_ context.Context, stack mesh.StackName, c mesh.Commit) (mesh.Tree, string, func(), error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

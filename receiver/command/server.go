@@ -26,7 +26,7 @@ func serverCommands() []*definition {
 					if err := c.help(c.Stdout, "", nil); err != nil {
 						return err
 					}
-					_, _ = fmt.Fprint(c.Stdout, "\nThe stack is named by -a STACK, or before the command's arguments, or as the SSH user.\nMore about one: ssh mesh help COMMAND\nOn the server itself: mesh serve (mesh serve --help), mesh restore FILE.tar\n")
+					_, _ = fmt.Fprint(c.Stdout, "\nThe stack is named by -a STACK, or before the command's arguments, or as the SSH user.\nMore about one: ssh mesh help COMMAND\nOn the server itself: mesh serve (mesh serve --help), mesh restore FILE.tar; as root: mesh confine, mesh firewall\n")
 					return nil
 				}
 				if d, _, err := find(c.args); err == nil && (d.verb != "" || single(d.topic)) {
