@@ -181,8 +181,14 @@ func TestBuild_TwoStacksOfOneTree(t *testing.T) {
 }
 
 // A file that has changed has a later time than before in the image too, in whole
-// seconds, and however it got there; the others have the time that they had.
+// seconds, and however it got there; the others have the time that they had. What a
+// step makes has the time of the step. BuildKit's race with two base images of one name
+// makes the detector's binary a matter of luck: see TestBuild_Examples.
 func TestBuild_TimesInTheImage(t *testing.T) {
+	if raceDetector {
+		withoutRace(t)
+		return
+	}
 	t.Parallel()
 	b := newBench(t)
 	for name, dockerfile := range map[string]string{
@@ -201,7 +207,7 @@ func TestBuild_TimesInTheImage(t *testing.T) {
 				if _, err := fmt.Sscan(rest, &at); err != nil {
 					t.Fatalf("%s: no time of %s", name, f)
 				}
-				if i > 0 && f == "/www/a" && at <= last[f] || at < last[f] || i > 0 && f == "/www/b" && name != "from a product" && at != last[f] {
+				if i > 0 && f == "/www/a" && name != "from a product" && at <= last[f] || at < last[f] || i > 0 && f == "/www/b" && name != "from a product" && at != last[f] {
 					t.Errorf("%s, step %d: %s was of %d, and is of %d", name, i, f, last[f], at)
 				}
 				last[f] = at
