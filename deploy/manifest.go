@@ -395,7 +395,7 @@ func treeFile(t mesh.Tree, name string) (string, error) {
 	case errors.Is(err, mesh.ErrOutside):
 		return "", mesh.Errorf(mesh.Failed, "%s is a link to %q, which leads out of the repository", name, mesh.Clip(e.Link, 100)).WithHint("commit the file itself")
 	case err != nil:
-		return brokenLink(entries, name)
+		return "", brokenLink(entries, name)
 	case !e.Mode.IsRegular():
 		return "", nil
 	case e.Size > maxManifest:
@@ -413,14 +413,14 @@ func treeFile(t mesh.Tree, name string) (string, error) {
 	return string(data), nil
 }
 
-// brokenLink is what is to say of a file that cannot be found: nothing when there is
+// brokenLink is what there is to say of a file that cannot be found: nothing when there is
 // none, but a link that leads nowhere was meant to be read.
-func brokenLink(entries []mesh.TreeEntry, name string) (string, error) {
+func brokenLink(entries []mesh.TreeEntry, name string) error {
 	for _, e := range entries {
 		if e.Path == name && e.Link != "" {
-			return "", mesh.Errorf(mesh.Failed, "%s is a link to %q, which is not in the repository", name, mesh.Clip(e.Link, 100)).
+			return mesh.Errorf(mesh.Failed, "%s is a link to %q, which is not in the repository", name, mesh.Clip(e.Link, 100)).
 				WithHint("commit the file it should lead to, or remove the link: git rm %s", name)
 		}
 	}
-	return "", nil
+	return nil
 }

@@ -831,7 +831,7 @@ func (r *Repos) Commit(stack mesh.StackName, files map[string]string) mesh.Push 
 	return mesh.Push{Stack: stack, By: "laptop", Branch: "main", Commit: c}
 }
 
-// Open opens a commit; its first line is the number it has.
+// Subject is the number that a commit has.
 func (r *Repos) Subject(_ context.Context, stack mesh.StackName, c mesh.Commit) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -841,7 +841,7 @@ func (r *Repos) Subject(_ context.Context, stack mesh.StackName, c mesh.Commit) 
 	return "Commit " + c.Short(), nil
 }
 
-// Open opens the tree of a commit.
+// Open opens a commit; its first line is the number it has.
 func (r *Repos) Open(_ context.Context, stack mesh.StackName, c mesh.Commit) (mesh.Tree, string, func(), error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

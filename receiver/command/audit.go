@@ -78,8 +78,7 @@ func (c *call) audit(ctx context.Context, err error) {
 		args = programOf(c.args, c.def.topic == "enter")
 	}
 	for _, a := range args {
-		switch {
-		case c.def.topic == "config":
+		if c.def.topic == "config" {
 			name, _, ok := strings.Cut(a, "=")
 			if a = name; !varName.MatchString(name) || !ok && c.def.verb == "set" {
 				a = "…" // a part of a value that a shell has cut in pieces

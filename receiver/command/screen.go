@@ -225,6 +225,7 @@ func (h harmless) Write(p []byte) (int, error) {
 func (c *call) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(c.Stdout, format, visible(args)...)
 }
+
 func (c *call) tell(format string, args ...any) {
 	_, _ = fmt.Fprintf(c.Stderr, format, visible(args)...)
 }
