@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -121,12 +122,20 @@ func (p *Policy) refused(a netip.Addr, own []netip.Addr) string {
 	return ""
 }
 
+// zoneRule is what a zone may be: ParseAddr takes anything, and others put addresses
+// into the command lines of shells.
+var zoneRule = regexp.MustCompile(`^[A-Za-z0-9._-]*$`)
+
 // addrs finds the addresses of a host and refuses it when one of them is refused: which
 // of them a client takes is not known. The error is a *mesh.Error.
 func (p *Policy) addrs(ctx context.Context, host string) ([]netip.Addr, error) {
 	host = strings.TrimSuffix(strings.ToLower(host), ".")
 	found := []netip.Addr{}
 	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		if !zoneRule.MatchString(a.Zone()) {
+			return nil, mesh.Errorf(mesh.Invalid, "%q is not an address: its zone is not the name of an interface", mesh.Visible(mesh.Clip(host, 100))).
+				WithHint("leave out what stands behind the %%")
+		}
 		found = append(found, a)
 	} else {
 		lookup := p.Lookup

@@ -65,6 +65,19 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+func TestCheck_ZoneIsNoShellCommand(t *testing.T) {
+	t.Parallel()
+	p := policy(t, nil)
+	for _, host := range []string{"2606:4700::1111%';id;'", "[2606:4700::1111%$(id)]", "2606:4700::1111%a b"} {
+		if err := p.Check(t.Context(), host); !errors.Is(err, mesh.Invalid) {
+			t.Errorf("%s: %v", host, err)
+		}
+	}
+	if err := p.Check(t.Context(), "2606:4700::1111%eth0"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestNew_Refuses(t *testing.T) {
 	t.Parallel()
 	for _, bad := range []string{"*.example", "10.0.0.0/99", "http://x", "a b", ""} {

@@ -39,6 +39,14 @@ const (
 // own disk among them, are refused, and so is what git could take for an option.
 var moduleURL = regexp.MustCompile(`^(?:https?|ssh|git)://[A-Za-z0-9_@\[][^\s]*$|^[A-Za-z0-9_][A-Za-z0-9._-]*@[A-Za-z0-9_][A-Za-z0-9._-]*:[^\s-][^\s]*$`)
 
+// moduleHost is a name or an address. url.Parse lets quotes, blanks and "$(" into the
+// zone of an IPv6 address (RFC 6874), and git hands GIT_SSH_COMMAND to a shell: an
+// address with a zone is refused. It would be link-local anyway.
+var moduleHost = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$|^[0-9A-Fa-f:.]+$`)
+
+// quoted is a word for the shell that git starts GIT_SSH_COMMAND with.
+func quoted(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
+
 // Egress keeps what is fetched for a stack from where it may not come from.
 type Egress interface {
 	// Check refuses a host, a name or an address without a port, with a *mesh.Error.
@@ -225,10 +233,14 @@ func (r *Repos) reach(ctx context.Context, stack mesh.StackName, raw string) (to
 	if _, err := os.Stat(key); err != nil {
 		key = "none"
 	}
-	ssh := fmt.Sprintf("ssh -F /dev/null -o BatchMode=yes -o IdentitiesOnly=yes -o IdentityAgent=none -o IdentityFile='%s' -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile='%s' -o LogLevel=ERROR",
-		key, filepath.Join(r.path(stack), "known_hosts"))
+	ssh := fmt.Sprintf("ssh -F /dev/null -o BatchMode=yes -o IdentitiesOnly=yes -o IdentityAgent=none -o IdentityFile=%s -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=%s -o LogLevel=ERROR",
+		quoted(key), quoted(filepath.Join(r.path(stack), "known_hosts")))
 	to, stop = origin{url: raw}, func() {}
 	scheme, host := hostOf(raw)
+	if !moduleHost.MatchString(host) {
+		return to, nil, mesh.Errorf(mesh.Invalid, "%q is not a host", printable(mesh.Clip(host, 100))).
+			WithHint("correct the URL in .gitmodules; escape blanks in it as %%20")
+	}
 	if r.Egress != nil {
 		if err := r.Egress.Check(ctx, host); err != nil {
 			return to, nil, err
@@ -248,7 +260,7 @@ func (r *Repos) reach(ctx context.Context, stack mesh.StackName, raw string) (to
 			if scheme == "git" {
 				to.url = pinned(raw, host, addr)
 			}
-			ssh += fmt.Sprintf(" -o HostName=%s -o HostKeyAlias='%s'", addr, host)
+			ssh += fmt.Sprintf(" -o HostName=%s -o HostKeyAlias=%s", quoted(addr.String()), quoted(host))
 		}
 	}
 	to.env = append(to.env, "GIT_ALLOW_PROTOCOL=http:https:ssh:git", "GIT_SSH_COMMAND="+ssh)

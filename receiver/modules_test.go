@@ -1,0 +1,72 @@
+package receiver
+
+import (
+	"context"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"mesh"
+)
+
+// anywhere lets everything be fetched, from an address of its own.
+type anywhere struct{ addr netip.Addr }
+
+func (anywhere) Check(context.Context, string) error { return nil }
+
+func (a anywhere) Pin(context.Context, string) (netip.Addr, error) { return a.addr, nil }
+
+func (anywhere) Proxy(context.Context) (*url.URL, func(), error) {
+	return &url.URL{Scheme: "http", Host: "127.0.0.1:1"}, func() {}, nil
+}
+
+// The URL of a submodule is what anybody with a deploy key writes, and the command for
+// ssh is run by a shell. The zone of an IPv6 address took commands in there.
+func TestFetchModules_URLIsNoCommand(t *testing.T) {
+	t.Parallel()
+	for _, at := range []string{
+		"ssh://[2606:4700::1111%25';touch%20pwned;']/x",
+		"ssh://git@[2606:4700::1111%25$(id>pwned)]/x",
+		"ssh://git@[2606:4700::1111%25;id>pwned;]:22/x",
+		"ssh://git@a'$(id>pwned)'b/x",
+		"git://[2606:4700::1111%25$(id>pwned)]/x",
+		"https://[2606:4700::1111%25$(id>pwned)]/x",
+		"git@a;id>pwned:x",
+	} {
+		r := stackRepo(t)
+		// The server's own words of a host are no better.
+		r.Egress = anywhere{netip.MustParseAddr("2606:4700::1111").WithZone("$(id>pwned)")}
+		w := newWork(t)
+		w.write(".gitmodules", []byte("[submodule \"m\"]\n\tpath = m\n\turl = \""+at+"\"\n"), 0o644)
+		w.git("update-index", "--add", "--cacheinfo", "160000,"+strings.Repeat("1", 40)+",m")
+		w.git("add", ".gitmodules")
+		w.git("commit", "-q", "-m", "module")
+		w.push(r, "blog", "HEAD:main")
+		_, err := r.FetchModules(t.Context(), "blog", mesh.Commit(w.git("rev-parse", "HEAD")), func(string) {})
+		if err == nil || !strings.Contains(err.Error(), "the submodule m cannot be fetched") {
+			t.Errorf("%s: %v", at, err)
+		}
+		found, err := filepath.Glob(filepath.Join(r.path("blog"), "pwned*"))
+		if err != nil || len(found) > 0 {
+			t.Errorf("%s was run by a shell: %v, %v", at, found, err)
+		}
+	}
+}
+
+// What git gets as the command for ssh is one word each, whatever the host and the
+// data directory are called.
+func TestQuoted_IsOneWord(t *testing.T) {
+	t.Parallel()
+	w := newWork(t)
+	for _, word := range []string{"", "a b", "it's", "$(id>pwned)", "`id>pwned`", "';id>pwned;'", `\\`} {
+		if got := w.git("-c", "alias.x=!printf '%s|' "+quoted(word)+" #", "x"); got != word+"|" {
+			t.Errorf("%q became %q", word, got)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(w.dir, "pwned")); err == nil {
+		t.Error("the shell ran it")
+	}
+}
