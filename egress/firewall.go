@@ -19,7 +19,8 @@ type Firewall struct {
 	Engine string
 }
 
-// Chains of mesh's own, and those of the kernel and of Docker that lead there.
+// Chains of mesh's own. They are reached from the kernel's, and not from DOCKER-USER,
+// which Docker makes for IPv6 only where it manages that, and empties with firewalld.
 const (
 	chainContainers = "MESH-CONTAINERS"
 	chainEngine     = "MESH-ENGINE"
@@ -95,11 +96,9 @@ func (f Firewall) jumps(chain string) (list [][]string) {
 	if chain == chainEngine {
 		return [][]string{{"OUTPUT", "-m", "cgroup", "--path", f.Engine, "-m", "conntrack", "--ctstate", "NEW", "-j", chain}}
 	}
-	// What goes through the machine passes DOCKER-USER; what the machine itself answers
-	// passes INPUT.
-	list = append(list, []string{"DOCKER-USER", "-j", chain})
+	// What goes through the machine passes FORWARD, what the machine itself answers INPUT.
 	for _, b := range bridges {
-		list = append(list, []string{"INPUT", "-i", b, "-j", chain})
+		list = append(list, []string{"FORWARD", "-i", b, "-j", chain}, []string{"INPUT", "-i", b, "-j", chain})
 	}
 	return list
 }

@@ -63,11 +63,6 @@ func (n namespace) rules(program string) string {
 func TestFirewall(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
-	for _, program := range []string{"iptables", "ip6tables"} {
-		if err := n.run(t.Context(), program, "-N", "DOCKER-USER"); err != nil {
-			t.Fatal(err)
-		}
-	}
 	p := policy(t, nil, "169.254.10.0/24", "fd00:ec2::254")
 	f := egress.Firewall{Run: n.run, Engine: "system.slice/docker.service"}
 	for range 2 {
@@ -78,7 +73,7 @@ func TestFirewall(t *testing.T) {
 	}
 	four, six := n.rules("iptables"), n.rules("ip6tables")
 	for _, want := range []string{
-		"-A DOCKER-USER -j MESH-CONTAINERS", "-A INPUT -i docker0 -j MESH-CONTAINERS", "-A INPUT -i br-+ -j MESH-CONTAINERS",
+		"-A FORWARD -i docker0 -j MESH-CONTAINERS", "-A FORWARD -i br-+ -j MESH-CONTAINERS", "-A INPUT -i docker0 -j MESH-CONTAINERS", "-A INPUT -i br-+ -j MESH-CONTAINERS",
 		"-A MESH-CONTAINERS -d 169.254.10.0/24 -j RETURN\n-A MESH-CONTAINERS -d 169.254.0.0/16 -j REJECT",
 	} {
 		if strings.Count(four, want) != 1 {
