@@ -27,6 +27,9 @@ const (
 	// Unavailable is something mesh needs and cannot reach or has run out of:
 	// the Docker Engine, disk.
 	Unavailable Kind = "unavailable"
+	// Damaged is a record of mesh's own that is not what was written. What depends on
+	// it is left as it is.
+	Damaged Kind = "damaged"
 	// Cancelled is work given up because the one who wanted it went away or
 	// said so. Exit status 130.
 	Cancelled Kind = "cancelled"

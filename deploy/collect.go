@@ -18,13 +18,37 @@ func (d *Deployer) wantedImages(ctx context.Context) (images map[string]bool, bu
 		return nil, nil, err
 	}
 	images, busy = map[string]bool{}, map[mesh.StackName]bool{}
+	for _, x := range d.Store.Damaged() {
+		busy[x.Stack] = x.Stack != "" // what it needs is not known
+	}
 	for _, st := range stacks {
+		if busy[st.Name] {
+			continue
+		}
 		if err := d.keptImages(ctx, st.Name, images); err != nil {
 			return nil, nil, err
 		}
 		busy[st.Name] = len(d.tickets(st.Name)) > 0
 	}
 	return images, busy, nil
+}
+
+// doubtful tells whether a stack without a record may be one all the same, because there
+// are records that cannot be read.
+func (d *Deployer) doubtful(ctx context.Context, stack mesh.StackName) bool {
+	if _, whole := d.damaged(); len(whole) == 0 {
+		return false
+	}
+	_, err := d.Store.Stack(ctx, stack)
+	return err != nil
+}
+
+// stray tells whether the engine has something of a stack that was never recorded here,
+// which only a person may remove.
+func (d *Deployer) stray(stack mesh.StackName) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Contains(d.unknown, stack)
 }
 
 // keptImages adds the images of a stack that a rollback may need, by ID.
@@ -44,7 +68,7 @@ func (d *Deployer) Collect(ctx context.Context, dry bool) (gone []mesh.Garbage, 
 	if err != nil {
 		return nil, 0, err
 	}
-	gone, err = d.Builder.Sweep(ctx, func(stack mesh.StackName, id string) bool { return images[id] || busy[stack] }, dry)
+	gone, err = d.Builder.Sweep(ctx, func(stack mesh.StackName, id string) bool { return images[id] || busy[stack] || d.doubtful(ctx, stack) }, dry)
 	if err != nil {
 		return gone, 0, err
 	}
@@ -69,7 +93,9 @@ func (d *Deployer) room(ctx context.Context, a *attempt) error {
 		return err
 	}
 	busy[a.dep.Stack] = len(d.tickets(a.dep.Stack)) > 1 // besides this one, which has no image yet
-	if _, err := d.Builder.Sweep(ctx, func(stack mesh.StackName, id string) bool { return images[id] || busy[stack] }, false); err != nil {
+	if _, err := d.Builder.Sweep(ctx, func(stack mesh.StackName, id string) bool {
+		return images[id] || busy[stack] || d.doubtful(ctx, stack) || d.stray(stack)
+	}, false); err != nil {
 		return err
 	}
 	if _, err := d.Builder.PruneCache(ctx, true); err != nil {

@@ -83,6 +83,8 @@ type Deployer struct {
 	// Stacks whose record is gone and whose remains are being removed: their names
 	// are not free yet.
 	destroying map[mesh.StackName]bool
+	held       map[mesh.StackName][]mesh.Instance // of stacks that cannot be read: where their requests go
+	unknown    []mesh.StackName                   // what the engine has of no stack, as of the last Reconcile
 	// The old and the new names of stacks that are being renamed: no deployment may
 	// begin there.
 	renaming map[mesh.StackName]bool
@@ -127,7 +129,7 @@ func New(o Options) *Deployer {
 	if o.Reached == nil {
 		o.Reached = func(Step, string) {}
 	}
-	d := &Deployer{Options: o, lanes: map[mesh.StackName]*lane{}, fleets: map[mesh.StackName]*fleet{}, starting: map[string]bool{}, destroying: map[mesh.StackName]bool{}, renaming: map[mesh.StackName]bool{}, died: map[string]mesh.InstanceEvent{}, retiring: map[string]chan struct{}{}}
+	d := &Deployer{Options: o, lanes: map[mesh.StackName]*lane{}, fleets: map[mesh.StackName]*fleet{}, starting: map[string]bool{}, destroying: map[mesh.StackName]bool{}, held: map[mesh.StackName][]mesh.Instance{}, renaming: map[mesh.StackName]bool{}, died: map[string]mesh.InstanceEvent{}, retiring: map[string]chan struct{}{}}
 	d.detached, d.changed = make(chan struct{}, 1), make(chan struct{}, 1)
 	d.moved = make(chan struct{}, 1)
 	d.remakes, d.losses, d.lives = make(chan struct{}, 1), map[mesh.StackName]*loss{}, map[mesh.StackName]life{}

@@ -189,6 +189,18 @@ type Store interface {
 	FileTimes(ctx context.Context, stack mesh.StackName) (mesh.FileTimes, error)
 	KeepFileTimes(ctx context.Context, stack mesh.StackName, t mesh.FileTimes) error
 
+	// Damaged lists the records that are not what was written. A stack that has one
+	// cannot be changed; one that cannot be read is not among Stacks. DomainsOf still
+	// tells its hosts.
+	Damaged() []mesh.Damage
+	DomainsOf(name mesh.StackName) ([]mesh.Host, error)
+	// Destroyed names the stacks that were destroyed or renamed and may have left
+	// something, until Gone is told that nothing is left. Provisional adds a name that
+	// something is made under before its stack is recorded.
+	Provisional(ctx context.Context, name mesh.StackName) error
+	Destroyed(ctx context.Context) ([]mesh.StackName, error)
+	Gone(ctx context.Context, name mesh.StackName) error
+
 	// AddAudit records what somebody did.
 	AddAudit(ctx context.Context, e mesh.AuditEntry) error
 

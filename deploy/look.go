@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"mesh"
@@ -164,6 +165,17 @@ func (d *Deployer) Findings(ctx context.Context) []mesh.Finding {
 				mend = d.remedy(ctx, r)
 			}
 			out = append(out, mesh.Finding{What: fmt.Sprintf("%s: %s", st.Name, loss), Mend: mend})
+		}
+	}
+	d.mu.Lock()
+	unknown := slices.Clone(d.unknown)
+	d.mu.Unlock()
+	for _, name := range unknown {
+		if _, err := d.Store.Stack(ctx, name); errors.Is(err, mesh.NoStack) {
+			out = append(out, mesh.Finding{
+				What: fmt.Sprintf("the engine has containers, networks or images of %s, which is not recorded", name),
+				Mend: fmt.Sprintf("restore the backup that has it; or remove them: ssh mesh stacks:create %s; ssh mesh stacks:destroy -a %s --confirm %s", name, name, name),
+			})
 		}
 	}
 	if len(out) == 0 {

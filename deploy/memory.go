@@ -83,6 +83,9 @@ func (d *Deployer) seen() []mesh.Instance {
 			}
 		}
 	}
+	for _, held := range d.held {
+		out = append(out, held...)
+	}
 	slices.SortFunc(out, func(a, b mesh.Instance) int { return cmp.Compare(a.ID, b.ID) })
 	return out
 }
@@ -90,7 +93,8 @@ func (d *Deployer) seen() []mesh.Instance {
 // recall returns the instances that were last seen and still accept connections, by
 // stack. An address counts only inside the stack's own subnet, where no container of
 // another stack can be; that it is the same container, the engine will tell.
-func (d *Deployer) recall(ctx context.Context, stacks []mesh.Stack) map[mesh.StackName][]mesh.Instance {
+// Of a stack in held, whose subnet cannot be read, it counts outside those of the others.
+func (d *Deployer) recall(ctx context.Context, stacks []mesh.Stack, held map[mesh.StackName]bool) map[mesh.StackName][]mesh.Instance {
 	if d.Memory == nil {
 		return nil
 	}
@@ -108,7 +112,10 @@ func (d *Deployer) recall(ctx context.Context, stacks []mesh.Stack) map[mesh.Sta
 	)
 	for _, in := range last {
 		i := slices.IndexFunc(stacks, func(s mesh.Stack) bool { return s.Name == in.Stack })
-		if i < 0 || !stacks[i].Subnet.IsValid() || !stacks[i].Subnet.Contains(in.Addr.Addr()) {
+		within := func(s mesh.Stack) bool { return s.Subnet.IsValid() && s.Subnet.Contains(in.Addr.Addr()) }
+		switch {
+		case held[in.Stack] && !slices.ContainsFunc(stacks, func(s mesh.Stack) bool { return s.Name != in.Stack && within(s) }):
+		case i < 0 || !within(stacks[i]):
 			continue
 		}
 		all.Go(func() {

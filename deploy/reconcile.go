@@ -11,16 +11,22 @@ import (
 
 // Reconcile makes containers, routes and refs equal to the store. It is called
 // before anything listens, and when an engine that was away is back. What runs
-// and is wanted is adopted as it is; what is wanted and does not run is started
-// in the background; what nobody wants is stopped and removed. With an engine
+// and is wanted is adopted as it is; what is wanted and does not run is started in the
+// background; what a stack no longer wants, and what destroyed stacks have left, is
+// stopped and removed. What nothing is known of is left alone, and told: what is missing
+// may be the record. With an engine
 // that does not answer it puts the refs right, and returns the engine's error.
 func (d *Deployer) Reconcile(ctx context.Context) error {
 	stacks, err := d.Store.Stacks(ctx)
 	if err != nil {
 		return err
 	}
+	damaged, whole := d.damaged()
 	var all []error
 	for i, st := range stacks {
+		if damaged[st.Name] {
+			continue
+		}
 		if st.Was != "" && !d.isRenaming(st.Was) {
 			if stacks[i], err = d.finishRename(ctx, st); err != nil {
 				all = append(all, err)
@@ -35,11 +41,14 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 	}
 	running, err := d.Runner.List(ctx)
 	if err != nil {
-		recalled := d.recall(ctx, stacks)
+		recalled := d.recall(ctx, stacks, whole)
+		for name := range whole {
+			d.hold(ctx, name, recalled[name])
+		}
 		for _, st := range stacks {
 			// Routes that wait beat routes that do not exist, and routes that are there
 			// beat both: the instances may well serve without their engine.
-			if d.hasFleet(st.Name) {
+			if d.hasFleet(st.Name) || whole[st.Name] {
 				continue
 			}
 			if aerr := d.adopt(ctx, st, recalled[st.Name], false); aerr != nil {
@@ -52,7 +61,13 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 	for _, in := range running {
 		by[in.Stack] = append(by[in.Stack], in)
 	}
+	for name := range whole {
+		d.hold(ctx, name, running)
+	}
 	for _, st := range stacks {
+		if whole[st.Name] {
+			continue
+		}
 		if d.hasFleet(st.Name) {
 			// What was read above may be old by now: the lane is taken first, and all
 			// read again.
@@ -74,17 +89,32 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(append(all, err)...)
 	}
+	destroyed, err := d.Store.Destroyed(ctx)
+	if err != nil {
+		return errors.Join(append(all, err)...)
+	}
+	there = append(there, destroyed...)
 	slices.Sort(there)
 	there = slices.Compact(there)
+	var unknown []mesh.StackName
 	for _, name := range there {
-		if _, err := d.Store.Stack(ctx, name); errors.Is(err, mesh.NoStack) {
-			if slices.ContainsFunc(stacks, func(s mesh.Stack) bool { return s.Was == name }) {
-				continue // its images are another stack's now
-			}
-			d.Logger.Info("removing what belongs to no stack", "stack", name)
+		if _, err := d.Store.Stack(ctx, name); !errors.Is(err, mesh.NoStack) || d.isRenaming(name) {
+			continue
+		}
+		switch {
+		case slices.ContainsFunc(stacks, func(s mesh.Stack) bool { return s.Was == name }):
+			// its images are another stack's now
+		case slices.Contains(destroyed, name):
+			d.Logger.Info("removing what a destroyed stack has left", "stack", name)
 			d.removeStack(ctx, name)
+		default:
+			d.Logger.Warn("the engine has containers, networks or images of a stack that is not recorded: they are left alone", "stack", name)
+			unknown = append(unknown, name)
 		}
 	}
+	d.mu.Lock()
+	d.unknown = unknown
+	d.mu.Unlock()
 	return errors.Join(all...)
 }
 

@@ -84,6 +84,9 @@ func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by 
 		if st.Lock != nil {
 			return locked(st)
 		}
+		if err := d.Store.Provisional(ctx, to); err != nil {
+			return err
+		}
 		moved := st
 		moved.Name, moved.Was, moved.Subnet = to, name, subnet
 		old, err := d.rename(ctx, a, st, moved)

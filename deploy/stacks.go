@@ -109,7 +109,7 @@ func (d *Deployer) withSubnet(ctx context.Context, st mesh.Stack, fn func(mesh.S
 // repository, records and output. Deployments that are under way are cancelled
 // first.
 func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) error {
-	if _, err := d.Store.Stack(ctx, name); err != nil {
+	if _, err := d.Store.Stack(ctx, name); err != nil && !errors.Is(err, mesh.Damaged) {
 		return err
 	}
 	for _, t := range d.tickets(name) {
@@ -136,12 +136,14 @@ func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mes
 	}
 	d.mu.Lock()
 	delete(d.fleets, name)
+	delete(d.held, name)
 	d.Router.Remove(name)
 	d.mu.Unlock()
 	d.over(name, mesh.Errorf(mesh.NoStack, "%s was destroyed by %s", name, by))
 	d.Logger.Info("stack destroyed", "stack", name, "key", string(by))
+	err := d.Repos.Remove(ctx, name) // before the last of it: what is left then is not known to be nobody's
 	d.removeStack(ctx, name)
-	return d.Repos.Remove(ctx, name)
+	return err
 }
 
 // free tells whether a name can be taken.
@@ -161,12 +163,17 @@ func (d *Deployer) free(name mesh.StackName) error {
 // and images before that is left to the next start.
 const removeTries = 8
 
-// removeStack removes what a stack that is no more has in the engine. An engine
+// removeStack removes what a stack that is no more has in the engine, and then the note
+// that it was destroyed. An engine
 // that cannot, because it is away or a file system of its own is busy, is asked
 // again in the background.
 func (d *Deployer) removeStack(ctx context.Context, name mesh.StackName) {
 	remove := func(ctx context.Context) error {
-		return errors.Join(d.Runner.RemoveStack(ctx, name), d.Builder.Collect(ctx, name, nil))
+		err := errors.Join(d.Runner.RemoveStack(ctx, name), d.Builder.Collect(ctx, name, nil))
+		if err == nil {
+			err = d.Store.Gone(ctx, name)
+		}
+		return err
 	}
 	err := remove(ctx)
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -282,11 +283,52 @@ func TestReconcile_RemovesForeign(t *testing.T) {
 			w.Runner.Put(later, mesh.InstanceRunning)
 			gone := c.Spec
 			gone.Stack = "gone"
+			if _, err := w.Store.CreateStack(t.Context(), mesh.Stack{Name: "gone"}, nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Store.DestroyStack(t.Context(), "gone"); err != nil {
+				t.Fatal(err)
+			}
 			w.Runner.Put(gone, mesh.InstanceRunning)
 		})
 		sound(t, w)
 		if w.Runner.Names() != "web.1@c1" {
 			t.Errorf("got %s", w.Runner.Names())
+		}
+		if left, err := w.Store.Destroyed(t.Context()); err != nil || len(left) != 0 {
+			t.Errorf("still noted as destroyed: %v, %v", left, err)
+		}
+	})
+}
+
+// A record may be what is missing: an older backup, another mesh.db. What runs of a stack
+// that nobody has destroyed is left alone, and told.
+func TestReconcile_LeavesWhatIsNotRecordedAlone(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d := restarted(t, w, func() {
+			c, _ := w.Runner.Get("c1")
+			other := c.Spec
+			other.Stack = "unheard-of"
+			w.Runner.Put(other, mesh.InstanceRunning)
+		})
+		pass(time.Minute)
+		if n := len(w.Runner.Containers()); n != 2 {
+			t.Errorf("%d containers are left of 2: %s", n, w.Runner.Names())
+		}
+		if !slices.ContainsFunc(d.Findings(t.Context()), func(f mesh.Finding) bool {
+			return !f.OK && strings.Contains(f.What, "unheard-of") && strings.Contains(f.Mend, "stacks:destroy -a unheard-of")
+		}) {
+			t.Errorf("the doctor says %+v", d.Findings(t.Context()))
+		}
+		// What the hint says to type removes it.
+		if _, err := d.CreateStack(t.Context(), "unheard-of", "x"); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.DestroyStack(t.Context(), "unheard-of", "x"); err != nil {
+			t.Fatal(err)
+		}
+		if w.Runner.Names() != "web.1@c1" {
+			t.Errorf("left: %s", w.Runner.Names())
 		}
 	})
 }

@@ -357,24 +357,28 @@ func (r *Repos) freeze(ctx context.Context, from, to string) error {
 	})
 }
 
-// Prune deletes the repositories of stacks that are no more: those whose removal a
-// killed server did not get to. It is for the start, before anything is pushed.
-func (r *Repos) Prune(stacks []mesh.Stack) error {
+// Prune clears away the repositories of stacks that are no more. Those of destroyed
+// ones are deleted: a killed server did not get to it. What nothing is known of is given
+// to aside, which moves it out of the way: what is missing may be the record. It is for
+// the start, before anything is pushed.
+func (r *Repos) Prune(stacks []mesh.Stack, destroyed []mesh.StackName, aside func(path string) error) error {
 	found, err := filepath.Glob(filepath.Join(r.dir, "*.git"))
 	if err != nil {
 		return err
 	}
+	var all []error
 	for _, path := range found {
 		name := mesh.StackName(strings.TrimSuffix(filepath.Base(path), ".git"))
-		if slices.ContainsFunc(stacks, func(s mesh.Stack) bool { return s.Name == name || s.Was == name }) {
-			continue
-		}
-		r.log.Info("removing the repository of no stack", "stack", name)
-		if err := os.RemoveAll(path); err != nil {
-			return err
+		switch {
+		case slices.ContainsFunc(stacks, func(s mesh.Stack) bool { return s.Name == name || s.Was == name }):
+		case slices.Contains(destroyed, name):
+			r.log.Info("removing the repository of a destroyed stack", "stack", name)
+			all = append(all, os.RemoveAll(path))
+		default:
+			all = append(all, aside(path))
 		}
 	}
-	return nil
+	return errors.Join(all...)
 }
 
 // takeTurn lets its caller move refs of a stack, alone, until it calls release. git

@@ -470,3 +470,31 @@ func TestPeel(t *testing.T) {
 		t.Errorf("a tagged tree peels to %s", p)
 	}
 }
+
+// The repository of a stack that nobody destroyed is given away, not deleted: what is
+// missing may be the record.
+func TestPrune_DeletesOnlyWhatWasDestroyed(t *testing.T) {
+	t.Parallel()
+	r, err := OpenRepos(t.TempDir(), 0, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []mesh.StackName{"kept", "was", "destroyed", "unheard-of"} {
+		if err := r.ensure(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var aside []string
+	err = r.Prune([]mesh.Stack{{Name: "kept"}, {Name: "now", Was: "was"}}, []mesh.StackName{"destroyed", "was"}, func(path string) error {
+		aside = append(aside, filepath.Base(path))
+		return nil
+	})
+	if err != nil || !slices.Equal(aside, []string{"unheard-of.git"}) {
+		t.Errorf("moved aside: %v, %v", aside, err)
+	}
+	for name, want := range map[mesh.StackName]bool{"kept": true, "was": true, "destroyed": false, "unheard-of": true} {
+		if r.Exists(name) != want {
+			t.Errorf("%s exists: %v", name, !want)
+		}
+	}
+}

@@ -2,7 +2,7 @@ package store
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -24,6 +24,13 @@ type auditForm struct {
 	Result string    `json:"result"`
 }
 
+func (f *auditForm) check(key []byte) error {
+	if len(key) != 8 {
+		return errors.New("it is not numbered")
+	}
+	return checkVersion(f.V)
+}
+
 // AddAudit records an entry and lets go of the oldest beyond a bound.
 func (s *Store) AddAudit(ctx context.Context, e mesh.AuditEntry) error {
 	return s.update(ctx, func(tx *bbolt.Tx) error {
@@ -40,7 +47,7 @@ func (s *Store) AddAudit(ctx context.Context, e mesh.AuditEntry) error {
 				return err
 			}
 		}
-		return put(b, number(n), auditForm{V: 1, At: e.At, By: string(e.By), Stack: string(e.Stack), Action: e.Action, Result: e.Result})
+		return put(b, number(n), &auditForm{V: 1, At: e.At, By: string(e.By), Stack: string(e.Stack), Action: e.Action, Result: e.Result})
 	})
 }
 
@@ -56,8 +63,11 @@ func (s *Store) AuditLog(ctx context.Context, stack mesh.StackName, limit int) (
 		c := b.Cursor()
 		for k, v := c.Last(); k != nil && (limit <= 0 || len(out) < limit); k, v = c.Prev() {
 			var f auditForm
-			if err := json.Unmarshal(v, &f); err != nil {
-				return err
+			if err := parse(k, v, &f); err != nil {
+				if stack == "" { // whose it was cannot be known
+					out = append(out, mesh.AuditEntry{Action: "this entry is damaged: " + err.Error()})
+				}
+				continue
 			}
 			if stack != "" && f.Stack != string(stack) {
 				continue

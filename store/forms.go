@@ -2,6 +2,8 @@ package store
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -36,6 +38,15 @@ type stackForm struct {
 	Endpoints []endpointForm         `json:"endpoints,omitempty"`
 	Last      int                    `json:"last_deployment,omitempty"`
 	Was       string                 `json:"was,omitempty"`
+}
+
+func (f *stackForm) check(key []byte) error {
+	if f.Subnet != "" {
+		if _, err := netip.ParsePrefix(f.Subnet); err != nil {
+			return fmt.Errorf("its subnet is %q", mesh.Clip(f.Subnet, 60))
+		}
+	}
+	return errors.Join(checkVersion(f.V), checkKey(key, f.Name))
 }
 
 type endpointForm struct {
@@ -84,8 +95,8 @@ type serviceForm struct {
 	StopTimeout time.Duration `json:"stop_timeout_ns,omitempty"`
 }
 
-func storeStack(s mesh.Stack, config []byte) stackForm {
-	f := stackForm{
+func storeStack(s mesh.Stack, config []byte) *stackForm {
+	f := &stackForm{
 		V: 1, Name: string(s.Name), Created: s.Created, CreatedBy: string(s.CreatedBy), Config: config,
 		Formation: storeFormation(s.Formation), Settings: settingsForm(s.Settings), Declared: settingsForm(s.Declared), Release: s.Release,
 		Current: int(s.Current), Stopped: s.Stopped, Maintain: s.Maintained, Last: int(s.LastNumber), Was: string(s.Was),
@@ -198,10 +209,15 @@ type releaseForm struct {
 	Config      []byte                 `json:"config,omitempty"`
 	Formation   map[string]int         `json:"formation,omitempty"`
 	Services    map[string]serviceForm `json:"services,omitempty"`
+	Procfile    map[string]string      `json:"procfile,omitempty"` // of an earlier mesh, not used
 }
 
-func storeRelease(r mesh.Release, config []byte) releaseForm {
-	f := releaseForm{
+func (f *releaseForm) check(key []byte) error {
+	return errors.Join(checkVersion(f.V), checkNumber(key, f.Number))
+}
+
+func storeRelease(r mesh.Release, config []byte) *releaseForm {
+	f := &releaseForm{
 		V: 1, Number: int(r.Number), Created: r.Created, By: string(r.By), Description: r.Description,
 		Deployment: int(r.Deployment), Commit: string(r.Commit), Image: imageForm(r.Image), Config: config,
 		Elsewhere: r.Elsewhere, Source: r.Source, Formation: storeFormation(r.Formation), Services: map[string]serviceForm{},
@@ -263,8 +279,17 @@ type deploymentForm struct {
 	Reason  string    `json:"reason,omitempty"`
 }
 
-func storeDeployment(d mesh.Deployment) deploymentForm {
-	return deploymentForm{
+func (f *deploymentForm) check(key []byte) error {
+	return errors.Join(checkVersion(f.V), checkNumber(key, f.Number),
+		checkOneOf("its status", f.Status, mesh.StatusWaiting, mesh.StatusRunning, mesh.StatusLive, mesh.StatusFailed,
+			mesh.StatusCancelled, mesh.StatusDryRun, mesh.StatusSkipped),
+		checkOneOf("its kind", f.Kind, mesh.DeployPush, mesh.DeployConfig, mesh.DeployScale, mesh.DeployRestart, mesh.DeployStart,
+			mesh.DeployStop, mesh.DeployRollback, mesh.DeployServices, mesh.DeployRebuild, mesh.DeployUpload, mesh.DeployImage,
+			mesh.DeployPromote, mesh.DeployRename))
+}
+
+func storeDeployment(d mesh.Deployment) *deploymentForm {
+	return &deploymentForm{
 		V: 1, Number: int(d.Number), Kind: string(d.Kind), By: string(d.By), Commit: string(d.Commit), Subject: d.Subject,
 		Created: d.Created, Ended: d.Ended, Status: string(d.Status), Release: int(d.Release), Reason: d.Reason,
 	}
@@ -289,8 +314,12 @@ type keyForm struct {
 	AddedBy     string    `json:"added_by,omitempty"`
 }
 
-func storeKey(k mesh.Key) keyForm {
-	f := keyForm{
+func (f *keyForm) check(key []byte) error {
+	return errors.Join(checkVersion(f.V), checkKey(key, f.Name), checkOneOf("its role", f.Role, mesh.RoleAdmin, mesh.RoleDeploy, mesh.RoleRead))
+}
+
+func storeKey(k mesh.Key) *keyForm {
+	f := &keyForm{
 		V: 1, Name: string(k.Name), Role: string(k.Role), Public: k.Public,
 		Fingerprint: k.Fingerprint, Added: k.Added, AddedBy: string(k.AddedBy),
 	}

@@ -3,8 +3,7 @@ package store
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
-	"fmt"
+	"errors"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -23,7 +22,12 @@ type registryForm struct {
 	AddedBy  string    `json:"added_by,omitempty"`
 }
 
-// Registries returns the registries that the server has signed in to, by host.
+func (f *registryForm) check(key []byte) error {
+	return errors.Join(checkVersion(f.V), checkKey(key, f.Host))
+}
+
+// Registries returns the registries that the server has signed in to, by host, but those
+// whose record is damaged.
 func (s *Store) Registries(ctx context.Context) (out []mesh.Registry, err error) {
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		out = nil
@@ -31,24 +35,30 @@ func (s *Store) Registries(ctx context.Context) (out []mesh.Registry, err error)
 		if b == nil {
 			return nil
 		}
-		return b.ForEach(func(_, v []byte) error {
-			var f registryForm
-			if err := json.Unmarshal(v, &f); err != nil {
-				return err
+		return b.ForEach(func(k, v []byte) error {
+			if r, err := s.readRegistry(k, v); err == nil {
+				out = append(out, r)
 			}
-			n := s.seal.aead.NonceSize()
-			if len(f.Password) < n {
-				return fmt.Errorf("read the registry %s: the password is missing", f.Host)
-			}
-			plain, err := s.seal.aead.Open(nil, f.Password[:n], f.Password[n:], []byte(f.Host))
-			if err != nil {
-				return fmt.Errorf("read the registry %s: %w", f.Host, err)
-			}
-			out = append(out, mesh.Registry{Host: f.Host, User: f.User, Password: mesh.NewSecret(string(plain)), Added: f.Added, AddedBy: mesh.KeyName(f.AddedBy)})
-			return nil
+			return nil // the doctor tells of a damaged one
 		})
 	})
 	return out, err
+}
+
+func (s *Store) readRegistry(key, data []byte) (mesh.Registry, error) {
+	var f registryForm
+	if err := parse(key, data, &f); err != nil {
+		return mesh.Registry{}, err
+	}
+	n := s.seal.aead.NonceSize()
+	if len(f.Password) < n {
+		return mesh.Registry{}, errors.New("the password is missing")
+	}
+	plain, err := s.seal.aead.Open(nil, f.Password[:n], f.Password[n:], []byte(f.Host))
+	if err != nil {
+		return mesh.Registry{}, errors.New("the password cannot be unsealed with secret.key")
+	}
+	return mesh.Registry{Host: f.Host, User: f.User, Password: mesh.NewSecret(string(plain)), Added: f.Added, AddedBy: mesh.KeyName(f.AddedBy)}, nil
 }
 
 // PutRegistry records how to sign in to a registry, over what there was for its
@@ -63,7 +73,7 @@ func (s *Store) PutRegistry(ctx context.Context, r mesh.Registry) error {
 		if err != nil {
 			return err
 		}
-		return put(b, []byte(r.Host), registryForm{
+		return put(b, []byte(r.Host), &registryForm{
 			V: 1, Host: r.Host, User: r.User, Added: r.Added, AddedBy: string(r.AddedBy),
 			Password: s.seal.aead.Seal(nonce, nonce, []byte(r.Password.Reveal()), []byte(r.Host)),
 		})

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"go.etcd.io/bbolt"
@@ -21,31 +20,32 @@ func (s *Store) Release(ctx context.Context, stack mesh.StackName, n mesh.Releas
 		if data == nil {
 			return mesh.Errorf(mesh.NotFound, "%s has no release %s", stack, n).WithHint("list them with: ssh mesh releases -a %s", stack)
 		}
-		r, err = s.readRelease(b, stack, data)
+		r, err = s.readRelease(b, stack, number(uint64(n)), data)
 		return err
 	})
 	return r, err
 }
 
-func (s *Store) readRelease(b *bbolt.Bucket, stack mesh.StackName, data []byte) (mesh.Release, error) {
+func (s *Store) readRelease(b *bbolt.Bucket, stack mesh.StackName, key, data []byte) (mesh.Release, error) {
 	var f releaseForm
-	if err := json.Unmarshal(data, &f); err != nil {
-		return mesh.Release{}, err
+	what := func() string { return fmt.Sprintf("release v%s of %s", numberText(key), stack) }
+	if err := parse(key, data, &f); err != nil {
+		return mesh.Release{}, damagedRecord(what(), err)
 	}
-	cfg, err := s.getConfig(b, f.Config)
+	cfg, err := s.openConfig(b, f.Config)
 	if err != nil {
-		return mesh.Release{}, err
+		return mesh.Release{}, damagedRecord(what(), fmt.Errorf("its config vars: %w", err))
 	}
 	return f.release(stack, cfg), nil
 }
 
 // newest calls fn with the values of a numbered bucket from the last one back,
 // limit of them at most, or all when limit is 0.
-func newest(b *bbolt.Bucket, limit int, fn func([]byte) error) error {
+func newest(b *bbolt.Bucket, limit int, fn func(key, data []byte) error) error {
 	c := b.Cursor()
 	n := 0
 	for k, v := c.Last(); k != nil && (limit <= 0 || n < limit); k, v = c.Prev() {
-		if err := fn(v); err != nil {
+		if err := fn(k, v); err != nil {
 			return err
 		}
 		n++
@@ -62,8 +62,8 @@ func (s *Store) Releases(ctx context.Context, stack mesh.StackName, limit int) (
 		if err != nil {
 			return err
 		}
-		return newest(b.Bucket(bucketReleases), limit, func(data []byte) error {
-			r, err := s.readRelease(b, stack, data)
+		return newest(b.Bucket(bucketReleases), limit, func(key, data []byte) error {
+			r, err := s.readRelease(b, stack, key, data)
 			out = append(out, r)
 			return err
 		})
@@ -82,16 +82,16 @@ func (s *Store) Deployment(ctx context.Context, stack mesh.StackName, n mesh.Dep
 		if data == nil {
 			return mesh.Errorf(mesh.NotFound, "%s has no deployment %s", stack, n).WithHint("list them with: ssh mesh deployments -a %s", stack)
 		}
-		d, err = readDeployment(stack, data)
+		d, err = readDeployment(stack, number(uint64(n)), data)
 		return err
 	})
 	return d, err
 }
 
-func readDeployment(stack mesh.StackName, data []byte) (mesh.Deployment, error) {
+func readDeployment(stack mesh.StackName, key, data []byte) (mesh.Deployment, error) {
 	var f deploymentForm
-	if err := json.Unmarshal(data, &f); err != nil {
-		return mesh.Deployment{}, err
+	if err := parse(key, data, &f); err != nil {
+		return mesh.Deployment{}, damagedRecord(fmt.Sprintf("deployment %s of %s", numberText(key), stack), err)
 	}
 	return f.deployment(stack), nil
 }
@@ -105,8 +105,8 @@ func (s *Store) Deployments(ctx context.Context, stack mesh.StackName, limit int
 		if err != nil {
 			return err
 		}
-		return newest(b.Bucket(bucketDeployments), limit, func(data []byte) error {
-			d, err := readDeployment(stack, data)
+		return newest(b.Bucket(bucketDeployments), limit, func(key, data []byte) error {
+			d, err := readDeployment(stack, key, data)
 			out = append(out, d)
 			return err
 		})
@@ -117,11 +117,11 @@ func (s *Store) Deployments(ctx context.Context, stack mesh.StackName, limit int
 // BeginDeployment gives d the stack's next number and records it.
 func (s *Store) BeginDeployment(ctx context.Context, d mesh.Deployment) (mesh.Deployment, error) {
 	err := s.update(ctx, func(tx *bbolt.Tx) error {
-		b, err := stackBucket(tx, d.Stack)
+		b, err := s.changeable(tx, d.Stack)
 		if err != nil {
 			return err
 		}
-		st, err := s.readStack(b)
+		st, err := s.readStack(d.Stack, b)
 		if err != nil {
 			return err
 		}
@@ -140,7 +140,7 @@ func (s *Store) BeginDeployment(ctx context.Context, d mesh.Deployment) (mesh.De
 // is final.
 func (s *Store) UpdateDeployment(ctx context.Context, d mesh.Deployment) error {
 	return s.update(ctx, func(tx *bbolt.Tx) error {
-		b, err := stackBucket(tx, d.Stack)
+		b, err := s.changeable(tx, d.Stack)
 		if err != nil {
 			return err
 		}
@@ -154,7 +154,7 @@ func updateDeployment(b *bbolt.Bucket, d mesh.Deployment) error {
 	if data == nil {
 		return mesh.Errorf(mesh.NotFound, "%s has no deployment %s", d.Stack, d.Number)
 	}
-	old, err := readDeployment(d.Stack, data)
+	old, err := readDeployment(d.Stack, number(uint64(d.Number)), data)
 	if err != nil {
 		return err
 	}
@@ -169,11 +169,11 @@ func updateDeployment(b *bbolt.Bucket, d mesh.Deployment) error {
 // applied to the stack in the same transaction.
 func (s *Store) Commit(ctx context.Context, d mesh.Deployment, r *mesh.Release, change func(*mesh.Stack) error) (st mesh.Stack, err error) {
 	err = s.update(ctx, func(tx *bbolt.Tx) error {
-		b, err := stackBucket(tx, d.Stack)
+		b, err := s.changeable(tx, d.Stack)
 		if err != nil {
 			return err
 		}
-		old, err := s.readStack(b)
+		old, err := s.readStack(d.Stack, b)
 		if err != nil {
 			return err
 		}

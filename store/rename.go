@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -26,11 +25,11 @@ func (s *Store) RenameStack(ctx context.Context, d mesh.Deployment, to mesh.Stac
 		}
 	}
 	err = s.update(ctx, func(tx *bbolt.Tx) error {
-		from, err := stackBucket(tx, d.Stack)
+		from, err := s.changeable(tx, d.Stack)
 		if err != nil {
 			return err
 		}
-		old, err := s.readStack(from)
+		old, err := s.readStack(d.Stack, from)
 		if err != nil {
 			return err
 		}
@@ -60,6 +59,10 @@ func (s *Store) RenameStack(ctx context.Context, d mesh.Deployment, to mesh.Stac
 		if err := root.DeleteBucket([]byte(old.Name)); err != nil {
 			return err
 		}
+		// What the old name has is removed when nothing of the stack needs it any more.
+		if err := errors.Join(forgetDestroyed(tx, to), noteDestroyed(tx, old.Name)); err != nil {
+			return err
+		}
 		if err := s.writeStack(tx, b, mesh.Stack{}, st); err != nil {
 			return err
 		}
@@ -74,10 +77,10 @@ func (s *Store) RenameStack(ctx context.Context, d mesh.Deployment, to mesh.Stac
 
 // renameImages lets the names of a stack's images follow the stack's.
 func renameImages(releases *bbolt.Bucket, from, to mesh.StackName) error {
-	changed := map[string][]byte{} // a bucket must not be changed while it is walked
+	changed := map[string]*releaseForm{} // a bucket must not be changed while it is walked
 	err := releases.ForEach(func(k, v []byte) error {
 		var f releaseForm
-		if err := json.Unmarshal(v, &f); err != nil {
+		if err := parse(k, v, &f); err != nil {
 			return err
 		}
 		tag, ours := strings.CutPrefix(f.Image.Ref, "mesh/"+string(from)+":")
@@ -85,26 +88,25 @@ func renameImages(releases *bbolt.Bucket, from, to mesh.StackName) error {
 			return nil
 		}
 		f.Image.Ref = "mesh/" + string(to) + ":" + tag
-		data, err := json.Marshal(f)
-		changed[string(k)] = data
-		return err
+		changed[string(k)] = &f
+		return nil
 	})
-	for k, v := range changed {
-		err = errors.Join(err, releases.Put([]byte(k), v))
+	for k, f := range changed {
+		err = errors.Join(err, put(releases, []byte(k), f))
 	}
 	return err
 }
 
 func renameInKeys(keys *bbolt.Bucket, from, to mesh.StackName) error {
-	var limited []keyForm
-	err := keys.ForEach(func(_, v []byte) error {
+	var limited []*keyForm
+	err := keys.ForEach(func(k, v []byte) error {
 		var f keyForm
-		if err := json.Unmarshal(v, &f); err != nil {
-			return err
+		if err := parse(k, v, &f); err != nil {
+			return nil //nolint:nilerr // it lets nobody in
 		}
 		if i := slices.Index(f.Stacks, string(from)); i >= 0 {
 			f.Stacks[i] = string(to)
-			limited = append(limited, f)
+			limited = append(limited, &f)
 		}
 		return nil
 	})

@@ -64,6 +64,14 @@ func openSealer(path string, fresh bool) (sealer, error) {
 	return sealer{aead: aead, mac: mac.Sum(nil)}, nil
 }
 
+// proof shows that a database and a key belong together, and that the database's id is
+// the one that was written.
+func (s sealer) proof(server string) []byte {
+	mac := hmac.New(sha256.New, s.mac)
+	mac.Write([]byte("mesh server " + server))
+	return mac.Sum(nil)[:16]
+}
+
 // Key is a secret of this data directory for a purpose, made of secret.key: 32
 // bytes, the same every time, which tell nothing about it or about other keys.
 func (s *Store) Key(purpose string) []byte {
@@ -132,19 +140,19 @@ func (s *Store) putConfig(b *bbolt.Bucket, c mesh.Config) ([]byte, error) {
 	return ref, configs.Put(ref, s.seal.aead.Seal(nonce, nonce, data, ref))
 }
 
-func (s *Store) getConfig(b *bbolt.Bucket, ref []byte) (mesh.Config, error) {
+// openConfig unseals a config. Its seal is its checksum.
+func (s *Store) openConfig(b *bbolt.Bucket, ref []byte) (mesh.Config, error) {
 	if len(ref) == 0 {
 		return mesh.Config{}, nil
 	}
 	sealed := b.Bucket(bucketConfigs).Get(ref)
 	n := s.seal.aead.NonceSize()
 	if len(sealed) < n {
-		return nil, errors.New("read config: the record is missing")
+		return nil, errors.New("they are missing")
 	}
 	data, err := s.seal.aead.Open(nil, sealed[:n], sealed[n:], ref)
 	if err != nil {
-		return nil, mesh.Errorf(mesh.Unavailable, "the config vars cannot be unsealed: secret.key is not the one that mesh.db was written with").
-			WithHint("put both files back from one backup")
+		return nil, errors.New("they cannot be unsealed with secret.key")
 	}
 	var plain map[string][]byte
 	if err := json.Unmarshal(data, &plain); err != nil {

@@ -14,10 +14,10 @@ package store
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -25,6 +25,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -46,6 +47,7 @@ var (
 
 	keyVersion = []byte("version")
 	keyServer  = []byte("server")
+	keySeal    = []byte("seal") // proof that secret.key is the one
 
 	keyRecord         = []byte("record")
 	bucketConfigs     = []byte("configs")
@@ -60,17 +62,30 @@ type Store struct {
 	db     *bbolt.DB
 	seal   sealer
 	server string
+
+	mu     sync.Mutex
+	damage []mesh.Damage
+	notes  []string
 }
 
 // Open opens the state in dir, making both when they are missing. It fails at
 // once, with a *mesh.Error, when another server has it open, when the file is
-// damaged, when it was written by a later mesh, or when the key that seals config
-// vars is missing.
+// damaged, when it was written by a later mesh, when the key that seals config vars is
+// missing, or when it is missing or another server's while other parts of a data
+// directory are there. It needs no room on the disk, except in a new directory. A single
+// damaged record is no error: see Damaged.
 func Open(dir string) (s *Store, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, mesh.Errorf(mesh.Unavailable, "the data directory cannot be made: %w", err).WithHint("choose another with --data DIR")
 	}
 	path := filepath.Join(dir, "mesh.db")
+	if have := withoutState(dir); len(have) > 0 {
+		what := "missing"
+		if _, err := os.Lstat(path); err == nil {
+			what = "empty"
+		}
+		return nil, noState(dir, what, have)
+	}
 
 	// bbolt panics on pages that are not what they should be, and a truncated file
 	// is mapped whole: reading behind its end is a fault that would end the process.
@@ -120,6 +135,23 @@ func damaged(path string, err error) error {
 		WithHint("put a backup in its place (docs/operating.md, Restore); the containers go on running meanwhile")
 }
 
+// Notes are what the start has found that somebody should hear of.
+func (s *Store) Notes() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.notes)
+}
+
+func (s *Store) note(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Contains(s.notes, text) {
+		s.notes = append(s.notes, text)
+	}
+}
+
+var rootBuckets = [][]byte{bucketMeta, bucketStacks, bucketDomains, bucketKeys}
+
 // load checks the file, makes the buckets and reads the sealing key.
 func (s *Store) load(path string) error {
 	fresh := false
@@ -132,43 +164,155 @@ func (s *Store) load(path string) error {
 			return fmt.Errorf("it is cut off: %d bytes of %d", info.Size(), tx.Size())
 		}
 		// No bucket: it is new, or a server was killed before it got further.
-		fresh = tx.Bucket(bucketMeta) == nil
+		k, _ := tx.Cursor().First()
+		fresh = k == nil
 		if err := walk(tx); err != nil {
 			return err
 		}
-		return checkAll(tx)
+		if err := checkAll(tx); err != nil || fresh {
+			return err
+		}
+		for _, b := range rootBuckets {
+			if tx.Bucket(b) == nil {
+				return fmt.Errorf("it has no bucket %q", b)
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return damaged(path, err)
 	}
+	if have := inhabited(s.dir); fresh && len(have) > 0 {
+		return noState(s.dir, "empty", have)
+	}
 	if s.seal, err = openSealer(filepath.Join(s.dir, "secret.key"), fresh); err != nil {
 		return err
 	}
-	return s.db.Update(func(tx *bbolt.Tx) error {
-		for _, b := range [][]byte{bucketMeta, bucketStacks, bucketDomains, bucketKeys} {
-			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+	if fresh {
+		if err := s.db.Update(s.begin); err != nil {
+			return noRoom(err)
+		}
+	}
+	if err := s.db.View(func(tx *bbolt.Tx) error { return s.readMeta(tx, path) }); err != nil {
+		return err
+	}
+	if err := s.identify(); err != nil {
+		return err
+	}
+	return s.review()
+}
+
+// begin fills a new database.
+func (s *Store) begin(tx *bbolt.Tx) error {
+	for _, b := range rootBuckets {
+		if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+			return err
+		}
+	}
+	var b [8]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return err
+	}
+	id := hex.EncodeToString(b[:])
+	meta := tx.Bucket(bucketMeta)
+	return errors.Join(meta.Put(keyVersion, number(formatVersion)), meta.Put(keyServer, []byte(id)), meta.Put(keySeal, s.seal.proof(id)))
+}
+
+// readMeta reads what the database says of itself.
+func (s *Store) readMeta(tx *bbolt.Tx, path string) error {
+	meta := tx.Bucket(bucketMeta)
+	v := meta.Get(keyVersion)
+	if len(v) != 8 {
+		return damaged(path, errors.New("its version is missing"))
+	}
+	id := meta.Get(keyServer)
+	s.server = string(id)
+	proof := meta.Get(keySeal)
+	sealed := proof != nil && hmac.Equal(proof, s.seal.proof(s.server))
+	switch v := binary.BigEndian.Uint64(v); {
+	case v != formatVersion && sealed && v < formatVersion, v == 0:
+		return damaged(path, fmt.Errorf("its version is %d", v))
+	case v > formatVersion:
+		return mesh.Errorf(mesh.Conflict, "%s was written by a later mesh (format %d, this one knows %d)", path, v, formatVersion).
+			WithHint("run that version, or restore the backup that was made before the upgrade")
+	}
+	if b, err := hex.DecodeString(s.server); err != nil || len(b) != 8 {
+		return damaged(path, fmt.Errorf("its server id is %q", mesh.Clip(s.server, 40)))
+	}
+	if proof == nil || sealed {
+		return nil
+	}
+	return mesh.Errorf(mesh.Unavailable, "the config vars cannot be unsealed: %s is not the key that mesh.db was written with", filepath.Join(s.dir, "secret.key")).
+		WithHint("put mesh.db and secret.key back from one backup (docs/operating.md, Restore)")
+}
+
+// review looks for damaged records, and gives the others what an earlier mesh has not
+// written: checksums, and the proof that mesh.db and secret.key belong together. It can
+// wait when the disk is full.
+func (s *Store) review() error {
+	todo := false
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		s.found(s.scan(tx))
+		wrong, err := s.mendDomains(tx, false)
+		if wrong > 0 {
+			s.note(fmt.Sprintf("the index of domains was wrong in %d places and has been made anew from the stacks", wrong))
+		}
+		todo = wrong > 0 || tx.Bucket(bucketMeta).Get(keySeal) == nil
+		if !todo {
+			errTodo := errors.New("there is one")
+			if werr := withoutSum(tx, func(*bbolt.Bucket, []byte, []byte) error { return errTodo }); werr != nil {
+				todo = true
+			}
+		}
+		return err
+	})
+	if err != nil || !todo {
+		return err
+	}
+	err = s.db.Update(func(tx *bbolt.Tx) error {
+		if _, err := s.mendDomains(tx, true); err != nil {
+			return err
+		}
+		// The proof only when the key has been seen to fit.
+		if tx.Bucket(bucketMeta).Get(keySeal) == nil && !slices.ContainsFunc(s.Damaged(), func(d mesh.Damage) bool { return d.Stack != "" }) {
+			if err := tx.Bucket(bucketMeta).Put(keySeal, s.seal.proof(s.server)); err != nil {
 				return err
 			}
 		}
-		meta := tx.Bucket(bucketMeta)
-		if v := meta.Get(keyVersion); v != nil && binary.BigEndian.Uint64(v) > formatVersion {
-			return mesh.Errorf(mesh.Conflict, "%s was written by a later mesh (format %d, this one knows %d)", path, binary.BigEndian.Uint64(v), formatVersion).
-				WithHint("run that version, or restore the backup that was made before the upgrade")
-		}
-		if err := meta.Put(keyVersion, number(formatVersion)); err != nil {
-			return err
-		}
-		if id := meta.Get(keyServer); id != nil {
-			s.server = string(id)
-			return nil
-		}
-		var b [8]byte
-		if _, err := rand.Read(b[:]); err != nil {
-			return err
-		}
-		s.server = hex.EncodeToString(b[:])
-		return meta.Put(keyServer, []byte(s.server))
+		return withoutSum(tx, func(b *bbolt.Bucket, k, v []byte) error {
+			if !s.intact(k, v) {
+				return nil // a checksum would make it look sound
+			}
+			return b.Put(k, addSum(v))
+		})
 	})
+	if err != nil && unwritable(err) {
+		s.note(fmt.Sprintf("nothing can be written to %s: %v", s.dir, err))
+		return nil
+	}
+	return err
+}
+
+// intact tells whether a record without a checksum can be read as one of some kind.
+func (s *Store) intact(key, data []byte) bool {
+	if string(key) == string(keyRecord) {
+		var f stackForm
+		err := parse(key, data, &f)
+		return err == nil || parse([]byte(f.Name), data, new(stackForm)) == nil
+	}
+	for _, f := range []form{new(releaseForm), new(deploymentForm), new(keyForm), new(registryForm), new(auditForm)} {
+		if parse(key, data, f) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// found replaces what is known of damage.
+func (s *Store) found(all []mesh.Damage) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.damage = all
 }
 
 // walk reads every record. bbolt's own check does so in a goroutine of its own,
@@ -204,9 +348,16 @@ func (s *Store) Server() string { return s.server }
 // Dir is the data directory.
 func (s *Store) Dir() string { return s.dir }
 
-// Check verifies the consistency of the whole file, for tests and mesh doctor.
+// Check verifies the consistency of the whole file, and looks at every record anew, for
+// tests and mesh doctor.
 func (s *Store) Check() error {
-	return s.db.View(checkAll)
+	return s.db.View(func(tx *bbolt.Tx) error {
+		if err := checkAll(tx); err != nil {
+			return err
+		}
+		s.found(s.scan(tx))
+		return nil
+	})
 }
 
 func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
@@ -249,26 +400,20 @@ func noRoom(err error) error {
 		WithHint("make room on the server, for example with: docker system prune; then try again")
 }
 
-// put stores v as JSON.
-func put(b *bbolt.Bucket, key []byte, v any) error {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return b.Put(key, data)
-}
-
-// Stacks returns all stacks by name.
+// Stacks returns all stacks by name, but those that cannot be read: see Damaged.
 func (s *Store) Stacks(ctx context.Context) (out []mesh.Stack, err error) {
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		out = nil
 		return tx.Bucket(bucketStacks).ForEachBucket(func(k []byte) error {
-			st, err := s.readStack(tx.Bucket(bucketStacks).Bucket(k))
-			if err != nil {
-				return fmt.Errorf("read stack %s: %w", k, err)
+			st, err := s.readStack(mesh.StackName(k), tx.Bucket(bucketStacks).Bucket(k))
+			if err == nil {
+				out = append(out, st)
+				return nil
 			}
-			out = append(out, st)
-			return nil
+			if errors.Is(err, mesh.Damaged) {
+				return nil
+			}
+			return fmt.Errorf("read stack %s: %w", k, err)
 		})
 	})
 	return out, err
@@ -281,7 +426,7 @@ func (s *Store) Stack(ctx context.Context, name mesh.StackName) (st mesh.Stack, 
 		if err != nil {
 			return err
 		}
-		st, err = s.readStack(b)
+		st, err = s.readStack(name, b)
 		return err
 	})
 	return st, err
@@ -297,7 +442,10 @@ func (s *Store) CreateStack(ctx context.Context, st mesh.Stack, choose func(take
 		}
 		var taken []mesh.Stack
 		err := root.ForEachBucket(func(k []byte) error {
-			o, err := s.readStack(root.Bucket(k))
+			o, err := s.readStack(mesh.StackName(k), root.Bucket(k))
+			if errors.Is(err, mesh.Damaged) {
+				return nil // its domains are in the index
+			}
 			taken = append(taken, o)
 			return err
 		})
@@ -311,6 +459,9 @@ func (s *Store) CreateStack(ctx context.Context, st mesh.Stack, choose func(take
 		}
 		b, err := root.CreateBucket([]byte(st.Name))
 		if err != nil {
+			return err
+		}
+		if err := forgetDestroyed(tx, st.Name); err != nil {
 			return err
 		}
 		for _, sub := range [][]byte{bucketConfigs, bucketReleases, bucketDeployments} {
@@ -327,11 +478,11 @@ func (s *Store) CreateStack(ctx context.Context, st mesh.Stack, choose func(take
 // Name, Current and LastNumber stay as they are whatever fn does.
 func (s *Store) UpdateStack(ctx context.Context, name mesh.StackName, fn func(*mesh.Stack) error) (st mesh.Stack, err error) {
 	err = s.update(ctx, func(tx *bbolt.Tx) error {
-		b, err := stackBucket(tx, name)
+		b, err := s.changeable(tx, name)
 		if err != nil {
 			return err
 		}
-		old, err := s.readStack(b)
+		old, err := s.readStack(name, b)
 		if err != nil {
 			return err
 		}
@@ -357,24 +508,32 @@ func apply(old mesh.Stack, fn func(*mesh.Stack) error) (mesh.Stack, error) {
 // the recorded output of its deployments.
 func (s *Store) DestroyStack(ctx context.Context, name mesh.StackName) error {
 	err := s.update(ctx, func(tx *bbolt.Tx) error {
-		b, err := stackBucket(tx, name)
-		if err != nil {
+		if _, err := stackBucket(tx, name); err != nil {
 			return err
 		}
-		st, err := s.readStack(b)
-		if err != nil {
-			return err
-		}
-		for _, h := range st.Domains {
-			if err := tx.Bucket(bucketDomains).Delete([]byte(h)); err != nil {
-				return err
+		// By the index: the record itself may be damaged.
+		var hosts [][]byte
+		index := tx.Bucket(bucketDomains)
+		err := index.ForEach(func(k, v []byte) error {
+			if string(v) == string(name) {
+				hosts = append(hosts, slices.Clone(k))
 			}
+			return nil
+		})
+		for _, h := range hosts {
+			err = errors.Join(err, index.Delete(h))
+		}
+		if err = errors.Join(err, noteDestroyed(tx, name)); err != nil {
+			return err
 		}
 		return tx.Bucket(bucketStacks).DeleteBucket([]byte(name))
 	})
 	if err != nil {
 		return err
 	}
+	s.mu.Lock()
+	s.damage = slices.DeleteFunc(s.damage, func(d mesh.Damage) bool { return d.Stack == name })
+	s.mu.Unlock()
 	return errors.Join(os.RemoveAll(s.outputDir(name)), s.removeTimes(name))
 }
 
@@ -403,26 +562,26 @@ func (s *Store) writeStack(tx *bbolt.Tx, b *bbolt.Bucket, old, st mesh.Stack) er
 	return put(b, keyRecord, storeStack(st, ref))
 }
 
-func (s *Store) readStack(b *bbolt.Bucket) (mesh.Stack, error) {
+func (s *Store) readStack(name mesh.StackName, b *bbolt.Bucket) (mesh.Stack, error) {
 	var f stackForm
-	if err := json.Unmarshal(b.Get(keyRecord), &f); err != nil {
-		return mesh.Stack{}, err
+	if err := parse([]byte(name), b.Get(keyRecord), &f); err != nil {
+		return mesh.Stack{}, damagedRecord("the record of "+string(name), err)
 	}
-	cfg, err := s.getConfig(b, f.Config)
+	cfg, err := s.openConfig(b, f.Config)
 	if err != nil {
-		return mesh.Stack{}, err
+		return mesh.Stack{}, damagedRecord("the config vars of "+string(name), err)
 	}
 	return f.stack(cfg), nil
 }
 
-// Keys returns all keys by name.
+// Keys returns all keys by name, but damaged ones.
 func (s *Store) Keys(ctx context.Context) (out []mesh.Key, err error) {
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		out = nil
-		return tx.Bucket(bucketKeys).ForEach(func(_, v []byte) error {
+		return tx.Bucket(bucketKeys).ForEach(func(k, v []byte) error {
 			var f keyForm
-			if err := json.Unmarshal(v, &f); err != nil {
-				return err
+			if err := parse(k, v, &f); err != nil {
+				return nil //nolint:nilerr // nobody is let in by it; the doctor tells
 			}
 			out = append(out, f.key())
 			return nil
@@ -436,10 +595,10 @@ func (s *Store) Keys(ctx context.Context) (out []mesh.Key, err error) {
 func (s *Store) AddKey(ctx context.Context, k mesh.Key) error {
 	return s.update(ctx, func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucketKeys)
-		err := b.ForEach(func(_, v []byte) error {
+		err := b.ForEach(func(key, v []byte) error {
 			var f keyForm
-			if err := json.Unmarshal(v, &f); err != nil {
-				return err
+			if err := parse(key, v, &f); err != nil {
+				return nil //nolint:nilerr // adding it again is how a damaged one is mended
 			}
 			switch {
 			case f.Name == string(k.Name):

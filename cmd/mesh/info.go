@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -20,6 +22,7 @@ type host struct {
 	engine *docker.Client
 	store  *store.Store
 	repos  *receiver.Repos
+	notes  *notes // of the start
 
 	handover *handover
 	stacks   func(context.Context) []mesh.Finding // what is wrong with them
@@ -84,7 +87,11 @@ func (h *host) Diagnose(ctx context.Context) []mesh.Finding {
 		"make room, for example with: docker system prune")
 	out = append(out, h.stacks(ctx)...)
 	err := h.store.Check()
+	if n := len(h.store.Damaged()); err == nil && n > 0 {
+		err = fmt.Errorf("%d records of it, see below", n)
+	}
 	look(err == nil, "the data file is sound", fmt.Sprintf("the data file is damaged: %v", err), "stop mesh and put a backup in its place (docs/operating.md, Restore)")
+	out = append(out, h.records(ctx)...)
 	keys, err := h.store.Keys(ctx)
 	admins := 0
 	for _, k := range keys {
@@ -94,5 +101,48 @@ func (h *host) Diagnose(ctx context.Context) []mesh.Finding {
 	}
 	look(err == nil && admins > 0, fmt.Sprintf("there are keys (%d, %d of them admins)", len(keys), admins), "there is no admin key",
 		"on the server: mesh ssh-keys:add NAME --role admin < KEY.pub")
+	return out
+}
+
+// records tells which parts of the state are damaged, missing, or moved aside.
+func (h *host) records(ctx context.Context) (out []mesh.Finding) {
+	for _, d := range h.store.Damaged() {
+		what := fmt.Sprintf("%s is damaged: %s", d.What, d.Why)
+		mend := "restore a backup: mesh restore --data NEW-DIR BACKUP.tar (docs/operating.md, Damaged records)"
+		switch {
+		case d.Whole:
+			what += "; its instances are left alone and get their requests as last seen"
+		case d.Stack != "":
+			what += fmt.Sprintf("; %s runs on and cannot be changed", d.Stack)
+		case strings.HasPrefix(d.What, "the key "):
+			mend = "nobody gets in by it; add it again: mesh ssh-keys:add NAME < KEY.pub"
+		case strings.HasPrefix(d.What, "the sign-in "):
+			mend = "sign in again: ssh mesh registry:login HOST USER < password"
+		case strings.HasPrefix(d.What, "entry "):
+			mend = "the other entries are not affected; restore a backup if you need it"
+		}
+		out = append(out, mesh.Finding{What: what, Mend: mend})
+	}
+	out = append(out, h.notes.list()...)
+	for _, n := range h.store.Notes() {
+		out = append(out, mesh.Finding{What: n, Mend: "see the server's log; the next start tries again"})
+	}
+	stacks, err := h.store.Stacks(ctx)
+	if err != nil {
+		return append(out, mesh.Finding{What: fmt.Sprintf("the stacks cannot be read: %v", err), Mend: "see the server's log"})
+	}
+	for _, st := range stacks {
+		r, err := h.store.Release(ctx, st.Name, st.Current)
+		if err == nil && r.Here() && st.Was == "" && !h.repos.Exists(st.Name) {
+			out = append(out, mesh.Finding{What: fmt.Sprintf("the repository of %s is gone: it serves, but cannot be cloned or built again", st.Name),
+				Mend: fmt.Sprintf("push it again: git push mesh %s; or put repos/ back from a backup", cmp.Or(st.Settings.Branch, "main"))})
+		}
+	}
+	lost, err := store.Lost(h.info.Data)
+	if err == nil && len(lost) > 0 {
+		dir := filepath.Join(h.info.Data, "lost")
+		out = append(out, mesh.Finding{What: fmt.Sprintf("%d things that belong to no stack were moved to %s: %s", len(lost), dir, mesh.Clip(strings.Join(lost, ", "), 300)),
+			Mend: fmt.Sprintf("look at them; each is removed %d days after the time in its name, or at once with: rm -r %s", int(store.LostFor.Hours()/24), filepath.Join(dir, lost[0]))})
+	}
 	return out
 }

@@ -109,6 +109,7 @@ type server struct {
 	certs    *certs.Certs     // nil without TLS
 	metrics  *metrics
 	started  time.Time
+	notes    notes
 	parted   errgroup.Group // sessions that have outlived their control
 	part     context.Context
 }
@@ -415,6 +416,11 @@ type control struct {
 // open opens the store, which makes this process the one that writes.
 func (sv *server) open(ctx context.Context) (_ *control, err error) {
 	c := &control{server: sv}
+	if sv.settings.StartOver {
+		if err := startOver(sv.settings.Data, sv.log); err != nil {
+			return nil, err
+		}
+	}
 	if c.store, err = store.Open(sv.settings.Data); err != nil {
 		return nil, err
 	}
@@ -423,18 +429,26 @@ func (sv *server) open(ctx context.Context) (_ *control, err error) {
 			err = errors.Join(err, c.store.Close())
 		}
 	}()
-	if c.hostKey, err = receiver.HostKey(filepath.Join(sv.settings.Data, "ssh_host_ed25519_key")); err != nil {
+	for _, note := range c.store.Notes() {
+		sv.log.Warn("data directory: " + note)
+	}
+	for _, d := range c.store.Damaged() {
+		sv.log.Error("a record is damaged", "stack", d.Stack, "record", d.What, "why", d.Why)
+	}
+	keyFile := filepath.Join(sv.settings.Data, "ssh_host_ed25519_key")
+	_, kerr := os.Lstat(keyFile)
+	newKey := errors.Is(kerr, os.ErrNotExist)
+	if c.hostKey, err = receiver.HostKey(keyFile); err != nil {
 		return nil, err
 	}
 	if c.repos, err = receiver.OpenRepos(sv.settings.Data, sv.maxPush, sv.log); err != nil {
 		return nil, err
 	}
 	c.repos.Egress = sv.settings.egress
-	stacks, err := c.store.Stacks(ctx)
-	if err != nil {
-		return nil, err
+	if newKey {
+		c.tellNewHostKey(ctx)
 	}
-	return c, c.repos.Prune(stacks)
+	return c, c.clearAway(ctx)
 }
 
 // wire puts the parts together.
@@ -450,7 +464,7 @@ func (c *control) wire() {
 		Memory: memory{filepath.Join(s.Data, "instances.json")},
 	})
 	self := &host{
-		engine: c.engine, store: c.store, repos: c.repos, handover: c.handover, stacks: c.deployer.Findings,
+		engine: c.engine, store: c.store, repos: c.repos, notes: &c.notes, handover: c.handover, stacks: c.deployer.Findings,
 		info: mesh.ServerInfo{
 			Version: c.version, Started: c.started, SSH: c.listen.ssh.Addr().String(), HTTP: c.listen.http.Addr().String(), Domain: s.Domain,
 			Data: s.Data, HostKey: ssh.FingerprintSHA256(c.hostKey.PublicKey()),
@@ -511,7 +525,12 @@ func (c *control) serve(ctx context.Context) (*errgroup.Group, error) {
 func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor, wish, error) {
 	back, endBack := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the sessions, which it serves
 	supervised := make(chan error, 1)
-	go func() { supervised <- c.deployer.Run(back) }()
+	go func() {
+		var g errgroup.Group
+		g.Go(func() error { c.purgeLost(back); return nil })
+		g.Go(func() error { return c.deployer.Run(back) })
+		supervised <- g.Wait()
+	}()
 	shut := func() error {
 		endBack()
 		return errors.Join(<-supervised, c.store.Close())

@@ -38,6 +38,7 @@ type settings struct {
 	DockerHost string
 	LogLevel   string
 	LogFormat  string
+	StartOver  bool
 
 	TrustedProxies []string
 	ProxyProtocol  bool
@@ -110,6 +111,7 @@ func (s *settings) flags() *pflag.FlagSet {
 	fs.IntVar(&s.PerClient, "client-connections", 1000, "how `MANY` connections one address may have, trusted proxies aside (0: any)")
 	fs.StringVar(&s.LogLevel, "log-level", "info", "`LEVEL`: debug, info, warn or error")
 	fs.StringVar(&s.LogFormat, "log-format", "text", "`FORMAT`: text or json")
+	fs.BoolVar(&s.StartOver, "start-over", false, "begin anew in a data directory that has lost its mesh.db, and move the rest to lost/ in it")
 	return fs
 }
 

@@ -50,12 +50,12 @@ func New(t *testing.T) *World {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w := &World{T: t, Store: s, Runner: NewRunner(), Builder: NewBuilder(), Router: NewRouter(), Repos: NewRepos()}
 	t.Cleanup(func() {
-		if err := errors.Join(s.Check(), s.Close()); err != nil {
+		if err := errors.Join(w.Store.Check(), w.Store.Close()); err != nil {
 			t.Errorf("the store is not consistent: %v", err)
 		}
 	})
-	w := &World{T: t, Store: s, Runner: NewRunner(), Builder: NewBuilder(), Router: NewRouter(), Repos: NewRepos()}
 	w.Runner.image = w.Builder.has
 	return w
 }

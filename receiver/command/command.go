@@ -27,6 +27,9 @@ import (
 
 // State is what commands may read.
 type State interface {
+	// Damaged lists the records that are not what was written. A stack whose own record
+	// is one of them is not among Stacks.
+	Damaged() []mesh.Damage
 	Stacks(ctx context.Context) ([]mesh.Stack, error)
 	Stack(ctx context.Context, name mesh.StackName) (mesh.Stack, error)
 	Release(ctx context.Context, stack mesh.StackName, n mesh.ReleaseNumber) (mesh.Release, error)
@@ -383,6 +386,13 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 		if name, err := mesh.ParseStackName(app); !ok && err == nil && c.def.creates && c.Key.May(mesh.AccessDeploy, name) {
 			return mesh.Stack{Name: name}, args, nil
 		}
+		if st.Name = mesh.StackName(app); !ok && c.unreadable(st.Name) != "" {
+			if c.def.topic == "stacks" && c.def.verb == "destroy" {
+				return st, args, nil // it takes no more than the name
+			}
+			_, err := c.State.Stack(ctx, st.Name)
+			return st, nil, err
+		}
 		if !ok {
 			return st, nil, noStack(app, all)
 		}
@@ -411,6 +421,17 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 		names = append(names, string(s.Name))
 	}
 	return mesh.Stack{}, nil, c.usage("which stack? there are %s; name one with -a", mesh.Clip(strings.Join(names, ", "), 400))
+}
+
+// unreadable tells which damaged record keeps a stack from being read, to those who may
+// read the stack.
+func (c *call) unreadable(name mesh.StackName) string {
+	for _, d := range c.State.Damaged() {
+		if d.Whole && d.Stack == name && name != "" && c.Key.May(mesh.AccessRead, name) {
+			return d.What
+		}
+	}
+	return ""
 }
 
 func noStack(name string, all []mesh.Stack) error {

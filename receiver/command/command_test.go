@@ -106,6 +106,8 @@ func (f *fake) Deployments(context.Context, mesh.StackName, int) ([]mesh.Deploym
 	return f.deployments, nil
 }
 
+func (f *fake) Damaged() []mesh.Damage { return nil }
+
 func (f *fake) Keys(context.Context) ([]mesh.Key, error) { return f.keys, nil }
 
 func (f *fake) Registries(context.Context) ([]mesh.Registry, error) { return f.registries, nil }

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -58,6 +59,7 @@ type stackJSON struct {
 	Created    time.Time      `json:"created"`
 	LastDeploy *time.Time     `json:"last_deploy,omitempty"`
 	LockedBy   string         `json:"locked_by,omitempty"`
+	Damaged    string         `json:"damaged,omitempty"` // a record of it
 }
 
 func (c *call) describe(ctx context.Context, st mesh.Stack) (stackJSON, error) {
@@ -112,11 +114,15 @@ func runStacks(ctx context.Context, c *call) error {
 	list := make([]stackJSON, 0, len(all))
 	for _, st := range all {
 		s, err := c.describe(ctx, st)
+		if errors.Is(err, mesh.Damaged) {
+			continue // told below
+		}
 		if err != nil {
 			return err
 		}
 		list = append(list, s)
 	}
+	list = append(list, c.damagedStacks(list)...)
 	if c.json {
 		return c.printJSON(list)
 	}
@@ -141,6 +147,31 @@ func runStacks(ctx context.Context, c *call) error {
 	}
 	c.table([]string{"STACK", "STATE", "RELEASE", "UP", "DEPLOYED", "URL"}, rows)
 	return nil
+}
+
+// damagedStacks are those that cannot be read. The others that have a damaged record are
+// marked in the list.
+func (c *call) damagedStacks(list []stackJSON) (out []stackJSON) {
+	for _, d := range c.State.Damaged() {
+		if d.Stack == "" || !c.Key.May(mesh.AccessRead, d.Stack) {
+			continue
+		}
+		named := func(s stackJSON) bool { return s.Name == string(d.Stack) }
+		if i := slices.IndexFunc(list, named); i >= 0 {
+			if list[i].Damaged == "" {
+				list[i].Damaged = d.What
+				c.tell("%s cannot be changed: %s is damaged\n", d.Stack, d.What)
+			}
+			continue
+		}
+		if slices.ContainsFunc(out, named) {
+			continue
+		}
+		own := c.Deployer.Domains(mesh.Stack{Name: d.Stack})
+		out = append(out, stackJSON{Name: string(d.Stack), State: "damaged", URL: c.URL(own[0]), Domains: []string{string(own[0])}, Formation: map[string]int{}, Damaged: d.What})
+		c.tell("%s cannot be read: %s is damaged; see: ssh mesh doctor\n", d.Stack, d.What)
+	}
+	return out
 }
 
 func runStacksCreate(ctx context.Context, c *call) error {

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"mesh"
+	"mesh/store"
+)
+
+// notes are what the start has found that the doctor tells.
+type notes struct {
+	mu  sync.Mutex
+	all []mesh.Finding
+}
+
+func (n *notes) add(f mesh.Finding) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !slices.Contains(n.all, f) {
+		n.all = append(n.all, f)
+	}
+}
+
+func (n *notes) list() []mesh.Finding {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.all)
+}
+
+func startOver(data string, log *slog.Logger) error {
+	moved, err := store.StartOver(data, time.Now())
+	for _, path := range moved {
+		log.Warn("moved aside for a new beginning", "path", path)
+	}
+	return err
+}
+
+// tellNewHostKey warns of a host key that was made although the server is not new.
+func (c *control) tellNewHostKey(ctx context.Context) {
+	stacks, serr := c.store.Stacks(ctx)
+	keys, kerr := c.store.Keys(ctx)
+	if errors.Join(serr, kerr) != nil || len(stacks)+len(keys) == 0 {
+		return
+	}
+	fp := ssh.FingerprintSHA256(c.hostKey.PublicKey())
+	c.log.Warn("the SSH host key was missing and a new one was made: every client is warned of a changed host", "fingerprint", fp)
+	c.notes.add(mesh.Finding{What: "the SSH host key was missing: the new one is " + fp + ", and every client is warned of a changed host",
+		Mend: "put ssh_host_ed25519_key back from a backup and restart mesh; or tell everybody to type: ssh-keygen -R '[HOST]:PORT'"})
+}
+
+// clearAway clears the data directory of what belongs to no stack: what is of a
+// destroyed one is deleted, and what nothing is known of is moved aside and kept for a
+// while. While a record is damaged nothing is known for sure, and all stays.
+func (c *control) clearAway(ctx context.Context) error {
+	stacks, err := c.store.Stacks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, st := range stacks {
+		if r, err := c.store.Release(ctx, st.Name, st.Current); err == nil && r.Here() && !c.repos.Exists(st.Name) && !(st.Was != "" && c.repos.Exists(st.Was)) {
+			c.log.Warn("the repository of a stack is gone", "stack", st.Name)
+		}
+	}
+	if slices.ContainsFunc(c.store.Damaged(), func(d mesh.Damage) bool { return d.Whole }) {
+		c.log.Warn("nothing is cleared away while records are damaged")
+		return nil
+	}
+	destroyed, err := c.store.Destroyed(ctx)
+	if err != nil {
+		return err
+	}
+	data := c.settings.Data
+	aside := func(path string) error {
+		rel, err := filepath.Rel(data, path)
+		if err != nil {
+			return err
+		}
+		to, err := store.MoveAside(data, path, strings.ReplaceAll(rel, string(filepath.Separator), "-"), time.Now())
+		if err != nil {
+			// A full disk, say. It is in nobody's way where it is.
+			c.log.Warn("of no stack, and not moved aside", "path", path, "err", err)
+			return nil
+		}
+		c.log.Warn("of no stack: moved aside", "path", path, "to", to, "kept", store.LostFor)
+		return nil
+	}
+	if abs, err := filepath.Abs(data); err == nil {
+		data = abs
+	}
+	if err := c.repos.Prune(stacks, destroyed, aside); err != nil {
+		return err
+	}
+	for _, pattern := range []string{"logs/*", "times/*", "events/*.log*", "router/*.log*", "certs/uploaded/*"} {
+		found, _ := filepath.Glob(filepath.Join(data, pattern)) // the patterns are sound
+		for _, path := range found {
+			name := filepath.Base(path)
+			if i := strings.Index(name, ".log"); i >= 0 && strings.Contains(pattern, ".log") {
+				name = name[:i]
+			}
+			stack := mesh.StackName(name)
+			switch {
+			case strings.HasPrefix(name, "."), slices.ContainsFunc(stacks, func(s mesh.Stack) bool { return s.Name == stack || s.Was == stack }):
+			case slices.Contains(destroyed, stack):
+				if err := os.RemoveAll(path); err != nil {
+					c.log.Warn("what a destroyed stack has left was not removed", "path", path, "err", err)
+				}
+			default:
+				_ = aside(path) // it has told
+			}
+		}
+	}
+	return nil
+}
+
+// purgeLost removes what was moved aside long ago, now and once a day, until ctx ends.
+func (c *control) purgeLost(ctx context.Context) {
+	day := time.NewTicker(24 * time.Hour)
+	defer day.Stop()
+	for {
+		gone, err := store.PurgeLost(c.settings.Data, time.Now())
+		for _, name := range gone {
+			c.log.Info("removed what was moved aside", "name", name)
+		}
+		if err != nil {
+			c.log.Warn("not all that was moved aside could be removed", "err", err)
+		}
+		select {
+		case <-day.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,113 @@
+package deploy_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"mesh"
+	"mesh/deploy/deploytest"
+	"mesh/store"
+)
+
+// damage changes the first value of a stack whose text has old in it, below the bucket
+// that is named, or the stack's own record when that is empty.
+func damage(t *testing.T, w *deploytest.World, bucket, old, now string) {
+	t.Helper()
+	dir := w.Store.Dir()
+	if err := w.Store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := bbolt.Open(filepath.Join(dir, "mesh.db"), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := false
+	err = db.Update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte("stacks")).Bucket([]byte("blog"))
+		if bucket != "" {
+			b = b.Bucket([]byte(bucket))
+		}
+		c := b.Cursor()
+		for k, v := c.First(); k != nil; k, v = c.Next() {
+			if bytes.Contains(v, []byte(old)) {
+				done = true
+				return b.Put(k, bytes.Replace(v, []byte(old), []byte(now), 1))
+			}
+		}
+		return nil
+	})
+	if err := errors.Join(err, db.Close()); err != nil || !done {
+		t.Fatalf("not damaged: %v", err)
+	}
+	if w.Store, err = store.Open(dir); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// One bit of one record keeps one stack from being changed, and nothing from serving.
+func TestReconcile_DamagedRecordIsHeld(t *testing.T) {
+	for name, c := range map[string]struct{ bucket, old, now string }{
+		"a name in the stack":      {"", `"settings"`, `"rettings"`},
+		"the current release":      {"", `"current":1`, `"current":3`},
+		"a value in the stack":     {"", `"last_deployment":1`, `"last_deployment":3`},
+		"what the release runs":    {"releases", `"web":`, `"weB":`},
+		"the image of the release": {"releases", `sha256:`, `sha254:`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *deploytest.World) {
+				d, stop := w.Start()
+				mustPush(t, w, d, app)
+				if err := d.Push(t.Context(), w.Commit("other", app), io.Discard); err != nil {
+					t.Fatal(err)
+				}
+				stop()
+				before := w.Runner.Names()
+				damage(t, w, c.bucket, c.old, c.now)
+				w.Router = deploytest.NewRouter()
+				d, _ = w.Start()
+				pass(time.Minute)
+				if got := w.Runner.Names(); got != before {
+					t.Errorf("instances are %s, and were %s", got, before)
+				}
+				if got := w.Router.Targets("blog"); !strings.Contains(got, "c1") {
+					t.Errorf("blog is routed to %q", got)
+				}
+				if r, _ := w.Router.Route("blog"); r.Down != "" || !slices.Contains(r.Hosts, "blog.localhost") {
+					t.Errorf("its route is %+v", r)
+				}
+				for what, err := range map[string]error{
+					"push":    d.Push(t.Context(), w.Commit("blog", app), io.Discard),
+					"restart": d.Restart(t.Context(), "blog", "x", "", io.Discard),
+				} {
+					if !errors.Is(err, mesh.Damaged) || !strings.Contains(err.Error(), "blog") {
+						t.Errorf("%s: %v", what, err)
+					}
+				}
+				if err := d.Push(t.Context(), w.Commit("other", app), io.Discard); err != nil {
+					t.Errorf("the other stack: %v", err)
+				}
+				if _, _, err := d.Collect(t.Context(), false); err != nil {
+					t.Errorf("gc: %v", err)
+				}
+				if w.Builder.Tagged("mesh/blog:v1") == "" {
+					t.Error("gc removed its image")
+				}
+				// The one thing that needs no record.
+				if err := d.DestroyStack(t.Context(), "blog", "x"); err != nil {
+					t.Errorf("destroy: %v", err)
+				}
+				if got := w.Runner.Names(); strings.Contains(got, "blog") {
+					t.Errorf("left: %s", got)
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,248 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"go.etcd.io/bbolt"
+
+	"mesh"
+)
+
+// damagedRecord is the error of whoever needs a record that is damaged.
+func damagedRecord(what string, err error) error {
+	return mesh.Errorf(mesh.Damaged, "%s is damaged: %w", what, err).
+		WithHint("stop mesh and restore a backup: mesh restore --data NEW-DIR BACKUP.tar (docs/operating.md, Damaged records)")
+}
+
+// Damaged returns the records that were found damaged, at the start or by the last
+// Check. A stack of which there is one cannot be changed. The others can.
+func (s *Store) Damaged() []mesh.Damage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.damage)
+}
+
+// sound refuses to change a stack that has a damaged record.
+func (s *Store) sound(name mesh.StackName) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.damage {
+		if d.Stack == name {
+			return damagedRecord(d.What, errors.New(d.Why))
+		}
+	}
+	return nil
+}
+
+// changeable is the bucket of a stack for whoever is about to change it.
+func (s *Store) changeable(tx *bbolt.Tx, name mesh.StackName) (*bbolt.Bucket, error) {
+	b, err := stackBucket(tx, name)
+	if err == nil {
+		err = s.sound(name)
+	}
+	return b, err
+}
+
+// scan reads every record. Those that a stack needs to be served are read as they are
+// at work; of the others with a checksum that alone is looked at: there may be tens of
+// thousands.
+func (s *Store) scan(tx *bbolt.Tx) []mesh.Damage {
+	var all []mesh.Damage
+	found := func(stack mesh.StackName, whole bool, what string, err error) {
+		if err == nil {
+			return
+		}
+		var e *mesh.Error
+		if errors.As(err, &e) && e.Kind == mesh.Damaged { // it says already what is damaged
+			if cause := errors.Unwrap(e.Err); e.Err != nil && cause == nil {
+				err = e.Err
+			}
+		}
+		all = append(all, mesh.Damage{Stack: stack, What: what, Why: err.Error(), Whole: whole})
+	}
+	stacks := tx.Bucket(bucketStacks)
+	_ = stacks.ForEach(func(k, v []byte) error {
+		name := mesh.StackName(k)
+		b := stacks.Bucket(k)
+		if b == nil || v != nil {
+			found(name, true, fmt.Sprintf("the record of %s", clip(k)), errors.New("it is no stack"))
+			return nil
+		}
+		var f stackForm
+		err := parse(k, b.Get(keyRecord), &f)
+		found(name, true, "the record of "+clip(k), err)
+		configs, releases, deployments := b.Bucket(bucketConfigs), b.Bucket(bucketReleases), b.Bucket(bucketDeployments)
+		if configs == nil || releases == nil || deployments == nil {
+			found(name, true, "the record of "+clip(k), errors.New("a part of it is missing"))
+			return nil
+		}
+		if err == nil {
+			_, err := s.openConfig(b, f.Config)
+			found(name, true, "the config vars of "+clip(k), err)
+		}
+		if err == nil && f.Current > 0 && releases.Get(number(uint64(f.Current))) == nil {
+			found(name, true, fmt.Sprintf("release v%d of %s", f.Current, clip(k)), errors.New("it is missing"))
+		}
+		_ = b.ForEach(func(sub, v []byte) error {
+			if v != nil && string(sub) != string(keyRecord) || v == nil && !slices.ContainsFunc([][]byte{bucketConfigs, bucketReleases, bucketDeployments}, func(b []byte) bool { return string(b) == string(sub) }) {
+				found(name, false, fmt.Sprintf("the entry %q of %s", mesh.Clip(string(sub), 40), clip(k)), errors.New("this mesh does not know it"))
+			}
+			return nil
+		})
+		_ = configs.ForEach(func(ref, _ []byte) error {
+			_, err := s.openConfig(b, ref)
+			found(name, string(ref) == string(f.Config), "a version of the config vars of "+clip(k), err)
+			return nil
+		})
+		_ = releases.ForEach(func(n, v []byte) error {
+			var r releaseForm
+			err := parse(n, v, &r)
+			if err == nil && len(r.Config) > 0 && configs.Get(r.Config) == nil {
+				err = errors.New("its config vars are missing")
+			}
+			found(name, f.Current > 0 && string(n) == string(number(uint64(f.Current))), fmt.Sprintf("release v%s of %s", numberText(n), clip(k)), err)
+			return nil
+		})
+		_ = deployments.ForEach(func(n, v []byte) error {
+			found(name, false, fmt.Sprintf("deployment %s of %s", numberText(n), clip(k)), quick(n, v, new(deploymentForm)))
+			return nil
+		})
+		return nil
+	})
+	_ = tx.Bucket(bucketKeys).ForEach(func(k, v []byte) error {
+		found("", false, "the key "+clip(k), parse(k, v, new(keyForm)))
+		return nil
+	})
+	if b := tx.Bucket(bucketRegistries); b != nil {
+		_ = b.ForEach(func(k, v []byte) error {
+			_, err := s.readRegistry(k, v)
+			found("", false, "the sign-in to the registry "+clip(k), err)
+			return nil
+		})
+	}
+	if b := tx.Bucket(bucketAudit); b != nil {
+		_ = b.ForEach(func(k, v []byte) error {
+			found("", false, "entry "+numberText(k)+" of the audit log", quick(k, v, new(auditForm)))
+			return nil
+		})
+	}
+	if b := tx.Bucket(bucketDestroyed); b != nil {
+		_ = b.ForEach(func(k, v []byte) error {
+			found("", false, "the note that "+clip(k)+" was destroyed", parse(k, v, new(destroyedForm)))
+			return nil
+		})
+	}
+	return all
+}
+
+// quick looks at the checksum of a record alone, if it has one.
+func quick(key, data []byte, f form) error {
+	if _, summed, err := takeSum(data); summed {
+		if err == nil && len(key) != 8 {
+			err = errors.New("it is not numbered")
+		}
+		return err
+	}
+	return parse(key, data, f)
+}
+
+func clip(k []byte) string { return mesh.Clip(string(k), 60) }
+
+func numberText(k []byte) string {
+	if len(k) != 8 {
+		return fmt.Sprintf("%q", mesh.Clip(string(k), 20))
+	}
+	return fmt.Sprint(fromNumber(k))
+}
+
+// withoutSum calls fn with the buckets and keys of the records that have no checksum.
+func withoutSum(tx *bbolt.Tx, fn func(b *bbolt.Bucket, key, value []byte) error) error {
+	each := func(b *bbolt.Bucket) error {
+		if b == nil {
+			return nil
+		}
+		type record struct{ k, v []byte }
+		var bare []record // a bucket must not be changed while it is walked
+		err := b.ForEach(func(k, v []byte) error {
+			if _, summed, _ := takeSum(v); v != nil && !summed && len(v) > 2 && v[0] == '{' {
+				bare = append(bare, record{slices.Clone(k), slices.Clone(v)})
+			}
+			return nil
+		})
+		for _, r := range bare {
+			if err == nil {
+				err = fn(b, r.k, r.v)
+			}
+		}
+		return err
+	}
+	err := errors.Join(each(tx.Bucket(bucketKeys)), each(tx.Bucket(bucketRegistries)), each(tx.Bucket(bucketAudit)))
+	stacks := tx.Bucket(bucketStacks)
+	return errors.Join(err, stacks.ForEachBucket(func(k []byte) error {
+		b := stacks.Bucket(k)
+		var err error
+		if v := b.Get(keyRecord); v != nil {
+			if _, summed, _ := takeSum(v); !summed && len(v) > 2 && v[0] == '{' {
+				err = fn(b, keyRecord, slices.Clone(v))
+			}
+		}
+		return errors.Join(err, each(b.Bucket(bucketReleases)), each(b.Bucket(bucketDeployments)))
+	}))
+}
+
+// mendDomains makes the index of domains equal to what the stacks say, which it is made
+// of. What it says of a stack that cannot be read stays: nothing else tells its domains.
+func (s *Store) mendDomains(tx *bbolt.Tx, write bool) (wrong int, err error) {
+	want, unread := map[string]string{}, map[string]bool{}
+	stacks, index := tx.Bucket(bucketStacks), tx.Bucket(bucketDomains)
+	err = stacks.ForEachBucket(func(k []byte) error {
+		var f stackForm
+		if parse(k, stacks.Bucket(k).Get(keyRecord), &f) != nil {
+			unread[string(k)] = true
+			return nil
+		}
+		for _, h := range f.Domains {
+			want[h] = f.Name
+		}
+		return nil
+	})
+	var drop [][]byte
+	err = errors.Join(err, index.ForEach(func(k, v []byte) error {
+		switch {
+		case want[string(k)] == string(v):
+			delete(want, string(k))
+		case want[string(k)] == "" && len(unread) > 0:
+			delete(want, string(k)) // it may be theirs, or a damaged word of theirs
+		case want[string(k)] == "":
+			drop = append(drop, slices.Clone(k))
+		}
+		return nil
+	}))
+	wrong = len(drop) + len(want)
+	if !write {
+		return wrong, err
+	}
+	for _, k := range drop {
+		err = errors.Join(err, index.Delete(k))
+	}
+	for h, name := range want {
+		err = errors.Join(err, index.Put([]byte(h), []byte(name)))
+	}
+	return wrong, err
+}
+
+// DomainsOf returns the hosts that the index has for a stack whose own record cannot be
+// read.
+func (s *Store) DomainsOf(name mesh.StackName) (out []mesh.Host, err error) {
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketDomains).ForEach(func(k, v []byte) error {
+			if string(v) == string(name) {
+				out = append(out, mesh.Host(k))
+			}
+			return nil
+		})
+	})
+	return out, err
+}

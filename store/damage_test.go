@@ -1,0 +1,187 @@
+package store_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"mesh"
+	"mesh/store"
+)
+
+// edit rewrites the values of a closed database. fn gets the names of the buckets and
+// the key, and the value, and returns the value that is to be there.
+func edit(t *testing.T, dir string, fn func(path []string, v []byte) []byte) {
+	t.Helper()
+	db := must(bbolt.Open(filepath.Join(dir, "mesh.db"), 0o600, &bbolt.Options{NoSync: true}))(t)
+	err := db.Update(func(tx *bbolt.Tx) error {
+		var all func(path []string, b *bbolt.Bucket) error
+		all = func(path []string, b *bbolt.Bucket) error {
+			set := map[string][]byte{}
+			err := b.ForEach(func(k, v []byte) error {
+				at := append(slices.Clone(path), string(k))
+				if v == nil {
+					return all(at, b.Bucket(k))
+				}
+				if n := fn(at, slices.Clone(v)); !bytes.Equal(n, v) {
+					set[string(k)] = n
+				}
+				return nil
+			})
+			for k, v := range set {
+				err = errors.Join(err, b.Put([]byte(k), v))
+			}
+			return err
+		}
+		return tx.ForEach(func(name []byte, b *bbolt.Bucket) error { return all([]string{string(name)}, b) })
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// populated makes a data directory with a record of every kind.
+func populated(t *testing.T, dir string) {
+	closed(t, dir, func(s *store.Store) {
+		ctx := t.Context()
+		for _, name := range []mesh.StackName{"blog", "shop"} {
+			st := fullStack()
+			st.Name, st.Domains, st.Redirects, st.Endpoints = name, []mesh.Host{mesh.Host(name) + ".example"}, nil, nil
+			create(t, s, st)
+			for n := range mesh.ReleaseNumber(2) {
+				d := must(s.BeginDeployment(ctx, mesh.Deployment{Stack: name, Kind: mesh.DeployPush, Status: mesh.StatusRunning}))(t)
+				r := release(n + 1)
+				r.Stack = name
+				must(s.Commit(ctx, d, &r, nil))(t)
+			}
+		}
+		create(t, s, mesh.Stack{Name: "gone"})
+		err := errors.Join(
+			s.DestroyStack(ctx, "gone"),
+			s.AddKey(ctx, mesh.Key{Name: "laptop", Role: mesh.RoleAdmin, Public: "ssh-ed25519 AAAA", Fingerprint: "SHA256:x", Added: time.Unix(1e9, 0)}),
+			s.PutRegistry(ctx, mesh.Registry{Host: "ghcr.io", User: "robot", Password: mesh.NewSecret("hush-hush")}),
+			s.AddAudit(ctx, mesh.AuditEntry{At: time.Unix(1e9, 0), Action: "did", Result: "ok"}))
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// everything is what a store says of itself.
+func everything(t *testing.T, s *store.Store) string {
+	ctx := t.Context()
+	var b strings.Builder
+	stacks, err := s.Stacks(ctx)
+	fmt.Fprintln(&b, err)
+	for _, st := range stacks {
+		st.Config = mesh.Config{"A": mesh.NewSecret(""), fmt.Sprint(len(st.Config)): mesh.NewSecret("")}
+		rs, rerr := s.Releases(ctx, st.Name, 0)
+		ds, derr := s.Deployments(ctx, st.Name, 0)
+		fmt.Fprintf(&b, "%+v\n%+v %v\n%+v %v\n", st, rs, rerr, ds, derr)
+	}
+	keys, kerr := s.Keys(ctx)
+	regs, rerr := s.Registries(ctx)
+	audit, aerr := s.AuditLog(ctx, "", 0)
+	gone, gerr := s.Destroyed(ctx)
+	fmt.Fprintf(&b, "%+v %v\n%+v %v\n%+v %v\n%+v %v\n", keys, kerr, regs, rerr, audit, aerr, gone, gerr)
+	for _, name := range []mesh.StackName{"blog", "shop"} {
+		hosts, herr := s.DomainsOf(name)
+		fmt.Fprintln(&b, hosts, herr)
+	}
+	return b.String()
+}
+
+// Each value of a database loses a bit, at several places. Nothing may be read that was
+// not written: it is refused, named as damaged, or made anew; and nothing goes away.
+func TestOpen_NoFlippedBitIsBelieved(t *testing.T) {
+	t.Parallel()
+	whole := t.TempDir()
+	populated(t, whole)
+	sound := open(t, whole)
+	want := everything(t, sound)
+	type place struct {
+		path []string
+		len  int
+	}
+	snapshot := must(sound.Snapshot(t.Context()))(t)
+	defer snapshot.Close()
+	dbBytes := must(os.ReadFile(filepath.Join(whole, "mesh.db")))(t)
+	key := must(os.ReadFile(filepath.Join(whole, "secret.key")))(t)
+	var places []place
+	scratch := t.TempDir()
+	write(t, filepath.Join(scratch, "mesh.db"), string(dbBytes))
+	edit(t, scratch, func(path []string, v []byte) []byte {
+		places = append(places, place{path, len(v)})
+		return v
+	})
+	if len(places) < 20 {
+		t.Fatalf("only %d values", len(places))
+	}
+	try := func(t *testing.T, p place, at int, bit byte) {
+		dir := t.TempDir()
+		write(t, filepath.Join(dir, "mesh.db"), string(dbBytes))
+		write(t, filepath.Join(dir, "secret.key"), string(key))
+		write(t, filepath.Join(dir, "repos", "blog.git", "HEAD"), "x")
+		edit(t, dir, func(path []string, v []byte) []byte {
+			if slices.Equal(path, p.path) {
+				v[at] ^= bit
+			}
+			return v
+		})
+		what := fmt.Sprintf("%q byte %d ^ %#x", p.path, at, bit)
+		s, err := store.Open(dir)
+		if err != nil {
+			var e *mesh.Error
+			if !errors.As(err, &e) || e.Hint == "" || p.path[0] != "meta" {
+				t.Errorf("%s: %v", what, err)
+			}
+			return
+		}
+		defer s.Close()
+		damaged := s.Damaged()
+		if got := everything(t, s); got != want && len(damaged) == 0 {
+			t.Errorf("%s: reads\n%s\nwant\n%s", what, got, want)
+		}
+		for _, d := range damaged {
+			if d.Stack == "" {
+				continue
+			}
+			if _, err := s.UpdateStack(t.Context(), d.Stack, func(*mesh.Stack) error { return nil }); !errors.Is(err, mesh.Damaged) {
+				t.Errorf("%s: changed all the same: %v", what, err)
+			}
+			other := mesh.StackName("blog")
+			if d.Stack == "blog" {
+				other = "shop"
+			}
+			if _, err := s.UpdateStack(t.Context(), other, func(*mesh.Stack) error { return nil }); err != nil {
+				t.Errorf("%s: %s cannot be changed: %v", what, other, err)
+			}
+		}
+		if !exists(filepath.Join(dir, "repos", "blog.git", "HEAD")) {
+			t.Errorf("%s: a repository is gone", what)
+		}
+	}
+	for i, p := range places {
+		t.Run(strings.Map(func(r rune) rune {
+			if r < '!' || r > '~' {
+				return '.'
+			}
+			return r
+		}, strings.Join(p.path, ",")), func(t *testing.T) {
+			t.Parallel()
+			rnd := rand.New(rand.NewPCG(5, uint64(i)))
+			for range min(p.len, 6) {
+				try(t, p, rnd.IntN(p.len), 1<<rnd.IntN(8))
+			}
+		})
+	}
+}

@@ -1,0 +1,88 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"mesh"
+)
+
+var bucketDestroyed = []byte("destroyed")
+
+// destroyedForm notes that somebody destroyed a stack, until all that it had is gone.
+// Without the note nothing is deleted for want of a record: the record may be what is
+// wrong.
+type destroyedForm struct {
+	V    int       `json:"v"`
+	Name string    `json:"name"`
+	At   time.Time `json:"at"`
+}
+
+func (f *destroyedForm) check(key []byte) error {
+	if err := checkVersion(f.V); err != nil {
+		return err
+	}
+	return checkKey(key, f.Name)
+}
+
+// maxDestroyed is how many notes are kept: more can only come together while the engine
+// is away.
+const maxDestroyed = 1000
+
+func noteDestroyed(tx *bbolt.Tx, name mesh.StackName) error {
+	b, err := tx.CreateBucketIfNotExists(bucketDestroyed)
+	if err != nil {
+		return err
+	}
+	if b.Stats().KeyN >= maxDestroyed {
+		k, _ := b.Cursor().First()
+		if err := b.Delete(k); err != nil {
+			return err
+		}
+	}
+	return put(b, []byte(name), &destroyedForm{V: 1, Name: string(name), At: time.Now().UTC()})
+}
+
+func forgetDestroyed(tx *bbolt.Tx, name mesh.StackName) error {
+	if b := tx.Bucket(bucketDestroyed); b != nil {
+		return b.Delete([]byte(name))
+	}
+	return nil
+}
+
+// Destroyed names the stacks that were destroyed and may have left something. What is
+// of a name that is neither one of these nor a stack's is not known to be nobody's.
+func (s *Store) Destroyed(ctx context.Context) (out []mesh.StackName, err error) {
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		out = nil
+		b := tx.Bucket(bucketDestroyed)
+		if b == nil {
+			return nil
+		}
+		return b.ForEach(func(k, v []byte) error {
+			if parse(k, v, new(destroyedForm)) == nil {
+				out = append(out, mesh.StackName(k))
+			}
+			return nil
+		})
+	})
+	return out, err
+}
+
+// Provisional notes a name that something is about to be made under before a stack of
+// that name is recorded: without one it may be removed.
+func (s *Store) Provisional(ctx context.Context, name mesh.StackName) error {
+	return s.update(ctx, func(tx *bbolt.Tx) error {
+		if tx.Bucket(bucketStacks).Bucket([]byte(name)) != nil {
+			return nil
+		}
+		return noteDestroyed(tx, name)
+	})
+}
+
+// Gone records that nothing is left of a destroyed stack.
+func (s *Store) Gone(ctx context.Context, name mesh.StackName) error {
+	return s.update(ctx, func(tx *bbolt.Tx) error { return forgetDestroyed(tx, name) })
+}
