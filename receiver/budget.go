@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/filemode"
@@ -33,6 +34,14 @@ const (
 	maxCommit     = 1 << 20  // bytes of a commit or a tag object
 	maxTreeObject = 32 << 20 // bytes of one tree object
 )
+
+// freed gives back to the system what a large tree has taken: the collector would keep
+// it for minutes.
+func freed(large bool) {
+	if large {
+		debug.FreeOSMemory()
+	}
+}
 
 // size is what a tree takes when it is unfolded.
 type size struct {

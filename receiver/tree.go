@@ -73,7 +73,9 @@ func (r *Repos) Open(ctx context.Context, stack mesh.StackName, commit mesh.Comm
 	}
 	closeTree := sync.OnceFunc(func() {
 		st.Close()
+		t.entries = nil
 		r.open.Release(total.entries + 1)
+		freed(total.entries > largeUpload)
 	})
 	defer func() {
 		if err != nil {

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,8 +28,9 @@ import (
 // name any more, and where in it each begins.
 type unpacked struct {
 	entries []mesh.TreeEntry
+	at      []int64 // of entries: where in spool
 	spool   *os.File
-	at      map[string]int64
+	index   map[string]int    // of entries, by path, while they are read
 	links   map[string]string // targets: a thousand links to one place hold it once
 }
 
@@ -53,7 +55,7 @@ func (r *Repos) Unpack(ctx context.Context, src io.Reader) (_ mesh.Tree, id stri
 	if err := os.Remove(spool.Name()); err != nil {
 		return nil, "", nil, err
 	}
-	u := &unpacked{spool: spool, at: map[string]int64{}, links: map[string]string{}}
+	u := &unpacked{spool: spool, index: map[string]int{}, links: map[string]string{}}
 	large := false
 	leave := func() {
 		if large {
@@ -75,7 +77,7 @@ func (r *Repos) Unpack(ctx context.Context, src io.Reader) (_ mesh.Tree, id stri
 	if err != nil {
 		return nil, "", nil, full(err)
 	}
-	return u, u.id(), sync.OnceFunc(func() { _ = spool.Close(); leave() }), nil
+	return u, u.id(), sync.OnceFunc(func() { _ = spool.Close(); u.entries, u.at = nil, nil; leave(); freed(large) }), nil
 }
 
 // full says so when the cause of an error is a full disk.
@@ -108,7 +110,7 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64, many fu
 		}
 		in = bufio.NewReaderSize(z, 64<<10)
 	}
-	found, total, asked := map[string]mesh.TreeEntry{}, size{}, false
+	total, asked := size{}, false
 	out := bufio.NewWriterSize(u.spool, 256<<10)
 	offset, linked := int64(0), int64(0) // bytes of files, and of hard links to them
 	for t := tar.NewReader(in); ; {
@@ -132,7 +134,7 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64, many fu
 		if name == "" || name == ".git" || strings.HasPrefix(name, ".git/") {
 			continue
 		}
-		e := mesh.TreeEntry{Path: name}
+		e, from := mesh.TreeEntry{Path: name}, int64(0)
 		switch h.Typeflag {
 		case tar.TypeDir:
 			e.Mode = fs.ModeDir | 0o755
@@ -149,16 +151,16 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64, many fu
 			if err != nil {
 				return err
 			}
-			target, ok := found[to]
-			if !ok || target.Mode.IsDir() {
+			i, ok := u.index[to]
+			if !ok || u.entries[i].Mode.IsDir() {
 				return badTar("%s is a link to %s, which does not come before it", quote(name), quote(to))
 			}
+			target := u.entries[i]
 			if linked += target.Size; offset+linked > limit {
 				return mesh.Errorf(mesh.Invalid, "the tree is larger than %d MB, its hard links counted", limit>>20).WithHint(leaveOutOfUpload)
 			}
 			e = target
-			e.Path = name
-			u.at[name] = u.at[to]
+			e.Path, from = name, u.at[i]
 		case tar.TypeReg, tar.TypeGNUSparse:
 			if h.Size > limit-offset-linked {
 				return mesh.Errorf(mesh.Invalid, "the tree is larger than %d MB", limit>>20).WithHint(leaveOutOfUpload)
@@ -175,18 +177,20 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64, many fu
 			if n != h.Size {
 				return broken(ctx, io.ErrUnexpectedEOF)
 			}
-			e.ID, u.at[name] = hex.EncodeToString(sum.Sum(nil)), offset
+			e.ID, from = hex.EncodeToString(sum.Sum(nil)), offset
 			offset += n
 		default:
 			return badTar("%s is a device, a pipe or something else that is no file, folder or link", quote(name))
 		}
-		if old, again := found[name]; again {
+		if i, again := u.index[name]; again {
 			total.entries--
-			total.names -= int64(len(name) + len(old.Link))
+			total.names -= int64(len(name) + len(u.entries[i].Link))
+			u.entries[i], u.at[i] = e, from
+		} else {
+			u.add(e, from)
 		}
-		found[name] = e
 		total.count(e)
-		if len(found) == largeUpload && !asked {
+		if len(u.entries) == largeUpload && !asked {
 			asked = true
 			if err := many(); err != nil {
 				return err
@@ -199,10 +203,15 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64, many fu
 	if err := out.Flush(); err != nil {
 		return err
 	}
-	if len(found) == 0 {
+	if len(u.entries) == 0 {
 		return badTar("the tar on standard input is empty")
 	}
-	return u.list(found, total)
+	return u.list(total)
+}
+
+func (u *unpacked) add(e mesh.TreeEntry, from int64) {
+	u.index[e.Path] = len(u.entries)
+	u.entries, u.at = append(u.entries, e), append(u.at, from)
 }
 
 // count adds an entry whose path is the whole one.
@@ -256,31 +265,39 @@ func inTree(name string) (string, error) {
 
 func quote(name string) string { return fmt.Sprintf("%q", mesh.Clip(name, 100)) }
 
-// list makes the entries of what was found: with all folders, in the order that
-// mesh.Tree promises.
-func (u *unpacked) list(found map[string]mesh.TreeEntry, total size) error {
-	for name := range found {
+// list adds the folders that the tar does not name, and puts the entries into the order
+// that mesh.Tree promises.
+func (u *unpacked) list(total size) error {
+	for i := range len(u.entries) { // folders that are added have theirs
+		name := u.entries[i].Path
 		for d := path.Dir(name); d != "."; d = path.Dir(d) {
-			if e, ok := found[d]; ok && !e.Mode.IsDir() {
+			if at, ok := u.index[d]; ok && !u.entries[at].Mode.IsDir() {
 				return badTar("%s is below %s, which is no folder", quote(name), quote(d))
 			} else if ok {
 				break
 			}
 			folder := mesh.TreeEntry{Path: d, Mode: fs.ModeDir | 0o755}
-			found[d] = folder
+			u.add(folder, 0)
 			total.count(folder)
 			if err := total.check(leaveOutOfUpload); err != nil {
 				return err
 			}
 		}
 	}
-	u.entries = make([]mesh.TreeEntry, 0, len(found))
-	for _, e := range found {
-		u.entries = append(u.entries, e)
-	}
-	// A folder's content comes before what sorts behind its name: "a", "a/x", "a.b".
-	slices.SortFunc(u.entries, func(a, b mesh.TreeEntry) int { return comparePaths(a.Path, b.Path) })
+	u.index, u.links = nil, nil
+	sort.Sort(byPath{u})
 	return nil
+}
+
+// byPath sorts entries: a folder's content comes before what sorts behind its name:
+// "a", "a/x", "a.b".
+type byPath struct{ *unpacked }
+
+func (u byPath) Len() int           { return len(u.entries) }
+func (u byPath) Less(i, j int) bool { return comparePaths(u.entries[i].Path, u.entries[j].Path) < 0 }
+func (u byPath) Swap(i, j int) {
+	u.entries[i], u.entries[j] = u.entries[j], u.entries[i]
+	u.at[i], u.at[j] = u.at[j], u.at[i]
 }
 
 // comparePaths orders names folder by folder: '/' is less than any other byte.
@@ -315,9 +332,9 @@ func (u *unpacked) Entries() []mesh.TreeEntry { return u.entries }
 
 // Open reads a file of the tree.
 func (u *unpacked) Open(e mesh.TreeEntry) (io.ReadCloser, error) {
-	at, ok := u.at[e.Path]
-	if !ok {
+	i, ok := slices.BinarySearchFunc(u.entries, e.Path, func(e mesh.TreeEntry, p string) int { return comparePaths(e.Path, p) })
+	if !ok || !u.entries[i].Mode.IsRegular() {
 		return nil, fmt.Errorf("open %s: %w", e.Path, fs.ErrNotExist)
 	}
-	return io.NopCloser(io.NewSectionReader(u.spool, at, e.Size)), nil
+	return io.NopCloser(io.NewSectionReader(u.spool, u.at[i], e.Size)), nil
 }
