@@ -13,6 +13,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -578,7 +579,12 @@ func (s *Store) writeStack(tx *bbolt.Tx, b *bbolt.Bucket, old, st mesh.Stack) er
 	if err != nil {
 		return err
 	}
-	return put(b, keyRecord, storeStack(st, ref))
+	var before stackForm
+	_ = parse([]byte(old.Name), b.Get(keyRecord), &before) // none yet, or none any more
+	if err := put(b, keyRecord, storeStack(st, ref)); err != nil || bytes.Equal(before.Config, ref) {
+		return err
+	}
+	return tidyConfigs(b, ref)
 }
 
 func (s *Store) readStack(name mesh.StackName, b *bbolt.Bucket) (mesh.Stack, error) {
@@ -629,6 +635,9 @@ func (s *Store) AddKey(ctx context.Context, k mesh.Key) error {
 		})
 		if err != nil {
 			return err
+		}
+		if b.Stats().KeyN >= maxKeys {
+			return mesh.Errorf(mesh.Conflict, "there are %d keys, and no more are possible", maxKeys).WithHint("remove one that nobody uses: ssh mesh ssh-keys:remove NAME")
 		}
 		return put(b, []byte(k.Name), storeKey(k))
 	})
