@@ -180,7 +180,10 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 		}
 		if _, known := live[in.Deployment]; !known {
 			dep, err := d.Store.Deployment(ctx, st.Name, in.Deployment)
-			live[in.Deployment] = err == nil && dep.Status == mesh.StatusLive
+			// One that is not recorded any more is among the oldest, and what it started
+			// has run since.
+			old := errors.Is(err, mesh.NotFound) && in.Deployment < st.LastNumber
+			live[in.Deployment] = old || err == nil && dep.Status == mesh.StatusLive
 		}
 		old, ok := best[in.Name]
 		better := !ok || in.Deployment > old.Deployment ||

@@ -61,8 +61,9 @@ exit "$verdict"
 `,
 }
 
-// Install writes the hooks into dir, for git's core.hooksPath, and removes
-// whatever else is in there.
+// Install writes the hooks into dir, for git's core.hooksPath, and removes whatever else
+// is in there, but files that begin with a dot. Hooks that are there already are left as
+// they are: a start needs no room on the disk.
 func Install(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -71,15 +72,11 @@ func Install(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, e := range have {
-		if _, ours := scripts[e.Name()]; !ours {
-			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
-				return err
-			}
-		}
-	}
 	for name, text := range scripts {
 		path := filepath.Join(dir, name)
+		if installed(path, text) {
+			continue
+		}
 		// Written beside and renamed: a git that runs at this moment sees the old
 		// one or the new one.
 		if err := os.WriteFile(path+".new", []byte(text), 0o700); err != nil { //nolint:gosec // a hook has to be executable
@@ -89,7 +86,23 @@ func Install(dir string) error {
 			return err
 		}
 	}
+	for _, e := range have {
+		if _, ours := scripts[e.Name()]; !ours && !strings.HasPrefix(e.Name(), ".") {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
+}
+
+func installed(path, text string) bool {
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&0o700 != 0o700 {
+		return false
+	}
+	data, err := os.ReadFile(path)
+	return err == nil && string(data) == text
 }
 
 // Call is what a hook says.

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -304,4 +305,39 @@ func FuzzReadCall(f *testing.F) {
 			t.Errorf("%q → %+v → %+v, %v", s, c, again, err)
 		}
 	})
+}
+
+// A start needs no room on the disk: what is there and right is not written again.
+func TestInstall_LeavesWhatIsRightAlone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := hooks.Install(dir); err != nil {
+		t.Fatal(err)
+	}
+	inode := func() (all []uint64) {
+		for _, name := range []string{hooks.Update, hooks.PostReceive} {
+			info, err := os.Stat(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, info.Sys().(*syscall.Stat_t).Ino)
+		}
+		return all
+	}
+	before := inode()
+	if err := hooks.Install(dir); err != nil {
+		t.Fatal(err)
+	}
+	if after := inode(); !slices.Equal(before, after) {
+		t.Errorf("written again: inodes %v, then %v", before, after)
+	}
+	if err := os.Chmod(filepath.Join(dir, hooks.Update), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := hooks.Install(dir); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(filepath.Join(dir, hooks.Update)); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
 }

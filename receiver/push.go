@@ -498,7 +498,7 @@ func (p *push) undo(ctx context.Context, ref mesh.RefUpdate) {
 // reason is one line for git's report. Faults of mesh's own go to the log.
 func (p *push) reason(err error) string {
 	var e *mesh.Error
-	if !errors.As(err, &e) {
+	if err = mesh.TellNoRoom(err); !errors.As(err, &e) {
 		if errors.Is(err, context.Canceled) {
 			return "cancelled"
 		}

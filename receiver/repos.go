@@ -82,16 +82,17 @@ func OpenRepos(dir string, maxInput int64, log *slog.Logger) (*Repos, error) {
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return nil, err
 	}
-	if err := hooks.Install(r.hooks); err != nil {
+	// Without room or on a read-only disk nothing can be pushed; what runs is served.
+	err = errors.Join(hooks.Install(r.hooks), os.MkdirAll(r.home, 0o700))
+	if err != nil && !mesh.NoRoom(err) {
 		return nil, fmt.Errorf("install the hooks: %w", err)
-	}
-	if err := os.MkdirAll(r.home, 0o700); err != nil {
-		return nil, err
+	} else if err != nil {
+		log.Warn("hooks not installed: pushes will fail", "err", err)
 	}
 	for _, glob := range []string{"*.git/objects/tmp_objdir-*", "*.git/objects/pack/tmp_*", "*.git/refs/heads/*.lock", "*.git/*.lock", "*.git/lfs/tmp/*", "*.new"} {
 		left, _ := filepath.Glob(filepath.Join(r.dir, glob))
 		for _, p := range left {
-			if err := os.RemoveAll(p); err != nil {
+			if err := os.RemoveAll(p); err != nil && !mesh.NoRoom(err) {
 				return nil, err
 			}
 		}

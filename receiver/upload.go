@@ -19,7 +19,6 @@ import (
 	"sort"
 	"strings"
 	"sync"
-	"syscall"
 
 	"mesh"
 )
@@ -82,10 +81,7 @@ func (r *Repos) Unpack(ctx context.Context, src io.Reader) (_ mesh.Tree, id stri
 
 // full says so when the cause of an error is a full disk.
 func full(err error) error {
-	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
-		return err
-	}
-	return mesh.Errorf(mesh.Unavailable, "the server's disk is full: %w", err).WithHint("make room on the server, for example with: docker system prune; then try again")
+	return mesh.TellNoRoom(err)
 }
 
 func badTar(format string, args ...any) error {
@@ -227,7 +223,7 @@ func broken(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case mesh.NoRoom(err):
 		return err
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return badTar("the tar on standard input is cut off")

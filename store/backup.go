@@ -1,11 +1,14 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"os"
 
 	"go.etcd.io/bbolt"
+
+	"mesh"
 )
 
 // Snapshot writes the data file as it is at one instant to a file without a name,
@@ -14,7 +17,7 @@ import (
 func (s *Store) Snapshot(ctx context.Context) (_ *os.File, err error) {
 	f, err := os.CreateTemp(s.dir, ".mesh.db-*")
 	if err != nil {
-		return nil, noRoom(err)
+		return nil, mesh.TellNoRoom(err)
 	}
 	defer func() {
 		if err != nil {
@@ -25,12 +28,27 @@ func (s *Store) Snapshot(ctx context.Context) (_ *os.File, err error) {
 		return nil, err
 	}
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
-		_, err := tx.WriteTo(f)
-		return err
+		to := &catch{Writer: f}
+		if _, err := tx.WriteTo(to); err != nil {
+			return cmp.Or(to.err, err) // bbolt makes text of it
+		}
+		return nil
 	})
 	if err != nil {
-		return nil, noRoom(err)
+		return nil, mesh.TellNoRoom(err)
 	}
 	_, err = f.Seek(0, io.SeekStart)
 	return f, err
+}
+
+// catch keeps the error of a writer.
+type catch struct {
+	io.Writer
+	err error
+}
+
+func (c *catch) Write(p []byte) (int, error) {
+	n, err := c.Writer.Write(p)
+	c.err = cmp.Or(c.err, err)
+	return n, err
 }

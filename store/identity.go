@@ -8,7 +8,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -179,7 +178,7 @@ func (s *Store) identify() error {
 			err = writeFile(path, []byte(s.server+"\n"))
 		}
 		if err != nil {
-			if !unwritable(err) {
+			if !mesh.NoRoom(err) {
 				return err
 			}
 			s.note(fmt.Sprintf("nothing can be written to %s: %v", s.dir, err))
@@ -187,9 +186,4 @@ func (s *Store) identify() error {
 		}
 	}
 	return nil
-}
-
-// unwritable tells whether an error means that the disk takes nothing at the moment.
-func unwritable(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EROFS)
 }

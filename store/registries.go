@@ -73,6 +73,10 @@ func (s *Store) PutRegistry(ctx context.Context, r mesh.Registry) error {
 		if err != nil {
 			return err
 		}
+		if b.Get([]byte(r.Host)) == nil && b.Stats().KeyN >= maxRegistries {
+			return mesh.Errorf(mesh.Conflict, "the server has signed in to %d registries, and no more are possible", maxRegistries).
+				WithHint("forget one that nobody uses: ssh mesh registry:logout HOST")
+		}
 		return put(b, []byte(r.Host), &registryForm{
 			V: 1, Host: r.Host, User: r.User, Added: r.Added, AddedBy: string(r.AddedBy),
 			Password: s.seal.aead.Seal(nonce, nonce, []byte(r.Password.Reveal()), []byte(r.Host)),

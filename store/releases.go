@@ -114,8 +114,11 @@ func (s *Store) Deployments(ctx context.Context, stack mesh.StackName, limit int
 	return out, err
 }
 
-// BeginDeployment gives d the stack's next number and records it.
+// BeginDeployment gives d the stack's next number and records it. The oldest go when there
+// are more than 1,000, with their output.
 func (s *Store) BeginDeployment(ctx context.Context, d mesh.Deployment) (mesh.Deployment, error) {
+	var first uint64
+	trimmed := false
 	err := s.update(ctx, func(tx *bbolt.Tx) error {
 		b, err := s.changeable(tx, d.Stack)
 		if err != nil {
@@ -131,8 +134,17 @@ func (s *Store) BeginDeployment(ctx context.Context, d mesh.Deployment) (mesh.De
 		if err := s.writeStack(tx, b, old, st); err != nil {
 			return err
 		}
-		return put(b.Bucket(bucketDeployments), number(uint64(d.Number)), storeDeployment(d))
+		if err := put(b.Bucket(bucketDeployments), number(uint64(d.Number)), storeDeployment(d)); err != nil {
+			return err
+		}
+		first, trimmed, err = trimDeployments(b)
+		return err
 	})
+	if err == nil && trimmed {
+		if err := s.trimOutput(d.Stack, first); err != nil {
+			s.note(fmt.Sprintf("old output of %s was not removed: %v", d.Stack, err))
+		}
+	}
 	return d, err
 }
 
@@ -169,6 +181,7 @@ func updateDeployment(b *bbolt.Bucket, d mesh.Deployment) error {
 // applied to the stack in the same transaction.
 func (s *Store) Commit(ctx context.Context, d mesh.Deployment, r *mesh.Release, change func(*mesh.Stack) error) (st mesh.Stack, err error) {
 	err = s.update(ctx, func(tx *bbolt.Tx) error {
+		trimmed := false
 		b, err := s.changeable(tx, d.Stack)
 		if err != nil {
 			return err
@@ -201,9 +214,21 @@ func (s *Store) Commit(ctx context.Context, d mesh.Deployment, r *mesh.Release, 
 				return err
 			}
 			d.Release, st.Current = r.Number, r.Number
+			if trimmed, err = trimReleases(b, st.Current); err != nil {
+				return err
+			}
 		}
 		if err := s.writeStack(tx, b, old, st); err != nil {
 			return err
+		}
+		if trimmed {
+			var f stackForm
+			if err := parse([]byte(st.Name), b.Get(keyRecord), &f); err != nil {
+				return err
+			}
+			if err := tidyConfigs(b, f.Config); err != nil {
+				return err
+			}
 		}
 		return updateDeployment(b, d)
 	})

@@ -13,6 +13,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -25,6 +26,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -76,6 +78,9 @@ type Store struct {
 // damaged record is no error: see Damaged.
 func Open(dir string) (s *Store, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
+		if mesh.NoRoom(err) {
+			return nil, mesh.TellNoRoom(err)
+		}
 		return nil, mesh.Errorf(mesh.Unavailable, "the data directory cannot be made: %w", err).WithHint("choose another with --data DIR")
 	}
 	path := filepath.Join(dir, "mesh.db")
@@ -100,16 +105,24 @@ func Open(dir string) (s *Store, err error) {
 		}
 	}()
 
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
+	o := &bbolt.Options{
 		Timeout: 50 * time.Millisecond, FreelistType: bbolt.FreelistMapType,
 		OpenFile: func(name string, flag int, mode os.FileMode) (_ *os.File, err error) {
 			file, err = os.OpenFile(name, flag, mode)
 			return file, err
 		},
-	})
+	}
+	db, err := bbolt.Open(path, 0o600, o)
+	readOnly := errors.Is(err, syscall.EROFS)
+	if readOnly { // what runs can be served
+		o.ReadOnly = true
+		db, err = bbolt.Open(path, 0o600, o)
+	}
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, mesh.Errorf(mesh.Conflict, "another mesh server is using %s", dir).WithHint("stop that one first, or give this one its own directory with --data DIR")
+	case mesh.NoRoom(err): // a new one
+		return nil, mesh.TellNoRoom(err)
 	case errors.Is(err, os.ErrPermission):
 		return nil, mesh.Errorf(mesh.Unavailable, "%s cannot be opened: %w", path, err).WithHint("run mesh as the owner of the directory, or choose another with --data DIR")
 	case err != nil && !errors.Is(err, os.ErrInvalid) && isPathError(err):
@@ -118,6 +131,9 @@ func Open(dir string) (s *Store, err error) {
 		return nil, damaged(path, err)
 	}
 	s = &Store{dir: dir, db: db}
+	if readOnly {
+		s.note(dir + " is read-only: nothing can be changed")
+	}
 	if err := s.load(path); err != nil {
 		_ = db.Close()
 		return nil, err
@@ -286,7 +302,7 @@ func (s *Store) review() error {
 			return b.Put(k, addSum(v))
 		})
 	})
-	if err != nil && unwritable(err) {
+	if err = noRoom(err); mesh.NoRoom(err) {
 		s.note(fmt.Sprintf("nothing can be written to %s: %v", s.dir, err))
 		return nil
 	}
@@ -391,13 +407,17 @@ func (s *Store) update(ctx context.Context, fn func(*bbolt.Tx) error) error {
 	return noRoom(s.db.Update(fn))
 }
 
-// noRoom says so when the cause of an error is a full disk.
+// noRoom says so when the cause of an error is a disk that takes nothing.
 func noRoom(err error) error {
-	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
-		return err
+	if errors.Is(err, berrors.ErrDatabaseReadOnly) {
+		err = fmt.Errorf("mesh.db was opened for reading alone: %w", syscall.EROFS)
 	}
-	return mesh.Errorf(mesh.Unavailable, "the server's disk is full, and nothing has been changed: %w", err).
-		WithHint("make room on the server, for example with: docker system prune; then try again")
+	told := mesh.TellNoRoom(err)
+	var e *mesh.Error
+	if told != err && errors.As(told, &e) { //nolint:errorlint // whether it is the same
+		e.Text = strings.Replace(e.Text, ": ", ", and nothing has been changed: ", 1)
+	}
+	return told
 }
 
 // Stacks returns all stacks by name, but those that cannot be read: see Damaged.
@@ -559,7 +579,12 @@ func (s *Store) writeStack(tx *bbolt.Tx, b *bbolt.Bucket, old, st mesh.Stack) er
 	if err != nil {
 		return err
 	}
-	return put(b, keyRecord, storeStack(st, ref))
+	var before stackForm
+	_ = parse([]byte(old.Name), b.Get(keyRecord), &before) // none yet, or none any more
+	if err := put(b, keyRecord, storeStack(st, ref)); err != nil || bytes.Equal(before.Config, ref) {
+		return err
+	}
+	return tidyConfigs(b, ref)
 }
 
 func (s *Store) readStack(name mesh.StackName, b *bbolt.Bucket) (mesh.Stack, error) {
@@ -610,6 +635,9 @@ func (s *Store) AddKey(ctx context.Context, k mesh.Key) error {
 		})
 		if err != nil {
 			return err
+		}
+		if b.Stats().KeyN >= maxKeys {
+			return mesh.Errorf(mesh.Conflict, "there are %d keys, and no more are possible", maxKeys).WithHint("remove one that nobody uses: ssh mesh ssh-keys:remove NAME")
 		}
 		return put(b, []byte(k.Name), storeKey(k))
 	})

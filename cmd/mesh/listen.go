@@ -142,6 +142,19 @@ func listenSocket(ctx context.Context, path string) (net.Listener, error) {
 		return nil, mesh.Errorf(mesh.Invalid, "the path of the local socket is too long (%d bytes, 107 are possible): %s", len(path), path).
 			WithHint("choose a shorter data directory with --data")
 	}
+	l, err := socketAt(ctx, path)
+	if err == nil || !mesh.NoRoom(err) {
+		return l, err
+	}
+	// Without room it is elsewhere, so that what runs is served all the same.
+	dir, terr := os.MkdirTemp("", "mesh-socket-") // mode 0700
+	if terr != nil {
+		return nil, errors.Join(err, terr)
+	}
+	return socketAt(ctx, filepath.Join(dir, filepath.Base(path)))
+}
+
+func socketAt(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}

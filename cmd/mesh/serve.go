@@ -134,6 +134,9 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 		return err
 	}
 	defer sv.listen.close()
+	if at := sv.listen.socket.Addr().String(); filepath.Dir(at) != filepath.Clean(s.Data) {
+		log.Warn("nothing can be written to the data directory: the local socket is elsewhere", "socket", at)
+	}
 	if sv.engine, err = s.engine(p.engine); err != nil {
 		return err
 	}
@@ -382,13 +385,16 @@ func (sv *server) announce(c *control, stdout io.Writer) error {
 		return err
 	}
 	path := sv.readyFile()
-	if err := os.WriteFile(path+".new", append(data, '\n'), 0o600); err != nil {
-		return err
+	err = os.WriteFile(path+".new", append(data, '\n'), 0o600)
+	if err == nil {
+		err = os.Rename(path+".new", path)
 	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
+	if err != nil { // one of an earlier process would lead astray
+		_ = os.Remove(path + ".new")
+		_ = os.Remove(path)
+		sv.notes.add(mesh.Finding{What: fmt.Sprintf("nothing can be written to %s: %v", sv.settings.Data, err), Mend: "make room on the server, and restart mesh"})
 	}
-	return sv.handover.ready()
+	return errors.Join(err, sv.handover.ready())
 }
 
 func (sv *server) readyFile() string { return filepath.Join(sv.settings.Data, "ready.json") }
@@ -448,7 +454,10 @@ func (sv *server) open(ctx context.Context) (_ *control, err error) {
 	if newKey {
 		c.tellNewHostKey(ctx)
 	}
-	return c, c.clearAway(ctx)
+	if err := c.clearAway(ctx); err != nil {
+		sv.log.Warn("not all that belongs to no stack could be cleared away", "err", err)
+	}
+	return c, nil
 }
 
 // wire puts the parts together.

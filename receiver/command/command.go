@@ -480,7 +480,7 @@ func PrintError(w io.Writer, err error, log *slog.Logger) {
 		return
 	}
 	var e *mesh.Error
-	if !errors.As(err, &e) {
+	if err = mesh.TellNoRoom(err); !errors.As(err, &e) {
 		if errors.Is(err, context.Canceled) {
 			return
 		}
