@@ -106,10 +106,14 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64, many fu
 		}
 		in = bufio.NewReaderSize(z, 64<<10)
 	}
+	if kind := otherFormat(in); kind != "" {
+		return badTar("standard input is %s: mesh reads a tar, plain or with gzip", kind)
+	}
 	total, asked := size{}, false
 	out := bufio.NewWriterSize(u.spool, 256<<10)
 	offset, linked := int64(0), int64(0) // bytes of files, and of hard links to them
-	for t := tar.NewReader(in); ; {
+	whole := &ending{Reader: in}
+	for t := tar.NewReader(whole); ; {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -199,7 +203,10 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64, many fu
 	if err := out.Flush(); err != nil {
 		return err
 	}
-	if len(u.entries) == 0 {
+	switch {
+	case whole.reached && len(u.entries) > 0:
+		return badTar("the tar on standard input is cut off: its end is missing")
+	case len(u.entries) == 0:
 		return badTar("the tar on standard input is empty")
 	}
 	return u.list(total)
@@ -208,6 +215,38 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64, many fu
 func (u *unpacked) add(e mesh.TreeEntry, from int64) {
 	u.index[e.Path] = len(u.entries)
 	u.entries, u.at = append(u.entries, e), append(u.at, from)
+}
+
+// ending notes that a reader has come to its end. A tar ends with two blocks of zeros
+// (POSIX.1 pax, "ustar Interchange Format"), and archive/tar reads nothing behind them;
+// it takes an end without them for the same. A tar that was cut between two files would
+// be deployed without the rest.
+type ending struct {
+	io.Reader
+	reached bool
+}
+
+func (e *ending) Read(p []byte) (int, error) {
+	n, err := e.Reader.Read(p)
+	e.reached = e.reached || errors.Is(err, io.EOF)
+	return n, err
+}
+
+// otherFormat names what is no tar, by its first bytes; empty: it may be one.
+func otherFormat(in *bufio.Reader) string {
+	if header, _ := in.Peek(262); len(header) == 262 && string(header[257:]) == "ustar" {
+		return "" // its first file may be called BZhistory
+	}
+	for _, f := range []struct{ magic, name string }{
+		{"\xfd7zXZ\x00", "compressed with xz"}, {"BZh", "compressed with bzip2"}, {"\x28\xb5\x2f\xfd", "compressed with zstd"},
+		{"\x04\x22\x4d\x18", "compressed with lz4"}, {"\x1f\x9d", "compressed with compress"}, {"\x1f\x8b", "compressed with gzip twice"},
+		{"PK\x03\x04", "a zip archive"}, {"7z\xbc\xaf\x27\x1c", "a 7z archive"},
+	} {
+		if start, _ := in.Peek(len(f.magic)); string(start) == f.magic {
+			return f.name
+		}
+	}
+	return ""
 }
 
 // count adds an entry whose path is the whole one.

@@ -173,6 +173,13 @@ func TestUnpack_Refusals(t *testing.T) {
 		"no gzip":            {[]byte("\x1f\x8bxxxxxxxxxxxx"), "no gzip"},
 		"cut off":            {whole[:len(whole)/2], "cut off"},
 		"cut off early":      {whole[:300], "cut off"},
+		"cut between files":  {whole[:512+100_352], "its end is missing"},
+		"cut in the end":     {whole[:len(whole)-512], "its end is missing"},
+		"xz":                 {[]byte("\xfd7zXZ\x00\x00"), "compressed with xz: mesh reads a tar, plain or with gzip"},
+		"bzip2":              {[]byte("BZh91AY&SY"), "compressed with bzip2"},
+		"zstd":               {[]byte("\x28\xb5\x2f\xfd\x04"), "compressed with zstd"},
+		"zip":                {[]byte("PK\x03\x04\x14\x00"), "a zip archive"},
+		"gzip twice":         {gzipped(gzipped(whole)), "compressed with gzip twice"},
 		"climbs out":         {tarOf(t, "../a|1"), `"../a" leads out of the tree`},
 		"climbs out inside":  {tarOf(t, "a/../../b|1"), "leads out"},
 		"absolute":           {tarOf(t, "/etc/passwd|1"), "leads out"},
@@ -195,6 +202,27 @@ func TestUnpack_Refusals(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(r.dir); len(left) > 0 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+func gzipped(data []byte) []byte {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, _ = w.Write(data)
+	_ = w.Close()
+	return b.Bytes()
+}
+
+// A file's name may begin as another format does.
+func TestUnpack_NameLikeAMagicNumber(t *testing.T) {
+	t.Parallel()
+	tr, _, release, err := openRepos(t).Unpack(t.Context(), bytes.NewReader(tarOf(t, "BZhistory|1")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	if got := listing(t, tr); !strings.HasPrefix(got, "BZhistory") {
+		t.Error(got)
 	}
 }
 
