@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // setting is one name of build:set.
@@ -51,6 +52,9 @@ var settings = []setting{
 	{"health", func(s Settings) string { return s.Health }, func(s *Settings, v string) error {
 		if v != "" && (!strings.HasPrefix(v, "/") || strings.ContainsAny(v, " \r\n\t\x00#") || len(v) > 1000) {
 			return Errorf(Invalid, "%q is not a path to ask for", Clip(v, 60)).WithHint("give one such as /healthz")
+		}
+		if !utf8.ValidString(v) {
+			return Errorf(Invalid, "%q is not valid UTF-8", Clip(v, 60)).WithHint("write the byte with a percent sign, as in /caf%%E9")
 		}
 		s.Health = v
 		return nil

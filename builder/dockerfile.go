@@ -72,13 +72,16 @@ func readDockerfile(f *files, name, root string, stack mesh.StackName) (*dockerf
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
+	if err := mesh.CheckText(path.Join(root, name), text); err != nil {
+		return nil, err
+	}
 	d, err := parseDockerfile(path.Join(root, name), text)
 	if errors.Is(err, errEmpty) {
 		return nil, bad("%s is empty", name)
 	} else if err != nil {
 		return nil, err
 	}
-	d.ignore, err = f.optional(name+".dockerignore", maxIgnore)
+	d.ignore, err = f.ignoreFile(name + ".dockerignore")
 	return d, err
 }
 
@@ -188,12 +191,22 @@ func (d *dockerfile) mount() *files {
 	return literal(content, ids)
 }
 
+// ignoreFile reads an ignore file, if there is one. One in UTF-16 would leave nothing
+// out, and BuildKit's file sync ends with a protocol error.
+func (f *files) ignoreFile(name string) ([]byte, error) {
+	b, err := f.optional(name, maxIgnore)
+	if err != nil {
+		return nil, err
+	}
+	return b, mesh.CheckNoUTF16(name, b)
+}
+
 // patterns are those of the ignore file that holds for this Dockerfile.
 func (d *dockerfile) patterns(f *files) ([]string, error) {
 	b := d.ignore
 	if b == nil {
 		var err error
-		if b, err = f.optional(".dockerignore", maxIgnore); err != nil {
+		if b, err = f.ignoreFile(".dockerignore"); err != nil {
 			return nil, err
 		}
 	}

@@ -208,6 +208,10 @@ func TestDockerfile_Bounds(t *testing.T) {
 	}{
 		"a start script":  {tree{"package.json": `{"scripts":{"start":"node ` + strings.Repeat("x", 100_000) + `"}}`, "index.js": ""}, "16384 are allowed"},
 		"a Dockerfile":    {tree{"Dockerfile": "FROM scratch\n" + strings.Repeat("# a comment\n", 100_000)}, "Dockerfile is larger than 1 MB"},
+		"in UTF-16":       {tree{"Dockerfile": "\xff\xfeF\x00R\x00"}, "Dockerfile is UTF-16"},
+		"in Latin-1":      {tree{"Dockerfile": "FROM scratch\nENV A=caf\xe9\n"}, `Dockerfile:2: "ENV A=caf\xe9" is not valid UTF-8`},
+		"ignored UTF-16":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", ".dockerignore": "\xff\xfe.\x00e\x00"}, ".dockerignore is UTF-16"},
+		"its own UTF-16":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", "Dockerfile.dockerignore": ".\x00e\x00"}, "Dockerfile.dockerignore:1 has a NUL byte in it"},
 		"an ignore file":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", ".dockerignore": strings.Repeat("a/b/c/d\n", 200_000)}, ".dockerignore is larger than 1 MB"},
 		"one of its own":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", "Dockerfile.dockerignore": strings.Repeat("a/b/c/d\n", 200_000)}, "Dockerfile.dockerignore is larger than 1 MB"},
 		"an ignored link": {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", ".dockerignore": "-> gone"}, ".dockerignore is a link that leads to nothing"},

@@ -410,7 +410,7 @@ func treeFile(t mesh.Tree, name string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read %s: %w", name, err)
 	}
-	return string(data), nil
+	return string(data), mesh.CheckText(name, data)
 }
 
 // brokenLink is what there is to say of a file that cannot be found: nothing when there is

@@ -317,6 +317,8 @@ func TestManifest_Links(t *testing.T) {
 			"in a circle":         {links{name: "->a", "a": "->" + name}, "is not in the repository"},
 			"a folder is no file": {links{name: "/", name + "/x": "y"}, ""},
 			"too large":           {links{name: strings.Repeat("#\n", 200_000)}, "is larger than 256 KB"},
+			"from PowerShell":     {links{name: "\xff\xfew\x00e\x00b\x00"}, "is UTF-16"},
+			"in Latin-1":          {links{name: "\n" + `"caf` + "\xe9" + `"`}, `:2: "\"caf\xe9\"" is not valid UTF-8`},
 		} {
 			m, err := deploy.ReadTreeManifest(c.tree, "")
 			if c.want != "" {

@@ -136,6 +136,25 @@ func TestReleaseCommand_TimesOut(t *testing.T) {
 	})
 }
 
+// It was kept for the first release of a stack, and every push failed then.
+func TestUpdateService_RefusesACommandThatNothingCarries(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		if _, err := d.CreateStack(t.Context(), "blog", "laptop"); err != nil {
+			t.Fatal(err)
+		}
+		for _, command := range []string{"echo caf\xe9", "a\x00b", strings.Repeat("x", mesh.MaxCommand+1)} {
+			err := d.UpdateService(t.Context(), "blog", "laptop", "worker", func(s *mesh.ServiceSettings) { s.Command = command }, io.Discard)
+			if !errors.Is(err, mesh.Invalid) {
+				t.Errorf("%.20q: %v", command, err)
+			}
+		}
+		if got := stack(t, w).Services; len(got) > 0 {
+			t.Errorf("kept: %v", got)
+		}
+	})
+}
+
 func TestStopTimeout_IsTheServices(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()

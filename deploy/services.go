@@ -19,7 +19,7 @@ func (d *Deployer) UpdateService(ctx context.Context, stack mesh.StackName, by m
 		v := s[name]
 		change(&v)
 		s[name] = v
-		return nil
+		return mesh.CheckCommand(v.Command)
 	}, out)
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -52,7 +53,8 @@ func (r *Receiver) lfsTransfer(ctx context.Context, s ssh.Session, key mesh.Key,
 			return state, err
 		}))
 	}()
-	b := &lfsBackend{dir: r.Repos.lfs(stack), max: r.Repos.maxInput, upload: op == transfer.UploadOperation}
+	in := &commandReader{Reader: idleReader{until(ctx, s), r.Idle}, left: maxLFSCommand}
+	b := &lfsBackend{dir: r.Repos.lfs(stack), max: r.Repos.maxInput, upload: op == transfer.UploadOperation, in: in}
 	defer b.close()
 	defer func() {
 		// The library trusts the number of words in a line.
@@ -61,7 +63,7 @@ func (r *Receiver) lfsTransfer(ctx context.Context, s ssh.Session, key mesh.Key,
 			err = mesh.Errorf(mesh.Invalid, "that is not Git LFS")
 		}
 	}()
-	line := transfer.NewPktline(idleReader{until(ctx, s), r.Idle}, s)
+	line := transfer.NewPktline(in, s)
 	if err := line.WritePacketText("version=1"); err != nil {
 		return err
 	}
@@ -82,7 +84,29 @@ type lfsBackend struct {
 	dir    string
 	max    int64 // bytes of one object
 	upload bool
+	in     *commandReader
 	open   []io.Closer
+}
+
+// maxLFSCommand is how many bytes a command of a client of Git LFS may have, objects
+// aside. Clients ask for 100 objects at a time (lfs.transfer.batchSize), in 8 KB; the
+// library keeps a list whole, and takes four times its bytes for it.
+const maxLFSCommand = 4 << 20
+
+// commandReader bounds what is read between two calls of the backend. It is for one
+// goroutine.
+type commandReader struct {
+	io.Reader
+	left int64
+}
+
+func (c *commandReader) Read(p []byte) (int, error) {
+	if c.left <= 0 {
+		return 0, fmt.Errorf("a command may have %d MB", maxLFSCommand>>20)
+	}
+	n, err := c.Reader.Read(p[:min(int64(len(p)), c.left)])
+	c.left -= int64(n)
+	return n, err
 }
 
 func (b *lfsBackend) close() {
@@ -93,6 +117,7 @@ func (b *lfsBackend) close() {
 
 // Batch tells which objects are there.
 func (b *lfsBackend) Batch(_ transfer.Operation, list []transfer.OidWithSize) (items []transfer.BatchItem, err error) {
+	b.in.left = maxLFSCommand
 	for _, o := range list {
 		if !o.Oid.Valid() {
 			return nil, transfer.ErrInvalidOid
@@ -112,6 +137,8 @@ func (b *lfsBackend) StartUpload(oid transfer.Oid, r io.Reader, _ ...string) (an
 	if !oid.Valid() || !b.upload {
 		return nil, transfer.ErrNotAllowed
 	}
+	b.in.left = math.MaxInt64 // the object has a limit of its own
+	defer func() { b.in.left = maxLFSCommand }()
 	tmp := filepath.Join(b.dir, "tmp")
 	if err := os.MkdirAll(tmp, 0o700); err != nil {
 		return nil, full(err)
@@ -149,6 +176,7 @@ func (b *lfsBackend) FinishUpload(state any, _ ...string) error {
 
 // Verify tells whether an object is there.
 func (b *lfsBackend) Verify(oid transfer.Oid, args map[string]string) (transfer.Status, error) {
+	b.in.left = maxLFSCommand
 	if !oid.Valid() {
 		return nil, transfer.ErrInvalidOid
 	}
@@ -164,6 +192,7 @@ func (b *lfsBackend) Verify(oid transfer.Oid, args map[string]string) (transfer.
 
 // Download opens an object.
 func (b *lfsBackend) Download(oid transfer.Oid, _ ...string) (fs.File, error) {
+	b.in.left = maxLFSCommand
 	if !oid.Valid() {
 		return nil, transfer.ErrInvalidOid
 	}

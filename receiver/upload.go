@@ -238,9 +238,14 @@ func otherFormat(in *bufio.Reader) string {
 		return "" // its first file may be called BZhistory
 	}
 	for _, f := range []struct{ magic, name string }{
-		{"\xfd7zXZ\x00", "compressed with xz"}, {"BZh", "compressed with bzip2"}, {"\x28\xb5\x2f\xfd", "compressed with zstd"},
-		{"\x04\x22\x4d\x18", "compressed with lz4"}, {"\x1f\x9d", "compressed with compress"}, {"\x1f\x8b", "compressed with gzip twice"},
-		{"PK\x03\x04", "a zip archive"}, {"7z\xbc\xaf\x27\x1c", "a 7z archive"},
+		{"\xfd7zXZ\x00", "compressed with xz"},
+		{"BZh", "compressed with bzip2"},
+		{"\x28\xb5\x2f\xfd", "compressed with zstd"},
+		{"\x04\x22\x4d\x18", "compressed with lz4"},
+		{"\x1f\x9d", "compressed with compress"},
+		{"\x1f\x8b", "compressed with gzip twice"},
+		{"PK\x03\x04", "a zip archive"},
+		{"7z\xbc\xaf\x27\x1c", "a 7z archive"},
 	} {
 		if start, _ := in.Peek(len(f.magic)); string(start) == f.magic {
 			return f.name

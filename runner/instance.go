@@ -129,6 +129,14 @@ func (r *Runner) hostConfig(net string) *container.HostConfig {
 	}
 }
 
+// What the engine says of an image's USER and WORKDIR that do not go with its files
+// (moby, daemon/oci_linux.go and container/container.go).
+var (
+	noSuchUser = regexp.MustCompile(`unable to find (user|group) (.+?):`)
+	noFolder   = regexp.MustCompile(`(?:Cannot mkdir: |mkdir )(\S+?):? (?:is )?not a directory`)
+	noEntry    = regexp.MustCompile(`chdir to cwd \(\\*"(.+?)\\*"\)[^:]*: permission denied`)
+)
+
 var noProgram = regexp.MustCompile(`exec: \\?"((?:[^"\\]|\\[^"])+)\\?"`)
 
 // startFault says what is wrong with an image that cannot be started.
@@ -142,6 +150,23 @@ func startFault(name, image string, err error) error {
 	switch {
 	case errdefs.IsNotFound(err) && strings.Contains(text, "No such image"):
 		return &mesh.Error{Kind: mesh.NotFound, Text: fmt.Sprintf("%s cannot start: the image %s is gone from the engine", name, short(image)), Hint: "have it built again: ssh mesh ps:rebuild", Err: err}
+	case noSuchUser.MatchString(text):
+		m := noSuchUser.FindStringSubmatch(text)
+		e.Text = fmt.Sprintf("%s cannot start: the image has no %s %q, which its USER names", name, m[1], m[2])
+		debian, alpine := "useradd", "adduser -D"
+		if m[1] == "group" {
+			debian, alpine = "groupadd", "addgroup"
+		}
+		e.Hint = fmt.Sprintf("create it in the Dockerfile before the USER line: RUN %s %s (Debian), or RUN %s %s (Alpine)", debian, plain(m[2]), alpine, plain(m[2]))
+	case strings.Contains(text, "uids and gids must be in range"):
+		e.Text, e.Hint = name+" cannot start: the image's USER has a number that is out of range", "give USER a name or a number from 0 to 2147483647"
+	case noFolder.MatchString(text):
+		e.Text = fmt.Sprintf("%s cannot start: the image's WORKDIR %q is not a folder", name, noFolder.FindStringSubmatch(text)[1])
+		e.Hint = "correct WORKDIR in the Dockerfile"
+	case noEntry.MatchString(text):
+		m := noEntry.FindStringSubmatch(text)
+		e.Text = fmt.Sprintf("%s cannot start: the image's USER may not enter its WORKDIR %q", name, m[1])
+		e.Hint = fmt.Sprintf("let it in, in the Dockerfile before the USER line: RUN chmod 755 %s", plain(m[1]))
 	case strings.Contains(text, "executable file not found"):
 		e.Text = fmt.Sprintf("%s cannot start: the image has no program %s", name, program)
 	case strings.Contains(text, "no such file or directory") && strings.Contains(text, "exec"):

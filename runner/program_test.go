@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -160,4 +161,52 @@ func FuzzJudge(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Users and folders of an image that are not there are its author's to mend: they were
+// told as faults of mesh itself.
+func TestStart_WhyAnImageCannotStart(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{"bin/busybox": string(busybox), "file": "x", "etc/passwd": "root:x:0:0::/:/bin/sh\n", "etc/group": "root:x:0:\n"} {
+		_ = w.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(content)), Typeflag: tar.TypeReg})
+		_, _ = io.WriteString(w, content)
+	}
+	_ = w.Close()
+	for i, c := range []struct{ change, text, hint string }{
+		{"USER nosuch", `the image has no user "nosuch", which its USER names`, "RUN useradd nosuch"},
+		{"USER root:nosuch", `the image has no group "nosuch", which its USER names`, "RUN groupadd nosuch"},
+		{"USER 70000000000", "USER has a number that is out of range", "2147483647"},
+		{"WORKDIR /file", `the image's WORKDIR "/file" is not a folder`, "correct WORKDIR"},
+	} {
+		ref := fmt.Sprintf("mesh-test/%s:unstartable%d", run, i)
+		rc, err := cli.ImageImport(t.Context(), image.ImportSource{Source: bytes.NewReader(buf.Bytes()), SourceName: "-"}, ref,
+			image.ImportOptions{Changes: []string{"LABEL " + testLabel + "=" + run, c.change}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.Copy(io.Discard, rc)
+		t.Cleanup(func() { _, _ = cli.ImageRemove(context.Background(), ref, image.RemoveOptions{Force: true}) })
+		if err := errors.Join(err, rc.Close()); err != nil {
+			t.Fatal(err)
+		}
+		s := b.spec("web")
+		s.Image, s.Process = ref, mesh.Process{Entrypoint: []string{"/bin/busybox", "true"}}
+		_, err = b.Start(t.Context(), s)
+		var e *mesh.Error
+		if !errors.As(err, &e) || e.Kind != mesh.Failed || !strings.Contains(e.Text, "web.1 cannot start: ") || !strings.Contains(e.Text, c.text) || !strings.Contains(e.Hint, c.hint) {
+			t.Errorf("%s: %v", c.change, err)
+		}
+		o := b.oneOff()
+		o.Image, o.Process, o.Stdout, o.Stderr = ref, s.Process, io.Discard, io.Discard
+		if _, err := b.RunOneOff(t.Context(), o); !errors.As(err, &e) || !strings.Contains(e.Text, c.text) {
+			t.Errorf("%s: a one-off: %v", c.change, err)
+		}
+	}
 }

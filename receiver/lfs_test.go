@@ -1,0 +1,71 @@
+package receiver
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/charmbracelet/git-lfs-transfer/transfer"
+)
+
+// endless repeats a text, and counts what was read of it.
+type endless struct {
+	text string
+	at   int
+	read int64
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	n := copy(p, e.text[e.at:])
+	e.at, e.read = (e.at+n)%len(e.text), e.read+int64(n)
+	return n, nil
+}
+
+func packet(s string) string { return fmt.Sprintf("%04x%s", len(s)+4, s) }
+
+// A list of objects is kept whole by the library: one of 280 MB took a gigabyte, by a
+// key that may only read.
+func TestLFS_EndlessBatch(t *testing.T) {
+	t.Parallel()
+	start := packet("version 1\n") + "0000" + packet("batch\n") + packet("hash-algo=sha256\n") + "0001"
+	list := &endless{text: packet(strings.Repeat("a", 64) + " 12\n")}
+	in := &commandReader{Reader: io.MultiReader(strings.NewReader(start), list), left: maxLFSCommand}
+	b := &lfsBackend{dir: t.TempDir(), max: 1 << 20, in: in}
+	err := transfer.NewProcessor(transfer.NewPktline(in, io.Discard), b).ProcessCommands(transfer.DownloadOperation)
+	if err == nil || !strings.Contains(err.Error(), "a command may have 4 MB") {
+		t.Errorf("got %v", err)
+	}
+	if list.read > maxLFSCommand {
+		t.Errorf("read %d bytes of a list", list.read)
+	}
+}
+
+// The bound is that of one command: a session may have many, and an object is larger.
+func TestLFS_ManyCommands(t *testing.T) {
+	t.Parallel()
+	batch := packet("batch\n") + packet("hash-algo=sha256\n") + "0001" + strings.Repeat(packet(strings.Repeat("a", 64)+" 12\n"), 10_000) + "0000"
+	object := strings.Repeat("x", 6<<20)
+	var data strings.Builder
+	for i := 0; i < len(object); i += 32 << 10 {
+		data.WriteString(packet(object[i : i+32<<10]))
+	}
+	put := packet("put-object "+hexOf(object)+"\n") + packet(fmt.Sprintf("size=%d\n", len(object))) + "0001" + data.String() + "0000"
+	in := &commandReader{Reader: strings.NewReader(packet("version 1\n") + "0000" + strings.Repeat(batch, 12) + put + batch + packet("quit\n") + "0000"), left: maxLFSCommand}
+	b := &lfsBackend{dir: t.TempDir(), max: 8 << 20, upload: true, in: in}
+	defer b.close()
+	var out strings.Builder
+	if err := transfer.NewProcessor(transfer.NewPktline(in, &out), b).ProcessCommands(transfer.UploadOperation); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := transfer.Oid(hexOf(object)).Stat(b.dir); err != nil || st.Size() != int64(len(object)) {
+		t.Errorf("the object is not there: %v", err)
+	}
+}
+
+func hexOf(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
+}
