@@ -40,6 +40,9 @@ func TestDocs_EverySetting(t *testing.T) {
 	var s settings
 	s.flags().VisitAll(func(f *pflag.Flag) {
 		row := "| `--" + f.Name + "` | `" + variables[f.Name] + "` |"
+		if variables[f.Name] == "" { // what is wanted once, and not at every start
+			row = "| `--" + f.Name + "` | none |"
+		}
 		if !strings.Contains(string(page), row) {
 			t.Errorf("docs/operating.md has no row %q", row)
 		}
