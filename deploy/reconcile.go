@@ -43,7 +43,7 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 	if err != nil {
 		recalled := d.recall(ctx, stacks, whole)
 		for name := range whole {
-			d.hold(ctx, name, recalled[name])
+			d.hold(name, recalled[name])
 		}
 		for _, st := range stacks {
 			// Routes that wait beat routes that do not exist, and routes that are there
@@ -62,7 +62,7 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 		by[in.Stack] = append(by[in.Stack], in)
 	}
 	for name := range whole {
-		d.hold(ctx, name, running)
+		d.hold(name, running)
 	}
 	for _, st := range stacks {
 		if whole[st.Name] {

@@ -144,7 +144,7 @@ func bare(path string) (empty bool) {
 	if err != nil {
 		return false
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	_ = db.View(func(tx *bbolt.Tx) error { empty = tx.Bucket(bucketMeta) == nil; return nil })
 	return empty
 }
