@@ -124,6 +124,17 @@ func (c *control) clearAway(ctx context.Context) error {
 	return nil
 }
 
+// needed are the commits of a stack's own repository that its releases were built from.
+func (c *control) needed(ctx context.Context, stack mesh.StackName) (out []mesh.Commit, err error) {
+	releases, err := c.store.Releases(ctx, stack, 0)
+	for _, r := range releases {
+		if r.Here() && !slices.Contains(out, r.Commit) {
+			out = append(out, r.Commit)
+		}
+	}
+	return out, err
+}
+
 // purgeLost removes what was moved aside long ago, now and once a day, until ctx ends.
 func (c *control) purgeLost(ctx context.Context) {
 	day := time.NewTicker(24 * time.Hour)

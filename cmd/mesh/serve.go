@@ -451,6 +451,7 @@ func (sv *server) open(ctx context.Context) (_ *control, err error) {
 		return nil, err
 	}
 	c.repos.Egress = sv.settings.egress
+	c.repos.Needed = c.needed
 	if newKey {
 		c.tellNewHostKey(ctx)
 	}
