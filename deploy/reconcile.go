@@ -110,6 +110,9 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 		default:
 			d.Logger.Warn("the engine has containers, networks or images of a stack that is not recorded: they are left alone", "stack", name)
 			unknown = append(unknown, name)
+			if len(whole) > 0 { // it may be what a damaged record was of
+				d.hold(name, running)
+			}
 		}
 	}
 	d.mu.Lock()
