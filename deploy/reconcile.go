@@ -186,6 +186,7 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 			// One that is not recorded any more is among the oldest, and what it started
 			// has run since.
 			old := errors.Is(err, mesh.NotFound) && in.Deployment < st.LastNumber
+			old = old || errors.Is(err, mesh.Damaged) // what it started is left alone
 			live[in.Deployment] = old || err == nil && dep.Status == mesh.StatusLive
 		}
 		old, ok := best[in.Name]
@@ -248,8 +249,8 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 	}
 	d.mu.Unlock()
 
-	if !known {
-		return nil
+	if some, _ := d.damaged(); !known || some[st.Name] {
+		return nil // what else runs may be wanted by what cannot be read
 	}
 	var old []mesh.Instance
 	for _, in := range running {
