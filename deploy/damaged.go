@@ -1,7 +1,6 @@
 package deploy
 
 import (
-	"context"
 	"slices"
 
 	"mesh"
@@ -25,7 +24,7 @@ func (d *Deployer) damaged() (some, whole map[mesh.StackName]bool) {
 // or stopped, and its hosts lead to its web instances: those that were last seen to
 // serve, else those of the newest deployment. Its own settings are not known: it has the
 // defaults.
-func (d *Deployer) hold(ctx context.Context, name mesh.StackName, running []mesh.Instance) {
+func (d *Deployer) hold(name mesh.StackName, running []mesh.Instance) {
 	hosts, err := d.Store.DomainsOf(name)
 	if err != nil {
 		d.Logger.Warn("domains of a damaged stack not read", "stack", name, "err", err)

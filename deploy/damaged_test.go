@@ -59,6 +59,7 @@ func TestReconcile_DamagedRecordIsHeld(t *testing.T) {
 		"the current release":      {"", `"current":1`, `"current":3`},
 		"a value in the stack":     {"", `"last_deployment":1`, `"last_deployment":3`},
 		"what the release runs":    {"releases", `"web":`, `"weB":`},
+		"the deployment":           {"deployments", `"status":"live"`, `"status":"lire"`},
 		"the image of the release": {"releases", `sha256:`, `sha254:`},
 	} {
 		t.Run(name, func(t *testing.T) {

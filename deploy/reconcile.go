@@ -43,7 +43,7 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 	if err != nil {
 		recalled := d.recall(ctx, stacks, whole)
 		for name := range whole {
-			d.hold(ctx, name, recalled[name])
+			d.hold(name, recalled[name])
 		}
 		for _, st := range stacks {
 			// Routes that wait beat routes that do not exist, and routes that are there
@@ -62,7 +62,7 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 		by[in.Stack] = append(by[in.Stack], in)
 	}
 	for name := range whole {
-		d.hold(ctx, name, running)
+		d.hold(name, running)
 	}
 	for _, st := range stacks {
 		if whole[st.Name] {
@@ -110,6 +110,9 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 		default:
 			d.Logger.Warn("the engine has containers, networks or images of a stack that is not recorded: they are left alone", "stack", name)
 			unknown = append(unknown, name)
+			if len(whole) > 0 { // it may be what a damaged record was of
+				d.hold(name, running)
+			}
 		}
 	}
 	d.mu.Lock()
@@ -183,6 +186,7 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 			// One that is not recorded any more is among the oldest, and what it started
 			// has run since.
 			old := errors.Is(err, mesh.NotFound) && in.Deployment < st.LastNumber
+			old = old || errors.Is(err, mesh.Damaged) // what it started is left alone
 			live[in.Deployment] = old || err == nil && dep.Status == mesh.StatusLive
 		}
 		old, ok := best[in.Name]
@@ -245,8 +249,8 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 	}
 	d.mu.Unlock()
 
-	if !known {
-		return nil
+	if some, _ := d.damaged(); !known || some[st.Name] {
+		return nil // what else runs may be wanted by what cannot be read
 	}
 	var old []mesh.Instance
 	for _, in := range running {

@@ -39,6 +39,7 @@ func (d *Deployer) CreateStack(ctx context.Context, name mesh.StackName, by mesh
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	delete(d.held, name)
 	fl := &fleet{stack: d.newestLocked(st), members: map[mesh.InstanceName]*member{}}
 	d.fleets[name] = fl
 	d.switchLocked(fl)

@@ -35,6 +35,10 @@ type Repos struct {
 	// before the first use.
 	Egress Egress
 
+	// Needed tells which commits the releases of a stack were built from; nil: nothing is
+	// cleaned. It is set before the first use, and called with a lock held.
+	Needed func(ctx context.Context, stack mesh.StackName) ([]mesh.Commit, error)
+
 	dir, hooks, home string
 	maxInput         int64
 	log              *slog.Logger
@@ -249,6 +253,9 @@ func (r *Repos) enter(stack mesh.StackName) (leave func(state func() (mesh.RepoS
 			if _, err := r.run(ctx, stack, "repack", "-d", "-q", "--geometric=2"); err != nil {
 				return err
 			}
+		}
+		if err := r.clean(ctx, stack, cleanSlack); err != nil {
+			r.log.Warn("a repository was not cleaned of what nothing needs", "stack", stack, "err", err)
 		}
 		return nil
 	}, nil

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -106,7 +107,7 @@ func (s *Store) scan(tx *bbolt.Tx) []mesh.Damage {
 			return nil
 		})
 		_ = deployments.ForEach(func(n, v []byte) error {
-			found(name, false, fmt.Sprintf("deployment %s of %s", numberText(n), clip(k)), quick(n, v, new(deploymentForm)))
+			found(name, false, fmt.Sprintf("deployment %s of %s", numberText(n), clip(k)), numbered(n, v))
 			return nil
 		})
 		return nil
@@ -128,6 +129,12 @@ func (s *Store) scan(tx *bbolt.Tx) []mesh.Damage {
 			return nil
 		})
 	}
+	_ = tx.ForEach(func(k []byte, _ *bbolt.Bucket) error {
+		if !slices.ContainsFunc(slices.Concat(rootBuckets, [][]byte{bucketRegistries, bucketAudit, bucketDestroyed}), func(b []byte) bool { return bytes.Equal(b, k) }) {
+			found("", false, fmt.Sprintf("the table %q", clip(k)), errors.New("this mesh does not know it"))
+		}
+		return nil
+	})
 	if b := tx.Bucket(bucketDestroyed); b != nil {
 		_ = b.ForEach(func(k, v []byte) error {
 			found("", false, "the note that "+clip(k)+" was destroyed", parse(k, v, new(destroyedForm)))
@@ -146,6 +153,14 @@ func quick(key, data []byte, f form) error {
 		return err
 	}
 	return parse(key, data, f)
+}
+
+// numbered is quick, and looks whether a deployment is the one of its key.
+func numbered(key, data []byte) error {
+	if len(key) == 8 && bytes.HasPrefix(data, fmt.Appendf(nil, `{"v":1,"number":%d,`, fromNumber(key))) {
+		return quick(key, data, new(deploymentForm))
+	}
+	return parse(key, data, new(deploymentForm))
 }
 
 func clip(k []byte) string { return mesh.Clip(string(k), 60) }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -74,6 +75,95 @@ func populated(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// rekey gives the entry at path, a value or a bucket, another key.
+func rekey(t *testing.T, dir string, path []string, key string) {
+	t.Helper()
+	db := must(bbolt.Open(filepath.Join(dir, "mesh.db"), 0o600, &bbolt.Options{NoSync: true}))(t)
+	var move func(from, to *bbolt.Bucket) error
+	move = func(from, to *bbolt.Bucket) error {
+		return from.ForEach(func(k, v []byte) error {
+			if v != nil {
+				return to.Put(k, v)
+			}
+			sub, err := to.CreateBucket(k)
+			if err != nil {
+				return err
+			}
+			return move(from.Bucket(k), sub)
+		})
+	}
+	err := db.Update(func(tx *bbolt.Tx) error {
+		last := path[len(path)-1]
+		if len(path) == 1 {
+			b, err := tx.CreateBucket([]byte(key))
+			if err != nil {
+				return err
+			}
+			return errors.Join(move(tx.Bucket([]byte(last)), b), tx.DeleteBucket([]byte(last)))
+		}
+		b := tx.Bucket([]byte(path[0]))
+		for _, p := range path[1 : len(path)-1] {
+			b = b.Bucket([]byte(p))
+		}
+		if v := b.Get([]byte(last)); v != nil {
+			return errors.Join(b.Put([]byte(key), slices.Clone(v)), b.Delete([]byte(last)))
+		}
+		to, err := b.CreateBucket([]byte(key))
+		if err != nil {
+			return err
+		}
+		return errors.Join(move(b.Bucket([]byte(last)), to), b.DeleteBucket([]byte(last)))
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Each key of a database, of buckets too, loses a bit.
+func TestOpen_NoFlippedKeyIsBelieved(t *testing.T) {
+	t.Parallel()
+	whole := t.TempDir()
+	populated(t, whole)
+	sound := open(t, whole)
+	want := everything(t, sound)
+	data := must(os.ReadFile(filepath.Join(whole, "mesh.db")))(t)
+	secret := must(os.ReadFile(filepath.Join(whole, "secret.key")))(t)
+	scratch := t.TempDir()
+	write(t, filepath.Join(scratch, "mesh.db"), string(data))
+	seen := map[string][]string{}
+	edit(t, scratch, func(path []string, v []byte) []byte {
+		for n := 1; n <= len(path); n++ {
+			seen[strings.Join(path[:n], "\x00")] = path[:n]
+		}
+		return v
+	})
+	rnd := rand.New(rand.NewPCG(6, 6))
+	for _, at := range slices.Sorted(maps.Keys(seen)) {
+		path := seen[at]
+		last := []byte(path[len(path)-1])
+		last[rnd.IntN(len(last))] ^= 1 << rnd.IntN(8)
+		dir := t.TempDir()
+		write(t, filepath.Join(dir, "mesh.db"), string(data))
+		write(t, filepath.Join(dir, "secret.key"), string(secret))
+		rekey(t, dir, path, string(last))
+		what := fmt.Sprintf("%q became %q", path, last)
+		s, err := store.Open(dir)
+		if err != nil {
+			var e *mesh.Error
+			if !errors.As(err, &e) || e.Hint == "" {
+				t.Errorf("%s: %v", what, err)
+			}
+			continue
+		}
+		if got := everything(t, s); got != want && len(s.Damaged()) == 0 {
+			t.Errorf("%s: reads\n%s\nwant\n%s", what, got, want)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // everything is what a store says of itself.

@@ -390,7 +390,17 @@ func stackBucket(tx *bbolt.Tx, name mesh.StackName) (*bbolt.Bucket, error) {
 	if b == nil {
 		return nil, noStack(name)
 	}
-	return b, nil
+	return b, complete(name, b)
+}
+
+// complete tells whether a stack has all its parts.
+func complete(name mesh.StackName, b *bbolt.Bucket) error {
+	for _, sub := range [][]byte{bucketConfigs, bucketReleases, bucketDeployments} {
+		if b.Bucket(sub) == nil {
+			return damagedRecord("the record of "+string(name), fmt.Errorf("its %s are missing", sub))
+		}
+	}
+	return nil
 }
 
 func (s *Store) view(ctx context.Context, fn func(*bbolt.Tx) error) error {
@@ -528,7 +538,7 @@ func apply(old mesh.Stack, fn func(*mesh.Stack) error) (mesh.Stack, error) {
 // the recorded output of its deployments.
 func (s *Store) DestroyStack(ctx context.Context, name mesh.StackName) error {
 	err := s.update(ctx, func(tx *bbolt.Tx) error {
-		if _, err := stackBucket(tx, name); err != nil {
+		if _, err := stackBucket(tx, name); err != nil && !errors.Is(err, mesh.Damaged) {
 			return err
 		}
 		// By the index: the record itself may be damaged.
@@ -588,6 +598,9 @@ func (s *Store) writeStack(tx *bbolt.Tx, b *bbolt.Bucket, old, st mesh.Stack) er
 }
 
 func (s *Store) readStack(name mesh.StackName, b *bbolt.Bucket) (mesh.Stack, error) {
+	if err := complete(name, b); err != nil {
+		return mesh.Stack{}, err
+	}
 	var f stackForm
 	if err := parse([]byte(name), b.Get(keyRecord), &f); err != nil {
 		return mesh.Stack{}, damagedRecord("the record of "+string(name), err)

@@ -2,16 +2,19 @@ package main
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,27 +33,45 @@ type manifest struct {
 
 const (
 	manifestName = "mesh-backup.json"
-	endName      = "mesh-backup.end" // the last file: how many there were between
-	backupFormat = 1
+	endName      = "mesh-backup.end" // the last file: see ending
+	backupFormat = 2                 // 1 had no checksum
 )
 
-// left out of a backup: what belongs to the running process, what is made anew at
-// every start, the data file, of which a snapshot is taken, and the times of files,
-// which describe the engine's build cache.
+// ending is the text of the last file: how many files there were between the first and
+// it, and the SHA-256 of all bytes of the archive before its own header.
+func ending(files int, sum []byte) string { return fmt.Sprintf("%d\nsha256 %x\n", files, sum) }
+
+// backedUp is what a backup has, and nothing else: files, and folders with all that is
+// in them.
+var backedUp = []string{"mesh.db", "secret.key", "ssh_host_ed25519_key", "repos", "logs", "events", "router", "certs"}
+
+// leftOut tells what is not added as it lies there: repositories and the data file, of
+// which there is a snapshot, and what is being written. What backedUp does not have
+// belongs to the running process, is made anew at every start, describes the engine's
+// build cache (times), or is not mesh's.
 func leftOut(name string) bool {
-	base := path.Base(name)
-	switch name {
-	case "mesh.db", "mesh.sock", "ready.json", "instances.json", "hooks", "repos", "times":
-		return true
+	base, top := path.Base(name), name
+	if i := strings.IndexByte(name, '/'); i > 0 {
+		top = name[:i]
 	}
-	return strings.HasSuffix(base, ".new") || strings.HasSuffix(base, ".lock") || strings.HasPrefix(base, ".mesh.db-")
+	return !slices.Contains(backedUp, top) || top == "repos" || top == "mesh.db" || strings.HasSuffix(base, ".new") || strings.HasSuffix(base, ".lock")
 }
 
 // Backup writes all that the server owns, as a tar. The state is a snapshot of one
 // instant, and is taken first: repositories and recorded output, which are added
 // to only, have at least what it speaks of.
 func (h *host) Backup(ctx context.Context, w io.Writer) (files int, err error) {
-	b := backup{ctx: ctx, t: tar.NewWriter(w)}
+	sum := sha256.New()
+	to := &hashing{w: w, sum: sum}
+	b := backup{ctx: ctx, t: tar.NewWriter(to)}
+	defer func() {
+		// Whoever reads it has gone, or cannot write it down. Half a backup must not look
+		// like one.
+		if err != nil && to.err != nil && ctx.Err() == nil {
+			err = mesh.Errorf(mesh.Cancelled, "the backup was cut off after %d files, and is of no use: %w", files, to.err).
+				WithHint("make room where it is written, and try again: ssh mesh backup > FILE.tar")
+		}
+	}()
 	about, err := json.Marshal(manifest{Format: backupFormat, Version: h.info.Version, Created: time.Now().UTC()})
 	if err != nil {
 		return 0, err
@@ -78,10 +99,29 @@ func (h *host) Backup(ctx context.Context, w io.Writer) (files int, err error) {
 		return b.files, err
 	}
 	// An archive that breaks off between two files looks as if it had ended.
-	if err := b.bytes(endName, []byte(strconv.Itoa(b.files))); err != nil {
+	if err := b.t.Flush(); err != nil {
+		return b.files, err
+	}
+	if err := b.bytes(endName, []byte(ending(b.files, sum.Sum(nil)))); err != nil {
 		return b.files, err
 	}
 	return b.files, b.t.Close()
+}
+
+// hashing sums what it writes, and keeps the error of writing.
+type hashing struct {
+	w   io.Writer
+	sum hash.Hash
+	err error
+}
+
+func (h *hashing) Write(p []byte) (int, error) {
+	n, err := h.w.Write(p)
+	_, _ = h.sum.Write(p[:n])
+	if err != nil {
+		h.err = err
+	}
+	return n, err
 }
 
 type backup struct {
@@ -175,20 +215,24 @@ func restoreMain(args []string, stdin io.Reader, stdout, stderr io.Writer) error
 	if *data == "" {
 		*data = defaultData()
 	}
-	src := stdin
+	var src *os.File
+	var err error
 	if name := fs.Arg(0); name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
+		if src, err = os.Open(name); err != nil {
 			return mesh.Errorf(mesh.NotFound, "the backup cannot be opened: %w", err)
 		}
-		defer f.Close()
-		src = f
 	} else if isTerminal(stdin) {
 		return mesh.Errorf(mesh.Invalid, "standard input is a terminal").WithHint(usage)
+	} else if src, err = spool(stdin, *data); err != nil {
+		return err
 	}
-	n, err := restore(src, *data)
+	defer src.Close()
+	n, warnings, err := restore(src, *data)
 	if err != nil {
 		return err
+	}
+	for _, w := range warnings {
+		_, _ = fmt.Fprintf(stderr, "warning: %s\n", w)
 	}
 	_, _ = fmt.Fprintf(stdout, "%d files are restored to %s; start the server with: mesh serve --data %s\n", n, *data, *data)
 	_, _ = fmt.Fprintf(stderr, "Images are not in a backup. The server builds those that this machine does not have from the repositories, one after the other;\n"+
@@ -196,21 +240,177 @@ func restoreMain(args []string, stdin io.Reader, stdout, stderr io.Writer) error
 	return nil
 }
 
+// spool writes a backup that can be read once to a file without a name beside the data
+// directory: it is looked at whole before anything is restored.
+func spool(r io.Reader, dir string) (*os.File, error) {
+	f, err := os.CreateTemp(filepath.Dir(filepath.Clean(dir)), ".mesh-restore-*")
+	if err != nil {
+		f, err = os.CreateTemp("", "mesh-restore-*")
+	}
+	if err != nil {
+		return nil, mesh.Errorf(mesh.Unavailable, "the backup cannot be kept while it is looked at: %w", err).WithHint("give its file instead of -")
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if _, err := io.Copy(f, r); err != nil {
+		return nil, errors.Join(mesh.Errorf(mesh.Unavailable, "the backup cannot be kept while it is looked at: %w", err).WithHint("give its file instead of -"), f.Close())
+	}
+	return f, nil
+}
+
+func badBackup(format string, args ...any) error {
+	return mesh.Errorf(mesh.Invalid, format, args...).WithHint("give what ssh mesh backup > FILE.tar has written")
+}
+
+// counting is a reader without a Seek, so that a tar reader takes every byte.
+type counting struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counting) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// verify reads a backup to its end and tells whether each byte is what was written.
+// Those of format 1 have no checksum.
+func verify(src io.ReadSeeker) (files int, sound bool, err error) {
+	if _, err := src.Seek(0, io.SeekStart); err != nil {
+		return 0, false, err
+	}
+	in := &counting{r: src}
+	var m manifest
+	seen := map[string]bool{}
+	for t := tar.NewReader(in); ; files++ {
+		h, err := t.Next()
+		if errors.Is(err, io.EOF) {
+			if files == 0 {
+				return 0, false, badBackup("this is no backup of mesh: it is empty")
+			}
+			return 0, false, badBackup("the backup is cut off behind %d files", files-1)
+		}
+		if err != nil {
+			return 0, false, badBackup("this is no backup, or cut off: %w", err)
+		}
+		if files == 0 {
+			if h.Name != manifestName || json.NewDecoder(io.LimitReader(t, 1<<16)).Decode(&m) != nil || m.Format < 1 {
+				return 0, false, badBackup("this is no backup of mesh")
+			}
+			if m.Format > backupFormat {
+				return 0, false, mesh.Errorf(mesh.Conflict, "the backup was written by a later mesh (%s)", m.Version).WithHint("restore it with that version")
+			}
+			continue
+		}
+		if h.Name == endName {
+			at := in.n - 512 // where its header begins
+			text, err := io.ReadAll(io.LimitReader(t, 1<<10))
+			if err != nil {
+				return 0, false, badBackup("the backup is cut off: %w", err)
+			}
+			return files - 1, m.Format > 1, verifyEnd(src, m.Format, files-1, at, string(text))
+		}
+		if err := entry(h, m.Format, seen); err != nil {
+			return 0, false, err
+		}
+		if h.Typeflag == tar.TypeDir {
+			files-- // they are not counted
+		} else if _, err := io.Copy(io.Discard, t); err != nil {
+			return 0, false, badBackup("%q cannot be restored: the backup is cut off: %w", mesh.Clip(h.Name, 100), err)
+		}
+	}
+}
+
+// entry refuses what no backup has.
+func entry(h *tar.Header, format int, seen map[string]bool) error {
+	name := strings.TrimSuffix(h.Name, "/")
+	clipped := mesh.Clip(h.Name, 100)
+	top, _, _ := strings.Cut(name, "/")
+	switch {
+	case h.Typeflag != tar.TypeReg && h.Typeflag != tar.TypeDir:
+		return badBackup("the backup is not sound: %q is neither a file nor a folder", clipped)
+	case !filepath.IsLocal(name) || path.Clean(name) != name:
+		return badBackup("the backup is not sound: the name %q leads out of the data directory", clipped)
+	case format > 1 && !slices.Contains(backedUp, top):
+		return badBackup("the backup is not sound: %q is nothing of mesh's", clipped)
+	case seen[name]:
+		return badBackup("the backup is not sound: %q is there twice", clipped)
+	}
+	seen[name] = true
+	return nil
+}
+
+// verifyEnd compares the last file with what was before it. Nothing may follow it.
+func verifyEnd(src io.ReadSeeker, format, files int, at int64, text string) error {
+	var n int
+	if _, err := fmt.Sscan(text, &n); err != nil || n != files {
+		return badBackup("the backup is damaged: it has %d files, and should have %.20q", files, text)
+	}
+	if format == 1 && !strings.Contains(text, "sha256") {
+		return nil
+	}
+	if _, err := src.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	sum := sha256.New()
+	if _, err := io.CopyN(sum, src, at); err != nil {
+		return err
+	}
+	rest, err := io.ReadAll(io.LimitReader(src, 1<<20))
+	if err != nil {
+		return err
+	}
+	want, err := lastBytes(files, sum.Sum(nil))
+	switch {
+	case err != nil:
+		return err
+	case text != ending(files, sum.Sum(nil)):
+		return badBackup("the backup is damaged: its checksum is not that of its content")
+	case len(rest) < len(want):
+		return badBackup("the backup is cut off at its end")
+	case !bytes.Equal(rest, want):
+		return badBackup("the backup is damaged at its end, or something follows it")
+	}
+	return nil
+}
+
+// lastBytes is how a backup ends, from the header of its last file on.
+func lastBytes(files int, sum []byte) ([]byte, error) {
+	var b bytes.Buffer
+	w := backup{t: tar.NewWriter(&b)}
+	err := w.bytes(endName, []byte(ending(files, sum)))
+	err = errors.Join(err, w.t.Close())
+	return b.Bytes(), err
+}
+
 // restore unpacks a backup into a directory, which has to be empty or missing, and
-// opens its state once. What it has written is gone again when it fails.
-func restore(src io.Reader, dir string) (files int, err error) {
+// opens its state once. It looks at the whole backup before it writes anything, and what
+// it has written is gone again when it fails.
+func restore(src io.ReadSeeker, dir string) (files int, warnings []string, err error) {
 	if left, err := os.ReadDir(dir); err == nil && len(left) > 0 {
-		return 0, mesh.Errorf(mesh.Conflict, "%s is not empty", dir).WithHint("stop the server, move the directory away, and try again: mv %s %s.old", dir, dir)
+		return 0, nil, mesh.Errorf(mesh.Conflict, "%s is not empty", dir).WithHint("stop the server, move the directory away, and try again: mv %s %s.old", dir, dir)
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return 0, mesh.Errorf(mesh.Unavailable, "%s cannot be used: %w", dir, err)
+		return 0, nil, mesh.Errorf(mesh.Unavailable, "%s cannot be used: %w", dir, err)
+	}
+	files, sound, err := verify(src)
+	if err != nil {
+		return 0, nil, err
+	}
+	if !sound {
+		warnings = append(warnings, "this backup is of an earlier mesh and has no checksum: whether it is whole cannot be told")
+	}
+	if _, err := src.Seek(0, io.SeekStart); err != nil {
+		return 0, nil, err
 	}
 	_, serr := os.Stat(dir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return 0, mesh.Errorf(mesh.Unavailable, "%s cannot be made: %w", dir, err)
+		return 0, nil, mesh.Errorf(mesh.Unavailable, "%s cannot be made: %w", dir, err)
 	}
 	root, err := os.OpenRoot(dir) // no name in an archive leads out of it
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	defer func() { _ = root.Close() }()
 	defer func() {
@@ -225,67 +425,39 @@ func restore(src io.Reader, dir string) (files int, err error) {
 			_ = os.Remove(dir)
 		}
 	}()
-	bad := func(format string, args ...any) error {
-		return mesh.Errorf(mesh.Invalid, format, args...).WithHint("give what ssh mesh backup > FILE.tar has written")
-	}
-	ended := false
-	for t := tar.NewReader(src); !ended; {
+	for t := tar.NewReader(src); ; {
 		h, err := t.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
 		if err != nil {
-			return 0, bad("this is no backup, or cut off: %w", err)
-		}
-		if files == 0 {
-			var m manifest
-			if h.Name != manifestName || json.NewDecoder(io.LimitReader(t, 1<<16)).Decode(&m) != nil {
-				return 0, bad("this is no backup of mesh")
-			}
-			if m.Format > backupFormat {
-				return 0, mesh.Errorf(mesh.Conflict, "the backup was written by a later mesh (%s)", m.Version).WithHint("restore it with that version")
-			}
-			files++
-			continue
+			return 0, nil, badBackup("the backup has changed while it was read: %w", err)
 		}
 		if h.Name == endName {
-			var n int
-			if _, err := fmt.Fscan(io.LimitReader(t, 32), &n); err != nil || n != files-1 {
-				return 0, bad("the backup is damaged: it has %d files, and should have %d", files-1, n)
-			}
-			ended = true
 			break
 		}
-		if h.Typeflag == tar.TypeDir {
-			if err := root.MkdirAll(path.Clean(h.Name), 0o700); err != nil {
-				return 0, bad("%q cannot be made: %w", mesh.Clip(h.Name, 100), err)
-			}
-			continue
+		switch {
+		case h.Name == manifestName:
+		case h.Typeflag == tar.TypeDir:
+			err = root.MkdirAll(path.Clean(h.Name), 0o700)
+		default:
+			err = restoreFile(root, h, t)
 		}
-		if err := restoreFile(root, h, t); err != nil {
-			return 0, bad("%q cannot be restored: %w", mesh.Clip(h.Name, 100), err)
+		if mesh.NoRoom(err) {
+			return 0, nil, mesh.TellNoRoom(err)
+		} else if err != nil {
+			return 0, nil, badBackup("%q cannot be restored: %w", mesh.Clip(h.Name, 100), err)
 		}
-		files++
-	}
-	switch {
-	case files == 0:
-		return 0, bad("this is no backup of mesh: it is empty")
-	case !ended:
-		return 0, bad("the backup is cut off behind %d files", files-1)
 	}
 	st, err := store.Open(dir)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	_, err = st.Stacks(context.Background())
-	return files, errors.Join(err, st.Close())
+	for _, d := range st.Damaged() {
+		warnings = append(warnings, fmt.Sprintf("%s was damaged when the backup was made: %s", d.What, d.Why))
+	}
+	return files, warnings, st.Close()
 }
 
 func restoreFile(root *os.Root, h *tar.Header, r io.Reader) error {
 	name := path.Clean(h.Name)
-	if h.Typeflag != tar.TypeReg {
-		return errors.New("it is no file")
-	}
 	if d := path.Dir(name); d != "." {
 		if err := root.MkdirAll(d, 0o700); err != nil {
 			return err

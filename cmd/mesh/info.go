@@ -134,15 +134,19 @@ func (h *host) records(ctx context.Context) (out []mesh.Finding) {
 	for _, st := range stacks {
 		r, err := h.store.Release(ctx, st.Name, st.Current)
 		if err == nil && r.Here() && st.Was == "" && !h.repos.Exists(st.Name) {
-			out = append(out, mesh.Finding{What: fmt.Sprintf("the repository of %s is gone: it serves, but cannot be cloned or built again", st.Name),
-				Mend: fmt.Sprintf("push it again: git push mesh %s; or put repos/ back from a backup", cmp.Or(st.Settings.Branch, "main"))})
+			out = append(out, mesh.Finding{
+				What: fmt.Sprintf("the repository of %s is gone: it serves, but cannot be cloned or built again", st.Name),
+				Mend: fmt.Sprintf("push it again: git push mesh %s; or put repos/ back from a backup", cmp.Or(st.Settings.Branch, "main")),
+			})
 		}
 	}
 	lost, err := store.Lost(h.info.Data)
 	if err == nil && len(lost) > 0 {
 		dir := filepath.Join(h.info.Data, "lost")
-		out = append(out, mesh.Finding{What: fmt.Sprintf("%d things that belong to no stack were moved to %s: %s", len(lost), dir, mesh.Clip(strings.Join(lost, ", "), 300)),
-			Mend: fmt.Sprintf("look at them; each is removed %d days after the time in its name, or at once with: rm -r %s", int(store.LostFor.Hours()/24), filepath.Join(dir, lost[0]))})
+		out = append(out, mesh.Finding{
+			What: fmt.Sprintf("%d things that belong to no stack were moved to %s: %s", len(lost), dir, mesh.Clip(strings.Join(lost, ", "), 300)),
+			Mend: fmt.Sprintf("look at them; each is removed %d days after the time in its name, or at once with: rm -r %s", int(store.LostFor.Hours()/24), filepath.Join(dir, lost[0])),
+		})
 	}
 	return out
 }

@@ -54,8 +54,10 @@ func (c *control) tellNewHostKey(ctx context.Context) {
 	}
 	fp := ssh.FingerprintSHA256(c.hostKey.PublicKey())
 	c.log.Warn("the SSH host key was missing and a new one was made: every client is warned of a changed host", "fingerprint", fp)
-	c.notes.add(mesh.Finding{What: "the SSH host key was missing: the new one is " + fp + ", and every client is warned of a changed host",
-		Mend: "put ssh_host_ed25519_key back from a backup and restart mesh; or tell everybody to type: ssh-keygen -R '[HOST]:PORT'"})
+	c.notes.add(mesh.Finding{
+		What: "the SSH host key was missing: the new one is " + fp + ", and every client is warned of a changed host",
+		Mend: "put ssh_host_ed25519_key back from a backup and restart mesh; or tell everybody to type: ssh-keygen -R '[HOST]:PORT'",
+	})
 }
 
 // clearAway clears the data directory of what belongs to no stack: what is of a
@@ -67,7 +69,7 @@ func (c *control) clearAway(ctx context.Context) error {
 		return err
 	}
 	for _, st := range stacks {
-		if r, err := c.store.Release(ctx, st.Name, st.Current); err == nil && r.Here() && !c.repos.Exists(st.Name) && !(st.Was != "" && c.repos.Exists(st.Was)) {
+		if r, err := c.store.Release(ctx, st.Name, st.Current); err == nil && r.Here() && !c.repos.Exists(st.Name) && (st.Was == "" || !c.repos.Exists(st.Was)) {
 			c.log.Warn("the repository of a stack is gone", "stack", st.Name)
 		}
 	}
@@ -120,6 +122,17 @@ func (c *control) clearAway(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// needed are the commits of a stack's own repository that its releases were built from.
+func (c *control) needed(ctx context.Context, stack mesh.StackName) (out []mesh.Commit, err error) {
+	releases, err := c.store.Releases(ctx, stack, 0)
+	for _, r := range releases {
+		if r.Here() && !slices.Contains(out, r.Commit) {
+			out = append(out, r.Commit)
+		}
+	}
+	return out, err
 }
 
 // purgeLost removes what was moved aside long ago, now and once a day, until ctx ends.

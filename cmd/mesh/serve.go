@@ -436,7 +436,7 @@ func (sv *server) open(ctx context.Context) (_ *control, err error) {
 		}
 	}()
 	for _, note := range c.store.Notes() {
-		sv.log.Warn("data directory: " + note)
+		sv.log.Warn("found in the data directory", "what", note)
 	}
 	for _, d := range c.store.Damaged() {
 		sv.log.Error("a record is damaged", "stack", d.Stack, "record", d.What, "why", d.Why)
@@ -451,6 +451,7 @@ func (sv *server) open(ctx context.Context) (_ *control, err error) {
 		return nil, err
 	}
 	c.repos.Egress = sv.settings.egress
+	c.repos.Needed = c.needed
 	if newKey {
 		c.tellNewHostKey(ctx)
 	}

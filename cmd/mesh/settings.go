@@ -231,7 +231,7 @@ func (s settings) builder(st *store.Store, log *slog.Logger) builder.Options {
 
 func serveHelp(w io.Writer) {
 	var s settings
-	_, _ = fmt.Fprintln(w, "usage: mesh serve [FLAGS]\n\nRuns the server. Each flag is also an environment variable:")
+	_, _ = fmt.Fprintln(w, "usage: mesh serve [FLAGS]\n\nRuns the server. Flags can also be set by environment variables:")
 	_, _ = fmt.Fprintln(w)
 	s.flags().VisitAll(func(f *pflag.Flag) {
 		name, usage := pflag.UnquoteUsage(f)

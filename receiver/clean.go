@@ -1,0 +1,95 @@
+package receiver
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/go-git/go-git/v5/plumbing"
+
+	"mesh"
+)
+
+// neededRefs are the commits that releases were built from, which an image may have to
+// be made of again. They are written before a repository is cleaned.
+const neededRefs = "refs/mesh/needed/"
+
+// cleanSlack is how many bytes of packs a repository may have beyond twice what it had
+// when it was last cleaned. What pushes leave that were refused long ago is in no branch
+// and no ref: without this it would be kept for ever.
+const cleanSlack = 64 << 20
+
+// sizeFile has how many bytes of packs were left by the last cleaning.
+const sizeFile = "mesh-cleaned"
+
+func packBytes(repo string) (n int64) {
+	packs, _ := filepath.Glob(filepath.Join(repo, "objects", "pack", "*.pack")) // the pattern is sound
+	for _, p := range packs {
+		if info, err := os.Stat(p); err == nil {
+			n += info.Size()
+		}
+	}
+	return n
+}
+
+// clean removes the objects that nothing needs when there may be many. No push is under
+// way, and r.mu is held. What a branch, a tag, a release, a submodule or one of the last
+// refused pushes needs stays.
+func (r *Repos) clean(ctx context.Context, stack mesh.StackName, slack int64) error {
+	repo := r.path(stack)
+	var last int64
+	if data, err := os.ReadFile(filepath.Join(repo, sizeFile)); err == nil {
+		last, _ = strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+	}
+	if r.Needed == nil || packBytes(repo) <= 2*last+slack {
+		return nil
+	}
+	needed, err := r.Needed(ctx, stack)
+	if err != nil {
+		return err
+	}
+	if err := r.pin(ctx, stack, needed); err != nil {
+		return err
+	}
+	_, err = r.run(ctx, stack, "repack", "-a", "-d", "-q")
+	// Also after an error: what takes longer than it may is not tried with every push.
+	path := filepath.Join(repo, sizeFile)
+	if werr := os.WriteFile(path, []byte(strconv.FormatInt(packBytes(repo), 10)+"\n"), 0o600); err == nil {
+		err = werr
+	}
+	return err
+}
+
+// pin makes the refs below neededRefs those of the given commits, as far as they exist.
+func (r *Repos) pin(ctx context.Context, stack mesh.StackName, needed []mesh.Commit) error {
+	out, err := r.run(ctx, stack, "for-each-ref", "--format=%(objectname)", neededRefs)
+	if err != nil {
+		return err
+	}
+	have := map[string]bool{}
+	for id := range strings.FieldsSeq(out) {
+		have[id] = true
+	}
+	st := r.storage(stack)
+	defer st.Close()
+	for _, c := range needed {
+		if have[string(c)] {
+			delete(have, string(c))
+			continue
+		}
+		if st.HasEncodedObject(plumbing.NewHash(string(c))) != nil {
+			continue
+		}
+		if _, err := r.run(ctx, stack, "update-ref", neededRefs+string(c), string(c)); err != nil {
+			return err
+		}
+	}
+	for id := range have {
+		if _, err := r.run(ctx, stack, "update-ref", "-d", neededRefs+id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
