@@ -105,7 +105,7 @@ func TestDomains_BelowTheBaseDomain(t *testing.T) {
 			"a.mesh.localhost":      {"lim": mesh.Denied, "lima": mesh.Denied, "dep": mesh.Denied, "admin": mesh.Denied},
 			"a.blog.localhost":      {"lim": nil, "lima": nil, "dep": nil, "admin": nil},
 			"*.blog.localhost":      {"lim": nil, "lima": nil, "dep": nil, "admin": nil},
-			"shop.localhost":        {"lim": mesh.Conflict, "lima": mesh.Conflict, "dep": mesh.Conflict, "admin": mesh.Conflict},
+			"shop.localhost":        {"lim": mesh.Denied, "lima": mesh.Denied, "dep": mesh.Conflict, "admin": mesh.Conflict},
 			"notlocalhost":          {"lim": nil, "lima": nil, "dep": nil, "admin": nil},
 			"www.example.com":       {"lim": nil, "lima": nil, "dep": nil, "admin": nil},
 			"www.shop.example":      {"lim": mesh.Conflict, "lima": mesh.Conflict, "dep": nil, "admin": nil},
@@ -125,6 +125,24 @@ func TestDomains_BelowTheBaseDomain(t *testing.T) {
 			}
 		}
 		sound(t, w)
+	})
+}
+
+// A wildcard above the base domain would cover it.
+func TestDomains_AboveTheBaseDomain(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		w.Options.Domain = "apps.example.com"
+		d, _ := w.Start()
+		mustPush(t, w, d, app)
+		limited := mesh.Key{Name: "lim", Role: mesh.RoleDeploy, Stacks: []mesh.StackName{"blog"}}
+		for host, want := range map[mesh.Host]error{"*.example.com": mesh.Denied, "*.com": mesh.Denied, "example.com": nil, "www.example.com": nil, "*.other.com": nil} {
+			if err := d.AddDomain(t.Context(), "blog", host, "", limited); !errors.Is(err, want) || (err == nil) != (want == nil) {
+				t.Errorf("%s: %v, want %v", host, err, want)
+			}
+		}
+		if err := d.AddDomain(t.Context(), "blog", "*.example.com", "", admin); err != nil {
+			t.Error(err)
+		}
 	})
 }
 

@@ -459,7 +459,7 @@ func (d *Deployer) TagImages(ctx context.Context, stack mesh.StackName, tags []m
 }
 
 func (d *Deployer) tagImage(ctx context.Context, stack mesh.StackName, t mesh.Tag, releases []mesh.Release, branch string) string {
-	tag := t.Name
+	tag := mesh.Visible(t.Name) // git lets anything but control characters into a name
 	if !imageTag.MatchString(tag) || tag == "latest" {
 		return fmt.Sprintf("tag %s is stored; it cannot name an image", mesh.Clip(tag, 60))
 	}

@@ -201,7 +201,7 @@ func (d *Deployer) AddDomain(ctx context.Context, name mesh.StackName, host, to 
 	if err != nil {
 		return err
 	}
-	if o, ok := d.owner(stacks, host); ok && d.host(o.Name) == host {
+	if o, ok := d.owner(stacks, host); ok && d.host(o.Name) == host && key.May(mesh.AccessRead, o.Name) {
 		return ownName(host, o.Name)
 	}
 	if err := d.mayHave(stacks, name, host, key); err != nil {
@@ -237,6 +237,9 @@ func (d *Deployer) AddDomain(ctx context.Context, name mesh.StackName, host, to 
 // An admin of the server may give away the rest, but nothing that is reserved.
 func (d *Deployer) mayHave(stacks []mesh.Stack, stack mesh.StackName, host mesh.Host, key mesh.Key) error {
 	below, ours := strings.CutSuffix("."+string(host), "."+d.Domain)
+	if parent, wild := strings.CutPrefix(string(host), "*."); wild && strings.HasSuffix(d.Domain, "."+parent) && !key.May(mesh.AccessAdmin, "") {
+		return mesh.Errorf(mesh.Denied, "%s covers the server's base domain %s", host, d.Domain).WithHint("name one host, or ask an admin to add it")
+	}
 	if !ours {
 		return d.mayCover(stacks, stack, host, key)
 	}

@@ -63,7 +63,7 @@ func New(t *testing.T) *World {
 // Deployer makes a deployer in this world that does not run yet.
 func (w *World) Deployer() *deploy.Deployer {
 	o := w.Options
-	o.Store, o.Builder, o.Runner, o.Router, o.Repos, o.Domain = w.Store, w.Builder, w.Runner, w.Router, w.Repos, "localhost"
+	o.Store, o.Builder, o.Runner, o.Router, o.Repos, o.Domain = w.Store, w.Builder, w.Runner, w.Router, w.Repos, cmp.Or(o.Domain, "localhost")
 	o.Logger = slog.New(slog.NewTextHandler(w.T.Output(), nil))
 	return deploy.New(o)
 }
