@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -40,11 +41,21 @@ type pushes struct {
 	tags  []string
 }
 
+// set changes what the deployer does: sessions of earlier pushes may still be ending.
+func (d *pushes) set(change func(*pushes)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	change(d)
+}
+
 func (d *pushes) AdmitPush(context.Context, mesh.Key, mesh.StackName) error { return nil }
 
 func (d *pushes) AdmitRef(_ context.Context, _ mesh.Key, _ mesh.StackName, ref mesh.RefUpdate) error {
-	if d.admit != nil {
-		return d.admit(ref)
+	d.mu.Lock()
+	admit := d.admit
+	d.mu.Unlock()
+	if admit != nil {
+		return admit(ref)
 	}
 	return nil
 }
@@ -52,10 +63,11 @@ func (d *pushes) AdmitRef(_ context.Context, _ mesh.Key, _ mesh.StackName, ref m
 func (d *pushes) Push(ctx context.Context, p mesh.Push, out io.Writer) error {
 	d.mu.Lock()
 	d.got, d.made = append(d.got, p), true
+	push := d.push
 	d.mu.Unlock()
 	fmt.Fprintf(out, "-----> deploying %s\n", p.Branch)
-	if d.push != nil {
-		if err := d.push(ctx, p, out); err != nil {
+	if push != nil {
+		if err := push(ctx, p, out); err != nil {
 			return err
 		}
 	}
@@ -90,8 +102,11 @@ func (d *pushes) RepoState(context.Context, mesh.StackName) (mesh.RepoState, err
 }
 
 func (d *pushes) Follow(_ context.Context, _ mesh.StackName, c mesh.Commit, out io.Writer) (bool, error) {
-	if d.follow != nil {
-		return d.follow(c, out)
+	d.mu.Lock()
+	follow := d.follow
+	d.mu.Unlock()
+	if follow != nil {
+		return follow(c, out)
 	}
 	return false, nil
 }
@@ -141,7 +156,7 @@ func newRemote(t *testing.T) *remote {
 }
 
 func (r *remote) try(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(r.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Dir, cmd.Env = r.dir, r.env
@@ -157,7 +172,9 @@ func TestPush_LiveAndRejected(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	two := r.commit("two")
-	r.d.push = func(context.Context, mesh.Push, io.Writer) error { return mesh.Errorf(mesh.Failed, "build failed: oh") }
+	r.d.set(func(d *pushes) {
+		d.push = func(context.Context, mesh.Push, io.Writer) error { return mesh.Errorf(mesh.Failed, "build failed: oh") }
+	})
 	out, err := r.try("push", "mesh", "main")
 	if err == nil || !strings.Contains(out, "! [remote rejected] main -> main (build failed: oh)") {
 		t.Errorf("%v\n%s", err, out)
@@ -168,7 +185,7 @@ func TestPush_LiveAndRejected(t *testing.T) {
 	if out, err := r.try("ls-remote", "mesh"); err != nil || strings.Contains(out, "refs/mesh") || !strings.Contains(out, string(one)+"\trefs/heads/main") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	r.d.push = nil
+	r.d.set(func(d *pushes) { d.push = nil })
 	if out, err := r.try("push", "mesh", "main"); err != nil {
 		t.Errorf("the same again: %v\n%s", err, out)
 	}
@@ -200,12 +217,13 @@ func TestPush_RefusedBranchIsNotDeployed(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
 	r.commit("one")
-	r.d.admit = func(ref mesh.RefUpdate) error {
+	admitFunc := func(ref mesh.RefUpdate) error {
 		if ref.Branch() == "feat" {
 			return mesh.Errorf(mesh.Denied, "blog deploys main only").WithHint("git push mesh feat:main")
 		}
 		return nil
 	}
+	r.d.set(func(d *pushes) { d.admit = admitFunc })
 	out, err := r.try("push", "mesh", "main:feat", "main:main")
 	if err == nil || !strings.Contains(out, "main -> feat (blog deploys main only)") || !strings.Contains(out, "git push mesh feat:main") || !strings.Contains(out, "[new branch]      main -> main") {
 		t.Errorf("%v\n%s", err, out)
@@ -225,7 +243,9 @@ func TestPush_TagsFollowTheBranch(t *testing.T) {
 	}
 	r.commit("two")
 	r.git("tag", "v2")
-	r.d.push = func(context.Context, mesh.Push, io.Writer) error { return mesh.Errorf(mesh.Failed, "check failed") }
+	r.d.set(func(d *pushes) {
+		d.push = func(context.Context, mesh.Push, io.Writer) error { return mesh.Errorf(mesh.Failed, "check failed") }
+	})
 	if out, err := r.try("push", "--atomic", "mesh", "main", "v2"); err == nil || !strings.Contains(out, "v2 -> v2 (atomic push failure)") || refs(t, r.repos)["refs/tags/v2"] != "" {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -240,12 +260,13 @@ func TestPush_AtomicWithTwoBranches(t *testing.T) {
 	r := newRemote(t)
 	r.commit("one")
 	r.git("tag", "v1")
-	r.d.push = func(_ context.Context, p mesh.Push, _ io.Writer) error {
+	pushFunc := func(_ context.Context, p mesh.Push, _ io.Writer) error {
 		if p.Branch == "a" {
 			return mesh.Errorf(mesh.Failed, "build failed")
 		}
 		return nil
 	}
+	r.d.set(func(d *pushes) { d.push = pushFunc })
 	out, err := r.try("push", "--atomic", "mesh", "main:a", "main:b", "v1")
 	if err == nil || strings.Contains(out, "[new") || len(r.d.got) != 1 {
 		t.Errorf("%v, deployed %+v\n%s", err, r.d.got, out)
@@ -260,12 +281,13 @@ func TestPush_HangUpCancels(t *testing.T) {
 	r := newRemote(t)
 	r.commit("one")
 	began, ended := make(chan struct{}), make(chan error, 1)
-	r.d.push = func(ctx context.Context, _ mesh.Push, _ io.Writer) error {
+	pushFunc := func(ctx context.Context, _ mesh.Push, _ io.Writer) error {
 		close(began)
 		<-ctx.Done()
 		ended <- context.Cause(ctx)
 		return context.Cause(ctx)
 	}
+	r.d.set(func(d *pushes) { d.push = pushFunc })
 	cmd := exec.CommandContext(t.Context(), "git", "push", "mesh", "main")
 	cmd.Dir, cmd.Env = r.dir, r.env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -280,7 +302,7 @@ func TestPush_HangUpCancels(t *testing.T) {
 	_ = cmd.Wait()
 	within(t, ended, "the deployment's end")
 	// What is left is as if nothing had been pushed, and the next push works.
-	r.d.push = nil
+	r.d.set(func(d *pushes) { d.push = nil })
 	if out, err := r.try("push", "mesh", "main"); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -302,13 +324,20 @@ func TestPush_ManyAtOnceWithTheSameOldRefs(t *testing.T) {
 		commits = append(commits, string(r.commit(fmt.Sprintf("of %d", i))))
 	}
 	// No deployment ends before all have begun: all pushes are under way at once.
-	var begun sync.WaitGroup
-	begun.Add(people)
-	r.d.push = func(context.Context, mesh.Push, io.Writer) error {
-		begun.Done()
-		begun.Wait()
-		return nil
+	var begun atomic.Int32
+	together := make(chan struct{})
+	pushFunc := func(ctx context.Context, _ mesh.Push, _ io.Writer) error {
+		if begun.Add(1) == people {
+			close(together)
+		}
+		select {
+		case <-together:
+			return nil
+		case <-ctx.Done(): // a busy machine may end a client
+			return context.Cause(ctx)
+		}
 	}
+	r.d.set(func(d *pushes) { d.push = pushFunc })
 	var all sync.WaitGroup
 	for _, c := range commits {
 		all.Go(func() {
@@ -337,18 +366,19 @@ func TestPush_OthersSeeWhatIsDeployed(t *testing.T) {
 	}
 	two := r.commit("two")
 	began, end := make(chan struct{}), make(chan struct{})
-	r.d.push = func(context.Context, mesh.Push, io.Writer) error {
+	pushFunc := func(context.Context, mesh.Push, io.Writer) error {
 		close(began)
 		<-end
 		return mesh.Errorf(mesh.Failed, "build failed: oh")
 	}
+	r.d.set(func(d *pushes) { d.push = pushFunc })
 	first := make(chan string)
 	go func() {
 		out, _ := r.try("push", "mesh", "main")
 		first <- out
 	}()
 	within(t, began, "the first push")
-	r.d.push = nil
+	r.d.set(func(d *pushes) { d.push = nil })
 	r.git("checkout", "-q", "--detach", "HEAD^")
 	r.commit("sibling")
 	if out, err := r.try("push", "mesh", "HEAD:main"); err != nil {
@@ -377,7 +407,7 @@ func TestPush_IsNoNoOpWhenSomethingElseServes(t *testing.T) {
 	if out, err := r.try("push", "mesh", "main"); err != nil || !strings.Contains(out, "up-to-date") || len(r.d.got) != 1 {
 		t.Errorf("what serves already: %v\n%s", err, out)
 	}
-	r.d.state.Commit = ""
+	r.d.set(func(d *pushes) { d.state.Commit = "" })
 	if out, err := r.try("push", "mesh", "main"); err != nil || len(r.d.got) != 2 || r.d.got[1].Commit != one {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -387,19 +417,21 @@ func TestPush_SameCommitUnderWayGetsItsVerdict(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
 	c := r.commit("one")
-	r.d.follow = func(commit mesh.Commit, out io.Writer) (bool, error) {
+	followFunc := func(commit mesh.Commit, out io.Writer) (bool, error) {
 		if commit != c {
 			t.Errorf("followed %s", commit)
 		}
 		fmt.Fprintf(out, "waiting for its verdict\n")
 		return true, mesh.Errorf(mesh.Failed, "check failed: oh")
 	}
+	r.d.set(func(d *pushes) { d.follow = followFunc })
 	if out, err := r.try("push", "mesh", "main"); err == nil || !strings.Contains(out, "waiting for its verdict") || !strings.Contains(out, "(check failed: oh)") || len(r.d.got) != 0 {
 		t.Errorf("%v\n%s", err, out)
 	}
-	r.d.follow = func(mesh.Commit, io.Writer) (bool, error) {
+	followFunc = func(mesh.Commit, io.Writer) (bool, error) {
 		return true, mesh.Errorf(mesh.Conflict, "deployment #1 was a dry run")
 	}
+	r.d.set(func(d *pushes) { d.follow = followFunc })
 	if out, err := r.try("push", "mesh", "main"); err != nil || len(r.d.got) != 1 {
 		t.Errorf("a dry run of the commit is under way: %v\n%s", err, out)
 	}
@@ -423,7 +455,7 @@ func TestPush_TagBeforeAnyBranch(t *testing.T) {
 	}
 	r.commit("two")
 	r.git("tag", "v2")
-	r.d.fail = errors.New("disk")
+	r.d.set(func(d *pushes) { d.fail = errors.New("disk") })
 	if out, err := r.try("push", "-o", "deploy", "mesh", "v2"); err == nil {
 		t.Errorf("a state that cannot be read is no success: %v\n%s", err, out)
 	}
