@@ -2,6 +2,7 @@ package receiver
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -83,6 +84,7 @@ func (r *Repos) lfs(stack mesh.StackName) string { return filepath.Join(r.path(s
 type lfsBackend struct {
 	dir    string
 	max    int64 // bytes of one object
+	total  int64 // bytes of all objects of the stack; 0: maxLFS
 	upload bool
 	in     *commandReader
 	open   []io.Closer
@@ -148,14 +150,45 @@ func (b *lfsBackend) StartUpload(oid transfer.Oid, r io.Reader, _ ...string) (an
 		return nil, full(err)
 	}
 	b.open = append(b.open, closer(func() error { return os.Remove(f.Name()) }))
-	n, err := io.Copy(f, io.LimitReader(r, b.max+1))
-	if n > b.max && err == nil {
+	used, err := b.used()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	left := max(0, cmp.Or(b.total, maxLFS)-used)
+	n, err := io.Copy(f, io.LimitReader(r, min(b.max, left)+1))
+	switch {
+	case err != nil:
+	case n > left:
+		err = fmt.Errorf("the objects of this stack have %d MB, and may have %d MB together; keep older ones elsewhere", used>>20, cmp.Or(b.total, maxLFS)>>20)
+	case n > b.max:
 		err = fmt.Errorf("an object may have %d MB", b.max>>20)
 	}
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return nil, full(err)
 	}
 	return [2]string{f.Name(), oid.ExpectedPath(b.dir)}, nil
+}
+
+// maxLFS is how many bytes the objects of a stack may have together. They stay as long
+// as the stack does: which of them an old commit needs, only its files tell.
+const maxLFS = 32 << 30
+
+// used is how many bytes the objects have.
+func (b *lfsBackend) used() (sum int64, err error) {
+	err = filepath.WalkDir(filepath.Join(b.dir, "objects"), func(_ string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			sum += info.Size()
+		}
+		return err
+	})
+	return sum, err
 }
 
 type closer func() error

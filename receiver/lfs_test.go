@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -68,4 +70,35 @@ func TestLFS_ManyCommands(t *testing.T) {
 func hexOf(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(sum[:])
+}
+
+// The objects of a stack have a bound together, and one that does not fit leaves nothing.
+func TestLFS_ObjectsOfAStack(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b := &lfsBackend{dir: dir, max: 100, total: 150, upload: true, in: &commandReader{}}
+	for i, c := range []struct {
+		size int
+		want string
+	}{{100, ""}, {60, "may have 0 MB together"}, {50, ""}, {1, "may have 0 MB together"}} {
+		data := strings.Repeat(string(rune('a'+i)), c.size)
+		oid := transfer.Oid(fmt.Sprintf("%x", sha256.Sum256([]byte(data))))
+		state, err := b.StartUpload(oid, strings.NewReader(data))
+		if c.want != "" {
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("object %d: %v", i, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.FinishUpload(state); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.close()
+	if left, _ := os.ReadDir(filepath.Join(dir, "tmp")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
 }
