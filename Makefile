@@ -75,7 +75,7 @@ fmt: ## put the code into form
 	go run $(GOLANGCI) fmt ./...
 
 docs: ## print docs/commands.md from the command table
-	go run ./cmd/mesh/docs > docs/commands.md.new && mv docs/commands.md.new docs/commands.md
+	go run ./tools/docs > docs/commands.md.new && mv docs/commands.md.new docs/commands.md
 
 soak: engine ## load during deploys, upgrades and restarts, again and again: make soak N=10
 	go test -race ./cmd/mesh -run "TestScripts/(noloss|upgrade|activation|https)$$" -count $(or $(N),5) -timeout 60m

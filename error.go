@@ -78,12 +78,22 @@ func (r *Reported) Error() string { return r.Err.Error() }
 // Unwrap returns the error itself.
 func (r *Reported) Unwrap() error { return r.Err }
 
-// ExitStatus is the status that a command or a client ends with for err, as
-// PRODUCT.md section 4 has it.
+// ExitCode is the exit status of a command that has failed and has said why itself,
+// for example one that ran in a container.
+type ExitCode int
+
+func (c ExitCode) Error() string { return fmt.Sprintf("exit status %d", int(c)) }
+
+// ExitStatus returns the exit status of a command or a client for err: an ExitCode as
+// it is, 0 for nil, and 1 for whatever has no status of its own
+// (docs/commands.md).
 func ExitStatus(err error) int {
+	var code ExitCode
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &code):
+		return int(code)
 	case errors.Is(err, Invalid):
 		return 2
 	case errors.Is(err, NoStack):

@@ -21,7 +21,6 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"mesh"
-	"mesh/receiver/command"
 )
 
 // Keys tells who may come in.
@@ -54,12 +53,23 @@ type Deployer interface {
 	Follow(ctx context.Context, stack mesh.StackName, commit mesh.Commit, out io.Writer) (found bool, err error)
 }
 
+// Commands answers every session that is not git's. Its methods may be called from
+// several goroutines.
+type Commands interface {
+	// Run runs one command line. Its error decides the exit status of the session
+	// (mesh.ExitStatus) and is printed with PrintError, unless it is a mesh.ExitCode.
+	Run(ctx context.Context, req mesh.Request) error
+	// PrintError writes to w why a session failed and what to do about it. An error that
+	// is not one for people goes to the log.
+	PrintError(w io.Writer, err error)
+}
+
 // Options is what a Receiver needs. All fields but the limits must be set.
 type Options struct {
 	Repos    *Repos
 	Keys     Keys
 	Deployer Deployer
-	Commands *command.Set
+	Commands Commands
 	HostKey  gossh.Signer
 	Logger   *slog.Logger
 

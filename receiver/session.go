@@ -15,7 +15,6 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"mesh"
-	"mesh/receiver/command"
 )
 
 // gitLine is what git's clients send: the service and one quoted path. Anything
@@ -31,15 +30,13 @@ func (r *Receiver) session(s ssh.Session) {
 		err = r.dispatch(ctx, s, key)
 	}
 	status := mesh.ExitStatus(err)
-	var exit command.ExitStatus
+	var said mesh.ExitCode
 	switch {
-	case err == nil:
-	case errors.As(err, &exit):
-		status = int(exit)
+	case err == nil, errors.As(err, &said):
 	case errors.Is(err, syscall.EPIPE) && outputClosed(ctx):
 		status = 128 + int(syscall.SIGPIPE)
 	default:
-		command.PrintError(s.Stderr(), err, r.Logger)
+		r.Commands.PrintError(s.Stderr(), err)
 	}
 	_ = s.Exit(status)
 }
@@ -107,7 +104,7 @@ func (r *Receiver) dispatch(ctx ssh.Context, s ssh.Session, key mesh.Key) error 
 func (r *Receiver) command(ctx ssh.Context, s ssh.Session, key mesh.Key, raw string) error {
 	ch, _ := ctx.Value(sessionKey{}).(*channelState)
 	stdin := until(ctx, s)
-	req := command.Request{
+	req := mesh.Request{
 		Key: key, User: s.User(), Line: raw,
 		Stdin: stdin, Upload: idleReader{stdin, r.Idle}, Stdout: s, Stderr: s.Stderr(), Env: terminalEnv(s.Environ()), Flush: func(ctx context.Context) { flush(ctx, s) },
 	}
@@ -157,7 +154,7 @@ func until(ctx context.Context, r io.Reader) *io.PipeReader {
 func terminalEnv(env []string) map[string]string {
 	out := map[string]string{}
 	for _, kv := range env {
-		if k, v, _ := strings.Cut(kv, "="); k == command.EnvNoColor || k == command.EnvScreen {
+		if k, v, _ := strings.Cut(kv, "="); k == mesh.EnvNoColor || k == mesh.EnvScreen {
 			out[k] = v
 		}
 	}
@@ -208,9 +205,9 @@ func gitStatus(err error) error {
 		return err
 	}
 	if code := ee.ExitCode(); code > 0 {
-		return command.ExitStatus(code)
+		return mesh.ExitCode(code)
 	}
-	return command.ExitStatus(128) // a signal ended it
+	return mesh.ExitCode(128) // a signal ended it
 }
 
 // printRefusal tells a pusher why, in the form of the deploy output.

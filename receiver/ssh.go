@@ -173,7 +173,7 @@ const leaveTime = time.Second
 // Retire lets another process take the connections that come from now on, which
 // wait in the listeners' queues until it does. It returns when nothing is left
 // here that changes anything: sessions that only read from an instance or write to
-// it (see command.Request.Parted) go on until Serve's context ends. When ctx ends
+// it (see mesh.Request.Parted) go on until Serve's context ends. When ctx ends
 // first, all sessions are ended, and it returns ctx's cause.
 func (r *Receiver) Retire(ctx context.Context) error {
 	var all []*sessions

@@ -21,7 +21,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"mesh"
-	"mesh/receiver/command"
+	"mesh/command"
 )
 
 // keyList is Keys over a list.
@@ -105,7 +105,7 @@ func serve(t *testing.T, bend func(*Options)) *server {
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	o := Options{
 		Keys: s.keys, HostKey: signer(t), Logger: log,
-		Commands: &command.Set{State: fakeState{}, Deployer: fakeDeployer{}, Logs: s.logs, Version: "9", Logger: log, Now: time.Now},
+		Commands: &command.Commands{State: fakeState{}, Deployer: fakeDeployer{}, Logs: s.logs, Version: "9", Logger: log, Now: time.Now},
 	}
 	if bend != nil {
 		bend(&o)

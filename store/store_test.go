@@ -22,7 +22,7 @@ import (
 	"mesh"
 	"mesh/deploy"
 	"mesh/receiver"
-	"mesh/receiver/command"
+	"mesh/command"
 	"mesh/store"
 )
 

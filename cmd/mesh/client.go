@@ -22,7 +22,7 @@ import (
 	"golang.org/x/term"
 
 	"mesh"
-	"mesh/receiver/command"
+	"mesh/command"
 )
 
 // client runs a command on the server that is found first: by --host or
@@ -253,11 +253,11 @@ func (d destination) run(words []string, stdin io.Reader, stdout, stderr io.Writ
 	case err == nil:
 		return nil
 	case errors.As(err, &ee) && ee.ExitCode() == 255 && interrupted(interrupts):
-		return command.ExitStatus(130) // ssh's own status for being interrupted is 255
+		return mesh.ExitCode(130) // ssh's own status for being interrupted is 255
 	case errors.As(err, &ee) && ee.ExitCode() >= 0:
-		return command.ExitStatus(ee.ExitCode())
+		return mesh.ExitCode(ee.ExitCode())
 	case errors.As(err, &ee):
-		return command.ExitStatus(130)
+		return mesh.ExitCode(130)
 	}
 	return mesh.Errorf(mesh.Unavailable, "ssh cannot be run: %w", err).WithHint("install OpenSSH's client, for example with: apt-get install openssh-client")
 }
@@ -291,10 +291,10 @@ func environment(stdout, stderr io.Writer) (env [][2]string) {
 		if err != nil {
 			width = 0
 		}
-		env = append(env, [2]string{command.EnvScreen, strconv.Itoa(width)})
+		env = append(env, [2]string{mesh.EnvScreen, strconv.Itoa(width)})
 	}
-	if os.Getenv(command.EnvNoColor) != "" {
-		env = append(env, [2]string{command.EnvNoColor, "1"})
+	if os.Getenv(mesh.EnvNoColor) != "" {
+		env = append(env, [2]string{mesh.EnvNoColor, "1"})
 	}
 	return env
 }
@@ -363,7 +363,7 @@ func local(socket string, words []string, stdin io.Reader, stdout, stderr io.Wri
 	err = s.Wait()
 	var ee *ssh.ExitError
 	if errors.As(err, &ee) {
-		return command.ExitStatus(ee.ExitStatus())
+		return mesh.ExitCode(ee.ExitStatus())
 	}
 	var missing *ssh.ExitMissingError
 	if errors.As(err, &missing) {

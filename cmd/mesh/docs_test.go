@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"mesh/receiver/command"
+	"mesh/command"
 )
 
 const top = "../.." // of the repository

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"mesh"
+	"mesh/command"
 	"mesh/deploy"
-	"mesh/receiver/command"
 )
 
 // version is set by the linker: see the Makefile.
@@ -45,7 +45,7 @@ func main() {
 // main runs one command line and returns its exit status.
 func (p program) main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	err := p.run(args, stdin, stdout, stderr)
-	var exit command.ExitStatus
+	var exit mesh.ExitCode
 	if errors.As(err, &exit) {
 		return int(exit)
 	}

@@ -30,10 +30,10 @@ import (
 
 	"mesh"
 	"mesh/builder"
+	"mesh/command"
 	"mesh/deploy"
 	"mesh/journal"
 	"mesh/receiver"
-	"mesh/receiver/command"
 	"mesh/router"
 	"mesh/router/certs"
 	"mesh/runner"
@@ -487,7 +487,7 @@ func (c *control) wire() {
 	if c.certs != nil {
 		uploads = c.certs
 	}
-	commands := &command.Set{Certs: uploads, State: c.store, Deployer: c.deployer, Collector: c.deployer, Modules: c.repos, Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Uploads: c.repos, Server: self, Version: c.version, URL: url, Logger: log, Now: time.Now}
+	commands := &command.Commands{Certs: uploads, State: c.store, Deployer: c.deployer, Collector: c.deployer, Modules: c.repos, Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Uploads: c.repos, Server: self, Version: c.version, URL: url, Logger: log, Now: time.Now}
 	c.receiver = receiver.New(receiver.Options{Repos: c.repos, Keys: c.store, Deployer: c.deployer, Commands: commands, HostKey: c.hostKey, Logger: log})
 }
 

@@ -66,7 +66,7 @@ func exit(ctx context.Context, code int, err error) error {
 	case err != nil:
 		return err
 	case code != 0:
-		return ExitStatus(code)
+		return mesh.ExitCode(code)
 	}
 	return nil
 }

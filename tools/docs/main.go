@@ -4,7 +4,7 @@ package main
 import (
 	"os"
 
-	"mesh/receiver/command"
+	"mesh/command"
 )
 
 func main() { command.Document(os.Stdout) }

@@ -64,7 +64,7 @@ func (c *call) audit(ctx context.Context, err error) {
 	if c.def.quiet || c.def.access == mesh.AccessRead && !scaled && !c.def.ownCheck && len(c.audited) == 0 {
 		return
 	}
-	var exit ExitStatus
+	var exit mesh.ExitCode
 	if errors.As(err, &exit) {
 		err = nil // the command ran; what it did is its own affair
 	}

@@ -3,6 +3,8 @@ package command
 import (
 	"fmt"
 
+	"mesh"
+
 	"github.com/spf13/pflag"
 )
 
@@ -38,7 +40,7 @@ func Parses(line string) error {
 	if err != nil {
 		return err
 	}
-	c := &call{Set: &Set{}, Request: Request{Line: line}, starts: starts}
+	c := &call{Commands: &Commands{}, Request: mesh.Request{Line: line}, starts: starts}
 	if words, err = c.leading(words); err != nil {
 		return err
 	}

@@ -13,16 +13,6 @@ import (
 	"mesh"
 )
 
-// Variables that a client may set for a command.
-const (
-	// EnvNoColor asks for no colours (https://no-color.org).
-	EnvNoColor = "NO_COLOR"
-	// EnvScreen is set by the client when a person looks at its output, to the width
-	// of the screen in characters: commands get no terminal of their own then, and
-	// their stdout and stderr stay apart.
-	EnvScreen = "MESH_SCREEN"
-)
-
 // screen is how output looks: for a person, or for whatever reads it.
 type screen struct {
 	person bool
@@ -30,15 +20,15 @@ type screen struct {
 	colour bool
 }
 
-func (r Request) screen() screen {
+func screenOf(r mesh.Request) screen {
 	s := screen{person: r.TTY, width: r.Size.Width}
-	if v, ok := r.Env[EnvScreen]; ok && !r.TTY {
+	if v, ok := r.Env[mesh.EnvScreen]; ok && !r.TTY {
 		s.person = true
 		if n, err := strconv.Atoi(v); err == nil && n > 0 && n < 10_000 {
 			s.width = n
 		}
 	}
-	s.colour = s.person && r.Env[EnvNoColor] == ""
+	s.colour = s.person && r.Env[mesh.EnvNoColor] == ""
 	return s
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"mesh"
 )
 
 func serverCommands() []*definition {
@@ -41,7 +43,7 @@ func serverCommands() []*definition {
 // Here runs one of the commands that need no server: help, completion and version,
 // which is that of the binary itself.
 func Here(version string, words []string, stdout, stderr io.Writer) error {
-	return (&Set{Version: version}).Run(context.Background(), Request{Line: Join(words), Stdout: stdout, Stderr: stderr})
+	return (&Commands{Version: version}).Run(context.Background(), mesh.Request{Line: Join(words), Stdout: stdout, Stderr: stderr})
 }
 
 // single tells whether a topic has one command only.

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"mesh"
-	"mesh/receiver/command"
+	"mesh/command"
 )
 
 func TestDeploy_Sources(t *testing.T) {
@@ -170,7 +170,7 @@ func TestEnter(t *testing.T) {
 }
 
 func screen(width int) option {
-	return func(r *command.Request) { r.TTY, r.Size = true, mesh.WindowSize{Width: width} }
+	return func(r *mesh.Request) { r.TTY, r.Size = true, mesh.WindowSize{Width: width} }
 }
 
 func TestConfig_Show(t *testing.T) {
@@ -301,7 +301,7 @@ func TestLogs_ClientGoes(t *testing.T) {
 		}
 		r, w := io.Pipe()
 		_ = r.CloseWithError(errors.New("gone"))
-		if got := doCtx(t.Context(), t, f, "logs -t", func(r *command.Request) { r.Stdout = w }); got.status == 0 {
+		if got := doCtx(t.Context(), t, f, "logs -t", func(r *mesh.Request) { r.Stdout = w }); got.status == 0 {
 			t.Error("no error")
 		}
 	})
@@ -320,7 +320,7 @@ func TestTerminal_CtrlCEndsACommand(t *testing.T) {
 			<-ctx.Done()
 			return nil
 		}
-		got := doCtx(t.Context(), t, f, "logs -t", terminal, func(q *command.Request) { q.Stdin = r })
+		got := doCtx(t.Context(), t, f, "logs -t", terminal, func(q *mesh.Request) { q.Stdin = r })
 		if got.status != 130 {
 			t.Errorf("got %d %s", got.status, got.err)
 		}
@@ -352,7 +352,7 @@ func TestScreen_FitsColoursAndTimes(t *testing.T) {
 		}
 	}
 	// A client's screen without a terminal: as on one, but with its own line ends.
-	on := func(r *command.Request) { r.Env = map[string]string{command.EnvScreen: "60", command.EnvNoColor: "1"} }
+	on := func(r *mesh.Request) { r.Env = map[string]string{mesh.EnvScreen: "60", mesh.EnvNoColor: "1"} }
 	if got := do(t, f, "ps", on).out; !strings.Contains(got, "1h ago") || strings.Contains(got, "\r") {
 		t.Errorf("got %q", got)
 	}
@@ -367,7 +367,7 @@ func TestOrder_StdoutWaitsForStderr(t *testing.T) {
 	note := func(name string) io.Writer {
 		return writerFunc(func(p []byte) { seen = append(seen, name) })
 	}
-	do(t, f, "stacks", func(r *command.Request) {
+	do(t, f, "stacks", func(r *mesh.Request) {
 		r.Stdout, r.Stderr = note("stdout"), note("stderr")
 		r.Flush = func(context.Context) { seen = append(seen, "flush") }
 	})
@@ -380,7 +380,7 @@ type writerFunc func([]byte)
 
 func (w writerFunc) Write(p []byte) (int, error) { w(p); return len(p), nil }
 
-func noColor(r *command.Request) { r.Env = map[string]string{command.EnvNoColor: "1"} }
+func noColor(r *mesh.Request) { r.Env = map[string]string{mesh.EnvNoColor: "1"} }
 
 func TestComplete(t *testing.T) {
 	t.Parallel()

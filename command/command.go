@@ -109,8 +109,8 @@ type Traffic interface {
 	Minute(stack mesh.StackName, service mesh.ServiceName) mesh.Traffic
 }
 
-// Set is the commands and what they work with. All fields but Certs must be set.
-type Set struct {
+// Commands are all commands and what they work with. All fields but Certs must be set.
+type Commands struct {
 	State    State
 	Deployer Deployer
 	Logs     Logs
@@ -126,38 +126,10 @@ type Set struct {
 	Now     func() time.Time
 }
 
-// Request is one command line and where it came from.
-type Request struct {
-	Key    mesh.Key
-	User   string // the SSH user name, which may name a stack
-	Line   string // the command line, as Split and Join have it
-	Stdin  io.Reader
-	Upload io.Reader // Stdin for what is read whole: may fail when nothing comes for long; nil: Stdin
-	Stdout io.Writer
-	Stderr io.Writer
-	Flush  func(context.Context) // returns when the client has what was written; nil: it is not known
-	Env    map[string]string     // EnvNoColor, EnvScreen
-
-	TTY    bool
-	Size   mesh.WindowSize
-	Resize <-chan mesh.WindowSize // of a TTY
-
-	// Parted is called when the command changes nothing any more and needs nothing
-	// but its input and output: another process may be in charge before it ends.
-	// nil: nobody wants to know.
-	Parted func()
-}
-
-// ExitStatus is the status of a command that failed and has said why itself, such
-// as one that was run in a container.
-type ExitStatus int
-
-func (e ExitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
-
 // call is one run of a command.
 type call struct {
-	*Set
-	Request
+	*Commands
+	mesh.Request
 	def   *definition
 	flags *pflag.FlagSet
 	args  []string
@@ -175,13 +147,13 @@ type call struct {
 	raw, rawErr io.Writer // stdout without the terminal's line ends, and stderr
 }
 
-// Run runs a command line. The error's kind makes the exit status; an ExitStatus
+// Run runs a command line. The error's kind makes the exit status; a mesh.ExitCode
 // needs no more words.
-func (s *Set) Run(ctx context.Context, req Request) error {
+func (s *Commands) Run(ctx context.Context, req mesh.Request) error {
 	if req.Upload == nil {
 		req.Upload = req.Stdin
 	}
-	c := &call{Set: s, Request: req, raw: req.Stdout, rawErr: req.Stderr, view: req.screen()}
+	c := &call{Commands: s, Request: req, raw: req.Stdout, rawErr: req.Stderr, view: screenOf(req)}
 	switch {
 	case req.TTY:
 		c.Stdout = crlf{req.Stdout}
@@ -199,14 +171,14 @@ func (s *Set) Run(ctx context.Context, req Request) error {
 	if c.acted || c.def != nil && errors.Is(err, mesh.Denied) {
 		c.audit(ctx, err)
 	}
-	var exit ExitStatus
+	var exit mesh.ExitCode
 	if err == nil || errors.As(err, &exit) {
 		return err
 	}
 	err = c.withUsage(err)
 	if req.TTY {
-		PrintError(c.Stderr, err, s.Logger)
-		return ExitStatus(mesh.ExitStatus(err))
+		s.PrintError(c.Stderr, err)
+		return mesh.ExitCode(mesh.ExitStatus(err))
 	}
 	return err
 }
@@ -474,7 +446,7 @@ func distance(a, b string) int {
 
 // PrintError tells a person what is wrong and what to do about it. What is no
 // fault of theirs goes to the log, and they see a short id of it.
-func PrintError(w io.Writer, err error, log *slog.Logger) {
+func (s *Commands) PrintError(w io.Writer, err error) {
 	var reported *mesh.Reported
 	if errors.As(err, &reported) {
 		return
@@ -487,7 +459,7 @@ func PrintError(w io.Writer, err error, log *slog.Logger) {
 		var b [4]byte
 		_, _ = rand.Read(b[:])
 		id := hex.EncodeToString(b[:])
-		log.Error("command failed", "id", id, "err", err)
+		s.Logger.Error("command failed", "id", id, "err", err)
 		_, _ = fmt.Fprintf(w, "error: mesh itself failed (id %s)\nhint:  the server's log has the details under that id\n", id)
 		return
 	}

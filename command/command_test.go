@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"mesh"
-	"mesh/receiver/command"
+	"mesh/command"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -342,12 +342,12 @@ type ran struct {
 	fault    *mesh.Error
 }
 
-type option func(*command.Request)
+type option func(*mesh.Request)
 
-func as(k mesh.Key) option        { return func(r *command.Request) { r.Key = k } }
-func user(u string) option        { return func(r *command.Request) { r.User = u } }
-func stdin(s string) option       { return func(r *command.Request) { r.Stdin = strings.NewReader(s) } }
-func terminal(r *command.Request) { r.TTY = true }
+func as(k mesh.Key) option     { return func(r *mesh.Request) { r.Key = k } }
+func user(u string) option     { return func(r *mesh.Request) { r.User = u } }
+func stdin(s string) option    { return func(r *mesh.Request) { r.Stdin = strings.NewReader(s) } }
+func terminal(r *mesh.Request) { r.TTY = true }
 
 func do(t *testing.T, f *fake, line string, opts ...option) ran {
 	t.Helper()
@@ -356,22 +356,22 @@ func do(t *testing.T, f *fake, line string, opts ...option) ran {
 
 func doCtx(ctx context.Context, t *testing.T, f *fake, line string, opts ...option) ran {
 	t.Helper()
-	set := &command.Set{
+	set := &command.Commands{
 		State: f, Deployer: f, Collector: f, Logs: f, Uploads: f, Traffic: f, Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },
 	}
 	var stdout, stderr bytes.Buffer
-	req := command.Request{Key: admin, User: "mesh", Line: line, Stdin: strings.NewReader(""), Stdout: &stdout, Stderr: &stderr}
+	req := mesh.Request{Key: admin, User: "mesh", Line: line, Stdin: strings.NewReader(""), Stdout: &stdout, Stderr: &stderr}
 	for _, o := range opts {
 		o(&req)
 	}
 	err := set.Run(ctx, req)
 	r := ran{status: mesh.ExitStatus(err)}
-	var exit command.ExitStatus
+	var exit mesh.ExitCode
 	if errors.As(err, &exit) {
 		r.status = int(exit)
 	} else if err != nil {
-		command.PrintError(&stderr, err, set.Logger)
+		set.PrintError(&stderr, err)
 	}
 	errors.As(err, &r.fault)
 	r.out, r.err = stdout.String(), stderr.String()
@@ -526,7 +526,7 @@ func TestPrintError(t *testing.T) {
 	logger := slog.New(slog.NewTextHandler(&log, nil))
 	show := func(err error) string {
 		var b bytes.Buffer
-		command.PrintError(&b, err, logger)
+		(&command.Commands{Logger: logger}).PrintError(&b, err)
 		return b.String()
 	}
 	if got := show(fmt.Errorf("x: %w", mesh.Errorf(mesh.Failed, "bad").WithHint("try"))); got != "error: bad\nhint:  try\n" {

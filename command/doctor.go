@@ -99,7 +99,7 @@ func runDoctor(ctx context.Context, c *call) error {
 		}
 	}
 	if ill {
-		return ExitStatus(1)
+		return mesh.ExitCode(1)
 	}
 	return nil
 }

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"mesh/receiver/command"
+	"mesh/command"
 )
 
 // typed finds the command lines in a text that tells what to type.

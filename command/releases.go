@@ -303,9 +303,9 @@ func runDeploymentShow(ctx context.Context, c *call) error {
 	}
 	if wanted, _ := c.flags.GetBool("follow"); wanted && d.Status.Final() && d.Status != mesh.StatusLive && d.Status != mesh.StatusDryRun {
 		if d.Status == mesh.StatusCancelled {
-			return ExitStatus(mesh.ExitStatus(mesh.Cancelled))
+			return mesh.ExitCode(mesh.ExitStatus(mesh.Cancelled))
 		}
-		return ExitStatus(1)
+		return mesh.ExitCode(1)
 	}
 	return nil
 }

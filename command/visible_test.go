@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"mesh"
-	"mesh/receiver/command"
+	"mesh/command"
 )
 
 // rows is the table without the commands of the server itself, which the fake is not.
@@ -50,9 +50,9 @@ func TestFreeText_IsHarmlessEverywhere(t *testing.T) {
 				f.done = ended
 				f.run = func(mesh.Run) (int, error) { return 0, nil }
 				ctx, cancel := context.WithCancel(t.Context())
-				r := doCtx(ctx, t, f, command.Join(words), stdin(bad), func(r *command.Request) {
+				r := doCtx(ctx, t, f, command.Join(words), stdin(bad), func(r *mesh.Request) {
 					if person {
-						r.Env = map[string]string{command.EnvScreen: "80"}
+						r.Env = map[string]string{mesh.EnvScreen: "80"}
 					}
 				})
 				cancel()
