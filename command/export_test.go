@@ -3,9 +3,9 @@ package command
 import (
 	"fmt"
 
-	"mesh"
-
 	"github.com/spf13/pflag"
+
+	"mesh"
 )
 
 // Row is a command of the table, for tests that try all of them.

@@ -243,7 +243,7 @@ func (d *Deployer) lookImages(ctx context.Context) {
 		}
 		d.mu.Unlock()
 		if changed {
-			d.resetRepo(ctx, st.Name)
+			d.resetBranch(ctx, st.Name)
 		}
 	}
 }
@@ -260,17 +260,6 @@ func (d *Deployer) foundLocked(stack mesh.StackName) {
 		if m.ails == mesh.NoImage {
 			d.bringBack(fl, m, 0)
 		}
-	}
-}
-
-// resetRepo makes a stack's deploy branch say what is deployed.
-func (d *Deployer) resetRepo(ctx context.Context, stack mesh.StackName) {
-	state, err := d.RepoState(ctx, stack)
-	if err == nil {
-		err = d.Repos.Reset(ctx, stack, state)
-	}
-	if err != nil && !errors.Is(err, mesh.NoStack) && ctx.Err() == nil {
-		d.Logger.Warn("deploy branch not moved", "stack", stack, "err", err)
 	}
 }
 
@@ -328,7 +317,7 @@ func (d *Deployer) remake(ctx context.Context, stack mesh.StackName) {
 	}
 	l.busy = true
 	d.mu.Unlock()
-	d.resetRepo(ctx, stack)
+	d.resetBranch(ctx, stack)
 	var err error
 	if len(d.tickets(stack)) > 0 {
 		err = errBusyStack // what is under way may bring another release
@@ -339,7 +328,7 @@ func (d *Deployer) remake(ctx context.Context, stack mesh.StackName) {
 		d.mu.Lock()
 		d.foundLocked(stack)
 		d.mu.Unlock()
-		d.resetRepo(ctx, stack)
+		d.resetBranch(ctx, stack)
 		return
 	}
 	d.mu.Lock()

@@ -2,7 +2,6 @@ package deploy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -425,9 +424,5 @@ func (d *Deployer) SetSettings(ctx context.Context, stack mesh.StackName, fn fun
 		return st, err
 	}
 	d.refresh(stack)
-	state, err := d.RepoState(ctx, stack)
-	if err != nil {
-		return st, err
-	}
-	return st, errors.Join(d.Repos.Reset(ctx, stack, state))
+	return st, d.Repos.ResetBranch(ctx, stack)
 }

@@ -130,9 +130,9 @@ type Repos interface {
 	// FetchModules brings the submodules of a commit to where Open finds them, and says
 	// which; a tree that was opened before has to be opened anew when there was any.
 	FetchModules(ctx context.Context, stack mesh.StackName, commit mesh.Commit, say func(string)) (fetched bool, err error)
-	// Reset makes the deploy branch point to what is deployed, whatever it points
-	// to. Stacks without a repository are no error.
-	Reset(ctx context.Context, stack mesh.StackName, state mesh.RepoState) error
+	// ResetBranch asks Deployer.RepoState what the deploy branch must point to, and makes
+	// it so. A stack without a repository needs nothing.
+	ResetBranch(ctx context.Context, stack mesh.StackName) error
 	// Rename moves the repository of a stack. Without one it does nothing, so it may
 	// be called again.
 	Rename(ctx context.Context, from, to mesh.StackName) error

@@ -196,7 +196,7 @@ func TestLane_CancelRunningAndWaiting(t *testing.T) {
 				t.Errorf("%s: %v", n, err)
 			}
 		}
-		_ = w.Repos.Reset(t.Context(), "blog", mesh.RepoState{Commit: release(t, w, 1).Commit})
+		w.Repos.Move("blog", mesh.RepoState{Commit: release(t, w, 1).Commit})
 		sound(t, w)
 	})
 }
@@ -217,7 +217,7 @@ func TestLane_HangingUpGivesThePlaceUp(t *testing.T) {
 		if err := q.ended(third); err != nil || !strings.Contains(third.out.String(), "waiting for deployment #2") {
 			t.Errorf("the next: %v\n%s", err, third.out)
 		}
-		_ = w.Repos.Reset(t.Context(), "blog", mesh.RepoState{Commit: release(t, w, 1).Commit})
+		w.Repos.Move("blog", mesh.RepoState{Commit: release(t, w, 1).Commit})
 		sound(t, w)
 	})
 }

@@ -144,11 +144,7 @@ func (d *Deployer) settleRecords(ctx context.Context, st mesh.Stack) error {
 	if len(open) > 0 {
 		return nil
 	}
-	state, err := d.RepoState(ctx, st.Name)
-	if err != nil {
-		return err
-	}
-	return d.Repos.Reset(ctx, st.Name, state)
+	return d.Repos.ResetBranch(ctx, st.Name)
 }
 
 // adopt takes over the instances of a stack that run what its current release

@@ -2,7 +2,6 @@ package deploy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -222,12 +221,7 @@ func (d *Deployer) finishRename(ctx context.Context, st mesh.Stack) (mesh.Stack,
 	if err != nil {
 		return st, fmt.Errorf("rename %s to %s: %w", st.Was, st.Name, err)
 	}
-	if state, err := d.RepoState(ctx, st.Name); err == nil {
-		err = errors.Join(err, d.Repos.Reset(ctx, st.Name, state))
-		if err != nil {
-			d.Logger.Warn("deploy branch not moved", "stack", st.Name, "err", err)
-		}
-	}
+	d.resetBranch(ctx, st.Name)
 	d.refresh(st.Name)
 	return done, nil
 }

@@ -221,11 +221,7 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, st mesh.Stack, r mesh.R
 	}
 	d.retire(st, old)
 	d.Reached(StepRetiring, string(st.Name))
-	if state, err := d.RepoState(ctx, st.Name); err == nil {
-		if err := d.Repos.Reset(ctx, st.Name, state); err != nil {
-			d.Logger.Warn("deploy branch not moved", "stack", st.Name, "err", err)
-		}
-	}
+	d.resetBranch(ctx, st.Name)
 	return st, nil
 }
 

@@ -242,9 +242,7 @@ func TestRollout_FailedBuildChangesNothing(t *testing.T) {
 		if dep := last(t, w); dep.Status != mesh.StatusFailed || dep.Reason != "build failed: 'RUN false' exited 1" || dep.Ended.IsZero() {
 			t.Errorf("got %+v", dep)
 		}
-		if err := w.Repos.Reset(t.Context(), "blog", mesh.RepoState{Commit: release(t, w, 1).Commit}); err != nil { // the receiver's part
-			t.Fatal(err)
-		}
+		w.Repos.Move("blog", mesh.RepoState{Commit: release(t, w, 1).Commit}) // the receiver's part
 		sound(t, w)
 		// The same again, mended, is live.
 		w.Builder.BuildFunc = nil
@@ -265,7 +263,7 @@ func unchanged(t *testing.T, w *deploytest.World, d *deploy.Deployer, files map[
 	if got := w.Runner.Names(); got != before || stack(t, w).Current != 1 || len(w.Router.Switches()) != switches {
 		t.Errorf("%s became %s, release %s, %d switches", before, got, stack(t, w).Current, len(w.Router.Switches())-switches)
 	}
-	_ = w.Repos.Reset(t.Context(), "blog", mesh.RepoState{Commit: release(t, w, 1).Commit})
+	w.Repos.Move("blog", mesh.RepoState{Commit: release(t, w, 1).Commit})
 	sound(t, w)
 }
 
@@ -442,7 +440,7 @@ func TestRollout_CancelBeforeCommitUndoes(t *testing.T) {
 				if dep := last(t, w); dep.Status != mesh.StatusCancelled {
 					t.Errorf("got %+v", dep)
 				}
-				_ = w.Repos.Reset(t.Context(), "blog", mesh.RepoState{Commit: release(t, w, 1).Commit})
+				w.Repos.Move("blog", mesh.RepoState{Commit: release(t, w, 1).Commit})
 				sound(t, w)
 				if w.Runner.Names() != "web.1@c1" {
 					t.Errorf("got %s", w.Runner.Names())
@@ -477,7 +475,7 @@ func TestRollout_DryRunChangesNothing(t *testing.T) {
 		if err := d.Push(t.Context(), p, io.Discard); err != nil {
 			t.Fatal(err)
 		}
-		_ = w.Repos.Reset(t.Context(), "blog", mesh.RepoState{Commit: release(t, w, 1).Commit})
+		w.Repos.Move("blog", mesh.RepoState{Commit: release(t, w, 1).Commit})
 		sound(t, w)
 		if dep := last(t, w); dep.Status != mesh.StatusDryRun || stack(t, w).Current != 1 {
 			t.Errorf("got %+v", dep)

@@ -468,9 +468,7 @@ func TestReconcile_InterruptedDeployment(t *testing.T) {
 						t.Errorf("%s became %s, traffic to %q", before.Current, after.Current, w.Router.Targets("blog"))
 					}
 					if kind.first && !committed {
-						if err := w.Repos.Reset(t.Context(), "blog", mesh.RepoState{}); err != nil {
-							t.Fatal(err)
-						}
+						w.Repos.Move("blog", mesh.RepoState{})
 					}
 					if name == "publish" && after.Published("worker") != committed {
 						t.Errorf("endpoints %v", after.Endpoints)

@@ -165,7 +165,7 @@ func TestRepoState_NamesOnlyWhatRuns(t *testing.T) {
 		if err := d.Push(t.Context(), mesh.Push{Stack: "blog", By: "x", Branch: "main", Commit: own}, io.Discard); err != nil {
 			t.Fatal(err)
 		}
-		_ = w.Repos.Reset(t.Context(), "blog", mesh.RepoState{Branch: "main", Commit: own}) // the receiver's part
+		w.Repos.Move("blog", mesh.RepoState{Branch: "main", Commit: own}) // the receiver's part
 		at("pushed again", own)
 	})
 }

@@ -68,17 +68,17 @@ func TestPush_ThatStandsStillIsEnded(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
 	r.recv.Idle = 300 * time.Millisecond
-	r.commit("one")
+	r.Commit("one")
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", `
 		$GIT_SSH_COMMAND -p $PORT mesh@127.0.0.1 "git-receive-pack '/blog'" < stall 2>&1`)
-	cmd.Dir, cmd.Env = r.dir, append(r.env, "PORT="+r.port)
+	cmd.Dir, cmd.Env = r.Dir, append(r.env, "PORT="+r.port)
 	fifo := exec.CommandContext(t.Context(), "mkfifo", "stall")
-	fifo.Dir = r.dir
+	fifo.Dir = r.Dir
 	if out, err := fifo.CombinedOutput(); err != nil {
 		t.Fatalf("%v %s", err, out)
 	}
 	hold := exec.CommandContext(t.Context(), "sh", "-c", "exec 3<>stall; read line")
-	hold.Dir = r.dir
+	hold.Dir = r.Dir
 	in, err := hold.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"mesh"
 )
 
 // pkt-lines (gitprotocol-common(5)): four hex digits of length, which counts
@@ -95,6 +97,12 @@ type filter struct {
 	mu     sync.Mutex // one packet at a time
 	report bytes.Buffer
 	talk   []byte // the last of what git itself has said to the pusher
+}
+
+// advertised is what a pusher is shown of a repository's branches.
+type advertised struct {
+	state mesh.RepoState // what is deployed
+	have  []mesh.Commit  // commits that clients need not send again
 }
 
 func newFilter(w io.Writer, p *push, shown advertised) *filter {

@@ -67,24 +67,19 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 	if err := r.Deployer.AdmitPush(ctx, key, stack); err != nil {
 		return err
 	}
-	state, err := r.Deployer.RepoState(ctx, stack)
-	if err != nil && !errors.Is(err, mesh.NoStack) {
-		return err
-	}
-	leave, err := r.Repos.enter(stack)
+	leave, err := r.Repos.Enter(stack, false)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		// The last one out leaves the deploy branch at what is deployed, whatever
-		// became of the pushes.
-		lerr := leave(func() (mesh.RepoState, error) {
-			return r.Deployer.RepoState(context.WithoutCancel(ctx), stack)
-		})
-		if lerr != nil {
+		if lerr := leave(ctx); lerr != nil {
 			r.Logger.Error("deploy branch not reset", "stack", stack, "err", lerr)
 		}
 	}()
+	state, have, err := r.Repos.Shown(ctx, stack)
+	if err != nil {
+		return err
+	}
 	wire, err := hooks.NewWire()
 	if err != nil {
 		return err
@@ -93,7 +88,7 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 	ctx, transfer := newWatch(ctx, r.Idle)
 	defer transfer.done()
 
-	g := r.Repos.git(ctx, stack, s.Environ(), "receive-pack")
+	g := r.Repos.Git(ctx, stack, s.Environ(), "receive-pack")
 	g.Cancel = nil // ended step by step below
 	g.WaitDelay = 0
 	g.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -111,7 +106,7 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 	wire.Started()
 
 	p := &push{r: r, key: key, stack: stack, verdict: map[string]string{}, tags: -1}
-	filter := newFilter(s, p, r.Repos.shown(stack, state))
+	filter := newFilter(s, p, advertised{state, have})
 	p.out = newLines(func(b []byte) error {
 		p.mu.Lock()
 		band := p.caps.has("side-band-64k")
@@ -235,7 +230,7 @@ func (p *push) update(ctx context.Context, refs []mesh.RefUpdate) bool {
 	for _, ref := range refs {
 		err := p.r.Deployer.AdmitRef(ctx, p.key, p.stack, ref)
 		if err == nil && ref.New != "" {
-			err = p.r.Repos.weigh(ctx, p.stack, ref.New)
+			err = p.r.Repos.Weigh(ctx, p.stack, ref.New)
 		}
 		if err == nil {
 			err = p.count(ref)
@@ -266,7 +261,7 @@ func (p *push) count(ref mesh.RefUpdate) error {
 		return nil
 	}
 	if p.tags < 0 {
-		n, err := p.r.Repos.countTags(p.stack)
+		n, err := p.r.Repos.CountTags(p.stack)
 		if err != nil {
 			return err
 		}
@@ -279,26 +274,16 @@ func (p *push) count(ref mesh.RefUpdate) error {
 	return nil
 }
 
-// claim takes the turn to move refs and puts a branch where the pusher has seen it.
-// git would refuse the push otherwise when another one has moved the branch since:
-// of pushes that come at once, all read the same list of refs. Which of them is
-// deployed is for the deployer to say, in the stack's lane.
+// claim takes the turn to move refs, and puts a branch where the pusher has seen it.
 func (p *push) claim(ctx context.Context, ref mesh.RefUpdate) error {
 	if p.release == nil {
-		release, err := p.r.Repos.takeTurn(ctx, p.stack)
+		release, err := p.r.Repos.TakeTurn(ctx, p.stack)
 		if err != nil {
 			return err
 		}
 		p.release = release
 	}
-	if ref.Branch() == "" {
-		return nil
-	}
-	head, err := p.r.Repos.branch(p.stack, ref.Branch())
-	if err != nil || head == ref.Old {
-		return err
-	}
-	return p.r.Repos.move(ctx, p.stack, ref.Ref, head, ref.Old)
+	return p.r.Repos.Claim(ctx, p.stack, ref)
 }
 
 // moved gives the turn back: git has moved the refs, or never will.
@@ -371,7 +356,7 @@ func (p *push) tag(ctx context.Context, ref mesh.RefUpdate, options []string) (m
 	if ref.New == "" {
 		return mesh.Tag{}, ""
 	}
-	commit, perr := p.r.Repos.peel(p.stack, ref.New)
+	commit, perr := p.r.Repos.Peel(p.stack, ref.New)
 	if slices.Contains(options, "deploy") {
 		if perr != nil {
 			return refuse(mesh.Errorf(mesh.Invalid, "the tag %s names no commit", mesh.Clip(ref.Tag(), 60)).WithHint("tag a commit: git tag -f %s COMMIT", mesh.Clip(ref.Tag(), 60)))
@@ -479,19 +464,8 @@ func (p *push) options(m *mesh.Push, options []string) string {
 
 // undo puts a ref back and keeps the objects for the next try.
 func (p *push) undo(ctx context.Context, ref mesh.RefUpdate) {
-	ctx = context.WithoutCancel(ctx)
-	if ref.Branch() == "" {
-		if err := p.r.Repos.move(ctx, p.stack, ref.Ref, ref.New, ref.Old); err != nil {
-			p.r.Logger.Warn("ref not put back", "stack", p.stack, "err", err)
-		}
-		return
-	}
-	state, err := p.r.Deployer.RepoState(ctx, p.stack)
-	if err == nil {
-		err = p.r.Repos.refuse(ctx, p.stack, ref, state)
-	}
-	if err != nil {
-		p.r.Logger.Warn("deploy branch not put back", "stack", p.stack, "err", err)
+	if err := p.r.Repos.Undo(context.WithoutCancel(ctx), p.stack, ref); err != nil {
+		p.r.Logger.Warn("ref not put back", "stack", p.stack, "ref", ref.Ref, "err", err)
 	}
 }
 
@@ -518,7 +492,7 @@ func unpackFault(talk string) *mesh.Error {
 	m := fsckLine.FindStringSubmatch(talk)
 	switch {
 	case m != nil:
-		return mesh.Errorf(mesh.Invalid, "git object %s is refused: %s (%s)", m[1], printable(m[3]), m[2]).
+		return mesh.Errorf(mesh.Invalid, "git object %s is refused: %s (%s)", m[1], mesh.Clip(mesh.Visible(m[3]), 72), m[2]).
 			WithHint("if it is in an old commit only, push the files without their history: git push -f mesh $(git commit-tree -m deploy 'HEAD^{tree}'):refs/heads/main")
 	case strings.Contains(talk, "No space left on device"), strings.Contains(talk, "Disk quota exceeded"):
 		return mesh.Errorf(mesh.Unavailable, "the server's disk is full").WithHint("make room on the server, for example with: docker system prune; then push again")

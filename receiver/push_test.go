@@ -24,6 +24,9 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"mesh"
+	"mesh/hooks"
+	"mesh/repos"
+	"mesh/repos/repostest"
 )
 
 // pushes is a Deployer that deploys by saying so.
@@ -113,20 +116,51 @@ func (d *pushes) Follow(_ context.Context, _ mesh.StackName, c mesh.Commit, out 
 
 // remote is a checkout whose remote is a server of its own.
 type remote struct {
-	*work
+	*repostest.Checkout
 	d     *pushes
-	repos *Repos
+	repos *repos.Repos
 	env   []string
 	recv  *Receiver
 	port  string
 }
 
+// openRepos opens repositories with git's hooks, as a server does.
+func openRepos(t *testing.T, deployed func(context.Context, mesh.StackName) (mesh.RepoState, error)) *repos.Repos {
+	t.Helper()
+	dir := t.TempDir()
+	if err := hooks.Install(filepath.Join(dir, "hooks")); err != nil {
+		t.Fatal(err)
+	}
+	r, err := repos.Open(repos.Options{Dir: dir, Deployed: deployed, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// keptRefs is where repos keeps commits that were refused.
+const keptRefs = "refs/mesh/kept/"
+
+func refs(t *testing.T, r *repos.Repos) map[string]mesh.Commit {
+	t.Helper()
+	out, err := r.Git(t.Context(), "blog", nil, "for-each-ref", "--format=%(refname) %(objectname)").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := map[string]mesh.Commit{}
+	for l := range strings.Lines(string(out)) {
+		k, v, _ := strings.Cut(strings.TrimSpace(l), " ")
+		m[k] = mesh.Commit(v)
+	}
+	return m
+}
+
 func newRemote(t *testing.T) *remote {
 	t.Helper()
 	d := &pushes{}
-	repos := openRepos(t)
+	bare := openRepos(t, d.RepoState)
 	s := serve(t, func(o *Options) {
-		o.Repos, o.Deployer = repos, d
+		o.Repos, o.Deployer = bare, d
 		o.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
 	})
 	_, private, err := ed25519.GenerateKey(rand.Reader)
@@ -147,19 +181,19 @@ func newRemote(t *testing.T) *remote {
 	}
 	s.keys.add("laptop", mesh.RoleDeploy, k)
 	host, port, _ := net.SplitHostPort(s.addr)
-	w := newWork(t)
-	w.git("remote", "add", "mesh", "ssh://mesh@"+net.JoinHostPort(host, port)+"/blog")
-	return &remote{w, d, repos, []string{
+	w := repostest.New(t)
+	w.Git("remote", "add", "mesh", "ssh://mesh@"+net.JoinHostPort(host, port)+"/blog")
+	return &remote{w, d, bare, []string{
 		"GIT_SSH_COMMAND=ssh -F none -i " + key + " -o IdentitiesOnly=yes -o IdentityAgent=none -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
-		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_TERMINAL_PROMPT=0", "PATH=" + os.Getenv("PATH"), "HOME=" + w.dir,
+		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_TERMINAL_PROMPT=0", "PATH=" + os.Getenv("PATH"), "HOME=" + w.Dir,
 	}, s.r, port}
 }
 
 func (r *remote) try(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(r.T.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "git", args...)
-	cmd.Dir, cmd.Env = r.dir, r.env
+	cmd.Dir, cmd.Env = r.Dir, r.env
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
@@ -167,11 +201,11 @@ func (r *remote) try(args ...string) (string, error) {
 func TestPush_LiveAndRejected(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
-	one := r.commit("one")
+	one := r.Commit("one")
 	if out, err := r.try("push", "mesh", "main"); err != nil || !strings.Contains(out, "remote: -----> deploying main") {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	two := r.commit("two")
+	two := r.Commit("two")
 	r.d.set(func(d *pushes) {
 		d.push = func(context.Context, mesh.Push, io.Writer) error { return mesh.Errorf(mesh.Failed, "build failed: oh") }
 	})
@@ -197,7 +231,7 @@ func TestPush_LiveAndRejected(t *testing.T) {
 func TestPush_Options(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
-	r.commit("one")
+	r.Commit("one")
 	if out, err := r.try("push", "-o", "no-cache", "-o", "dry-run", "mesh", "main"); err != nil || !r.d.got[0].NoCache || !r.d.got[0].DryRun {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -216,7 +250,7 @@ func TestPush_Options(t *testing.T) {
 func TestPush_RefusedBranchIsNotDeployed(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
-	r.commit("one")
+	r.Commit("one")
 	admitFunc := func(ref mesh.RefUpdate) error {
 		if ref.Branch() == "feat" {
 			return mesh.Errorf(mesh.Denied, "blog deploys main only").WithHint("git push mesh feat:main")
@@ -236,13 +270,13 @@ func TestPush_RefusedBranchIsNotDeployed(t *testing.T) {
 func TestPush_TagsFollowTheBranch(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
-	c := r.commit("one")
-	r.git("tag", "-a", "-m", "x", "v1")
+	c := r.Commit("one")
+	r.Git("tag", "-a", "-m", "x", "v1")
 	if out, err := r.try("push", "--atomic", "mesh", "main", "v1"); err != nil || !strings.Contains(out, "tag v1 named") || len(r.d.tags) != 1 || r.d.tags[0] != "v1 "+string(c) {
 		t.Errorf("%v, %v\n%s", err, r.d.tags, out)
 	}
-	r.commit("two")
-	r.git("tag", "v2")
+	r.Commit("two")
+	r.Git("tag", "v2")
 	r.d.set(func(d *pushes) {
 		d.push = func(context.Context, mesh.Push, io.Writer) error { return mesh.Errorf(mesh.Failed, "check failed") }
 	})
@@ -258,8 +292,8 @@ func TestPush_TagsFollowTheBranch(t *testing.T) {
 func TestPush_AtomicWithTwoBranches(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
-	r.commit("one")
-	r.git("tag", "v1")
+	r.Commit("one")
+	r.Git("tag", "v1")
 	pushFunc := func(_ context.Context, p mesh.Push, _ io.Writer) error {
 		if p.Branch == "a" {
 			return mesh.Errorf(mesh.Failed, "build failed")
@@ -279,7 +313,7 @@ func TestPush_AtomicWithTwoBranches(t *testing.T) {
 func TestPush_HangUpCancels(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
-	r.commit("one")
+	r.Commit("one")
 	began, ended := make(chan struct{}), make(chan error, 1)
 	pushFunc := func(ctx context.Context, _ mesh.Push, _ io.Writer) error {
 		close(began)
@@ -289,7 +323,7 @@ func TestPush_HangUpCancels(t *testing.T) {
 	}
 	r.d.set(func(d *pushes) { d.push = pushFunc })
 	cmd := exec.CommandContext(t.Context(), "git", "push", "mesh", "main")
-	cmd.Dir, cmd.Env = r.dir, r.env
+	cmd.Dir, cmd.Env = r.Dir, r.env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -313,15 +347,15 @@ func TestPush_HangUpCancels(t *testing.T) {
 func TestPush_ManyAtOnceWithTheSameOldRefs(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
-	base := r.commit("base")
+	base := r.Commit("base")
 	if out, err := r.try("push", "mesh", "main"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	const people = 6
 	var commits []string
 	for i := range people {
-		r.git("checkout", "-q", "--detach", string(base))
-		commits = append(commits, string(r.commit(fmt.Sprintf("of %d", i))))
+		r.Git("checkout", "-q", "--detach", string(base))
+		commits = append(commits, string(r.Commit(fmt.Sprintf("of %d", i))))
 	}
 	// No deployment ends before all have begun: all pushes are under way at once.
 	var begun atomic.Int32
@@ -360,11 +394,11 @@ func TestPush_ManyAtOnceWithTheSameOldRefs(t *testing.T) {
 func TestPush_OthersSeeWhatIsDeployed(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
-	r.commit("one")
+	r.Commit("one")
 	if out, err := r.try("push", "mesh", "main"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	two := r.commit("two")
+	two := r.Commit("two")
 	began, end := make(chan struct{}), make(chan struct{})
 	pushFunc := func(context.Context, mesh.Push, io.Writer) error {
 		close(began)
@@ -379,8 +413,8 @@ func TestPush_OthersSeeWhatIsDeployed(t *testing.T) {
 	}()
 	within(t, began, "the first push")
 	r.d.set(func(d *pushes) { d.push = nil })
-	r.git("checkout", "-q", "--detach", "HEAD^")
-	r.commit("sibling")
+	r.Git("checkout", "-q", "--detach", "HEAD^")
+	r.Commit("sibling")
 	if out, err := r.try("push", "mesh", "HEAD:main"); err != nil {
 		t.Errorf("a push without -f beside one that is not live yet: %v\n%s", err, out)
 	}
@@ -400,7 +434,7 @@ func TestPush_OthersSeeWhatIsDeployed(t *testing.T) {
 func TestPush_IsNoNoOpWhenSomethingElseServes(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
-	one := r.commit("one")
+	one := r.Commit("one")
 	if out, err := r.try("push", "mesh", "main"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -416,7 +450,7 @@ func TestPush_IsNoNoOpWhenSomethingElseServes(t *testing.T) {
 func TestPush_SameCommitUnderWayGetsItsVerdict(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
-	c := r.commit("one")
+	c := r.Commit("one")
 	followFunc := func(commit mesh.Commit, out io.Writer) (bool, error) {
 		if commit != c {
 			t.Errorf("followed %s", commit)
@@ -440,8 +474,8 @@ func TestPush_SameCommitUnderWayGetsItsVerdict(t *testing.T) {
 func TestPush_TagBeforeAnyBranch(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
-	c := r.commit("one")
-	r.git("tag", "-a", "-m", "x", "v1")
+	c := r.Commit("one")
+	r.Git("tag", "-a", "-m", "x", "v1")
 	out, err := r.try("push", "mesh", "v1")
 	if err == nil || !strings.Contains(out, "! [remote rejected] v1 -> v1 (there is no stack blog yet") || !strings.Contains(out, "git push -o deploy mesh v1") || r.repos.Exists("blog") {
 		t.Errorf("%v\n%s", err, out)
@@ -449,12 +483,12 @@ func TestPush_TagBeforeAnyBranch(t *testing.T) {
 	if out, err := r.try("push", "-o", "deploy", "mesh", "v1"); err != nil || len(r.d.got) != 1 || r.d.got[0].Commit != c || r.d.got[0].Branch != "" {
 		t.Errorf("%v, deployed %+v\n%s", err, r.d.got, out)
 	}
-	blob := r.object("blob", "x")
+	blob := r.Object("blob", "x")
 	if out, err := r.try("push", "-o", "deploy", "mesh", blob+":refs/tags/blob"); err == nil || !strings.Contains(out, "the tag blob names no commit") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	r.commit("two")
-	r.git("tag", "v2")
+	r.Commit("two")
+	r.Git("tag", "v2")
 	r.d.set(func(d *pushes) { d.fail = errors.New("disk") })
 	if out, err := r.try("push", "-o", "deploy", "mesh", "v2"); err == nil {
 		t.Errorf("a state that cannot be read is no success: %v\n%s", err, out)
@@ -464,13 +498,13 @@ func TestPush_TagBeforeAnyBranch(t *testing.T) {
 func TestPush_LimitsOfRefs(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
-	r.commit("one")
-	commit := r.git("rev-parse", "HEAD")
+	r.Commit("one")
+	commit := r.Git("rev-parse", "HEAD")
 	var lines []string
 	for i := range maxPushRefs {
 		lines = append(lines, fmt.Sprintf("%s refs/tags/t%04d", commit, i))
 	}
-	r.write(".git/packed-refs", []byte("# pack-refs with: peeled fully-peeled sorted \n"+strings.Join(lines, "\n")+"\n"), 0o644)
+	r.Write(".git/packed-refs", []byte("# pack-refs with: peeled fully-peeled sorted \n"+strings.Join(lines, "\n")+"\n"), 0o644)
 	out, err := r.try("push", "mesh", "main", "--tags")
 	if err == nil || !strings.Contains(out, "the push moves more than 1000 branches and tags") || strings.Count(out, "remote:  !") != 1 {
 		t.Errorf("%v\n%s", err, out[:min(len(out), 3000)])
@@ -481,8 +515,8 @@ func TestPush_LimitsOfRefs(t *testing.T) {
 func TestPush_OldAuthorLines(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
-	r.commit("sound")
-	tree := r.git("rev-parse", "HEAD^{tree}")
+	r.Commit("sound")
+	tree := r.Git("rev-parse", "HEAD^{tree}")
 	for name, who := range map[string]string{
 		"missingSpaceBeforeEmail":  "A<a@example.com> 1 +0000",
 		"missingNameBeforeEmail":   "<a@example.com> 1 +0000",
@@ -498,8 +532,8 @@ func TestPush_OldAuthorLines(t *testing.T) {
 		"a date before everything": "A <a@example.com> -1 +0000",
 	} {
 		for _, head := range []string{"author " + who + "\ncommitter A <a@example.com> 1 +0000", "author A <a@example.com> 1 +0000\ncommitter " + who} {
-			old := r.object("commit", fmt.Sprintf("tree %s\n%s\n\nold\n", tree, head))
-			top := r.object("commit", fmt.Sprintf("tree %s\nparent %s\nauthor A <a@example.com> 1 +0000\ncommitter A <a@example.com> 1 +0000\n\n%s\n", tree, old, name))
+			old := r.Object("commit", fmt.Sprintf("tree %s\n%s\n\nold\n", tree, head))
+			top := r.Object("commit", fmt.Sprintf("tree %s\nparent %s\nauthor A <a@example.com> 1 +0000\ncommitter A <a@example.com> 1 +0000\n\n%s\n", tree, old, name))
 			for _, c := range []string{old, top} {
 				if out, err := r.try("push", "-f", "mesh", c+":refs/heads/main"); err != nil {
 					t.Errorf("%s: %v\n%s", name, err, out)
@@ -512,8 +546,8 @@ func TestPush_OldAuthorLines(t *testing.T) {
 			}
 		}
 	}
-	two := r.object("commit", fmt.Sprintf("tree %s\nauthor A <a@example.com> 1 +0000\nauthor B <b@example.com> 1 +0000\ncommitter A <a@example.com> 1 +0000\n\nx\n", tree))
-	untagged := r.object("tag", fmt.Sprintf("object %s\ntype commit\ntag old\n\nx\n", r.git("rev-parse", "HEAD")))
+	two := r.Object("commit", fmt.Sprintf("tree %s\nauthor A <a@example.com> 1 +0000\nauthor B <b@example.com> 1 +0000\ncommitter A <a@example.com> 1 +0000\n\nx\n", tree))
+	untagged := r.Object("tag", fmt.Sprintf("object %s\ntype commit\ntag old\n\nx\n", r.Git("rev-parse", "HEAD")))
 	for ref, id := range map[string]string{"refs/heads/main": two, "refs/tags/old": untagged} {
 		if out, err := r.try("push", "-f", "mesh", id+":"+ref); err != nil {
 			t.Errorf("%v\n%s", err, out)
@@ -525,23 +559,23 @@ func TestPush_OldAuthorLines(t *testing.T) {
 func TestPush_RefusedObjectsHaveAWayOut(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
-	r.commit("sound")
-	blob := r.object("blob", "x")
+	r.Commit("sound")
+	blob := r.Object("blob", "x")
 	raw, err := hex.DecodeString(blob)
 	if err != nil {
 		t.Fatal(err)
 	}
-	bad := r.object("tree", "100644 .git\x00"+string(raw))
-	old := r.object("commit", fmt.Sprintf("tree %s\nauthor A <a@example.com> 1 +0000\ncommitter A <a@example.com> 1 +0000\n\nold\n", bad))
-	top := r.git("commit-tree", "-m", "top", "-p", old, "HEAD^{tree}")
-	r.git("reset", "-q", "--hard", top)
+	bad := r.Object("tree", "100644 .git\x00"+string(raw))
+	old := r.Object("commit", fmt.Sprintf("tree %s\nauthor A <a@example.com> 1 +0000\ncommitter A <a@example.com> 1 +0000\n\nold\n", bad))
+	top := r.Git("commit-tree", "-m", "top", "-p", old, "HEAD^{tree}")
+	r.Git("reset", "-q", "--hard", top)
 	out, err := r.try("push", "mesh", "HEAD:main")
 	const hint = `git push -f mesh $(git commit-tree -m deploy 'HEAD^{tree}'):refs/heads/main`
 	if err == nil || !strings.Contains(out, "(git object "+bad[:7]+" is refused: ") || !strings.Contains(out, hint) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", hint)
-	cmd.Dir, cmd.Env = r.dir, append(r.env, "GIT_AUTHOR_NAME=A", "GIT_AUTHOR_EMAIL=a@example.com", "GIT_COMMITTER_NAME=A", "GIT_COMMITTER_EMAIL=a@example.com")
+	cmd.Dir, cmd.Env = r.Dir, append(r.env, "GIT_AUTHOR_NAME=A", "GIT_AUTHOR_EMAIL=a@example.com", "GIT_COMMITTER_NAME=A", "GIT_COMMITTER_EMAIL=a@example.com")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("the hint does not work: %v\n%s", err, out)
 	}

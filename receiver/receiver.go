@@ -1,9 +1,9 @@
 // Package receiver is how people reach mesh: an SSH server that takes git pushes,
 // serves clones and fetches, and hands everything else to the commands.
 //
-// It knows who is speaking (the key), keeps the bare repositories, runs git's own
-// receive-pack and upload-pack in them, and opens pushed trees. What a push sets
-// in motion, and whether a key may do it, is decided by the Deployer.
+// It knows who is speaking (the key) and runs git's own receive-pack and upload-pack in
+// the Repos. What a push sets in motion, and whether a key may do it, is decided by the
+// Deployer.
 //
 //	r := receiver.New(receiver.Options{…})
 //	go r.Serve(ctx, listener)      // SSH over TCP, public keys only
@@ -15,6 +15,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os/exec"
 	"sync"
 	"time"
 
@@ -53,6 +54,42 @@ type Deployer interface {
 	Follow(ctx context.Context, stack mesh.StackName, commit mesh.Commit, out io.Writer) (found bool, err error)
 }
 
+// Repos are the bare repositories. Its methods may be called from several goroutines.
+type Repos interface {
+	Refs
+	// Enter makes sure that a stack's repository exists and holds on to it until leave,
+	// which puts the deploy branch back to what is deployed. A repository of no stack is
+	// removed then, unless keep is set.
+	Enter(stack mesh.StackName, keep bool) (leave func(context.Context) error, err error)
+	// Ensure creates the repository of a stack that has none yet.
+	Ensure(stack mesh.StackName) error
+	// Git prepares receive-pack or upload-pack in a stack's repository. Of the client's
+	// environment only what is safe gets through.
+	Git(ctx context.Context, stack mesh.StackName, client []string, service string, args ...string) *exec.Cmd
+	// Shown returns the deploy branch as a pusher is shown it, and commits that need not
+	// be sent again. Without such a stack all is zero.
+	Shown(ctx context.Context, stack mesh.StackName) (mesh.RepoState, []mesh.Commit, error)
+	// TransferLFS takes (upload) or gives objects of Git LFS until the client ends.
+	TransferLFS(ctx context.Context, stack mesh.StackName, upload bool, client io.Reader, out io.Writer) error
+}
+
+// Refs are the branches and tags of the repositories, as a push moves them.
+type Refs interface {
+	// Weigh refuses a commit, or a tag of one, whose tree is beyond the limits.
+	Weigh(ctx context.Context, stack mesh.StackName, id mesh.Commit) error
+	// CountTags returns how many tags a stack has.
+	CountTags(stack mesh.StackName) (int, error)
+	// Peel returns the commit that a tag, or a commit itself, names.
+	Peel(stack mesh.StackName, id mesh.Commit) (mesh.Commit, error)
+	// TakeTurn waits until its caller may move refs of a stack, alone, until release.
+	TakeTurn(ctx context.Context, stack mesh.StackName) (release func(), err error)
+	// Claim puts a branch where the pusher has seen it. The caller has the turn.
+	Claim(ctx context.Context, stack mesh.StackName, ref mesh.RefUpdate) error
+	// Undo puts a ref back to what is deployed (a branch) or to where it was (a tag),
+	// unless it was moved since. A new commit's objects are kept.
+	Undo(ctx context.Context, stack mesh.StackName, ref mesh.RefUpdate) error
+}
+
 // Commands answers every session that is not git's. Its methods may be called from
 // several goroutines.
 type Commands interface {
@@ -66,7 +103,7 @@ type Commands interface {
 
 // Options is what a Receiver needs. All fields but the limits must be set.
 type Options struct {
-	Repos    *Repos
+	Repos    Repos
 	Keys     Keys
 	Deployer Deployer
 	Commands Commands

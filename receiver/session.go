@@ -170,12 +170,12 @@ func (r *Receiver) uploadPack(ctx context.Context, s ssh.Session, key mesh.Key, 
 	if err != nil {
 		return err
 	}
-	if err := r.Repos.ensure(stack); err != nil {
+	if err := r.Repos.Ensure(stack); err != nil {
 		return err
 	}
 	ctx, transfer := newWatch(ctx, r.Idle)
 	defer transfer.done()
-	g := r.Repos.git(ctx, stack, s.Environ(), "upload-pack")
+	g := r.Repos.Git(ctx, stack, s.Environ(), "upload-pack")
 	g.Stderr = s.Stderr()
 	stdin, stdout, err := pipes(g)
 	if err != nil {

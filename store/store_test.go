@@ -20,9 +20,9 @@ import (
 	"go.etcd.io/bbolt"
 
 	"mesh"
+	"mesh/command"
 	"mesh/deploy"
 	"mesh/receiver"
-	"mesh/command"
 	"mesh/store"
 )
 

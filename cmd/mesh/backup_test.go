@@ -13,7 +13,7 @@ import (
 	"testing"
 
 	"mesh"
-	"mesh/receiver"
+	"mesh/repos"
 	"mesh/store"
 )
 
@@ -26,7 +26,7 @@ func aBackup(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	repos, err := receiver.OpenRepos(dir, 0, slog.New(slog.DiscardHandler))
+	r, err := repos.Open(repos.Options{Dir: dir, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func aBackup(t *testing.T) []byte {
 		}
 	}
 	var b bytes.Buffer
-	if _, err := (&host{info: mesh.ServerInfo{Data: dir, Version: "test"}, store: s, repos: repos}).Backup(t.Context(), &b); err != nil {
+	if _, err := (&host{info: mesh.ServerInfo{Data: dir, Version: "test"}, store: s, repos: r}).Backup(t.Context(), &b); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
@@ -207,12 +207,12 @@ func TestBackup_SaysThatItWasCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	repos, err := receiver.OpenRepos(dir, 0, slog.New(slog.DiscardHandler))
+	r, err := repos.Open(repos.Options{Dir: dir, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, room := range []int{0, 1000, 20_000} {
-		_, err = (&host{info: mesh.ServerInfo{Data: dir}, store: s, repos: repos}).Backup(t.Context(), &full{room})
+		_, err = (&host{info: mesh.ServerInfo{Data: dir}, store: s, repos: r}).Backup(t.Context(), &full{room})
 		if !errors.Is(err, mesh.Cancelled) || !strings.Contains(err.Error(), "the backup was cut off") {
 			t.Errorf("room for %d bytes: %v", room, err)
 		}

@@ -12,7 +12,7 @@ import (
 	docker "github.com/docker/docker/client"
 
 	"mesh"
-	"mesh/receiver"
+	"mesh/repos"
 	"mesh/store"
 )
 
@@ -21,7 +21,7 @@ type host struct {
 	info   mesh.ServerInfo // what does not change
 	engine *docker.Client
 	store  *store.Store
-	repos  *receiver.Repos
+	repos  *repos.Repos
 	notes  *notes // of the start
 
 	handover *handover

@@ -32,8 +32,10 @@ import (
 	"mesh/builder"
 	"mesh/command"
 	"mesh/deploy"
+	"mesh/hooks"
 	"mesh/journal"
 	"mesh/receiver"
+	"mesh/repos"
 	"mesh/router"
 	"mesh/router/certs"
 	"mesh/runner"
@@ -413,7 +415,7 @@ type control struct {
 	*server
 	store    *store.Store
 	hostKey  ssh.Signer
-	repos    *receiver.Repos
+	repos    *repos.Repos
 	runner   *runner.Runner
 	deployer *deploy.Deployer
 	receiver *receiver.Receiver
@@ -447,11 +449,9 @@ func (sv *server) open(ctx context.Context) (_ *control, err error) {
 	if c.hostKey, err = receiver.HostKey(keyFile); err != nil {
 		return nil, err
 	}
-	if c.repos, err = receiver.OpenRepos(sv.settings.Data, sv.maxPush, sv.log); err != nil {
+	if c.repos, err = c.openRepos(); err != nil {
 		return nil, err
 	}
-	c.repos.Egress = sv.settings.egress
-	c.repos.Needed = c.needed
 	if newKey {
 		c.tellNewHostKey(ctx)
 	}
@@ -459,6 +459,28 @@ func (sv *server) open(ctx context.Context) (_ *control, err error) {
 		sv.log.Warn("not all that belongs to no stack could be cleared away", "err", err)
 	}
 	return c, nil
+}
+
+// openRepos opens the repositories and installs git's hooks. A disk that takes nothing
+// keeps pushes out, and nothing else.
+func (c *control) openRepos() (*repos.Repos, error) {
+	folder := filepath.Join(c.settings.Data, "hooks")
+	switch err := hooks.Install(folder); {
+	case err != nil && mesh.NoRoom(err):
+		c.log.Warn("hooks not installed: pushes will fail", "err", err)
+	case err != nil:
+		return nil, fmt.Errorf("install the hooks: %w", err)
+	}
+	o := repos.Options{
+		Dir: c.settings.Data, Hooks: folder, MaxInput: c.maxPush, Logger: c.log, Key: receiver.HostKey, Needed: c.needed,
+		Deployed: func(ctx context.Context, stack mesh.StackName) (mesh.RepoState, error) {
+			return c.deployer.RepoState(ctx, stack)
+		},
+	}
+	if c.settings.egress != nil {
+		o.Egress = c.settings.egress
+	}
+	return repos.Open(o)
 }
 
 // wire puts the parts together.

@@ -65,7 +65,9 @@ func (w *World) Deployer() *deploy.Deployer {
 	o := w.Options
 	o.Store, o.Builder, o.Runner, o.Router, o.Repos, o.Domain = w.Store, w.Builder, w.Runner, w.Router, w.Repos, cmp.Or(o.Domain, "localhost")
 	o.Logger = slog.New(slog.NewTextHandler(w.T.Output(), nil))
-	return deploy.New(o)
+	d := deploy.New(o)
+	w.Repos.derive(d.RepoState)
+	return d
 }
 
 // Start starts a deployer as a server does: it reconciles and supervises. stop
@@ -807,11 +809,12 @@ func (r *Router) Drained() []string {
 
 // Repos are repositories in memory.
 type Repos struct {
-	mu    sync.Mutex
-	n     int
-	trees map[mesh.Commit]map[string]string
-	heads map[mesh.StackName]mesh.RepoState
-	open  int
+	mu       sync.Mutex
+	deployed func(context.Context, mesh.StackName) (mesh.RepoState, error)
+	n        int
+	trees    map[mesh.Commit]map[string]string
+	heads    map[mesh.StackName]mesh.RepoState
+	open     int
 }
 
 // NewRepos returns no repositories.
@@ -863,14 +866,32 @@ func (r *Repos) FetchModules(context.Context, mesh.StackName, mesh.Commit, func(
 	return false, nil
 }
 
-// Reset moves the deploy branch.
-func (r *Repos) Reset(_ context.Context, stack mesh.StackName, state mesh.RepoState) error {
+// derive sets what tells where the deploy branch must point.
+func (r *Repos) derive(deployed func(context.Context, mesh.StackName) (mesh.RepoState, error)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.deployed = deployed
+}
+
+// ResetBranch puts the deploy branch where the Deployer that was made last says.
+func (r *Repos) ResetBranch(ctx context.Context, stack mesh.StackName) error {
+	r.mu.Lock()
+	deployed := r.deployed
+	r.mu.Unlock()
+	state, err := deployed(ctx, stack)
+	if err == nil {
+		r.Move(stack, state)
+	}
+	return err
+}
+
+// Move points the deploy branch of a stack that has a repository elsewhere.
+func (r *Repos) Move(stack mesh.StackName, state mesh.RepoState) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, ok := r.heads[stack]; ok {
 		r.heads[stack] = state
 	}
-	return nil
 }
 
 // Rename moves a repository.

@@ -1,4 +1,4 @@
-package receiver
+package repos
 
 import (
 	"crypto/sha256"

@@ -1,4 +1,4 @@
-package receiver
+package repos
 
 import (
 	"context"
@@ -200,10 +200,10 @@ func (s *storage) tree(id plumbing.Hash) (*object.Tree, error) {
 	return object.GetTree(s, id)
 }
 
-// weigh refuses a commit, or a tag of one, whose tree is beyond the limits, before
+// Weigh refuses a commit, or a tag of one, whose tree is beyond the limits, before
 // anything of it is recorded. What is neither is only stored, and is not looked at.
-func (r *Repos) weigh(ctx context.Context, stack mesh.StackName, id mesh.Commit) error {
-	commit, err := r.peel(stack, id)
+func (r *Repos) Weigh(ctx context.Context, stack mesh.StackName, id mesh.Commit) error {
+	commit, err := r.Peel(stack, id)
 	if errors.Is(err, mesh.Invalid) {
 		return err
 	}

@@ -1,4 +1,4 @@
-package receiver
+package repos
 
 import (
 	"context"
@@ -218,26 +218,4 @@ func (t *tree) Open(e mesh.TreeEntry) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("open %s: %w", e.Path, err)
 	}
 	return b.Reader()
-}
-
-// peel follows tags to the commit they name.
-func (r *Repos) peel(stack mesh.StackName, id mesh.Commit) (mesh.Commit, error) {
-	st := r.storage(stack)
-	defer st.Close()
-	h := plumbing.NewHash(string(id))
-	for range 10 {
-		c, err := st.commit(h)
-		if err == nil {
-			return mesh.Commit(c.Hash.String()), nil
-		}
-		if !errors.Is(err, plumbing.ErrObjectNotFound) {
-			return "", err
-		}
-		tag, err := st.tag(h)
-		if err != nil {
-			return "", err
-		}
-		h = tag.Target
-	}
-	return "", fmt.Errorf("peel %s: more than ten tags deep", id.Short())
 }

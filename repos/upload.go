@@ -1,4 +1,4 @@
-package receiver
+package repos
 
 import (
 	"archive/tar"
@@ -66,7 +66,7 @@ func (r *Repos) Unpack(ctx context.Context, src io.Reader) (_ mesh.Tree, id stri
 			leave()
 		}
 	}()
-	err = u.read(ctx, src, r.maxInput, func() error {
+	err = u.read(ctx, src, r.MaxInput, func() error {
 		if err := r.uploads.Acquire(ctx, 1); err != nil {
 			return context.Cause(ctx)
 		}

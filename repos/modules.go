@@ -1,4 +1,4 @@
-package receiver
+package repos
 
 import (
 	"context"
@@ -311,8 +311,8 @@ func (r *Repos) fetchModule(ctx context.Context, stack mesh.StackName, e mesh.Tr
 		}
 	}
 	try := func(args ...string) ([]byte, error) {
-		cmd := r.git(ctx, stack, nil, "fetch", append([]string{"--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"}, args...)...)
-		limitFiles(cmd, r.maxInput)
+		cmd := r.Git(ctx, stack, nil, "fetch", append([]string{"--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"}, args...)...)
+		limitFiles(cmd, r.MaxInput)
 		cmd.Env = append(cmd.Env, to.env...)
 		cmd.Env = append(cmd.Env, "GIT_CONFIG_COUNT="+strconv.Itoa(len(to.set)))
 		for i, s := range to.set {
@@ -369,12 +369,12 @@ func printableLines(s string) string {
 // DeployKey returns the public key that a stack's repository shows where submodules
 // are fetched from, and makes it when there is none.
 func (r *Repos) DeployKey(_ context.Context, stack mesh.StackName) (string, error) {
-	if err := r.ensure(stack); err != nil {
+	if err := r.Ensure(stack); err != nil {
 		return "", err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key, err := HostKey(filepath.Join(r.path(stack), deployKey))
+	key, err := r.Key(filepath.Join(r.path(stack), deployKey))
 	if err != nil {
 		return "", fmt.Errorf("the deploy key of %s: %w", stack, err)
 	}

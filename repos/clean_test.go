@@ -1,10 +1,9 @@
-package receiver
+package repos
 
 import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,13 +17,7 @@ import (
 // release needs stays.
 func TestClean_KeepsWhatIsNeeded(t *testing.T) {
 	t.Parallel()
-	r, err := OpenRepos(t.TempDir(), 0, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.ensure("blog"); err != nil {
-		t.Fatal(err)
-	}
+	r := stackRepo(t)
 	git := func(stdin string, args ...string) string {
 		cmd := exec.CommandContext(t.Context(), "git", append([]string{"-C", r.path("blog")}, args...)...)
 		cmd.Env = append(r.env(), "GIT_AUTHOR_NAME=t", "GIT_AUTHOR_EMAIL=t@t", "GIT_COMMITTER_NAME=t", "GIT_COMMITTER_EMAIL=t@t")

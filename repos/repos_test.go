@@ -1,7 +1,8 @@
-package receiver
+package repos
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -9,81 +10,42 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"mesh"
+	"mesh/repos/repostest"
 )
 
-func openRepos(t testing.TB) *Repos {
+// openRepos opens repositories in a folder of their own; state tells what is deployed
+// and may be changed while nothing else runs.
+func openRepos(t testing.TB) *Repos { return openIn(t, t.TempDir(), &mesh.RepoState{}) }
+
+func openIn(t testing.TB, dir string, state *mesh.RepoState) *Repos {
 	t.Helper()
-	r, err := OpenRepos(t.TempDir(), 0, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	r, err := Open(Options{
+		Dir: dir, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Deployed: func(context.Context, mesh.StackName) (mesh.RepoState, error) { return *state, nil },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return r
 }
 
-// work is somebody's checkout.
-type work struct {
-	t    *testing.T
-	dir  string
-	tick int
-}
-
-func newWork(t *testing.T) *work {
-	w := &work{t: t, dir: t.TempDir()}
-	w.git("init", "-q", "-b", "main")
-	return w
-}
-
-func (w *work) git(args ...string) string {
-	w.t.Helper()
-	cmd := exec.CommandContext(w.t.Context(), "git", args...)
-	cmd.Dir = w.dir
-	w.tick++
-	date := time.Date(2026, 1, 1, 0, 0, w.tick, 0, time.UTC).Format(time.RFC3339) // commits sort by it
-	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir, "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_TERMINAL_PROMPT=0", "GIT_ALLOW_PROTOCOL=file",
-		"GIT_AUTHOR_NAME=A", "GIT_AUTHOR_EMAIL=a@example.com", "GIT_COMMITTER_NAME=A", "GIT_COMMITTER_EMAIL=a@example.com", "GIT_AUTHOR_DATE=" + date, "GIT_COMMITTER_DATE=" + date,
-	}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		w.t.Fatalf("git %q: %v: %s", args, err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
-
-func (w *work) write(name string, data []byte, mode fs.FileMode) {
-	w.t.Helper()
-	path := filepath.Join(w.dir, name)
-	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, data, mode)); err != nil {
-		w.t.Fatal(err)
-	}
-}
-
-func (w *work) commit(message string) mesh.Commit {
-	w.t.Helper()
-	w.git("add", "-A")
-	w.git("commit", "-q", "--allow-empty", "--cleanup=verbatim", "-m", message)
-	return mesh.Commit(w.git("rev-parse", "HEAD"))
-}
-
 // push sends commits into the stack's repository past the hooks.
-func (w *work) push(r *Repos, stack mesh.StackName, refspecs ...string) {
-	w.t.Helper()
-	w.git(append([]string{"push", "-q", "-f", r.path(stack)}, refspecs...)...)
+func push(t *testing.T, w *repostest.Checkout, r *Repos, stack mesh.StackName, refspecs ...string) {
+	t.Helper()
+	w.Git(append([]string{"push", "-q", "-f", r.path(stack)}, refspecs...)...)
 }
 
 // stackRepo makes the repository of blog.
 func stackRepo(t *testing.T) *Repos {
 	t.Helper()
 	r := openRepos(t)
-	if err := r.ensure("blog"); err != nil {
+	if err := r.Ensure("blog"); err != nil {
 		t.Fatal(err)
 	}
 	return r
@@ -106,64 +68,78 @@ func refs(t *testing.T, r *Repos) map[string]mesh.Commit {
 func TestRepos_EnterAndLeave(t *testing.T) {
 	t.Parallel()
 	r := openRepos(t)
-	w := newWork(t)
-	first := w.commit("first")
-	none := func() (mesh.RepoState, error) {
-		return mesh.RepoState{}, mesh.Errorf(mesh.NoStack, "no stack")
+	w := repostest.New(t)
+	first := w.Commit("first")
+	deployed := func(state mesh.RepoState, err error) {
+		r.Deployed = func(context.Context, mesh.StackName) (mesh.RepoState, error) { return state, err }
 	}
-	leave1, err := r.enter("blog")
-	if err != nil || !r.Exists("blog") {
-		t.Fatal(err)
+	enter := func(keep bool) func(context.Context) error {
+		t.Helper()
+		leave, err := r.Enter("blog", keep)
+		if err != nil || !r.Exists("blog") {
+			t.Fatal(err)
+		}
+		return leave
 	}
-	leave2, err := r.enter("blog")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.push(r, "blog", "main")
-	if err := leave1(func() (mesh.RepoState, error) { t.Error("asked while a push is under way"); return none() }); err != nil {
+	none := mesh.Errorf(mesh.NoStack, "no stack")
+	deployed(mesh.RepoState{}, none)
+	leave1, leave2 := enter(false), enter(false)
+	push(t, w, r, "blog", "main")
+	if err := leave1(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if refs(t, r)["refs/heads/main"] != first {
 		t.Error("the branch was reset while a push is under way")
 	}
-	if err := leave2(func() (mesh.RepoState, error) { return mesh.RepoState{Branch: "main"}, nil }); err != nil {
+	deployed(mesh.RepoState{Branch: "main"}, nil)
+	if err := leave2(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := refs(t, r); got["refs/heads/main"] != "" || got[keptRefs+string(first)] != first {
 		t.Errorf("what is not deployed: %v", got)
 	}
-	leave, err := r.enter("blog")
-	if err != nil {
-		t.Fatal(err)
+	deployed(mesh.RepoState{}, none)
+	if err := enter(true)(t.Context()); err != nil || !r.Exists("blog") {
+		t.Errorf("the repository of a stack to come was removed: %v", err)
 	}
-	if err := leave(none); err != nil || r.Exists("blog") {
+	if err := enter(false)(t.Context()); err != nil || r.Exists("blog") {
 		t.Errorf("the repository of no stack is left: %v", err)
 	}
-	if leave, err = r.enter("blog"); err != nil {
-		t.Fatal(err)
-	}
 	failed := errors.New("store")
-	if err := leave(func() (mesh.RepoState, error) { return mesh.RepoState{}, failed }); !errors.Is(err, failed) || !r.Exists("blog") {
+	deployed(mesh.RepoState{}, failed)
+	if err := enter(false)(t.Context()); !errors.Is(err, failed) || !r.Exists("blog") {
 		t.Errorf("with a store that fails: %v", err)
 	}
-	if err := r.Remove(t.Context(), "blog"); err != nil || r.Exists("blog") {
-		t.Error("not removed")
+	gone, cancel := context.WithCancel(t.Context())
+	leave := enter(false)
+	cancel()
+	deployed(mesh.RepoState{Branch: "main", Commit: first}, nil)
+	push(t, w, r, "blog", "main:refs/heads/other")
+	if err := leave(gone); err != nil || refs(t, r)["refs/heads/other"] != "" || refs(t, r)["refs/heads/main"] != first {
+		t.Errorf("after a pusher that is gone: %v, %v", refs(t, r), err)
 	}
-	if err := r.Remove(t.Context(), "blog"); err != nil {
-		t.Errorf("removed twice: %v", err)
+	for range 2 {
+		if err := r.Remove(t.Context(), "blog"); err != nil || r.Exists("blog") {
+			t.Errorf("not removed: %v", err)
+		}
 	}
 }
 
-func TestReset(t *testing.T) {
+func TestResetBranch(t *testing.T) {
 	t.Parallel()
-	r := stackRepo(t)
-	w := newWork(t)
-	one := w.commit("one")
-	two := w.commit("two")
-	w.push(r, "blog", "main:refs/heads/main", "main:refs/heads/other", string(one)+":refs/heads/deep/er", "main:refs/tags/v1")
+	var state mesh.RepoState
+	r := openIn(t, t.TempDir(), &state)
+	if err := r.Ensure("blog"); err != nil {
+		t.Fatal(err)
+	}
+	w := repostest.New(t)
+	one := w.Commit("one")
+	two := w.Commit("two")
+	push(t, w, r, "blog", "main:refs/heads/main", "main:refs/heads/other", string(one)+":refs/heads/deep/er", "main:refs/tags/v1")
 	reset := func(branch string, c mesh.Commit) map[string]mesh.Commit {
 		t.Helper()
-		if err := r.Reset(t.Context(), "blog", mesh.RepoState{Branch: branch, Commit: c}); err != nil {
+		state = mesh.RepoState{Branch: branch, Commit: c}
+		if err := r.ResetBranch(t.Context(), "blog"); err != nil {
 			t.Fatal(err)
 		}
 		return refs(t, r)
@@ -187,30 +163,34 @@ func TestReset(t *testing.T) {
 		t.Errorf("made again: %v", got)
 	}
 	// Branches in packed-refs are branches, too.
-	w.push(r, "blog", "main:refs/heads/packed")
+	push(t, w, r, "blog", "main:refs/heads/packed")
 	if _, err := r.run(t.Context(), "blog", "pack-refs", "--all"); err != nil {
 		t.Fatal(err)
 	}
 	if got := reset("main", one); got["refs/heads/packed"] != "" || got["refs/heads/main"] != one {
 		t.Errorf("packed: %v", got)
 	}
-	if err := r.Reset(t.Context(), "none", mesh.RepoState{Branch: "main", Commit: one}); err != nil {
+	if err := r.ResetBranch(t.Context(), "none"); err != nil {
 		t.Errorf("no repository: %v", err)
 	}
 }
 
-func TestRefuse_PutsBackAndKeepsFive(t *testing.T) {
+func TestUndo_PutsBackAndKeepsFive(t *testing.T) {
 	t.Parallel()
-	r := stackRepo(t)
-	w := newWork(t)
-	good := w.commit("good")
-	w.push(r, "blog", "main")
-	state := mesh.RepoState{Branch: "main", Commit: good}
+	var state mesh.RepoState
+	r := openIn(t, t.TempDir(), &state)
+	if err := r.Ensure("blog"); err != nil {
+		t.Fatal(err)
+	}
+	w := repostest.New(t)
+	good := w.Commit("good")
+	push(t, w, r, "blog", "main")
+	state = mesh.RepoState{Branch: "main", Commit: good}
 	var bad []mesh.Commit
 	for i := range 7 {
-		bad = append(bad, w.commit(fmt.Sprint("bad ", i)))
-		w.push(r, "blog", "main")
-		if err := r.refuse(t.Context(), "blog", mesh.RefUpdate{Ref: "refs/heads/main", Old: good, New: bad[i]}, state); err != nil {
+		bad = append(bad, w.Commit(fmt.Sprint("bad ", i)))
+		push(t, w, r, "blog", "main")
+		if err := r.Undo(t.Context(), "blog", mesh.RefUpdate{Ref: "refs/heads/main", Old: good, New: bad[i]}); err != nil {
 			t.Fatal(err)
 		}
 		if got := refs(t, r); got["refs/heads/main"] != good {
@@ -223,23 +203,23 @@ func TestRefuse_PutsBackAndKeepsFive(t *testing.T) {
 		t.Errorf("kept %v, want %v", got, want)
 	}
 	// Somebody has pushed since: their commit stays.
-	w.push(r, "blog", "main")
-	if err := r.refuse(t.Context(), "blog", mesh.RefUpdate{Ref: "refs/heads/main", New: bad[3]}, state); err != nil {
+	push(t, w, r, "blog", "main")
+	if err := r.Undo(t.Context(), "blog", mesh.RefUpdate{Ref: "refs/heads/main", New: bad[3]}); err != nil {
 		t.Fatal(err)
 	}
 	if got := refs(t, r)["refs/heads/main"]; got != bad[6] {
 		t.Errorf("a newer push was taken back to %s", got)
 	}
 	// An older commit that is refused again stays among the kept.
-	if err := r.refuse(t.Context(), "blog", mesh.RefUpdate{Ref: "refs/heads/main", New: bad[0]}, state); err != nil {
+	if err := r.Undo(t.Context(), "blog", mesh.RefUpdate{Ref: "refs/heads/main", New: bad[0]}); err != nil {
 		t.Fatal(err)
 	}
 	if got := refs(t, r)[keptRefs+string(bad[0])]; got != bad[0] {
 		t.Error("a commit that was just refused is not kept")
 	}
 	// A branch that is none of the stack's goes.
-	w.push(r, "blog", "main:refs/heads/x")
-	if err := r.refuse(t.Context(), "blog", mesh.RefUpdate{Ref: "refs/heads/x", New: bad[6]}, state); err != nil || refs(t, r)["refs/heads/x"] != "" {
+	push(t, w, r, "blog", "main:refs/heads/x")
+	if err := r.Undo(t.Context(), "blog", mesh.RefUpdate{Ref: "refs/heads/x", New: bad[6]}); err != nil || refs(t, r)["refs/heads/x"] != "" {
 		t.Errorf("%v, %v", err, refs(t, r))
 	}
 	if r.kept("none") != nil {
@@ -247,20 +227,16 @@ func TestRefuse_PutsBackAndKeepsFive(t *testing.T) {
 	}
 }
 
-func TestOpenRepos_RemovesWhatAKilledGitLeft(t *testing.T) {
+func TestOpen_RemovesWhatAKilledGitLeft(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	r, err := OpenRepos(dir, 0, log)
-	if err != nil {
+	r := openIn(t, dir, &mesh.RepoState{Branch: "main"})
+	if err := r.Ensure("blog"); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.ensure("blog"); err != nil {
-		t.Fatal(err)
-	}
-	w := newWork(t)
-	c := w.commit("one")
-	w.push(r, "blog", "main")
+	w := repostest.New(t)
+	c := w.Commit("one")
+	push(t, w, r, "blog", "main")
 	left := []string{"blog.git/objects/tmp_objdir-incoming-x/pack/p", "blog.git/objects/pack/tmp_pack_x", "blog.git/refs/heads/main.lock", "blog.git/HEAD.lock", "blog.git/packed-refs.lock", "shop.git.new/HEAD"}
 	for _, p := range left {
 		path := filepath.Join(dir, "repos", p)
@@ -268,15 +244,13 @@ func TestOpenRepos_RemovesWhatAKilledGitLeft(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if r, err = OpenRepos(dir, 0, log); err != nil {
-		t.Fatal(err)
-	}
+	r = openIn(t, dir, &mesh.RepoState{Branch: "main"})
 	for _, p := range left {
 		if _, err := os.Stat(filepath.Join(dir, "repos", p)); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s is left: %v", p, err)
 		}
 	}
-	if err := r.Reset(t.Context(), "blog", mesh.RepoState{Branch: "main"}); err != nil {
+	if err := r.ResetBranch(t.Context(), "blog"); err != nil {
 		t.Error(err)
 	}
 	if refs(t, r)[keptRefs+string(c)] != c {
@@ -291,7 +265,7 @@ func TestGit_EnvironmentIsItsOwn(t *testing.T) {
 		"GIT_PROTOCOL=version=2": true, "GIT_PROTOCOL=version=3": false, "GIT_PROTOCOL=version=2:x": false, "GIT_PROTOCOL=": false, "GIT_CONFIG_COUNT=1": false,
 		"GIT_SSH_COMMAND=id": false, "LD_PRELOAD=x": false, "PATH=/tmp": false, "GIT_DIR=/": false,
 	} {
-		cmd := r.git(t.Context(), "blog", []string{in}, "receive-pack")
+		cmd := r.Git(t.Context(), "blog", []string{in}, "receive-pack")
 		if slices.Contains(cmd.Env, in) != passes {
 			t.Errorf("%s: environment %q", in, cmd.Env)
 		}
@@ -304,26 +278,26 @@ func TestGit_EnvironmentIsItsOwn(t *testing.T) {
 func TestOpen_TreeInOrder(t *testing.T) {
 	t.Parallel()
 	r := stackRepo(t)
-	w := newWork(t)
+	w := repostest.New(t)
 	big := make([]byte, 3<<20)
 	if _, err := rand.Read(big); err != nil {
 		t.Fatal(err)
 	}
-	w.write("a/x", []byte("in a"), 0o644)
-	w.write("a/y/z", []byte("deep"), 0o644)
-	w.write("a.b", []byte("after a/ in bytes, before it for git"), 0o644)
-	w.write("a0", nil, 0o644)
-	w.write("bin/run", []byte("#!/bin/sh\n"), 0o755)
-	w.write("big", big, 0o644)
-	w.write("grüße\n", []byte("name"), 0o644)
-	if err := errors.Join(os.Symlink("../nowhere/at all", filepath.Join(w.dir, "link")), os.Symlink("a", filepath.Join(w.dir, "dirlink"))); err != nil {
+	w.Write("a/x", []byte("in a"), 0o644)
+	w.Write("a/y/z", []byte("deep"), 0o644)
+	w.Write("a.b", []byte("after a/ in bytes, before it for git"), 0o644)
+	w.Write("a0", nil, 0o644)
+	w.Write("bin/run", []byte("#!/bin/sh\n"), 0o755)
+	w.Write("big", big, 0o644)
+	w.Write("grüße\n", []byte("name"), 0o644)
+	if err := errors.Join(os.Symlink("../nowhere/at all", filepath.Join(w.Dir, "link")), os.Symlink("a", filepath.Join(w.Dir, "dirlink"))); err != nil {
 		t.Fatal(err)
 	}
-	w.git("update-index", "--add", "--cacheinfo", "160000,"+string(idA)+",module")
-	w.git("add", "-A", "--", ":!module")
-	w.git("commit", "-q", "-m", "one")
-	c := mesh.Commit(w.git("rev-parse", "HEAD"))
-	w.push(r, "blog", "main")
+	w.Git("update-index", "--add", "--cacheinfo", "160000,"+strings.Repeat("a", 40)+",module")
+	w.Git("add", "-A", "--", ":!module")
+	w.Git("commit", "-q", "-m", "one")
+	c := mesh.Commit(w.Git("rev-parse", "HEAD"))
+	push(t, w, r, "blog", "main")
 	tree, subject, release, err := r.Open(t.Context(), "blog", c)
 	if err != nil {
 		t.Fatal(err)
@@ -348,7 +322,7 @@ func TestOpen_TreeInOrder(t *testing.T) {
 	}
 	want := []string{
 		"a drwxr-xr-x 0", "a/x -rw-r--r-- 4", "a/y drwxr-xr-x 0", "a/y/z -rw-r--r-- 4", "a.b -rw-r--r-- 36", "a0 -rw-r--r-- 0", "big -rw-r--r-- 3145728", "bin drwxr-xr-x 0", "bin/run -rwxr-xr-x 10",
-		"dirlink Lrwxrwxrwx 0 → a", "grüße\n -rw-r--r-- 4", "link Lrwxrwxrwx 0 → ../nowhere/at all", "module drwxr-xr-x 0 @ " + string(idA),
+		"dirlink Lrwxrwxrwx 0 → a", "grüße\n -rw-r--r-- 4", "link Lrwxrwxrwx 0 → ../nowhere/at all", "module drwxr-xr-x 0 @ " + strings.Repeat("a", 40),
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
@@ -369,10 +343,10 @@ func TestOpen_TreeInOrder(t *testing.T) {
 			t.Error("big is something else")
 		}
 	}
-	if _, err := tree.Open(mesh.TreeEntry{Path: "x", ID: string(idB)}); err == nil {
+	if _, err := tree.Open(mesh.TreeEntry{Path: "x", ID: string(mesh.Commit(strings.Repeat("b", 40)))}); err == nil {
 		t.Error("a file that is not there")
 	}
-	if _, _, _, err := r.Open(t.Context(), "blog", idB); err == nil {
+	if _, _, _, err := r.Open(t.Context(), "blog", mesh.Commit(strings.Repeat("b", 40))); err == nil {
 		t.Error("a commit that is not there")
 	}
 }
@@ -382,12 +356,12 @@ func TestOpen_TreeInOrder(t *testing.T) {
 func TestOpen_ManyFilesInOnePack(t *testing.T) {
 	t.Parallel()
 	r := stackRepo(t)
-	w := newWork(t)
+	w := repostest.New(t)
 	for i := range 300 {
-		w.write(fmt.Sprintf("d%d/f%03d", i%7, i), fmt.Appendf(nil, "file %d", i), 0o644)
+		w.Write(fmt.Sprintf("d%d/f%03d", i%7, i), fmt.Appendf(nil, "file %d", i), 0o644)
 	}
-	c := w.commit("many")
-	w.push(r, "blog", "main")
+	c := w.Commit("many")
+	push(t, w, r, "blog", "main")
 	tree, _, release, err := r.Open(t.Context(), "blog", c)
 	if err != nil {
 		t.Fatal(err)
@@ -428,7 +402,7 @@ func TestOpen_ManyFilesInOnePack(t *testing.T) {
 func TestOpen_SubjectIsPrintable(t *testing.T) {
 	t.Parallel()
 	r := stackRepo(t)
-	w := newWork(t)
+	w := repostest.New(t)
 	for message, want := range map[string]string{
 		"Fix header\n\nbody":            "Fix header",
 		"\n\n  spaced  \nx":             "spaced",
@@ -437,8 +411,8 @@ func TestOpen_SubjectIsPrintable(t *testing.T) {
 		strings.Repeat("x", 100):        strings.Repeat("x", 72) + "…",
 		"grüße 世界":                      "grüße 世界",
 	} {
-		c := w.commit(message)
-		w.push(r, "blog", "main")
+		c := w.Commit(message)
+		push(t, w, r, "blog", "main")
 		_, subject, release, err := r.Open(t.Context(), "blog", c)
 		if err != nil {
 			t.Fatal(err)
@@ -453,20 +427,20 @@ func TestOpen_SubjectIsPrintable(t *testing.T) {
 func TestPeel(t *testing.T) {
 	t.Parallel()
 	r := stackRepo(t)
-	w := newWork(t)
-	w.write("f", []byte("x"), 0o644)
-	c := w.commit("one")
-	w.git("tag", "-a", "-m", "x", "v1")
-	w.git("tag", "-a", "-m", "x", "v2", "v1")
-	w.git("tag", "-a", "-m", "x", "tree", "HEAD^{tree}")
-	w.push(r, "blog", "main", "v1", "v2", "tree")
+	w := repostest.New(t)
+	w.Write("f", []byte("x"), 0o644)
+	c := w.Commit("one")
+	w.Git("tag", "-a", "-m", "x", "v1")
+	w.Git("tag", "-a", "-m", "x", "v2", "v1")
+	w.Git("tag", "-a", "-m", "x", "tree", "HEAD^{tree}")
+	push(t, w, r, "blog", "main", "v1", "v2", "tree")
 	got := refs(t, r)
 	for _, tag := range []string{"refs/heads/main", "refs/tags/v1", "refs/tags/v2"} {
-		if p, err := r.peel("blog", got[tag]); err != nil || p != c {
+		if p, err := r.Peel("blog", got[tag]); err != nil || p != c {
 			t.Errorf("%s peels to %s, %v", tag, p, err)
 		}
 	}
-	if p, err := r.peel("blog", got["refs/tags/tree"]); err == nil {
+	if p, err := r.Peel("blog", got["refs/tags/tree"]); err == nil {
 		t.Errorf("a tagged tree peels to %s", p)
 	}
 }
@@ -475,17 +449,14 @@ func TestPeel(t *testing.T) {
 // missing may be the record.
 func TestPrune_DeletesOnlyWhatWasDestroyed(t *testing.T) {
 	t.Parallel()
-	r, err := OpenRepos(t.TempDir(), 0, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := openRepos(t)
 	for _, name := range []mesh.StackName{"kept", "was", "destroyed", "unheard-of"} {
-		if err := r.ensure(name); err != nil {
+		if err := r.Ensure(name); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var aside []string
-	err = r.Prune([]mesh.Stack{{Name: "kept"}, {Name: "now", Was: "was"}}, []mesh.StackName{"destroyed", "was"}, func(path string) error {
+	err := r.Prune([]mesh.Stack{{Name: "kept"}, {Name: "now", Was: "was"}}, []mesh.StackName{"destroyed", "was"}, func(path string) error {
 		aside = append(aside, filepath.Base(path))
 		return nil
 	})

@@ -1,4 +1,4 @@
-package receiver
+package repos
 
 import (
 	"archive/tar"
@@ -149,7 +149,7 @@ func TestUnpack_IDsAreGits(t *testing.T) {
 func TestUnpack_Refusals(t *testing.T) {
 	t.Parallel()
 	r := openRepos(t)
-	r.maxInput = 1 << 20
+	r.MaxInput = 1 << 20
 	var huge bytes.Buffer
 	w := tar.NewWriter(&huge)
 	_ = w.WriteHeader(&tar.Header{Name: "a", Mode: 0o644, Size: 1, Format: tar.FormatGNU})
@@ -231,7 +231,7 @@ func FuzzUnpack(f *testing.F) {
 		f.Add(tarOf(f, s...))
 	}
 	r := openRepos(f)
-	r.maxInput = 1 << 20
+	r.MaxInput = 1 << 20
 	f.Fuzz(func(t *testing.T, data []byte) {
 		tr, _, release, err := r.Unpack(t.Context(), bytes.NewReader(data))
 		if err != nil {

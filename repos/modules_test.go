@@ -1,4 +1,4 @@
-package receiver
+package repos
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"mesh"
+	"mesh/repos/repostest"
 )
 
 // anywhere lets everything be fetched, from an address of its own.
@@ -39,13 +40,13 @@ func TestFetchModules_URLIsNoCommand(t *testing.T) {
 		r := stackRepo(t)
 		// The server's own words of a host are no better.
 		r.Egress = anywhere{netip.MustParseAddr("2606:4700::1111").WithZone("$(id>pwned)")}
-		w := newWork(t)
-		w.write(".gitmodules", []byte("[submodule \"m\"]\n\tpath = m\n\turl = \""+at+"\"\n"), 0o644)
-		w.git("update-index", "--add", "--cacheinfo", "160000,"+strings.Repeat("1", 40)+",m")
-		w.git("add", ".gitmodules")
-		w.git("commit", "-q", "-m", "module")
-		w.push(r, "blog", "HEAD:main")
-		_, err := r.FetchModules(t.Context(), "blog", mesh.Commit(w.git("rev-parse", "HEAD")), func(string) {})
+		w := repostest.New(t)
+		w.Write(".gitmodules", []byte("[submodule \"m\"]\n\tpath = m\n\turl = \""+at+"\"\n"), 0o644)
+		w.Git("update-index", "--add", "--cacheinfo", "160000,"+strings.Repeat("1", 40)+",m")
+		w.Git("add", ".gitmodules")
+		w.Git("commit", "-q", "-m", "module")
+		push(t, w, r, "blog", "HEAD:main")
+		_, err := r.FetchModules(t.Context(), "blog", mesh.Commit(w.Git("rev-parse", "HEAD")), func(string) {})
 		if err == nil || !strings.Contains(err.Error(), "the submodule m cannot be fetched") {
 			t.Errorf("%s: %v", at, err)
 		}
@@ -60,13 +61,13 @@ func TestFetchModules_URLIsNoCommand(t *testing.T) {
 // data directory are called.
 func TestQuoted_IsOneWord(t *testing.T) {
 	t.Parallel()
-	w := newWork(t)
+	w := repostest.New(t)
 	for _, word := range []string{"", "a b", "it's", "$(id>pwned)", "`id>pwned`", "';id>pwned;'", `\\`} {
-		if got := w.git("-c", "alias.x=!printf '%s|' "+quoted(word)+" #", "x"); got != word+"|" {
+		if got := w.Git("-c", "alias.x=!printf '%s|' "+quoted(word)+" #", "x"); got != word+"|" {
 			t.Errorf("%q became %q", word, got)
 		}
 	}
-	if _, err := os.Stat(filepath.Join(w.dir, "pwned")); err == nil {
+	if _, err := os.Stat(filepath.Join(w.Dir, "pwned")); err == nil {
 		t.Error("the shell ran it")
 	}
 }

@@ -1,0 +1,70 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"mesh"
+)
+
+// AdmitPush tells whether a key may push to a stack, which need not exist, and
+// whether a push could succeed at all, before anything is received.
+func (d *Deployer) AdmitPush(ctx context.Context, key mesh.Key, stack mesh.StackName) error {
+	st, err := d.Store.Stack(ctx, stack)
+	exists := err == nil
+	if key.May(mesh.AccessDeploy, stack) {
+		if err := d.free(stack); err != nil {
+			return err
+		}
+	}
+	if err != nil && !errors.Is(err, mesh.NoStack) {
+		return err
+	}
+	switch {
+	case exists && !key.May(mesh.AccessRead, stack), !exists && !key.May(mesh.AccessDeploy, stack):
+		return mesh.Errorf(mesh.NoStack, "no stack is named %q", stack).WithHint("list those that your key may see with: ssh mesh stacks")
+	case !key.May(mesh.AccessDeploy, stack):
+		return mesh.Errorf(mesh.Denied, "the key %q may read %s but not push to it", key.Name, stack).WithHint("ask an admin for the deploy role")
+	}
+	if st.Lock != nil {
+		return locked(st)
+	}
+	if d.DiskFree != nil {
+		if free, err := d.DiskFree(); err == nil && free < minFree {
+			return mesh.Errorf(mesh.Unavailable, "the server's disk is full: %d MB free, a push needs %d MB", free>>20, minFree>>20).
+				WithHint("make room on the server, for example with: docker system prune")
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return d.Runner.Ping(ctx)
+}
+
+// AdmitRef tells whether a ref may move: the deploy branch and tags may.
+func (d *Deployer) AdmitRef(ctx context.Context, key mesh.Key, stack mesh.StackName, ref mesh.RefUpdate) error {
+	if !key.May(mesh.AccessDeploy, stack) {
+		return mesh.Errorf(mesh.Denied, "the key %q may not push to %s", key.Name, stack)
+	}
+	if ref.Tag() != "" {
+		return nil
+	}
+	if ref.Branch() == "" {
+		return mesh.Errorf(mesh.Invalid, "only branches and tags can be pushed, not %s", mesh.Clip(ref.Ref, 80))
+	}
+	st, err := d.Store.Stack(ctx, stack)
+	if err != nil && !errors.Is(err, mesh.NoStack) {
+		return err
+	}
+	branch := st.Settings.Branch
+	switch {
+	case branch != "" && ref.Branch() != branch && ref.New == "":
+		return mesh.Errorf(mesh.NotFound, "there is no branch %s here", mesh.Clip(ref.Branch(), 60))
+	case ref.New == "":
+		return mesh.Errorf(mesh.Denied, "the deploy branch cannot be deleted").WithHint("to remove the stack: ssh mesh stacks:destroy -a %s --confirm %s", stack, stack)
+	case branch != "" && ref.Branch() != branch:
+		return mesh.Errorf(mesh.Denied, "%s deploys %s only: git push mesh %s:%s", stack, branch, mesh.Clip(ref.Branch(), 60), branch).
+			WithHint("or change the deploy branch: ssh mesh build:set -a %s branch=%s", stack, mesh.Clip(ref.Branch(), 60))
+	}
+	return nil
+}

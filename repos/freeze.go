@@ -1,0 +1,70 @@
+package repos
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Freeze makes a copy of all repositories as they are, for a backup, in a folder
+// that thaw removes. It takes no room: the files are hard links. git never writes
+// into a file that is there, so they stay what they are; no repository is packed
+// anew meanwhile, so nothing is missing.
+//
+// first is called before, and no repository is renamed from then on: what it has
+// seen is there.
+func (r *Repos) Freeze(ctx context.Context, first func() error) (dir string, thaw func(), err error) {
+	r.names.Lock()
+	defer r.names.Unlock()
+	if err := first(); err != nil {
+		return "", nil, err
+	}
+	dir, err = os.MkdirTemp(r.dir, "freeze-*.new") // what a kill leaves is removed at the start
+	if err != nil {
+		return "", nil, full(err)
+	}
+	thaw = func() { _ = os.RemoveAll(dir) }
+	found, err := filepath.Glob(filepath.Join(r.dir, "*.git"))
+	for _, repo := range found {
+		if err == nil {
+			err = r.freeze(ctx, repo, filepath.Join(dir, filepath.Base(repo)))
+		}
+	}
+	if err != nil {
+		thaw()
+		return "", nil, full(err)
+	}
+	return dir, thaw, nil
+}
+
+func (r *Repos) freeze(ctx context.Context, from, to string) error {
+	r.mu.Lock() // as packing has it
+	defer r.mu.Unlock()
+	return filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // a push has just ended
+		}
+		if err != nil || ctx.Err() != nil {
+			return errors.Join(err, context.Cause(ctx))
+		}
+		rel, err := filepath.Rel(from, p)
+		if err != nil {
+			return err
+		}
+		switch name := d.Name(); {
+		case d.IsDir() && strings.HasPrefix(name, "tmp_objdir-"):
+			return filepath.SkipDir // a push under way
+		case d.IsDir():
+			return os.MkdirAll(filepath.Join(to, rel), 0o700)
+		case !d.Type().IsRegular() || strings.HasSuffix(name, ".lock") || strings.HasPrefix(name, "tmp_"):
+			return nil
+		}
+		if err := os.Link(p, filepath.Join(to, rel)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	})
+}

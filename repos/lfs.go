@@ -1,0 +1,323 @@
+package repos
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/charmbracelet/git-lfs-transfer/transfer"
+
+	"mesh"
+)
+
+// TransferLFS takes or gives the objects of Git LFS, which come before the push that
+// needs them: it speaks git-lfs-transfer with a client until that ends or a read fails.
+// The objects are in the stack's repository, where git-lfs keeps them, too. The caller
+// has entered the repository.
+func (r *Repos) TransferLFS(ctx context.Context, stack mesh.StackName, upload bool, client io.Reader, out io.Writer) (err error) {
+	op := transfer.DownloadOperation
+	if upload {
+		op = transfer.UploadOperation
+	}
+	in := &commandReader{Reader: client, left: maxLFSCommand}
+	b := &lfsBackend{dir: r.lfs(stack), max: r.MaxInput, upload: upload, in: in}
+	defer b.close()
+	defer func() {
+		// The library trusts the number of words in a line.
+		if p := recover(); p != nil {
+			r.Logger.WarnContext(ctx, "git-lfs-transfer ended by what its client sent", "stack", stack, "err", fmt.Sprint(p))
+			err = mesh.Errorf(mesh.Invalid, "that is not Git LFS")
+		}
+	}()
+	line := transfer.NewPktline(in, out)
+	if err := line.WritePacketText("version=1"); err != nil {
+		return err
+	}
+	if err := line.WriteFlush(); err != nil {
+		return err
+	}
+	if err := transfer.NewProcessor(line, b).ProcessCommands(op); err != nil && ctx.Err() == nil {
+		return mesh.Errorf(mesh.Failed, "the transfer of Git LFS objects has ended: %w", err)
+	}
+	return nil
+}
+
+// lfs is the folder of a stack's objects.
+func (r *Repos) lfs(stack mesh.StackName) string { return filepath.Join(r.path(stack), "lfs") }
+
+// lfsBackend is a folder of objects, for one client.
+type lfsBackend struct {
+	dir    string
+	max    int64 // bytes of one object
+	total  int64 // bytes of all objects of the stack; 0: maxLFS
+	upload bool
+	in     *commandReader
+	open   []io.Closer
+}
+
+// maxLFSCommand is how many bytes a command of a client of Git LFS may have, objects
+// aside. Clients ask for 100 objects at a time (lfs.transfer.batchSize), in 8 KB; the
+// library keeps a list whole, and takes four times its bytes for it.
+const maxLFSCommand = 4 << 20
+
+// commandReader bounds what is read between two calls of the backend. It is for one
+// goroutine.
+type commandReader struct {
+	io.Reader
+	left int64
+}
+
+func (c *commandReader) Read(p []byte) (int, error) {
+	if c.left <= 0 {
+		return 0, fmt.Errorf("a command may have %d MB", maxLFSCommand>>20)
+	}
+	n, err := c.Reader.Read(p[:min(int64(len(p)), c.left)])
+	c.left -= int64(n)
+	return n, err
+}
+
+func (b *lfsBackend) close() {
+	for _, f := range b.open {
+		_ = f.Close()
+	}
+}
+
+// Batch tells which objects are there.
+func (b *lfsBackend) Batch(_ transfer.Operation, list []transfer.OidWithSize) (items []transfer.BatchItem, err error) {
+	b.in.left = maxLFSCommand
+	for _, o := range list {
+		if !o.Oid.Valid() {
+			return nil, transfer.ErrInvalidOid
+		}
+		item := transfer.BatchItem{Oid: o.Oid, Size: o.Size}
+		if st, err := o.Oid.Stat(b.dir); err == nil {
+			item.Size, item.Present = st.Size(), true
+		}
+		items = append(items, item)
+	}
+	return items, nil
+}
+
+// StartUpload reads an object into a file beside the others; FinishUpload is called
+// when its hash is right.
+func (b *lfsBackend) StartUpload(oid transfer.Oid, r io.Reader, _ ...string) (any, error) {
+	if !oid.Valid() || !b.upload {
+		return nil, transfer.ErrNotAllowed
+	}
+	b.in.left = math.MaxInt64 // the object has a limit of its own
+	defer func() { b.in.left = maxLFSCommand }()
+	tmp := filepath.Join(b.dir, "tmp")
+	if err := os.MkdirAll(tmp, 0o700); err != nil {
+		return nil, full(err)
+	}
+	f, err := os.CreateTemp(tmp, "upload-*")
+	if err != nil {
+		return nil, full(err)
+	}
+	b.open = append(b.open, closer(func() error { return os.Remove(f.Name()) }))
+	used, err := b.used()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	left := max(0, cmp.Or(b.total, maxLFS)-used)
+	n, err := io.Copy(f, io.LimitReader(r, min(b.max, left)+1))
+	switch {
+	case err != nil:
+	case n > left:
+		err = fmt.Errorf("the objects of this stack have %d MB, and may have %d MB together; keep older ones elsewhere", used>>20, cmp.Or(b.total, maxLFS)>>20)
+	case n > b.max:
+		err = fmt.Errorf("an object may have %d MB", b.max>>20)
+	}
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return nil, full(err)
+	}
+	return [2]string{f.Name(), oid.ExpectedPath(b.dir)}, nil
+}
+
+// maxLFS is how many bytes the objects of a stack may have together. They stay as long
+// as the stack does: which of them an old commit needs, only its files tell.
+const maxLFS = 32 << 30
+
+// used is how many bytes the objects have.
+func (b *lfsBackend) used() (sum int64, err error) {
+	err = filepath.WalkDir(filepath.Join(b.dir, "objects"), func(_ string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			sum += info.Size()
+		}
+		return err
+	})
+	return sum, err
+}
+
+type closer func() error
+
+func (c closer) Close() error { return c() }
+
+// FinishUpload puts an object where it belongs.
+func (b *lfsBackend) FinishUpload(state any, _ ...string) error {
+	names, ok := state.([2]string)
+	if !ok {
+		return errors.New("no upload was started")
+	}
+	if err := os.MkdirAll(filepath.Dir(names[1]), 0o700); err != nil {
+		return full(err)
+	}
+	return full(os.Rename(names[0], names[1]))
+}
+
+// Verify tells whether an object is there.
+func (b *lfsBackend) Verify(oid transfer.Oid, args map[string]string) (transfer.Status, error) {
+	b.in.left = maxLFSCommand
+	if !oid.Valid() {
+		return nil, transfer.ErrInvalidOid
+	}
+	st, err := oid.Stat(b.dir)
+	if err != nil {
+		return transfer.NewFailureStatus(transfer.StatusNotFound, "not found"), nil //nolint:nilerr // that is the answer
+	}
+	if size, err := strconv.ParseInt(args["size"], 10, 64); err == nil && size != st.Size() {
+		return transfer.NewFailureStatus(transfer.StatusConflict, "size mismatch"), nil
+	}
+	return transfer.SuccessStatus(), nil
+}
+
+// Download opens an object.
+func (b *lfsBackend) Download(oid transfer.Oid, _ ...string) (fs.File, error) {
+	b.in.left = maxLFSCommand
+	if !oid.Valid() {
+		return nil, transfer.ErrInvalidOid
+	}
+	f, err := os.Open(oid.ExpectedPath(b.dir))
+	if err == nil {
+		b.open = append(b.open, f)
+	}
+	return f, err
+}
+
+// LockBackend has no locks: a deploy target is not where people edit.
+func (b *lfsBackend) LockBackend() transfer.LockBackend { return noLocks{} }
+
+type noLocks struct{}
+
+func (noLocks) Create(string) (transfer.Lock, error) { return nil, transfer.ErrNotAllowed }
+
+func (noLocks) Unlock(transfer.Lock) error { return transfer.ErrNotAllowed }
+
+func (noLocks) FromPath(string) (transfer.Lock, error) { return nil, nil }
+
+func (noLocks) FromID(string) (transfer.Lock, error) { return nil, transfer.ErrNotAllowed }
+
+func (noLocks) Range(func(transfer.Lock) error) error { return nil }
+
+var (
+	lfsOid  = regexp.MustCompile(`(?m)^oid sha256:([0-9a-f]{64})$`)
+	lfsSize = regexp.MustCompile(`(?m)^size (\d+)$`)
+)
+
+// maxAttributes is how many bytes a .gitattributes may have.
+const maxAttributes = 1 << 20
+
+// smudge makes of the pointers of Git LFS in a tree the files that they point to,
+// where those are here. Pointers are looked for only where .gitattributes has the
+// filter: reading each small file would cost.
+func (t *tree) smudge(dir string, total size) error {
+	uses := false
+	for _, e := range t.entries {
+		if path.Base(e.Path) == ".gitattributes" && e.Mode.IsRegular() {
+			if e.Size > maxAttributes {
+				return mesh.Errorf(mesh.Invalid, "%s is larger than %d MB", quote(e.Path), maxAttributes>>20).WithHint("shorten it: a pattern may have wildcards")
+			}
+			text, err := t.small(e)
+			if err != nil {
+				return err
+			}
+			uses = uses || bytes.Contains(text, []byte("filter=lfs"))
+		}
+	}
+	if !uses {
+		return nil
+	}
+	grown := int64(0) // bytes of all files, pointers taken as what they point to
+	for i, e := range t.entries {
+		if !e.Mode.IsRegular() || e.Size < 100 || e.Size > 1024 { // the format's own limit
+			continue
+		}
+		text, err := t.small(e)
+		if err != nil {
+			return err
+		}
+		oid, size := lfsOid.FindSubmatch(text), lfsSize.FindSubmatch(text)
+		if !bytes.HasPrefix(text, []byte("version https://git-lfs.github.com/spec/")) || oid == nil || size == nil {
+			continue
+		}
+		file := transfer.Oid(oid[1]).ExpectedPath(dir)
+		st, err := os.Stat(file)
+		if err != nil {
+			continue // the builder warns
+		}
+		if t.large == nil {
+			t.large = map[string]string{}
+		}
+		t.large[string(oid[1])] = file
+		t.entries[i].ID, t.entries[i].Size = string(oid[1]), st.Size()
+		grown += st.Size() - e.Size
+	}
+	return (size{bytes: total.bytes + grown}).check(leaveOutOfGit)
+}
+
+func (t *tree) small(e mesh.TreeEntry) ([]byte, error) {
+	r, err := t.Open(e)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = r.Close() }()
+	return io.ReadAll(io.LimitReader(r, maxAttributes))
+}
+
+// checked reads an object of Git LFS and fails at its end when it is not what its
+// name says: a disk may forget.
+type checked struct {
+	*os.File
+	want string
+	sum  interface {
+		io.Writer
+		Sum([]byte) []byte
+	}
+}
+
+func openChecked(file, oid string) (io.ReadCloser, error) {
+	f, err := os.Open(file) //nolint:gosec // a path made of hex digits
+	if err != nil {
+		return nil, err
+	}
+	return &checked{File: f, want: oid, sum: sha256.New()}, nil
+}
+
+func (c *checked) Read(p []byte) (int, error) {
+	n, err := c.File.Read(p)
+	_, _ = c.sum.Write(p[:n])
+	if errors.Is(err, io.EOF) && hex.EncodeToString(c.sum.Sum(nil)) != c.want {
+		return n, fmt.Errorf("the Git LFS object %s is damaged", strings.ToLower(c.want[:12]))
+	}
+	return n, err
+}
