@@ -6,10 +6,11 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 	"time"
+
+	"mesh/deploy/manifest"
 
 	"mesh"
 )
@@ -21,11 +22,11 @@ func (d *Deployer) declared(a *attempt, st mesh.Stack, src *source) (mesh.Stack,
 		st.Declared = src.declared.Settings
 		return st, nil
 	}
-	m, err := manifest(src.tree, st.Settings.Root)
+	m, err := manifest.OfTree(src.tree, st.Settings.Root)
 	if err != nil {
 		return st, phaseFailed("build failed", err)
 	}
-	src.manifest, src.declared = m, mesh.Declared{Commands: m.Services, Files: m.source, Settings: m.Settings}
+	src.manifest, src.declared = m, mesh.Declared{Commands: m.Services, Files: m.Files, Settings: m.Settings}
 	st.Declared = m.Settings
 	st.Config, err = wanted(m.Vars, st)
 	if err != nil {
@@ -62,7 +63,7 @@ func (d *Deployer) openTree(ctx context.Context, a *attempt, repo mesh.StackName
 }
 
 // wanted is the config with the vars that app.json gives where there are none.
-func wanted(vars map[string]Var, st mesh.Stack) (mesh.Config, error) {
+func wanted(vars map[string]manifest.Var, st mesh.Stack) (mesh.Config, error) {
 	config := maps.Clone(st.Config)
 	if config == nil {
 		config = mesh.Config{}
@@ -117,7 +118,7 @@ func (src source) keep(s *mesh.Stack, config mesh.Config) {
 }
 
 // tellDeclared prints what is not as it is by default, and who said so.
-func (d *Deployer) tellDeclared(a *attempt, st mesh.Stack, m Manifest, before mesh.Config) {
+func (d *Deployer) tellDeclared(a *attempt, st mesh.Stack, m manifest.Manifest, before mesh.Config) {
 	var lines [][2]string
 	set := st.Effective()
 	for _, name := range mesh.SettingNames() {
@@ -136,9 +137,9 @@ func (d *Deployer) tellDeclared(a *attempt, st mesh.Stack, m Manifest, before me
 			lines = append(lines, [2]string{"config var " + name, "app.json"})
 		}
 	}
-	for _, name := range slices.SortedFunc(maps.Keys(m.source), mesh.CompareServices) {
-		if m.source[name] != "Procfile" {
-			lines = append(lines, [2]string{string(name) + ": " + mesh.Clip(m.Services[name], 60), m.source[name]})
+	for _, name := range slices.SortedFunc(maps.Keys(m.Files), mesh.CompareServices) {
+		if m.Files[name] != "Procfile" {
+			lines = append(lines, [2]string{string(name) + ": " + mesh.Clip(m.Services[name], 60), m.Files[name]})
 		}
 	}
 	if len(lines) > 0 {
@@ -174,61 +175,11 @@ func (d *Deployer) skipped(ctx context.Context, st mesh.Stack, src source) (bool
 		return false, nil //nolint:nilerr // what cannot be compared is built
 	}
 	defer closeOld()
-	was := map[string]mesh.TreeEntry{}
-	for _, e := range old.Entries() {
-		if !e.Mode.IsDir() || e.Module != "" {
-			was[e.Path] = e
-		}
-	}
-	for _, e := range src.tree.Entries() {
-		if e.Mode.IsDir() && e.Module == "" {
-			continue
-		}
-		before, there := was[e.Path]
-		delete(was, e.Path)
-		if (!there || before != e) && matchAny(watch, e.Path) {
-			return false, nil
-		}
-	}
-	for p := range was {
-		if matchAny(watch, p) {
-			return false, nil
-		}
-	}
-	return true, nil
+	return !manifest.Touches(watch, old, src.tree), nil
 }
 
 // compareWait is how long a tree may take to open that is only compared with.
 const compareWait = 10 * time.Second
-
-func matchAny(patterns []string, p string) bool {
-	return slices.ContainsFunc(patterns, func(w string) bool {
-		return matchPath(strings.Split(strings.Trim(w, "/"), "/"), strings.Split(p, "/"))
-	})
-}
-
-// matchPath matches a path as .gitignore does with a slash in front: "**" is any
-// number of folders, and a pattern that names a folder means all that is in it.
-func matchPath(pattern, p []string) bool {
-	for len(pattern) > 0 {
-		if pattern[0] == "**" {
-			for i := range len(p) + 1 {
-				if matchPath(pattern[1:], p[i:]) {
-					return true
-				}
-			}
-			return false
-		}
-		if len(p) == 0 {
-			return false
-		}
-		if ok, err := path.Match(pattern[0], p[0]); err != nil || !ok {
-			return false
-		}
-		pattern, p = pattern[1:], p[1:]
-	}
-	return true
-}
 
 // Dockerfile is the text that a stack's last commit is built with, and whether
 // mesh has written it.
@@ -250,7 +201,7 @@ func (d *Deployer) Dockerfile(ctx context.Context, name mesh.StackName) (text st
 		return "", false, err
 	}
 	defer closeTree()
-	m, err := manifest(tree, st.Settings.Root)
+	m, err := manifest.OfTree(tree, st.Settings.Root)
 	if err != nil {
 		return "", false, err
 	}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"mesh/deploy/manifest"
+
 	"mesh"
 )
 
@@ -68,7 +70,7 @@ type source struct {
 	from        mesh.From              // the prebuilt image
 	image       *mesh.Image            // one that is there already: nothing is built
 	declared    mesh.Declared          // by the tree, or by the release that the image is from
-	manifest    Manifest               // of the tree
+	manifest    manifest.Manifest      // of the tree
 	force       bool                   // build also what touches nothing that is watched
 	fresh       bool                   // build also what was built before
 	dockerfile  string                 // instead of the stack's setting
@@ -330,7 +332,7 @@ func (d *Deployer) runOnce(ctx context.Context, a *attempt, st mesh.Stack, r mes
 	a.step(what, "%s: %s", strings.ToUpper(what[:1])+what[1:], command)
 	name := mesh.InstanceName{Service: mesh.ReleaseCommand, Slot: 1}
 	e := env(r, name)
-	p, err := Process(command, r.Image, e)
+	p, err := manifest.Process(command, r.Image, e)
 	if err != nil {
 		return phaseFailed(what+" failed", err)
 	}

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"mesh/deploy/manifest"
+
 	"mesh"
 )
 
@@ -101,7 +103,7 @@ func specs(st mesh.Stack, r mesh.Release, dep mesh.DeploymentNumber) ([]mesh.Ins
 		for slot := 1; slot <= r.Formation[svc]; slot++ {
 			name := mesh.InstanceName{Service: svc, Slot: slot}
 			e := env(r, name)
-			p, err := Process(s.Command, r.Image, e)
+			p, err := manifest.Process(s.Command, r.Image, e)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", svc, err)
 			}

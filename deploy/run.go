@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"mesh/deploy/manifest"
+
 	"mesh"
 )
 
@@ -49,7 +51,7 @@ func (d *Deployer) oneOff(ctx context.Context, run mesh.Run, name mesh.InstanceN
 	maps.Copy(e, run.Env)
 	p := mesh.Process{Entrypoint: run.Words}
 	if r.Image.Shell {
-		if p, err = Process(run.Line, mesh.Image{Shell: true}, e); err != nil {
+		if p, err = manifest.Process(run.Line, mesh.Image{Shell: true}, e); err != nil {
 			return mesh.OneOff{}, err
 		}
 	}

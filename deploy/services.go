@@ -5,6 +5,8 @@ import (
 	"io"
 	"maps"
 
+	"mesh/deploy/manifest"
+
 	"mesh"
 )
 
@@ -77,7 +79,7 @@ func (d *Deployer) SetReleaseCommand(ctx context.Context, stack mesh.StackName, 
 		return err
 	}
 	if line != "" {
-		if _, err := classify(line); err != nil {
+		if err := manifest.CheckCommand(line); err != nil {
 			return mesh.Errorf(mesh.Invalid, "the command %q cannot be read: %w", mesh.Clip(line, 80), err).WithHint("check its quotes; what works in sh -c works here")
 		}
 	}

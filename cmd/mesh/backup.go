@@ -24,8 +24,8 @@ import (
 	"mesh/store"
 )
 
-// manifest is the first file of a backup, by which restore knows it.
-type manifest struct {
+// backupHeader is the first file of a backup, by which restore knows it.
+type backupHeader struct {
 	Format  int       `json:"format"`
 	Version string    `json:"mesh"`
 	Created time.Time `json:"created"`
@@ -72,7 +72,7 @@ func (h *host) Backup(ctx context.Context, w io.Writer) (files int, err error) {
 				WithHint("make room where it is written, and try again: ssh mesh backup > FILE.tar")
 		}
 	}()
-	about, err := json.Marshal(manifest{Format: backupFormat, Version: h.info.Version, Created: time.Now().UTC()})
+	about, err := json.Marshal(backupHeader{Format: backupFormat, Version: h.info.Version, Created: time.Now().UTC()})
 	if err != nil {
 		return 0, err
 	}
@@ -282,7 +282,7 @@ func verify(src io.ReadSeeker) (files int, sound bool, err error) {
 		return 0, false, err
 	}
 	in := &counting{r: src}
-	var m manifest
+	var m backupHeader
 	seen := map[string]bool{}
 	for t := tar.NewReader(in); ; files++ {
 		h, err := t.Next()

@@ -15,7 +15,7 @@ import (
 
 	"mesh"
 	"mesh/builder/detect"
-	"mesh/deploy"
+	"mesh/deploy/manifest"
 )
 
 // ejects tells whether a command line is "build:dockerfile --eject", which the
@@ -51,7 +51,7 @@ func eject(words []string, ask func(words []string, stdout io.Writer) error, std
 			_ = set.Set(name, v) // one that this client does not know is none of its business
 		}
 	}
-	m, err := deploy.ReadManifest(set.Root, func(name string) (string, error) {
+	m, err := manifest.Read(set.Root, func(name string) (string, error) {
 		b, err := os.ReadFile(filepath.FromSlash(name)) //nolint:gosec // below the current folder
 		if errors.Is(err, fs.ErrNotExist) {
 			err = nil

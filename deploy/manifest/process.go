@@ -1,4 +1,4 @@
-package deploy
+package manifest
 
 import (
 	"errors"
@@ -334,4 +334,10 @@ func startsWithVariable(w *syntax.Word) bool {
 		}
 	}
 	return true
+}
+
+// CheckCommand refuses a command line that a shell cannot read.
+func CheckCommand(line string) error {
+	_, err := classify(line)
+	return err
 }

@@ -1,0 +1,142 @@
+package manifest
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"mesh"
+)
+
+// Var is a config var that app.json describes.
+type Var struct {
+	Value    string // to begin with
+	Required bool   // there has to be one
+	Secret   bool   // one is made up
+}
+
+// appJSON is what mesh reads of Heroku's app.json, with Dokku's additions.
+type appJSON struct {
+	Env       map[string]json.RawMessage
+	Formation map[string]struct {
+		Quantity *int
+		Command  string
+	}
+	Healthchecks map[string][]healthcheck
+	Scripts      struct {
+		Predeploy, Postdeploy string
+		Dokku                 struct{ Predeploy, Postdeploy string }
+	}
+}
+
+type healthcheck struct {
+	Type, Path                  string
+	Timeout, Wait, InitialDelay *float64 // seconds
+	Attempts                    *int
+}
+
+// appJSON takes what app.json says.
+func (m *Manifest) appJSON(text string) error {
+	var j appJSON
+	err := json.Unmarshal([]byte(text), &j)
+	var at *json.SyntaxError
+	if errors.As(err, &at) {
+		return bad("app.json", 1+strings.Count(text[:min(len(text), int(at.Offset))], "\n"), err.Error())
+	} else if err != nil {
+		return bad("app.json", 0, strings.TrimPrefix(err.Error(), "json: "))
+	}
+	for _, name := range slices.Sorted(maps.Keys(j.Env)) {
+		if err := m.env(name, j.Env[name]); err != nil {
+			return err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(j.Formation)) {
+		if err := m.formation(name, j.Formation[name].Quantity, j.Formation[name].Command); err != nil {
+			return err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(j.Healthchecks)) {
+		for _, check := range j.Healthchecks[name] {
+			if err := m.healthcheck(name, check); err != nil {
+				return err
+			}
+		}
+	}
+	m.Predeploy = cmp.Or(j.Scripts.Dokku.Predeploy, j.Scripts.Predeploy)
+	m.Postdeploy = cmp.Or(j.Scripts.Dokku.Postdeploy, j.Scripts.Postdeploy)
+	return nil
+}
+
+// env takes one variable: a text, or an object.
+func (m *Manifest) env(name string, raw json.RawMessage) error {
+	if _, err := mesh.ParseVarName(name); err != nil {
+		m.note("app.json: env.%s is not used: %v", mesh.Clip(name, 40), err)
+		return nil
+	}
+	v := struct {
+		Value, Generator string
+		Required         *bool
+	}{}
+	if err := json.Unmarshal(raw, &v.Value); err != nil {
+		if err := json.Unmarshal(raw, &v); err != nil {
+			return bad("app.json", 0, fmt.Sprintf("env.%s is neither a text nor an object with value, required or generator", name))
+		}
+	}
+	if v.Generator != "" && v.Generator != "secret" {
+		return bad("app.json", 0, fmt.Sprintf("env.%s: there is no generator %q", name, mesh.Clip(v.Generator, 40)))
+	}
+	// Heroku: an object is required unless it says otherwise.
+	required := v.Required != nil && *v.Required || v.Required == nil && strings.HasPrefix(strings.TrimSpace(string(raw)), "{")
+	m.Vars[name] = Var{Value: v.Value, Required: required, Secret: v.Generator == "secret"}
+	return nil
+}
+
+// formation takes how many instances of a service are wanted, and its command.
+func (m *Manifest) formation(name string, quantity *int, command string) error {
+	svc, err := mesh.ParseServiceName(name)
+	if err != nil {
+		return bad("app.json", 0, err.Error())
+	}
+	if quantity != nil {
+		if *quantity < 0 || *quantity > 100 {
+			return bad("app.json", 0, fmt.Sprintf("formation.%s.quantity is %d; it has to be 0 to 100", svc, *quantity))
+		}
+		m.Formation[svc] = *quantity
+	}
+	m.service(svc, command, "app.json")
+	return nil
+}
+
+// healthcheck takes a check of web that names a path. Dokku gives each of three attempts
+// five seconds, and waits five between them. Here one time limit covers all of them, and
+// it is never shorter than the default.
+func (m *Manifest) healthcheck(name string, c healthcheck) error {
+	if mesh.ServiceName(name) != mesh.Web || c.Path == "" {
+		m.note("app.json: healthchecks.%s %s is not used: only a path of web is", mesh.Clip(name, 40), mesh.Clip(c.Type, 20))
+		return nil
+	}
+	if err := m.set("app.json", "health", c.Path); err != nil {
+		return err
+	}
+	or := func(f *float64, def float64) float64 {
+		if f == nil {
+			return def
+		}
+		return max(0, *f)
+	}
+	attempts := 3
+	if c.Attempts != nil {
+		attempts = *c.Attempts
+	}
+	all := or(c.InitialDelay, 0) + float64(max(1, attempts))*(or(c.Timeout, 5)+or(c.Wait, 5))
+	limit := time.Duration(min(all, 3600) * float64(time.Second))
+	if limit <= mesh.DefaultCheckTimeout {
+		return nil
+	}
+	return m.set("app.json", "check-timeout", limit.Round(time.Second).String())
+}

@@ -1,0 +1,199 @@
+// Package manifest reads what a tree says of itself: Procfile, mesh.toml, app.json and
+// heroku.yml; which paths a stack watches; and how a command line becomes the process of
+// a container.
+//
+// Bytes in, values out: it has no state, starts nothing and reads no more than the tree
+// that it is given. What is done with a manifest is decided by deploy.
+//
+//	m, err := manifest.OfTree(tree, "")
+//	m.Services["web"] // "bin/serve --port $PORT"
+package manifest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"mesh"
+)
+
+// Manifest is what a tree says of itself: its Procfile, mesh.toml, app.json and
+// heroku.yml.
+type Manifest struct {
+	Settings   mesh.Settings               // of mesh.toml, app.json, heroku.yml: the first that speaks counts
+	From       map[string]string           // which file decided a setting
+	Services   map[mesh.ServiceName]string // commands, the release command among them
+	Files      map[mesh.ServiceName]string // which file each command is from
+	Formation  mesh.Formation
+	Vars       map[string]Var // that app.json wants
+	Predeploy  string         // runs before the release command
+	Postdeploy string         // runs when the release is live
+	Notes      []string       // what is not understood, for the one who pushed
+}
+
+// maxManifest is more than any such file needs.
+const maxManifest = 256 << 10
+
+// Read reads the files of a tree through read, which takes a path in it and
+// gives an empty text for what is not there. They are those of the folder root, which
+// mesh.toml at the top names when it is empty, and what is not there of the tree
+// itself.
+func Read(root string, read func(path string) (string, error)) (Manifest, error) {
+	var top Manifest
+	if root == "" {
+		text, err := read("mesh.toml")
+		if err != nil {
+			return top, err
+		}
+		top.From = map[string]string{}
+		if err := top.meshTOML(strings.TrimPrefix(text, "\ufeff")); err != nil {
+			return top, err
+		}
+		root = top.Settings.Root
+	}
+	m, err := readFiles(func(name string) (string, error) {
+		if root != "" {
+			if text, err := read(root + "/" + name); text != "" || err != nil {
+				return text, err
+			}
+		}
+		return read(name)
+	})
+	if top.Settings.Root != "" {
+		m.Settings.Root, m.From["root"] = top.Settings.Root, "mesh.toml"
+	}
+	return m, err
+}
+
+func readFiles(read func(name string) (string, error)) (Manifest, error) {
+	m := Manifest{From: map[string]string{}, Services: map[mesh.ServiceName]string{}, Files: map[mesh.ServiceName]string{}, Formation: mesh.Formation{}, Vars: map[string]Var{}}
+	for _, f := range []struct {
+		name string
+		into func(*Manifest, string) error
+	}{{"Procfile", (*Manifest).procfile}, {"mesh.toml", (*Manifest).meshTOML}, {"app.json", (*Manifest).appJSON}, {"heroku.yml", (*Manifest).herokuYML}} {
+		text, err := read(f.name)
+		if err != nil {
+			return m, err
+		}
+		if text == "" {
+			continue
+		}
+		if err := f.into(&m, strings.TrimPrefix(text, "\ufeff")); err != nil {
+			return m, err
+		}
+	}
+	return m, m.checkCommands()
+}
+
+// checkCommands refuses a command that no container could be given, and says where it
+// stands.
+func (m *Manifest) checkCommands() error {
+	commands := map[string]string{"app.json: predeploy": m.Predeploy, "app.json: postdeploy": m.Postdeploy}
+	for name, c := range m.Services {
+		commands[m.Files[name]+": "+string(name)] = c
+	}
+	for _, where := range slices.Sorted(maps.Keys(commands)) {
+		var e *mesh.Error
+		if err := mesh.CheckCommand(commands[where]); errors.As(err, &e) {
+			return &mesh.Error{Kind: mesh.Failed, Text: where + ": " + e.Text, Hint: e.Hint, Err: err}
+		}
+	}
+	return nil
+}
+
+func (m *Manifest) procfile(text string) error {
+	found, err := ParseProcfile(text)
+	for name, c := range found {
+		m.service(name, c, "Procfile")
+	}
+	return err
+}
+
+// service takes a command, unless a file before this one has named it.
+func (m *Manifest) service(name mesh.ServiceName, command, file string) {
+	if _, said := m.Services[name]; !said && command != "" {
+		m.Services[name], m.Files[name] = command, file
+	}
+}
+
+// set takes a setting, unless a file before this one has said it.
+func (m *Manifest) set(file, name, value string) error {
+	if m.Settings.Get(name) != "" {
+		return nil
+	}
+	if err := m.Settings.Set(name, value); err != nil {
+		var e *mesh.Error
+		if errors.As(err, &e) {
+			return &mesh.Error{Kind: mesh.Failed, Text: file + ": " + e.Text, Hint: e.Hint, Err: err}
+		}
+		return err
+	}
+	if m.Settings.Get(name) != "" {
+		m.From[name] = file
+	}
+	return nil
+}
+
+func (m *Manifest) note(format string, args ...any) {
+	m.Notes = append(m.Notes, fmt.Sprintf(format, args...))
+}
+
+func bad(file string, line int, text string) *mesh.Error {
+	if line > 0 {
+		return mesh.Errorf(mesh.Failed, "%s:%d: %s", file, line, text)
+	}
+	return mesh.Errorf(mesh.Failed, "%s: %s", file, text)
+}
+
+// OfTree reads the files of a tree. A file that is a link is read where it leads to.
+func OfTree(t mesh.Tree, root string) (Manifest, error) {
+	return Read(root, func(name string) (string, error) { return treeFile(t, name) })
+}
+
+// treeFile is the text of a file in a tree, with links followed inside the tree, or
+// empty when there is none.
+func treeFile(t mesh.Tree, name string) (string, error) {
+	entries := t.Entries()
+	e, err := mesh.FollowLinks(name, func(path string) (mesh.TreeEntry, bool) {
+		i := slices.IndexFunc(entries, func(e mesh.TreeEntry) bool { return e.Path == path })
+		if i < 0 {
+			return mesh.TreeEntry{}, false
+		}
+		return entries[i], true
+	})
+	switch {
+	case errors.Is(err, mesh.ErrOutside):
+		return "", mesh.Errorf(mesh.Failed, "%s is a link to %q, which leads out of the repository", name, mesh.Clip(e.Link, 100)).WithHint("commit the file itself")
+	case err != nil:
+		return "", brokenLink(entries, name)
+	case !e.Mode.IsRegular():
+		return "", nil
+	case e.Size > maxManifest:
+		return "", mesh.Errorf(mesh.Failed, "%s is larger than %d KB", name, maxManifest>>10).WithHint("shorten it: commands of more than a line are better off in a script")
+	}
+	r, err := t.Open(e)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = r.Close() }()
+	data, err := io.ReadAll(io.LimitReader(r, maxManifest))
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", name, err)
+	}
+	return string(data), mesh.CheckText(name, data)
+}
+
+// brokenLink is what there is to say of a file that cannot be found: nothing when there is
+// none, but a link that leads nowhere was meant to be read.
+func brokenLink(entries []mesh.TreeEntry, name string) error {
+	for _, e := range entries {
+		if e.Path == name && e.Link != "" {
+			return mesh.Errorf(mesh.Failed, "%s is a link to %q, which is not in the repository", name, mesh.Clip(e.Link, 100)).
+				WithHint("commit the file it should lead to, or remove the link: git rm %s", name)
+		}
+	}
+	return nil
+}
