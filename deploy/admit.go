@@ -68,3 +68,7 @@ func (d *Deployer) AdmitRef(ctx context.Context, key mesh.Key, stack mesh.StackN
 	}
 	return nil
 }
+
+// minFree is how much room there must be before a push is taken: a full disk in
+// the middle of one helps nobody.
+const minFree = 256 << 20

@@ -1,18 +1,15 @@
 package deploy
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"time"
-
-	"mesh/deploy/manifest"
 
 	"mesh"
+	"mesh/deploy/manifest"
 )
 
 // declared brings what a tree says of itself into a deployment: settings, config
@@ -40,26 +37,6 @@ func (d *Deployer) declared(a *attempt, st mesh.Stack, src *source) (mesh.Stack,
 	}
 	a.out.mask(st.Config)
 	return st, nil
-}
-
-// openTree opens the tree of a commit in the repository of a stack, with the submodules,
-// which are fetched when they are not there. It is for a deployment in its turn, which
-// has one tree open at a time.
-func (d *Deployer) openTree(ctx context.Context, a *attempt, repo mesh.StackName, commit mesh.Commit) (mesh.Tree, func(), error) {
-	tree, _, closeTree, err := d.Repos.Open(ctx, repo, commit)
-	if err != nil {
-		return nil, nil, fmt.Errorf("open %s of %s: %w", commit.Short(), repo, err)
-	}
-	if repo != a.dep.Stack || !slices.ContainsFunc(tree.Entries(), func(e mesh.TreeEntry) bool { return e.Module != "" }) {
-		return tree, closeTree, nil
-	}
-	closeTree()
-	a.step("fetching submodules", "Fetching submodules")
-	if _, err := d.Repos.FetchModules(ctx, repo, commit, func(s string) { a.out.line("       " + s) }); err != nil {
-		return nil, nil, err
-	}
-	tree, _, closeTree, err = d.Repos.Open(ctx, repo, commit)
-	return tree, closeTree, err
 }
 
 // wanted is the config with the vars that app.json gives where there are none.
@@ -155,59 +132,4 @@ func (d *Deployer) tellDeclared(a *attempt, st mesh.Stack, m manifest.Manifest, 
 	for _, n := range m.Notes {
 		a.out.line(" !     " + n)
 	}
-}
-
-// skipped tells whether a push touches nothing that the stack watches, compared
-// with what is deployed.
-func (d *Deployer) skipped(ctx context.Context, st mesh.Stack, src source) (bool, error) {
-	watch := st.Effective().Watch
-	if len(watch) == 0 || src.tree == nil || src.commit == "" || src.noCache || src.force || st.Current == 0 {
-		return false, nil
-	}
-	current, err := d.Store.Release(ctx, st.Name, st.Current)
-	if err != nil || !current.Here() {
-		return false, err
-	}
-	wait, cancel := context.WithTimeout(ctx, compareWait) // a second tree, for which there may be no room
-	defer cancel()
-	old, _, closeOld, err := d.Repos.Open(wait, st.Name, current.Commit)
-	if err != nil {
-		return false, nil //nolint:nilerr // what cannot be compared is built
-	}
-	defer closeOld()
-	return !manifest.Touches(watch, old, src.tree), nil
-}
-
-// compareWait is how long a tree may take to open that is only compared with.
-const compareWait = 10 * time.Second
-
-// Dockerfile is the text that a stack's last commit is built with, and whether
-// mesh has written it.
-func (d *Deployer) Dockerfile(ctx context.Context, name mesh.StackName) (text string, managed bool, err error) {
-	st, err := d.Store.Stack(ctx, name)
-	if err != nil {
-		return "", false, err
-	}
-	last, err := d.Store.Deployments(ctx, name, 50)
-	if err != nil {
-		return "", false, err
-	}
-	i := slices.IndexFunc(last, func(dep mesh.Deployment) bool { return dep.Commit != "" })
-	if i < 0 {
-		return "", false, mesh.Errorf(mesh.NotFound, "nothing has been pushed to %s yet", name).WithHint("push it, or print it in a checkout with: mesh build:dockerfile --eject")
-	}
-	tree, _, closeTree, err := d.Repos.Open(ctx, name, last[i].Commit)
-	if err != nil {
-		return "", false, err
-	}
-	defer closeTree()
-	m, err := manifest.OfTree(tree, st.Settings.Root)
-	if err != nil {
-		return "", false, err
-	}
-	text, managed, err = d.Builder.Dockerfile(tree, st.Settings.Over(m.Settings))
-	if err != nil {
-		return "", false, fmt.Errorf("%s %s: %w", name, last[i].Commit.Short(), err)
-	}
-	return text, managed, nil
 }

@@ -62,10 +62,6 @@ const (
 	StepRetiring  Step = "retiring"  // the old instances are on their way out
 )
 
-// minFree is how much room there must be before a push is taken: a full disk in
-// the middle of one helps nobody.
-const minFree = 256 << 20
-
 // Deployer changes stacks. Its methods may be called from several goroutines.
 type Deployer struct {
 	Options

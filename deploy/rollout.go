@@ -3,154 +3,15 @@ package deploy
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"mesh/deploy/manifest"
-
 	"mesh"
 )
-
-// settle is how long a service without HTTP must stay up to count as started.
-const settle = time.Second
-
-// release is a release in the making: all but its number.
-func (d *Deployer) release(a *attempt, st mesh.Stack, img mesh.Image, commit mesh.Commit, cfg mesh.Config, services map[mesh.ServiceName]mesh.Service, formation mesh.Formation, description string) mesh.Release {
-	return mesh.Release{
-		Stack: st.Name, Number: a.next, Created: d.Now().UTC(), By: a.dep.By, Description: description, Deployment: a.dep.Number,
-		Commit: commit, Image: img, Config: cfg, Services: services, Formation: formation,
-	}
-}
-
-// services puts together what a stack runs: what its tree names, or web from the
-// image alone, with what svc:update says on top.
-func services(st mesh.Stack, tree mesh.Declared) map[mesh.ServiceName]mesh.Service {
-	out := map[mesh.ServiceName]mesh.Service{}
-	for name, command := range tree.Commands {
-		if name != mesh.ReleaseCommand {
-			out[name] = mesh.Service{Command: command, From: tree.Files[name]}
-		}
-	}
-	if len(out) == 0 {
-		out[mesh.Web] = mesh.Service{From: "image"}
-	}
-	if start := st.Effective().StartCommand; start != "" {
-		out[mesh.Web] = mesh.Service{Command: start, From: "start-command"}
-	}
-	for name, set := range st.Services {
-		s := out[name]
-		if set.Command != "" {
-			s.Command, s.From = set.Command, "svc:update"
-		}
-		if s.From == "" {
-			s.From = "image"
-		}
-		s.Memory, s.CPUs, s.StopTimeout = set.Memory, set.CPUs, set.StopTimeout
-		out[name] = s
-	}
-	return out
-}
-
-// formation is how many instances of each service there are to be: what ps:scale
-// has said, else one.
-func formation(st mesh.Stack, services map[mesh.ServiceName]mesh.Service) mesh.Formation {
-	out := mesh.Formation{}
-	for name := range services {
-		n, said := st.Formation[name]
-		if !said {
-			n = 1
-		}
-		out[name] = n
-	}
-	return out
-}
-
-// env is what an instance finds in its environment.
-func env(r mesh.Release, name mesh.InstanceName) map[string]mesh.Secret {
-	e := map[string]mesh.Secret{}
-	if r.Commit != "" {
-		e["GIT_REV"] = mesh.NewSecret(string(r.Commit))
-	}
-	for k, v := range r.Config {
-		e[k] = v
-	}
-	for k, v := range map[string]string{
-		"PORT":          strconv.Itoa(mesh.Port),
-		"MESH_STACK":    string(r.Stack),
-		"MESH_SERVICE":  string(name.Service),
-		"MESH_INSTANCE": name.String(),
-		"MESH_RELEASE":  r.Number.String(),
-	} {
-		e[k] = mesh.NewSecret(v)
-	}
-	return e
-}
-
-// specs lists what a release runs, an instance a slot. It fails, before anything
-// starts, when a command cannot run in the image.
-func specs(st mesh.Stack, r mesh.Release, dep mesh.DeploymentNumber) ([]mesh.InstanceSpec, error) {
-	var out []mesh.InstanceSpec
-	for _, svc := range r.Formation.Services() {
-		s := r.Services[svc]
-		for slot := 1; slot <= r.Formation[svc]; slot++ {
-			name := mesh.InstanceName{Service: svc, Slot: slot}
-			e := env(r, name)
-			p, err := manifest.Process(s.Command, r.Image, e)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", svc, err)
-			}
-			spec := mesh.InstanceSpec{
-				Stack: st.Name, Name: name, Release: r.Number, Deployment: dep, Image: r.Image.ID, Process: p, Env: e,
-				Subnet: st.Subnet, Memory: s.Memory, CPUs: s.CPUs,
-			}
-			spec.Fingerprint = fingerprint(spec)
-			out = append(out, spec)
-		}
-	}
-	return out, nil
-}
-
-// fingerprint is equal for specs that run the same thing, whatever the release
-// is called: scaling keeps the instances that are there.
-func fingerprint(s mesh.InstanceSpec) string {
-	plain := map[string][]byte{}
-	for k, v := range s.Env {
-		if k != "MESH_RELEASE" {
-			plain[k] = []byte(v.Reveal())
-		}
-	}
-	data, err := json.Marshal([]any{s.Name.String(), s.Image, s.Process, plain, s.Memory, s.CPUs})
-	if err != nil {
-		panic(err) //nolint:forbidigo // no value above can fail to encode
-	}
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:12])
-}
-
-// check is how an instance of a service shows that it is healthy. The path that
-// build:set health= names is web's.
-func check(st mesh.Stack, svc mesh.ServiceName) mesh.Check {
-	set := st.Effective()
-	c := mesh.Check{Timeout: set.CheckTimeout, Settle: settle}
-	switch {
-	case svc == mesh.Web:
-		c.HTTP, c.Path, c.Strict = true, set.Health, set.Health != ""
-	case st.Published(svc):
-		c.HTTP = true
-	}
-	if c.Timeout == 0 {
-		c.Timeout = mesh.DefaultCheckTimeout
-	}
-	return c
-}
 
 // roll starts what r runs beside what runs now, commits, switches traffic, and
 // retires what r leaves out. Instances that run the same already stay, except
@@ -383,7 +244,8 @@ func (d *Deployer) split(stack mesh.StackName, want []mesh.InstanceSpec, anew fu
 }
 
 func none(mesh.ServiceName) bool { return false }
-func all(mesh.ServiceName) bool  { return true }
+
+func all(mesh.ServiceName) bool { return true }
 
 // byName orders instances for people.
 func byName(ins []mesh.Instance) {

@@ -5,8 +5,6 @@ import (
 	"io"
 	"maps"
 
-	"mesh/deploy/manifest"
-
 	"mesh"
 )
 
@@ -70,25 +68,4 @@ func (d *Deployer) changeServices(ctx context.Context, stack mesh.StackName, by 
 		r.Formation = formation(st, r.Services)
 		return func(s *mesh.Stack) { s.Services = set }, nil
 	})
-}
-
-// SetReleaseCommand sets the command that is run before a push goes live; an
-// empty line leaves it to the Procfile again.
-func (d *Deployer) SetReleaseCommand(ctx context.Context, stack mesh.StackName, line string) error {
-	if err := mesh.CheckCommand(line); err != nil {
-		return err
-	}
-	if line != "" {
-		if err := manifest.CheckCommand(line); err != nil {
-			return mesh.Errorf(mesh.Invalid, "the command %q cannot be read: %w", mesh.Clip(line, 80), err).WithHint("check its quotes; what works in sh -c works here")
-		}
-	}
-	_, err := d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) error {
-		s.Release = nil
-		if line != "" {
-			s.Release = []string{line}
-		}
-		return nil
-	})
-	return err
 }

@@ -1,0 +1,140 @@
+package deploy
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"mesh"
+)
+
+// AddDomain routes a host name to a stack, on behalf of a key. With to, another host
+// of the stack, requests for it are told to go there.
+func (d *Deployer) AddDomain(ctx context.Context, name mesh.StackName, host, to mesh.Host, key mesh.Key) error {
+	stacks, err := d.Store.Stacks(ctx)
+	if err != nil {
+		return err
+	}
+	if o, ok := d.owner(stacks, host); ok && d.host(o.Name) == host && key.May(mesh.AccessRead, o.Name) {
+		return ownName(host, o.Name)
+	}
+	if err := d.mayHave(stacks, name, host, key); err != nil {
+		return err
+	}
+	return d.changeDomains(ctx, name, func(st *mesh.Stack) error {
+		if slices.Contains(st.Domains, host) {
+			return mesh.Errorf(mesh.Conflict, "%s leads to %s already", host, name)
+		}
+		if to != "" {
+			switch {
+			case strings.HasPrefix(string(host), "*"):
+				return mesh.Errorf(mesh.Invalid, "a wildcard cannot be redirected").WithHint("redirect one host at a time")
+			case strings.HasPrefix(string(to), "*"):
+				return mesh.Errorf(mesh.Invalid, "%s is no host that a browser could be sent to", to).WithHint("name one host")
+			case to != d.host(name) && !slices.Contains(st.Domains, to), st.Redirects[to] != "":
+				return mesh.Errorf(mesh.Invalid, "%s is no host of %s that serves it", to, name).WithHint("add that one first: ssh mesh domains:add -a %s %s", name, to)
+			}
+			if st.Redirects == nil {
+				st.Redirects = map[mesh.Host]mesh.Host{}
+			}
+			st.Redirects[host] = to
+		}
+		st.Domains = append(st.Domains, host)
+		slices.Sort(st.Domains)
+		return nil
+	})
+}
+
+// mayHave tells whether a key may give a host to a stack. What is at or below the base
+// domain is the server's: whoever has it gets the cookies of the whole domain, or what
+// is meant for a stack that does not exist yet. A stack has what is below its own name.
+// An admin of the server may give away the rest, but nothing that is reserved.
+func (d *Deployer) mayHave(stacks []mesh.Stack, stack mesh.StackName, host mesh.Host, key mesh.Key) error {
+	below, ours := strings.CutSuffix("."+string(host), "."+d.Domain)
+	if parent, wild := strings.CutPrefix(string(host), "*."); wild && strings.HasSuffix(d.Domain, "."+parent) && !key.May(mesh.AccessAdmin, "") {
+		return mesh.Errorf(mesh.Denied, "%s covers the server's base domain %s", host, d.Domain).WithHint("name one host, or ask an admin to add it")
+	}
+	if !ours {
+		return d.mayCover(stacks, stack, host, key)
+	}
+	labels := strings.Split(strings.TrimPrefix(below, "."), ".")
+	switch label := labels[len(labels)-1]; {
+	case mesh.Reserved(label):
+		return mesh.Errorf(mesh.Denied, "%s is mesh's own", host).WithHint("choose a name below %s, or one of another domain", d.host(stack))
+	case label == string(stack) && len(labels) > 1:
+		return nil
+	}
+	if !key.May(mesh.AccessAdmin, "") {
+		return mesh.Errorf(mesh.Denied, "%s belongs to the server: its base domain is %s", host, d.Domain).
+			WithHint("choose a name below %s, or one of another domain; or ask an admin to add it", d.host(stack))
+	}
+	return nil
+}
+
+// mayCover tells whether a key may take a host out of the wildcard of another stack.
+func (d *Deployer) mayCover(stacks []mesh.Stack, stack mesh.StackName, host mesh.Host, key mesh.Key) error {
+	for _, parent, below := strings.Cut(string(host), "."); below; _, parent, below = strings.Cut(parent, ".") {
+		wildcard := mesh.Host("*." + parent)
+		for _, o := range stacks {
+			if o.Name != stack && wildcard != host && slices.Contains(o.Domains, wildcard) && !key.May(mesh.AccessDeploy, o.Name) {
+				return mesh.Errorf(mesh.Conflict, "%s belongs to another stack, which has %s", host, wildcard)
+			}
+		}
+	}
+	return nil
+}
+
+// owner is the stack that a host leads to, by the stack's own name or as one of its
+// domains.
+func (d *Deployer) owner(stacks []mesh.Stack, host mesh.Host) (mesh.Stack, bool) {
+	i := slices.IndexFunc(stacks, func(o mesh.Stack) bool { return d.host(o.Name) == host || slices.Contains(o.Domains, host) })
+	if i < 0 {
+		return mesh.Stack{}, false
+	}
+	return stacks[i], true
+}
+
+func ownName(host mesh.Host, stack mesh.StackName) error {
+	return mesh.Errorf(mesh.Conflict, "%s is the own name of the stack %s", host, stack)
+}
+
+// RemoveDomain takes a host name from a stack.
+func (d *Deployer) RemoveDomain(ctx context.Context, name mesh.StackName, host mesh.Host) error {
+	if host == d.host(name) {
+		return mesh.Errorf(mesh.Conflict, "%s is the stack's own name and stays", host)
+	}
+	return d.changeDomains(ctx, name, func(st *mesh.Stack) error {
+		i := slices.Index(st.Domains, host)
+		if i < 0 {
+			return mesh.Errorf(mesh.NotFound, "%s has no domain %s", name, host).WithHint("list them with: ssh mesh domains -a %s", name)
+		}
+		for from, to := range st.Redirects {
+			if to == host {
+				return mesh.Errorf(mesh.Conflict, "%s is redirected to %s", from, host).WithHint("remove that one first: ssh mesh domains:remove -a %s %s", name, from)
+			}
+		}
+		for _, e := range st.Endpoints {
+			if e.Host == host {
+				return mesh.Errorf(mesh.Conflict, "%s is published at %s", e.Service, e).
+					WithHint("take that back first: ssh mesh svc:unpublish -a %s %s --endpoint %s", name, e.Service, e)
+			}
+		}
+		delete(st.Redirects, host)
+		st.Domains = slices.Delete(st.Domains, i, i+1)
+		return nil
+	})
+}
+
+// changeDomains changes where the requests of a stack go, at once.
+func (d *Deployer) changeDomains(ctx context.Context, name mesh.StackName, fn func(*mesh.Stack) error) error {
+	if _, err := d.Store.UpdateStack(ctx, name, fn); err != nil {
+		return err
+	}
+	d.refresh(name)
+	return nil
+}
+
+// Domains returns the host names that lead to a stack, its own first.
+func (d *Deployer) Domains(st mesh.Stack) []mesh.Host {
+	return append([]mesh.Host{d.host(st.Name)}, st.Domains...)
+}

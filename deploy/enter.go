@@ -1,0 +1,44 @@
+package deploy
+
+import (
+	"context"
+	"fmt"
+
+	"mesh"
+)
+
+// Enter runs a command, a shell when it is empty, in the container of a running
+// instance, and returns its exit code. The command ends with ctx.
+func (d *Deployer) Enter(ctx context.Context, name mesh.InstanceName, run mesh.Run) (int, error) {
+	d.mu.Lock()
+	fl := d.fleets[run.Stack]
+	var m *member
+	if fl != nil {
+		m = fl.members[name]
+	}
+	if m == nil || !m.healthy {
+		d.mu.Unlock()
+		return 0, mesh.Errorf(mesh.NotFound, "%s of %s is not running", name, run.Stack).WithHint("see what runs with: ssh mesh ps -a %s", run.Stack)
+	}
+	id, shell := m.instance.ID, fl.release.Image.Shell
+	d.mu.Unlock()
+	words := run.Words
+	switch {
+	case shell && run.Line != "":
+		words = []string{"/bin/sh", "-c", run.Line}
+	case shell:
+		words = []string{"/bin/sh", "-c", "if command -v bash >/dev/null 2>&1; then exec bash; fi; exec /bin/sh"}
+	case len(words) == 0:
+		return 0, mesh.Errorf(mesh.Invalid, "the image of %s has no shell", run.Stack).
+			WithHint("name a program that it has: ssh mesh enter -a %s %s -- PROGRAM", run.Stack, name)
+	}
+	d.Logger.Info("instance entered", "stack", run.Stack, "instance", name.String(), "key", string(run.By))
+	code, err := d.Runner.Exec(ctx, mesh.Exec{
+		ID: id, Name: name.String(), Words: words, TTY: run.TTY,
+		Stdin: run.Stdin, Stdout: run.Stdout, Stderr: run.Stderr, Size: run.Size, Resize: run.Resize,
+	})
+	if err != nil && ctx.Err() == nil {
+		return code, fmt.Errorf("enter %s: %w", name, err)
+	}
+	return code, err
+}

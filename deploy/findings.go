@@ -1,0 +1,56 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"mesh"
+)
+
+// Findings tells what is wrong with the stacks, for people.
+func (d *Deployer) Findings(ctx context.Context) []mesh.Finding {
+	stacks, err := d.Store.Stacks(ctx)
+	if err != nil {
+		return []mesh.Finding{{What: fmt.Sprintf("the stacks cannot be read: %v", err), Mend: "see the server's log"}}
+	}
+	var out []mesh.Finding
+	for _, st := range stacks {
+		for _, in := range d.Status(st.Name) {
+			if in.State == mesh.Up {
+				continue
+			}
+			what := fmt.Sprintf("%s: %s is %s", st.Name, in.Name, in.State)
+			switch {
+			case in.State == mesh.Crashed:
+				what = fmt.Sprintf("%s: %s crashed %d times, the last time with exit code %d", st.Name, in.Name, in.Crashes, in.ExitCode)
+			case in.Why != "":
+				what += ": " + in.Why
+			}
+			out = append(out, mesh.Finding{What: what, Mend: fmt.Sprintf("mesh tries again by itself; see why: ssh mesh logs -a %s", st.Name)})
+		}
+		if loss := d.Loss(st.Name); loss != "" {
+			mend := fmt.Sprintf("to have it made now: ssh mesh ps:rebuild -a %s", st.Name)
+			if r, err := d.Store.Release(ctx, st.Name, st.Current); err == nil {
+				mend = d.remedy(ctx, r)
+			}
+			out = append(out, mesh.Finding{What: fmt.Sprintf("%s: %s", st.Name, loss), Mend: mend})
+		}
+	}
+	d.mu.Lock()
+	unknown := slices.Clone(d.unknown)
+	d.mu.Unlock()
+	for _, name := range unknown {
+		if _, err := d.Store.Stack(ctx, name); errors.Is(err, mesh.NoStack) {
+			out = append(out, mesh.Finding{
+				What: fmt.Sprintf("the engine has containers, networks or images of %s, which is not recorded", name),
+				Mend: fmt.Sprintf("restore the backup that has it; or remove them: ssh mesh stacks:create %s; ssh mesh stacks:destroy -a %s --confirm %s", name, name, name),
+			})
+		}
+	}
+	if len(out) == 0 {
+		out = append(out, mesh.Finding{OK: true, What: "every instance that should run is up"})
+	}
+	return out
+}

@@ -1,0 +1,121 @@
+package deploy
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"mesh"
+)
+
+// mayRead tells whose images a key may build from; nil: everybody's. The keys that are
+// limited to stacks have the limit; whoever uses the socket has none.
+func (d *Deployer) mayRead(ctx context.Context, by mesh.KeyName) (func(mesh.StackName) bool, error) {
+	keys, err := d.Store.Keys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(keys, func(k mesh.Key) bool { return k.Name == by })
+	if i < 0 || len(keys[i].Stacks) == 0 {
+		return nil, nil
+	}
+	return func(stack mesh.StackName) bool { return keys[i].May(mesh.AccessRead, stack) }, nil
+}
+
+// image makes the image of a source, or takes the one that is there.
+func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src source) (mesh.Image, error) {
+	began := d.Now()
+	if src.tag == "" {
+		src.tag = fmt.Sprintf("deployment-%d", int(a.dep.Number))
+	}
+	b := mesh.Build{
+		Stack: st.Name, Deployment: a.dep.Number, Commit: src.commit, Tree: src.tree, Settings: st.Effective(), From: src.from, Config: st.Config, NoCache: src.noCache,
+		Tags: []string{fmt.Sprintf("mesh/%s:%s", st.Name, src.tag)},
+		Labels: map[string]string{
+			"mesh.stack": string(st.Name), "mesh.commit": string(src.commit), "mesh.deployment": fmt.Sprint(int(a.dep.Number)),
+		},
+	}
+	var err error
+	if b.May, err = d.mayRead(ctx, a.dep.By); err != nil {
+		return mesh.Image{}, err
+	}
+	switch {
+	case src.image != nil:
+		img := *src.image
+		img.Ref = b.Tags[0]
+		if err := d.Builder.Tag(ctx, img.ID, img.Ref); err != nil {
+			return img, err
+		}
+		a.detail("%s  %s", img.Ref, megabytes(img.Size))
+		return img, nil
+	case src.tree == nil:
+		b.Config = nil
+		a.step("getting the image", "Image %s", src.from.Ref)
+	default:
+		if src.dockerfile != "" {
+			b.Settings.Dockerfile = src.dockerfile
+		}
+		if err := d.room(ctx, a); err != nil {
+			return mesh.Image{}, phaseFailed("build failed", err)
+		}
+		b.Fresh, b.Times = src.fresh, timeKeeper{d.Store, st.Name}
+		a.enter("building") // the builder says with what
+	}
+	img, err := d.Builder.Build(ctx, b, a.out)
+	if src.tree != nil {
+		d.Built(d.Now().Sub(began), err)
+	}
+	if err != nil {
+		return img, phaseFailed("build failed", err)
+	}
+	if img.Digest != "" {
+		a.detail("digest %s", img.Digest)
+	}
+	a.timed(began, "%s", d.report(ctx, st, img))
+	return img, nil
+}
+
+// timeKeeper keeps the times of a stack's files in the store.
+type timeKeeper struct {
+	store Store
+	stack mesh.StackName
+}
+
+// FileTimes reads them.
+func (k timeKeeper) FileTimes(ctx context.Context) (mesh.FileTimes, error) {
+	return k.store.FileTimes(ctx, k.stack)
+}
+
+// KeepFileTimes writes them.
+func (k timeKeeper) KeepFileTimes(ctx context.Context, t mesh.FileTimes) error {
+	return k.store.KeepFileTimes(ctx, k.stack, t)
+}
+
+// report is the line at the end of a build: the image, its size and how that has
+// changed, and where the time went.
+func (d *Deployer) report(ctx context.Context, st mesh.Stack, img mesh.Image) string {
+	line := img.Ref + "  " + megabytes(img.Size)
+	if last, err := d.Store.Release(ctx, st.Name, st.Current); st.Current > 0 && err == nil && last.Image.Size > 0 {
+		switch change := img.Size - last.Image.Size; {
+		case change >= 50_000:
+			line += " (+" + megabytes(change) + ")"
+		case change <= -50_000:
+			line += " (-" + megabytes(-change) + ")"
+		}
+	}
+	w := img.Work
+	if w.Steps > 0 {
+		line += fmt.Sprintf(", %d of %d steps cached", w.Cached, w.Steps)
+	}
+	if w.Slowest != "" {
+		line += fmt.Sprintf(", slowest: %s %s", w.Slowest, seconds(w.Took))
+	}
+	return line
+}
+
+func megabytes(n int64) string {
+	if n < 10e6 {
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.0f MB", float64(n)/1e6)
+}

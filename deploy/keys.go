@@ -1,0 +1,37 @@
+package deploy
+
+import (
+	"context"
+
+	"mesh"
+)
+
+// AddKey lets a key in. The first key is an admin's: without one nobody could add
+// more over SSH.
+func (d *Deployer) AddKey(ctx context.Context, k mesh.Key) error {
+	k.Added = d.Now().UTC()
+	if err := d.Store.AddKey(ctx, k); err != nil {
+		return err
+	}
+	d.Logger.Info("key added", "key", string(k.Name), "role", string(k.Role), "fingerprint", k.Fingerprint, "by", string(k.AddedBy))
+	return nil
+}
+
+// RemoveKey shuts a key out. The last admin key may be removed: the local socket
+// lets an admin in whatever the keys are.
+func (d *Deployer) RemoveKey(ctx context.Context, name, by mesh.KeyName) error {
+	keys, err := d.Store.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.Store.RemoveKey(ctx, name); err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if k.Name == name {
+			d.ShutOut(k.Fingerprint)
+		}
+	}
+	d.Logger.Info("key removed", "key", string(name), "by", string(by))
+	return nil
+}

@@ -1,0 +1,75 @@
+package deploy
+
+import (
+	"context"
+	"io"
+
+	"mesh"
+)
+
+// rerelease makes a new release out of the current one. change alters it and
+// returns what else is to change in the stack with it; a nil r.Services after it
+// is a fault.
+func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Writer, description string, change func(context.Context, *attempt, mesh.Stack, *mesh.Release) (func(*mesh.Stack), error)) error {
+	return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
+		st, err := d.Store.Stack(ctx, dep.Stack)
+		if err != nil {
+			return err
+		}
+		if st.Current == 0 {
+			return notDeployed(dep.Stack)
+		}
+		free := dep.Kind == mesh.DeployScale || dep.By == self // what was released comes back
+		if st.Lock != nil && !free {
+			return locked(st)
+		}
+		cur, err := d.Store.Release(ctx, dep.Stack, st.Current)
+		if err != nil {
+			return err
+		}
+		if a.next, err = d.nextRelease(ctx, st.Name); err != nil {
+			return err
+		}
+		a.out.mask(st.Config, cur.Config)
+		r := d.release(a, st, cur.Image, cur.Commit, st.Config, cur.Services, formation(st, cur.Services), description)
+		r.Source, r.Declared, r.Elsewhere = cur.Source, cur.Declared, cur.Elsewhere
+		also, err := change(ctx, a, st, &r)
+		if err != nil {
+			return err
+		}
+		if err := d.ensureImage(ctx, a, st, &r); err != nil {
+			return err
+		}
+		st.Declared = r.Declared.Settings // how it is checked
+		run := r
+		if st.Stopped {
+			run.Formation = nil
+		}
+		anew := all // a release is what its instances were started with
+		if dep.Kind == mesh.DeployScale {
+			anew = none
+		}
+		st, err = d.roll(ctx, a, st, run, anew, func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
+			return d.commit(ctx, a, &r, func(s *mesh.Stack) error {
+				if s.Lock != nil && !free {
+					return locked(*s) // since this began
+				}
+				s.Declared = r.Declared.Settings
+				if also != nil {
+					also(s)
+				}
+				return nil
+			})
+		})
+		if err != nil {
+			return err
+		}
+		d.tagRelease(context.WithoutCancel(ctx), st, r)
+		a.done(st)
+		return nil
+	})
+}
+
+func notDeployed(stack mesh.StackName) error {
+	return mesh.Errorf(mesh.Conflict, "%s has not been deployed yet", stack).WithHint("push to it first: git push mesh main")
+}

@@ -1,0 +1,125 @@
+package deploy
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"mesh"
+)
+
+// Restart replaces the instances of a service, or of all when it is empty, by new
+// ones of the same release, without downtime.
+func (d *Deployer) Restart(ctx context.Context, stack mesh.StackName, by mesh.KeyName, svc mesh.ServiceName, out io.Writer) error {
+	subject := "Restart"
+	anew := all
+	if svc != "" {
+		subject += " " + string(svc)
+		anew = func(s mesh.ServiceName) bool { return s == svc }
+	}
+	return d.rerun(ctx, mesh.Deployment{Stack: stack, Kind: mesh.DeployRestart, By: by, Subject: subject}, out, anew, svc)
+}
+
+// Start starts a stack that was stopped.
+func (d *Deployer) Start(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error {
+	return d.rerun(ctx, mesh.Deployment{Stack: stack, Kind: mesh.DeployStart, By: by, Subject: "Start"}, out, none, "")
+}
+
+// rerun rolls the current release out again.
+func (d *Deployer) rerun(ctx context.Context, dep mesh.Deployment, out io.Writer, anew func(mesh.ServiceName) bool, svc mesh.ServiceName) error {
+	st, err := d.Store.Stack(ctx, dep.Stack)
+	if err != nil {
+		return err
+	}
+	if st.Current == 0 {
+		return notDeployed(dep.Stack)
+	}
+	if svc != "" {
+		r, err := d.Store.Release(ctx, dep.Stack, st.Current)
+		if err != nil {
+			return err
+		}
+		if _, ok := r.Services[svc]; !ok {
+			return noService(dep.Stack, svc, r)
+		}
+	}
+	if st.Stopped && dep.Kind == mesh.DeployRestart {
+		return mesh.Errorf(mesh.Conflict, "%s is stopped", dep.Stack).WithHint("start it with: ssh mesh ps:start -a %s", dep.Stack)
+	}
+	return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
+		st, err := d.Store.Stack(ctx, dep.Stack)
+		if err != nil {
+			return err
+		}
+		r, err := d.Store.Release(ctx, dep.Stack, st.Current)
+		if err != nil {
+			return err
+		}
+		if _, ok := r.Services[svc]; svc != "" && !ok {
+			return noService(dep.Stack, svc, r)
+		}
+		a.out.mask(r.Config)
+		made, anew := (*mesh.Release)(nil), anew
+		if there, err := d.Builder.Present(ctx, r.Image.ID); err != nil {
+			return err
+		} else if !there {
+			// A release is what its image is: with another image it is another release.
+			if a.next, err = d.nextRelease(ctx, st.Name); err != nil {
+				return err
+			}
+			next := d.release(a, st, r.Image, r.Commit, r.Config, r.Services, r.Formation, againText(r))
+			next.Source, next.Declared, next.Elsewhere = r.Source, r.Declared, r.Elsewhere
+			if err := d.ensureImage(ctx, a, st, &next); err != nil {
+				return err
+			}
+			made, r, anew = &next, next, all
+		}
+		st.Stopped = false
+		st, err = d.roll(ctx, a, st, r, anew, func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
+			return d.commit(ctx, a, made, func(s *mesh.Stack) error { s.Stopped = false; return nil })
+		})
+		if err != nil {
+			return err
+		}
+		if made != nil {
+			d.tagRelease(context.WithoutCancel(ctx), st, r)
+		}
+		a.done(st)
+		return nil
+	})
+}
+
+// Stop takes a stack out of service: no routes lead to it, its instances are
+// retired, and requests are told that it is stopped.
+func (d *Deployer) Stop(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error {
+	st, err := d.Store.Stack(ctx, stack)
+	if err != nil {
+		return err
+	}
+	if st.Current == 0 {
+		return notDeployed(stack)
+	}
+	if st.Stopped && len(d.tickets(stack)) == 0 {
+		return nil
+	}
+	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployStop, By: by, Subject: "Stop"}
+	return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
+		st, err := d.Store.Stack(ctx, stack)
+		if err != nil {
+			return err
+		}
+		r, err := d.Store.Release(ctx, stack, st.Current)
+		if err != nil {
+			return err
+		}
+		r.Formation = nil
+		st, err = d.roll(ctx, a, st, r, none, func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
+			return d.commit(ctx, a, nil, func(s *mesh.Stack) error { s.Stopped = true; return nil })
+		})
+		if err != nil {
+			return err
+		}
+		a.out.say(fmt.Sprintf("=====> %s is stopped; start it with: ssh mesh ps:start -a %s", st.Name, st.Name))
+		return nil
+	})
+}

@@ -1,0 +1,42 @@
+package deploy
+
+import (
+	"context"
+	"io"
+
+	"mesh"
+)
+
+// Rollback makes a new release with the image, config and commands of an earlier
+// one, the one before the current when n is 0, and rolls it out without a build.
+// How many instances there are stays as it is.
+func (d *Deployer) Rollback(ctx context.Context, stack mesh.StackName, by mesh.KeyName, n mesh.ReleaseNumber, out io.Writer) error {
+	st, err := d.Store.Stack(ctx, stack)
+	if err != nil {
+		return err
+	}
+	if st.Current == 0 {
+		return notDeployed(stack)
+	}
+	if n == 0 {
+		if n = st.Current - 1; n == 0 {
+			return mesh.Errorf(mesh.Conflict, "%s has no release before %s", stack, st.Current)
+		}
+	}
+	if n == st.Current {
+		return mesh.Errorf(mesh.Conflict, "%s is the current release of %s already", n, stack).WithHint("list them with: ssh mesh releases -a %s", stack)
+	}
+	target, err := d.Store.Release(ctx, stack, n)
+	if err != nil {
+		return err
+	}
+	subject := "Rollback to " + n.String()
+	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployRollback, By: by, Subject: subject}
+	return d.rerelease(ctx, dep, out, subject, func(_ context.Context, a *attempt, st mesh.Stack, r *mesh.Release) (func(*mesh.Stack), error) {
+		a.out.mask(st.Config, target.Config)
+		r.Image, r.Commit, r.Config, r.Services = target.Image, target.Commit, target.Config, target.Services
+		r.Source, r.Declared, r.Elsewhere = target.Source, target.Declared, target.Elsewhere
+		r.Formation = formation(st, target.Services)
+		return func(s *mesh.Stack) { s.Config = target.Config }, nil
+	})
+}

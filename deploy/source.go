@@ -1,0 +1,171 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"mesh"
+	"mesh/deploy/manifest"
+)
+
+// source is what a deployment takes its image from.
+type source struct {
+	repo        mesh.StackName // whose repository has the commit, and so the tree; empty: tree, from or image is given
+	commit      mesh.Commit
+	branch      string                 // of a push
+	tree        mesh.Tree              // nil: a prebuilt image
+	from        mesh.From              // the prebuilt image
+	image       *mesh.Image            // one that is there already: nothing is built
+	declared    mesh.Declared          // by the tree, or by the release that the image is from
+	manifest    manifest.Manifest      // of the tree
+	force       bool                   // build also what touches nothing that is watched
+	fresh       bool                   // build also what was built before
+	dockerfile  string                 // instead of the stack's setting
+	tag         string                 // the image's name behind the colon
+	description string                 // of the release
+	text        string                 // of the release: what it was made from, when not from a push
+	noCache     bool                   // build every step anew
+	dryRun      bool                   // build, then stop
+	admit       func(mesh.Stack) error // may refuse, in the deployment's turn; may be nil
+	change      func(*mesh.Stack)      // to the stack, with the release; may be nil
+}
+
+// deploySource makes a release out of a source and rolls it out: build, release
+// command, start, check, switch. It is what an attempt does.
+func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) error {
+	st, err := d.Store.Stack(ctx, a.dep.Stack)
+	if err != nil {
+		return err
+	}
+	if st.Lock != nil {
+		return locked(st)
+	}
+	if src.admit != nil {
+		if err := src.admit(st); err != nil {
+			return err
+		}
+	}
+	if a.next, err = d.nextRelease(ctx, st.Name); err != nil {
+		return err
+	}
+	a.out.mask(st.Config)
+	if src.repo != "" {
+		var closeTree func()
+		if src.tree, closeTree, err = d.openTree(ctx, a, src.repo, src.commit); err != nil {
+			return phaseFailed("build failed", err)
+		}
+		defer closeTree()
+	}
+	config := st.Config
+	if st, err = d.declared(a, st, &src); err != nil {
+		return err
+	}
+	if skip, err := d.skipped(ctx, st, src); err != nil {
+		return err
+	} else if skip {
+		a.dep.Status, a.dep.Ended = mesh.StatusSkipped, d.Now().UTC()
+		a.out.say(fmt.Sprintf("=====> Skipped: nothing that watch=%s names has changed since %s, which stays", strings.Join(st.Effective().Watch, ","), st.Current))
+		a.detail("build it all the same with: git push -o deploy")
+		return d.Store.UpdateDeployment(ctx, a.dep)
+	}
+	d.tellDeclared(a, st, src.manifest, config)
+	img, err := d.image(ctx, a, st, src)
+	if err != nil {
+		return err
+	}
+	d.Reached(StepBuilt, string(st.Name))
+	svcs := services(st, src.declared)
+	r := d.release(a, st, img, src.commit, st.Config, svcs, formation(st, svcs), src.description)
+	r.Source, r.Declared, r.Elsewhere = src.text, src.declared, src.image != nil
+	if _, err := specs(st, r, a.dep.Number); err != nil {
+		return err
+	}
+	if src.dryRun {
+		a.dep.Status, a.dep.Ended = mesh.StatusDryRun, d.Now().UTC()
+		a.out.say("=====> Dry run: the build succeeded, and nothing has changed")
+		return d.Store.UpdateDeployment(ctx, a.dep)
+	}
+	if err := d.runOnce(ctx, a, st, r, "predeploy", src.manifest.Predeploy); err != nil {
+		return err
+	}
+	if err := d.releaseCommand(ctx, a, st, r); err != nil {
+		return err
+	}
+	st.Stopped = false
+	st, err = d.roll(ctx, a, st, r, all, func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
+		return d.commit(ctx, a, &r, func(s *mesh.Stack) error {
+			if s.Lock != nil {
+				return locked(*s) // since this began
+			}
+			src.keep(s, r.Config)
+			if src.change != nil {
+				src.change(s)
+			}
+			s.Stopped = false
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	d.tagRelease(context.WithoutCancel(ctx), st, r)
+	if err := d.runOnce(context.WithoutCancel(ctx), a, st, r, "postdeploy", src.manifest.Postdeploy); err != nil {
+		var e *mesh.Error
+		if errors.As(err, &e) { // what is ours is in the log
+			for _, l := range e.Output {
+				a.out.line("         " + l)
+			}
+		}
+		a.out.line(" !     " + err.Error())
+		a.detail("%s is live all the same", r.Number)
+	}
+	a.done(st)
+	return nil
+}
+
+// nextRelease is the number that the next release will have.
+func (d *Deployer) nextRelease(ctx context.Context, stack mesh.StackName) (mesh.ReleaseNumber, error) {
+	last, err := d.Store.Releases(ctx, stack, 1)
+	if err != nil || len(last) == 0 {
+		return 1, err
+	}
+	return last[0].Number + 1, nil
+}
+
+// commit records the attempt as live, with its release when there is one.
+func (d *Deployer) commit(ctx context.Context, a *attempt, r *mesh.Release, change func(*mesh.Stack) error) (mesh.Stack, error) {
+	a.dep.Ended = d.Now().UTC()
+	if r != nil {
+		a.dep.Release = r.Number
+	}
+	st, err := d.Store.Commit(ctx, a.dep, r, change)
+	if err != nil {
+		return st, err
+	}
+	a.dep.Status = mesh.StatusLive
+	d.Logger.Info("release recorded", "stack", st.Name, "release", st.Current.String(), "deployment", int(a.dep.Number), "key", string(a.dep.By))
+	return st, nil
+}
+
+// openTree opens the tree of a commit in the repository of a stack, with the submodules,
+// which are fetched when they are not there. It is for a deployment in its turn, which
+// has one tree open at a time.
+func (d *Deployer) openTree(ctx context.Context, a *attempt, repo mesh.StackName, commit mesh.Commit) (mesh.Tree, func(), error) {
+	tree, _, closeTree, err := d.Repos.Open(ctx, repo, commit)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open %s of %s: %w", commit.Short(), repo, err)
+	}
+	if repo != a.dep.Stack || !slices.ContainsFunc(tree.Entries(), func(e mesh.TreeEntry) bool { return e.Module != "" }) {
+		return tree, closeTree, nil
+	}
+	closeTree()
+	a.step("fetching submodules", "Fetching submodules")
+	if _, err := d.Repos.FetchModules(ctx, repo, commit, func(s string) { a.out.line("       " + s) }); err != nil {
+		return nil, nil, err
+	}
+	tree, _, closeTree, err = d.Repos.Open(ctx, repo, commit)
+	return tree, closeTree, err
+}

@@ -1,0 +1,148 @@
+package deploy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"mesh"
+)
+
+// heartbeat is how long a deployment may be silent before it says that it still
+// works: SSH clients and CI runners give up on silence after some minutes.
+const heartbeat = 30 * time.Second
+
+// transcript is the output of a deployment. It passes whole lines on to the one
+// who waits for it and to the record, with the values of config vars masked. It
+// may be written to from several goroutines.
+type transcript struct {
+	record io.WriteCloser
+	client io.Writer
+
+	mu    sync.Mutex
+	part  []byte
+	hide  *strings.Replacer
+	any   bool
+	last  time.Time
+	rerr  error
+	ended bool
+}
+
+func newTranscript(record io.WriteCloser, client io.Writer) *transcript {
+	if client == nil {
+		client = io.Discard
+	}
+	return &transcript{record: record, client: client, hide: strings.NewReplacer(), last: time.Now()}
+}
+
+// minHidden is how long a value must be to be masked in output: shorter ones
+// ("1", "true", "web") are no secrets, and masking them would garble every line.
+const minHidden = 6
+
+// mask hides the values of config vars from now on, line by line where a value
+// has several.
+func (t *transcript) mask(configs ...mesh.Config) {
+	seen := map[string]bool{}
+	var values []string
+	for _, c := range configs {
+		for _, v := range c {
+			for l := range strings.SplitSeq(v.Reveal(), "\n") {
+				if l = strings.TrimSpace(l); len(l) >= minHidden && !seen[l] {
+					seen[l] = true
+					values = append(values, l)
+				}
+			}
+		}
+	}
+	// The longest first: a value may begin with another one.
+	slices.SortStableFunc(values, func(a, b string) int { return len(b) - len(a) })
+	pairs := make([]string, 0, 2*len(values))
+	for _, v := range values {
+		pairs = append(pairs, v, "••••••")
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.hide = strings.NewReplacer(pairs...)
+}
+
+// clean masks a text that goes elsewhere.
+func (t *transcript) clean(s string) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.hide.Replace(s)
+}
+
+// line prints a line that may quote what an app or a build printed.
+func (t *transcript) line(s string) { _, _ = io.WriteString(t, s+"\n") }
+
+// say prints a line of mesh's own, unmasked: a config var that holds the stack's
+// URL must not blot it out of the result.
+func (t *transcript) say(s string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pass(s + "\n")
+}
+
+// Write takes any bytes and never fails: a client that went away is noticed by
+// its context, and the record by Close.
+func (t *transcript) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.part = append(t.part, b...)
+	i := bytes.LastIndexByte(t.part, '\n')
+	if i >= 0 {
+		t.pass(t.hide.Replace(string(t.part[:i+1])))
+		t.part = append(t.part[:0], t.part[i+1:]...)
+	}
+	return len(b), nil
+}
+
+func (t *transcript) pass(lines string) {
+	t.any, t.last = true, time.Now()
+	if t.ended {
+		return
+	}
+	lines = mesh.VisibleOutput(lines) // an app or an image may print anything
+	if _, err := io.WriteString(t.record, lines); err != nil && t.rerr == nil {
+		t.rerr = err
+	}
+	_, _ = io.WriteString(t.client, lines)
+}
+
+func (t *transcript) begun() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.any
+}
+
+// Close ends the record with what is left.
+func (t *transcript) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.part) > 0 {
+		t.pass(t.hide.Replace(string(t.part)) + "\n")
+		t.part = nil
+	}
+	t.ended = true
+	return errors.Join(t.rerr, t.record.Close())
+}
+
+// beat prints a line whenever there was none for a while.
+func (t *transcript) beat(ctx context.Context, phase func() string) {
+	start := time.Now()
+	for wait := heartbeat; sleep(ctx, wait); {
+		t.mu.Lock()
+		silent := time.Since(t.last)
+		if wait = heartbeat - silent; wait <= 0 {
+			wait = heartbeat
+			t.pass(fmt.Sprintf("       … still working: %s (%d s in all)\n", phase(), int(time.Since(start).Seconds())))
+		}
+		t.mu.Unlock()
+	}
+}
