@@ -12,6 +12,7 @@ import (
 // never changed by anyone.
 type Stack struct {
 	Name       StackName
+	Revision   uint64 // of the record: of two that one server has read, the larger is the later; set by the store
 	Created    time.Time
 	CreatedBy  KeyName
 	Config     Config                          // what the next release gets

@@ -159,15 +159,6 @@ func TestTail(t *testing.T) {
 	}
 }
 
-func TestBackoff(t *testing.T) {
-	t.Parallel()
-	for crashes, want := range map[int]time.Duration{0: time.Second, 1: time.Second, 2: 2 * time.Second, 3: 4 * time.Second, 9: 256 * time.Second, 10: 5 * time.Minute, 1_000_000: 5 * time.Minute} {
-		if got := backoff(crashes); got != want {
-			t.Errorf("after %d crashes: %s, want %s", crashes, got, want)
-		}
-	}
-}
-
 func TestFingerprint(t *testing.T) {
 	t.Parallel()
 	base := func() mesh.InstanceSpec {

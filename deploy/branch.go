@@ -28,7 +28,7 @@ func (d *Deployer) RepoState(ctx context.Context, stack mesh.StackName) (mesh.Re
 	if err != nil {
 		return mesh.RepoState{}, err
 	}
-	if r.Here() && !d.unavailable(stack, r.Number) {
+	if r.Here() && !d.losses.down(stack, r.Number) {
 		state.Commit = r.Commit
 	}
 	return state, nil

@@ -45,9 +45,8 @@ func (d *Deployer) doubtful(ctx context.Context, stack mesh.StackName) bool {
 // stray tells whether the engine has something of a stack that was never recorded here,
 // which only a person may remove.
 func (d *Deployer) stray(stack mesh.StackName) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return slices.Contains(d.unknown, stack)
+	unknown := d.unknown.Load()
+	return unknown != nil && slices.Contains(*unknown, stack)
 }
 
 // keptImages adds the images of a stack that a rollback may need, by ID.

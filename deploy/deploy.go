@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"mesh"
+	"mesh/deploy/fleet"
 )
 
 // Options is what a Deployer works with. All but the settings at the end must be
@@ -30,7 +31,7 @@ type Options struct {
 	Store   Store
 	Builder Builder
 	Runner  Runner
-	Router  Router
+	Router  fleet.Router
 	Repos   Repos
 	Logger  *slog.Logger
 
@@ -44,7 +45,7 @@ type Options struct {
 	Built    func(took time.Duration, err error)         // told of each build; nil: nobody is
 	Events   Events                                      // nil: nothing is told to the stacks' logs
 	ShutOut  func(fingerprint string)                    // told of each key that has been removed, to end its sessions; nil: nobody
-	Memory   Memory                                      // where instances were last seen; nil: that is not kept
+	Memory   fleet.Memory                                // where instances were last seen; nil: that is not kept
 	Probe    func(context.Context, netip.AddrPort) error // tells whether something listens there; nil: by a TCP connection
 	Reached  func(step Step, s string)                   // told of each step of a rollout, for tests that stop there; nil: nobody
 }
@@ -70,29 +71,21 @@ type Deployer struct {
 	end  context.CancelCauseFunc
 	work sync.WaitGroup
 
-	mu     sync.Mutex
-	lanes  map[mesh.StackName]*lane
-	fleets map[mesh.StackName]*fleet
-	// Containers that are started and in no fleet yet, and which of them have died.
-	starting map[string]bool
+	fleet  *fleet.Fleet
+	losses losses
+	lives  lives
+
+	mu    sync.Mutex
+	lanes map[mesh.StackName]*lane
 	// Stacks whose record is gone and whose remains are being removed: their names
 	// are not free yet.
 	destroying map[mesh.StackName]bool
-	held       map[mesh.StackName][]mesh.Instance // of stacks that cannot be read: where their requests go
-	unknown    []mesh.StackName                   // what the engine has of no stack, as of the last Reconcile
 	// The old and the new names of stacks that are being renamed: no deployment may
 	// begin there.
 	renaming map[mesh.StackName]bool
 
-	detached chan struct{} // holds one when a detached run has been started
-	moved    chan struct{} // holds one when an instance was seen to come, to go, or at another address
-	changed  chan struct{} // holds one when what runs may be another thing than what is known
-	images   atomic.Bool   // with changed: the images, too
-	remakes  chan struct{} // holds one when an image is to be made again
-	losses   map[mesh.StackName]*loss
-	lives    map[mesh.StackName]life // of those that somebody follows
-	died     map[string]mesh.InstanceEvent
-	retiring map[string]chan struct{} // by container: closed when it is gone
+	unknown  atomic.Pointer[[]mesh.StackName] // what the engine has of no stack, as of the last Reconcile
+	detached chan struct{}                    // holds one when a detached run has been started
 }
 
 // New returns a Deployer that supervises nothing yet.
@@ -118,17 +111,20 @@ func New(o Options) *Deployer {
 	if o.ShutOut == nil {
 		o.ShutOut = func(string) {}
 	}
-	if o.Probe == nil {
-		o.Probe = connect
-	}
 	if o.Reached == nil {
 		o.Reached = func(Step, string) {}
 	}
-	d := &Deployer{Options: o, lanes: map[mesh.StackName]*lane{}, fleets: map[mesh.StackName]*fleet{}, starting: map[string]bool{}, destroying: map[mesh.StackName]bool{}, held: map[mesh.StackName][]mesh.Instance{}, renaming: map[mesh.StackName]bool{}, died: map[string]mesh.InstanceEvent{}, retiring: map[string]chan struct{}{}}
-	d.detached, d.changed = make(chan struct{}, 1), make(chan struct{}, 1)
-	d.moved = make(chan struct{}, 1)
-	d.remakes, d.losses, d.lives = make(chan struct{}, 1), map[mesh.StackName]*loss{}, map[mesh.StackName]life{}
+	d := &Deployer{
+		Options: o, lanes: map[mesh.StackName]*lane{}, destroying: map[mesh.StackName]bool{}, renaming: map[mesh.StackName]bool{},
+		losses: newLosses(o.Now), detached: make(chan struct{}, 1),
+	}
 	d.life, d.end = context.WithCancelCause(context.Background())
+	d.fleet = fleet.New(fleet.Options{
+		Runner: o.Runner, Router: o.Router, Logger: o.Logger, Now: o.Now, Memory: o.Memory, Probe: o.Probe,
+		Host: d.host, Note: d.note, Background: d.background,
+		Lost: d.lost, LookImages: d.lookImages, Unsure: d.adoptLater,
+		Present: func(ctx context.Context, id string) (bool, error) { return d.Builder.Present(ctx, id) },
+	})
 	return d
 }
 
@@ -138,10 +134,9 @@ func New(o Options) *Deployer {
 // the next start.
 func (d *Deployer) Run(ctx context.Context) error {
 	d.background(d.expireRuns)
-	d.background(d.keepLooking)
+	d.background(d.fleet.Run)
 	d.background(d.keepImages)
-	d.background(d.keepMemory)
-	err := d.Runner.Watch(ctx, d.event, func() {
+	err := d.Runner.Watch(ctx, d.fleet.Event, func() {
 		if err := d.Reconcile(ctx); err != nil && ctx.Err() == nil {
 			d.Logger.Error("not reconciled after the engine was away", "err", err)
 		}
@@ -165,16 +160,4 @@ func (d *Deployer) url(s mesh.StackName) string { return d.URL(d.host(s)) }
 // background runs work that outlives the call that asked for it, until Run ends.
 func (d *Deployer) background(fn func(context.Context)) {
 	d.work.Go(func() { fn(d.life) })
-}
-
-// sleep waits, or returns false when ctx ends first.
-func sleep(ctx context.Context, t time.Duration) bool {
-	timer := time.NewTimer(t)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -130,7 +130,7 @@ func (d *Deployer) changeDomains(ctx context.Context, name mesh.StackName, fn fu
 	if _, err := d.Store.UpdateStack(ctx, name, fn); err != nil {
 		return err
 	}
-	d.refresh(name)
+	d.refresh(ctx, name)
 	return nil
 }
 

@@ -10,19 +10,11 @@ import (
 // Enter runs a command, a shell when it is empty, in the container of a running
 // instance, and returns its exit code. The command ends with ctx.
 func (d *Deployer) Enter(ctx context.Context, name mesh.InstanceName, run mesh.Run) (int, error) {
-	d.mu.Lock()
-	fl := d.fleets[run.Stack]
-	var m *member
-	if fl != nil {
-		m = fl.members[name]
-	}
-	if m == nil || !m.healthy {
-		d.mu.Unlock()
+	in, release, up := d.fleet.Find(run.Stack, name)
+	if !up {
 		return 0, mesh.Errorf(mesh.NotFound, "%s of %s is not running", name, run.Stack).WithHint("see what runs with: ssh mesh ps -a %s", run.Stack)
 	}
-	id, shell := m.instance.ID, fl.release.Image.Shell
-	d.mu.Unlock()
-	words := run.Words
+	shell, words := release.Image.Shell, run.Words
 	switch {
 	case shell && run.Line != "":
 		words = []string{"/bin/sh", "-c", run.Line}
@@ -34,7 +26,7 @@ func (d *Deployer) Enter(ctx context.Context, name mesh.InstanceName, run mesh.R
 	}
 	d.Logger.Info("instance entered", "stack", run.Stack, "instance", name.String(), "key", string(run.By))
 	code, err := d.Runner.Exec(ctx, mesh.Exec{
-		ID: id, Name: name.String(), Words: words, TTY: run.TTY,
+		ID: in.ID, Name: name.String(), Words: words, TTY: run.TTY,
 		Stdin: run.Stdin, Stdout: run.Stdout, Stderr: run.Stderr, Size: run.Size, Resize: run.Resize,
 	})
 	if err != nil && ctx.Err() == nil {

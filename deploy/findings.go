@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"mesh"
 )
@@ -38,9 +37,10 @@ func (d *Deployer) Findings(ctx context.Context) []mesh.Finding {
 			out = append(out, mesh.Finding{What: fmt.Sprintf("%s: %s", st.Name, loss), Mend: mend})
 		}
 	}
-	d.mu.Lock()
-	unknown := slices.Clone(d.unknown)
-	d.mu.Unlock()
+	var unknown []mesh.StackName
+	if seen := d.unknown.Load(); seen != nil {
+		unknown = *seen
+	}
 	for _, name := range unknown {
 		if _, err := d.Store.Stack(ctx, name); errors.Is(err, mesh.NoStack) {
 			out = append(out, mesh.Finding{

@@ -3,9 +3,9 @@ package deploy
 import (
 	"context"
 	"io"
-	"time"
 
 	"mesh"
+	"mesh/deploy/fleet"
 )
 
 // Builder turns a source tree into an image in the engine.
@@ -53,32 +53,13 @@ type Builder interface {
 // several goroutines. It sees only the containers of this server: other servers
 // on the same engine have their own.
 type Runner interface {
-	// Start creates and starts one container, making the stack's network first
-	// when it is missing, and returns it with its address. Nothing is left when it
-	// fails or ctx ends.
-	Start(ctx context.Context, spec mesh.InstanceSpec) (mesh.Instance, error)
-	// Check waits until the instance is healthy. It returns what it saw, in a few
-	// words ("GET / 200"), or a *mesh.Error that says why the instance is not, with
-	// its last log lines as output. progress, which may be nil, is called with a
-	// line when there is something to say meanwhile.
-	Check(ctx context.Context, in mesh.Instance, c mesh.Check, progress func(string)) (string, error)
-	// Stop sends SIGTERM, waits, sends SIGKILL, and removes the container with its
-	// anonymous volumes. A container that is gone already is no error.
-	Stop(ctx context.Context, id string, grace time.Duration) error
-	// Revive makes a container run and be reachable again that has exited, is paused, or
-	// is not in its stack's network, and returns it as it is then: its address may be a
-	// new one. The error is NotFound when another one has to take its place.
-	Revive(ctx context.Context, id string) (mesh.Instance, error)
-	// List returns the instances of all stacks, in whatever state.
-	List(ctx context.Context) ([]mesh.Instance, error)
-	// Look is a List that costs little, however many instances there are. Started and
-	// OOM may be missing.
-	Look(ctx context.Context) ([]mesh.Instance, error)
-	// Watch calls fn, one event at a time, for each instance that starts or dies, and
-	// for anything else that may have changed what runs, until ctx ends. When the engine
-	// goes away it reconnects, and calls lost once it is back, because events may have
-	// been missed.
-	Watch(ctx context.Context, fn func(mesh.InstanceEvent), lost func()) error
+	fleet.Runner
+	Commands
+	Inventory
+}
+
+// Commands runs commands in containers, beside the instances or in one of them.
+type Commands interface {
 	// RunOneOff runs one container to its end, connected to the given streams, and
 	// returns its exit code. The container is gone when it returns, also when ctx
 	// ended.
@@ -94,29 +75,21 @@ type Runner interface {
 	// Exec runs a further command in the container of a running instance, connected
 	// to the given streams, and returns its exit code. It is ended when ctx is.
 	Exec(ctx context.Context, e mesh.Exec) (int, error)
-	// Sweep removes this server's one-off containers. It is for the start, when
-	// none can be wanted.
-	Sweep(ctx context.Context) error
+}
+
+// Inventory is what the engine has of this server.
+type Inventory interface {
+	// List returns the instances of all stacks, in whatever state.
+	List(ctx context.Context) ([]mesh.Instance, error)
+	// Watch calls fn, one event at a time, for each instance that starts or dies, and
+	// for anything else that may have changed what runs, until ctx ends. When the engine
+	// goes away it reconnects, and calls lost once it is back, because events may have
+	// been missed.
+	Watch(ctx context.Context, fn func(mesh.InstanceEvent), lost func()) error
 	// Stacks names the stacks that there are containers or networks of.
 	Stacks(ctx context.Context) ([]mesh.StackName, error)
 	// RemoveStack removes the containers and the network of a stack.
 	RemoveStack(ctx context.Context, stack mesh.StackName) error
-	// Ping tells whether the engine answers.
-	Ping(ctx context.Context) error
-}
-
-// Router sends traffic to instances. No method waits for a request.
-type Router interface {
-	// Switch makes r all the traffic that the stack gets. Requests that come after
-	// it has returned see r only. Hosts that r leaves out lead nowhere.
-	Switch(r mesh.Route)
-	// Remove forgets the stack.
-	Remove(stack mesh.StackName)
-	// Drain returns when no request or upgraded connection is left on the target,
-	// which no route has any more. At ctx's deadline it ends the requests that are
-	// left, and after the given time the upgraded connections; when ctx ends
-	// otherwise, all. It returns an error when it had to.
-	Drain(ctx context.Context, targetID string, upgraded time.Duration) error
 }
 
 // Repos are the bare repositories that are pushed to.

@@ -19,6 +19,6 @@ func (d *Deployer) SetMaintenance(ctx context.Context, stack mesh.StackName, on 
 	} else {
 		d.note(stack, "maintenance", "is off")
 	}
-	d.refresh(stack)
+	d.refresh(ctx, stack)
 	return nil
 }

@@ -6,14 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
-	"time"
 
 	"mesh"
 	"mesh/deploy/manifest"
 )
-
-// settle is how long a service without HTTP must stay up to count as started.
-const settle = time.Second
 
 // release is a release in the making: all but its number.
 func (d *Deployer) release(a *attempt, st mesh.Stack, img mesh.Image, commit mesh.Commit, cfg mesh.Config, services map[mesh.ServiceName]mesh.Service, formation mesh.Formation, description string) mesh.Release {
@@ -126,21 +122,4 @@ func fingerprint(s mesh.InstanceSpec) string {
 	}
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:12])
-}
-
-// check is how an instance of a service shows that it is healthy. The path that
-// build:set health= names is web's.
-func check(st mesh.Stack, svc mesh.ServiceName) mesh.Check {
-	set := st.Effective()
-	c := mesh.Check{Timeout: set.CheckTimeout, Settle: settle}
-	switch {
-	case svc == mesh.Web:
-		c.HTTP, c.Path, c.Strict = true, set.Health, set.Health != ""
-	case st.Published(svc):
-		c.HTTP = true
-	}
-	if c.Timeout == 0 {
-		c.Timeout = mesh.DefaultCheckTimeout
-	}
-	return c
 }

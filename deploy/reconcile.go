@@ -32,7 +32,7 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 				all = append(all, err)
 			}
 		}
-		if d.hasFleet(st.Name) {
+		if d.fleet.Has(st.Name) {
 			continue // the deployments that are open there are alive
 		}
 		if err := d.settleRecords(ctx, st); err != nil {
@@ -41,14 +41,14 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 	}
 	running, err := d.Runner.List(ctx)
 	if err != nil {
-		recalled := d.recall(ctx, stacks, whole)
+		recalled := d.fleet.Recall(ctx, stacks, whole)
 		for name := range whole {
 			d.hold(name, recalled[name])
 		}
 		for _, st := range stacks {
 			// Routes that wait beat routes that do not exist, and routes that are there
 			// beat both: the instances may well serve without their engine.
-			if d.hasFleet(st.Name) || whole[st.Name] {
+			if d.fleet.Has(st.Name) || whole[st.Name] {
 				continue
 			}
 			if aerr := d.adopt(ctx, st, recalled[st.Name], false); aerr != nil {
@@ -68,7 +68,7 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 		if whole[st.Name] {
 			continue
 		}
-		if d.hasFleet(st.Name) {
+		if d.fleet.Has(st.Name) {
 			// What was read above may be old by now: the lane is taken first, and all
 			// read again.
 			d.adoptLater(st.Name)
@@ -115,9 +115,7 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 			}
 		}
 	}
-	d.mu.Lock()
-	d.unknown = unknown
-	d.mu.Unlock()
+	d.unknown.Store(&unknown)
 	return errors.Join(all...)
 }
 
@@ -166,6 +164,19 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 	if err != nil {
 		return err
 	}
+	found := d.wanted(ctx, st, want, running)
+	d.fleet.Adopt(st, r, want, found, known)
+	d.refresh(ctx, st.Name) // what was recorded since st was read had nobody to be told to
+	if some, _ := d.damaged(); !known || some[st.Name] {
+		return nil // what else runs may be wanted by what cannot be read
+	}
+	d.retire(st, slices.DeleteFunc(slices.Clone(running), func(in mesh.Instance) bool { return found[in.Name].ID == in.ID }))
+	return nil
+}
+
+// wanted chooses, for each slot, the instance that runs what is wanted: one that a
+// deployment started that went live, of several the newest.
+func (d *Deployer) wanted(ctx context.Context, st mesh.Stack, want []mesh.InstanceSpec, running []mesh.Instance) map[mesh.InstanceName]mesh.Instance {
 	live := map[mesh.DeploymentNumber]bool{}
 	best := map[mesh.InstanceName]mesh.Instance{}
 	spec := map[mesh.InstanceName]mesh.InstanceSpec{}
@@ -178,12 +189,7 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 			continue
 		}
 		if _, known := live[in.Deployment]; !known {
-			dep, err := d.Store.Deployment(ctx, st.Name, in.Deployment)
-			// One that is not recorded any more is among the oldest, and what it started
-			// has run since.
-			old := errors.Is(err, mesh.NotFound) && in.Deployment < st.LastNumber
-			old = old || errors.Is(err, mesh.Damaged) // what it started is left alone
-			live[in.Deployment] = old || err == nil && dep.Status == mesh.StatusLive
+			live[in.Deployment] = d.wentLive(ctx, st, in.Deployment)
 		}
 		old, ok := best[in.Name]
 		better := !ok || in.Deployment > old.Deployment ||
@@ -192,85 +198,21 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 			best[in.Name] = in
 		}
 	}
-
-	d.mu.Lock()
-	was := d.fleets[st.Name]
-	now := d.Now()
-	fl := &fleet{since: now, stack: d.newestLocked(st), release: r, members: map[mesh.InstanceName]*member{}}
-	for _, s := range want {
-		in, found := best[s.Name]
-		m := &member{instance: in, since: now}
-		if was != nil {
-			if o := was.members[s.Name]; o != nil && (!found || o.instance.ID == in.ID) {
-				m = o // keeps who is bringing it back
-				if found {
-					m.instance = in
-				}
-				// The engine was away. What it ended then is no crash, and what crashed before
-				// may have done so for want of it: the back-off starts over.
-				m.crashes, m.fails, m.ended = 0, 0, 0
-			}
-		}
-		switch {
-		case !found:
-			if m.instance.ID == "" {
-				m.instance = mesh.Instance{ID: noContainer, Stack: st.Name, Name: s.Name, Release: st.Current, Deployment: r.Deployment, Spec: s.Fingerprint}
-			}
-			m.healthy, m.ails, m.why = false, mesh.Missing, "it has no container"
-			if !known {
-				m.ails, m.why = mesh.Unknown, engineAway
-			}
-		case in.State == mesh.InstanceRunning && in.Addr.IsValid():
-			if m.since = in.Started; m.since.IsZero() {
-				m.since = now
-			}
-			if m.healthy, m.ails, m.why, m.recalled = true, "", "", !known; m.recalled {
-				m.why = "as last seen; " + engineAway
-			}
-		default:
-			m.healthy = false
-			m.ails, m.why = ailment(in)
-		}
-		if !m.healthy {
-			m.next = now
-		}
-		fl.members[s.Name] = m
-	}
-	d.fleets[st.Name] = fl
-	d.switchLocked(fl)
-	for _, m := range fl.members {
-		if !m.healthy && known {
-			d.bringBack(fl, m, 0)
-		}
-	}
-	d.mu.Unlock()
-
-	if some, _ := d.damaged(); !known || some[st.Name] {
-		return nil // what else runs may be wanted by what cannot be read
-	}
-	var old []mesh.Instance
-	for _, in := range running {
-		if best[in.Name].ID != in.ID {
-			old = append(old, in)
-		}
-	}
-	d.retire(st, old)
-	return nil
+	return best
 }
 
-// engineAway is why nothing is known of an instance.
-const engineAway = "the Docker Engine does not answer"
-
-// ailment says what is wrong with an instance that does not serve.
-func ailment(in mesh.Instance) (mesh.Condition, string) {
-	switch in.State {
-	case mesh.InstanceRunning:
-		return mesh.Unreachable, "its container is not in the network of its stack"
-	case mesh.InstancePaused:
-		return mesh.Paused, "somebody paused its container"
-	case mesh.InstanceCreated, mesh.InstanceExited:
+// wentLive tells whether what a deployment has started may serve. One that is not
+// recorded any more is among the oldest, and what it started has run since; what one
+// started whose record is damaged is left alone.
+func (d *Deployer) wentLive(ctx context.Context, st mesh.Stack, n mesh.DeploymentNumber) bool {
+	dep, err := d.Store.Deployment(ctx, st.Name, n)
+	switch {
+	case errors.Is(err, mesh.NotFound):
+		return n < st.LastNumber
+	case errors.Is(err, mesh.Damaged):
+		return true
 	}
-	return mesh.Halted, "its container does not run"
+	return err == nil && dep.Status == mesh.StatusLive
 }
 
 // adoptLater adopts a stack in its turn, when no deployment is at work there.
@@ -299,8 +241,13 @@ func (d *Deployer) adoptLater(name mesh.StackName) {
 	})
 }
 
-func (d *Deployer) hasFleet(name mesh.StackName) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.fleets[name] != nil
+// refresh tells the fleet what is recorded of a stack by now. Whoever changes a record
+// calls it afterwards; of several records the latest counts, in whatever order they come.
+func (d *Deployer) refresh(ctx context.Context, stack mesh.StackName) {
+	switch st, err := d.Store.Stack(context.WithoutCancel(ctx), stack); {
+	case err == nil:
+		d.fleet.Update(st)
+	case !errors.Is(err, mesh.NoStack):
+		d.Logger.Warn("stack not read again for its routes", "stack", stack, "err", err)
+	}
 }

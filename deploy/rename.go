@@ -183,20 +183,10 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 	}
 	ctx = context.WithoutCancel(ctx)
 	d.Logger.Info("stack renamed", "stack", next.Name, "was", st.Name, "key", string(a.dep.By))
-	d.over(st.Name, mesh.Errorf(mesh.NoStack, "%s was renamed to %s by %s", st.Name, next.Name, a.dep.By).
+	d.lives.end(st.Name, mesh.Errorf(mesh.NoStack, "%s was renamed to %s by %s", st.Name, next.Name, a.dep.By).
 		WithHint("go on with: ssh mesh logs -a %s -t", next.Name))
 	d.Events.Rename(st.Name, next.Name) // before its routes go, and its logs with them
-	d.mu.Lock()
-	var old []mesh.Instance
-	if fl := d.fleets[next.Name]; fl != nil && fl.was != nil {
-		for _, m := range fl.was.members {
-			old = append(old, m.instance)
-		}
-		fl.was = nil
-	}
-	d.Router.Remove(st.Name)
-	d.mu.Unlock()
-	retired = d.retire(next, old)
+	retired = d.retire(next, d.fleet.Renamed(st.Name, next.Name))
 	if next, err = d.finishRename(ctx, next); err != nil {
 		d.Logger.Warn("rename not finished; the next start does it", "stack", next.Name, "err", err)
 		retired = func(context.Context) bool { return false } // its images are still under the old name
@@ -222,6 +212,6 @@ func (d *Deployer) finishRename(ctx context.Context, st mesh.Stack) (mesh.Stack,
 		return st, fmt.Errorf("rename %s to %s: %w", st.Was, st.Name, err)
 	}
 	d.resetBranch(ctx, st.Name)
-	d.refresh(st.Name)
+	d.refresh(ctx, st.Name)
 	return done, nil
 }

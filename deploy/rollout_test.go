@@ -15,12 +15,13 @@ import (
 	"mesh"
 	"mesh/deploy"
 	"mesh/deploy/deploytest"
+	"mesh/deploy/fleet"
 )
 
 var (
 	_ deploy.Runner  = (*deploytest.Runner)(nil)
 	_ deploy.Builder = (*deploytest.Builder)(nil)
-	_ deploy.Router  = (*deploytest.Router)(nil)
+	_ fleet.Router   = (*deploytest.Router)(nil)
 	_ deploy.Repos   = (*deploytest.Repos)(nil)
 )
 

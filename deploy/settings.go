@@ -12,6 +12,6 @@ func (d *Deployer) SetSettings(ctx context.Context, stack mesh.StackName, fn fun
 	if err != nil {
 		return st, err
 	}
-	d.refresh(stack)
+	d.refresh(ctx, stack)
 	return st, d.Repos.ResetBranch(ctx, stack)
 }

@@ -2,8 +2,6 @@ package deploy
 
 import (
 	"context"
-
-	"mesh"
 )
 
 // Settle returns when no deployment runs or waits and no instance is on its way
@@ -28,31 +26,12 @@ func (d *Deployer) Settle(ctx context.Context) error {
 // underWay gives the end of something that Settle waits for; nil: there is nothing.
 func (d *Deployer) underWay() <-chan struct{} {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	for _, l := range d.lanes {
 		if l.running != nil {
+			defer d.mu.Unlock()
 			return l.running.done
 		}
 	}
-	for _, gone := range d.retiring {
-		return gone
-	}
-	return nil
-}
-
-// retires notes that an instance is on its way out, until the returned function
-// is called.
-func (d *Deployer) retires(in mesh.Instance) (gone func()) {
-	ch := make(chan struct{})
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.retiring[in.ID] = ch
-	return func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if d.retiring[in.ID] == ch {
-			delete(d.retiring, in.ID)
-		}
-		close(ch)
-	}
+	d.mu.Unlock()
+	return d.fleet.Leaving()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"mesh"
+	"mesh/deploy/fleet"
 )
 
 // CreateStack records a new stack with a network of its own and routes its name.
@@ -29,12 +30,8 @@ func (d *Deployer) CreateStack(ctx context.Context, name mesh.StackName, by mesh
 	if err != nil {
 		return st, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.held, name)
-	fl := &fleet{stack: d.newestLocked(st), members: map[mesh.InstanceName]*member{}}
-	d.fleets[name] = fl
-	d.switchLocked(fl)
+	d.fleet.Create(st)
+	d.refresh(ctx, name) // what was recorded since had nobody to be told to
 	return st, nil
 }
 
@@ -67,12 +64,8 @@ func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mes
 	if err := d.Store.DestroyStack(ctx, name); err != nil {
 		return err
 	}
-	d.mu.Lock()
-	delete(d.fleets, name)
-	delete(d.held, name)
-	d.Router.Remove(name)
-	d.mu.Unlock()
-	d.over(name, mesh.Errorf(mesh.NoStack, "%s was destroyed by %s", name, by))
+	d.fleet.Drop(name)
+	d.lives.end(name, mesh.Errorf(mesh.NoStack, "%s was destroyed by %s", name, by))
 	d.Logger.Info("stack destroyed", "stack", name, "key", string(by))
 	err := d.Repos.Remove(ctx, name) // before the last of it: what is left then is not known to be nobody's
 	d.removeStack(ctx, name)
@@ -115,7 +108,7 @@ func (d *Deployer) removeStack(ctx context.Context, name mesh.StackName) {
 	d.background(func(ctx context.Context) {
 		for try := 1; err != nil && try < removeTries; try++ {
 			d.Logger.Warn("not all of a stack removed yet", "stack", name, "err", err)
-			if !sleep(ctx, backoff(try)) {
+			if !fleet.Wait(ctx, fleet.Backoff(try), nil) {
 				return
 			}
 			if _, serr := d.Store.Stack(ctx, name); !errors.Is(serr, mesh.NoStack) {

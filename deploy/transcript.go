@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"mesh"
+	"mesh/deploy/fleet"
 )
 
 // heartbeat is how long a deployment may be silent before it says that it still
@@ -136,7 +137,7 @@ func (t *transcript) Close() error {
 // beat prints a line whenever there was none for a while.
 func (t *transcript) beat(ctx context.Context, phase func() string) {
 	start := time.Now()
-	for wait := heartbeat; sleep(ctx, wait); {
+	for wait := heartbeat; fleet.Wait(ctx, wait, nil); {
 		t.mu.Lock()
 		silent := time.Since(t.last)
 		if wait = heartbeat - silent; wait <= 0 {

@@ -1,8 +1,8 @@
 package router_test
 
 import (
-	"mesh/deploy"
+	"mesh/deploy/fleet"
 	"mesh/router"
 )
 
-var _ deploy.Router = (*router.Router)(nil)
+var _ fleet.Router = (*router.Router)(nil)

@@ -499,6 +499,7 @@ func (s *Store) CreateStack(ctx context.Context, st mesh.Stack, choose func(take
 				return err
 			}
 		}
+		st.Revision = uint64(tx.ID()) //nolint:gosec // as in readStack
 		return s.writeStack(tx, b, mesh.Stack{}, st)
 	})
 	return st, err
@@ -609,7 +610,9 @@ func (s *Store) readStack(name mesh.StackName, b *bbolt.Bucket) (mesh.Stack, err
 	if err != nil {
 		return mesh.Stack{}, damagedRecord("the config vars of "+string(name), err)
 	}
-	return f.stack(cfg), nil
+	st := f.stack(cfg)
+	st.Revision = uint64(b.Tx().ID()) //nolint:gosec // bbolt counts transactions up from 0
+	return st, nil
 }
 
 // Keys returns all keys by name, but damaged ones.

@@ -101,7 +101,9 @@ func plain(c mesh.Config) map[string]string {
 	return out
 }
 
+// sameStack compares what is recorded; a Revision says only when it was read.
 func sameStack(a, b mesh.Stack) bool {
+	a.Revision, b.Revision = 0, 0
 	ca, cb := plain(a.Config), plain(b.Config)
 	a.Config, b.Config = nil, nil
 	return maps.Equal(ca, cb) && reflect.DeepEqual(a, b)
@@ -158,6 +160,21 @@ func TestCreateStack_NameTakenOrRefused(t *testing.T) {
 	}
 	// Nothing of the refused one is left in the index of domains.
 	create(t, s, mesh.Stack{Name: "third", Domains: []mesh.Host{"b.example"}})
+}
+
+// Of two records the later one has the larger Revision, whichever way it was had.
+func TestStack_Revision(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir())
+	made := must(s.CreateStack(t.Context(), mesh.Stack{Name: "blog"}, nil))(t)
+	read := must(s.Stack(t.Context(), "blog"))(t)
+	changed := must(s.UpdateStack(t.Context(), "blog", func(st *mesh.Stack) error { st.Stopped = true; return nil }))(t)
+	d := must(s.BeginDeployment(t.Context(), mesh.Deployment{Stack: "blog", Kind: mesh.DeployPush, Status: mesh.StatusRunning}))(t)
+	live := must(s.Commit(t.Context(), d, nil, nil))(t)
+	last := must(s.Stacks(t.Context()))(t)[0]
+	if made.Revision == 0 || read.Revision < made.Revision || changed.Revision <= read.Revision || live.Revision <= changed.Revision || last.Revision < live.Revision {
+		t.Errorf("revisions %d, %d, %d, %d, %d", made.Revision, read.Revision, changed.Revision, live.Revision, last.Revision)
+	}
 }
 
 func TestUpdateStack_KeepsWhatIsNotItsOwn(t *testing.T) {

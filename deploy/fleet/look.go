@@ -1,4 +1,4 @@
-package deploy
+package fleet
 
 import (
 	"context"
@@ -26,30 +26,30 @@ const (
 )
 
 // lookSoon has what runs compared with what is recorded, in a moment.
-func (d *Deployer) lookSoon(images bool) {
+func (f *Fleet) lookSoon(images bool) {
 	if images {
-		d.images.Store(true)
+		f.images.Store(true)
 	}
 	select {
-	case d.changed <- struct{}{}:
+	case f.changed <- struct{}{}:
 	default: // it will look anyway
 	}
 }
 
 // keepLooking looks until ctx ends.
-func (d *Deployer) keepLooking(ctx context.Context) {
+func (f *Fleet) keepLooking(ctx context.Context) {
 	wait, images := lookEvery, time.Time{}
-	d.lookSoon(true)
+	f.lookSoon(true)
 	for {
 		t := time.NewTimer(wait)
 		select {
-		case <-d.changed:
-			if !sleep(ctx, lookGather) {
+		case <-f.changed:
+			if !Wait(ctx, lookGather, nil) {
 				t.Stop()
 				return
 			}
 			select { // what came meanwhile is seen, too
-			case <-d.changed:
+			case <-f.changed:
 			default:
 			}
 		case <-t.C:
@@ -58,16 +58,16 @@ func (d *Deployer) keepLooking(ctx context.Context) {
 			return
 		}
 		t.Stop()
-		if wait = lookEvery; d.look(ctx) {
+		if wait = lookEvery; f.look(ctx) {
 			wait = lookAgain
 		}
-		ago := d.Now().Sub(images)
+		ago := f.Now().Sub(images)
 		switch {
-		case ago > imagesEvery, d.images.Load() && ago >= imagesLeast:
-			images = d.Now()
-			d.images.Store(false)
-			d.lookImages(ctx)
-		case d.images.Load():
+		case ago > imagesEvery, f.images.Load() && ago >= imagesLeast:
+			images = f.Now()
+			f.images.Store(false)
+			f.LookImages(ctx)
+		case f.images.Load():
 			wait = min(wait, imagesLeast-ago)
 		}
 	}
@@ -75,12 +75,12 @@ func (d *Deployer) keepLooking(ctx context.Context) {
 
 // look compares what runs with what is recorded, takes what does not serve out of the
 // routes, and has it mended. It tells whether to look again soon.
-func (d *Deployer) look(ctx context.Context) (again bool) {
-	began := d.Now()
-	there, err := d.Runner.Look(ctx)
+func (f *Fleet) look(ctx context.Context) (again bool) {
+	began := f.Now()
+	there, err := f.Runner.Look(ctx)
 	if err != nil {
 		if ctx.Err() == nil && !errors.Is(err, mesh.Unavailable) {
-			d.Logger.Warn("what runs was not looked at", "err", err)
+			f.Logger.Warn("what runs was not looked at", "err", err)
 		}
 		return false // an engine that comes back is told by Watch
 	}
@@ -88,50 +88,62 @@ func (d *Deployer) look(ctx context.Context) (again bool) {
 	for _, in := range there {
 		by[in.ID] = in
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, fl := range d.fleets {
-		if fl.since.After(began) {
+	f.mu.Lock()
+	defer f.unlock()
+	for _, g := range f.groups {
+		if g.since.After(began) {
 			continue
 		}
 		unknown := false
-		for _, m := range fl.members {
+		for _, m := range g.members {
 			in, found := by[m.instance.ID]
 			switch {
 			case m.busy || m.since.After(began):
 			case !m.healthy || m.recalled:
 				unknown = true // adopted while the engine was away
 			default:
-				again = d.compareLocked(fl, m, in, found) || again
+				again = f.compareLocked(g, m, in, found) || again
 			}
 		}
 		if unknown {
-			d.adoptLater(fl.stack.Name)
+			f.Unsure(g.stack.Name)
 		}
 	}
 	return again
 }
 
 // compareLocked mends a member that is not what the engine says.
-func (d *Deployer) compareLocked(fl *fleet, m *member, in mesh.Instance, found bool) (again bool) {
+func (f *Fleet) compareLocked(g *group, m *member, in mesh.Instance, found bool) (again bool) {
 	switch {
 	case !found:
-		d.ailsLocked(fl, m, mesh.Missing, "its container was removed", 0)
+		f.ailsLocked(g, m, mesh.Missing, "its container was removed", 0)
 	case in.State == mesh.InstanceExited, in.State == mesh.InstanceCreated:
 		// The event that says how it ended may be on its way: it is waited for once.
 		if m.ended++; m.ended < 2 {
 			return true
 		}
-		d.endedLocked(fl, m, mesh.InstanceEvent{Instance: in, Died: true, At: d.Now()})
+		f.endedLocked(g, m, mesh.InstanceEvent{Instance: in, Died: true, At: f.Now()})
 	case in.State == mesh.InstancePaused, !in.Addr.IsValid():
 		what, why := ailment(in)
-		d.ailsLocked(fl, m, what, why, 0)
+		f.ailsLocked(g, m, what, why, 0)
 	case in.Addr != m.instance.Addr:
-		d.note(fl.stack.Name, m.instance.Name.String(), "is at %s now, and was at %s", in.Addr, m.instance.Addr)
+		f.Note(g.stack.Name, m.instance.Name.String(), "is at %s now, and was at %s", in.Addr, m.instance.Addr)
 		m.instance.Addr = in.Addr
-		d.switchLocked(fl)
+		f.markLocked(g.stack.Name)
 	default:
 		m.ended = 0
 	}
 	return false
+}
+
+// ailment says what is wrong with an instance that does not serve.
+func ailment(in mesh.Instance) (mesh.Condition, string) {
+	switch in.State {
+	case mesh.InstanceRunning:
+		return mesh.Unreachable, "its container is not in the network of its stack"
+	case mesh.InstancePaused:
+		return mesh.Paused, "somebody paused its container"
+	case mesh.InstanceCreated, mesh.InstanceExited:
+	}
+	return mesh.Halted, "its container does not run"
 }

@@ -1,4 +1,4 @@
-package deploy
+package fleet
 
 import (
 	"cmp"
@@ -41,27 +41,27 @@ func connect(ctx context.Context, at netip.AddrPort) error {
 
 // keepMemory saves where instances are whenever that has changed, until ctx ends, and
 // then once more.
-func (d *Deployer) keepMemory(ctx context.Context) {
-	if d.Memory == nil {
+func (f *Fleet) keepMemory(ctx context.Context) {
+	if f.Memory == nil {
 		return
 	}
 	var last []mesh.Instance
 	save := func() {
-		now := d.seen()
+		now := f.seen()
 		if slices.Equal(now, last) {
 			return
 		}
-		if err := d.Memory.Save(now); err != nil {
-			d.Logger.Warn("where instances are was not saved", "err", err)
+		if err := f.Memory.Save(now); err != nil {
+			f.Logger.Warn("where instances are was not saved", "err", err)
 			return
 		}
 		last = now
 	}
 	for {
 		select {
-		case <-d.moved:
+		case <-f.moved:
 			save()
-			sleep(ctx, saveEvery)
+			Wait(ctx, saveEvery, nil)
 		case <-ctx.Done():
 			save()
 			return
@@ -70,12 +70,12 @@ func (d *Deployer) keepMemory(ctx context.Context) {
 }
 
 // seen lists the instances that serve, as far as a probe can tell so.
-func (d *Deployer) seen() []mesh.Instance {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (f *Fleet) seen() []mesh.Instance {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	var out []mesh.Instance
-	for _, fl := range d.fleets {
-		for _, m := range fl.members {
+	for _, g := range f.groups {
+		for _, m := range g.members {
 			if m.healthy && m.instance.Addr.IsValid() {
 				in := m.instance
 				in.State = mesh.InstanceRunning
@@ -83,26 +83,31 @@ func (d *Deployer) seen() []mesh.Instance {
 			}
 		}
 	}
-	for _, held := range d.held {
+	for _, held := range f.kept {
 		out = append(out, held...)
 	}
 	slices.SortFunc(out, func(a, b mesh.Instance) int { return cmp.Compare(a.ID, b.ID) })
 	return out
 }
 
-// recall returns the instances that were last seen and still accept connections, by
+// remembered are the instances that were last seen.
+func (f *Fleet) remembered() []mesh.Instance {
+	if f.Memory == nil {
+		return nil
+	}
+	last, err := f.Memory.Load()
+	if err != nil {
+		f.Logger.Warn("where instances were is not known", "err", err)
+	}
+	return last
+}
+
+// Recall returns the instances that were last seen and still accept connections, by
 // stack. An address counts only inside the stack's own subnet, where no container of
 // another stack can be; that it is the same container, the engine will tell.
 // Of a stack in held, whose subnet cannot be read, it counts outside those of the others.
-func (d *Deployer) recall(ctx context.Context, stacks []mesh.Stack, held map[mesh.StackName]bool) map[mesh.StackName][]mesh.Instance {
-	if d.Memory == nil {
-		return nil
-	}
-	last, err := d.Memory.Load()
-	if err != nil {
-		d.Logger.Warn("where instances were is not known", "err", err)
-		return nil
-	}
+func (f *Fleet) Recall(ctx context.Context, stacks []mesh.Stack, held map[mesh.StackName]bool) map[mesh.StackName][]mesh.Instance {
+	last := f.remembered()
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
 	var (
@@ -119,7 +124,7 @@ func (d *Deployer) recall(ctx context.Context, stacks []mesh.Stack, held map[mes
 			continue
 		}
 		all.Go(func() {
-			if d.Probe(ctx, in.Addr) != nil {
+			if f.Probe(ctx, in.Addr) != nil {
 				return
 			}
 			mu.Lock()

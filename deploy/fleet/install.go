@@ -1,0 +1,203 @@
+package fleet
+
+import (
+	"slices"
+	"time"
+
+	"mesh"
+)
+
+// Split tells which of the wanted instances of a stack run already and which have to be
+// started. Those of services that anew names are always started.
+func (f *Fleet) Split(stack mesh.StackName, want []mesh.InstanceSpec, anew func(mesh.ServiceName) bool) (keep []mesh.Instance, start []mesh.InstanceSpec) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g := f.groups[stack]
+	for _, spec := range want {
+		if g != nil && !anew(spec.Name.Service) {
+			m := g.members[spec.Name]
+			if m != nil && m.healthy && m.instance.Spec == spec.Fingerprint {
+				keep = append(keep, m.instance)
+				continue
+			}
+		}
+		start = append(start, spec)
+	}
+	return keep, start
+}
+
+// Install makes r what the stack runs, on the instances that it keeps, as far as they
+// are still what they were, and those that were started for it, and switches the router
+// to them, all at once. want has the specs of both. It returns the instances that are no
+// longer wanted.
+func (f *Fleet) Install(st mesh.Stack, r mesh.Release, want []mesh.InstanceSpec, keep, started []mesh.Instance) (old []mesh.Instance) {
+	f.mu.Lock()
+	defer f.unlock()
+	was, now := f.groups[st.Name], f.Now()
+	g := &group{since: now, stack: st, release: r, members: map[mesh.InstanceName]*member{}}
+	if was != nil {
+		g.stack = newer(st, was.stack)
+	}
+	for _, in := range keep {
+		// What has become of it since, a crash or another container, is the member's.
+		if was != nil && was.members[in.Name] != nil {
+			g.members[in.Name] = was.members[in.Name]
+		} else {
+			g.members[in.Name] = &member{instance: in, healthy: true, since: now}
+		}
+	}
+	for _, in := range started {
+		g.members[in.Name] = &member{instance: in, healthy: true, since: now}
+	}
+	for _, spec := range want {
+		if m := g.members[spec.Name]; m != nil {
+			m.spec = spec
+		}
+	}
+	if was != nil {
+		for name, m := range was.members {
+			if n := g.members[name]; n == nil || n.instance.ID != m.instance.ID {
+				old = append(old, m.instance)
+			}
+		}
+	}
+	if st.Was != "" {
+		// The router keeps the routes of the old name until Renamed: it has the same domains.
+		g.was = f.groups[st.Was]
+		delete(f.groups, st.Was)
+	}
+	f.putLocked(g)
+	// What died between its check and now was nobody's to restart.
+	for _, m := range g.members {
+		if ev, dead := f.died[m.instance.ID]; dead {
+			f.endedLocked(g, m, ev)
+		}
+		delete(f.died, m.instance.ID)
+		delete(f.starting, m.instance.ID)
+	}
+	slices.SortFunc(old, func(a, b mesh.Instance) int { return a.Name.Compare(b.Name) })
+	return old
+}
+
+// Renamed forgets the old name of a stack that Install was given with it, and returns
+// the instances that ran under it.
+func (f *Fleet) Renamed(from, to mesh.StackName) (old []mesh.Instance) {
+	f.mu.Lock()
+	defer f.unlock()
+	if g := f.groups[to]; g != nil && g.was != nil {
+		for _, m := range g.was.ordered() {
+			old = append(old, m.instance)
+		}
+		g.was = nil
+	}
+	f.markLocked(from)
+	return old
+}
+
+// engineAway is why nothing is known of an instance.
+const engineAway = "the Docker Engine does not answer"
+
+// noContainer is the ID of a member that has none, as far as mesh knows.
+const noContainer = "none"
+
+// Adopt makes what is found of a stack what it runs, as the server starts or an engine
+// is back: found has, by name, the instances that run what is wanted. The others of want
+// are started in the background. When the engine is away (known is false), found is what
+// was last seen and answers, and nothing is started: the others may run as well.
+func (f *Fleet) Adopt(st mesh.Stack, r mesh.Release, want []mesh.InstanceSpec, found map[mesh.InstanceName]mesh.Instance, known bool) {
+	f.mu.Lock()
+	defer f.unlock()
+	was, now := f.groups[st.Name], f.Now()
+	g := &group{since: now, stack: st, release: r, members: map[mesh.InstanceName]*member{}}
+	if was != nil {
+		g.stack = newer(st, was.stack)
+	}
+	for _, spec := range want {
+		var before *member
+		if was != nil {
+			before = was.members[spec.Name]
+		}
+		in, there := found[spec.Name]
+		m := adopted(before, spec, in, there, known, now)
+		if m.instance.ID == "" {
+			m.instance = mesh.Instance{ID: noContainer, Stack: st.Name, Name: spec.Name, Release: st.Current, Deployment: r.Deployment, Spec: spec.Fingerprint}
+		}
+		g.members[spec.Name] = m
+	}
+	f.putLocked(g)
+	for _, m := range g.members {
+		if !m.healthy && known {
+			f.bringBack(g, m, 0)
+		}
+	}
+}
+
+// adopted is the member of a slot in which an instance was found, or not.
+func adopted(before *member, spec mesh.InstanceSpec, in mesh.Instance, there, known bool, now time.Time) *member {
+	m := &member{instance: in, since: now}
+	if before != nil && (!there || before.instance.ID == in.ID) {
+		m = before // keeps who is bringing it back
+		if there {
+			m.instance = in
+		}
+		// The engine was away. What it ended then is no crash, and what crashed before may
+		// have done so for want of it: the back-off starts over.
+		m.crashes, m.fails, m.ended = 0, 0, 0
+	}
+	m.spec = spec
+	switch {
+	case !there:
+		m.healthy, m.ails, m.why = false, mesh.Missing, "it has no container"
+		if !known {
+			m.ails, m.why = mesh.Unknown, engineAway
+		}
+	case in.State == mesh.InstanceRunning && in.Addr.IsValid():
+		if m.since = in.Started; m.since.IsZero() {
+			m.since = now
+		}
+		if m.healthy, m.ails, m.why, m.recalled = true, "", "", !known; m.recalled {
+			m.why = "as last seen; " + engineAway
+		}
+	default:
+		m.healthy = false
+		m.ails, m.why = ailment(in)
+	}
+	if !m.healthy {
+		m.next = now
+	}
+	return m
+}
+
+// Hold lets a stack whose record cannot be read go on as it was: its hosts lead to its
+// web instances, those that were last seen to serve, else those of the newest
+// deployment, and nothing of it is started or stopped. It returns how many those are.
+func (f *Fleet) Hold(stack mesh.StackName, hosts []mesh.Host, running []mesh.Instance) int {
+	seen := map[string]bool{}
+	for _, in := range f.remembered() {
+		seen[in.ID] = true
+	}
+	web := slices.DeleteFunc(slices.Clone(running), func(in mesh.Instance) bool {
+		return in.Stack != stack || in.Name.Service != mesh.Web || in.State != mesh.InstanceRunning || !in.Addr.IsValid()
+	})
+	known := func(in mesh.Instance) bool { return seen[in.ID] }
+	if slices.ContainsFunc(web, known) {
+		web = slices.DeleteFunc(web, func(in mesh.Instance) bool { return !known(in) })
+	} else {
+		var newest mesh.DeploymentNumber
+		for _, in := range web {
+			newest = max(newest, in.Deployment)
+		}
+		web = slices.DeleteFunc(web, func(in mesh.Instance) bool { return in.Deployment != newest })
+	}
+	route := mesh.Route{Stack: stack, Hosts: append([]mesh.Host{f.Host(stack)}, hosts...)}
+	for _, in := range web {
+		route.Targets = append(route.Targets, mesh.Target{ID: in.ID, Name: in.Name, Addr: in.Addr})
+	}
+	slices.SortFunc(route.Targets, func(a, b mesh.Target) int { return a.Name.Compare(b.Name) })
+	f.mu.Lock()
+	defer f.unlock()
+	delete(f.groups, stack)
+	f.held[stack], f.kept[stack] = route, web
+	f.markLocked(stack)
+	return len(web)
+}
