@@ -12,6 +12,18 @@ import (
 	"mesh"
 )
 
+// AuditReader reads what keys did.
+type AuditReader interface {
+	// AuditLog returns the newest first, limit of them at most, of all stacks when stack
+	// is empty.
+	AuditLog(ctx context.Context, stack mesh.StackName, limit int) ([]mesh.AuditEntry, error)
+}
+
+// Auditor records what a key did, or tried to do, to a stack or to the server.
+type Auditor interface {
+	Audit(ctx context.Context, by mesh.KeyName, stack mesh.StackName, action string, err error)
+}
+
 var auditCommands = []*definition{
 	{
 		topic: "audit", short: "List who did what, when, and how it went, the newest first", access: mesh.AccessAdmin, quiet: true, json: true, run: runAudit,
@@ -36,7 +48,7 @@ func runAudit(ctx context.Context, c *call) error {
 	if stack == "" {
 		stack = c.named
 	}
-	entries, err := c.State.AuditLog(ctx, mesh.StackName(stack), n)
+	entries, err := c.AuditLog.AuditLog(ctx, mesh.StackName(stack), n)
 	if err != nil {
 		return err
 	}
@@ -94,7 +106,7 @@ func (c *call) audit(ctx context.Context, err error) {
 	if c.def.verbatim && len(c.args) > len(args) {
 		words = append(words, "…")
 	}
-	c.Deployer.Audit(ctx, c.Key.Name, c.stack.Name, strings.Join(words, " "), err)
+	c.Auditor.Audit(ctx, c.Key.Name, c.stack.Name, strings.Join(words, " "), err)
 }
 
 // program is a word that names a program: without blanks, quotes and =, behind which

@@ -11,6 +11,15 @@ import (
 	"mesh"
 )
 
+// Builds tells how a stack is built, and changes that.
+type Builds interface {
+	// Dockerfile returns the one that the last commit is built with, and whether mesh has
+	// written it.
+	Dockerfile(ctx context.Context, stack mesh.StackName) (text string, managed bool, err error)
+	// SetSettings changes the settings by fn, for the next push.
+	SetSettings(ctx context.Context, stack mesh.StackName, fn func(*mesh.Settings) error) (mesh.Stack, error)
+}
+
 var buildCommands = []*definition{
 	{
 		topic: "build", short: "Show the build and check settings", stack: true, json: true, run: runBuild,
@@ -98,7 +107,7 @@ func runBuildDockerfile(ctx context.Context, c *call) error {
 	if eject, _ := c.flags.GetBool("eject"); eject {
 		return mesh.Errorf(mesh.Invalid, "--eject writes a file on your machine, which only the client can").WithHint("in a checkout: mesh build:dockerfile --eject")
 	}
-	text, managed, err := c.Deployer.Dockerfile(ctx, c.stack.Name)
+	text, managed, err := c.Builds.Dockerfile(ctx, c.stack.Name)
 	if err != nil {
 		return err
 	}
@@ -110,7 +119,7 @@ func runBuildDockerfile(ctx context.Context, c *call) error {
 }
 
 func (c *call) changeSettings(ctx context.Context, change func(*mesh.Settings) error) error {
-	st, err := c.Deployer.SetSettings(ctx, c.stack.Name, change)
+	st, err := c.Builds.SetSettings(ctx, c.stack.Name, change)
 	if err != nil {
 		return err
 	}

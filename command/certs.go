@@ -55,7 +55,7 @@ func runCerts(_ context.Context, c *call) error {
 	}
 	list := []certJSON{}
 	var rows [][]string
-	for _, m := range all.List(c.stack.Name, c.Deployer.Domains(c.stack)) {
+	for _, m := range all.List(c.stack.Name, c.Hosts.Domains(c.stack)) {
 		j := certJSON{Host: m.Host, Source: m.Source, Issuer: m.Issuer, Error: m.Error}
 		row := []string{string(m.Host), m.Source, "-", m.Error}
 		if row[1] == "" {
@@ -88,7 +88,7 @@ func runCertsAdd(_ context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	covered, doubts, err := all.Add(c.stack.Name, c.Deployer.Domains(c.stack), []byte(data))
+	covered, doubts, err := all.Add(c.stack.Name, c.Hosts.Domains(c.stack), []byte(data))
 	if err != nil {
 		return err
 	}

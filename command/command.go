@@ -25,101 +25,49 @@ import (
 	"mesh"
 )
 
-// State is what commands may read.
-type State interface {
+// Stacks reads the stacks.
+type Stacks interface {
 	// Damaged lists the records that are not what was written. A stack whose own record
 	// is one of them is not among Stacks.
 	Damaged() []mesh.Damage
 	Stacks(ctx context.Context) ([]mesh.Stack, error)
+	// Stack fails with NoStack when there is none, and with Damaged when its record
+	// cannot be read.
 	Stack(ctx context.Context, name mesh.StackName) (mesh.Stack, error)
-	Release(ctx context.Context, stack mesh.StackName, n mesh.ReleaseNumber) (mesh.Release, error)
-	Releases(ctx context.Context, stack mesh.StackName, limit int) ([]mesh.Release, error)
-	Deployment(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber) (mesh.Deployment, error)
-	Deployments(ctx context.Context, stack mesh.StackName, limit int) ([]mesh.Deployment, error)
-	Keys(ctx context.Context) ([]mesh.Key, error)
-	Registries(ctx context.Context) ([]mesh.Registry, error)
-	AuditLog(ctx context.Context, stack mesh.StackName, limit int) ([]mesh.AuditEntry, error)
-	ReadOutput(stack mesh.StackName, n mesh.DeploymentNumber) (io.ReadCloser, error)
 }
 
-// Deployer is what commands may change. What a method prints to out is the talk
-// of a deployment, line by line.
-type Deployer interface {
-	CreateStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) (mesh.Stack, error)
-	DestroyStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) error
-	SetConfig(ctx context.Context, stack mesh.StackName, by mesh.KeyName, set mesh.Config, unset []string, recordOnly bool, out io.Writer) ([]string, error)
-	Dockerfile(ctx context.Context, stack mesh.StackName) (text string, managed bool, err error)
-	SetSettings(ctx context.Context, stack mesh.StackName, fn func(*mesh.Settings) error) (mesh.Stack, error)
-	Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyName, changes []mesh.Scale, out io.Writer) (mesh.Formation, error)
-	Rebuild(ctx context.Context, stack mesh.StackName, by mesh.KeyName, noCache bool, out io.Writer) error
-	Restart(ctx context.Context, stack mesh.StackName, by mesh.KeyName, svc mesh.ServiceName, out io.Writer) error
-	Start(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error
-	Stop(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error
-	Rollback(ctx context.Context, stack mesh.StackName, by mesh.KeyName, n mesh.ReleaseNumber, out io.Writer) error
-	Cancel(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber, by mesh.KeyName) (mesh.Deployment, error)
-	Done(stack mesh.StackName, n mesh.DeploymentNumber) <-chan struct{}
-	// AddDomain routes a host to a stack, when the key may give it away.
-	AddDomain(ctx context.Context, name mesh.StackName, host, to mesh.Host, key mesh.Key) error
-	RemoveDomain(ctx context.Context, name mesh.StackName, host mesh.Host) error
-	Domains(st mesh.Stack) []mesh.Host
-	AddKey(ctx context.Context, k mesh.Key) error
-	RemoveKey(ctx context.Context, name, by mesh.KeyName) error
-	Status(stack mesh.StackName) []mesh.InstanceStatus
-	// Life ends when the stack is destroyed or renamed, with a cause that says which.
-	Life(stack mesh.StackName) context.Context
-	// Loss says what is to be known of the image of the current release when it is
-	// gone; empty: it is there.
-	Loss(stack mesh.StackName) string
-	UpdateService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, change func(*mesh.ServiceSettings), out io.Writer) error
-	DeleteService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, out io.Writer) error
-	Publish(ctx context.Context, stack mesh.StackName, by mesh.KeyName, e mesh.Endpoint, out io.Writer) error
-	Unpublish(ctx context.Context, stack mesh.StackName, service mesh.ServiceName, at *mesh.Endpoint) ([]mesh.Endpoint, error)
-	SetReleaseCommand(ctx context.Context, stack mesh.StackName, line string) error
-	Lock(ctx context.Context, stack mesh.StackName, by mesh.KeyName, why string) (mesh.Stack, error)
-	Unlock(ctx context.Context, stack mesh.StackName) error
-	SetMaintenance(ctx context.Context, stack mesh.StackName, on bool, page string) error
-	// Audit records what a key did, or tried to do, to a stack or to the server.
-	Audit(ctx context.Context, by mesh.KeyName, stack mesh.StackName, action string, err error)
-	RunCommand(ctx context.Context, run mesh.Run) (int, error)
-	Detach(ctx context.Context, run mesh.Run) (mesh.DetachedRun, error)
-	Runs(ctx context.Context, stack mesh.StackName) ([]mesh.DetachedRun, error)
-	StopRun(ctx context.Context, stack mesh.StackName, name string) error
-	Enter(ctx context.Context, name mesh.InstanceName, run mesh.Run) (int, error)
-	// AdmitPush tells whether the key may deploy to the stack, which need not exist,
-	// and whether that could succeed at all, before anything is received.
-	AdmitPush(ctx context.Context, key mesh.Key, stack mesh.StackName) error
-	SignIn(ctx context.Context, r mesh.Registry) error
-	SignOut(ctx context.Context, host string, by mesh.KeyName) error
-	Upload(ctx context.Context, u mesh.Upload, out io.Writer) error
-	Promote(ctx context.Context, from, to mesh.StackName, by mesh.KeyName, out io.Writer) error
-	RenameStack(ctx context.Context, name, to mesh.StackName, by mesh.KeyName, out io.Writer) error
-}
-
-// Logs reads what instances print.
-type Logs interface {
-	// Logs calls fn with each line of q.Source, oldest first, and returns fn's error.
-	// With Follow it calls q.Caught when what there was has been given, never while
-	// fn runs, and goes on until ctx ends.
-	Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error
-}
-
-// Traffic tells what services have to do.
-type Traffic interface {
-	// Minute is zero for a service that gets no requests.
-	Minute(stack mesh.StackName, service mesh.ServiceName) mesh.Traffic
-}
-
-// Commands are all commands and what they work with. All fields but Certs must be set.
+// Commands are all commands and what they work with: what they read, and whoever makes
+// the changes, by topic. All fields but Certs must be set.
 type Commands struct {
-	State    State
-	Deployer Deployer
-	Logs     Logs
-	Uploads  Uploads
-	Traffic  Traffic
-	Certs    Certs // nil: the server takes no requests over TLS
-	Server   Server
-	Collector
-	Modules DeployKeys
+	Stacks     Stacks
+	History    History
+	Keys       KeyList
+	Registries RegistryList
+	AuditLog   AuditReader
+	Logs       Logs
+	Traffic    Traffic
+
+	Lifecycle   Lifecycle
+	Configs     Configs
+	Builds      Builds
+	Processes   Processes
+	Services    Services
+	Endpoints   Endpoints
+	Hosts       Hosts
+	Freezer     Freezer
+	Deploys     Deploys
+	Deployments Deployments
+	OneOffs     OneOffs
+	Keyring     Keyring
+	SignIns     SignIns
+	Auditor     Auditor
+	Lives       Lives
+	Collector   Collector
+	Uploads     Uploads
+	DeployKeys  DeployKeys
+	Certs       Certs // nil: the server takes no requests over TLS
+	Server      Server
+
 	Version string
 	URL     func(mesh.Host) string // how people reach a host
 	Logger  *slog.Logger
@@ -341,7 +289,7 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 	if app == "" {
 		app = c.named
 	}
-	all, err := c.State.Stacks(ctx)
+	all, err := c.Stacks.Stacks(ctx)
 	if err != nil {
 		return mesh.Stack{}, nil, err
 	}
@@ -362,7 +310,7 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 			if c.def.topic == "stacks" && c.def.verb == "destroy" {
 				return st, args, nil // it takes no more than the name
 			}
-			_, err := c.State.Stack(ctx, st.Name)
+			_, err := c.Stacks.Stack(ctx, st.Name)
 			return st, nil, err
 		}
 		if !ok {
@@ -398,7 +346,7 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 // unreadable tells which damaged record keeps a stack from being read, to those who may
 // read the stack.
 func (c *call) unreadable(name mesh.StackName) string {
-	for _, d := range c.State.Damaged() {
+	for _, d := range c.Stacks.Damaged() {
 		if d.Whole && d.Stack == name && name != "" && c.Key.May(mesh.AccessRead, name) {
 			return d.What
 		}

@@ -38,7 +38,7 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-// fake is State, Deployer and Logs over a few values. The function fields bend
+// fake is all that commands work with, over a few values. The function fields bend
 // what a test wants to look into.
 type fake struct {
 	stacks      []mesh.Stack
@@ -357,7 +357,10 @@ func do(t *testing.T, f *fake, line string, opts ...option) ran {
 func doCtx(ctx context.Context, t *testing.T, f *fake, line string, opts ...option) ran {
 	t.Helper()
 	set := &command.Commands{
-		State: f, Deployer: f, Collector: f, Logs: f, Uploads: f, Traffic: f, Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
+		Stacks: f, History: f, Keys: f, Registries: f, AuditLog: f, Logs: f, Uploads: f, Traffic: f, Collector: f,
+		Lifecycle: f, Configs: f, Builds: f, Processes: f, Services: f, Endpoints: f, Hosts: f, Freezer: f, Deploys: f, Deployments: f,
+		OneOffs: f, Keyring: f, SignIns: f, Auditor: f, Lives: f,
+		Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },
 	}
 	var stdout, stderr bytes.Buffer

@@ -3,12 +3,21 @@ package command
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/pflag"
 
 	"mesh"
 )
+
+// Configs changes config vars.
+type Configs interface {
+	// SetConfig sets and then unsets, as one batch and one release, and returns the names
+	// that have changed. With recordOnly the next release takes them. It writes the
+	// deployment's lines to out.
+	SetConfig(ctx context.Context, stack mesh.StackName, by mesh.KeyName, set mesh.Config, unset []string, recordOnly bool, out io.Writer) ([]string, error)
+}
 
 var configCommands = []*definition{
 	{
@@ -157,11 +166,11 @@ func runConfigUnset(ctx context.Context, c *call) error {
 
 func (c *call) changeConfig(ctx context.Context, set mesh.Config, unset []string, verb string) error {
 	recordOnly, _ := c.flags.GetBool("no-restart")
-	changed, err := c.Deployer.SetConfig(ctx, c.stack.Name, c.Key.Name, set, unset, recordOnly, c.Stderr)
+	changed, err := c.Configs.SetConfig(ctx, c.stack.Name, c.Key.Name, set, unset, recordOnly, c.Stderr)
 	if err != nil {
 		return err
 	}
-	st, err := c.State.Stack(ctx, c.stack.Name)
+	st, err := c.Stacks.Stack(ctx, c.stack.Name)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,15 @@ import (
 	"mesh"
 )
 
+// Deploys deploys what does not come by git. What writes to out is a deployment.
+type Deploys interface {
+	// AdmitPush tells whether the key may deploy to the stack, which need not exist,
+	// and whether that could succeed at all, before anything is received.
+	AdmitPush(ctx context.Context, key mesh.Key, stack mesh.StackName) error
+	Upload(ctx context.Context, u mesh.Upload, out io.Writer) error
+	Promote(ctx context.Context, from, to mesh.StackName, by mesh.KeyName, out io.Writer) error
+}
+
 // Uploads opens source trees that come as a tar.
 type Uploads interface {
 	// Unpack reads a tar, or a gzip of one, to its end, and returns its tree and what
@@ -92,7 +101,7 @@ func runDeploy(ctx context.Context, c *call) error {
 	if err := c.admitImage(img); err != nil {
 		return err
 	}
-	if err := c.Deployer.AdmitPush(ctx, c.Key, c.stack.Name); err != nil {
+	if err := c.Deploys.AdmitPush(ctx, c.Key, c.stack.Name); err != nil {
 		return err
 	}
 	switch {
@@ -124,7 +133,7 @@ func runDeploy(ctx context.Context, c *call) error {
 	if what = mesh.Clip(mesh.Visible(what), 72); what != "" {
 		u.Subject += ": " + what
 	}
-	if err := c.Deployer.Upload(ctx, u, c.Stderr); err != nil {
+	if err := c.Deploys.Upload(ctx, u, c.Stderr); err != nil {
 		return err
 	}
 	return c.deployed(ctx, u.Stack, u.DryRun)
@@ -152,7 +161,7 @@ func (c *call) admitImage(ref string) error {
 
 // deployed is the answer of a command that has deployed something new.
 func (c *call) deployed(ctx context.Context, name mesh.StackName, dry bool) error {
-	st, err := c.State.Stack(ctx, name)
+	st, err := c.Stacks.Stack(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -160,7 +169,7 @@ func (c *call) deployed(ctx context.Context, name mesh.StackName, dry bool) erro
 		c.say("%s: built; nothing has changed\n", name)
 		return nil
 	}
-	c.say("%s %s: %s\n", name, st.Current, c.URL(c.Deployer.Domains(st)[0]))
+	c.say("%s %s: %s\n", name, st.Current, c.URL(c.Hosts.Domains(st)[0]))
 	return nil
 }
 
@@ -177,7 +186,7 @@ func runPromote(ctx context.Context, c *call) error {
 	}
 	from := c.stack.Name
 	c.stack.Name, c.args = to, []string{string(to), "-a", string(from)} // for the audit log: it is TO that changes
-	if err := c.Deployer.Promote(ctx, from, to, c.Key.Name, c.Stderr); err != nil {
+	if err := c.Deploys.Promote(ctx, from, to, c.Key.Name, c.Stderr); err != nil {
 		return err
 	}
 	return c.deployed(ctx, to, false)

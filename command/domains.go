@@ -9,6 +9,16 @@ import (
 	"mesh"
 )
 
+// Hosts says which host names lead to a stack, and changes that at once.
+type Hosts interface {
+	// Domains returns all host names of a stack, its own first.
+	Domains(st mesh.Stack) []mesh.Host
+	// AddDomain routes a host to a stack when the key may give it away. With to, another
+	// host of the stack, requests are told to go there.
+	AddDomain(ctx context.Context, name mesh.StackName, host, to mesh.Host, key mesh.Key) error
+	RemoveDomain(ctx context.Context, name mesh.StackName, host mesh.Host) error
+}
+
 var domainCommands = []*definition{
 	{
 		topic: "domains", short: "List the host names that lead to a stack", stack: true, json: true, run: runDomains,
@@ -27,7 +37,7 @@ var domainCommands = []*definition{
 }
 
 func runDomains(_ context.Context, c *call) error {
-	hosts := c.Deployer.Domains(c.stack)
+	hosts := c.Hosts.Domains(c.stack)
 	if c.json {
 		out := map[string]any{"stack": c.stack.Name, "domains": hosts}
 		if len(c.stack.Redirects) > 0 {
@@ -56,7 +66,7 @@ func runDomainsAdd(ctx context.Context, c *call) error {
 			return err
 		}
 	}
-	if err := c.Deployer.AddDomain(ctx, c.stack.Name, host, to, c.Key); err != nil {
+	if err := c.Hosts.AddDomain(ctx, c.stack.Name, host, to, c.Key); err != nil {
 		return err
 	}
 	if to != "" {
@@ -72,7 +82,7 @@ func runDomainsRemove(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Deployer.RemoveDomain(ctx, c.stack.Name, host); err != nil {
+	if err := c.Hosts.RemoveDomain(ctx, c.stack.Name, host); err != nil {
 		return err
 	}
 	c.say("%s leads to %s no more\n", host, c.stack.Name)

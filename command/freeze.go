@@ -13,6 +13,15 @@ import (
 	"mesh"
 )
 
+// Freezer keeps deployments out of a stack, or requests.
+type Freezer interface {
+	// Lock fails with Conflict when the stack is locked, Unlock when it is not.
+	Lock(ctx context.Context, stack mesh.StackName, by mesh.KeyName, why string) (mesh.Stack, error)
+	Unlock(ctx context.Context, stack mesh.StackName) error
+	// SetMaintenance answers all requests with 503 and page, HTML; empty: mesh's own.
+	SetMaintenance(ctx context.Context, stack mesh.StackName, on bool, page string) error
+}
+
 var freezeCommands = []*definition{
 	{
 		topic: "maintenance", short: "Tell whether a stack is in maintenance", stack: true, json: true, run: runMaintenance,
@@ -71,7 +80,7 @@ func (c *call) maintain(ctx context.Context, on bool) error {
 		}
 		page = string(data)
 	}
-	if err := c.Deployer.SetMaintenance(ctx, c.stack.Name, on, page); err != nil {
+	if err := c.Freezer.SetMaintenance(ctx, c.stack.Name, on, page); err != nil {
 		return err
 	}
 	c.say("%s: maintenance is %s\n", c.stack.Name, onOff(on))
@@ -79,7 +88,7 @@ func (c *call) maintain(ctx context.Context, on bool) error {
 }
 
 func runLock(ctx context.Context, c *call) error {
-	st, err := c.Deployer.Lock(ctx, c.stack.Name, c.Key.Name, mesh.Clip(strings.Join(c.args, " "), 200))
+	st, err := c.Freezer.Lock(ctx, c.stack.Name, c.Key.Name, mesh.Clip(strings.Join(c.args, " "), 200))
 	if err != nil {
 		return err
 	}
@@ -88,7 +97,7 @@ func runLock(ctx context.Context, c *call) error {
 }
 
 func runUnlock(ctx context.Context, c *call) error {
-	if err := c.Deployer.Unlock(ctx, c.stack.Name); err != nil {
+	if err := c.Freezer.Unlock(ctx, c.stack.Name); err != nil {
 		return err
 	}
 	c.say("%s is unlocked\n", c.stack.Name)

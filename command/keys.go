@@ -11,6 +11,19 @@ import (
 	"mesh"
 )
 
+// KeyList reads the keys.
+type KeyList interface {
+	Keys(ctx context.Context) ([]mesh.Key, error)
+}
+
+// Keyring changes who may come in.
+type Keyring interface {
+	// AddKey fails with Conflict when the name or the key is there.
+	AddKey(ctx context.Context, k mesh.Key) error
+	// RemoveKey also ends the sessions that the key has.
+	RemoveKey(ctx context.Context, name, by mesh.KeyName) error
+}
+
 var keyCommands = []*definition{
 	{
 		topic: "ssh-keys", short: "List the keys and what they may do", access: mesh.AccessAdmin, quiet: true, json: true, run: runKeys,
@@ -40,7 +53,7 @@ type keyJSON struct {
 }
 
 func runKeys(ctx context.Context, c *call) error {
-	keys, err := c.State.Keys(ctx)
+	keys, err := c.Keys.Keys(ctx)
 	if err != nil {
 		return err
 	}
@@ -94,7 +107,7 @@ func runKeysAdd(ctx context.Context, c *call) error {
 		Public:      strings.TrimSpace(string(ssh.MarshalAuthorizedKey(pub))),
 		Fingerprint: ssh.FingerprintSHA256(pub),
 	}
-	have, err := c.State.Keys(ctx)
+	have, err := c.Keys.Keys(ctx)
 	if err != nil {
 		return err
 	}
@@ -114,7 +127,7 @@ func runKeysAdd(ctx context.Context, c *call) error {
 		}
 		k.Stacks = append(k.Stacks, n)
 	}
-	if err := c.Deployer.AddKey(ctx, k); err != nil {
+	if err := c.Keyring.AddKey(ctx, k); err != nil {
 		return err
 	}
 	c.say("%s may come in as %s: %s\n", k.Name, k.Role, k.Fingerprint)
@@ -144,7 +157,7 @@ func parsePublicKey(text string) (ssh.PublicKey, error) {
 
 func runKeysRemove(ctx context.Context, c *call) error {
 	name := mesh.KeyName(c.args[0])
-	if err := c.Deployer.RemoveKey(ctx, name, c.Key.Name); err != nil {
+	if err := c.Keyring.RemoveKey(ctx, name, c.Key.Name); err != nil {
 		return err
 	}
 	c.say("%s is shut out\n", name)

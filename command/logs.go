@@ -15,6 +15,20 @@ import (
 	"mesh"
 )
 
+// Logs reads what instances print.
+type Logs interface {
+	// Logs calls fn with each line of q.Source, oldest first, and returns fn's error.
+	// With Follow it calls q.Caught when what there was has been given, never while
+	// fn runs, and goes on until ctx ends.
+	Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error
+}
+
+// Lives tells when a stack is no more.
+type Lives interface {
+	// Life ends when the stack is destroyed or renamed, with a cause that says which.
+	Life(stack mesh.StackName) context.Context
+}
+
 var logCommands = []*definition{
 	{
 		topic: "logs", short: "Print what the instances have printed, and what mesh did to them", stack: true, json: true, exact: true, parts: true, run: runLogs,
@@ -77,7 +91,7 @@ func runLogs(ctx context.Context, c *call) error {
 	}
 	if q.Follow {
 		// There would never be another line: whoever follows has to know.
-		life := c.Deployer.Life(c.stack.Name)
+		life := c.Lives.Life(c.stack.Name)
 		var end context.CancelCauseFunc
 		ctx, end = context.WithCancelCause(ctx)
 		defer end(nil)
@@ -254,7 +268,7 @@ func (c *call) knownService(ctx context.Context, svc mesh.ServiceName) error {
 	if svc == "" || c.stack.Current == 0 {
 		return nil
 	}
-	r, err := c.State.Release(ctx, c.stack.Name, c.stack.Current)
+	r, err := c.History.Release(ctx, c.stack.Name, c.stack.Current)
 	if err != nil {
 		return err
 	}

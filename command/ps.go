@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -11,6 +12,28 @@ import (
 
 	"mesh"
 )
+
+// Processes tells what runs of a stack, and changes that. What writes to out is a
+// deployment, whose lines come one by one.
+type Processes interface {
+	Status(stack mesh.StackName) []mesh.InstanceStatus
+	// Loss says what is to be known of the image of the current release when it is
+	// gone; empty: it is there.
+	Loss(stack mesh.StackName) string
+	Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyName, changes []mesh.Scale, out io.Writer) (mesh.Formation, error)
+	// Restart replaces the instances of a service, or of all when it is empty.
+	Restart(ctx context.Context, stack mesh.StackName, by mesh.KeyName, svc mesh.ServiceName, out io.Writer) error
+	Start(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error
+	Stop(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error
+	// Rebuild builds the current commit again, with the base images of now.
+	Rebuild(ctx context.Context, stack mesh.StackName, by mesh.KeyName, noCache bool, out io.Writer) error
+}
+
+// Traffic tells what services have to do.
+type Traffic interface {
+	// Minute is zero for a service that gets no requests.
+	Minute(stack mesh.StackName, service mesh.ServiceName) mesh.Traffic
+}
 
 var psCommands = []*definition{
 	{
@@ -76,7 +99,7 @@ func (c *call) traffic(svc mesh.ServiceName) (*trafficJSON, []string) {
 func runPS(_ context.Context, c *call) error {
 	list := []instanceJSON{}
 	var rows [][]string
-	for _, in := range c.Deployer.Status(c.stack.Name) {
+	for _, in := range c.Processes.Status(c.stack.Name) {
 		j := instanceJSON{Name: in.Name.String(), State: string(in.State), Why: in.Why, Release: in.Release.String(), Since: in.Since, Command: in.Command, Crashes: in.Crashes, OOM: in.OOM}
 		if in.State == mesh.Crashed {
 			j.ExitCode = &in.ExitCode
@@ -115,7 +138,7 @@ func runPS(_ context.Context, c *call) error {
 
 // loss tells that the image of the current release is gone.
 func (c *call) loss() {
-	if l := c.Deployer.Loss(c.stack.Name); l != "" {
+	if l := c.Processes.Loss(c.stack.Name); l != "" {
 		c.tell("%s: %s\n", c.stack.Name, l)
 	}
 }
@@ -159,7 +182,7 @@ func runScale(ctx context.Context, c *call) error {
 	form := c.stack.Formation
 	if len(c.args) == 0 {
 		if c.stack.Current > 0 {
-			r, err := c.State.Release(ctx, c.stack.Name, c.stack.Current)
+			r, err := c.History.Release(ctx, c.stack.Name, c.stack.Current)
 			if err != nil {
 				return err
 			}
@@ -178,7 +201,7 @@ func runScale(ctx context.Context, c *call) error {
 			changes = append(changes, s)
 		}
 		var err error
-		if form, err = c.Deployer.Scale(ctx, c.stack.Name, c.Key.Name, changes, c.Stderr); err != nil {
+		if form, err = c.Processes.Scale(ctx, c.stack.Name, c.Key.Name, changes, c.Stderr); err != nil {
 			return err
 		}
 	}
@@ -195,7 +218,7 @@ func runScale(ctx context.Context, c *call) error {
 
 func runRebuild(ctx context.Context, c *call) error {
 	noCache, _ := c.flags.GetBool("no-cache")
-	return c.Deployer.Rebuild(ctx, c.stack.Name, c.Key.Name, noCache, c.Stderr)
+	return c.Processes.Rebuild(ctx, c.stack.Name, c.Key.Name, noCache, c.Stderr)
 }
 
 func runRestart(ctx context.Context, c *call) error {
@@ -206,7 +229,7 @@ func runRestart(ctx context.Context, c *call) error {
 			return err
 		}
 	}
-	if err := c.Deployer.Restart(ctx, c.stack.Name, c.Key.Name, svc, c.Stderr); err != nil {
+	if err := c.Processes.Restart(ctx, c.stack.Name, c.Key.Name, svc, c.Stderr); err != nil {
 		return err
 	}
 	what := "all instances"
@@ -218,7 +241,7 @@ func runRestart(ctx context.Context, c *call) error {
 }
 
 func runStop(ctx context.Context, c *call) error {
-	if err := c.Deployer.Stop(ctx, c.stack.Name, c.Key.Name, c.Stderr); err != nil {
+	if err := c.Processes.Stop(ctx, c.stack.Name, c.Key.Name, c.Stderr); err != nil {
 		return err
 	}
 	c.say("%s is stopped\n", c.stack.Name)
@@ -226,7 +249,7 @@ func runStop(ctx context.Context, c *call) error {
 }
 
 func runStart(ctx context.Context, c *call) error {
-	if err := c.Deployer.Start(ctx, c.stack.Name, c.Key.Name, c.Stderr); err != nil {
+	if err := c.Processes.Start(ctx, c.stack.Name, c.Key.Name, c.Stderr); err != nil {
 		return err
 	}
 	c.say("%s is started\n", c.stack.Name)

@@ -2,12 +2,21 @@ package command
 
 import (
 	"context"
+	"io"
 	"slices"
 
 	"github.com/spf13/pflag"
 
 	"mesh"
 )
+
+// Endpoints publishes services other than web.
+type Endpoints interface {
+	// Publish is a deployment: it writes its lines to out.
+	Publish(ctx context.Context, stack mesh.StackName, by mesh.KeyName, e mesh.Endpoint, out io.Writer) error
+	// Unpublish takes one endpoint from a service, or all when at is nil, and returns those.
+	Unpublish(ctx context.Context, stack mesh.StackName, service mesh.ServiceName, at *mesh.Endpoint) ([]mesh.Endpoint, error)
+}
 
 var publishCommands = []*definition{
 	{
@@ -46,11 +55,11 @@ func runPublish(ctx context.Context, c *call) error {
 		return err
 	}
 	e.Service = name
-	if err := c.Deployer.Publish(ctx, c.stack.Name, c.Key.Name, e, c.Stderr); err != nil {
+	if err := c.Endpoints.Publish(ctx, c.stack.Name, c.Key.Name, e, c.Stderr); err != nil {
 		return err
 	}
 	c.say("%s: %s is published at %s\n", c.stack.Name, name, e)
-	if !slices.Contains(c.Deployer.Domains(c.stack), e.Host) {
+	if !slices.Contains(c.Hosts.Domains(c.stack), e.Host) {
 		c.say("%s leads to %s now\n", e.Host, c.stack.Name)
 	}
 	return nil
@@ -69,7 +78,7 @@ func runUnpublish(ctx context.Context, c *call) error {
 		}
 		at = &e
 	}
-	taken, err := c.Deployer.Unpublish(ctx, c.stack.Name, name, at)
+	taken, err := c.Endpoints.Unpublish(ctx, c.stack.Name, name, at)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,18 @@ import (
 	"mesh"
 )
 
+// RegistryList reads which registries the server signs in to.
+type RegistryList interface {
+	Registries(ctx context.Context) ([]mesh.Registry, error)
+}
+
+// SignIns changes them.
+type SignIns interface {
+	// SignIn fails with Denied when the registry does not let r in.
+	SignIn(ctx context.Context, r mesh.Registry) error
+	SignOut(ctx context.Context, host string, by mesh.KeyName) error
+}
+
 var registryCommands = []*definition{
 	{
 		topic: "registry", short: "List the registries that the server has signed in to", access: mesh.AccessAdmin, quiet: true, json: true, run: runRegistries,
@@ -31,7 +43,7 @@ type registryJSON struct {
 }
 
 func runRegistries(ctx context.Context, c *call) error {
-	all, err := c.State.Registries(ctx)
+	all, err := c.Registries.Registries(ctx)
 	if err != nil {
 		return err
 	}
@@ -72,7 +84,7 @@ func runRegistryLogin(ctx context.Context, c *call) error {
 	if password == "" {
 		return c.usage("there is no password on standard input")
 	}
-	err = c.Deployer.SignIn(ctx, mesh.Registry{Host: host, User: user, Password: mesh.NewSecret(password), AddedBy: c.Key.Name})
+	err = c.SignIns.SignIn(ctx, mesh.Registry{Host: host, User: user, Password: mesh.NewSecret(password), AddedBy: c.Key.Name})
 	if err != nil {
 		return err
 	}
@@ -85,7 +97,7 @@ func runRegistryLogout(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Deployer.SignOut(ctx, host, c.Key.Name); err != nil {
+	if err := c.SignIns.SignOut(ctx, host, c.Key.Name); err != nil {
 		return err
 	}
 	c.say("signed out of %s\n", host)

@@ -14,6 +14,32 @@ import (
 	"mesh"
 )
 
+// History reads what was released and deployed.
+type History interface {
+	// Release and Deployment fail with NotFound when it is not recorded, or not any more.
+	Release(ctx context.Context, stack mesh.StackName, n mesh.ReleaseNumber) (mesh.Release, error)
+	Deployment(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber) (mesh.Deployment, error)
+	// Releases and Deployments return the newest first, limit of them at most, or all
+	// when limit is 0.
+	Releases(ctx context.Context, stack mesh.StackName, limit int) ([]mesh.Release, error)
+	Deployments(ctx context.Context, stack mesh.StackName, limit int) ([]mesh.Deployment, error)
+	// ReadOutput opens the recorded output of a deployment, which may still grow.
+	ReadOutput(stack mesh.StackName, n mesh.DeploymentNumber) (io.ReadCloser, error)
+}
+
+// Deployments go back to an earlier release, and end or wait for what is under way.
+type Deployments interface {
+	// Rollback makes a new release of what an earlier one was. It writes the
+	// deployment's lines to out as they come, and returns a *mesh.Reported when they
+	// have told what went wrong.
+	Rollback(ctx context.Context, stack mesh.StackName, by mesh.KeyName, n mesh.ReleaseNumber, out io.Writer) error
+	// Cancel ends a deployment that waits or runs, the running one when n is 0, and
+	// returns it as it has ended. It fails with NotFound when there is none.
+	Cancel(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber, by mesh.KeyName) (mesh.Deployment, error)
+	// Done is closed when the deployment has ended; nil: it has already.
+	Done(stack mesh.StackName, n mesh.DeploymentNumber) <-chan struct{}
+}
+
 var releaseCommands = []*definition{
 	{
 		topic: "releases", short: "List the releases, the newest first", stack: true, json: true, run: runReleases,
@@ -82,7 +108,7 @@ func (c *call) releaseJSON(r mesh.Release) releaseJSON {
 
 func runReleases(ctx context.Context, c *call) error {
 	n, _ := c.flags.GetInt("lines")
-	releases, err := c.State.Releases(ctx, c.stack.Name, n)
+	releases, err := c.History.Releases(ctx, c.stack.Name, n)
 	if err != nil {
 		return err
 	}
@@ -113,7 +139,7 @@ func runReleaseInfo(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	r, err := c.State.Release(ctx, c.stack.Name, n)
+	r, err := c.History.Release(ctx, c.stack.Name, n)
 	if err != nil {
 		return err
 	}
@@ -160,14 +186,14 @@ func runRollback(ctx context.Context, c *call) error {
 			return err
 		}
 	}
-	if err := c.Deployer.Rollback(ctx, c.stack.Name, c.Key.Name, n, c.Stderr); err != nil {
+	if err := c.Deployments.Rollback(ctx, c.stack.Name, c.Key.Name, n, c.Stderr); err != nil {
 		return err
 	}
-	st, err := c.State.Stack(ctx, c.stack.Name)
+	st, err := c.Stacks.Stack(ctx, c.stack.Name)
 	if err != nil {
 		return err
 	}
-	r, err := c.State.Release(ctx, st.Name, st.Current)
+	r, err := c.History.Release(ctx, st.Name, st.Current)
 	if err != nil {
 		return err
 	}
@@ -205,7 +231,7 @@ func toDeploymentJSON(d mesh.Deployment) deploymentJSON {
 
 func runDeployments(ctx context.Context, c *call) error {
 	n, _ := c.flags.GetInt("lines")
-	deps, err := c.State.Deployments(ctx, c.stack.Name, n)
+	deps, err := c.History.Deployments(ctx, c.stack.Name, n)
 	if err != nil {
 		return err
 	}
@@ -245,7 +271,7 @@ func (c *call) deployment(ctx context.Context) (mesh.Deployment, error) {
 	if n == 0 {
 		return mesh.Deployment{}, mesh.Errorf(mesh.NotFound, "%s has no deployment yet", c.stack.Name)
 	}
-	return c.State.Deployment(ctx, c.stack.Name, n)
+	return c.History.Deployment(ctx, c.stack.Name, n)
 }
 
 // followEvery is how often the recorded output of a running deployment is read on.
@@ -256,7 +282,7 @@ func runDeploymentShow(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	out, err := c.State.ReadOutput(c.stack.Name, d.Number)
+	out, err := c.History.ReadOutput(c.stack.Name, d.Number)
 	if err != nil {
 		return err
 	}
@@ -271,7 +297,7 @@ func runDeploymentShow(ctx context.Context, c *call) error {
 		return c.printJSON(j)
 	}
 	follow, _ := c.flags.GetBool("follow")
-	done := c.Deployer.Done(c.stack.Name, d.Number)
+	done := c.Deployments.Done(c.stack.Name, d.Number)
 	r := bufio.NewReader(out)
 	copyRest := func() error {
 		data, err := io.ReadAll(r)
@@ -298,7 +324,7 @@ func runDeploymentShow(ctx context.Context, c *call) error {
 	if err := copyRest(); err != nil {
 		return err
 	}
-	if d, err = c.State.Deployment(ctx, c.stack.Name, d.Number); err != nil {
+	if d, err = c.History.Deployment(ctx, c.stack.Name, d.Number); err != nil {
 		return err
 	}
 	if wanted, _ := c.flags.GetBool("follow"); wanted && d.Status.Final() && d.Status != mesh.StatusLive && d.Status != mesh.StatusDryRun {
@@ -318,7 +344,7 @@ func runDeploymentCancel(ctx context.Context, c *call) error {
 			return err
 		}
 	}
-	d, err := c.Deployer.Cancel(ctx, c.stack.Name, n, c.Key.Name)
+	d, err := c.Deployments.Cancel(ctx, c.stack.Name, n, c.Key.Name)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,17 @@ import (
 	"mesh"
 )
 
+// OneOffs runs commands beside the instances, or in one of them.
+type OneOffs interface {
+	// RunCommand and Enter return the exit code of the command, which ends with ctx.
+	RunCommand(ctx context.Context, run mesh.Run) (int, error)
+	Enter(ctx context.Context, name mesh.InstanceName, run mesh.Run) (int, error)
+	// Detach starts a command that goes on by itself, 24 hours at most.
+	Detach(ctx context.Context, run mesh.Run) (mesh.DetachedRun, error)
+	Runs(ctx context.Context, stack mesh.StackName) ([]mesh.DetachedRun, error)
+	StopRun(ctx context.Context, stack mesh.StackName, name string) error
+}
+
 var runCommands = []*definition{
 	{
 		topic: "run", args: "[--] COMMAND…", short: "Run a one-off command with the image and config of the current release",
@@ -86,7 +97,7 @@ func runRun(ctx context.Context, c *call) error {
 		run.Env[name] = mesh.NewSecret(value)
 	}
 	if detach, _ := c.flags.GetBool("detach"); detach {
-		r, err := c.Deployer.Detach(ctx, run)
+		r, err := c.OneOffs.Detach(ctx, run)
 		if err != nil {
 			return err
 		}
@@ -94,7 +105,7 @@ func runRun(ctx context.Context, c *call) error {
 		c.tell("it runs on by itself, until %s at most; see it with: ssh mesh run:logs -a %s %s -t\n", r.Until.UTC().Format(time.RFC3339), c.stack.Name, r.Name)
 		return nil
 	}
-	code, err := c.Deployer.RunCommand(ctx, run)
+	code, err := c.OneOffs.RunCommand(ctx, run)
 	return exit(ctx, code, err)
 }
 
@@ -110,7 +121,7 @@ type runJSON struct {
 }
 
 func runRunList(ctx context.Context, c *call) error {
-	runs, err := c.Deployer.Runs(ctx, c.stack.Name)
+	runs, err := c.OneOffs.Runs(ctx, c.stack.Name)
 	if err != nil {
 		return err
 	}
@@ -142,7 +153,7 @@ func runRunList(ctx context.Context, c *call) error {
 
 // detachedRun finds a detached run of the stack by its name.
 func (c *call) detachedRun(ctx context.Context, name string) (mesh.DetachedRun, error) {
-	runs, err := c.Deployer.Runs(ctx, c.stack.Name)
+	runs, err := c.OneOffs.Runs(ctx, c.stack.Name)
 	if err != nil {
 		return mesh.DetachedRun{}, err
 	}
@@ -183,7 +194,7 @@ func runRunLogs(ctx context.Context, c *call) error {
 }
 
 func runRunStop(ctx context.Context, c *call) error {
-	if err := c.Deployer.StopRun(ctx, c.stack.Name, c.args[0]); err != nil {
+	if err := c.OneOffs.StopRun(ctx, c.stack.Name, c.args[0]); err != nil {
 		return err
 	}
 	c.say("%s: %s is ended\n", c.stack.Name, c.args[0])
@@ -199,6 +210,6 @@ func runEnter(ctx context.Context, c *call) error {
 	if len(words) > 0 && words[0] == "--" {
 		words = words[1:]
 	}
-	code, err := c.Deployer.Enter(ctx, name, c.streams(c.lineOf(words), words))
+	code, err := c.OneOffs.Enter(ctx, name, c.streams(c.lineOf(words), words))
 	return exit(ctx, code, err)
 }

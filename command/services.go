@@ -3,6 +3,7 @@ package command
 import (
 	"cmp"
 	"context"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +14,17 @@ import (
 
 	"mesh"
 )
+
+// Services changes what svc:update and stacks:set-release-command have said.
+type Services interface {
+	// UpdateService and DeleteService are deployments when the stack runs: they write
+	// their lines to out.
+	UpdateService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, change func(*mesh.ServiceSettings), out io.Writer) error
+	DeleteService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, out io.Writer) error
+	// SetReleaseCommand takes effect with the next push; an empty line leaves it to the
+	// Procfile.
+	SetReleaseCommand(ctx context.Context, stack mesh.StackName, line string) error
+}
 
 var serviceCommands = []*definition{
 	{
@@ -52,7 +64,7 @@ type serviceJSON struct {
 func runServices(ctx context.Context, c *call) error {
 	list := []serviceJSON{}
 	if c.stack.Current > 0 {
-		r, err := c.State.Release(ctx, c.stack.Name, c.stack.Current)
+		r, err := c.History.Release(ctx, c.stack.Name, c.stack.Current)
 		if err != nil {
 			return err
 		}
@@ -157,7 +169,7 @@ func runServiceUpdate(ctx context.Context, c *call) error {
 	if !changed("command") && !changed("memory") && !changed("cpus") && !changed("stop-timeout") {
 		return c.usage("say what to change: --command, --memory, --cpus or --stop-timeout")
 	}
-	err = c.Deployer.UpdateService(ctx, c.stack.Name, c.Key.Name, name, func(s *mesh.ServiceSettings) {
+	err = c.Services.UpdateService(ctx, c.stack.Name, c.Key.Name, name, func(s *mesh.ServiceSettings) {
 		if changed("command") {
 			s.Command = set.Command
 		}
@@ -182,7 +194,7 @@ func runServiceDelete(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Deployer.DeleteService(ctx, c.stack.Name, c.Key.Name, name, c.Stderr); err != nil {
+	if err := c.Services.DeleteService(ctx, c.stack.Name, c.Key.Name, name, c.Stderr); err != nil {
 		return err
 	}
 	return c.releaseLine(ctx, "took back what svc:update has said of "+string(name))
@@ -191,7 +203,7 @@ func runServiceDelete(ctx context.Context, c *call) error {
 // releaseLine is the answer of a command that made a release, or recorded
 // something for the first one.
 func (c *call) releaseLine(ctx context.Context, did string) error {
-	st, err := c.State.Stack(ctx, c.stack.Name)
+	st, err := c.Stacks.Stack(ctx, c.stack.Name)
 	if err != nil {
 		return err
 	}
@@ -205,7 +217,7 @@ func (c *call) releaseLine(ctx context.Context, did string) error {
 
 func runSetReleaseCommand(ctx context.Context, c *call) error {
 	line := strings.TrimSpace(c.rest)
-	if err := c.Deployer.SetReleaseCommand(ctx, c.stack.Name, line); err != nil {
+	if err := c.Services.SetReleaseCommand(ctx, c.stack.Name, line); err != nil {
 		return err
 	}
 	if line == "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,17 @@ import (
 
 	"mesh"
 )
+
+// Lifecycle creates, renames and destroys stacks.
+type Lifecycle interface {
+	// CreateStack fails with Conflict when the name is taken.
+	CreateStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) (mesh.Stack, error)
+	// DestroyStack cancels the deployments that are under way, and returns when nothing
+	// can be served any more.
+	DestroyStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) error
+	// RenameStack is a deployment: it writes its lines to out.
+	RenameStack(ctx context.Context, name, to mesh.StackName, by mesh.KeyName, out io.Writer) error
+}
 
 var stackCommands = []*definition{
 	{
@@ -64,14 +76,14 @@ type stackJSON struct {
 
 func (c *call) describe(ctx context.Context, st mesh.Stack) (stackJSON, error) {
 	out := stackJSON{Name: string(st.Name), State: "not deployed", Created: st.Created, Branch: st.Settings.Branch, Domains: []string{}, Formation: map[string]int{}}
-	for _, h := range c.Deployer.Domains(st) {
+	for _, h := range c.Hosts.Domains(st) {
 		out.Domains = append(out.Domains, string(h))
 	}
 	out.URL = c.URL(mesh.Host(out.Domains[0]))
 	if st.Current == 0 {
 		return out, nil
 	}
-	r, err := c.State.Release(ctx, st.Name, st.Current)
+	r, err := c.History.Release(ctx, st.Name, st.Current)
 	if err != nil {
 		return out, err
 	}
@@ -80,7 +92,7 @@ func (c *call) describe(ctx context.Context, st mesh.Stack) (stackJSON, error) {
 		out.Formation[string(s)] = n
 	}
 	up, all := 0, 0
-	for _, in := range c.Deployer.Status(st.Name) {
+	for _, in := range c.Processes.Status(st.Name) {
 		all++
 		if in.State == mesh.Up {
 			up++
@@ -106,7 +118,7 @@ func (c *call) describe(ctx context.Context, st mesh.Stack) (stackJSON, error) {
 }
 
 func runStacks(ctx context.Context, c *call) error {
-	all, err := c.State.Stacks(ctx)
+	all, err := c.Stacks.Stacks(ctx)
 	if err != nil {
 		return err
 	}
@@ -152,7 +164,7 @@ func runStacks(ctx context.Context, c *call) error {
 // damagedStacks are those that cannot be read. The others that have a damaged record are
 // marked in the list.
 func (c *call) damagedStacks(list []stackJSON) (out []stackJSON) {
-	for _, d := range c.State.Damaged() {
+	for _, d := range c.Stacks.Damaged() {
 		if d.Stack == "" || !c.Key.May(mesh.AccessRead, d.Stack) {
 			continue
 		}
@@ -167,7 +179,7 @@ func (c *call) damagedStacks(list []stackJSON) (out []stackJSON) {
 		if slices.ContainsFunc(out, named) {
 			continue
 		}
-		own := c.Deployer.Domains(mesh.Stack{Name: d.Stack})
+		own := c.Hosts.Domains(mesh.Stack{Name: d.Stack})
 		out = append(out, stackJSON{Name: string(d.Stack), State: "damaged", URL: c.URL(own[0]), Domains: []string{string(own[0])}, Formation: map[string]int{}, Damaged: d.What})
 		c.tell("%s cannot be read: %s is damaged; see: ssh mesh doctor\n", d.Stack, d.What)
 	}
@@ -182,11 +194,11 @@ func runStacksCreate(ctx context.Context, c *call) error {
 	if !c.Key.May(mesh.AccessDeploy, name) {
 		return c.denied(mesh.AccessDeploy)
 	}
-	st, err := c.Deployer.CreateStack(ctx, name, c.Key.Name)
+	st, err := c.Lifecycle.CreateStack(ctx, name, c.Key.Name)
 	if err != nil {
 		return err
 	}
-	c.say("%s is made; it will be at %s\n", st.Name, c.URL(c.Deployer.Domains(st)[0]))
+	c.say("%s is made; it will be at %s\n", st.Name, c.URL(c.Hosts.Domains(st)[0]))
 	return nil
 }
 
@@ -199,16 +211,16 @@ func runStacksRename(ctx context.Context, c *call) error {
 		return mesh.Errorf(mesh.Denied, "the key %q is limited to other stacks, and may not take the name %s", c.Key.Name, to).
 			WithHint("ask an admin of the server to rename it")
 	}
-	if err := c.Deployer.RenameStack(ctx, c.stack.Name, to, c.Key.Name, c.Stderr); err != nil {
+	if err := c.Lifecycle.RenameStack(ctx, c.stack.Name, to, c.Key.Name, c.Stderr); err != nil {
 		return err
 	}
-	st, err := c.State.Stack(ctx, to)
+	st, err := c.Stacks.Stack(ctx, to)
 	if err != nil {
 		return err
 	}
 	was := c.stack.Name
 	c.stack.Name, c.args = to, []string{"-a", string(was), string(to)} // for the audit log: the old name is nobody's now
-	c.say("%s is called %s now, at %s\n", was, to, c.URL(c.Deployer.Domains(st)[0]))
+	c.say("%s is called %s now, at %s\n", was, to, c.URL(c.Hosts.Domains(st)[0]))
 	return nil
 }
 
@@ -263,7 +275,7 @@ func runStacksDestroy(ctx context.Context, c *call) error {
 		return mesh.Errorf(mesh.Invalid, "destroying %s cannot be undone: confirm it by its name", c.stack.Name).
 			WithHint("ssh mesh stacks:destroy -a %s --confirm %s", c.stack.Name, c.stack.Name)
 	}
-	if err := c.Deployer.DestroyStack(ctx, c.stack.Name, c.Key.Name); err != nil {
+	if err := c.Lifecycle.DestroyStack(ctx, c.stack.Name, c.Key.Name); err != nil {
 		return err
 	}
 	c.say("%s is destroyed\n", c.stack.Name)

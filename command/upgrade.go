@@ -18,7 +18,7 @@ var upgradeCommands = []*definition{
 func runUpgrade(ctx context.Context, c *call) error {
 	_, _ = fmt.Fprintln(c.Stderr, "waiting for what is under way, then for the new process")
 	// Afterwards the audit log is another process's.
-	c.Deployer.Audit(ctx, c.Key.Name, "", "upgrade", nil)
+	c.Auditor.Audit(ctx, c.Key.Name, "", "upgrade", nil)
 	next, err := c.Server.Upgrade(ctx)
 	if err != nil {
 		return err

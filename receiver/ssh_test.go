@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -21,7 +22,6 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"mesh"
-	"mesh/command"
 )
 
 // keyList is Keys over a list.
@@ -48,38 +48,44 @@ func (k *keyList) clear() {
 	k.list = nil
 }
 
-// state and deployer are what the commands of these tests use of the real ones.
-type fakeState struct{ command.State }
-
-func (fakeState) Stacks(context.Context) ([]mesh.Stack, error) {
-	return []mesh.Stack{{Name: "blog"}}, nil
+// commands answers the lines that these tests send, as the real ones do.
+type commands struct {
+	began chan struct{} // told of each "logs" that begins,
+	ended chan error    // and why its context ended
 }
 
-type fakeDeployer struct{ command.Deployer }
-
-// CreateStack makes nothing and tells who asked.
-func (fakeDeployer) CreateStack(_ context.Context, _ mesh.StackName, by mesh.KeyName) (mesh.Stack, error) {
-	return mesh.Stack{}, mesh.Errorf(mesh.Conflict, "asked by %s", by)
+func (c commands) Run(ctx context.Context, req mesh.Request) error {
+	end := "\n"
+	if req.TTY {
+		end = "\r\n"
+	}
+	switch word, _, _ := strings.Cut(req.Line, " "); word {
+	case "version":
+		_, err := io.WriteString(req.Stdout, "mesh 9"+end)
+		return err
+	case "config:import": // waits for the end of its input
+		_, err := io.Copy(io.Discard, req.Stdin)
+		return err
+	case "stacks:create":
+		return mesh.Errorf(mesh.Conflict, "asked by %s", req.Key.Name)
+	case "logs":
+		if req.Parted != nil {
+			req.Parted()
+		}
+		c.began <- struct{}{}
+		<-ctx.Done()
+		c.ended <- context.Cause(ctx)
+		return ctx.Err()
+	}
+	return mesh.Errorf(mesh.Invalid, "there is no command %q", req.Line)
 }
 
-// blockingLogs says when a session begins and how its context ends.
-type blockingLogs struct {
-	began chan struct{}
-	ended chan error
-}
-
-func (b blockingLogs) Logs(ctx context.Context, _ mesh.LogQuery, fn func(mesh.LogLine) error) error {
-	_ = fn(mesh.LogLine{Name: "web.1", Text: "begun"})
-	b.began <- struct{}{}
-	<-ctx.Done()
-	b.ended <- context.Cause(ctx)
-	return ctx.Err()
-}
+func (commands) PrintError(w io.Writer, err error) { _, _ = fmt.Fprintf(w, "error: %v\n", err) }
 
 type server struct {
 	t    *testing.T
 	keys *keyList
-	logs blockingLogs
+	logs commands
 	addr string
 	r    *Receiver
 	stop context.CancelFunc
@@ -101,11 +107,11 @@ func signer(t *testing.T) ssh.Signer {
 
 func serve(t *testing.T, bend func(*Options)) *server {
 	t.Helper()
-	s := &server{t: t, keys: &keyList{}, logs: blockingLogs{make(chan struct{}, 100), make(chan error, 100)}, done: make(chan error, 1)}
+	s := &server{t: t, keys: &keyList{}, logs: commands{make(chan struct{}, 100), make(chan error, 100)}, done: make(chan error, 1)}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	o := Options{
 		Keys: s.keys, HostKey: signer(t), Logger: log,
-		Commands: &command.Commands{State: fakeState{}, Deployer: fakeDeployer{}, Logs: s.logs, Version: "9", Logger: log, Now: time.Now},
+		Commands: s.logs,
 	}
 	if bend != nil {
 		bend(&o)

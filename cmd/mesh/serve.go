@@ -509,7 +509,15 @@ func (c *control) wire() {
 	if c.certs != nil {
 		uploads = c.certs
 	}
-	commands := &command.Commands{Certs: uploads, State: c.store, Deployer: c.deployer, Collector: c.deployer, Modules: c.repos, Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Uploads: c.repos, Server: self, Version: c.version, URL: url, Logger: log, Now: time.Now}
+	commands := &command.Commands{
+		Stacks: c.store, History: c.store, Keys: c.store, Registries: c.store, AuditLog: c.store,
+		Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Certs: uploads, Server: self,
+		Uploads: c.repos, DeployKeys: c.repos,
+		Lifecycle: c.deployer, Configs: c.deployer, Builds: c.deployer, Processes: c.deployer, Services: c.deployer, Endpoints: c.deployer,
+		Hosts: c.deployer, Freezer: c.deployer, Deploys: c.deployer, Deployments: c.deployer, OneOffs: c.deployer,
+		Keyring: c.deployer, SignIns: c.deployer, Auditor: c.deployer, Lives: c.deployer, Collector: c.deployer,
+		Version: c.version, URL: url, Logger: log, Now: time.Now,
+	}
 	c.receiver = receiver.New(receiver.Options{Repos: c.repos, Keys: c.store, Deployer: c.deployer, Commands: commands, HostKey: c.hostKey, Logger: log})
 }
 
