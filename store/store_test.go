@@ -27,9 +27,13 @@ import (
 )
 
 var (
-	_ deploy.Store  = (*store.Store)(nil)
-	_ command.State = (*store.Store)(nil)
-	_ receiver.Keys = (*store.Store)(nil)
+	_ deploy.Store         = (*store.Store)(nil)
+	_ command.Stacks       = (*store.Store)(nil)
+	_ command.History      = (*store.Store)(nil)
+	_ command.KeyList      = (*store.Store)(nil)
+	_ command.RegistryList = (*store.Store)(nil)
+	_ command.AuditReader  = (*store.Store)(nil)
+	_ receiver.Keys        = (*store.Store)(nil)
 )
 
 // open opens a store in dir that is checked when the test ends.
