@@ -107,6 +107,7 @@ func (b *Builder) Sweep(ctx context.Context, keep func(stack mesh.StackName, id 
 	for _, i := range found {
 		g := mesh.Garbage{Stack: mesh.StackName(i.Labels[labelStack]), ID: i.ID, Size: i.Size}
 		wanted, others := used[i.ID] || keep(g.Stack, i.ID), false
+		var named []mesh.StackName // by its names: a renamed stack has another one than it was built for
 		for _, ref := range i.RepoTags {
 			name, ok := strings.CutPrefix(ref, "mesh/")
 			stack, _, tagged := strings.Cut(name, ":")
@@ -114,12 +115,15 @@ func (b *Builder) Sweep(ctx context.Context, keep func(stack mesh.StackName, id 
 				others = others || ref != "<none>:<none>"
 				continue
 			}
-			g.Refs = append(g.Refs, ref)
+			g.Refs, named = append(g.Refs, ref), append(named, mesh.StackName(stack))
 			wanted = wanted || keep(mesh.StackName(stack), i.ID) // of a promoted image
 		}
 		// Its labels may be somebody else's words, its names are mesh's.
 		if wanted || len(g.Refs) == 0 && (others || !b.sealed(i.Labels)) {
 			continue
+		}
+		if len(named) > 0 && !slices.Contains(named, g.Stack) {
+			g.Stack = named[0]
 		}
 		if others {
 			g.Size = 0 // it stays, and only loses mesh's names

@@ -1,0 +1,104 @@
+package deploytest
+
+import (
+	"context"
+	"io"
+	"testing"
+
+	"mesh"
+	"mesh/deploy"
+)
+
+// Archive is Repos under test, and what the suite needs to use them.
+type Archive struct {
+	Repos deploy.Repos
+	// Push brings a commit with these files into a stack's repository, which it creates,
+	// and moves the branch main there.
+	Push func(stack mesh.StackName, files map[string]string) mesh.Commit
+	// Deployed says what ResetBranch is told from now on.
+	Deployed func(state mesh.RepoState)
+	// Head is where the branch main points; empty: it does not exist.
+	Head func(stack mesh.StackName) mesh.Commit
+}
+
+// TestRepos is the contract of deploy.Repos.
+func TestRepos(t *testing.T, w Archive) {
+	t.Helper()
+	ctx, r := t.Context(), w.Repos
+	one := w.Push("shop", map[string]string{"a": "1", "dir/b": "22"})
+	two := w.Push("shop", map[string]string{"a": "2"})
+	tree, subject, release, err := r.Open(ctx, "shop", one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err := r.Subject(ctx, "shop", one)
+	if err != nil || said == "" || said != subject {
+		t.Errorf("the subject is %q and %q, %v", subject, said, err)
+	}
+	read := map[string]string{}
+	for _, e := range tree.Entries() {
+		if !e.Mode.IsRegular() {
+			continue
+		}
+		f, err := tree.Open(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(f)
+		_ = f.Close()
+		if err != nil || int64(len(data)) != e.Size || e.ID == "" {
+			t.Errorf("%s: %d bytes of %d, %v", e.Path, len(data), e.Size, err)
+		}
+		read[e.Path] = string(data)
+	}
+	release()
+	release() // more than once does no harm
+	if len(read) != 2 || read["a"] != "1" || read["dir/b"] != "22" {
+		t.Errorf("read %v", read)
+	}
+	none := mesh.Commit("0123456789012345678901234567890123456789")
+	if _, _, _, err := r.Open(ctx, "shop", none); err == nil {
+		t.Error("opened a commit that is not there")
+	}
+	if _, err := r.Subject(ctx, "shop", none); err == nil {
+		t.Error("the subject of a commit that is not there")
+	}
+	if fetched, err := r.FetchModules(ctx, "shop", two, func(string) {}); err != nil || fetched {
+		t.Errorf("submodules of a tree without any: %v, %v", fetched, err)
+	}
+
+	// The deploy branch is where Deployed says, whatever was pushed.
+	reset := func(stack mesh.StackName, to mesh.Commit) {
+		t.Helper()
+		w.Deployed(mesh.RepoState{Branch: "main", Commit: to})
+		if err := r.ResetBranch(ctx, stack); err != nil || w.Head(stack) != to {
+			t.Errorf("the branch of %s is at %q, want %q, %v", stack, w.Head(stack), to, err)
+		}
+	}
+	reset("shop", one)
+	reset("shop", "")
+	reset("shop", two)
+	w.Deployed(mesh.RepoState{Branch: "main", Commit: one})
+	if err := r.ResetBranch(ctx, "no-repository"); err != nil {
+		t.Errorf("without a repository: %v", err)
+	}
+
+	// A renamed repository is whole; asked again, nothing is left to do.
+	for range 2 {
+		if err := r.Rename(ctx, "shop", "journal"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reset("journal", one)
+	if w.Head("shop") != "" {
+		t.Error("the old name is left")
+	}
+	for range 2 {
+		if err := r.Remove(context.WithoutCancel(ctx), "journal"); err != nil {
+			t.Error(err)
+		}
+	}
+	if w.Head("journal") != "" {
+		t.Error("not removed")
+	}
+}

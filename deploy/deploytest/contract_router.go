@@ -1,0 +1,68 @@
+package deploytest
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"mesh"
+	"mesh/deploy/fleet"
+)
+
+// Traffic is a Router under test, and what the suite needs to use it.
+type Traffic struct {
+	Router fleet.Router
+	// Targets are two instances that are there.
+	Targets [2]mesh.Target
+	// Ask sends a request for a host and returns the ID of the target that has answered,
+	// or the reason why none has: "unknown host", or a mesh.DownReason.
+	Ask func(host mesh.Host) string
+}
+
+// TestRouter is the contract of fleet.Router.
+func TestRouter(t *testing.T, w Traffic) {
+	t.Helper()
+	a, b := w.Targets[0], w.Targets[1]
+	asked := func(host mesh.Host, want string) {
+		t.Helper()
+		if got := w.Ask(host); got != want {
+			t.Errorf("%s is answered by %q, want %q", host, got, want)
+		}
+	}
+	route := func(to mesh.Target, hosts ...mesh.Host) mesh.Route {
+		return mesh.Route{Stack: "shop", Hosts: hosts, Targets: []mesh.Target{to}}
+	}
+	asked("shop.test", "unknown host")
+	w.Router.Switch(route(a, "shop.test", "www.test"))
+	asked("shop.test", a.ID)
+	asked("www.test", a.ID)
+	// From the return of Switch on, the old target gets nothing.
+	w.Router.Switch(route(b, "shop.test"))
+	asked("shop.test", b.ID)
+	asked("www.test", "unknown host")
+	// A target that no route has, and nobody uses, is drained at once, and again.
+	for range 2 {
+		if err := w.Router.Drain(t.Context(), a.ID, time.Hour); err != nil {
+			t.Errorf("drain: %v", err)
+		}
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := w.Router.Drain(gone, "nobody", 0); err != nil {
+		t.Errorf("drain of a target that never was: %v", err)
+	}
+	for _, down := range []mesh.DownReason{mesh.NotDeployed, mesh.StoppedStack, mesh.Maintenance} {
+		r := route(b, "shop.test")
+		if r.Down = down; down != mesh.Maintenance {
+			r.Targets = nil
+		}
+		w.Router.Switch(r)
+		asked("shop.test", string(down))
+	}
+	w.Router.Switch(route(a, "shop.test"))
+	asked("shop.test", a.ID)
+	for range 2 {
+		w.Router.Remove("shop")
+		asked("shop.test", "unknown host")
+	}
+}

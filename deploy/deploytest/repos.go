@@ -1,0 +1,132 @@
+package deploytest
+
+import (
+	"context" //nolint:gosec // ids as git has them
+	"fmt"
+	"sync"
+
+	"mesh"
+)
+
+// Repos are repositories in memory.
+type Repos struct {
+	mu       sync.Mutex
+	deployed func(context.Context, mesh.StackName) (mesh.RepoState, error)
+	n        int
+	trees    map[mesh.Commit]map[string]string
+	heads    map[mesh.StackName]mesh.RepoState
+	open     int
+}
+
+// NewRepos returns no repositories.
+func NewRepos() *Repos {
+	return &Repos{trees: map[mesh.Commit]map[string]string{}, heads: map[mesh.StackName]mesh.RepoState{}}
+}
+
+// Commit adds a commit and moves main to it.
+func (r *Repos) Commit(stack mesh.StackName, files map[string]string) mesh.Push {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.n++
+	c := mesh.Commit(fmt.Sprintf("%040x", 0xa000000000000000+uint64(r.n)<<8))
+	c = mesh.Commit(fmt.Sprintf("%07d", r.n) + string(c)[7:])
+	r.trees[c] = files
+	r.heads[stack] = mesh.RepoState{Branch: "main", Commit: c}
+	return mesh.Push{Stack: stack, By: "laptop", Branch: "main", Commit: c}
+}
+
+// Subject is the number that a commit has.
+func (r *Repos) Subject(_ context.Context, stack mesh.StackName, c mesh.Commit) (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.trees[c]; !ok {
+		return "", fmt.Errorf("no commit %s in %s", c, stack)
+	}
+	return "Commit " + c.Short(), nil
+}
+
+// Open opens a commit; its first line is the number it has.
+func (r *Repos) Open(_ context.Context, stack mesh.StackName, c mesh.Commit) (mesh.Tree, string, func(), error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	files, ok := r.trees[c]
+	if !ok {
+		return nil, "", nil, fmt.Errorf("no commit %s in %s", c, stack)
+	}
+	r.open++
+	release := sync.OnceFunc(func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.open--
+	})
+	return Tree(files), "Commit " + c.Short(), release, nil
+}
+
+// FetchModules finds none.
+func (r *Repos) FetchModules(context.Context, mesh.StackName, mesh.Commit, func(string)) (bool, error) {
+	return false, nil
+}
+
+// Derive sets what tells where the deploy branch must point.
+func (r *Repos) Derive(deployed func(context.Context, mesh.StackName) (mesh.RepoState, error)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.deployed = deployed
+}
+
+// ResetBranch puts the deploy branch where the Deployer that was made last says.
+func (r *Repos) ResetBranch(ctx context.Context, stack mesh.StackName) error {
+	r.mu.Lock()
+	deployed := r.deployed
+	r.mu.Unlock()
+	state, err := deployed(ctx, stack)
+	if err == nil {
+		r.Move(stack, state)
+	}
+	return err
+}
+
+// Move points the deploy branch of a stack that has a repository elsewhere.
+func (r *Repos) Move(stack mesh.StackName, state mesh.RepoState) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.heads[stack]; ok {
+		r.heads[stack] = state
+	}
+}
+
+// Rename moves a repository.
+func (r *Repos) Rename(_ context.Context, from, to mesh.StackName) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, done := r.heads[to]; done {
+		return nil
+	}
+	if h, ok := r.heads[from]; ok {
+		r.heads[to] = h
+		delete(r.heads, from)
+	}
+	return nil
+}
+
+// Remove forgets a repository.
+func (r *Repos) Remove(_ context.Context, stack mesh.StackName) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.heads, stack)
+	return nil
+}
+
+// Head is where the deploy branch points.
+func (r *Repos) Head(stack mesh.StackName) mesh.Commit {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.heads[stack].Commit
+}
+
+// Left is how many trees nobody has closed.
+func (r *Repos) Left() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.open
+}

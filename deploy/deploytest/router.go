@@ -1,0 +1,110 @@
+package deploytest
+
+import (
+	"context" //nolint:gosec // ids as git has them
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"mesh"
+)
+
+// Router remembers what it is told.
+type Router struct {
+	DrainFunc func(ctx context.Context, id string) error // instead of returning at once
+
+	mu       sync.Mutex
+	routes   map[mesh.StackName]mesh.Route
+	switches []mesh.Route
+	drained  []string
+}
+
+// NewRouter returns a router without routes.
+func NewRouter() *Router { return &Router{routes: map[mesh.StackName]mesh.Route{}} }
+
+// Switch remembers a route.
+func (r *Router) Switch(route mesh.Route) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.routes[route.Stack] = route
+	r.switches = append(r.switches, route)
+}
+
+// Remove forgets a stack.
+func (r *Router) Remove(stack mesh.StackName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.routes, stack)
+}
+
+// Drain returns at once: there are no requests.
+func (r *Router) Drain(ctx context.Context, id string, _ time.Duration) error {
+	r.mu.Lock()
+	r.drained = append(r.drained, id)
+	for _, route := range r.routes {
+		for _, t := range route.Targets {
+			if t.ID == id {
+				r.mu.Unlock()
+				return fmt.Errorf("drain %s: it still has a route", id)
+			}
+		}
+	}
+	r.mu.Unlock()
+	if r.DrainFunc != nil {
+		return r.DrainFunc(ctx, id)
+	}
+	return nil
+}
+
+// Route returns what a stack has now.
+func (r *Router) Route(stack mesh.StackName) (mesh.Route, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	route, ok := r.routes[stack]
+	return route, ok
+}
+
+// Targets lists where a stack's traffic goes, as "c1 c2".
+func (r *Router) Targets(stack mesh.StackName) string {
+	route, _ := r.Route(stack)
+	var out []string
+	for _, t := range route.Targets {
+		out = append(out, t.ID)
+	}
+	return strings.Join(out, " ")
+}
+
+// Switches returns all that was switched.
+func (r *Router) Switches() []mesh.Route {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.switches)
+}
+
+// Drained tells whose requests were waited for.
+func (r *Router) Drained() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.drained)
+}
+
+// Ask returns the ID of the target that a request for a host goes to, or why it goes
+// nowhere.
+func (r *Router) Ask(host mesh.Host) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, route := range r.routes {
+		switch {
+		case !slices.Contains(route.Hosts, host):
+		case route.Down != mesh.NotDown:
+			return string(route.Down)
+		case len(route.Targets) > 0:
+			return route.Targets[0].ID
+		default:
+			return "no instance"
+		}
+	}
+	return "unknown host"
+}

@@ -1,0 +1,42 @@
+package repos
+
+import (
+	"testing"
+
+	"mesh"
+	"mesh/deploy/deploytest"
+	"mesh/repos/repostest"
+)
+
+func TestRepos_Contract(t *testing.T) {
+	t.Parallel()
+	var state mesh.RepoState
+	r := openIn(t, t.TempDir(), &state)
+	w := repostest.New(t)
+	deploytest.TestRepos(t, deploytest.Archive{
+		Repos: r,
+		Push: func(stack mesh.StackName, files map[string]string) mesh.Commit {
+			if err := r.Ensure(stack); err != nil {
+				t.Fatal(err)
+			}
+			w.Git("rm", "-rq", "--ignore-unmatch", ".")
+			for name, text := range files {
+				w.Write(name, []byte(text), 0o644)
+			}
+			c := w.Commit("files")
+			push(t, w, r, stack, "main")
+			return c
+		},
+		Deployed: func(s mesh.RepoState) { state = s },
+		Head: func(stack mesh.StackName) mesh.Commit {
+			if !r.Exists(stack) {
+				return ""
+			}
+			c, err := r.branch(stack, "main")
+			if err != nil {
+				t.Error(err)
+			}
+			return c
+		},
+	})
+}
