@@ -7,7 +7,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 20s
 
-.PHONY: help build run demo test transcripts examples docker-test golden fuzz bench bench-router bench-compare lint fmt soak systemd docs docs-fresh vuln image check clean
+.PHONY: help build run demo test quick transcripts examples docker-test golden fuzz bench bench-router bench-compare lint fmt soak systemd docs vuln image check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -30,8 +30,16 @@ engine:
 shells:
 	@scripts/shells
 
+# What speaks to the engine, which is a package of its own beside those that test it.
+ENGINE_PACKAGES := ./builder ./runner ./cmd/mesh
+
+# Packages and their tests wait for the engine, the network and git more than for
+# processors: more of them run at once than there are processors.
 test: engine shells ## all tests, race detector on, with the real engine, git and ssh
-	go test -race -shuffle=on -timeout 30m -p 1 ./...
+	go test -race -shuffle=on -timeout 30m -p 4 -parallel 4 ./...
+
+quick: ## all tests that need no engine, without the race detector: in less than a minute
+	go test -shuffle=on $$(go list ./... | grep -vxF "$$(go list $(ENGINE_PACKAGES))")
 
 transcripts: engine shells ## what people type and see
 	go test -race ./cmd/mesh -run TestScripts
