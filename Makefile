@@ -1,7 +1,7 @@
 # make help lists the targets. Tools are run at a pinned version with "go run".
 GOLANGCI  := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2
-BENCHSTAT := golang.org/x/perf/cmd/benchstat@latest
-VULN      := golang.org/x/vuln/cmd/govulncheck@latest
+BENCHSTAT := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
+VULN      := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
@@ -50,9 +50,9 @@ examples: engine ## every example and framework, those included that take too lo
 docker-test: engine ## the packages that speak to the engine
 	go test -race ./builder ./runner
 
-golden: engine ## rewrite the golden files
-	go test ./receiver/... -update
-	$(MAKE) docs
+golden: engine shells docs ## rewrite all golden files, what the transcripts compare, and docs/commands.md
+	go test ./command ./builder/detect -update
+	UPDATE_SCRIPTS=1 go test -parallel 4 ./cmd/mesh -run TestScripts
 
 fuzz: ## each fuzz target for FUZZTIME
 	@for p in $$(grep -rlE '^func Fuzz' --include=*_test.go . | xargs -n1 dirname | sort -u); do \
@@ -61,7 +61,7 @@ fuzz: ## each fuzz target for FUZZTIME
 		done; \
 	done
 
-bench: build engine ## figures of PRODUCT.md and the issue, against docker by hand in the same run
+bench: build engine ## the figures of docs/performance.md, against docker by hand in the same run
 	scripts/bench
 
 bench-router: ## the router beside nginx, in turns: docs/performance.md

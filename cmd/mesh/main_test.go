@@ -24,6 +24,7 @@ import (
 	"github.com/docker/docker/api/types/image"
 	docker "github.com/docker/docker/client"
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/tools/txtar"
 
 	"mesh/deploy"
 	"mesh/enginetest"
@@ -95,34 +96,38 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		Setup:               setup,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"ready":       cmdReady,
-			"fixture-app": cmdFixture,
-			"http":        cmdHTTP,
-			"cmpremote":   cmdCmpRemote,
-			"waitfor":     cmdWaitFor,
-			"engine":      cmdEngine,
-			"rewrite":     cmdRewrite,
-			"kill9":       cmdKill9,
-			"livepush":    cmdLivePush,
-			"load":        cmdLoad,
-			"websocket":   cmdWebSocket,
-			"smalldisk":   cmdSmallDisk,
-			"git-lfs":     cmdGitLFS,
-			"doors":       cmdDoors,
-			"terminal":    cmdTerminal,
-			"crowd":       cmdCrowd,
-			"hang":        cmdHang,
-			"hidden":      cmdHidden,
-			"registry":    cmdRegistry,
-			"upgrade":     cmdUpgrade,
-			"halt":        cmdHalt,
-			"activate":    cmdActivate,
-			"talk":        cmdTalk,
-			"routerlog":   cmdRouterLog,
-			"pstraffic":   cmdPSTraffic,
-		},
+		Cmds:                verbs,
 	})
+}
+
+// verbs are what scripts can do besides what testscript has: testdata/script/README.md
+// says what each is for.
+var verbs = map[string]func(*testscript.TestScript, bool, []string){
+	"ready":       cmdReady,
+	"fixture-app": cmdFixture,
+	"http":        cmdHTTP,
+	"cmpremote":   cmdCmpRemote,
+	"waitfor":     cmdWaitFor,
+	"engine":      cmdEngine,
+	"rewrite":     cmdRewrite,
+	"kill9":       cmdKill9,
+	"livepush":    cmdLivePush,
+	"load":        cmdLoad,
+	"websocket":   cmdWebSocket,
+	"smalldisk":   cmdSmallDisk,
+	"git-lfs":     cmdGitLFS,
+	"doors":       cmdDoors,
+	"terminal":    cmdTerminal,
+	"crowd":       cmdCrowd,
+	"hang":        cmdHang,
+	"hidden":      cmdHidden,
+	"registry":    cmdRegistry,
+	"upgrade":     cmdUpgrade,
+	"halt":        cmdHalt,
+	"activate":    cmdActivate,
+	"talk":        cmdTalk,
+	"routerlog":   cmdRouterLog,
+	"pstraffic":   cmdPSTraffic,
 }
 
 // setup gives each script a home, three keys and an ssh that uses them. The
@@ -396,15 +401,36 @@ func masked(s string) string {
 }
 
 // cmdCmpRemote compares what git printed with a file, without trailing blanks,
-// times, sizes and ids.
+// times, sizes and ids. With UPDATE_SCRIPTS it puts what was printed into the script.
 func cmdCmpRemote(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: cmpremote FILE")
 	}
-	got, want := masked(ts.ReadFile("stderr")), masked(ts.ReadFile(args[0]))
-	if got != want {
+	printed := ts.ReadFile("stderr")
+	got, want := masked(printed), masked(ts.ReadFile(args[0]))
+	switch {
+	case got == want:
+	case os.Getenv("UPDATE_SCRIPTS") != "":
+		ts.Check(rewriteScript(ts.Name(), filepath.Base(args[0]), printed))
+	default:
 		ts.Fatalf("the push printed:\n%s\nwant (%s):\n%s", got, args[0], want)
 	}
+}
+
+// rewriteScript changes a file in a script.
+func rewriteScript(script, file, content string) error {
+	path := filepath.Join("testdata", "script", script+".txtar")
+	a, err := txtar.ParseFile(path)
+	if err != nil {
+		return err
+	}
+	for i := range a.Files {
+		if a.Files[i].Name == file {
+			a.Files[i].Data = []byte(content)
+			return os.WriteFile(path, txtar.Format(a), 0o644)
+		}
+	}
+	return fmt.Errorf("%s has no file %s", path, file)
 }
 
 // cmdWaitFor waits until a file contains a text: waitfor FILE TEXT.
