@@ -1,13 +1,13 @@
 # make help lists the targets. Tools are run at a pinned version with "go run".
 GOLANGCI  := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2
-BENCHSTAT := golang.org/x/perf/cmd/benchstat@latest
-VULN      := golang.org/x/vuln/cmd/govulncheck@latest
+BENCHSTAT := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
+VULN      := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 20s
 
-.PHONY: help build run demo test transcripts examples docker-test golden fuzz bench bench-router bench-compare lint fmt soak systemd docs docs-fresh vuln image check clean
+.PHONY: help build run demo test quick transcripts examples docker-test golden fuzz bench bench-router bench-compare lint fmt soak systemd docs vuln image check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -30,8 +30,16 @@ engine:
 shells:
 	@scripts/shells
 
+# What speaks to the engine, which is a package of its own beside those that test it.
+ENGINE_PACKAGES := ./builder ./runner ./cmd/mesh
+
+# Packages and their tests wait for the engine, the network and git more than for
+# processors: more of them run at once than there are processors.
 test: engine shells ## all tests, race detector on, with the real engine, git and ssh
-	go test -race -shuffle=on -timeout 30m -p 1 ./...
+	go test -race -shuffle=on -timeout 30m -p 4 -parallel 4 ./...
+
+quick: ## all tests that need no engine, without the race detector: in less than a minute
+	go test -shuffle=on $$(go list ./... | grep -vxF "$$(go list $(ENGINE_PACKAGES))")
 
 transcripts: engine shells ## what people type and see
 	go test -race ./cmd/mesh -run TestScripts
@@ -42,9 +50,9 @@ examples: engine ## every example and framework, those included that take too lo
 docker-test: engine ## the packages that speak to the engine
 	go test -race ./builder ./runner
 
-golden: engine ## rewrite the golden files
-	go test ./receiver/... -update
-	$(MAKE) docs
+golden: engine shells docs ## rewrite all golden files, what the transcripts compare, and docs/commands.md
+	go test ./command ./builder/detect -update
+	UPDATE_SCRIPTS=1 go test -parallel 4 ./cmd/mesh -run TestScripts
 
 fuzz: ## each fuzz target for FUZZTIME
 	@for p in $$(grep -rlE '^func Fuzz' --include=*_test.go . | xargs -n1 dirname | sort -u); do \
@@ -53,7 +61,7 @@ fuzz: ## each fuzz target for FUZZTIME
 		done; \
 	done
 
-bench: build engine ## figures of PRODUCT.md and the issue, against docker by hand in the same run
+bench: build engine ## the figures of docs/performance.md, against docker by hand in the same run
 	scripts/bench
 
 bench-router: ## the router beside nginx, in turns: docs/performance.md

@@ -144,8 +144,8 @@ type job struct {
 }
 
 // Build runs until the image is there or has failed, and writes the output of
-// the steps to w as whole lines, each as it comes, indented as PRODUCT.md section
-// 5 shows. When as many builds run as may, it says so and waits.
+// the steps to w as whole lines, each as it comes, indented as docs/output.md
+// shows. When as many builds run as may, it says so and waits.
 //
 // A config var reaches the build as an ARG where the Dockerfile declares it, and
 // as a BuildKit secret of its name in any case. VOLUME, EXPOSE and HEALTHCHECK

@@ -1,9 +1,9 @@
+//go:build !race
+
 package builder_test
 
 import (
 	"flag"
-	"fmt"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -24,13 +24,8 @@ var slow = flag.Bool("slow", false, "build the applications of testdata/framewor
 //
 // Those in the folder slow, which take a minute each, are built with -slow only: make
 // examples.
-//
-// With the race detector it runs in a binary without one: see TestBuild_Examples.
 func TestBuild_Frameworks(t *testing.T) {
-	if raceDetector {
-		withoutRace(t)
-		return
-	}
+	t.Parallel()
 	archives, err := filepath.Glob("testdata/frameworks/*.txtar")
 	if *slow {
 		more, _ := filepath.Glob("testdata/frameworks/slow/*.txtar")
@@ -102,13 +97,4 @@ func wasCached(out, step string) bool {
 		}
 	}
 	return false
-}
-
-// withoutRace runs the test in a binary without the race detector.
-func withoutRace(t *testing.T) {
-	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-timeout=30m", "-run", "^"+t.Name()+"$", ".", fmt.Sprintf("-slow=%t", *slow)).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"mesh"
 	"mesh/builder"
+	"mesh/enginetest"
 )
 
 // limited is a bench with limits of its own.
@@ -34,20 +35,16 @@ func limited(t *testing.T, o builder.Options) *bench {
 func TestBuild_TakesTooLong(t *testing.T) {
 	t.Parallel()
 	b := limited(t, builder.Options{Timeout: 1500 * time.Millisecond})
-	began := time.Now()
-	_, _, err := b.build(b.fresh(tree{"Dockerfile": from("RUN echo before; sleep 60")}))
+	_, _, err := b.build(b.fresh(tree{"Dockerfile": from("RUN echo before; sleep 3600")}))
 	var e *mesh.Error
-	if !errors.As(err, &e) || e.Kind != mesh.Failed || e.Text != "the build took longer than 1.5s, in 'RUN echo before; sleep 60'" || len(e.Output) != 1 || e.Output[0] != "before" {
+	if !errors.As(err, &e) || e.Kind != mesh.Failed || e.Text != "the build took longer than 1.5s, in 'RUN echo before; sleep 3600'" || len(e.Output) != 1 || e.Output[0] != "before" {
 		t.Errorf("got %v", err)
-	}
-	if took := time.Since(began); took > 20*time.Second {
-		t.Errorf("it took %s", took)
 	}
 }
 
-// The limits are those of all builds of the engine: they are tested one after the
-// other, without other builds of this package beside them.
+// The limits are those of all builds of the engine.
 func TestBuild_ThatForksWithoutEnd(t *testing.T) {
+	enginetest.Alone(t)
 	// The limit is the default one: servers of other tests on the engine set it, too.
 	b := limited(t, builder.Options{})
 	_, _, err := b.build(b.fresh(tree{"Dockerfile": from("RUN i=0; while [ $i -lt 5000 ]; do sleep 60 & i=$((i+1)); done; echo all there")}))
@@ -58,6 +55,7 @@ func TestBuild_ThatForksWithoutEnd(t *testing.T) {
 }
 
 func TestBuild_ThatTakesTooMuchMemory(t *testing.T) {
+	enginetest.Alone(t)
 	b := limited(t, builder.Options{Memory: 512 << 20})
 	defer unlimited(t)
 	_, _, err := b.build(b.fresh(tree{"Dockerfile": from("RUN dd if=/dev/zero of=/dev/null bs=1000M count=1")}))

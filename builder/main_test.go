@@ -1,7 +1,6 @@
 package builder_test
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"crypto/sha1"
@@ -20,24 +19,22 @@ import (
 	"testing"
 	"time"
 
-	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/api/types/filters"
-	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/client"
 
 	"mesh"
 	"mesh/builder"
+	"mesh/enginetest"
 )
 
 // The run's own label, engine client and base image.
 var (
-	run  = fmt.Sprintf("builder-%d-%d", os.Getpid(), time.Now().UnixNano()%1e9)
+	run  = enginetest.NewID("builder")
 	cli  *client.Client
 	base = "mesh-test/busybox-" + run + ":1"
 )
 
 const (
-	testLabel = "mesh.test"
+	testLabel = enginetest.Label
 	commit    = mesh.Commit("0123456789abcdef0123456789abcdef01234567")
 )
 
@@ -51,69 +48,22 @@ func TestMain(m *testing.M) {
 }
 
 func testMain(m *testing.M) (code int, err error) {
-	if cli, err = client.NewClientWithOpts(client.FromEnv, client.WithAPIVersionNegotiation()); err != nil {
-		return 1, err
-	}
 	ctx := context.Background()
-	if _, err := cli.Ping(ctx); err != nil {
-		if out, err := exec.Command("../scripts/engine").CombinedOutput(); err != nil {
-			return 1, fmt.Errorf("no engine: %w\n%s", err, out)
-		}
-	}
-	if err := importBusybox(ctx); err != nil {
-		return 1, err
-	}
-	code = m.Run()
-	if _, err := cli.ImageRemove(ctx, base, image.RemoveOptions{Force: true}); err != nil {
-		return 1, err
-	}
-	if left := leftovers(ctx); len(left) > 0 {
-		return 1, fmt.Errorf("left over: %s", strings.Join(left, ", "))
-	}
-	return code, nil
-}
-
-// importBusybox makes a base image with a shell: nothing is pulled.
-func importBusybox(ctx context.Context) error {
-	b, err := os.ReadFile("/bin/busybox")
+	engine, err := enginetest.Start(ctx, run)
 	if err != nil {
-		return fmt.Errorf("%w (apt-get install busybox-static)", err)
+		return 1, err
 	}
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	_ = w.WriteHeader(&tar.Header{Name: "bin/busybox", Mode: 0o755, Size: int64(len(b)), Typeflag: tar.TypeReg})
-	_, _ = w.Write(b)
-	for _, n := range []string{"sh", "cat", "echo", "sleep", "ls", "grep", "date", "printf", "seq", "stat", "readlink", "test", "dd"} {
-		_ = w.WriteHeader(&tar.Header{Name: "bin/" + n, Linkname: "busybox", Mode: 0o777, Typeflag: tar.TypeSymlink})
+	cli = engine.Client
+	files, err := enginetest.Busybox("sh", "cat", "echo", "sleep", "ls", "grep", "date", "printf", "seq", "stat", "readlink", "test", "dd")
+	if err != nil {
+		return 1, err
 	}
 	// A base of its own for each run: no step is cached from the last one.
-	_ = w.WriteHeader(&tar.Header{Name: "run", Linkname: run, Mode: 0o777, Typeflag: tar.TypeSymlink})
-	_ = w.WriteHeader(&tar.Header{Name: "tmp/", Mode: 0o1777, Typeflag: tar.TypeDir})
-	_ = w.Close()
-	rc, err := cli.ImageImport(ctx, image.ImportSource{Source: &buf, SourceName: "-"}, base,
-		image.ImportOptions{Changes: []string{"LABEL " + testLabel + "=" + run, "ENV PATH=/bin", `CMD ["/bin/sh"]`}})
-	if err != nil {
-		return err
+	files["run"], files["tmp/"] = "-> "+run, ""
+	if _, err := engine.Import(ctx, base, files, "ENV PATH=/bin", `CMD ["/bin/sh"]`); err != nil {
+		return 1, err
 	}
-	defer rc.Close()
-	_, err = io.Copy(io.Discard, rc)
-	return err
-}
-
-// leftovers removes what carries the run's label, and tells what it was.
-func leftovers(ctx context.Context) (left []string) {
-	f := filters.NewArgs(filters.Arg("label", testLabel+"="+run))
-	cs, _ := cli.ContainerList(ctx, container.ListOptions{All: true, Filters: f})
-	for _, c := range cs {
-		left = append(left, "container "+c.Names[0])
-		_ = cli.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
-	}
-	is, _ := cli.ImageList(ctx, image.ListOptions{Filters: f})
-	for _, i := range is {
-		left = append(left, fmt.Sprintf("image %s %v", i.ID, i.RepoTags))
-		_, _ = cli.ImageRemove(ctx, i.ID, image.RemoveOptions{Force: true})
-	}
-	return left
+	return engine.Tests(m, base), nil
 }
 
 // tree is a mesh.Tree of literal files. A value that begins with "-> " is a
@@ -217,6 +167,7 @@ func newBench(t *testing.T) *bench { return newBenchWith(t, cli) }
 
 func newBenchWith(t *testing.T, c *client.Client) *bench {
 	t.Helper()
+	enginetest.Beside(t)
 	n := stacks.Add(1)
 	b := &bench{t: t, stack: mesh.StackName(fmt.Sprintf("t%d-%s", n, run[len("builder-"):])), server: fmt.Sprintf("%s-%d", run, n), times: &memory{}}
 	b.Builder = builder.New(c, builder.Options{Server: b.server, Key: []byte(run), Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
@@ -264,3 +215,29 @@ func (b *bench) must(req mesh.Build) (mesh.Image, string) {
 }
 
 func from(lines ...string) string { return "FROM " + base + "\n" + strings.Join(lines, "\n") + "\n" }
+
+// bases makes sure of base images, as people do.
+func bases(t *testing.T, names ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "../scripts/base-images", names...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("base images: %v\n%s", err, out)
+	}
+}
+
+func userOf(t *testing.T, id string) string {
+	t.Helper()
+	in, err := cli.ImageInspect(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in.Config.User
+}
+
+func cloned(t tree) tree {
+	out := tree{}
+	for k, v := range t {
+		out[k] = v
+	}
+	return out
+}

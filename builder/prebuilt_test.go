@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/docker/docker/api/types/image"
 	dockerregistry "github.com/docker/docker/api/types/registry"
@@ -347,10 +346,9 @@ func TestPrebuilt_LoadIsCancelled(t *testing.T) {
 		cancel(errors.New("gone"))
 		_ = pw.CloseWithError(io.ErrUnexpectedEOF)
 	}()
-	began := time.Now()
 	_, err := b.Build(ctx, b.prebuilt(mesh.From{Ref: "app:1", Archive: pr}), &output{t: t})
-	if !errors.Is(err, mesh.Cancelled) && !errors.Is(err, mesh.Invalid) || time.Since(began) > 10*time.Second {
-		t.Errorf("got %v after %s", err, time.Since(began))
+	if !errors.Is(err, mesh.Cancelled) && !errors.Is(err, mesh.Invalid) {
+		t.Errorf("got %v", err)
 	}
 	nobody(t, "app:1")
 }

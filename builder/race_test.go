@@ -2,4 +2,32 @@
 
 package builder_test
 
-const raceDetector = true
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// BuildKit's frontend sets the same flag from two goroutines when a Dockerfile has two
+// base images (v0.31.2, dockerfile/builder/resolvecache.go:30). It does no harm, but the
+// race detector sees it: the tests with such Dockerfiles are built without it, in files
+// that say so on top, and run in a test binary of their own.
+func TestBuild_WithoutTheRaceDetector(t *testing.T) {
+	t.Parallel()
+	names := []string{"TestBuild_Examples", "TestBuild_Frameworks", "TestBuild_StacksApart", "TestBuild_TimesInTheImage"}
+	// They wait for the engine more than for this machine's processors. Without cgo and
+	// paths, as the binary is built, what they link is compiled once.
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-v", "-count=1", "-timeout=30m", "-parallel=4", "-trimpath",
+		"-run=^("+strings.Join(names, "|")+")$", ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, n := range names {
+		if !strings.Contains(string(out), "\n--- PASS: "+n+" ") {
+			t.Errorf("%s was not run:\n%s", n, out)
+		}
+	}
+}

@@ -180,42 +180,6 @@ func TestBuild_TwoStacksOfOneTree(t *testing.T) {
 	}
 }
 
-// A file that has changed has a later time than before in the image too, in whole
-// seconds, and however it got there; the others have the time that they had. What a
-// step makes has the time of the step. BuildKit's race with two base images of one name
-// makes the detector's binary a matter of luck: see TestBuild_Examples.
-func TestBuild_TimesInTheImage(t *testing.T) {
-	if raceDetector {
-		withoutRace(t)
-		return
-	}
-	t.Parallel()
-	b := newBench(t)
-	for name, dockerfile := range map[string]string{
-		"copied":       from("COPY site /www", "COPY n /n", "RUN stat -c '%n %Y' /www/*"),
-		"from a stage": "FROM scratch AS tree\nCOPY site /www\n" + from("COPY --from=tree /www /www", "COPY n /n", "RUN stat -c '%n %Y' /www/*"),
-		"from a mount": from("COPY n /n", "RUN --mount=source=site,target=/www stat -c '%n %Y' /www/*"),
-		"from a product": from("COPY site /src", "RUN mkdir /www; for f in a b; do cat /src/$f > /www/$f; done") +
-			from("COPY --from=0 /www /www", "COPY n /n", "RUN stat -c '%n %Y' /www/*"),
-	} {
-		last := map[string]int64{}
-		for i, a := range []string{"one", "two", "one"} {
-			_, out := b.must(b.req(tree{"Dockerfile": dockerfile, "site/a": a, "site/b": "x", "n": name + fmt.Sprint(i)}))
-			for _, f := range []string{"/www/a", "/www/b"} {
-				_, rest, _ := strings.Cut(out, "       "+f+" ")
-				var at int64
-				if _, err := fmt.Sscan(rest, &at); err != nil {
-					t.Fatalf("%s: no time of %s", name, f)
-				}
-				if i > 0 && f == "/www/a" && name != "from a product" && at <= last[f] || at < last[f] || i > 0 && f == "/www/b" && name != "from a product" && at != last[f] {
-					t.Errorf("%s, step %d: %s was of %d, and is of %d", name, i, f, last[f], at)
-				}
-				last[f] = at
-			}
-		}
-	}
-}
-
 // counted counts what is read of a tree.
 type counted struct {
 	tree

@@ -22,7 +22,7 @@ type Builder interface {
 type Builds interface {
 	// Build runs until the image is there or has failed, and writes the output of
 	// the steps to w as whole lines, each as it comes. It indents them as
-	// docs/guide.md shows, begins with what it builds with ("-----> Building
+	// docs/output.md shows, begins with what it builds with ("-----> Building
 	// with ./Dockerfile"), and writes no final verdict: that is the error.
 	// A build that fails for reasons in the tree gives a *mesh.Error whose text is
 	// one line fit for git's report ("'RUN npm ci' exited 1"), with the last lines

@@ -889,12 +889,8 @@ func TestRequest_ClientGone(t *testing.T) {
 			done <- err
 		}()
 		receive(t, in, "the request")
-		begin := time.Now()
 		cancel()
 		receive(t, gone, "the app's request to end")
-		if d := time.Since(begin); d > 2*time.Second {
-			t.Errorf("%v: after %v", c, d)
-		}
 		if err := receive(t, done, "the client's end"); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
@@ -906,11 +902,12 @@ func TestRequest_ClientGone(t *testing.T) {
 
 func TestAnswer_FirstByteTimeOut(t *testing.T) {
 	t.Parallel()
-	g := start(t, router.Options{FirstByte: 100 * time.Millisecond})
+	const firstByte, longer = time.Second, 1200 * time.Millisecond
+	g := start(t, router.Options{FirstByte: firstByte})
 	g.route(app(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow-end" {
 			_ = http.NewResponseController(w).Flush()
-			<-time.After(400 * time.Millisecond) // may take its time once it has begun
+			<-time.After(longer) // may take its time once it has begun
 			_, _ = io.WriteString(w, "slow")
 			return
 		}
@@ -928,7 +925,7 @@ func TestAnswer_FirstByteTimeOut(t *testing.T) {
 	// A stack's own limit wins.
 	patient := app(t, func(w http.ResponseWriter, r *http.Request) {
 		select {
-		case <-time.After(400 * time.Millisecond):
+		case <-time.After(longer):
 			_, _ = io.WriteString(w, "in the end")
 		case <-r.Context().Done():
 		}

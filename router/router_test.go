@@ -549,7 +549,7 @@ func TestRouter_Pages(t *testing.T) {
 
 func TestRouter_ServeEndsGracefully(t *testing.T) {
 	t.Parallel()
-	g := start(t, router.Options{Grace: 300 * time.Millisecond})
+	g := start(t, router.Options{Grace: 2 * time.Second})
 	in, out := make(chan bool, 1), make(chan bool)
 	g.route(app(t, func(w http.ResponseWriter, r *http.Request) {
 		in <- true

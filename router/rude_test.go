@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -123,19 +124,18 @@ func TestRude_SlowLoris(t *testing.T) {
 	g := start(t, router.Options{HeadTime: 300 * time.Millisecond})
 	g.route(app(t, text("hello")))
 	c := g.conn()
-	from := time.Now()
-	ended := make(chan bool)
+	ended := make(chan error)
 	go func() {
-		_, _ = io.Copy(io.Discard, c.r)
-		close(ended)
+		_, err := io.Copy(io.Discard, c.r)
+		ended <- err
 	}()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for i := 0; ; i++ {
 		select {
-		case <-ended:
-			if took := time.Since(from); took > 3*time.Second {
-				t.Errorf("it took %v", took)
+		case err := <-ended:
+			if errors.Is(err, os.ErrDeadlineExceeded) { // the test's own
+				t.Error("it goes on")
 			}
 			return
 		case <-tick.C:
@@ -171,9 +171,8 @@ func TestRude_NoHandshake(t *testing.T) {
 	if b, _ := io.ReadAll(plain); !strings.HasPrefix(string(b), "HTTP/1.1 400 ") || !strings.Contains(string(b), "HTTPS only") {
 		t.Errorf("HTTP without TLS got %q", b)
 	}
-	from := time.Now()
-	if b, _ := io.ReadAll(silent); len(b) > 0 || time.Since(from) > 10*time.Second {
-		t.Errorf("silence got %q after %v", b, time.Since(from))
+	if b, err := io.ReadAll(silent); len(b) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("silence got %q, %v", b, err)
 	}
 	// Who has begun when the listener closes is served, in time.
 	slow := tls.Client(dial(), &tls.Config{InsecureSkipVerify: true})

@@ -3,12 +3,15 @@ package runner_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"mesh"
+	"mesh/runner"
 )
 
 func TestCheck_Healthy(t *testing.T) {
@@ -51,70 +54,86 @@ func sawOOM(t *testing.T, id string) bool {
 	return in.State.OOMKilled
 }
 
+// listens tells whether a process of a container listens on a port, as the host sees it.
+func listens(t *testing.T, id string) bool {
+	t.Helper()
+	in, err := cli.ContainerInspect(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var table []byte
+	for _, name := range []string{"tcp", "tcp6"} {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", in.State.Pid, name))
+		table = append(table, b...)
+	}
+	return len(runner.ParseListeners(table)) > 0
+}
+
 func TestCheck_Failures(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for _, c := range []struct {
-		name         string
-		entrypoint   string
-		args         []string
-		check        mesh.Check
-		memory       int64
-		text, hint   string
-		output       string        // a line of it
-		atLeast, max time.Duration // how long it may take
+		name       string
+		entrypoint string
+		args       []string
+		check      mesh.Check
+		memory     int64
+		text, hint string
+		output     string // a line of it
+		listens    bool   // it is checked when it does: it may take its time to start
+		atLeast    time.Duration
 	}{
 		{
-			name: "no such program", entrypoint: "gunicorn", check: mesh.Check{HTTP: true},
-			text: `web.1 cannot start: the image has no program "gunicorn"`, hint: "correct the command", max: 3 * time.Second,
+			name: "no such program", entrypoint: "gunicorn", check: mesh.Check{HTTP: true, Timeout: time.Hour},
+			text: `web.1 cannot start: the image has no program "gunicorn"`, hint: "correct the command",
 		},
 		{
-			name: "not executable", entrypoint: "/proc/version", check: mesh.Check{Settle: 20 * time.Second},
-			text: `web.1 cannot start: "/proc/version" is not executable`, hint: "chmod", max: 3 * time.Second,
+			name: "not executable", entrypoint: "/proc/version", check: mesh.Check{Settle: time.Hour},
+			text: `web.1 cannot start: "/proc/version" is not executable`, hint: "chmod",
 		},
 		{
-			name: "exit at once", args: []string{"print", "cannot find config", "exit", "3"}, check: mesh.Check{HTTP: true},
-			text: "web.1 exited with code 3 before it answered on port 8080", output: "cannot find config", max: 3 * time.Second,
+			name: "exit at once", args: []string{"print", "cannot find config", "exit", "3"}, check: mesh.Check{HTTP: true, Timeout: time.Hour},
+			text: "web.1 exited with code 3 before it answered on port 8080", output: "cannot find config",
 		},
 		{
-			name: "exit 0", args: []string{"exit", "0"}, check: mesh.Check{HTTP: true},
-			text: "web.1 exited with code 0 before it answered on port 8080", hint: "foreground", max: 3 * time.Second,
+			name: "exit 0", args: []string{"exit", "0"}, check: mesh.Check{HTTP: true, Timeout: time.Hour},
+			text: "web.1 exited with code 0 before it answered on port 8080", hint: "foreground",
 		},
 		{
-			name: "exit without HTTP", args: []string{"exit", "4"}, check: mesh.Check{Settle: 20 * time.Second},
-			text: "web.1 exited with code 4 within 20s of its start", max: 3 * time.Second,
+			name: "exit without HTTP", args: []string{"exit", "4"}, check: mesh.Check{Settle: time.Hour},
+			text: "web.1 exited with code 4 within 1h of its start",
 		},
 		{
 			name: "never listens", args: []string{"print", "thinking", "wait"}, check: mesh.Check{HTTP: true, Timeout: time.Second},
-			text: "web.1 listens on no port after 1s", hint: "0.0.0.0:$PORT", output: "thinking", atLeast: time.Second, max: 3 * time.Second,
+			text: "web.1 listens on no port after 1s", hint: "0.0.0.0:$PORT", output: "thinking", atLeast: time.Second,
 		},
 		{
-			name: "wrong port", args: []string{"serve", "0.0.0.0:3000", "200"}, check: mesh.Check{HTTP: true, Timeout: time.Second},
-			text: "web.1 does not listen on port 8080; it listens on 0.0.0.0:3000", hint: "0.0.0.0:$PORT", atLeast: time.Second, max: 3 * time.Second,
+			name: "wrong port", listens: true, args: []string{"serve", "0.0.0.0:3000", "200"}, check: mesh.Check{HTTP: true, Timeout: time.Second},
+			text: "web.1 does not listen on port 8080; it listens on 0.0.0.0:3000", hint: "0.0.0.0:$PORT", atLeast: time.Second,
 		},
 		{
-			name: "loopback only", args: []string{"serve", "127.0.0.1:8080", "200"}, check: mesh.Check{HTTP: true},
-			text: "web.1 listens on 127.0.0.1:8080 only", hint: "listen on 0.0.0.0:$PORT", atLeast: 2 * time.Second, max: 6 * time.Second,
+			name: "loopback only", args: []string{"serve", "127.0.0.1:8080", "200"}, check: mesh.Check{HTTP: true, Timeout: time.Hour},
+			text: "web.1 listens on 127.0.0.1:8080 only", hint: "listen on 0.0.0.0:$PORT", atLeast: 2 * time.Second,
 		},
 		{
-			name: "500s", args: []string{"serve", ":8080", "500"}, check: mesh.Check{HTTP: true, Timeout: time.Minute},
-			text: "web.1 answered GET / with 500 for 15s", atLeast: 15 * time.Second, max: 20 * time.Second,
+			name: "500s", args: []string{"serve", ":8080", "500"}, check: mesh.Check{HTTP: true, Timeout: time.Hour},
+			text: "web.1 answered GET / with 500 for ", atLeast: 15 * time.Second,
 		},
 		{
-			name: "strict 404", args: []string{"serve", ":8080", "404"}, check: mesh.Check{HTTP: true, Strict: true, Path: "/up", Timeout: time.Second},
-			text: "web.1 answered GET /up with 404 for ", hint: "build:set -a blog health=", max: 3 * time.Second,
+			name: "strict 404", listens: true, args: []string{"serve", ":8080", "404"}, check: mesh.Check{HTTP: true, Strict: true, Path: "/up", Timeout: time.Second},
+			text: "web.1 answered GET /up with 404 for ", hint: "build:set -a blog health=",
 		},
 		{
-			name: "silent", args: []string{"silent", ":8080"}, check: mesh.Check{HTTP: true, Timeout: time.Second},
-			text: "web.1 accepts connections on port 8080 but does not answer GET /", max: 3 * time.Second,
+			name: "silent", listens: true, args: []string{"silent", ":8080"}, check: mesh.Check{HTTP: true, Timeout: time.Second},
+			text: "web.1 accepts connections on port 8080 but does not answer GET /",
 		},
 		{
-			name: "not HTTP", args: []string{"raw", ":8080"}, check: mesh.Check{HTTP: true, Timeout: time.Second},
-			text: "web.1 does not speak HTTP on port 8080", max: 3 * time.Second,
+			name: "not HTTP", listens: true, args: []string{"raw", ":8080"}, check: mesh.Check{HTTP: true, Timeout: time.Second},
+			text: "web.1 does not speak HTTP on port 8080",
 		},
 		{
-			name: "out of memory", args: []string{"eat"}, check: mesh.Check{HTTP: true}, memory: 64 << 20,
-			text: "web.1 was killed: out of memory (limit 64 MB)", hint: "--memory", max: 20 * time.Second,
+			name: "out of memory", args: []string{"eat"}, check: mesh.Check{HTTP: true, Timeout: time.Hour}, memory: 64 << 20,
+			text: "web.1 was killed: out of memory (limit 64 MB)", hint: "--memory",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -124,17 +143,21 @@ func TestCheck_Failures(t *testing.T) {
 			if c.entrypoint != "" {
 				s.Process = mesh.Process{Entrypoint: []string{c.entrypoint}}
 			}
+			// A verdict that comes with an hour to go comes early; one that does not
+			// come is a failure after some minutes.
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+			defer cancel()
 			in := b.start(s)
+			if c.listens {
+				eventually(t, "it listens", func() bool { return listens(t, in.ID) })
+			}
 			began := time.Now()
-			seen, err := b.Check(t.Context(), in, c.check, nil)
-			took := time.Since(began)
+			seen, err := b.Check(ctx, in, c.check, nil)
 			// The engine itself does not always see why the kernel killed a container: it
 			// reads of it in another place than of the exit, and may be too late.
 			for try := 0; c.memory > 0 && try < 5 && !sawOOM(t, in.ID); try++ {
 				in = b.start(s)
-				began = time.Now()
-				seen, err = b.Check(t.Context(), in, c.check, nil)
-				took = time.Since(began)
+				seen, err = b.Check(ctx, in, c.check, nil)
 			}
 			var e *mesh.Error
 			if !errors.As(err, &e) || e.Kind != mesh.Failed {
@@ -149,8 +172,8 @@ func TestCheck_Failures(t *testing.T) {
 			if c.output != "" && !slices.Contains(e.Output, c.output) {
 				t.Errorf("output %q lacks %q", e.Output, c.output)
 			}
-			if took < c.atLeast || took > c.max {
-				t.Errorf("took %s, want %s to %s", took, c.atLeast, c.max)
+			if took := time.Since(began); took < c.atLeast {
+				t.Errorf("took %s, want at least %s", took, c.atLeast)
 			}
 		})
 	}

@@ -1,40 +1,32 @@
 package runner_test
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/api/types/filters"
-	"github.com/docker/docker/api/types/image"
-	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/client"
 
 	"mesh"
+	"mesh/enginetest"
 	"mesh/runner"
 )
 
 // The run's own label, engine client and images.
 var (
-	run   = fmt.Sprintf("runner-%d-%d", os.Getpid(), time.Now().UnixNano()%1e9)
+	run   = enginetest.NewID("runner")
 	cli   *client.Client
 	app   string // ID of an image with the test program only
 	shell string // ID of one with busybox, too
 )
 
-const testLabel = "mesh.test"
+const testLabel = enginetest.Label
 
 func TestMain(m *testing.M) {
 	code, err := testMain(m)
@@ -46,94 +38,31 @@ func TestMain(m *testing.M) {
 }
 
 func testMain(m *testing.M) (code int, err error) {
-	if cli, err = client.NewClientWithOpts(client.FromEnv, client.WithAPIVersionNegotiation()); err != nil {
-		return 1, err
-	}
 	ctx := context.Background()
-	if _, err := cli.Ping(ctx); err != nil {
-		if out, err := exec.Command("../scripts/engine").CombinedOutput(); err != nil {
-			return 1, fmt.Errorf("no engine: %w\n%s", err, out)
-		}
-	}
-	defer func() {
-		if left := leftovers(ctx); len(left) > 0 && err == nil {
-			err = fmt.Errorf("left over: %s", strings.Join(left, ", "))
-		}
-	}()
-	dir, err := os.MkdirTemp("", "mesh-runner")
+	engine, err := enginetest.Start(ctx, run)
 	if err != nil {
 		return 1, err
 	}
-	defer os.RemoveAll(dir)
-	bin := filepath.Join(dir, "app")
-	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", bin, "./testdata/app")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("build the test program: %w\n%s", err, out)
-	}
-	if app, err = importImage(ctx, "app", map[string]string{"app": bin}, nil, `ENTRYPOINT ["/app"]`); err != nil {
-		return 1, err
-	}
-	defer cli.ImageRemove(ctx, app, image.RemoveOptions{Force: true})
-	shell, err = importImage(ctx, "shell", map[string]string{"app": bin, "bin/busybox": "/bin/busybox"},
-		map[string]string{"bin/sh": "busybox", "bin/cat": "busybox", "bin/sleep": "busybox", "bin/stty": "busybox", "bin/kill": "busybox"},
-		`CMD ["/bin/sh"]`, `VOLUME /data`)
+	cli = engine.Client
+	program, err := enginetest.Program(ctx, "./testdata/app")
 	if err != nil {
 		return 1, err
 	}
-	defer cli.ImageRemove(ctx, shell, image.RemoveOptions{Force: true})
-	return m.Run(), nil
-}
-
-// importImage makes an image of files: nothing is pulled and nothing is built.
-func importImage(ctx context.Context, name string, files, links map[string]string, changes ...string) (string, error) {
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	for path, from := range files {
-		b, err := os.ReadFile(from)
-		if err != nil {
-			return "", fmt.Errorf("%w (apt-get install busybox-static)", err)
-		}
-		_ = w.WriteHeader(&tar.Header{Name: path, Mode: 0o755, Size: int64(len(b)), Typeflag: tar.TypeReg})
-		_, _ = w.Write(b)
-	}
-	for path, to := range links {
-		_ = w.WriteHeader(&tar.Header{Name: path, Linkname: to, Mode: 0o777, Typeflag: tar.TypeSymlink})
-	}
-	_ = w.Close()
-	ref := "mesh-test/" + run + ":" + name
-	rc, err := cli.ImageImport(ctx, image.ImportSource{Source: &buf, SourceName: "-"}, ref,
-		image.ImportOptions{Changes: append(changes, "LABEL "+testLabel+"="+run, "ENV FROM_IMAGE=yes", "ENV GREETING=image")})
+	env := []string{"ENV FROM_IMAGE=yes", "ENV GREETING=image"}
+	app, err = engine.Import(ctx, "mesh-test/"+run+":app", enginetest.Files{"app": program}, append(env, `ENTRYPOINT ["/app"]`)...)
 	if err != nil {
-		return "", err
+		return 1, err
 	}
-	defer rc.Close()
-	if _, err := io.Copy(io.Discard, rc); err != nil {
-		return "", err
+	files, err := enginetest.Busybox("sh", "cat", "sleep", "stty", "kill")
+	if err != nil {
+		return 1, err
 	}
-	in, err := cli.ImageInspect(ctx, ref)
-	return in.ID, err
-}
-
-// leftovers removes what carries the run's label, and tells what it was.
-func leftovers(ctx context.Context) (left []string) {
-	f := filters.NewArgs(filters.Arg("label", testLabel+"="+run))
-	cs, _ := cli.ContainerList(ctx, container.ListOptions{All: true, Filters: f})
-	for _, c := range cs {
-		left = append(left, "container "+c.Names[0])
-		_ = cli.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
+	files["app"] = program
+	shell, err = engine.Import(ctx, "mesh-test/"+run+":shell", files, append(env, `CMD ["/bin/sh"]`, "VOLUME /data")...)
+	if err != nil {
+		return 1, err
 	}
-	ns, _ := cli.NetworkList(ctx, network.ListOptions{Filters: f})
-	for _, n := range ns {
-		left = append(left, "network "+n.Name)
-		_ = cli.NetworkRemove(ctx, n.ID)
-	}
-	is, _ := cli.ImageList(ctx, image.ListOptions{All: true, Filters: f})
-	for _, i := range is {
-		left = append(left, "image "+i.ID)
-		_, _ = cli.ImageRemove(ctx, i.ID, image.RemoveOptions{Force: true})
-	}
-	return left
+	return engine.Tests(m, app, shell), nil
 }
 
 // bench is a Runner of a server of its own, with one stack that is removed when

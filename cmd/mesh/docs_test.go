@@ -49,6 +49,26 @@ func TestDocs_EverySetting(t *testing.T) {
 	})
 }
 
+// TestDocs_EveryVerb fails when a verb of the scripts has no row in their README, or
+// the README one that there is not.
+func TestDocs_EveryVerb(t *testing.T) {
+	page := read(t, filepath.Join("testdata", "script", "README.md"))
+	rows := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9-]+)").FindAllStringSubmatch(page, -1) {
+		rows[m[1]] = true
+	}
+	for name := range verbs {
+		if !rows[name] {
+			t.Errorf("no row for the verb %s", name)
+		}
+	}
+	for name := range rows {
+		if verbs[name] == nil {
+			t.Errorf("there is no verb %s", name)
+		}
+	}
+}
+
 var (
 	link    = regexp.MustCompile(`\]\(([^()\s]+)\)`)
 	heading = regexp.MustCompile(`(?m)^#+ +(.+)$`)

@@ -41,10 +41,7 @@ func cmdHang(ts *testscript.TestScript, neg bool, args []string) {
 		h := &hang{gate: make(chan struct{})}
 		close(h.gate)
 		hangs.Store(work, h)
-		c, err := engine()
-		ts.Check(err)
-		host := c.DaemonHost()
-		_ = c.Close()
+		host := engine.Client.DaemonHost()
 		l, err := net.Listen("unix", filepath.Join(work, "way.sock"))
 		ts.Check(err)
 		ts.Defer(func() { _ = l.Close() })

@@ -21,16 +21,16 @@ import (
 	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/api/types/network"
 	docker "github.com/docker/docker/client"
+
+	"mesh/enginetest"
 )
 
 // TestImage runs the server as the container that the Dockerfile makes, with the
 // host's engine: a push, a restart, and a new container on the old data.
 func TestImage(t *testing.T) {
-	c, err := engine()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Close() })
+	t.Parallel()
+	enginetest.Beside(t)
+	c := engine.Client
 	tag := "mesh-test/server:" + runID
 	buildImage(t, tag)
 	t.Cleanup(func() {
@@ -54,12 +54,8 @@ func TestImage(t *testing.T) {
 	s.mesh(pub, "ssh-keys:add", "laptop")
 
 	app := filepath.Join(work, "shop")
-	binary, err := os.ReadFile(filepath.Join(fixture, "app"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	for name, data := range map[string][]byte{
-		"app": binary, "version": []byte("v1\n"), "Dockerfile": []byte("FROM scratch\nCOPY app version /\nCMD [\"/app\"]\n"),
+		"app": []byte(fixture), "version": []byte("v1\n"), "Dockerfile": []byte("FROM scratch\nCOPY app version /\nCMD [\"/app\"]\n"),
 	} {
 		if err := os.MkdirAll(app, 0o755); err != nil {
 			t.Fatal(err)
@@ -171,7 +167,7 @@ type contained struct {
 func (s *contained) create() {
 	s.t.Helper()
 	made, err := s.engine.ContainerCreate(s.t.Context(), &container.Config{
-		Image: s.image, Labels: map[string]string{"mesh.test": runID},
+		Image: s.image, Labels: engine.Labels(),
 	}, &container.HostConfig{Mounts: []mount.Mount{
 		{Type: mount.TypeBind, Source: "/var/run/docker.sock", Target: "/var/run/docker.sock"},
 		{Type: mount.TypeBind, Source: s.data, Target: "/var/lib/mesh"},
@@ -340,7 +336,7 @@ func (s *contained) clean() {
 		s.t.Error(err)
 	}
 	if id, err := serverID(s.data); err == nil {
-		if err := sweepServer(ctx, s.engine, id); err != nil {
+		if err := engine.RemoveServer(ctx, id); err != nil {
 			s.t.Error(err)
 		}
 	}

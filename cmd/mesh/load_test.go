@@ -20,15 +20,12 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// maxLatency is how long a line may be on its way from a build step to the pusher.
-const maxLatency = 200 * time.Millisecond
-
 var stamp = regexp.MustCompile(`stamp (\d{19})`)
 
 // cmdLivePush pushes, and compares the time at which each line "stamp N" arrives
-// with the time N at which the build printed it. The machine may be busy with
-// other tests: half of the lines have to be in time, and none may come with the
-// end of the step only.
+// with the time N at which the build printed it: the first must be here before the
+// last is printed. Lines that are kept until the end of their step are not, however
+// busy the machine is.
 func cmdLivePush(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: livepush DIR")
@@ -41,7 +38,7 @@ func cmdLivePush(ts *testscript.TestScript, neg bool, args []string) {
 	out, err := cmd.StderrPipe()
 	ts.Check(err)
 	ts.Check(cmd.Start())
-	var lags []time.Duration
+	var printed, arrived []time.Time
 	var all strings.Builder
 	sc := bufio.NewScanner(out)
 	for sc.Scan() {
@@ -50,24 +47,20 @@ func cmdLivePush(ts *testscript.TestScript, neg bool, args []string) {
 		if m := stamp.FindStringSubmatch(sc.Text()); m != nil {
 			n, err := strconv.ParseInt(m[1], 10, 64)
 			ts.Check(err)
-			lags = append(lags, now.Sub(time.Unix(0, n)))
+			printed, arrived = append(printed, time.Unix(0, n)), append(arrived, now)
 		}
 	}
 	if err := cmd.Wait(); err != nil {
 		ts.Fatalf("push: %v\n%s", err, all.String())
 	}
-	if len(lags) < 20 {
-		ts.Fatalf("%d stamps arrived, want 20:\n%s", len(lags), all.String())
+	if len(printed) < 20 {
+		ts.Fatalf("%d stamps arrived, want 20:\n%s", len(printed), all.String())
 	}
-	inTime := 0
-	for _, l := range lags[:20] {
-		if l < maxLatency {
-			inTime++
-		}
+	for i, at := range arrived {
+		ts.Logf("line %d took %s", i, at.Sub(printed[i]))
 	}
-	ts.Logf("lines took %v", lags[:20])
-	if inTime < 10 || lags[0] > 800*time.Millisecond {
-		ts.Fatalf("%d of 20 lines arrived within %s: %v", inTime, maxLatency, lags[:20])
+	if last := printed[len(printed)-1]; !arrived[0].Before(last) {
+		ts.Fatalf("the first line arrived at %s, and the last was printed at %s", arrived[0], last)
 	}
 }
 
@@ -81,7 +74,7 @@ type load struct {
 	first  atomic.Pointer[string]
 }
 
-// cmdLoad asks the router for a host from four connections without a pause
+// cmdLoad asks the router for a host from four connections, 800 times a second at most,
 // between "load start HOST PATH" and "load stop", which fails when any request
 // failed or was answered with 5xx.
 func cmdLoad(ts *testscript.TestScript, neg bool, args []string) {
@@ -118,7 +111,11 @@ func cmdLoad(ts *testscript.TestScript, neg bool, args []string) {
 				CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 			}
 			defer c.CloseIdleConnections()
+			// As fast as they can, the four would take the machine from all other tests.
+			tick := time.NewTicker(5 * time.Millisecond)
+			defer tick.Stop()
 			for n := 0; ctx.Err() == nil; n++ {
+				<-tick.C
 				method := http.MethodGet
 				if n%3 == 0 {
 					method = http.MethodPost

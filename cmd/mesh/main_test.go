@@ -14,7 +14,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,17 +22,21 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
-	"github.com/docker/docker/api/types/network"
 	docker "github.com/docker/docker/client"
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/tools/txtar"
 
 	"mesh/deploy"
+	"mesh/enginetest"
 )
 
 // runID marks what this run of the tests makes in the engine.
-var runID = strconv.Itoa(os.Getpid())
+var runID = enginetest.NewID("mesh")
 
-// fixture is the folder with the test app's binary.
+// engine is where the servers of the tests run their instances.
+var engine *enginetest.Run
+
+// fixture is the program of the test app.
 var fixture string
 
 // TestMain makes a mesh command of the test binary, so that the race detector
@@ -43,7 +46,7 @@ func TestMain(m *testing.M) {
 	if id := os.Getenv("MESH_TEST_RUN"); id != "" {
 		runID = id
 	}
-	testscript.Main(leaks{m}, map[string]func(){
+	testscript.Main(inEngine{m}, map[string]func(){
 		"mesh": func() {
 			p := program{version: "test", labels: map[string]string{"mesh.test": runID}}
 			if at := os.Getenv("MESH_TEST_KILL"); at != "" {
@@ -61,107 +64,27 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// leaks runs the tests between preparing the engine and sweeping it.
-type leaks struct{ m *testing.M }
+// inEngine runs the tests between preparing the engine and clearing it up.
+type inEngine struct{ m *testing.M }
 
-func (l leaks) Run() int {
-	if err := os.Setenv("MESH_TEST_RUN", runID); err != nil {
+func (e inEngine) Run() int {
+	fail := func(err error) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	dir, err := os.MkdirTemp("", "mesh-fixture-")
+	err := os.Setenv("MESH_TEST_RUN", runID)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return fail(err)
 	}
-	defer os.RemoveAll(dir)
-	fixture = dir
-	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", filepath.Join(dir, "app"), "./testdata/app")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build the fixture: %v\n%s", err, out)
-		return 1
+	ctx := context.Background()
+	if fixture, err = enginetest.Program(ctx, "./testdata/app"); err != nil {
+		return fail(err)
 	}
-	c, err := engine()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "these tests need a Docker Engine: run scripts/engine:", err)
-		return 1
+	if engine, err = enginetest.Start(ctx, runID); err != nil {
+		return fail(err)
 	}
-	defer c.Close()
-	code := l.m.Run()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	left, err := sweep(ctx, c, filters.Arg("label", "mesh.test="+runID))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "sweep:", err)
-		return 1
-	}
-	if len(left) > 0 {
-		fmt.Fprintln(os.Stderr, "left in the engine by the tests:", strings.Join(left, ", "))
-		return 1
-	}
-	return code
-}
-
-func engine() (*docker.Client, error) {
-	c, err := docker.NewClientWithOpts(docker.FromEnv, docker.WithAPIVersionNegotiation())
-	if err != nil {
-		return nil, err
-	}
-	_, err = c.Ping(context.Background())
-	return c, err
-}
-
-// sweep removes containers and networks, and names them.
-func sweep(ctx context.Context, c *docker.Client, arg filters.KeyValuePair) (names []string, err error) {
-	list, err := c.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(arg)})
-	if err != nil {
-		return nil, err
-	}
-	for _, k := range list {
-		names = append(names, strings.Join(k.Names, ","))
-		if err := c.ContainerRemove(ctx, k.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}); err != nil && !errdefs.IsNotFound(err) {
-			return names, err
-		}
-	}
-	nets, err := c.NetworkList(ctx, network.ListOptions{Filters: filters.NewArgs(arg)})
-	if err != nil {
-		return nil, err
-	}
-	for _, n := range nets {
-		script, _ := scripts.Load(n.Labels["mesh.server"])
-		names = append(names, fmt.Sprint(n.Name, " of ", script, ", ", n.Created.Format("15:04:05.000")))
-		// The engine needs a moment to let go of the endpoints of what has just been
-		// removed, and more than one when the machine is busy.
-		err := poll(func() error {
-			err := c.NetworkRemove(ctx, n.ID)
-			if errdefs.IsNotFound(err) {
-				return nil
-			}
-			return err
-		})
-		if err != nil {
-			return names, err
-		}
-	}
-	return names, nil
-}
-
-// sweepServer removes what the server of a data directory has made.
-func sweepServer(ctx context.Context, c *docker.Client, server string) error {
-	if _, err := sweep(ctx, c, filters.Arg("label", "mesh.server="+server)); err != nil {
-		return err
-	}
-	images, err := c.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(filters.Arg("label", "mesh.server="+server))})
-	if err != nil {
-		return err
-	}
-	for _, i := range images {
-		if _, err := c.ImageRemove(ctx, i.ID, image.RemoveOptions{Force: true, PruneChildren: true}); err != nil && !errdefs.IsNotFound(err) {
-			return err
-		}
-	}
-	return nil
+	defer engine.Client.Close()
+	return engine.Tests(e.m)
 }
 
 // TestScripts runs the transcripts: what people type and see, with the real git,
@@ -173,39 +96,44 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		Setup:               setup,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"ready":       cmdReady,
-			"fixture-app": cmdFixture,
-			"http":        cmdHTTP,
-			"cmpremote":   cmdCmpRemote,
-			"waitfor":     cmdWaitFor,
-			"engine":      cmdEngine,
-			"rewrite":     cmdRewrite,
-			"kill9":       cmdKill9,
-			"livepush":    cmdLivePush,
-			"load":        cmdLoad,
-			"websocket":   cmdWebSocket,
-			"smalldisk":   cmdSmallDisk,
-			"git-lfs":     cmdGitLFS,
-			"doors":       cmdDoors,
-			"terminal":    cmdTerminal,
-			"crowd":       cmdCrowd,
-			"hang":        cmdHang,
-			"hidden":      cmdHidden,
-			"registry":    cmdRegistry,
-			"upgrade":     cmdUpgrade,
-			"halt":        cmdHalt,
-			"activate":    cmdActivate,
-			"talk":        cmdTalk,
-			"routerlog":   cmdRouterLog,
-			"pstraffic":   cmdPSTraffic,
-		},
+		Cmds:                verbs,
 	})
+}
+
+// verbs are what scripts can do besides what testscript has: testdata/script/README.md
+// says what each is for.
+var verbs = map[string]func(*testscript.TestScript, bool, []string){
+	"ready":       cmdReady,
+	"fixture-app": cmdFixture,
+	"http":        cmdHTTP,
+	"cmpremote":   cmdCmpRemote,
+	"waitfor":     cmdWaitFor,
+	"engine":      cmdEngine,
+	"rewrite":     cmdRewrite,
+	"kill9":       cmdKill9,
+	"livepush":    cmdLivePush,
+	"load":        cmdLoad,
+	"websocket":   cmdWebSocket,
+	"smalldisk":   cmdSmallDisk,
+	"git-lfs":     cmdGitLFS,
+	"doors":       cmdDoors,
+	"terminal":    cmdTerminal,
+	"crowd":       cmdCrowd,
+	"hang":        cmdHang,
+	"hidden":      cmdHidden,
+	"registry":    cmdRegistry,
+	"upgrade":     cmdUpgrade,
+	"halt":        cmdHalt,
+	"activate":    cmdActivate,
+	"talk":        cmdTalk,
+	"routerlog":   cmdRouterLog,
+	"pstraffic":   cmdPSTraffic,
 }
 
 // setup gives each script a home, three keys and an ssh that uses them. The
 // server's address follows with "ready".
 func setup(env *testscript.Env) error {
+	enginetest.Beside(env.T().(testing.TB))
 	work := env.WorkDir
 	home := filepath.Join(work, "home")
 	if err := os.MkdirAll(home, 0o700); err != nil {
@@ -223,6 +151,8 @@ func setup(env *testscript.Env) error {
 		"GIT_AUTHOR_DATE": "2026-01-02T03:04:05Z", "GIT_COMMITTER_DATE": "2026-01-02T03:04:05Z",
 		"MESH_DATA": filepath.Join(work, "data"), "MESH_TEST_RUN": runID, "MESH_SSH_ADDR": "127.0.0.1:0", "MESH_HTTP_ADDR": "127.0.0.1:0",
 		"DOCKER_HOST": os.Getenv("DOCKER_HOST"), "NO_COLOR": "1",
+		// A program with the race detector waits for a second before it ends, by default.
+		"GORACE": strings.TrimSpace(os.Getenv("GORACE") + " atexit_sleep_ms=0"),
 	} {
 		env.Setenv(k, v)
 	}
@@ -247,9 +177,6 @@ func setup(env *testscript.Env) error {
 	return nil
 }
 
-// scripts are the names of work directories, by the identity of their server.
-var scripts sync.Map
-
 // sweepData removes from the engine what the server of a data directory made. Servers
 // that a failed script has left are ended first.
 func sweepData(dir string) {
@@ -262,18 +189,12 @@ func sweepData(dir string) {
 	}
 	id, err := serverID(dir)
 	if err != nil {
-		return
+		return // it has made nothing
 	}
-	scripts.Store(id, filepath.Base(filepath.Dir(dir)))
-	c, err := engine()
-	if err != nil {
-		return
-	}
-	defer c.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := sweepServer(ctx, c, id); err != nil {
-		fmt.Fprintln(os.Stderr, "sweep:", err)
+	if err := engine.RemoveServer(ctx, id); err != nil {
+		fmt.Fprintln(os.Stderr, "remove what the server of", dir, "made:", err)
 	}
 }
 
@@ -296,20 +217,19 @@ func serversOf(dir string) []int {
 	return pids
 }
 
-// serverID finds the server's identity by the label of what it made, or from its
-// database.
+// serverID reads the identity of a data directory's server, which is on everything that
+// it makes in the engine, from the mark that each folder of the directory has. The
+// database is open in the server, or may be damaged: a test may have done it.
 func serverID(dir string) (string, error) {
-	data, err := os.ReadFile(filepath.Join(dir, "mesh.db"))
+	marks, err := filepath.Glob(filepath.Join(dir, "*", ".mesh-server"))
 	if err != nil {
 		return "", err
 	}
-	// The store is closed, or its process is dead: read it as the store does, but
-	// without its lock.
-	m := regexp.MustCompile(`server([0-9a-f]{16})`).FindSubmatch(data)
-	if m == nil {
-		return "", errors.New("no server id in the database")
+	if len(marks) == 0 {
+		return "", fmt.Errorf("no folder of %s says which server it belongs to", dir)
 	}
-	return string(m[1]), nil
+	id, err := os.ReadFile(marks[0])
+	return strings.TrimSpace(string(id)), err
 }
 
 func readReady(dir string) (ready, error) {
@@ -382,9 +302,7 @@ func cmdFixture(ts *testscript.TestScript, neg bool, args []string) {
 		version = args[1]
 	}
 	ts.Check(os.MkdirAll(dir, 0o755))
-	app, err := os.ReadFile(filepath.Join(fixture, "app"))
-	ts.Check(err)
-	ts.Check(os.WriteFile(filepath.Join(dir, "app"), app, 0o755)) //nolint:gosec // a program
+	ts.Check(os.WriteFile(filepath.Join(dir, "app"), []byte(fixture), 0o755)) //nolint:gosec // a program
 	ts.Check(os.WriteFile(filepath.Join(dir, "version"), []byte(version+"\n"), 0o644))
 	if _, err := os.Stat(filepath.Join(dir, "Dockerfile")); err != nil {
 		ts.Check(os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\nCOPY app /app\nCOPY version /version\nCMD [\"/app\"]\n"), 0o644))
@@ -483,15 +401,36 @@ func masked(s string) string {
 }
 
 // cmdCmpRemote compares what git printed with a file, without trailing blanks,
-// times, sizes and ids.
+// times, sizes and ids. With UPDATE_SCRIPTS it puts what was printed into the script.
 func cmdCmpRemote(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: cmpremote FILE")
 	}
-	got, want := masked(ts.ReadFile("stderr")), masked(ts.ReadFile(args[0]))
-	if got != want {
+	printed := ts.ReadFile("stderr")
+	got, want := masked(printed), masked(ts.ReadFile(args[0]))
+	switch {
+	case got == want:
+	case os.Getenv("UPDATE_SCRIPTS") != "":
+		ts.Check(rewriteScript(ts.Name(), filepath.Base(args[0]), printed))
+	default:
 		ts.Fatalf("the push printed:\n%s\nwant (%s):\n%s", got, args[0], want)
 	}
+}
+
+// rewriteScript changes a file in a script.
+func rewriteScript(script, file, content string) error {
+	path := filepath.Join("testdata", "script", script+".txtar")
+	a, err := txtar.ParseFile(path)
+	if err != nil {
+		return err
+	}
+	for i := range a.Files {
+		if a.Files[i].Name == file {
+			a.Files[i].Data = []byte(content)
+			return os.WriteFile(path, txtar.Format(a), 0o644)
+		}
+	}
+	return fmt.Errorf("%s has no file %s", path, file)
 }
 
 // cmdWaitFor waits until a file contains a text: waitfor FILE TEXT.
@@ -523,9 +462,7 @@ func cmdEngine(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: engine instances|oneoffs|detached N | engine ids FILE")
 	}
-	c, err := engine()
-	ts.Check(err)
-	defer c.Close()
+	c := engine.Client
 	id, err := serverID(ts.Getenv("MESH_DATA"))
 	ts.Check(err)
 	kind := "instance"
