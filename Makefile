@@ -74,8 +74,9 @@ lint: ## golangci-lint and shellcheck
 fmt: ## put the code into form
 	go run $(GOLANGCI) fmt ./...
 
-docs: ## print docs/commands.md from the command table
+docs: ## print docs/commands.md and docs/settings.md from the code's own tables
 	go run ./tools/docs > docs/commands.md.new && mv docs/commands.md.new docs/commands.md
+	go run ./cmd/mesh __settings > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
 
 soak: engine ## load during deploys, upgrades and restarts, again and again: make soak N=10
 	go test -race ./cmd/mesh -run "TestScripts/(noloss|upgrade|activation|https)$$" -count $(or $(N),5) -timeout 60m
