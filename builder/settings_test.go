@@ -46,7 +46,7 @@ func TestBuild_Settings(t *testing.T) {
 		"what only counts without a Dockerfile": {
 			mesh.Settings{Packages: []string{"curl"}, BuildCommand: "make"},
 			tree{"Dockerfile": from("RUN true")},
-			[]string{" !     packages= has no effect: there is a Dockerfile", " !     build-command= has no effect: there is a Dockerfile"},
+			[]string{" !     packages= has no effect: the repository has a Dockerfile", " !     build-command= has no effect: the repository has a Dockerfile"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -94,12 +94,12 @@ func TestBuild_BadInput(t *testing.T) {
 		"a Dockerfile that is /etc/passwd":    {mesh.Settings{}, tree{"Dockerfile": "-> /etc/passwd"}, "Dockerfile is a symbolic link to /etc/passwd, which is outside the pushed tree", ""},
 		"a Dockerfile above root":             {mesh.Settings{Root: "web", Dockerfile: "../Dockerfile"}, tree{"web/a": "", "Dockerfile": ok}, "there is no Dockerfile in the folder web", ""},
 		"a named Dockerfile that is missing":  {mesh.Settings{Dockerfile: "docker/web"}, tree{"package.json": "{}"}, "there is no docker/web in the pushed tree", "build:set"},
-		"root is missing":                     {mesh.Settings{Root: "web"}, tree{"Dockerfile": ok}, "root=web: web is not in the pushed tree", "build:unset root"},
-		"root is a file":                      {mesh.Settings{Root: "web"}, tree{"Dockerfile": ok, "web": "x"}, "root=web: web is no folder", ""},
+		"root is missing":                     {mesh.Settings{Root: "web"}, tree{"Dockerfile": ok}, "root=web: web does not exist in the pushed tree", "build:unset root"},
+		"root is a file":                      {mesh.Settings{Root: "web"}, tree{"Dockerfile": ok, "web": "x"}, "root=web: web is not a folder", ""},
 		"root is a submodule":                 {mesh.Settings{Root: "web"}, tree{"Dockerfile": ok, "web/": ""}, "root=web: web is a submodule", ""},
 		"root is a link to /etc":              {mesh.Settings{Root: "web"}, tree{"Dockerfile": ok, "web": "-> /etc"}, "root=web: web leads out of the pushed tree", ""},
-		"context is missing":                  {mesh.Settings{Context: "a/b"}, tree{"Dockerfile": ok}, "context=a/b: a/b is not in the pushed tree", "build:unset context"},
-		"a stage that is not there":           {mesh.Settings{Target: "prod"}, tree{"Dockerfile": "FROM " + base + " AS Dev\n"}, `Dockerfile has no stage "prod", which target= names`, "its stages are dev"},
+		"context is missing":                  {mesh.Settings{Context: "a/b"}, tree{"Dockerfile": ok}, "context=a/b: a/b does not exist in the pushed tree", "build:unset context"},
+		"a stage that is not there":           {mesh.Settings{Target: "prod"}, tree{"Dockerfile": "FROM " + base + " AS Dev\n"}, `Dockerfile has no stage "prod" (set by target=)`, "its stages are dev"},
 		"a path that climbs out":              {mesh.Settings{}, tree{"Dockerfile": ok, "../evil": "x"}, `the tree has a path that leads out of it: `, ""},
 		"a context over the limit":            {mesh.Settings{}, tree{"Dockerfile": ok, "large": strings.Repeat("x", 2<<20)}, "the tree is too large to build: 2 MB, and 1 MB are allowed", "its largest file is large with 2 MB"},
 		"a package.json that is /etc/passwd":  {mesh.Settings{}, tree{"package.json": "-> /etc/passwd"}, "there is no Dockerfile, and nothing else says how to build it", ""},
