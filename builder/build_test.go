@@ -190,7 +190,7 @@ func TestBuild_Failures(t *testing.T) {
 		{"unknown instruction", tree{"Dockerfile": from("", "RUNN true")}, mesh.Failed, "Dockerfile:3: unknown instruction: RUNN (did you mean RUN?)", "", nil},
 		{"syntax", tree{"Dockerfile": from("COPY a")}, mesh.Failed, "Dockerfile:2: COPY requires at least two arguments, but only one was provided. Destination could not be determined", "", nil},
 		{"unknown stage", tree{"Dockerfile": from("COPY --from=nope:x/y:z a b")}, mesh.Failed, "Dockerfile:2: ", "", nil},
-		{"nothing fits", tree{"a": ""}, mesh.Invalid, "there is no Dockerfile, and nothing else says how to build it", "add one of these files", nil},
+		{"nothing fits", tree{"a": ""}, mesh.Invalid, "there is no Dockerfile, and mesh cannot detect the language", "add one of these files", nil},
 		{"empty", tree{"Dockerfile": ""}, mesh.Invalid, "Dockerfile is empty", "", nil},
 		{"comments only", tree{"Dockerfile": "# nothing\n"}, mesh.Invalid, "Dockerfile is empty", "", nil},
 		{"a folder", tree{"Dockerfile/x": ""}, mesh.Invalid, "Dockerfile is a folder", "", nil},

@@ -102,7 +102,7 @@ func TestBuild_BadInput(t *testing.T) {
 		"a stage that is not there":           {mesh.Settings{Target: "prod"}, tree{"Dockerfile": "FROM " + base + " AS Dev\n"}, `Dockerfile has no stage "prod" (set by target=)`, "its stages are dev"},
 		"a path that climbs out":              {mesh.Settings{}, tree{"Dockerfile": ok, "../evil": "x"}, `the tree has a path that leads out of it: `, ""},
 		"a context over the limit":            {mesh.Settings{}, tree{"Dockerfile": ok, "large": strings.Repeat("x", 2<<20)}, "the tree is too large to build: 2 MB, and 1 MB are allowed", "its largest file is large with 2 MB"},
-		"a package.json that is /etc/passwd":  {mesh.Settings{}, tree{"package.json": "-> /etc/passwd"}, "there is no Dockerfile, and nothing else says how to build it", ""},
+		"a package.json that is /etc/passwd":  {mesh.Settings{}, tree{"package.json": "-> /etc/passwd"}, "there is no Dockerfile, and mesh cannot detect the language", ""},
 		"a .dockerignore that cannot be read": {mesh.Settings{}, tree{"Dockerfile": ok, ".dockerignore": "[a-"}, ".dockerignore: ", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -187,7 +187,7 @@ func TestDockerfile_LooksAboveRootAsFarAsTheContext(t *testing.T) {
 			if err != nil || !managed {
 				t.Fatalf("managed %v, %v", managed, err)
 			}
-			if member := strings.Contains(text, "is a member of a workspace: the "); member != c.member {
+			if member := strings.Contains(text, "member of a workspace: "); member != c.member {
 				t.Errorf("a member: %v\n%s", member, text)
 			}
 			if alone := strings.Contains(text, "COPY --from=build --chown=node /app /app\nENV"); alone == c.member {
