@@ -101,7 +101,7 @@ func TestBuild_BadInput(t *testing.T) {
 		"context is missing":                  {mesh.Settings{Context: "a/b"}, tree{"Dockerfile": ok}, "context=a/b: a/b does not exist in the pushed tree", "build:unset context"},
 		"a stage that is not there":           {mesh.Settings{Target: "prod"}, tree{"Dockerfile": "FROM " + base + " AS Dev\n"}, `Dockerfile has no stage "prod" (set by target=)`, "its stages are dev"},
 		"a path that climbs out":              {mesh.Settings{}, tree{"Dockerfile": ok, "../evil": "x"}, `the tree has a path that leads out of it: `, ""},
-		"a context over the limit":            {mesh.Settings{}, tree{"Dockerfile": ok, "large": strings.Repeat("x", 2<<20)}, "the tree is too large to build: 2 MB, and 1 MB are allowed", "its largest file is large with 2 MB"},
+		"a context over the limit":            {mesh.Settings{}, tree{"Dockerfile": ok, "large": strings.Repeat("x", 2<<20)}, "the tree is too large to build: 2 MB, at most 1 MB are allowed", "its largest file is large with 2 MB"},
 		"a package.json that is /etc/passwd":  {mesh.Settings{}, tree{"package.json": "-> /etc/passwd"}, "there is no Dockerfile, and mesh cannot detect the language", ""},
 		"a .dockerignore that cannot be read": {mesh.Settings{}, tree{"Dockerfile": ok, ".dockerignore": "[a-"}, ".dockerignore: ", ""},
 	} {
@@ -214,7 +214,7 @@ func TestDockerfile_Bounds(t *testing.T) {
 		"its own UTF-16":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", "Dockerfile.dockerignore": ".\x00e\x00"}, "Dockerfile.dockerignore:1 has a NUL byte in it"},
 		"an ignore file":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", ".dockerignore": strings.Repeat("a/b/c/d\n", 200_000)}, ".dockerignore is larger than 1 MB"},
 		"one of its own":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", "Dockerfile.dockerignore": strings.Repeat("a/b/c/d\n", 200_000)}, "Dockerfile.dockerignore is larger than 1 MB"},
-		"an ignored link": {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", ".dockerignore": "-> gone"}, ".dockerignore is a link that leads to nothing"},
+		"an ignored link": {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", ".dockerignore": "-> gone"}, ".dockerignore is a link to a file that is not in the repository"},
 	} {
 		_, err := b.Build(t.Context(), mesh.Build{Stack: "bounds", Tree: c.tree}, io.Discard)
 		var e *mesh.Error
