@@ -211,7 +211,7 @@ func TestDockerfile_Bounds(t *testing.T) {
 		"in UTF-16":       {tree{"Dockerfile": "\xff\xfeF\x00R\x00"}, "Dockerfile is UTF-16"},
 		"in Latin-1":      {tree{"Dockerfile": "FROM scratch\nENV A=caf\xe9\n"}, `Dockerfile:2: "ENV A=caf\xe9" is not valid UTF-8`},
 		"ignored UTF-16":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", ".dockerignore": "\xff\xfe.\x00e\x00"}, ".dockerignore is UTF-16"},
-		"its own UTF-16":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", "Dockerfile.dockerignore": ".\x00e\x00"}, "Dockerfile.dockerignore:1 has a NUL byte in it"},
+		"its own UTF-16":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", "Dockerfile.dockerignore": ".\x00e\x00"}, "Dockerfile.dockerignore:1 contains a NUL byte"},
 		"an ignore file":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", ".dockerignore": strings.Repeat("a/b/c/d\n", 200_000)}, ".dockerignore is larger than 1 MB"},
 		"one of its own":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", "Dockerfile.dockerignore": strings.Repeat("a/b/c/d\n", 200_000)}, "Dockerfile.dockerignore is larger than 1 MB"},
 		"an ignored link": {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", ".dockerignore": "-> gone"}, ".dockerignore is a link to a file that is not in the repository"},
