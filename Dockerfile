@@ -1,5 +1,5 @@
-# The mesh server as an image. It needs the Docker Engine's socket, and nothing
-# but git and ssh besides:
+# The mesh server as an image. It contains git and ssh, and needs the Docker Engine's
+# socket:
 #
 #   make image                                  from bin/mesh
 #   docker build -t mesh/mesh .                 compiled in a container
@@ -8,7 +8,7 @@
 #     -v /var/run/docker.sock:/var/run/docker.sock -v mesh-data:/var/lib/mesh \
 #     -p 2222:2222 -p 80:80 mesh/mesh serve --domain apps.example.com --http-addr :80
 #
-# Built by BuildKit (DOCKER_BUILDKIT=1 for engines before 23), which builds only
+# Build it with BuildKit (DOCKER_BUILDKIT=1 for engines before 23), which builds only
 # the stage that BINARY names.
 ARG BINARY=build
 
@@ -31,10 +31,9 @@ RUN apt-get update \
 COPY --from=binary /mesh /usr/local/bin/mesh
 ENV MESH_DATA=/var/lib/mesh
 EXPOSE 2222 8080
-# There is no USER: whoever may use the engine's socket is root on the host
-# anyway, and another user could open it only under the group number that it
-# happens to have there. There is no VOLUME either: a data directory that nobody
-# has named should fail to survive in a test, not turn up as a volume without a
-# name.
+# There is no USER: anyone who can use the engine's socket is root on the host anyway,
+# and another user could open it only with the group number that it happens to have
+# there. There is no VOLUME either: a data directory that nobody has named should be
+# lost in the first test, not survive as an unnamed volume.
 ENTRYPOINT ["mesh"]
 CMD ["serve"]

@@ -1,4 +1,4 @@
-# make help lists the targets. Tools are run at a pinned version with "go run".
+# make help lists the targets. Tools run at a pinned version, with "go run".
 GOLANGCI  := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2
 BENCHSTAT := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 VULN      := golang.org/x/vuln/cmd/govulncheck@v1.9.0
@@ -15,7 +15,7 @@ help: ## list the targets
 build: ## bin/mesh, static, with its version from git
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/mesh ./cmd/mesh
 
-run: build engine ## a server for use by hand, with your own key as admin
+run: build engine ## a server to try by hand, with your own keys as admins
 	scripts/run
 
 demo: build engine ## the main job from end to end, with the real programs
@@ -44,10 +44,10 @@ quick: ## all tests that need no engine, without the race detector: in less than
 transcripts: engine shells ## what people type and see
 	go test -race ./cmd/mesh -run TestScripts
 
-examples: engine ## every example and framework, those included that take too long for make test
+examples: engine ## every example and framework, including those that take too long for make test
 	go test ./builder -run 'TestBuild_(Examples|Frameworks)$$' -timeout 30m -slow
 
-docker-test: engine ## the packages that speak to the engine
+docker-test: engine ## the packages that talk to the engine
 	go test -race ./builder ./runner
 
 golden: engine shells docs ## rewrite all golden files, what the transcripts compare, and docs/commands.md
@@ -71,27 +71,28 @@ bench-compare: ## benchmarks of REF and of the work tree through benchstat: make
 	@test -n "$(REF)" || { echo "REF is missing: make bench-compare REF=HEAD~1"; exit 2; }
 	scripts/bench-compare $(REF) $(BENCHSTAT)
 
-# The cache is the work tree's own: golangci-lint remembers findings with the path of
-# the tree that it looked at, and a clone that is gone since leaves findings whose
-# nolint comments it can no longer read.
+# Each work tree has its own cache: golangci-lint stores findings with the path of the
+# tree. If that clone is gone, it can no longer read the nolint comments that belong to
+# them.
 lint: export GOLANGCI_LINT_CACHE = $(CURDIR)/tmp/lint
 lint: ## golangci-lint and shellcheck
 	go run $(GOLANGCI) run ./...
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/* .ci/run; else echo "shellcheck is not installed: the scripts are not looked at"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/* .ci/run; else echo "shellcheck is not installed: the scripts are not checked"; fi
 
-fmt: ## put the code into form
+fmt: ## format the code
 	go run $(GOLANGCI) fmt ./...
 
-docs: ## print docs/commands.md from the command table
+docs: ## print docs/commands.md and docs/settings.md from the code's own tables
 	go run ./tools/docs > docs/commands.md.new && mv docs/commands.md.new docs/commands.md
+	go run ./cmd/mesh __settings > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
 
-soak: engine ## load during deploys, upgrades and restarts, again and again: make soak N=10
+soak: engine ## load during deploys, upgrades and restarts, repeatedly: make soak N=10
 	go test -race ./cmd/mesh -run "TestScripts/(noloss|upgrade|activation|https)$$" -count $(or $(N),5) -timeout 60m
 
-systemd: engine ## mesh below a real systemd, in a container: restarts, reloads, crashes, limits of builds: make systemd N=3
+systemd: engine ## mesh under a real systemd, in a container: restarts, reloads, crashes, build limits: make systemd N=3
 	scripts/systemd $(or $(N),20)
 
-vuln: ## known holes in what is linked; needs the network
+vuln: ## check for known vulnerabilities; needs the network
 	go run $(VULN) ./...
 
 image: build ## the server as an image, from bin/mesh
@@ -100,5 +101,5 @@ image: build ## the server as an image, from bin/mesh
 check: ## what CI runs
 	.ci/run
 
-clean: ## remove what the targets make
+clean: ## remove build output
 	rm -rf bin

@@ -26,7 +26,7 @@ func ParseRole(s string) (Role, error) {
 // Access is what an action needs.
 type Access int
 
-// The levels of access. What each role has is in Key.May.
+// The levels of access. Key.May lists what each role has.
 const (
 	AccessRead   Access = iota // see a stack: state, logs, deployments, clone; names of config vars
 	AccessDeploy               // change a stack: push, config and its values, scale, rollback, run, domains
@@ -37,23 +37,23 @@ func (a Access) String() string {
 	return [...]string{"read", "deploy", "admin"}[a]
 }
 
-// Key is an SSH public key and what it may do.
+// Key is an SSH public key and its rights.
 type Key struct {
 	Name        KeyName
 	Role        Role
-	Stacks      []StackName // the only ones it may touch; empty: all
+	Stacks      []StackName // the only ones it may access; empty: all
 	Public      string      // "ssh-ed25519 AAAA…", without comment
 	Fingerprint string      // "SHA256:…"
 	Added       time.Time
 	AddedBy     KeyName
 }
 
-// May tells whether k has access to a stack, or to the server when stack is
-// empty. This is the whole table of rights:
+// May reports whether k has access to a stack, or to the server if stack is empty.
+// This is the complete table of rights:
 //
 //	role    on its stacks    on the server
-//	admin   admin            admin (none when limited to stacks)
-//	deploy  deploy           create stacks by pushing (when limited, those it is limited to)
+//	admin   admin            admin (none if limited to stacks)
+//	deploy  deploy           create stacks by pushing (if limited, only those)
 //	read    read             nothing
 //
 // A key limited to stacks sees no other stack.

@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// Tree is a source tree that lies nowhere on disk: what was pushed. It may be
-// used from several goroutines until whoever opened it closes it.
+// Tree is a pushed source tree that is not checked out on disk. It may be used from
+// several goroutines until its opener closes it.
 type Tree interface {
 	// Entries lists all paths depth first; the names of each folder are in byte
-	// order ("a", "a/x", "a.b"), which is not git's order. The caller must not
-	// change the slice.
+	// order ("a", "a/x", "a.b"), unlike git's order. The caller must not change the
+	// slice.
 	Entries() []TreeEntry
 	// Open reads the regular file at entry e of Entries.
 	Open(e TreeEntry) (io.ReadCloser, error)
@@ -19,7 +19,7 @@ type Tree interface {
 
 // TreeEntry is one path of a Tree.
 type TreeEntry struct {
-	Path string      // relative, separated by '/', as the tree has it: not always valid UTF-8
+	Path string      // relative, separated by '/', as in the tree: not always valid UTF-8
 	Mode fs.FileMode // type and permissions: 0644, 0755, fs.ModeDir|0755, fs.ModeSymlink|0777
 	Size int64       // bytes, of a regular file
 	Link string      // target of a symbolic link
@@ -28,40 +28,40 @@ type TreeEntry struct {
 	Module string
 }
 
-// Build is what the builder is asked for.
+// Build is what the builder is asked to build.
 type Build struct {
 	Stack      StackName
 	Deployment DeploymentNumber
 	Commit     Commit
-	Tree       Tree     // nil when From is given
-	Settings   Settings // how to build; what only others need to know is not looked at
+	Tree       Tree     // nil if From is given
+	Settings   Settings // how to build; the builder ignores the other settings
 	From       From     // a prebuilt image instead of a tree
-	Config     Config   // build args where the Dockerfile declares them, secrets by the same ids
+	Config     Config   // build args where the Dockerfile declares them, secrets with the same ids
 	Tags       []string
 	Labels     map[string]string
 	NoCache    bool
-	// May tells whose images of other stacks may be built from; nil: all of them. A
-	// key that is limited to stacks has it.
+	// May reports whether the images of another stack may be built from; nil: all
+	// may. It is set for a key that is limited to stacks.
 	May   func(StackName) bool
-	Fresh bool // build also when the same was built before; steps may come from the cache
-	// Times remembers the times of the tree's files; nil: they are what their content
-	// makes them, the same in every build.
+	Fresh bool // build even if the same was built before; steps may come from the cache
+	// Times remembers the times of the tree's files; nil: their times depend only on
+	// their content and are the same in every build.
 	Times TimeKeeper
 }
 
 // From names a prebuilt image. The zero value names none.
 type From struct {
 	Ref     string    // as people write it: "redis:7", "ghcr.example/app@sha256:…"
-	Archive io.Reader // what "docker save" has written, Ref among it; nil: a registry has it
-	Local   bool      // take the engine's own copy and ask no registry
-	Public  bool      // take only what a registry gives: the engine may have what is somebody else's
+	Archive io.Reader // the output of "docker save", which contains Ref; nil: from a registry
+	Local   bool      // use the engine's own copy without asking a registry
+	Public  bool      // use only what a registry provides: the engine's copy may belong to somebody else
 }
 
-// Image is a built or pulled image, as far as running it needs to know.
+// Image is a built or pulled image, as far as needed to run it.
 type Image struct {
-	ID         string // what the engine calls it: identity
+	ID         string // the engine's identity of it
 	Ref        string // "mesh/blog:1a2b3c4", for people
-	Digest     string // of the prebuilt image that it was made from: "redis@sha256:…"; else empty
+	Digest     string // of the prebuilt image that it was made from: "redis@sha256:…"; otherwise empty
 	Size       int64  // bytes
 	Entrypoint []string
 	Cmd        []string
@@ -74,14 +74,14 @@ type Garbage struct {
 	Stack StackName
 	ID    string
 	Refs  []string // its names, as far as they are mesh's
-	Size  int64    // bytes, with what it shares with other images
+	Size  int64    // bytes, including what it shares with other images
 }
 
-// Work is how a build went.
+// Work describes how a build went.
 type Work struct {
-	Reused  bool // the image was there already
+	Reused  bool // the image already existed
 	Steps   int
 	Cached  int    // of the steps
-	Slowest string // the step that took longest, when one took any time
+	Slowest string // the step that took longest, if any took time
 	Took    time.Duration
 }

@@ -8,12 +8,12 @@ const (
 	CertificateUploaded = "uploaded"
 )
 
-// Certificate is what a host is served with over TLS.
+// Certificate is the certificate that a host is served with.
 type Certificate struct {
 	Host    Host
-	Source  string    // one of the above; empty: there is none, and none is asked for
-	Expires time.Time // zero: there is none yet
+	Source  string    // one of the above; empty: none, and none is requested
+	Expires time.Time // zero: none yet
 	Issuer  string
-	Error   string // why the last attempt to get or renew it failed; empty: it did not
+	Error   string // why the last attempt to obtain or renew it failed; empty: it did not
 	ErrorAt time.Time
 }

@@ -15,8 +15,8 @@ func TestCheckCommand(t *testing.T) {
 		"./server --port $PORT":                 "",
 		"sh -c 'a\nb'":                          "",
 		strings.Repeat("x", mesh.MaxCommand):    "",
-		strings.Repeat("(", mesh.MaxCommand+1):  "bytes long; 16384 are allowed",
-		"a\x00b":                                "has a NUL byte",
+		strings.Repeat("(", mesh.MaxCommand+1):  "bytes long, at most 16384 are allowed",
+		"a\x00b":                                "contains a NUL byte",
 		"caf\xe9":                               "is not valid UTF-8",
 		strings.Repeat("$(", mesh.MaxCommand/2): "",
 	} {
@@ -33,8 +33,8 @@ func TestCheckVar(t *testing.T) {
 		"":                             "",
 		"grüße\n\t\"quotes\"":          "",
 		strings.Repeat("x", 128<<10-3): "",
-		strings.Repeat("x", 128<<10-2): "one config var can have 131072",
-		"hush\x00":                     "has a NUL byte",
+		strings.Repeat("x", 128<<10-2): "the kernel's limit for one config var is 131072",
+		"hush\x00":                     "contains a NUL byte",
 		"hush\xe9":                     "is not valid UTF-8",
 	} {
 		err := mesh.CheckVar("V", mesh.NewSecret(value))

@@ -7,24 +7,24 @@ import (
 	"strings"
 )
 
-// Endpoint is a part of a host's traffic that a service other than web gets: the
-// requests whose path is Path or below it. What no endpoint takes is web's.
+// Endpoint is the part of a host's traffic that goes to a service other than web:
+// the requests whose path is Path or below it. web gets the rest.
 type Endpoint struct {
 	Host    Host
 	Path    string // "/" or "/api/v2": decoded, clean, without a final slash
 	Service ServiceName
 }
 
-// maxPath is the longest path of an endpoint, in bytes.
+// maxPath is the maximum length of an endpoint's path, in bytes.
 const maxPath = 200
 
-// ParseEndpoint reads "https://host/path", without saying whose it is. The scheme
-// may be http as well: which of the two a host has depends on its certificate.
+// ParseEndpoint reads "https://host/path", without the service. The scheme may also
+// be http: which of the two a host has depends on its certificate.
 func ParseEndpoint(s string) (Endpoint, error) {
 	bad := func(format string, args ...any) (Endpoint, error) {
 		return Endpoint{}, &Error{
 			Kind: Invalid, Text: fmt.Sprintf("%q is not an endpoint: ", Clip(s, 100)) + fmt.Sprintf(format, args...),
-			Hint: "give one such as https://www.example.com/api",
+			Hint: "use a URL such as https://www.example.com/api",
 		}
 	}
 	scheme, rest, ok := strings.Cut(s, "://")
@@ -43,46 +43,46 @@ func ParseEndpoint(s string) (Endpoint, error) {
 		return Endpoint{}, err
 	}
 	if strings.ContainsAny(raw, "?#") {
-		return bad("a path has neither ? nor #")
+		return bad("its path contains ? or #")
 	}
 	path, err := url.PathUnescape(raw)
 	switch {
 	case err != nil:
-		return bad("its path is not encoded as the path of a URL")
+		return bad("its path is not encoded correctly")
 	case strings.ContainsFunc(path, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '\uFFFD' }):
-		return bad("its path has a blank or a control character in it")
+		return bad("its path contains a blank or a control character")
 	case strings.Contains(strings.ToLower(raw), "%2f"):
-		return bad("its path has a %%2F in it")
+		return bad("its path contains %%2F")
 	case len(path) > maxPath:
 		return bad("its path is longer than %d bytes", maxPath)
 	}
 	path = strings.TrimSuffix(path, "/")
 	for i, part := range strings.Split(path, "/") {
 		if i > 0 && (part == "" || part == "." || part == "..") {
-			return bad("its path has the part %q in it, which leads elsewhere", part)
+			return bad("its path contains the part %q, which leads elsewhere", part)
 		}
 	}
 	return Endpoint{Host: host, Path: cmp.Or(path, "/")}, nil
 }
 
-// Covers tells whether a decoded path is the endpoint's or below it.
+// Covers reports whether a decoded path is the endpoint's or below it.
 func (e Endpoint) Covers(path string) bool {
 	if e.Path == "/" {
-		return path == "" || path[0] == '/' // and not "*"
+		return path == "" || path[0] == '/' // but not "*"
 	}
 	rest, ok := strings.CutPrefix(path, e.Path)
 	return ok && (rest == "" || rest[0] == '/')
 }
 
-// String is the endpoint as it is typed.
+// String is the endpoint as people type it.
 func (e Endpoint) String() string {
 	return "https://" + string(e.Host) + (&url.URL{Path: e.Path}).EscapedPath()
 }
 
-// Same tells whether two endpoints are the same part of the same host.
+// Same reports whether two endpoints are the same part of the same host.
 func (e Endpoint) Same(o Endpoint) bool { return e.Host == o.Host && e.Path == o.Path }
 
-// Compare orders endpoints by host, the longest path of each first.
+// Compare orders endpoints by host, and those of one host by path, longest first.
 func (e Endpoint) Compare(o Endpoint) int {
 	return cmp.Or(cmp.Compare(e.Host, o.Host), cmp.Compare(len(o.Path), len(e.Path)), cmp.Compare(e.Path, o.Path))
 }

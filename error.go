@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// Kind says what sort of thing went wrong, for code that has to choose. Each
-// Kind is an error, so errors.Is(err, mesh.NoStack) asks for it.
+// Kind is the kind of an error, for code that must distinguish them. Each Kind is an
+// error, so test for it with errors.Is(err, mesh.NoStack).
 type Kind string
 
 const (
@@ -14,36 +14,36 @@ const (
 	Failed Kind = "failed"
 	// Invalid is input that breaks a rule. Exit status 2.
 	Invalid Kind = "invalid"
-	// NoStack is a stack that does not exist or that the key may not see.
-	// Exit status 20.
+	// NoStack is a stack that does not exist or that the key may not see. Exit
+	// status 20.
 	NoStack Kind = "no such stack"
 	// NotFound is any other thing that does not exist.
 	NotFound Kind = "not found"
-	// Conflict is a change that the present state forbids: it exists already,
-	// it is locked, it moved meanwhile.
+	// Conflict is a change that the current state forbids: something already exists,
+	// is locked, or has changed meanwhile.
 	Conflict Kind = "conflict"
 	// Denied is something that the key may not do.
 	Denied Kind = "denied"
-	// Unavailable is something mesh needs and cannot reach or has run out of:
+	// Unavailable is something that mesh needs and cannot reach or has run out of:
 	// the Docker Engine, disk.
 	Unavailable Kind = "unavailable"
-	// Damaged is a record of mesh's own that is not what was written. What depends on
-	// it is left as it is.
+	// Damaged is a damaged record of mesh's own. Whatever depends on it is left
+	// unchanged.
 	Damaged Kind = "damaged"
-	// Cancelled is work given up because the one who wanted it went away or
-	// said so. Exit status 130.
+	// Cancelled is work given up because the person who wanted it left or cancelled
+	// it. Exit status 130.
 	Cancelled Kind = "cancelled"
 )
 
 func (k Kind) Error() string { return string(k) }
 
-// Error is a fault that a person can mend. Everything else that goes wrong is
-// mesh's own and goes to its log.
+// Error is a fault that a person can fix. Every other error is mesh's own and goes
+// to its log.
 type Error struct {
 	Kind   Kind
-	Text   string   // one line: what is wrong with what was given, quoting it
+	Text   string   // one line: what is wrong with the input, quoting it
 	Hint   string   // what to type or change next; may be empty
-	Output []string // evidence: the last lines the culprit printed
+	Output []string // evidence: the last lines of the culprit's output
 	Err    error    // the cause, for the log; may be nil
 }
 
@@ -69,8 +69,8 @@ func (e *Error) Unwrap() []error {
 	return []error{e.Kind}
 }
 
-// Reported is an error that its person has been told already, in the output of a
-// deployment: whoever gets it need not print it again.
+// Reported is an error that its person has already seen in the output of a
+// deployment: callers need not print it again.
 type Reported struct{ Err error }
 
 func (r *Reported) Error() string { return r.Err.Error() }
@@ -78,14 +78,14 @@ func (r *Reported) Error() string { return r.Err.Error() }
 // Unwrap returns the error itself.
 func (r *Reported) Unwrap() error { return r.Err }
 
-// ExitCode is the exit status of a command that has failed and has said why itself,
-// for example one that ran in a container.
+// ExitCode is the exit status of a command that has failed and has explained why
+// itself, for example one that ran in a container.
 type ExitCode int
 
 func (c ExitCode) Error() string { return fmt.Sprintf("exit status %d", int(c)) }
 
-// ExitStatus returns the exit status of a command or a client for err: an ExitCode as
-// it is, 0 for nil, and 1 for whatever has no status of its own
+// ExitStatus returns the exit status of a command or a client for err: 0 for nil,
+// the code of an ExitCode, and 1 for errors without their own status
 // (docs/commands.md).
 func ExitStatus(err error) int {
 	var code ExitCode

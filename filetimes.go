@@ -5,24 +5,23 @@ import (
 	"time"
 )
 
-// FileTimes is what a stack remembers of the modification times that its files
-// had in its builds. Git keeps no times. What a build leaves in a cache mount is
-// compared with them by make, cargo and tsc, and what it puts into an image is
-// compared with them by HTTP clients.
+// FileTimes is what a stack remembers of the modification times of its files in its
+// builds. Git keeps no times. make, cargo and tsc compare them with what a build
+// leaves in a cache mount, and HTTP clients with what it puts into an image.
 //
 // The zero value remembers nothing.
 type FileTimes struct {
-	// First is when this memory began. Whole says that the stack had no build before
-	// it: otherwise something was forgotten.
+	// First is when this memory began. Whole means that the stack had no build
+	// before it: otherwise something was lost.
 	First time.Time
 	Whole bool
-	// Latest is a time that nothing is later than which a build was given or has
-	// made, stand-ins excepted.
+	// Latest is at least as late as every time that a build was given or has
+	// produced, except for placeholders.
 	Latest time.Time
-	// Files are those of the last build that was begun, whatever became of it, by
+	// Files are those of the last build that was started, whatever its result, by
 	// the first 8 bytes of the SHA-256 of their paths.
 	Files map[uint64]FileTime
-	// Past are files as they were before they changed or went, the oldest first:
+	// Past are earlier states of files that have changed or gone, oldest first:
 	// hashes of path and content together. Its length is limited.
 	Past []uint64
 }
@@ -30,17 +29,17 @@ type FileTimes struct {
 // FileTime is the time of one file, folder or link.
 type FileTime struct {
 	Of    uint64    // hash of mode and content
-	Since time.Time // the time it got when it became what it is
-	Time  time.Time // the time it has: Since, or a later one for a stand-in
-	Back  bool      // it was the same before, and something else in between
+	Since time.Time // the time that it got with its current state
+	Time  time.Time // its time now: Since, or a later one for a placeholder
+	Back  bool      // it had the same state before, and another one in between
 }
 
-// TimeKeeper keeps the FileTimes of one stack from one build to the next. It is
-// used by one build at a time.
+// TimeKeeper keeps the FileTimes of one stack from one build to the next. One build
+// uses it at a time.
 type TimeKeeper interface {
-	// FileTimes returns the zero value when nothing is kept, or when what is kept
-	// cannot be read.
+	// FileTimes returns the zero value if nothing is stored, or if it cannot be
+	// read.
 	FileTimes(ctx context.Context) (FileTimes, error)
-	// KeepFileTimes has it on disk when it returns.
+	// When KeepFileTimes returns, the times are on disk.
 	KeepFileTimes(ctx context.Context, t FileTimes) error
 }

@@ -9,30 +9,30 @@ import (
 	"strings"
 )
 
-// StackName names a stack. It is a DNS label of at most 40 characters, because
-// it becomes the first label of the stack's own host name.
+// StackName names a stack. It is a DNS label of at most 40 characters, because it
+// becomes the first label of the stack's own host name.
 type StackName string
 
-// ServiceName names a service of a stack ("web", "worker"); the rule is that of
+// ServiceName names a service of a stack ("web", "worker"). The rule is that of
 // StackName.
 type ServiceName string
 
 // Web is the service that gets HTTP traffic.
 const Web ServiceName = "web"
 
-// ReleaseCommand is the Procfile entry that is run before traffic switches. It
-// is no service and cannot be scaled.
+// ReleaseCommand is the Procfile entry that runs before traffic switches. It is not
+// a service and cannot be scaled.
 const ReleaseCommand ServiceName = "release"
 
 // KeyName names an SSH key.
 type KeyName string
 
-// Host is a host name in the form the router looks it up: lower case, without
-// port and final dot.
+// Host is a host name in the form in which the router looks it up: lower case,
+// without port and final dot.
 type Host string
 
-// Commit is a full git object id in lower-case hex, or empty when a release was
-// not made from a commit.
+// Commit is a full git object id in lower-case hex, or empty if a release was not
+// made from a commit.
 type Commit string
 
 // ReleaseNumber counts the releases of a stack from 1; 0 is "none yet".
@@ -41,7 +41,7 @@ type ReleaseNumber int
 // DeploymentNumber counts the deployments of a stack from 1; 0 is "none yet".
 type DeploymentNumber int
 
-// InstanceName is a service and the slot that an instance fills: "web.1".
+// InstanceName is a service and the slot of an instance: "web.1".
 type InstanceName struct {
 	Service ServiceName
 	Slot    int // counts from 1
@@ -57,16 +57,16 @@ var (
 
 const labelText = "use 1 to 40 characters a-z, 0-9 and -, beginning with a letter and not ending with -"
 
-// reserved are the labels below the base domain that are mesh's own. "mesh" is also
-// what the remote and the SSH user are called.
+// reserved are the labels below the base domain that belong to mesh. "mesh" is also
+// the name of the remote and of the SSH user.
 var reserved = map[string]bool{"mesh": true}
 
-// Reserved tells whether a label, a stack's name or the first one below the base
-// domain, is mesh's own.
+// Reserved reports whether a label, a stack's name or the first one below the base
+// domain, belongs to mesh.
 func Reserved(label string) bool { return reserved[label] }
 
-// ParseStackName checks s against the rule for stack names and tells which rule
-// it breaks. Reserved names are refused.
+// ParseStackName checks s against the rule for stack names, and returns an error
+// with the rule. It refuses reserved names.
 func ParseStackName(s string) (StackName, error) {
 	if Reserved(s) {
 		return "", &Error{Kind: Invalid, Text: fmt.Sprintf("%q is reserved and cannot name a stack", s), Hint: "choose another name"}
@@ -96,19 +96,19 @@ func ParseKeyName(s string) (KeyName, error) {
 	return KeyName(s), nil
 }
 
-// ParseVarName checks s against the rule for the names of config vars, that of
-// POSIX environment variables (Base Definitions 8.1), and refuses the names that
-// mesh sets itself.
+// ParseVarName checks s against the rule for names of config vars, that of POSIX
+// environment variables (Base Definitions 8.1), and refuses names that mesh sets
+// itself.
 func ParseVarName(s string) (string, error) {
 	switch {
 	case s == "PORT":
 		return "", &Error{
-			Kind: Invalid, Text: "PORT cannot be set: mesh chooses the port and tells the app in $PORT",
+			Kind: Invalid, Text: "PORT cannot be set: mesh chooses the port and passes it in $PORT",
 			Hint: "make the app listen on 0.0.0.0:$PORT",
 		}
 	case strings.HasPrefix(s, "MESH_"):
 		return "", &Error{
-			Kind: Invalid, Text: fmt.Sprintf("%s cannot be set: names that begin with MESH_ are mesh's own", Clip(s, 60)),
+			Kind: Invalid, Text: fmt.Sprintf("%s cannot be set: names that begin with MESH_ are reserved", Clip(s, 60)),
 			Hint: "choose another name",
 		}
 	case !varRule.MatchString(s):
@@ -123,7 +123,7 @@ func ParseVarName(s string) (string, error) {
 // ParseCommit checks that s is a full object id.
 func ParseCommit(s string) (Commit, error) {
 	if !commitRule.MatchString(s) {
-		return "", &Error{Kind: Invalid, Text: fmt.Sprintf("%q is not a commit id", Clip(s, 60)), Hint: "give all 40 hexadecimal digits"}
+		return "", &Error{Kind: Invalid, Text: fmt.Sprintf("%q is not a commit id", Clip(s, 60)), Hint: "use all 40 hexadecimal digits"}
 	}
 	return Commit(s), nil
 }
@@ -131,23 +131,23 @@ func ParseCommit(s string) (Commit, error) {
 // Short is the first seven digits, as git prints them.
 func (c Commit) Short() string { return string(c[:min(7, len(c))]) }
 
-// ParseHost brings a host name into the form that routes are looked up by, or
-// says why it cannot be a host name (RFC 1123, section 2.1). A leading "*."
-// is allowed.
+// ParseHost brings a host name into the form in which routes are looked up, or
+// returns an error with the rule that it breaks (RFC 1123, section 2.1). A leading
+// "*." is allowed.
 func ParseHost(s string) (Host, error) {
 	bad := func(why string) (Host, error) {
-		return "", &Error{Kind: Invalid, Text: fmt.Sprintf("%q is not a host name: %s", Clip(s, 80), why), Hint: "give a name such as www.example.com"}
+		return "", &Error{Kind: Invalid, Text: fmt.Sprintf("%q is not a host name: %s", Clip(s, 80), why), Hint: "use a name such as www.example.com"}
 	}
 	h := strings.TrimSuffix(strings.ToLower(s), ".")
 	switch {
 	case h == "":
 		return bad("it is empty")
 	case strings.Contains(h, "://") || strings.Contains(h, "/"):
-		return bad("give the name only, without scheme and path")
+		return bad("use only the name, without scheme and path")
 	case net.ParseIP(h) != nil:
 		return bad("it is an address")
 	case strings.Contains(h, ":"):
-		return bad("give the name only, without a port")
+		return bad("use only the name, without a port")
 	case len(h) > 253:
 		return bad("it is longer than 253 characters")
 	}
@@ -159,7 +159,7 @@ func ParseHost(s string) (Host, error) {
 	return Host(h), nil
 }
 
-// parseCount reads a number from 1 on, without a sign.
+// parseCount reads a number of at least 1, without a sign.
 func parseCount(s string) (int, bool) {
 	n, err := strconv.Atoi(s)
 	return n, err == nil && n >= 1 && s[0] != '+'
@@ -169,7 +169,7 @@ func parseCount(s string) (int, bool) {
 func ParseReleaseNumber(s string) (ReleaseNumber, error) {
 	n, ok := parseCount(strings.TrimPrefix(s, "v"))
 	if !ok {
-		return 0, &Error{Kind: Invalid, Text: fmt.Sprintf("%q is not a release", Clip(s, 60)), Hint: "give a number such as v12; list them with: ssh mesh releases"}
+		return 0, &Error{Kind: Invalid, Text: fmt.Sprintf("%q is not a release", Clip(s, 60)), Hint: "use a number such as v12; list them with: ssh mesh releases"}
 	}
 	return ReleaseNumber(n), nil
 }
@@ -185,7 +185,7 @@ func (n ReleaseNumber) String() string {
 func ParseDeploymentNumber(s string) (DeploymentNumber, error) {
 	n, ok := parseCount(strings.TrimPrefix(s, "#"))
 	if !ok {
-		return 0, &Error{Kind: Invalid, Text: fmt.Sprintf("%q is not a deployment", Clip(s, 60)), Hint: "give a number such as 42; list them with: ssh mesh deployments"}
+		return 0, &Error{Kind: Invalid, Text: fmt.Sprintf("%q is not a deployment", Clip(s, 60)), Hint: "use a number such as 42; list them with: ssh mesh deployments"}
 	}
 	return DeploymentNumber(n), nil
 }
@@ -221,13 +221,13 @@ func ParseInstanceName(s string) (InstanceName, error) {
 	name, err := ParseServiceName(svc)
 	n, counted := parseCount(slot)
 	if !ok || err != nil || !counted {
-		return InstanceName{}, &Error{Kind: Invalid, Text: fmt.Sprintf("%q is not an instance", Clip(s, 60)), Hint: "give a service and a number such as web.1; list them with: ssh mesh ps"}
+		return InstanceName{}, &Error{Kind: Invalid, Text: fmt.Sprintf("%q is not an instance", Clip(s, 60)), Hint: "use a service and a number such as web.1; list them with: ssh mesh ps"}
 	}
 	return InstanceName{name, n}, nil
 }
 
-// Clip cuts s to at most n bytes for an error text, without splitting a
-// character, and marks the cut.
+// Clip cuts s to at most n bytes for an error text, without splitting a character,
+// and marks the cut.
 func Clip(s string, n int) string {
 	if len(s) <= n {
 		return s

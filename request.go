@@ -6,13 +6,13 @@ import (
 )
 
 // Request is one command line that a person or a program sent, and the streams of
-// the session that it came in.
+// its session.
 type Request struct {
 	Key    Key
 	User   string // the SSH user name, which may name a stack
 	Line   string // the command line, quoted as a shell would
 	Stdin  io.Reader
-	Upload io.Reader // Stdin for a command that reads it whole: a read may fail after a long silence; nil: Stdin
+	Upload io.Reader // Stdin for a command that reads it completely: a read may fail after a long silence; nil: Stdin
 	Stdout io.Writer
 	Stderr io.Writer
 	Flush  func(context.Context) // returns when the client has received everything written so far; nil: unknown
@@ -22,7 +22,7 @@ type Request struct {
 	Size   WindowSize
 	Resize <-chan WindowSize // with TTY
 
-	// Parted is called once the command changes nothing any more and needs only its
+	// Parted is called once the command changes nothing any more and only needs its
 	// streams, so that another process may take over before it ends. It may be nil.
 	Parted func()
 }
@@ -31,7 +31,7 @@ type Request struct {
 const (
 	// EnvNoColor asks for no colours (https://no-color.org).
 	EnvNoColor = "NO_COLOR"
-	// EnvScreen is set by the client when a person looks at its output, to the width
-	// of their terminal in characters.
+	// EnvScreen is set by the client if a person looks at its output: it is the
+	// width of their terminal in characters.
 	EnvScreen = "MESH_SCREEN"
 )

@@ -10,17 +10,16 @@ import (
 
 const mask = "••••••"
 
-// Secret is a value that must not be shown: a config var, a password. It gives
-// a mask to every verb of fmt, to slog and to every encoder that honours
-// encoding.TextMarshaler. The value sits behind a pointer so that a Secret in an
-// unexported field, where fmt may not call methods, prints an address at worst.
-// The zero Secret is the empty string.
+// Secret is a value that must not be shown: a config var, a password. Every verb of
+// fmt, slog and every encoder that honours encoding.TextMarshaler show a mask. The
+// value is behind a pointer, so that a Secret in an unexported field, where fmt may
+// not call methods, at worst prints an address. The zero Secret is the empty string.
 type Secret struct{ value *string }
 
 // NewSecret makes a secret of s.
 func NewSecret(s string) Secret { return Secret{&s} }
 
-// Reveal is the one way to the value.
+// Reveal is the only way to get the value.
 func (s Secret) Reveal() string {
 	if s.value == nil {
 		return ""
@@ -28,20 +27,20 @@ func (s Secret) Reveal() string {
 	return *s.value
 }
 
-// Equal tells whether both hold the same value.
+// Equal reports whether both have the same value.
 func (s Secret) Equal(o Secret) bool { return s.Reveal() == o.Reveal() }
 
 // Format prints a mask whatever the verb.
 func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, mask) }
 
-// MarshalText gives a mask.
+// MarshalText returns a mask.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(mask), nil }
 
-// LogValue gives a mask.
+// LogValue returns a mask.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(mask) }
 
-// Config is the config vars of a stack, by name. A Config that was handed over
-// is not changed any more: make a new one with With or Clone.
+// Config is the config vars of a stack, by name. Do not change a Config that has
+// been handed over: make a new one with With or Clone.
 type Config map[string]Secret
 
 // Names returns the names in order.
@@ -55,5 +54,5 @@ func (c Config) Clone() Config {
 	return maps.Clone(c)
 }
 
-// Equal tells whether both have the same names with the same values.
+// Equal reports whether both have the same names with the same values.
 func (c Config) Equal(o Config) bool { return maps.EqualFunc(c, o, Secret.Equal) }

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"fmt"
 	"path"
 	"reflect"
 	"regexp"
@@ -11,12 +12,29 @@ import (
 	"unicode/utf8"
 )
 
-// setting is one name of build:set.
-type setting struct {
-	name string
-	get  func(Settings) string
-	set  func(s *Settings, v string) error // "" is the default
+// Setting is one name that build:set and mesh.toml accept. The table of all of
+// them is what parses a value, and what the help of build:set and
+// docs/settings.md are printed from.
+type Setting struct {
+	Name    string
+	Value   string // stands for the value in help: "DIR"
+	Help    string // what it is
+	Default string // in words
+	kind
 }
+
+// Accepts describes the values that the setting accepts.
+func (s Setting) Accepts() string { return s.accepts }
+
+// kind is how one sort of value is described, printed and parsed.
+type kind struct {
+	accepts string
+	get     func(Settings) string
+	set     func(s *Settings, name, v string) error // "" is the default
+}
+
+// BuildSettings returns all settings, in the order that people read them in.
+func BuildSettings() []Setting { return slices.Clone(settings) }
 
 var (
 	branchRule  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$`)
@@ -24,83 +42,138 @@ var (
 	imageRule   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}$`)
 	stageRule   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$`)
 	userRule    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?$`)
+	globRule    = regexp.MustCompile(`^[^,\x00-\x1f]{1,200}$`)
 )
 
-// settings in the order that people read them in.
-var settings = []setting{
-	{"branch", func(s Settings) string { return s.Branch }, func(s *Settings, v string) error {
-		// git check-ref-format's rules, as far as the pattern leaves them open.
-		if v != "" && (!branchRule.MatchString(v) || strings.Contains(v, "..") || strings.Contains(v, "//") || strings.HasSuffix(v, "/") || strings.HasSuffix(v, ".lock") || strings.HasSuffix(v, ".")) {
-			return Errorf(Invalid, "%q is not a branch name", Clip(v, 60))
-		}
-		s.Branch = v
-		return nil
-	}},
-	pathSetting("root", "web", func(s *Settings) *string { return &s.Root }),
-	pathSetting("context", "web", func(s *Settings) *string { return &s.Context }),
-	pathSetting("dockerfile", "docker/web.Dockerfile", func(s *Settings) *string { return &s.Dockerfile }),
-	ruled("target", stageRule, "the name of a stage", func(s *Settings) *string { return &s.Target }),
-	list("packages", packageRule, "the name of a Debian package", func(s *Settings) *[]string { return &s.Packages }),
-	list("build-packages", packageRule, "the name of a Debian package", func(s *Settings) *[]string { return &s.BuildPackages }),
-	ruled("base-image", imageRule, "the name of an image", func(s *Settings) *string { return &s.BaseImage }),
-	line("build-command", func(s *Settings) *string { return &s.BuildCommand }),
-	line("start-command", func(s *Settings) *string { return &s.StartCommand }),
-	ruled("user", userRule, "a user, as USER or USER:GROUP", func(s *Settings) *string { return &s.User }),
-	truth("pull", func(s *Settings) **bool { return &s.Pull }),
-	list("watch", regexp.MustCompile(`^[^,\x00-\x1f]{1,200}$`), "a pattern such as web/**", func(s *Settings) *[]string { return &s.Watch }),
-	truth("show-command", func(s *Settings) **bool { return &s.ShowCommand }),
-	{"health", func(s Settings) string { return s.Health }, func(s *Settings, v string) error {
-		if v != "" && (!strings.HasPrefix(v, "/") || strings.ContainsAny(v, " \r\n\t\x00#") || len(v) > 1000) {
-			return Errorf(Invalid, "%q is not a path to ask for", Clip(v, 60)).WithHint("give one such as /healthz")
-		}
-		if !utf8.ValidString(v) {
-			return Errorf(Invalid, "%q is not valid UTF-8", Clip(v, 60)).WithHint("write the byte with a percent sign, as in /caf%%E9")
-		}
-		s.Health = v
-		return nil
-	}},
-	duration("check-timeout", time.Second, time.Hour, func(s *Settings) *time.Duration { return &s.CheckTimeout }),
-	duration("drain", 0, 24*time.Hour, func(s *Settings) *time.Duration { return &s.Drain }),
-	duration("websocket-drain", 0, 24*time.Hour, func(s *Settings) *time.Duration { return &s.UpgradedDrain }),
-	duration("stop-timeout", time.Second, time.Hour, func(s *Settings) *time.Duration { return &s.StopTimeout }),
-	duration("first-byte", time.Second, 24*time.Hour, func(s *Settings) *time.Duration { return &s.FirstByte }),
-	duration("release-timeout", time.Second, 24*time.Hour, func(s *Settings) *time.Duration { return &s.ReleaseTime }),
+// maxSettingLine limits build-command and start-command, in bytes.
+const maxSettingLine = 4000
+
+var settings = []Setting{
+	{
+		"branch", "NAME", "the branch to deploy", "the first branch pushed", kind{
+			"a branch name of at most 200 characters",
+			func(s Settings) string { return s.Branch }, setBranch,
+		},
+	},
+	{
+		"root", "DIR", "the folder to build", "the whole repository",
+		pathKind("web", func(s *Settings) *string { return &s.Root }),
+	},
+	{
+		"context", "DIR", "the folder that COPY sees", "the whole repository; without a Dockerfile: root, or the workspace it belongs to",
+		pathKind("web", func(s *Settings) *string { return &s.Context }),
+	},
+	{
+		"dockerfile", "PATH", "the Dockerfile, below root", DefaultDockerfile + "; if there is none, mesh generates one",
+		pathKind("docker/web.Dockerfile", func(s *Settings) *string { return &s.Dockerfile }),
+	},
+	{
+		"target", "STAGE", "the stage of the Dockerfile to build", "the last stage",
+		patternKind(stageRule, "the name of a stage", func(s *Settings) *string { return &s.Target }),
+	},
+	{
+		"packages", "A,B", "Debian packages for the program, without a Dockerfile", "what the dependencies need",
+		listKind(packageRule, "the name of a Debian package", "names of Debian packages, with commas", func(s *Settings) *[]string { return &s.Packages }),
+	},
+	{
+		"build-packages", "A,B", "Debian packages for the build only, without a Dockerfile", "what the dependencies need",
+		listKind(packageRule, "the name of a Debian package", "names of Debian packages, with commas", func(s *Settings) *[]string { return &s.BuildPackages }),
+	},
+	{
+		"base-image", "REF", "the base image, without a Dockerfile", "the usual image of the language",
+		patternKind(imageRule, "the name of an image", func(s *Settings) *string { return &s.BaseImage }),
+	},
+	{
+		"build-command", "LINE", "the build command, without a Dockerfile", "what is detected",
+		lineKind(func(s *Settings) *string { return &s.BuildCommand }),
+	},
+	{
+		"start-command", "LINE", "the command of web; wins over the Procfile", "the Procfile's, then the image's",
+		lineKind(func(s *Settings) *string { return &s.StartCommand }),
+	},
+	{
+		"user", "NAME", "the user that runs the program", "the image's",
+		patternKind(userRule, "a user, as USER or USER:GROUP", func(s *Settings) *string { return &s.User }),
+	},
+	{
+		"pull", "true", "check the registries for newer base images", "false: use the local base image if present",
+		boolKind(func(s *Settings) **bool { return &s.Pull }),
+	},
+	{
+		"watch", "GLOB,GLOB", "skip pushes that change no matching file", "build every push",
+		listKind(globRule, "a pattern such as web/**", "patterns such as web/**, with commas", func(s *Settings) *[]string { return &s.Watch }),
+	},
+	{
+		"show-command", "true", "print the equivalent docker build command", "false",
+		boolKind(func(s *Settings) **bool { return &s.ShowCommand }),
+	},
+	{
+		"health", "/PATH", "the path that must answer 2xx or 3xx", "any answer but a 5xx, at /", kind{
+			"a path of at most 1,000 bytes",
+			func(s Settings) string { return s.Health }, setHealth,
+		},
+	},
+	{
+		"check-timeout", "TIME", "time an instance has to become healthy", brief(DefaultCheckTimeout),
+		timeKind(time.Second, time.Hour, func(s *Settings) *time.Duration { return &s.CheckTimeout }),
+	},
+	{
+		"drain", "TIME", "time for open requests when an instance retires", brief(DefaultDrain),
+		timeKind(0, 24*time.Hour, func(s *Settings) *time.Duration { return &s.Drain }),
+	},
+	{
+		"websocket-drain", "TIME", "time for WebSockets and other upgraded connections then", brief(DefaultDrain),
+		timeKind(0, 24*time.Hour, func(s *Settings) *time.Duration { return &s.UpgradedDrain }),
+	},
+	{
+		"stop-timeout", "TIME", "time from SIGTERM to SIGKILL", brief(DefaultStopTimeout),
+		timeKind(time.Second, time.Hour, func(s *Settings) *time.Duration { return &s.StopTimeout }),
+	},
+	{
+		"first-byte", "TIME", "time the app has to begin an answer; takes effect at once", brief(DefaultFirstByte),
+		timeKind(time.Second, 24*time.Hour, func(s *Settings) *time.Duration { return &s.FirstByte }),
+	},
+	{
+		"release-timeout", "TIME", "time limit of the release command", brief(DefaultReleaseTime),
+		timeKind(time.Second, 24*time.Hour, func(s *Settings) *time.Duration { return &s.ReleaseTime }),
+	},
 }
 
-// SettingNames are the names that Set knows, in the order that people read them in.
+// SettingNames returns the names of all settings, in the order that people read
+// them in.
 func SettingNames() (names []string) {
 	for _, s := range settings {
-		names = append(names, s.name)
+		names = append(names, s.Name)
 	}
 	return names
 }
 
-// Get is the value of a setting as build:set takes it; empty when it has its
-// default or there is none of that name.
+// Get returns the value of a setting as build:set accepts it. It is empty for a
+// default and for an unknown name.
 func (s Settings) Get(name string) string {
 	for _, t := range settings {
-		if t.name == name {
+		if t.Name == name {
 			return t.get(s)
 		}
 	}
 	return ""
 }
 
-// Set changes a setting; an empty value is the default. It tells the rule that a
-// value breaks, and gives NotFound for a name that there is not.
+// Set changes a setting; an empty value restores the default. The error names the
+// rule that the value breaks; for an unknown name it is a NotFound.
 func (s *Settings) Set(name, value string) error {
 	for _, t := range settings {
-		if t.name == name {
-			return t.set(s, value)
+		if t.Name == name {
+			return t.set(s, name, value)
 		}
 	}
-	return Errorf(NotFound, "there is no build setting %q", Clip(name, 60)).WithHint("there are %s", strings.Join(SettingNames(), ", "))
+	return Errorf(NotFound, "there is no build setting %q", Clip(name, 60)).WithHint("use one of %s", strings.Join(SettingNames(), ", "))
 }
 
-// Is tells whether a setting that may not have been said is true.
+// Is reports whether a setting that may be unset is true.
 func Is(said *bool) bool { return said != nil && *said }
 
-// Over is s where it says something, and below elsewhere.
+// Over returns s, with the values of below where s has its defaults.
 func (s Settings) Over(below Settings) Settings {
 	v, b := reflect.ValueOf(&s).Elem(), reflect.ValueOf(below)
 	for i := range v.NumField() {
@@ -111,65 +184,102 @@ func (s Settings) Over(below Settings) Settings {
 	return s
 }
 
-func pathSetting(name, example string, field func(*Settings) *string) setting {
-	return setting{name, func(s Settings) string { return *field(&s) }, func(s *Settings, v string) error {
-		clean := path.Clean("/" + v)[1:]
-		if v != "" && (clean == "" || strings.HasPrefix(v, "/") || strings.Contains("/"+v+"/", "/../") || strings.ContainsAny(v, "\x00\n")) {
-			return Errorf(Invalid, "%q is not a path inside the repository", Clip(v, 60)).WithHint("give one such as %s", example)
-		}
-		*field(s) = clean
-		return nil
-	}}
+func setBranch(s *Settings, _, v string) error {
+	// The rules of git check-ref-format that the pattern does not cover.
+	if v != "" && (!branchRule.MatchString(v) || strings.Contains(v, "..") || strings.Contains(v, "//") || strings.HasSuffix(v, "/") || strings.HasSuffix(v, ".lock") || strings.HasSuffix(v, ".")) {
+		return Errorf(Invalid, "%q is not a branch name", Clip(v, 60))
+	}
+	s.Branch = v
+	return nil
 }
 
-func ruled(name string, rule *regexp.Regexp, what string, field func(*Settings) *string) setting {
-	return setting{name, func(s Settings) string { return *field(&s) }, func(s *Settings, v string) error {
-		if v != "" && !rule.MatchString(v) {
-			return Errorf(Invalid, "%s=%q is not %s", name, Clip(v, 60), what)
-		}
-		*field(s) = v
-		return nil
-	}}
+func setHealth(s *Settings, _, v string) error {
+	if v != "" && (!strings.HasPrefix(v, "/") || strings.ContainsAny(v, " \r\n\t\x00#") || len(v) > 1000) {
+		return Errorf(Invalid, "health=%q is not a path", Clip(v, 60)).WithHint("use a path such as /healthz")
+	}
+	if !utf8.ValidString(v) {
+		return Errorf(Invalid, "%q is not valid UTF-8", Clip(v, 60)).WithHint("write the byte with a percent sign, as in /caf%%E9")
+	}
+	s.Health = v
+	return nil
 }
 
-func list(name string, rule *regexp.Regexp, what string, field func(*Settings) *[]string) setting {
-	return setting{name, func(s Settings) string { return strings.Join(*field(&s), ",") }, func(s *Settings, v string) error {
-		var out []string
-		for w := range strings.FieldsFuncSeq(v, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\t' }) {
-			if !rule.MatchString(w) {
-				return Errorf(Invalid, "%s: %q is not %s", name, Clip(w, 60), what)
+func pathKind(example string, field func(*Settings) *string) kind {
+	return kind{
+		"a path inside the repository",
+		func(s Settings) string { return *field(&s) },
+		func(s *Settings, _, v string) error {
+			clean := path.Clean("/" + v)[1:]
+			if v != "" && (clean == "" || strings.HasPrefix(v, "/") || strings.Contains("/"+v+"/", "/../") || strings.ContainsAny(v, "\x00\n")) {
+				return Errorf(Invalid, "%q is not a path inside the repository", Clip(v, 60)).WithHint("use a path such as %s", example)
 			}
-			if !slices.Contains(out, w) {
-				out = append(out, w)
+			*field(s) = clean
+			return nil
+		},
+	}
+}
+
+func patternKind(rule *regexp.Regexp, what string, field func(*Settings) *string) kind {
+	return kind{
+		what,
+		func(s Settings) string { return *field(&s) },
+		func(s *Settings, name, v string) error {
+			if v != "" && !rule.MatchString(v) {
+				return Errorf(Invalid, "%s=%q is not %s", name, Clip(v, 60), what)
 			}
-		}
-		*field(s) = out
-		return nil
-	}}
+			*field(s) = v
+			return nil
+		},
+	}
 }
 
-func line(name string, field func(*Settings) *string) setting {
-	return setting{name, func(s Settings) string { return *field(&s) }, func(s *Settings, v string) error {
-		if strings.ContainsAny(v, "\x00\r\n") || len(v) > 4000 {
-			return Errorf(Invalid, "%s has to be one line of at most 4,000 bytes", name).WithHint("put more into a script of the repository")
-		}
-		if err := CheckCommand(v); err != nil {
-			return err
-		}
-		*field(s) = strings.TrimSpace(v)
-		return nil
-	}}
+func listKind(rule *regexp.Regexp, one, all string, field func(*Settings) *[]string) kind {
+	return kind{
+		all,
+		func(s Settings) string { return strings.Join(*field(&s), ",") },
+		func(s *Settings, name, v string) error {
+			var out []string
+			for w := range strings.FieldsFuncSeq(v, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\t' }) {
+				if !rule.MatchString(w) {
+					return Errorf(Invalid, "%s: %q is not %s", name, Clip(w, 60), one)
+				}
+				if !slices.Contains(out, w) {
+					out = append(out, w)
+				}
+			}
+			*field(s) = out
+			return nil
+		},
+	}
 }
 
-func truth(name string, field func(*Settings) **bool) setting {
-	return setting{
-		name, func(s Settings) string {
+func lineKind(field func(*Settings) *string) kind {
+	return kind{
+		"one line of at most 4,000 bytes",
+		func(s Settings) string { return *field(&s) },
+		func(s *Settings, name, v string) error {
+			if strings.ContainsAny(v, "\x00\r\n") || len(v) > maxSettingLine {
+				return Errorf(Invalid, "%s must be one line of at most 4,000 bytes", name).WithHint("put longer commands into a script in the repository")
+			}
+			if err := CheckCommand(v); err != nil {
+				return err
+			}
+			*field(s) = strings.TrimSpace(v)
+			return nil
+		},
+	}
+}
+
+func boolKind(field func(*Settings) **bool) kind {
+	return kind{
+		"true or false",
+		func(s Settings) string {
 			if said := *field(&s); said != nil {
 				return strconv.FormatBool(*said)
 			}
 			return ""
 		},
-		func(s *Settings, v string) error {
+		func(s *Settings, name, v string) error {
 			if v == "" {
 				*field(s) = nil
 				return nil
@@ -184,25 +294,40 @@ func truth(name string, field func(*Settings) **bool) setting {
 	}
 }
 
-func duration(name string, least, most time.Duration, field func(*Settings) *time.Duration) setting {
-	return setting{
-		name, func(s Settings) string {
+// timeKind accepts times from least to most, but not 0, which is the default.
+func timeKind(least, most time.Duration, field func(*Settings) *time.Duration) kind {
+	bounds := fmt.Sprintf("a time from %s to %s", brief(max(least, time.Millisecond)), brief(most))
+	return kind{
+		bounds,
+		func(s Settings) string {
 			if d := *field(&s); d != 0 {
 				return d.String()
 			}
 			return ""
 		},
-		func(s *Settings, v string) error {
+		func(s *Settings, name, v string) error {
 			if v == "" {
 				*field(s) = 0
 				return nil
 			}
 			d, err := time.ParseDuration(v)
 			if err != nil || d < least || d > most || d == 0 {
-				return Errorf(Invalid, "%s=%q is not a time from %s to %s", name, Clip(v, 40), max(least, time.Millisecond), most).WithHint("give one such as 45s or 2m")
+				return Errorf(Invalid, "%s=%q is not %s", name, Clip(v, 40), bounds).WithHint("use a time such as 45s or 2m")
 			}
 			*field(s) = d
 			return nil
 		},
 	}
+}
+
+// brief is a duration without units that are zero: "1h" and not "1h0m0s".
+func brief(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }

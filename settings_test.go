@@ -68,3 +68,16 @@ func TestSettings_Complete(t *testing.T) {
 		t.Errorf("%d fields and %d names", n, len(mesh.SettingNames()))
 	}
 }
+
+// A help line fits, and the other columns of docs/settings.md are filled.
+func TestSettings_Described(t *testing.T) {
+	t.Parallel()
+	for _, s := range mesh.BuildSettings() {
+		if len(s.Help) == 0 || len(s.Help) > 60 || s.Value == "" || s.Default == "" || s.Accepts() == "" {
+			t.Errorf("%s: %q (%d), %q, %q, %q", s.Name, s.Help, len(s.Help), s.Value, s.Default, s.Accepts())
+		}
+	}
+	if got := mesh.BuildSettings()[len(mesh.BuildSettings())-1].Accepts(); got != "a time from 1s to 24h" {
+		t.Errorf("got %q", got)
+	}
+}

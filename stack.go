@@ -7,30 +7,29 @@ import (
 	"time"
 )
 
-// Stack is what a remote is pushed to: one repository, one config, several
-// services, one current release. It is a value: a copy read from the store is
-// never changed by anyone.
+// Stack is what a remote is pushed to: one repository, one config, several services,
+// one current release. It is a value: nobody changes a copy read from the store.
 type Stack struct {
 	Name       StackName
-	Revision   uint64 // of the record: of two that one server has read, the larger is the later; set by the store
+	Revision   uint64 // of the record: the larger of two that one server has read is the later; set by the store
 	Created    time.Time
 	CreatedBy  KeyName
-	Config     Config                          // what the next release gets
-	Formation  Formation                       // instances wanted, where somebody has said so
+	Config     Config                          // for the next release
+	Formation  Formation                       // instance counts set with ps:scale
 	Settings   Settings                        // set by build:set
-	Declared   Settings                        // what the files of the current release's tree say
+	Declared   Settings                        // from the files of the current release's tree
 	Services   map[ServiceName]ServiceSettings // set by svc:update
 	Release    []string                        // the release command line set by stacks:set-release-command; nil: the Procfile's
 	Current    ReleaseNumber                   // 0 before the first release
 	Stopped    bool                            // ps:stop
 	Maintained bool                            // maintenance:on: requests get 503
-	Page       string                          // HTML that browsers get then; empty: mesh's own
+	Page       string                          // HTML for browsers during maintenance; empty: mesh's own
 	Lock       *Lock                           // nil: releases may be made
 	Subnet     netip.Prefix                    // of the stack's own network
-	Redirects  map[Host]Host                   // of Domains: those that lead to another host of the stack
-	Domains    []Host                          // added ones; the stack's own name under the base domain is not among them
+	Redirects  map[Host]Host                   // of Domains: those that redirect to another host of the stack
+	Domains    []Host                          // added ones, without the stack's own name under the base domain
 	Endpoints  []Endpoint                      // set by svc:publish, in their order; on the stack's hosts
-	Was        StackName                       // its name before a rename whose files have not been moved yet; else empty
+	Was        StackName                       // its name before a rename whose files have not been moved yet; otherwise empty
 	LastNumber DeploymentNumber                // the last deployment begun
 }
 
@@ -41,40 +40,40 @@ type Lock struct {
 	Why   string // may be empty
 }
 
-// Effective is the settings in force: what build:set says wins over what the tree
-// says.
+// Effective returns the settings in force: build:set overrides the tree.
 func (s Stack) Effective() Settings { return s.Settings.Over(s.Declared) }
 
-// Published tells whether a service has an endpoint.
+// Published reports whether a service has an endpoint.
 func (s Stack) Published(name ServiceName) bool {
 	return slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool { return e.Service == name })
 }
 
 // Settings are a stack's build and check settings. The zero value means the
-// documented defaults. Paths are relative and clean.
+// documented defaults; BuildSettings lists them with their bounds. Paths are
+// relative and clean.
 type Settings struct {
 	Branch        string        // the deploy branch; empty until the first push sets it
-	Dockerfile    string        // path below Root; empty: "Dockerfile" or, without one, what is detected
-	Health        string        // path that must answer 2xx or 3xx; empty: any answer but 5xx at /
-	CheckTimeout  time.Duration // how long an instance may take to become healthy; 0: DefaultCheckTimeout
-	Drain         time.Duration // how long requests in flight may take when an instance retires; 0: DefaultDrain
-	UpgradedDrain time.Duration // how long upgraded connections (WebSockets) may; 0: DefaultDrain
+	Dockerfile    string        // path below Root; empty: "Dockerfile", or what is detected if there is none
+	Health        string        // path that must answer 2xx or 3xx; empty: any answer but a 5xx at /
+	CheckTimeout  time.Duration // time an instance has to become healthy; 0: DefaultCheckTimeout
+	Drain         time.Duration // time for open requests when an instance retires; 0: DefaultDrain
+	UpgradedDrain time.Duration // the same for upgraded connections (WebSockets); 0: DefaultDrain
 	StopTimeout   time.Duration // from SIGTERM to SIGKILL; 0: DefaultStopTimeout
-	FirstByte     time.Duration // how long an app may take to begin an answer; 0: DefaultFirstByte
-	ReleaseTime   time.Duration // how long the release command may take; 0: DefaultReleaseTime
+	FirstByte     time.Duration // time an app has to begin an answer; 0: DefaultFirstByte
+	ReleaseTime   time.Duration // time limit of the release command; 0: DefaultReleaseTime
 
-	Root          string   // the folder of the tree that is built; empty: all of it
-	Context       string   // the folder that COPY sees; empty: the tree, without a Dockerfile Root or what it belongs to
+	Root          string   // the folder of the tree to build; empty: the whole tree
+	Context       string   // the folder that COPY sees; empty: the tree; without a Dockerfile, Root or the workspace it belongs to
 	Target        string   // the stage of the Dockerfile; empty: the last
-	Packages      []string // Debian packages to have at run time; without a Dockerfile
-	BuildPackages []string // Debian packages that only the build needs; without a Dockerfile
-	BaseImage     string   // in place of the language's; without a Dockerfile
-	BuildCommand  string   // in place of the detected one; without a Dockerfile
-	StartCommand  string   // of web, unless svc:update has said; wins over the Procfile
-	User          string   // who runs the image; empty: as the image says
-	Pull          *bool    // ask the registries for newer base images; nil: not said, as false
-	Watch         []string // patterns; a push that touches no file that matches is not built
-	ShowCommand   *bool    // print the docker build that does the same; nil: not said, as false
+	Packages      []string // Debian packages for run time; without a Dockerfile
+	BuildPackages []string // Debian packages for the build only; without a Dockerfile
+	BaseImage     string   // instead of the language's own; without a Dockerfile
+	BuildCommand  string   // instead of the detected one; without a Dockerfile
+	StartCommand  string   // of web, unless svc:update sets one; overrides the Procfile
+	User          string   // the user that runs the program; empty: the image's
+	Pull          *bool    // check the registries for newer base images; nil: unset, like false
+	Watch         []string // patterns; a push that changes no matching file is not built
+	ShowCommand   *bool    // print the equivalent docker build command; nil: unset, like false
 }
 
 // Defaults of Settings.
@@ -87,7 +86,8 @@ const (
 	DefaultDockerfile   = "Dockerfile"
 )
 
-// ServiceSettings are what svc:update says of a service. Zero fields say nothing.
+// ServiceSettings are the settings of svc:update for a service. Zero fields are
+// unset.
 type ServiceSettings struct {
 	Command     string
 	Memory      int64         // bytes
@@ -95,7 +95,7 @@ type ServiceSettings struct {
 	StopTimeout time.Duration // from SIGTERM to SIGKILL
 }
 
-// Formation is how many instances of each service are wanted.
+// Formation is the wanted number of instances of each service.
 type Formation map[ServiceName]int
 
 // Clone returns a copy that may be changed.
@@ -111,7 +111,7 @@ func (f Formation) Services() []ServiceName {
 	return slices.SortedFunc(maps.Keys(f), CompareServices)
 }
 
-// Total is the number of instances in all.
+// Total is the total number of instances.
 func (f Formation) Total() (n int) {
 	for _, k := range f {
 		n += k
@@ -119,8 +119,8 @@ func (f Formation) Total() (n int) {
 	return n
 }
 
-// Release is image, config, formation and commands under a number. It is never
-// changed once it is recorded.
+// Release is an image, config, formation and commands under a number. It never
+// changes once it is recorded.
 type Release struct {
 	Stack       StackName
 	Number      ReleaseNumber
@@ -128,9 +128,9 @@ type Release struct {
 	By          KeyName
 	Description string // "Deploy 1a2b3c4", "Set GREETING", "Rollback to v3"
 	Deployment  DeploymentNumber
-	Commit      Commit // what the image was built from; empty when not from git
+	Commit      Commit // that the image was built from; empty if not from git
 	Elsewhere   bool   // Commit is in the repository of the stack that this was promoted from
-	Source      string // what the image was made from, when not from a push: "an upload of 1a2b3c4", "the image redis:7"
+	Source      string // what the image was made from, if not from a push: "an upload of 1a2b3c4", "the image redis:7"
 	Declared    Declared
 	Image       Image
 	Config      Config
@@ -138,15 +138,15 @@ type Release struct {
 	Services    map[ServiceName]Service
 }
 
-// Here tells whether the release was built from a commit in the stack's own
+// Here reports whether the release was built from a commit in the stack's own
 // repository.
 func (r Release) Here() bool { return r.Commit != "" && !r.Elsewhere }
 
-// Declared is what the files of a release's tree say: Procfile, mesh.toml, app.json
-// and heroku.yml. What people set with commands wins over it.
+// Declared is what the files of a release's tree declare: Procfile, mesh.toml,
+// app.json and heroku.yml. Settings that people make with commands override it.
 type Declared struct {
-	Commands map[ServiceName]string // of the services, the release command included; nil: none was looked for
-	Files    map[ServiceName]string // which file each of them is from
+	Commands map[ServiceName]string // of the services, including the release command; nil: no files were read
+	Files    map[ServiceName]string // the file that each of them comes from
 	Settings Settings
 }
 
@@ -160,7 +160,7 @@ type Service struct {
 	StopTimeout time.Duration // from SIGTERM to SIGKILL; 0: the stack's
 }
 
-// DeploymentKind says what a deployment was asked for.
+// DeploymentKind is what a deployment was asked to do.
 type DeploymentKind string
 
 // The kinds of deployment.
@@ -180,10 +180,10 @@ const (
 	DeployRename   DeploymentKind = "rename"
 )
 
-// DeploymentStatus is how far a deployment has come.
+// DeploymentStatus is the progress of a deployment.
 type DeploymentStatus string
 
-// The states of a deployment: the first two are on the way, the others final.
+// The states of a deployment. The first two are in progress, the others final.
 const (
 	StatusWaiting   DeploymentStatus = "waiting"
 	StatusRunning   DeploymentStatus = "running"
@@ -191,14 +191,14 @@ const (
 	StatusFailed    DeploymentStatus = "failed"
 	StatusCancelled DeploymentStatus = "cancelled"
 	StatusDryRun    DeploymentStatus = "dry run"
-	StatusSkipped   DeploymentStatus = "skipped" // it touched nothing that is watched
+	StatusSkipped   DeploymentStatus = "skipped" // it changed no watched file
 )
 
-// Final tells whether the status changes no more.
+// Final reports whether the status no longer changes.
 func (s DeploymentStatus) Final() bool { return s != StatusWaiting && s != StatusRunning }
 
-// Deployment is one attempt to make a new release current, or to start the
-// current one anew.
+// Deployment is one attempt to make a new release current, or to start the current
+// one again.
 type Deployment struct {
 	Stack   StackName
 	Number  DeploymentNumber
@@ -207,13 +207,13 @@ type Deployment struct {
 	Commit  Commit
 	Subject string // the commit's first line, or what was changed
 	Created time.Time
-	Ended   time.Time // zero while not final
+	Ended   time.Time // zero if not final
 	Status  DeploymentStatus
-	Release ReleaseNumber // what it made, once live
+	Release ReleaseNumber // that it made, once live
 	Reason  string        // why it failed, in one line
 }
 
-// RepoState is what a stack's repository has to agree with.
+// RepoState is what a stack's repository must match.
 type RepoState struct {
 	Branch string // empty: no push yet
 	Commit Commit // of the current release; empty: the branch must not exist
@@ -223,5 +223,5 @@ type RepoState struct {
 type Scale struct {
 	Service ServiceName
 	To      int
-	By      bool // To is added to what there is
+	By      bool // To is added to the current number
 }

@@ -6,10 +6,11 @@ import (
 	"unicode/utf8"
 )
 
-// CheckText refuses a file of a repository that is read as lines of text and is none.
-// PowerShell 5 writes UTF-16 with ">", which no parser reads; bytes that are not UTF-8
-// become others on their way through JSON and the Docker Engine. Comments, lines that
-// begin with "#", may hold anything but NUL. The error is an *Error with the line.
+// CheckText refuses a file in a repository that is read as lines of text and is not
+// text. PowerShell 5 writes UTF-16 with ">", which no parser reads; invalid UTF-8
+// changes on its way through JSON and the Docker Engine. Comments, which are lines
+// that begin with "#", may contain anything but NUL. The error is an *Error with the
+// line.
 func CheckText(name string, text []byte) error {
 	if err := CheckNoUTF16(name, text); err != nil || utf8.Valid(text) {
 		return err
@@ -25,8 +26,8 @@ func CheckText(name string, text []byte) error {
 	return nil
 }
 
-// CheckNoUTF16 is CheckText for a file that may hold names in other encodings, such as
-// .dockerignore.
+// CheckNoUTF16 is CheckText for a file that may contain names in other encodings,
+// such as .dockerignore.
 func CheckNoUTF16(name string, text []byte) error {
 	name = Visible(name)
 	switch {
@@ -34,7 +35,7 @@ func CheckNoUTF16(name string, text []byte) error {
 		return Errorf(Invalid, "%s is UTF-16", name).
 			WithHint("save it as UTF-8; in PowerShell: (Get-Content %s) | Set-Content -Encoding utf8 %s", name, name)
 	case bytes.IndexByte(text, 0) >= 0:
-		return Errorf(Invalid, "%s:%d has a NUL byte in it", name, 1+bytes.Count(text[:bytes.IndexByte(text, 0)], []byte("\n"))).
+		return Errorf(Invalid, "%s:%d contains a NUL byte", name, 1+bytes.Count(text[:bytes.IndexByte(text, 0)], []byte("\n"))).
 			WithHint("save it as UTF-8 text")
 	}
 	return nil

@@ -18,7 +18,7 @@ func TestCheckText(t *testing.T) {
 		{"web: x\nworker: caf\xe9\n", `F:2: "worker: caf\xe9" is not valid UTF-8`},
 		{"\xff\xfew\x00e\x00b\x00", "F is UTF-16"},
 		{"\xfe\xff\x00w", "F is UTF-16"},
-		{"a\nw\x00e\x00", "F:2 has a NUL byte in it"},
+		{"a\nw\x00e\x00", "F:2 contains a NUL byte"},
 	} {
 		err := mesh.CheckText("F", []byte(c.text))
 		if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, mesh.Invalid) || !strings.HasPrefix(err.Error(), c.want)) {

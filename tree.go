@@ -8,17 +8,17 @@ import (
 	"strings"
 )
 
-// ErrOutside is a link of a tree that leads out of it.
+// ErrOutside is the error for a link that leads out of its tree.
 var ErrOutside = errors.New("leads out of the tree")
 
-// maxLinks is how many links are followed on the way to one file, as in Linux
-// (path_resolution(7)).
+// maxLinks is the number of links that are followed on the way to one file, as in
+// Linux (path_resolution(7)).
 const maxLinks = 40
 
-// FollowLinks returns the entry of a tree that a path means, with symbolic links in any
-// of its parts followed inside the tree. lookup finds an entry by its whole path. The
-// tree itself is a folder without a path. The error is fs.ErrNotExist when there is
-// none, and ErrOutside when a link leads out of the tree; an absolute one does.
+// FollowLinks returns the entry of a path in a tree, following symbolic links in any
+// part of it inside the tree. lookup finds an entry by its complete path. The tree
+// itself is a folder without a path. The error is fs.ErrNotExist if there is no such
+// entry, and ErrOutside if a link leads out of the tree; absolute links do.
 func FollowLinks(name string, lookup func(path string) (TreeEntry, bool)) (TreeEntry, error) {
 	var done []string
 	rest := strings.Split(path.Clean(name), "/")

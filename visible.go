@@ -6,10 +6,10 @@ import (
 	"unicode/utf8"
 )
 
-// Visible makes a text that somebody else chose harmless on a terminal, in a table and
-// in a log: control characters, line ends among them, and what turns the direction of
-// writing become escapes as strconv.Quote has them, and so do bytes that are not UTF-8.
-// A text without any of these is returned as it is.
+// Visible makes text that somebody else chose harmless on a terminal, in a table and
+// in a log. Control characters, including line ends, characters that change the
+// direction of writing, and invalid UTF-8 become escapes, in the style of
+// strconv.Quote. Text without any of these is returned unchanged.
 func Visible(s string) string { return visible(s, false) }
 
 // VisibleOutput does the same for whole lines of output: line ends, tabs and colours
@@ -59,9 +59,9 @@ func visible(s string, output bool) string {
 	return b.String()
 }
 
-// hidden tells whether a rune moves the cursor, breaks the line or turns the text
-// around: C1 controls, line and paragraph separators, and the bidirectional controls
-// of UAX 9, section 2, which can make a line read as another one.
+// hidden reports whether a rune moves the cursor, breaks the line or reverses the
+// text: C1 controls, line and paragraph separators, and the bidirectional controls
+// of UAX 9, section 2, which can make a line look like another one.
 func hidden(r rune) bool {
 	switch {
 	case 0x80 <= r && r < 0xa0, r == 0x2028, r == 0x2029, r == 0x061c, r == 0x200e, r == 0x200f, 0x202a <= r && r <= 0x202e, 0x2066 <= r && r <= 0x2069:

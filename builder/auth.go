@@ -17,11 +17,11 @@ import (
 	"mesh"
 )
 
-// Credentials gives how to sign in to a registry; the zero Registry: not at all.
+// Credentials returns the login for a registry; the zero Registry means there is
+// none.
 type Credentials func(ctx context.Context, host string) (mesh.Registry, error)
 
-// SignIn tries whether a registry lets somebody in. What it refuses is a *mesh.Error
-// of kind Denied.
+// SignIn checks a registry login. A refused login is a *mesh.Error of kind Denied.
 func (b *Builder) SignIn(ctx context.Context, r mesh.Registry) error {
 	_, err := b.cli.RegistryLogin(ctx, authConfig(r))
 	var text string
@@ -32,14 +32,14 @@ func (b *Builder) SignIn(ctx context.Context, r mesh.Registry) error {
 	case err == nil:
 		return nil
 	case errdefs.IsUnauthorized(err), strings.Contains(text, "unauthorized"), strings.Contains(text, "401"), strings.Contains(text, "incorrect username or password"):
-		return &mesh.Error{Kind: mesh.Denied, Text: fmt.Sprintf("%s does not let %q in with this password", r.Host, r.User), Hint: "where it has tokens, it may want one instead of the password", Err: err}
+		return &mesh.Error{Kind: mesh.Denied, Text: fmt.Sprintf("%s refused the password of %q", r.Host, r.User), Hint: "if the registry has access tokens, use one instead of the password", Err: err}
 	case slices.ContainsFunc(networkWords, func(w string) bool { return strings.Contains(text, w) }):
-		return &mesh.Error{Kind: mesh.Unavailable, Text: fmt.Sprintf("the registry %s cannot be reached", r.Host), Hint: "check the name; else it is the server's network", Err: err}
+		return &mesh.Error{Kind: mesh.Unavailable, Text: fmt.Sprintf("the registry %s cannot be reached", r.Host), Hint: "check the name, then the server's network", Err: err}
 	}
 	return b.fault(ctx, "sign in to "+r.Host, err)
 }
 
-// hubLogin is what Docker Hub is called where clients sign in to it.
+// hubLogin is the name that clients sign in to Docker Hub with.
 const hubLogin = "https://index.docker.io/v1/"
 
 func authConfig(r mesh.Registry) registry.AuthConfig {
@@ -50,8 +50,8 @@ func authConfig(r mesh.Registry) registry.AuthConfig {
 	return registry.AuthConfig{Username: r.User, Password: r.Password.Reveal(), ServerAddress: server}
 }
 
-// registryAuth is how to sign in to the registry of an image, as the engine wants
-// it in a header; empty: not at all.
+// registryAuth is the login for the registry of an image, as the engine expects it
+// in a header; empty for none.
 func (j *job) registryAuth(ctx context.Context, ref reference.Named) (string, error) {
 	r, err := j.credentials(ctx, reference.Domain(ref))
 	if err != nil || r.Host == "" {
@@ -60,12 +60,12 @@ func (j *job) registryAuth(ctx context.Context, ref reference.Named) (string, er
 	return registry.EncodeAuthConfig(authConfig(r))
 }
 
-// authConfigs are for the registries that a Dockerfile builds from: the classic
-// builder wants all of them beforehand.
+// authConfigs are the logins for the registries in a Dockerfile: the classic builder
+// needs all of them beforehand.
 func (j *job) authConfigs(ctx context.Context) (map[string]registry.AuthConfig, error) {
 	res, err := parser.Parse(bytes.NewReader(j.df.text))
 	if err != nil {
-		return nil, nil //nolint:nilerr // the engine says what is wrong with it
+		return nil, nil //nolint:nilerr // the engine reports what is wrong
 	}
 	all := map[string]registry.AuthConfig{}
 	for _, n := range res.AST.Children {
@@ -88,7 +88,7 @@ func (j *job) authConfigs(ctx context.Context) (map[string]registry.AuthConfig, 
 	return all, nil
 }
 
-// authServer tells BuildKit how to sign in to registries, when it asks.
+// authServer gives BuildKit registry logins when it asks for them.
 type authServer struct {
 	auth.UnimplementedAuthServer
 	credentials Credentials
@@ -99,7 +99,7 @@ func (a authServer) Register(s *grpc.Server) { auth.RegisterAuthServer(s, a) }
 func (a authServer) Credentials(ctx context.Context, req *auth.CredentialsRequest) (*auth.CredentialsResponse, error) {
 	host, err := mesh.ParseRegistryHost(req.Host)
 	if err != nil {
-		return &auth.CredentialsResponse{}, nil //nolint:nilerr // a registry that nobody can have signed in to
+		return &auth.CredentialsResponse{}, nil //nolint:nilerr // nobody can have logged in to such a registry
 	}
 	r, err := a.credentials(ctx, host)
 	if err != nil {

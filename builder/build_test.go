@@ -130,7 +130,7 @@ func TestBuild_ArgsAndSecrets(t *testing.T) {
 	if !strings.Contains(out, "greeting=hi rev=0123456/"+string(commit)+" undeclared=.") {
 		t.Error("the declared ARGs did not arrive, or another one did")
 	}
-	if want := " !     ARG API_TOKEN: its value can be read from the image; better use RUN --mount=type=secret,id=API_TOKEN"; !strings.Contains(out, want) {
+	if want := " !     ARG API_TOKEN: anyone can read its value from the image; use RUN --mount=type=secret,id=API_TOKEN"; !strings.Contains(out, want) {
 		t.Errorf("no warning %q", want)
 	}
 	if strings.Contains(out, secret) || strings.Contains(out, "tok_123456") {
@@ -193,14 +193,14 @@ func TestBuild_Failures(t *testing.T) {
 		{"unknown instruction", tree{"Dockerfile": from("", "RUNN true")}, mesh.Failed, "Dockerfile:3: unknown instruction: RUNN (did you mean RUN?)", "", nil},
 		{"syntax", tree{"Dockerfile": from("COPY a")}, mesh.Failed, "Dockerfile:2: COPY requires at least two arguments, but only one was provided. Destination could not be determined", "", nil},
 		{"unknown stage", tree{"Dockerfile": from("COPY --from=nope:x/y:z a b")}, mesh.Failed, "Dockerfile:2: ", "", nil},
-		{"nothing fits", tree{"a": ""}, mesh.Invalid, "there is no Dockerfile, and nothing else says how to build it", "add one of these files", nil},
+		{"nothing fits", tree{"a": ""}, mesh.Invalid, "there is no Dockerfile, and mesh cannot detect the language", "add one of these files", nil},
 		{"empty", tree{"Dockerfile": ""}, mesh.Invalid, "Dockerfile is empty", "", nil},
 		{"comments only", tree{"Dockerfile": "# nothing\n"}, mesh.Invalid, "Dockerfile is empty", "", nil},
 		{"a folder", tree{"Dockerfile/x": ""}, mesh.Invalid, "Dockerfile is a folder", "", nil},
 		{"a submodule", tree{"Dockerfile/": ""}, mesh.Invalid, "Dockerfile is a submodule", "", nil},
-		{"dangling", tree{"Dockerfile": "-> docker/File"}, mesh.Invalid, "Dockerfile is a symbolic link to docker/File, which is not in the pushed tree", "", nil},
+		{"dangling", tree{"Dockerfile": "-> docker/File"}, mesh.Invalid, "Dockerfile is a symbolic link to docker/File, which does not exist in the pushed tree", "", nil},
 		{"outside", tree{"Dockerfile": "-> ../File"}, mesh.Invalid, "Dockerfile is a symbolic link to ../File, which is outside the pushed tree", "", nil},
-		{"a loop", tree{"Dockerfile": "-> Dockerfile"}, mesh.Invalid, "Dockerfile is a symbolic link to Dockerfile, which is not in the pushed tree", "", nil},
+		{"a loop", tree{"Dockerfile": "-> Dockerfile"}, mesh.Invalid, "Dockerfile is a symbolic link to Dockerfile, which does not exist in the pushed tree", "", nil},
 		{"no FROM", tree{"Dockerfile": "RUN true\n"}, mesh.Failed, "Dockerfile:1: no build stage in current context", "", nil},
 		{"missing file", tree{"Dockerfile": from("RUN true", "COPY package.json ./")}, mesh.Failed, "Dockerfile:3: 'COPY package.json ./': there is no package.json in the pushed tree", "commit it", nil},
 		{"ignored file", tree{"Dockerfile": from("COPY a.txt ./"), "a.txt": "x", ".dockerignore": "*.txt"}, mesh.Failed, "Dockerfile:2: 'COPY a.txt ./': a.txt is excluded by the ignore file", "!a.txt", nil},
@@ -208,13 +208,13 @@ func TestBuild_Failures(t *testing.T) {
 			"missing secret",
 			tree{"Dockerfile": from("RUN --mount=type=secret,id=NPM,required=true true")},
 			mesh.Failed,
-			"Dockerfile:2: 'RUN --mount=type=secret,id=NPM,required=true true' needs the secret NPM, and there is no config var of that name", "config:set", nil,
+			"Dockerfile:2: 'RUN --mount=type=secret,id=NPM,required=true true' needs the secret NPM, but no config var has that name", "config:set", nil,
 		},
-		{"a script with CR LF", tree{"Dockerfile": from("COPY . /src", "WORKDIR /src", "RUN ./build.sh"), "build.sh": "#!/bin/sh\r\ntrue\r\n"}, mesh.Failed, "'RUN ./build.sh' exited 127", "the lines of build.sh end in CR LF, so that what runs it is not found: save it with LF", nil},
+		{"a script with CR LF", tree{"Dockerfile": from("COPY . /src", "WORKDIR /src", "RUN ./build.sh"), "build.sh": "#!/bin/sh\r\ntrue\r\n"}, mesh.Failed, "'RUN ./build.sh' exited 127", "the lines of build.sh end in CR LF, so its interpreter is not found: save it with LF", nil},
 		{"a script with CR LF in a shell", tree{"Dockerfile": from("COPY . /src", "RUN cd src/ci && /bin/sh make.sh"), "ci/make.sh": "set -e\r\ntrue\r\n"}, mesh.Failed, "'RUN cd src/ci && /bin/sh make.sh' exited ", "the lines of ci/make.sh end in CR LF", nil},
 		{"a script with CR LF in exec form", tree{"Dockerfile": from("COPY . /src", "WORKDIR /src", `RUN ["./build.sh"]`), "build.sh": "#!/bin/sh\r\ntrue\r\n"}, mesh.Failed, `'RUN ["./build.sh"]' `, "the lines of build.sh end in CR LF", nil},
-		{"a script without its interpreter", tree{"Dockerfile": from("COPY . /src", "RUN /src/build.sh"), "build.sh": "#!/bin/bash\ntrue\n"}, mesh.Failed, "'RUN /src/build.sh' exited 127", "build.sh is there; what runs it, /bin/bash, is most likely not in the base image", nil},
-		{"a script that is not executable", tree{"Dockerfile": from("COPY . /src", "RUN /src/build"), "build": "echo hi\n"}, mesh.Failed, "'RUN /src/build' exited 126", "build is not executable; make it so with: git update-index --chmod=+x build", nil},
+		{"a script without its interpreter", tree{"Dockerfile": from("COPY . /src", "RUN /src/build.sh"), "build.sh": "#!/bin/bash\ntrue\n"}, mesh.Failed, "'RUN /src/build.sh' exited 127", "build.sh exists, but its interpreter /bin/bash is most likely missing from the base image", nil},
+		{"a script that is not executable", tree{"Dockerfile": from("COPY . /src", "RUN /src/build"), "build": "echo hi\n"}, mesh.Failed, "'RUN /src/build' exited 126", "build is not executable; fix it with: git update-index --chmod=+x build", nil},
 		{"a heredoc with CR LF", tree{"Dockerfile": strings.ReplaceAll(from("RUN <<EOF", "set -e", "true", "EOF"), "\n", "\r\n")}, mesh.Failed, "'RUN <<EOF (set -e...)' exited ", "the lines of Dockerfile end in CR LF, and so do those of the heredoc at line 2", nil},
 		{"a stage with a typo", tree{"Dockerfile": "FROM scratch AS build\nFROM build AS test\nCOPY --from=biuld /a /a\n"}, mesh.Failed, "Dockerfile:3: there is no stage or base image biuld", "there is a stage build; the stages are build, test", nil},
 		{"no such stage", tree{"Dockerfile": "FROM scratch AS build\nFROM nothing-like-it\n"}, mesh.Failed, "Dockerfile:2: there is no stage or base image nothing-like-it", "no stage has that name either; the stages are build", nil},
@@ -327,7 +327,7 @@ func TestBuild_WarnsOfWhatIsNotFetched(t *testing.T) {
 		"Dockerfile": from("COPY . /src"), "vendor/x/": "", ".gitattributes": "*.png filter=lfs diff=lfs merge=lfs -text\n",
 		"a.png": pointer, "b.png": pointer, "c.png": pointer, "d.png": pointer, "e.txt": "x",
 	}))
-	for _, want := range []string{" !     submodule vendor/x is not fetched", " !     4 files are Git LFS pointers, whose content is not fetched: a.png, b.png, c.png, …"} {
+	for _, want := range []string{" !     submodule vendor/x was not fetched", " !     4 files are Git LFS pointers without their content: a.png, b.png, c.png, …"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no line %q", want)
 		}
@@ -554,7 +554,7 @@ func TestBuild_EngineDies(t *testing.T) {
 		}
 	}}
 	_, err := b.Build(ctx, b.req(tree{"Dockerfile": from("RUN echo started; sleep 3600")}), out)
-	if !errors.Is(err, mesh.Unavailable) || err.Error() != "the Docker Engine went away during the build" {
+	if !errors.Is(err, mesh.Unavailable) || err.Error() != "the Docker Engine stopped during the build" {
 		t.Errorf("got %v", err)
 	}
 	_, err = b.Build(ctx, b.req(tree{"Dockerfile": from("RUN true")}), out)
@@ -604,7 +604,7 @@ func TestBuild_ReusesTheImageOfTheSameSource(t *testing.T) {
 	if img.ID != first.ID || !img.Work.Reused || img.Ref != again.Tags[0] || img.Shell != first.Shell || img.Size != first.Size {
 		t.Errorf("got %+v, want %+v", img, first)
 	}
-	if want := "       the same tree, args and base images were built before: mesh/" + string(b.stack) + ":0123456 is used"; !strings.Contains(out, want) {
+	if want := "       the same tree, args and base images were built before: using mesh/" + string(b.stack) + ":0123456"; !strings.Contains(out, want) {
 		t.Errorf("no line %q", want)
 	}
 	if in, err := cli.ImageInspect(t.Context(), again.Tags[0]); err != nil || in.ID != first.ID {

@@ -1,15 +1,14 @@
 // Package builder turns a source tree with a Dockerfile into an image in the
 // Docker Engine.
 //
-// It speaks to the BuildKit inside the engine and runs the Dockerfile frontend
-// in its own process, so that an engine of 2020 understands a Dockerfile of
-// today and "# syntax=docker/dockerfile:1" asks no registry. The tree goes there
-// file by file as BuildKit asks for what has changed; nothing is checked out on
-// disk. An engine without BuildKit gets a tar for its classic builder.
+// It talks to the BuildKit inside the engine and runs the Dockerfile frontend in its
+// own process. An engine from 2020 can therefore build a current Dockerfile, and "#
+// syntax=docker/dockerfile:1" needs no registry. BuildKit fetches the tree file by
+// file, only what has changed; nothing is checked out on disk. An engine without
+// BuildKit gets a tar for its classic builder.
 //
-// Which tree to build, what to call the image and what becomes of it is for
-// others to decide. A tree without a Dockerfile gets the one that package detect
-// writes for it.
+// Others decide which tree to build, what to call the image, and what to do with it.
+// For a tree without a Dockerfile, package detect generates one.
 //
 //	b := builder.New(cli, builder.Options{Server: id})
 //	img, err := b.Build(ctx, mesh.Build{Stack: "blog", Tree: tree, Tags: []string{"mesh/blog:1a2b3c4"}}, w)
@@ -40,8 +39,8 @@ import (
 	"mesh/builder/detect"
 )
 
-// labelServer tells the images of this server from those of others on the same
-// engine; labelStack whose image it is.
+// labelServer marks the images of this server among those of other servers on the
+// same engine; labelStack names the stack of an image.
 const (
 	labelServer = "mesh.server"
 	labelStack  = "mesh.stack"
@@ -49,38 +48,39 @@ const (
 
 // Options are what New needs besides the client.
 type Options struct {
-	// Server is put on every image as a label, and Collect removes no others. It
-	// must not be empty and not change over the life of the data.
+	// Server is put on every image as a label, and Collect removes no other images.
+	// It must not be empty, and must not change over the life of the data.
 	Server string
-	// Slots is how many builds run at once; more wait. 0: DefaultSlots.
+	// Slots is the number of builds that run at once; more wait. 0: DefaultSlots.
 	Slots int
-	// Timeout is how long a build may take, without what it waits for a slot. 0:
+	// Timeout limits a build, without the time that it waits for a slot. 0:
 	// DefaultTimeout.
 	Timeout time.Duration
-	// Memory is how many bytes all builds together may use, and Processes how many
-	// processes they may have, on an engine of this machine whose control groups are
-	// limited already or can be: see Confine. 0: no limit, and 4096.
+	// Memory limits the bytes, and Processes the processes, of all builds together,
+	// if the engine is on this machine and its control groups are limited already or
+	// can be: see Confine. 0: no limit, and 4096.
 	Memory, Processes int64
-	// MinFree is how many bytes have to be free on the engine's disk for a build. 0:
-	// DefaultMinFree.
+	// MinFree is the number of bytes that must be free on the engine's disk for a
+	// build. 0: DefaultMinFree.
 	MinFree int64
-	// MaxContext is how many bytes the files that a build may copy may have together,
-	// .dockerignore heeded. 0: DefaultMaxContext.
+	// MaxContext limits the bytes of all files that a build may copy, after
+	// .dockerignore. 0: DefaultMaxContext.
 	MaxContext int64
-	// MaxCache is how many bytes of build cache are kept. 0: a tenth of the engine's
-	// disk, but not less than 2 GB.
+	// MaxCache limits the bytes of the build cache. 0: a tenth of the engine's disk,
+	// at least 2 GB.
 	MaxCache int64
-	// Egress says from where the engine may fetch for a build; nil: from everywhere.
+	// Egress decides where the engine may fetch from for a build; nil: from
+	// anywhere.
 	Egress Egress
-	// Credentials gives how to sign in to registries; nil: to none.
+	// Credentials returns logins for registries; nil: there are none.
 	Credentials Credentials
-	// Key is known to this server alone and stays the same over the life of the data:
-	// with it, images are sealed as made here, and values of config vars are hashed.
-	// Nil: one that ends with the process.
+	// Key is a secret of this server that stays the same over the life of the data.
+	// It seals images as made here, and hashes values of config vars. Nil: a key
+	// that lasts as long as the process.
 	Key []byte
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
-	// Logger gets what a person is not told; nil: slog.Default().
+	// Logger gets details that people are not shown; nil: slog.Default().
 	Logger *slog.Logger
 }
 
@@ -100,8 +100,8 @@ type Builder struct {
 	now               func() time.Time
 	warned            sync.Once // that builds are not limited
 	credentials       Credentials
-	egress            Egress                 // nil: everything may be fetched
-	group             atomic.Pointer[cgroup] // that limits builds; nil: none is known yet
+	egress            Egress                 // nil: anything may be fetched
+	group             atomic.Pointer[cgroup] // that limits builds; nil: not known yet
 }
 
 // New returns a Builder. It does not talk to the engine.
@@ -139,27 +139,29 @@ type job struct {
 	df    *dockerfile
 	args  map[string]string // build args
 	group cgroup            // of the steps
-	times *mesh.FileTimes   // of the tree in this build; nil: none are given
+	times *mesh.FileTimes   // of the tree in this build; nil: none are set
 	out   *printer
 }
 
-// Build runs until the image is there or has failed, and writes the output of
-// the steps to w as whole lines, each as it comes, indented as docs/output.md
-// shows. When as many builds run as may, it says so and waits.
+// Build runs until the image is ready or has failed. It writes the output of the
+// steps to w in whole lines, each as it arrives, indented as docs/output.md
+// shows.
+// If all build slots are taken, it says so and waits.
 //
-// A config var reaches the build as an ARG where the Dockerfile declares it, and
-// as a BuildKit secret of its name in any case. VOLUME, EXPOSE and HEALTHCHECK
-// are left out of the image. Values of config vars are masked in the output, those
-// excepted that are plain words ("production") or short and not secret by name:
-// masking them would hide what happens, and a program that prints them means to.
+// A config var reaches the build as an ARG if the Dockerfile declares it, and always
+// as a BuildKit secret of the same name. VOLUME, EXPOSE and HEALTHCHECK are removed
+// from the image. Values of config vars are masked in the output, except plain words
+// ("production") and short values whose names do not suggest a secret: masking them
+// would make the output unreadable, and a program that prints them means to.
 //
-// With From there is no tree: the image is pulled, or loaded, and gets mesh's
-// labels and names. The engine's own names stay as they are.
+// With From there is no tree: the image is pulled or loaded, and gets mesh's labels
+// and names. The engine's own names do not change.
 //
-// A build that fails for reasons in the tree gives a *mesh.Error of kind Failed
-// or Invalid with one line of text and the last lines of the failing step. An
-// engine that is away or out of disk is Unavailable, the end of ctx Cancelled;
-// the step has been killed then. A failed write to w does not end the build.
+// A build that fails because of the tree returns a *mesh.Error of kind Failed or
+// Invalid, with one line of text and the last lines of the failing step. If the
+// engine is down or its disk full, the kind is Unavailable; if ctx has ended,
+// Cancelled, and the step has been killed. A failed write to w does not end the
+// build.
 func (b *Builder) Build(ctx context.Context, req mesh.Build, w io.Writer) (mesh.Image, error) {
 	j := &job{Builder: b, Build: req, out: newPrinter(w, req.Config)}
 	img, err := j.run(ctx)
@@ -214,7 +216,7 @@ func (j *job) run(ctx context.Context) (mesh.Image, error) {
 	}
 	var img mesh.Image
 	if bk == nil && j.df.managed {
-		return mesh.Image{}, mesh.Errorf(mesh.Unavailable, "this engine has no BuildKit, which a build without a Dockerfile needs").WithHint("add a Dockerfile to the repository")
+		return mesh.Image{}, mesh.Errorf(mesh.Unavailable, "this engine has no BuildKit; a build without a Dockerfile needs it").WithHint("add a Dockerfile to the repository")
 	} else if bk == nil {
 		j.out.warn("this engine has no BuildKit: RUN --mount, heredocs and secrets do not work")
 		img, err = j.classic(ctx)
@@ -242,7 +244,7 @@ func (j *job) run(ctx context.Context) (mesh.Image, error) {
 	return img, nil
 }
 
-// command is what a person types to build the same with docker.
+// command is the docker command line that builds the same.
 func (j *job) command() string {
 	words := []string{"docker build"}
 	if j.df.path != mesh.DefaultDockerfile {
@@ -281,27 +283,27 @@ func (j *job) labels() map[string]string {
 	return l
 }
 
-// warn tells what is not as it seems.
+// warn prints warnings about the tree and the Dockerfile.
 func (j *job) warn() {
 	for _, e := range j.files.entries {
 		if e.Module != "" {
-			j.out.warn(fmt.Sprintf("submodule %s is not fetched", e.Path))
+			j.out.warn(fmt.Sprintf("submodule %s was not fetched", e.Path))
 		}
 	}
 	if n, names := j.files.lfsPointers(); n > 0 {
 		if n > len(names) {
 			names = append(names, "…")
 		}
-		j.out.warn(fmt.Sprintf("%d files are Git LFS pointers, whose content is not fetched: %s", n, strings.Join(names, ", ")))
+		j.out.warn(fmt.Sprintf("%d files are Git LFS pointers without their content: %s", n, strings.Join(names, ", ")))
 	}
 	for _, name := range j.df.args {
 		if _, given := j.args[name]; given && telling(name) {
-			j.out.warn(fmt.Sprintf("ARG %s: its value can be read from the image; better use RUN --mount=type=secret,id=%s", name, name))
+			j.out.warn(fmt.Sprintf("ARG %s: anyone can read its value from the image; use RUN --mount=type=secret,id=%s", name, name))
 		}
 	}
 }
 
-// Tag gives the image with this ID one more name.
+// Tag adds a name to the image with this ID.
 func (b *Builder) Tag(ctx context.Context, imageID, ref string) error {
 	err := b.cli.ImageTag(ctx, imageID, ref)
 	if errdefs.IsNotFound(err) {
@@ -310,7 +312,7 @@ func (b *Builder) Tag(ctx context.Context, imageID, ref string) error {
 	return b.fault(ctx, "tag "+ref, err)
 }
 
-// Present tells whether the image is still in the engine.
+// Present reports whether the image is still in the engine.
 func (b *Builder) Present(ctx context.Context, imageID string) (bool, error) {
 	_, err := b.cli.ImageInspect(ctx, imageID)
 	if errdefs.IsNotFound(err) {
@@ -319,8 +321,8 @@ func (b *Builder) Present(ctx context.Context, imageID string) (bool, error) {
 	return err == nil, b.fault(ctx, "inspect "+imageID, err)
 }
 
-// fault makes of the engine's error what a caller can choose by: Cancelled when
-// ctx has ended, Unavailable when the engine is away or out of disk.
+// fault turns an error of the engine into a kind that callers can test for:
+// Cancelled if ctx has ended, Unavailable if the engine is down or its disk full.
 func (b *Builder) fault(ctx context.Context, doing string, err error) error {
 	var known *mesh.Error
 	switch {
@@ -350,11 +352,11 @@ func (b *Builder) away(err error) *mesh.Error {
 func diskFull(err error) *mesh.Error {
 	return &mesh.Error{
 		Kind: mesh.Unavailable, Text: "the server's disk is full",
-		Hint: "free some on the server, e.g. with: docker system df; docker builder prune", Err: err,
+		Hint: "free disk space on the server, e.g. with: docker system df; docker builder prune", Err: err,
 	}
 }
 
-// away tells whether the connection, not the request, is what failed.
+// away reports whether the connection failed, not the request.
 func away(err error) bool {
 	return client.IsErrConnectionFailed(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNREFUSED)

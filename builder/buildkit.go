@@ -29,14 +29,14 @@ import (
 )
 
 const (
-	dialTimeout = 10 * time.Second // for finding out whether there is a BuildKit
+	dialTimeout = 10 * time.Second // to find out whether there is a BuildKit
 	killTimeout = 10 * time.Second // for a cancelled step; another build may run the same one
 )
 
-// dial reaches the BuildKit inside the engine, over POST /grpc upgraded to h2c.
-// From v29 on the engine speaks HTTP/2 on its socket as well and calls /grpc
-// deprecated. The session goes over the same connection. It returns nil when the
-// engine is there and has no BuildKit.
+// dial connects to the BuildKit inside the engine, over POST /grpc upgraded to h2c.
+// From v29 on, the engine also speaks HTTP/2 on its socket and calls /grpc
+// deprecated. The session uses the same connection. dial returns nil if the engine
+// answers and has no BuildKit.
 func (b *Builder) dial(ctx context.Context) (*bkclient.Client, error) {
 	bk, err := bkclient.New(ctx, "", bkclient.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 		conn, err := b.cli.DialHijack(ctx, "/grpc", "h2c", nil)
@@ -68,8 +68,8 @@ func (b *Builder) dial(ctx context.Context) (*bkclient.Client, error) {
 func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, error) {
 	attrs := map[string]string{
 		"filename": j.df.path,
-		// A local image serves without a registry being asked, which v29 does by
-		// default, for as long as DNS takes to fail.
+		// Use a local image without asking a registry. v29 asks by default, and then
+		// waits until DNS fails.
 		"image-resolve-mode": "local",
 	}
 	if mesh.Is(j.Settings.Pull) {
@@ -79,18 +79,19 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		attrs["target"] = j.Settings.Target
 	}
 	if j.NoCache {
-		attrs["no-cache"] = "" // forgets cache mounts, too
+		attrs["no-cache"] = "" // also forgets cache mounts
 	}
 	if j.group.parent != "" {
 		attrs["cgroup-parent"] = j.group.parent
 	}
 	if ref, stock := j.df.syntax(); stock {
-		attrs["cmdline"] = ref // the frontend takes itself for the one asked for
+		attrs["cmdline"] = ref // otherwise the frontend would look for itself
 	}
 	for k, v := range j.args {
 		attrs["build-arg:"+k] = v
 	}
-	// Cache mounts are a stack's own: what one leaves there would be run by another.
+	// Cache mounts belong to one stack: otherwise another stack would run what one
+	// leaves there.
 	attrs["build-arg:BUILDKIT_CACHE_MOUNT_NS"] = j.cacheSpace()
 	for k, v := range j.labels() {
 		attrs["label:"+k] = v
@@ -114,9 +115,9 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		delete(mounts, "context")
 	}
 	export := bkclient.ExportEntry{Type: bkclient.ExporterImage, Attrs: map[string]string{}}
-	export.Type = "moby" // with "image" v29 makes one without a name
+	export.Type = "moby" // with "image", v29 makes an image without a name
 	if len(j.Tags) > 0 {
-		export.Attrs["name"] = strings.Join(j.Tags, ",") // an empty one is an invalid reference
+		export.Attrs["name"] = strings.Join(j.Tags, ",") // an empty name is an invalid reference
 	}
 
 	render := newRenderer(j.out)
@@ -133,12 +134,12 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		same   *image.Summary
 	)
 	res, err := bk.Build(ctx, bkclient.SolveOpt{
-		// BuildKit keeps the last context of each key, and asks for the difference.
+		// BuildKit keeps the last context of each key and asks for the difference.
 		SharedKey:     j.server + "/" + string(j.Stack),
 		FrontendAttrs: attrs, LocalMounts: mounts, Session: attach, Exports: []bkclient.ExportEntry{export},
 	}, "mesh", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
 		if caps := c.BuildOpts().LLBCaps; j.group.parent != "" && caps.Supports(pb.CapExecMetaCgroupParent) != nil {
-			j.unlimited(ctx, errors.New("the engine cannot put builds into "+Slice+": use Docker 23 or later, or \"exec-opts\": [\"native.cgroupdriver=cgroupfs\"] in /etc/docker/daemon.json"))
+			j.unlimited(ctx, errors.New("the engine cannot run builds in "+Slice+": use Docker 23 or later, or \"exec-opts\": [\"native.cgroupdriver=cgroupfs\"] in /etc/docker/daemon.json"))
 		}
 		caps := engineCaps{c.BuildOpts().LLBCaps}
 		if failed = j.df.checkFlags(caps); failed != nil {
@@ -197,16 +198,16 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 	if err != nil {
 		return mesh.Image{}, j.explain(ctx, err, render, lines)
 	}
-	// Not "containerimage.config.digest": where the engine keeps images in
-	// containerd, an image's ID is the digest of its manifest.
+	// Not "containerimage.config.digest": if the engine keeps images in containerd,
+	// an image's ID is the digest of its manifest.
 	img.ID = res.ExporterResponse[exptypes.ExporterImageDigestKey]
 	img.Work = render.work()
 	return img, nil
 }
 
-// awaitKilled returns when no step of the build runs any more. BuildKit gives up
-// a cancelled build at once and kills its steps afterwards, 10 to 250 ms later;
-// until then a step's file system is listed as in use, under its command.
+// awaitKilled returns when no step of the build is running. BuildKit gives up a
+// cancelled build at once and kills its steps 10 to 250 ms later; until then it
+// lists a step's file system as in use, with its command.
 func (j *job) awaitKilled(ctx context.Context, bk *bkclient.Client, r *renderer, lines *lineRecorder) {
 	waiting := lines.commands(r)
 	if len(waiting) == 0 {
@@ -219,7 +220,7 @@ func (j *job) awaitKilled(ctx context.Context, bk *bkclient.Client, r *renderer,
 	for {
 		list, err := bk.DiskUsage(ctx)
 		if err != nil {
-			j.log.WarnContext(ctx, "cannot tell whether a cancelled step has ended", "stack", j.Stack, "err", err)
+			j.log.WarnContext(ctx, "cannot check that a cancelled step has ended", "stack", j.Stack, "err", err)
 			return
 		}
 		if !slices.ContainsFunc(list, func(u *bkclient.UsageInfo) bool {
@@ -235,9 +236,8 @@ func (j *job) awaitKilled(ctx context.Context, bk *bkclient.Client, r *renderer,
 	}
 }
 
-// strip takes out of the image's config what mesh does not honour, and sets the
-// user where one is given. An image without VOLUMEs makes no anonymous volumes for
-// anyone.
+// strip removes the parts of the image's config that mesh ignores, and sets the user
+// if one is given. An image without VOLUMEs makes no anonymous volumes for anyone.
 func strip(r *gateway.Result, user string) error {
 	for k, v := range r.Metadata {
 		if k != exptypes.ExporterImageConfigKey && !strings.HasPrefix(k, exptypes.ExporterImageConfigKey+"/") {
@@ -269,7 +269,7 @@ func strip(r *gateway.Result, user string) error {
 	return nil
 }
 
-// hasShell tells whether a file system has an executable /bin/sh; stat does not
+// hasShell reports whether a file system has an executable /bin/sh; stat does not
 // follow links.
 func hasShell(stat func(p string) (fs.FileMode, string, error)) bool {
 	p := "/bin/sh"
@@ -289,8 +289,8 @@ func hasShell(stat func(p string) (fs.FileMode, string, error)) bool {
 	return false
 }
 
-// lineRecorder notes from which line of the Dockerfile each step comes, which
-// old engines do not tell, and what it executes.
+// lineRecorder notes what each step executes, and the line of the Dockerfile that it
+// comes from, which old engines do not report.
 type lineRecorder struct {
 	gateway.Client
 	mu    sync.Mutex
@@ -327,7 +327,7 @@ func (r *lineRecorder) record(def *pb.Definition) {
 	}
 }
 
-// line returns 0 when it is not known.
+// line returns 0 if the line is unknown.
 func (r *lineRecorder) line(d digest.Digest) int {
 	if r == nil {
 		return 0
@@ -337,7 +337,7 @@ func (r *lineRecorder) line(d digest.Digest) int {
 	return r.at[d]
 }
 
-// commands are those of the steps that have begun and were not seen to end well.
+// commands returns those of the steps that have begun and were not seen to succeed.
 func (r *lineRecorder) commands(render *renderer) (list []string) {
 	if r == nil {
 		return nil

@@ -14,18 +14,17 @@ import (
 	"mesh"
 )
 
-// mesh brings the newest Dockerfile frontend to whatever engine there is. An old
-// engine reads what it knows of an operation and drops the rest: "COPY --exclude"
-// copies everything, without a word (moby/buildkit#4720). So each field of each
-// operation is looked up here, and what the engine does not say it can is refused
-// before anything is built.
+// mesh brings the newest Dockerfile frontend to any engine. An old engine reads the
+// fields of an operation that it knows and silently drops the rest: "COPY --exclude"
+// copies everything (moby/buildkit#4720). So every field of every operation is
+// looked up here, and the build is refused, before it starts, if the engine does not
+// list the capability.
 
-// engineCaps is what an engine says it can.
+// engineCaps are the capabilities that an engine lists.
 type engineCaps struct{ set apicaps.CapSet }
 
-// has tells whether an engine has a capability. None says that it has that of
-// symbolic modes, which its list leaves out; gc.freespacefilter came with it, in
-// BuildKit v0.17.
+// has reports whether an engine has a capability. No engine lists the one for
+// symbolic modes; gc.freespacefilter came with it, in BuildKit v0.17.
 func (c engineCaps) has(id apicaps.CapID) bool {
 	if id == pb.CapFileCopyModeStringFormat {
 		id = pb.CapGCFreeSpaceFilter
@@ -33,9 +32,9 @@ func (c engineCaps) has(id apicaps.CapID) bool {
 	return c.set.Contains(id)
 }
 
-// dockerOf is from which Docker on a capability is there. Those that it lacks are
-// in Docker 20.10. From the tags of moby/buildkit and vendor.mod of moby/moby: 23.0
-// has BuildKit v0.10, 24.0 v0.11, 25.0 v0.12, 26.0 v0.13, 27.0 v0.14, 27.4 v0.17, 28.0
+// dockerOf is the first Docker with a capability. Those that are not listed are in
+// Docker 20.10. From the tags of moby/buildkit and vendor.mod of moby/moby: 23.0 has
+// BuildKit v0.10, 24.0 v0.11, 25.0 v0.12, 26.0 v0.13, 27.0 v0.14, 27.4 v0.17, 28.0
 // v0.20, 28.1 v0.21, 28.2 v0.22, 28.4 v0.24, 28.5 v0.25, 29.1 v0.26.
 var dockerOf = map[apicaps.CapID]string{
 	pb.CapFileCopyIncludeExcludePatterns: "23", pb.CapSourceGitSubdir: "23", pb.CapSourceLocalDiffer: "23",
@@ -55,18 +54,18 @@ var dockerOf = map[apicaps.CapID]string{
 	pb.CapExecMetaNetworkProxy: newest, pb.CapPassthroughOp: newest,
 }
 
-// newest stands for what no Docker had when this was written.
+// newest stands for capabilities that no Docker had when this was written.
 const newest = ""
 
-// need is what a field of an operation asks of the engine.
+// need is the capability that a field of an operation needs.
 type need struct {
-	capability apicaps.CapID // empty: nothing that Docker 20.10 does not have
-	feature    string        // as a Dockerfile has it
+	capability apicaps.CapID // empty: Docker 20.10 is enough
+	feature    string        // as written in a Dockerfile
 }
 
 // needs has a row for each field of each message of an operation, by MESSAGE.FIELD,
-// and for each value of an enum but the first, by ENUM.VALUE. The attributes of
-// sources are fields here, too.
+// and for each value of an enum but the first, by ENUM.VALUE. Attributes of sources
+// count as fields.
 var needs = map[string]need{
 	"Op.inputs": {}, "Op.exec": {}, "Op.source": {}, "Op.file": {}, "Op.build": {}, "Op.platform": {}, "Op.constraints": {},
 	"Op.merge": {pb.CapMergeOp, "--link"}, "Op.diff": {pb.CapDiffOp, "a difference of layers"}, "Op.passthrough": {pb.CapPassthroughOp, "an operation of several results"},
@@ -80,7 +79,7 @@ var needs = map[string]need{
 	"Meta.args": {}, "Meta.env": {}, "Meta.cwd": {}, "Meta.user": {}, "Meta.proxy_env": {}, "Meta.extraHosts": {}, "Meta.hostname": {},
 	"Meta.ulimit":       {pb.CapExecMetaUlimit, "a ulimit"},
 	"Meta.cgroupParent": {pb.CapExecMetaCgroupParent, "a control group"},
-	// Set in each step; without it an empty folder of a mount may stay in the image.
+	// Set in each step. Without it an empty mount folder may stay in the image.
 	"Meta.removeMountStubsRecursive": {},
 	"Meta.validExitCodes":            {pb.CapExecValidExitCode, "other exit codes than 0"},
 	"HostIP.Host":                    {}, "HostIP.IP": {}, "Ulimit.Name": {}, "Ulimit.Soft": {}, "Ulimit.Hard": {},
@@ -109,7 +108,7 @@ var needs = map[string]need{
 	pb.AttrGitSignatureVerifyIgnoreSignedTag:  {pb.CapSourceGitSignatureVerify, "a signature of a git repository"},
 	pb.AttrLocalSessionID:                     {}, pb.AttrLocalUniqueID: {}, pb.AttrIncludePatterns: {}, pb.AttrFollowPaths: {}, pb.AttrExcludePatterns: {}, pb.AttrSharedKeyHint: {},
 	pb.AttrMetadataTransfer: {pb.CapSourceMetadataTransfer, "a tree without its files"}, pb.AttrMetadataTransferExclude: {pb.CapSourceMetadataTransfer, "a tree without its files"},
-	// It only saves time: how the file sync finds out what has changed.
+	// It only saves time: it selects how the file sync finds changes.
 	pb.AttrLocalDiffer:           {},
 	pb.AttrLLBDefinitionFilename: {},
 	pb.AttrHTTPChecksum:          {}, pb.AttrHTTPFilename: {}, pb.AttrHTTPPerm: {}, pb.AttrHTTPUID: {}, pb.AttrHTTPGID: {},
@@ -132,8 +131,8 @@ var needs = map[string]need{
 	"FileActionCopy.exclude_patterns":               {pb.CapFileCopyIncludeExcludePatterns, "--exclude"},
 	"FileActionCopy.alwaysReplaceExistingDestPaths": {pb.CapFileCopyAlwaysReplaceExistingDestPaths, "a folder over a file"},
 	"FileActionCopy.modeStr":                        {pb.CapFileCopyModeStringFormat, "--chmod with letters"},
-	// Only an error for a path that is missing below --parents: without it, nothing is
-	// copied that should not be.
+	// This is only an error for a missing path below --parents. Without it nothing
+	// is copied that should not be.
 	"FileActionCopy.required_paths": {},
 	"FileActionMkFile.path":         {}, "FileActionMkFile.mode": {}, "FileActionMkFile.data": {}, "FileActionMkFile.owner": {}, "FileActionMkFile.timestamp": {},
 	"FileActionSymlink.oldpath": {}, "FileActionSymlink.newpath": {}, "FileActionSymlink.owner": {}, "FileActionSymlink.timestamp": {},
@@ -145,7 +144,7 @@ var needs = map[string]need{
 	"PassthroughOp.id": {}, "PassthroughOp.outputs": {},
 }
 
-// usesOf calls fn for each field that is set in an operation, by its name in needs.
+// usesOf calls fn for each field that an operation sets, with its name in needs.
 func usesOf(m protoreflect.Message, fn func(name string)) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		name := string(m.Descriptor().Name()) + "." + string(f.Name())
@@ -185,8 +184,8 @@ func usesOf(m protoreflect.Message, fn func(name string)) {
 	})
 }
 
-// check refuses an operation that the engine would not do as it is written. line is
-// where it is in the Dockerfile; 0: nobody knows.
+// check refuses an operation that the engine would not do as written. line is its
+// line in the Dockerfile, 0 if unknown.
 func (m marked) check(op *pb.Op, meta *pb.OpMetadata, line int) error {
 	var missing []need
 	usesOf(op.ProtoReflect(), func(name string) {
@@ -210,11 +209,11 @@ func (m marked) check(op *pb.Op, meta *pb.OpMetadata, line int) error {
 	return m.job.df.unsupported(line, missing[0])
 }
 
-// harmlessCaps are those without which a build comes out the same.
+// harmlessCaps do not change the result of a build.
 var harmlessCaps = map[apicaps.CapID]bool{pb.CapFileCopyRequiredPaths: true, pb.CapSourceLocalDiffer: true, pb.CapMetaDescription: true, pb.CapMetaExportCache: true}
 
-// checkFlags refuses what the frontend itself leaves out for an old engine, without a
-// word.
+// checkFlags refuses flags that the frontend itself silently drops for an old
+// engine.
 func (d *dockerfile) checkFlags(caps engineCaps) error {
 	for _, n := range d.nodes() {
 		for _, f := range n.Flags {
@@ -226,7 +225,7 @@ func (d *dockerfile) checkFlags(caps engineCaps) error {
 	return nil
 }
 
-// nodes are the instructions.
+// nodes returns the instructions.
 func (d *dockerfile) nodes() []*parser.Node {
 	res, err := parser.Parse(strings.NewReader(string(d.text)))
 	if err != nil {
@@ -235,9 +234,9 @@ func (d *dockerfile) nodes() []*parser.Node {
 	return res.AST.Children
 }
 
-// unsupported says which instruction needs a later Docker.
+// unsupported is the error that names the instruction and the Docker that it needs.
 func (d *dockerfile) unsupported(line int, n need) error {
-	what, where, hint := n.feature, d.shown+": ", "update Docker on the server, or write it in another way"
+	what, where, hint := n.feature, d.shown+": ", "update Docker on the server, or rewrite the instruction without it"
 	if line > 0 {
 		where = fmt.Sprintf("%s:%d: ", d.shown, line)
 	}
@@ -258,11 +257,11 @@ func (d *dockerfile) unsupported(line int, n need) error {
 		}
 		switch {
 		case n.capability == pb.CapFileCopyModeStringFormat && flag("--chmod") != "":
-			what, hint = flag("--chmod"), "update Docker on the server, or give the mode as a number, such as --chmod=644"
+			what, hint = flag("--chmod"), "update Docker on the server, or write the mode as a number: --chmod=644"
 		case what == "--parents":
-			hint = "update Docker on the server, or copy each folder by its name"
+			hint = "update Docker on the server, or copy each folder by name"
 		case what == "--exclude":
-			hint = "update Docker on the server, or leave the files out in .dockerignore"
+			hint = "update Docker on the server, or exclude the files in .dockerignore"
 		case n.capability == pb.CapExecSecretEnv:
 			hint = "update Docker on the server, or read the file: RUN --mount=type=secret,id=NAME NAME=$(cat /run/secrets/NAME) COMMAND"
 		}
@@ -276,13 +275,13 @@ func (d *dockerfile) unsupported(line int, n need) error {
 	return &refusal{mesh.Errorf(mesh.Failed, "%s%s needs %s on the server", where, what, version).WithHint("%s", hint)}
 }
 
-// refusal is what a build is refused for before the engine is asked.
+// refusal is the reason why a build was refused before the engine was asked.
 type refusal struct{ told *mesh.Error }
 
-// Error is what people are told.
+// Error is the text that people see.
 func (r *refusal) Error() string { return r.told.Error() }
 
-// locate is the line in the Dockerfile of an operation; 0: it does not tell.
+// locate is the line of an operation in the Dockerfile, 0 if unknown.
 func locate(def *pb.Definition, d string) int {
 	for _, l := range def.GetSource().GetLocations()[d].GetLocations() {
 		for _, r := range l.Ranges {

@@ -109,13 +109,13 @@ func TestBuild_RefusesWhatTheEngineWouldDrop(t *testing.T) {
 	for _, c := range []struct{ line, capability, text, hint string }{
 		{"COPY --exclude=*.log src/ /s/", "file.copy.includeexcludepatterns", "COPY --exclude needs Docker 23 or later on the server", ".dockerignore"},
 		{"ADD --exclude=*.log src/ /s/", "file.copy.includeexcludepatterns", "ADD --exclude needs Docker 23 or later on the server", ".dockerignore"},
-		{"COPY --parents s*/**/*.txt /p/", "file.copy.includeexcludepatterns", "COPY --parents needs Docker 23 or later on the server", "by its name"},
+		{"COPY --parents s*/**/*.txt /p/", "file.copy.includeexcludepatterns", "COPY --parents needs Docker 23 or later on the server", "by name"},
 		{"COPY --chmod=u=rwX,go=r src/s.txt /c", "gc.freespacefilter", "COPY --chmod=u=rwX,go=r needs Docker 27.4 or later on the server", "--chmod=644"},
 		{"RUN --mount=type=secret,id=A,env=A true", "exec.secretenv", "RUN --mount=type=secret,env= needs Docker 23 or later on the server", "/run/secrets/NAME"},
 		{"RUN --mount=type=tmpfs,target=/t,size=1m true", "exec.mount.tmpfs.size", "RUN --mount=type=tmpfs,size= needs Docker 23 or later on the server", "update Docker"},
 		{"RUN --device=vendor.com/gpu=gpu1,required=false true", "exec.meta.cdi", "RUN --device needs Docker 28 or later on the server", "update Docker"},
 		{"COPY --link src/s.txt /l", "", "", ""},
-		{"COPY --parents src/s.txt /l/", "file.copy.includeexcludepatterns", "COPY --parents needs Docker 23 or later on the server", "by its name"},
+		{"COPY --parents src/s.txt /l/", "file.copy.includeexcludepatterns", "COPY --parents needs Docker 23 or later on the server", "by name"},
 		{"COPY --chmod=640 --chown=1:1 src/s.txt /l", "", "", ""},
 		{"RUN --mount=type=tmpfs,target=/t --network=none true", "", "", ""},
 	} {

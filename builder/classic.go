@@ -22,9 +22,9 @@ import (
 
 var classicStep = regexp.MustCompile(`^Step (\d+)/(\d+) : (.*)`)
 
-// classic is for engines without BuildKit: one step after the other, no mounts
-// in RUN, no heredocs. It cannot leave out VOLUME and EXPOSE: removing containers
-// with their volumes has to do.
+// classic is for engines without BuildKit: it runs one step after the other, without
+// mounts in RUN and without heredocs. It cannot leave out VOLUME and EXPOSE;
+// instead, containers are removed with their volumes.
 func (j *job) classic(ctx context.Context) (mesh.Image, error) {
 	ignore, err := j.df.matcher(j.files)
 	if err != nil {
@@ -85,16 +85,15 @@ func (j *job) classic(ctx context.Context) (mesh.Image, error) {
 	}
 	r.flush(s)
 	if img.ID == "" {
-		return mesh.Image{}, &mesh.Error{Kind: mesh.Unavailable, Text: "the Docker Engine went away during the build", Hint: "push again"}
+		return mesh.Image{}, &mesh.Error{Kind: mesh.Unavailable, Text: "the Docker Engine stopped during the build", Hint: "push again"}
 	}
 	img.Shell, err = j.shellIn(ctx, img.ID)
 	return img, err
 }
 
-// sent is what the old builder has to be given beside the tree: it takes the
-// Dockerfile from there. One that the ignore file leaves out is taken away again by
-// the engine when it has read it, if a .dockerignore says so; one that leaves itself
-// out goes too.
+// sent is what the old builder needs besides the tree: it takes the Dockerfile from
+// there. If a .dockerignore excludes the Dockerfile or itself, the engine removes it
+// after reading it.
 func (d *dockerfile) sent(f *files, ignore *patternmatcher.PatternMatcher) map[string][]byte {
 	if out, err := ignore.MatchesOrParentMatches(d.path); err != nil || !out {
 		return nil
@@ -109,7 +108,7 @@ func (d *dockerfile) sent(f *files, ignore *patternmatcher.PatternMatcher) map[s
 	return sent
 }
 
-// classicOutput shows what the classic builder prints as the renderer would.
+// classicOutput prints the classic builder's output in the renderer's form.
 func (j *job) classicOutput(r *renderer, s *step, text string) *step {
 	line := strings.TrimRight(text, "\n")
 	if m := classicStep.FindStringSubmatch(line); m != nil {
@@ -148,7 +147,7 @@ func (j *job) classicFault(s *step, text string) error {
 	return e
 }
 
-// shellIn looks into an image by a container that is never started.
+// shellIn inspects an image through a container that is never started.
 func (j *job) shellIn(ctx context.Context, image string) (bool, error) {
 	c, err := j.cli.ContainerCreate(ctx, &container.Config{Image: image, Cmd: []string{"none"}, Labels: map[string]string{labelServer: j.server}},
 		&container.HostConfig{NetworkMode: "none"}, &network.NetworkingConfig{}, nil, "")

@@ -15,10 +15,10 @@ import (
 	"mesh"
 )
 
-// Collect removes the images of a stack whose IDs keep does not have: those
-// tagged mesh/<stack>:… that this server made, and those it made for the stack
-// that have lost their tags, which their seal shows. It leaves what a container uses, and the tags that
-// others gave.
+// Collect removes the images of a stack whose IDs are not in keep: those tagged
+// mesh/<stack>:… that this server made, and those it made for the stack that have
+// lost their tags, which their seal proves. It keeps images that a container uses,
+// and tags that others set.
 func (b *Builder) Collect(ctx context.Context, stack mesh.StackName, keep map[string]bool) error {
 	used, err := b.used(ctx)
 	if err != nil {
@@ -46,8 +46,8 @@ func (b *Builder) Collect(ctx context.Context, stack mesh.StackName, keep map[st
 	return nil
 }
 
-// Rename gives the images that this server has tagged mesh/<from>:… the same tags
-// below mesh/<to>, and takes the old ones away. It may be called again.
+// Rename gives the images that this server tagged mesh/<from>:… the same tags below
+// mesh/<to>, and removes the old tags. It may be called again.
 func (b *Builder) Rename(ctx context.Context, from, to mesh.StackName) error {
 	found, err := b.cli.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(
 		filters.Arg("reference", "mesh/"+string(from)), filters.Arg("label", labelServer+"="+b.server))})
@@ -71,8 +71,8 @@ func (b *Builder) Rename(ctx context.Context, from, to mesh.StackName) error {
 	return nil
 }
 
-// Stacks names the stacks that this server has images of, by the images' names and not
-// by what a label says of a stack: labels come with images that others made.
+// Stacks returns the stacks that this server has images of, by the names of the
+// images. Labels do not count: images made by others may have any.
 func (b *Builder) Stacks(ctx context.Context) ([]mesh.StackName, error) {
 	found, err := b.cli.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(
 		filters.Arg("reference", "mesh/*"), filters.Arg("label", labelServer+"="+b.server))})
@@ -92,9 +92,9 @@ func (b *Builder) Stacks(ctx context.Context) ([]mesh.StackName, error) {
 	return slices.Sorted(maps.Keys(seen)), nil
 }
 
-// Sweep removes the images that this server has made and keep does not want, of
-// whatever stack, and returns them. What a container uses stays, and so do names that
-// others gave. With dry nothing is removed.
+// Sweep removes the images of all stacks that this server made and keep rejects, and
+// returns them. Images that a container uses stay, and so do names that others set.
+// With dry, Sweep removes nothing.
 func (b *Builder) Sweep(ctx context.Context, keep func(stack mesh.StackName, id string) bool, dry bool) (gone []mesh.Garbage, err error) {
 	used, err := b.used(ctx)
 	if err != nil {
@@ -118,7 +118,7 @@ func (b *Builder) Sweep(ctx context.Context, keep func(stack mesh.StackName, id 
 			g.Refs, named = append(g.Refs, ref), append(named, mesh.StackName(stack))
 			wanted = wanted || keep(mesh.StackName(stack), i.ID) // of a promoted image
 		}
-		// Its labels may be somebody else's words, its names are mesh's.
+		// Others may have written its labels, but its names are mesh's.
 		if wanted || len(g.Refs) == 0 && (others || !b.sealed(i.Labels)) {
 			continue
 		}
@@ -126,7 +126,7 @@ func (b *Builder) Sweep(ctx context.Context, keep func(stack mesh.StackName, id 
 			g.Stack = named[0]
 		}
 		if others {
-			g.Size = 0 // it stays, and only loses mesh's names
+			g.Size = 0 // the image stays and only loses mesh's names
 		}
 		if !dry {
 			if err := b.collect(ctx, i.ID, "mesh/"); err != nil {
@@ -138,14 +138,15 @@ func (b *Builder) Sweep(ctx context.Context, keep func(stack mesh.StackName, id 
 	return gone, nil
 }
 
-// named tells whether an image has a name; old engines say "<none>:<none>" of others.
+// named reports whether an image has a name; old engines list "<none>:<none>" for
+// those without.
 func named(i image.Summary) bool {
 	return slices.ContainsFunc(i.RepoTags, func(ref string) bool { return ref != "<none>:<none>" })
 }
 
-// collect takes the tags away first and then what is left. An engine with
-// images in containerd removes nothing by ID that has tags; others remove the
-// image with its last tag.
+// collect removes the tags first, and then the rest. An engine that keeps images in
+// containerd removes nothing by ID that has tags; others remove an image with its
+// last tag.
 func (b *Builder) collect(ctx context.Context, id, ours string) error {
 	in, err := b.cli.ImageInspect(ctx, id)
 	if errdefs.IsNotFound(err) {
@@ -169,14 +170,14 @@ func (b *Builder) collect(ctx context.Context, id, ours string) error {
 	return b.removeImage(ctx, id)
 }
 
-// removeImage does not force: what a container uses stays (a conflict).
+// removeImage does not force: an image that a container uses stays (a conflict).
 func (b *Builder) removeImage(ctx context.Context, ref string) error {
 	_, err := b.cli.ImageRemove(ctx, ref, image.RemoveOptions{PruneChildren: true})
 	if err == nil || errdefs.IsNotFound(err) {
 		return nil
 	}
 	if errdefs.IsConflict(err) {
-		b.log.DebugContext(ctx, "image stays", "image", ref, "err", err)
+		b.log.DebugContext(ctx, "image kept", "image", ref, "err", err)
 		return nil
 	}
 	return err

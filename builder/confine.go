@@ -13,28 +13,28 @@ import (
 	"github.com/docker/docker/api/types/system"
 )
 
-// BuildKit has no limits of its own: its steps are put into a control group that has
-// them. They cannot be given to the engine for each build, and it takes the rights of
-// root to set them; who only uses the engine sees whether they are set.
+// BuildKit has no limits of its own: its steps run in a control group that has them.
+// The engine does not accept limits per build, and setting them needs root; a
+// process that only uses the engine can check whether they are set.
 //
-// BuildKit in the engine lets runc write control groups itself, whatever the engine's
-// own driver is (executor/runcexecutor of moby/buildkit starts it without
-// --systemd-cgroup). With the driver "cgroupfs" they are below /docker/buildkit. With
-// "systemd" its parent, "system.slice:docker:", is a name that only runc's systemd
-// driver understands: the groups get that for a name, in a place of their own each
-// (cmd/dockerd newCgroupParent, moby/buildkit executor/oci/spec.go). A parent that is
-// asked for is taken as a path, from Docker 23 on.
+// BuildKit in the engine lets runc write control groups itself, whatever the
+// engine's own driver is (executor/runcexecutor of moby/buildkit starts it without
+// --systemd-cgroup). With the driver "cgroupfs" they are below /docker/buildkit.
+// With "systemd" the parent, "system.slice:docker:", is a name that only runc's
+// systemd driver understands: each step gets a control group of that literal name
+// (cmd/dockerd newCgroupParent, moby/buildkit executor/oci/spec.go). A requested
+// parent is used as a path, from Docker 23 on.
 
-// cgroup is where the steps of builds are.
+// cgroup is the control group of the build steps.
 type cgroup struct {
 	path string // below the root of a hierarchy
-	// What BuildKit, and the engine's own builder, have to be asked for to put steps
-	// there; empty: nothing.
+	// The parent to request from BuildKit, and from the engine's own builder, so
+	// that steps run there; empty: none.
 	parent, classic string
 }
 
-// Slice is the unit of systemd that limits builds, if the engine leaves control groups
-// to systemd.
+// Slice is the systemd unit that limits builds, if systemd manages the engine's
+// control groups.
 const Slice = "mesh-build.slice"
 
 var (
@@ -42,12 +42,12 @@ var (
 	bySystemd = cgroup{path: "mesh.slice/" + Slice, parent: "/mesh.slice/" + Slice, classic: Slice}
 )
 
-// cgroupRoot is where control groups are.
+// cgroupRoot is the root of the control groups.
 const cgroupRoot = "/sys/fs/cgroup"
 
-// Confine limits the memory and the processes of all builds together, as Options say.
-// It takes the rights of root, and the limits stay until the machine is started anew. A
-// server without these rights needs it to be done before.
+// Confine limits the memory and the processes of all builds together, as set in
+// Options. It needs root, and the limits last until the machine restarts. A server
+// that does not run as root relies on it having been run.
 func (b *Builder) Confine(ctx context.Context) error {
 	g, err := b.cgroup(ctx)
 	if err != nil {
@@ -59,8 +59,8 @@ func (b *Builder) Confine(ctx context.Context) error {
 	return b.write(cgroupRoot, g.path)
 }
 
-// limit makes sure that builds are limited and returns where, or says in the log, once,
-// why they are not.
+// limit makes sure that builds are limited and returns their control group. If they
+// are not, it logs the reason once.
 func (b *Builder) limit(ctx context.Context) cgroup {
 	if g := b.group.Load(); g != nil {
 		return *g
@@ -83,7 +83,8 @@ func (b *Builder) unlimited(ctx context.Context, err error) {
 	b.warned.Do(func() { b.log.WarnContext(ctx, "memory and processes of builds are not limited", "err", err) })
 }
 
-// cgroup finds out where the engine's steps are, or have to be put.
+// cgroup returns the control group that the engine's steps are in, or must be put
+// in.
 func (b *Builder) cgroup(ctx context.Context) (cgroup, error) {
 	if !strings.HasPrefix(b.cli.DaemonHost(), "unix:") {
 		return cgroup{}, errors.New("the engine is on another machine")
@@ -98,7 +99,7 @@ func (b *Builder) cgroup(ctx context.Context) (cgroup, error) {
 func cgroupOf(info system.Info) (cgroup, error) {
 	for _, o := range info.SecurityOptions {
 		if strings.HasPrefix(o, "name=rootless") {
-			return cgroup{}, errors.New("the engine is without the rights of root, and so are the control groups of its steps")
+			return cgroup{}, errors.New("the engine is rootless, and so are the control groups of its steps")
 		}
 	}
 	switch info.CgroupDriver {
@@ -107,11 +108,11 @@ func cgroupOf(info system.Info) (cgroup, error) {
 	case "systemd":
 		return bySystemd, nil
 	}
-	return cgroup{}, fmt.Errorf("the engine's steps are in no control group that can be known: its driver is %q", info.CgroupDriver)
+	return cgroup{}, fmt.Errorf("cannot determine the control group of the engine's steps: its driver is %q", info.CgroupDriver)
 }
 
-// slice sets the limits by systemd, which makes the slice when there is none. systemctl
-// reaches it without a bus, too.
+// slice sets the limits through systemd, which creates the slice if needed.
+// systemctl also works without a bus.
 func (b *Builder) slice(ctx context.Context) error {
 	memory := "infinity"
 	if b.memory > 0 {
@@ -123,17 +124,17 @@ func (b *Builder) slice(ctx context.Context) error {
 	} {
 		out, err := exec.CommandContext(ctx, "systemctl", append([]string{"--no-ask-password"}, args...)...).CombinedOutput() //nolint:gosec // numbers and constants
 		if err != nil {
-			return fmt.Errorf("systemctl %s %s: %w: %s; as root, with the server's settings, \"mesh confine\" does it, and contrib/mesh.service has that", args[0], Slice, err, firstLine(string(out)))
+			return fmt.Errorf("systemctl %s %s: %w: %s; run \"mesh confine\" as root with the server's settings, as contrib/mesh.service does", args[0], Slice, err, firstLine(string(out)))
 		}
 	}
 	return nil
 }
 
-// write sets the limits in the file system of control groups.
+// write sets the limits in the control group file system.
 func (b *Builder) write(root, path string) error {
 	set := func(controller, file string, value int64) error {
 		dir := filepath.Join(root, controller, path)
-		if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // what control groups have
+		if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the mode of control groups
 			return err
 		}
 		return os.WriteFile(filepath.Join(dir, file), []byte(strconv.FormatInt(value, 10)), 0o644) //nolint:gosec // as above
@@ -158,7 +159,7 @@ func (b *Builder) write(root, path string) error {
 	return errors.Join(append(errs, set("pids", "pids.max", b.pids))...)
 }
 
-// unified tells whether the control groups are those of version 2.
+// unified reports whether the control groups are version 2.
 func unified(root string) bool {
 	_, err := os.Stat(filepath.Join(root, "cgroup.controllers"))
 	return err == nil
@@ -172,9 +173,9 @@ func (b *Builder) inForce(root, path string) error {
 		if err != nil {
 			return err
 		}
-		// "max" is no number, and no limit.
+		// "max" is not a number and means no limit.
 		if got, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err != nil || got > want {
-			return fmt.Errorf("%s is %s, and should be %d", name, strings.TrimSpace(string(text)), want)
+			return fmt.Errorf("%s is %s, want at most %d", name, strings.TrimSpace(string(text)), want)
 		}
 		return nil
 	}

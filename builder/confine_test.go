@@ -21,7 +21,7 @@ func TestConfine_WhereTheStepsAre(t *testing.T) {
 	}{
 		{name: "the engine's own", driver: "cgroupfs", path: "docker/buildkit", classic: "/docker/buildkit"},
 		{name: "systemd's", driver: "systemd", path: "mesh.slice/mesh-build.slice", parent: "/mesh.slice/mesh-build.slice", classic: "mesh-build.slice"},
-		{name: "rootless", driver: "systemd", security: []string{"name=seccomp,profile=builtin", "name=rootless"}, fault: "without the rights of root"},
+		{name: "rootless", driver: "systemd", security: []string{"name=seccomp,profile=builtin", "name=rootless"}, fault: "rootless"},
 		{name: "none", driver: "none", fault: `its driver is "none"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -2,7 +2,8 @@ package builder
 
 import "syscall"
 
-// diskFree is what is free below dir; false when dir is not on this machine.
+// diskFree returns the free bytes below dir, and false if dir is not on this
+// machine.
 func diskFree(dir string) (int64, bool) {
 	var s syscall.Statfs_t
 	if dir == "" || syscall.Statfs(dir, &s) != nil {
@@ -11,7 +12,7 @@ func diskFree(dir string) (int64, bool) {
 	return int64(s.Bavail) * s.Bsize, true //nolint:gosec // no disk is that large
 }
 
-// diskSize is the size of the disk that dir is on; 0 when it is not known.
+// diskSize is the size of the disk of dir, 0 if unknown.
 func diskSize(dir string) int64 {
 	var s syscall.Statfs_t
 	if dir == "" || syscall.Statfs(dir, &s) != nil {

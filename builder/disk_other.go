@@ -2,7 +2,7 @@
 
 package builder
 
-// The engine of another system runs in a machine of its own.
+// On other systems the engine runs in its own virtual machine.
 
 func diskFree(string) (int64, bool) { return 0, false }
 

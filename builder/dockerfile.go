@@ -19,19 +19,19 @@ import (
 	"mesh"
 )
 
-// dockerfile is what has to be known of a Dockerfile before it is built.
+// dockerfile is what mesh needs to know of a Dockerfile before it is built.
 type dockerfile struct {
-	path    string   // in the tree, as it was asked for
+	path    string   // in the tree, as requested
 	shown   string   // to people
-	managed bool     // written for a tree that has none
+	managed bool     // generated for a tree without one
 	text    []byte   //
 	args    []string // declared by ARG, in order
 	stages  []string // their names, in lower case
-	ignore  []byte   // of NAME.dockerignore, which wins over .dockerignore; nil: there is none
+	ignore  []byte   // of NAME.dockerignore, which overrides .dockerignore; nil: none
 }
 
-// readDockerfile finds and reads the Dockerfile of a tree, which is the folder root
-// of what was pushed.
+// readDockerfile finds and reads the Dockerfile of a tree. root is the folder of the
+// pushed tree that it is.
 func readDockerfile(f *files, name, root string, stack mesh.StackName) (*dockerfile, error) {
 	if name == "" {
 		name = mesh.DefaultDockerfile
@@ -47,7 +47,7 @@ func readDockerfile(f *files, name, root string, stack mesh.StackName) (*dockerf
 	}
 	e, err := f.resolve(name)
 	if errors.Is(err, fs.ErrNotExist) && name == mesh.DefaultDockerfile {
-		if _, lower := f.index["dockerfile"]; lower { // as docker build has it
+		if _, lower := f.index["dockerfile"]; lower { // as docker build does
 			name = "dockerfile"
 			e, err = f.resolve(name)
 		}
@@ -60,7 +60,7 @@ func readDockerfile(f *files, name, root string, stack mesh.StackName) (*dockerf
 	case errors.Is(err, mesh.ErrOutside):
 		return nil, bad("%s leads out of %s", name, within)
 	case err != nil && link:
-		return nil, bad("%s is a symbolic link to %s, which is not in %s", name, f.entries[at].Link, within)
+		return nil, bad("%s is a symbolic link to %s, which does not exist in %s", name, f.entries[at].Link, within)
 	case err != nil:
 		return nil, bad("there is no %s in %s", name, within)
 	case e.Module != "":
@@ -85,7 +85,7 @@ func readDockerfile(f *files, name, root string, stack mesh.StackName) (*dockerf
 	return d, err
 }
 
-var errEmpty = errors.New("a Dockerfile without instructions")
+var errEmpty = errors.New("the Dockerfile has no instructions")
 
 func parseDockerfile(name string, text []byte) (*dockerfile, error) {
 	d := &dockerfile{path: name, shown: name, text: text}
@@ -97,7 +97,7 @@ func parseDockerfile(name string, text []byte) (*dockerfile, error) {
 		return nil, d.syntaxError(err)
 	}
 	if n := len(res.AST.Children); n > maxInstructions {
-		return nil, mesh.Errorf(mesh.Invalid, "%s has %d instructions; %d are allowed", name, n, maxInstructions).WithHint("put several commands into one RUN: an image cannot have so many layers either")
+		return nil, mesh.Errorf(mesh.Invalid, "%s has %d instructions, at most %d are allowed", name, n, maxInstructions).WithHint("combine several commands in one RUN: an image cannot have that many layers either")
 	}
 	d.args = declaredArgs(res.AST)
 	for _, n := range res.AST.Children {
@@ -113,13 +113,13 @@ func parseDockerfile(name string, text []byte) (*dockerfile, error) {
 	return d, nil
 }
 
-// checkTarget tells a stage that is not there before anything is built.
+// checkTarget refuses a stage that does not exist before anything is built.
 func (d *dockerfile) checkTarget(target string) error {
 	if n, err := strconv.Atoi(target); target == "" || slices.Contains(d.stages, strings.ToLower(target)) || err == nil && n < len(d.stages) {
 		return nil
 	}
 	named := slices.DeleteFunc(slices.Clone(d.stages), func(s string) bool { return s == "" })
-	return mesh.Errorf(mesh.Invalid, "%s has no stage %q, which target= names", d.shown, target).
+	return mesh.Errorf(mesh.Invalid, "%s has no stage %q (set by target=)", d.shown, target).
 		WithHint("its stages are %s", orElse(strings.Join(named, ", "), "not named"))
 }
 
@@ -131,9 +131,8 @@ func orElse(s, otherwise string) string {
 }
 
 // declaredArgs returns the names that a Dockerfile declares with ARG, before the
-// first FROM or in any stage. The tree comes from the parser alone, without the
-// checker of instructions, so that a Dockerfile for a newer frontend still
-// yields its names.
+// first FROM or in any stage. It uses only the parser, not the checker of
+// instructions, so that it also works for a newer frontend's Dockerfile.
 func declaredArgs(ast *parser.Node) (names []string) {
 	for _, n := range ast.Children {
 		if !strings.EqualFold(n.Value, "arg") {
@@ -149,7 +148,7 @@ func declaredArgs(ast *parser.Node) (names []string) {
 	return names
 }
 
-// pick gives the values of the declared ARGs that have one: mesh's own, and the
+// pick returns the values of the declared ARGs that have one: mesh's own, and the
 // config vars.
 func (d *dockerfile) pick(c mesh.Config, commit mesh.Commit) map[string]string {
 	own := map[string]string{"GIT_REV": string(commit), "SOURCE_VERSION": string(commit), "COMMIT_SHORT_HASH": commit.Short()}
@@ -165,8 +164,8 @@ func (d *dockerfile) pick(c mesh.Config, commit mesh.Commit) map[string]string {
 	return args
 }
 
-// syntax returns the reference in "# syntax=" when it means the frontend that is
-// built in.
+// syntax returns the reference in "# syntax=", and whether the built-in frontend
+// serves it.
 func (d *dockerfile) syntax() (ref string, stock bool) {
 	ref, _, _, ok := parser.DetectSyntax(d.text)
 	if !ok {
@@ -176,8 +175,8 @@ func (d *dockerfile) syntax() (ref string, stock bool) {
 	return ref, name == "docker/dockerfile" || strings.HasPrefix(name, "docker/dockerfile:") && !strings.HasSuffix(name, "labs")
 }
 
-// mount is the Dockerfile beside the context: found even where a link or an
-// ignore file hides it.
+// mount is a tree with the Dockerfile beside the context: BuildKit finds it there
+// even if a link or an ignore file hides it.
 func (d *dockerfile) mount() *files {
 	content := map[string][]byte{d.path: d.text}
 	if d.ignore != nil {
@@ -191,8 +190,8 @@ func (d *dockerfile) mount() *files {
 	return literal(content, ids)
 }
 
-// ignoreFile reads an ignore file, if there is one. One in UTF-16 would leave nothing
-// out, and BuildKit's file sync ends with a protocol error.
+// ignoreFile reads an ignore file, if there is one. In UTF-16 it would exclude
+// nothing, and BuildKit's file sync would fail with a protocol error.
 func (f *files) ignoreFile(name string) ([]byte, error) {
 	b, err := f.optional(name, maxIgnore)
 	if err != nil {
@@ -201,7 +200,7 @@ func (f *files) ignoreFile(name string) ([]byte, error) {
 	return b, mesh.CheckNoUTF16(name, b)
 }
 
-// patterns are those of the ignore file that holds for this Dockerfile.
+// patterns are those of the ignore file for this Dockerfile.
 func (d *dockerfile) patterns(f *files) ([]string, error) {
 	b := d.ignore
 	if b == nil {
@@ -215,12 +214,12 @@ func (d *dockerfile) patterns(f *files) ([]string, error) {
 		return nil, fmt.Errorf("read the ignore file: %w", err)
 	}
 	if len(p) > maxPatterns {
-		return nil, mesh.Errorf(mesh.Invalid, "the ignore file has %d patterns; %d are allowed", len(p), maxPatterns).WithHint("use wildcards, such as **/*.log, or leave out whole folders")
+		return nil, mesh.Errorf(mesh.Invalid, "the ignore file has %d patterns, at most %d are allowed", len(p), maxPatterns).WithHint("use wildcards, such as **/*.log, or exclude whole folders")
 	}
 	return p, nil
 }
 
-// matcher matches what the ignore file leaves out.
+// matcher matches the paths that the ignore file excludes.
 func (d *dockerfile) matcher(f *files) (*patternmatcher.PatternMatcher, error) {
 	patterns, err := d.patterns(f)
 	if err != nil {
@@ -233,7 +232,7 @@ func (d *dockerfile) matcher(f *files) (*patternmatcher.PatternMatcher, error) {
 	return m, nil
 }
 
-// tellingWords are parts of names whose values should not lie in an image.
+// tellingWords are parts of names whose values should not be in an image.
 var tellingWords = []string{"SECRET", "TOKEN", "KEY", "PASS", "PWD", "CREDENTIAL", "AUTH", "DSN", "DATABASE_URL", "DB_URL", "REDIS_URL", "MONGO_URL", "MONGODB_URI", "AMQP_URL"}
 
 func telling(name string) bool {
@@ -241,7 +240,7 @@ func telling(name string) bool {
 	return slices.ContainsFunc(tellingWords, func(w string) bool { return strings.Contains(name, w) })
 }
 
-// sortPaths sorts as the file sync wants it: "a", "a/x", "a.b".
+// sortPaths sorts in the order of the file sync: "a", "a/x", "a.b".
 func sortPaths(paths []string) {
 	key := func(p string) string { return strings.ReplaceAll(p, "/", "\x00") }
 	slices.SortFunc(paths, func(a, b string) int { return strings.Compare(key(a), key(b)) })

@@ -83,7 +83,7 @@ func TestBuild_Examples(t *testing.T) {
 		"ruby": {
 			"debian ruby",
 			"Ruby (Sinatra), because there is a Gemfile",
-			[]string{"Ruby 3.1  ", ".ruby-version", "config.ru, and puma"},
+			[]string{"Ruby 3.1  ", ".ruby-version", "config.ru, with puma"},
 			"Hello from Ruby\n",
 			"app.rb",
 			"bundle install",

@@ -20,8 +20,7 @@ import (
 	"mesh"
 )
 
-// What BuildKit's errors look like. There are no types for these, and old
-// engines send text only.
+// Patterns of BuildKit's errors. They have no types, and old engines send only text.
 var (
 	exitCode    = regexp.MustCompile(`exit code: (\d+)|returned a non-zero code: (\d+)`)
 	missingFile = regexp.MustCompile(`"(/[^"]*)"(?:: | )not found|lstat (\S+): no such file|stat (\S+): file does not exist|COPY failed: file not found in build context or excluded by .dockerignore: stat ([^:]+)`)
@@ -40,10 +39,10 @@ var unknownImageWords = []string{
 	"not found", "manifest unknown", "pull access denied", "insufficient_scope", "authorization failed", "unauthorized", "access forbidden", "repository does not exist", "no basic auth credentials", "403 Forbidden", "401 Unauthorized", "denied:",
 }
 
-// explain makes of BuildKit's error what its cause is to the one who pushed.
+// explain turns BuildKit's error into the cause, for the person who pushed.
 func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRecorder) error {
 	if ctx.Err() != nil {
-		return err // fault says so
+		return err // fault reports it
 	}
 	var refused *refusal
 	if errors.As(err, &refused) {
@@ -55,7 +54,7 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 	}
 	if j.gone(ctx, err) {
 		e := j.away(err)
-		e.Text = "the Docker Engine went away during the build"
+		e.Text = "the Docker Engine stopped during the build"
 		return e
 	}
 	var vertex *errdefs.VertexError
@@ -69,7 +68,7 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 	if s != nil {
 		line, output = lines.line(s.digest), j.out.evidence(s)
 		if !s.quiet {
-			name = j.out.names.Replace(s.name) // before it is cut: half a value is one, too
+			name = j.out.names.Replace(s.name) // before it is cut: half a value is still a value
 		}
 	}
 	if n := sourceLine(err); n != 0 {
@@ -77,8 +76,8 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 	}
 	e := &mesh.Error{Kind: mesh.Failed, Output: output, Err: err}
 	code := submatch(exitCode, text)
-	// With control groups version 2, later BuildKits (that of Docker 28, say) tell this
-	// in the place of the code.
+	// With control groups version 2, later BuildKits (for example that of Docker 28)
+	// report this instead of the code.
 	killed := strings.Contains(text, "did not complete successfully: cannot allocate memory")
 	if code != "" || killed {
 		e.Text = fmt.Sprintf("'%s' exited %s", shorten(name, 60), code)
@@ -86,21 +85,21 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 			e.Text = fmt.Sprintf("'%s' ran out of memory", shorten(name, 60))
 		}
 		if line > 0 {
-			e.Hint = fmt.Sprintf("it is at %s:%d", j.df.shown, line)
+			e.Hint = fmt.Sprintf("see %s:%d", j.df.shown, line)
 		}
 		if j.df.managed {
-			e.Hint += fmt.Sprintf("; print that with: ssh mesh build:dockerfile -a %s", j.Stack)
+			e.Hint += fmt.Sprintf("; print it with: ssh mesh build:dockerfile -a %s", j.Stack)
 		}
 		switch {
 		case diskFullIn(output):
-			e.Hint = "the server's disk is full: free some, e.g. with: docker builder prune"
+			e.Hint = "the server's disk is full: free space, e.g. with: docker builder prune"
 		case killed, code == "137", outOfMemory(output):
-			e.Hint = "it was killed, most likely because the server has too little memory"
+			e.Hint = "it was killed, most likely because the server ran out of memory"
 			if j.memory > 0 {
-				e.Hint = fmt.Sprintf("it was killed, most likely for its memory: builds may use %d MB in all", j.memory>>20)
+				e.Hint = fmt.Sprintf("it was killed, most likely because it used too much memory: all builds together may use %d MB", j.memory>>20)
 			}
 		case outOfProcesses(output):
-			e.Hint = fmt.Sprintf("it starts too many processes: builds may have %d in all", j.pids)
+			e.Hint = fmt.Sprintf("it starts too many processes: all builds together may have %d", j.pids)
 		default:
 			if hint := j.scriptFault(line, name, text, output); hint != "" {
 				e.Hint = hint
@@ -113,11 +112,11 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 	if strings.HasPrefix(name, "RUN") && execFailed.MatchString(text) {
 		m := execFailed.FindStringSubmatch(text)
 		e.Text = fmt.Sprintf("%s'%s' cannot start %s", j.at(line), shorten(name, 60), orElse(m[1], m[3]))
-		e.Hint = orElse(j.scriptFault(line, name, text, output), "the image at that step does not have it")
+		e.Hint = orElse(j.scriptFault(line, name, text, output), "the image does not contain it at that step")
 		return e
 	}
 	if m := submatch(noSecret, text); m != "" {
-		e.Text = fmt.Sprintf("%s'%s' needs the secret %s, and there is no config var of that name", j.at(line), shorten(name, 60), m)
+		e.Text = fmt.Sprintf("%s'%s' needs the secret %s, but no config var has that name", j.at(line), shorten(name, 60), m)
 		return e.WithHint("ssh mesh config:set -a %s %s=…", j.Stack, m)
 	}
 	if s == nil || s.quiet || strings.HasPrefix(name, "FROM") {
@@ -153,7 +152,7 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 	return e
 }
 
-// at is "Dockerfile:3: ", or nothing.
+// at is "Dockerfile:3: ", or empty.
 func (j *job) at(line int) string {
 	if line == 0 {
 		return ""
@@ -161,8 +160,8 @@ func (j *job) at(line int) string {
 	return fmt.Sprintf("%s:%d: ", j.df.shown, line)
 }
 
-// baseFault tells an image that does not exist from a registry that cannot be
-// reached. It returns nil when the error is about neither.
+// baseFault distinguishes an image that does not exist from a registry that cannot
+// be reached. It returns nil if the error is about neither.
 func (j *job) baseFault(err error, text string, line int) error {
 	image := j.df.imageAt(line)
 	if image == "" {
@@ -179,19 +178,19 @@ func (j *job) baseFault(err error, text string, line int) error {
 	case slices.ContainsFunc(networkWords, mentions):
 		return &mesh.Error{
 			Kind: mesh.Unavailable, Text: fmt.Sprintf("%sthe base image %s is not on the server, and its registry cannot be reached", j.at(line), image),
-			Hint: "this is the server's network, not the code; try on the server: docker pull " + image, Err: err,
+			Hint: "check the server's network; try on the server: docker pull " + image, Err: err,
 		}
 	case slices.ContainsFunc(unknownImageWords, mentions):
 		return &mesh.Error{
 			Kind: mesh.Failed, Text: fmt.Sprintf("%sthere is no base image %s, or it is private", j.at(line), image),
-			Hint: "correct the name; for a private one, sign in: ssh mesh registry:login HOST USER < password", Err: err,
+			Hint: "correct the name, or log in to the registry: ssh mesh registry:login HOST USER < password", Err: err,
 		}
 	}
 	return nil
 }
 
-// imageAt is the image that the instruction at a line names, as it is written:
-// that of a FROM, or of a COPY --from.
+// imageAt is the image that the instruction at a line names, as written: that of a
+// FROM, or of a COPY --from.
 func (d *dockerfile) imageAt(line int) string {
 	res, err := parser.Parse(bytes.NewReader(d.text))
 	if err != nil || line == 0 {
@@ -213,7 +212,7 @@ func (d *dockerfile) imageAt(line int) string {
 	return ""
 }
 
-// familiar is an image's name as people write it.
+// familiar is the name of an image as people write it.
 func familiar(ref string) string {
 	ref = strings.Trim(ref, `"'`)
 	ref = strings.TrimPrefix(ref, "docker.io/")
@@ -221,7 +220,7 @@ func familiar(ref string) string {
 	return ref
 }
 
-// syntaxError puts file and line before what is wrong.
+// syntaxError puts file and line before the message.
 func (d *dockerfile) syntaxError(err error) error {
 	text := firstLine(plain(err))
 	line := sourceLine(err)
@@ -236,7 +235,7 @@ func (d *dockerfile) syntaxError(err error) error {
 	return e
 }
 
-// sourceLine is the first line that the error is about; 0: it does not tell.
+// sourceLine is the first line that the error is about, 0 if unknown.
 func sourceLine(err error) int {
 	var l *parser.LocationError
 	if errors.As(err, &l) {
@@ -258,8 +257,8 @@ func sourceLine(err error) int {
 	return 0
 }
 
-// gone tells whether the engine, not the build, is what failed. It may answer
-// again already: one that is restarted is back within a second.
+// gone reports whether the engine failed, not the build. It may already answer
+// again: an engine that restarts is back within a second.
 func (b *Builder) gone(ctx context.Context, err error) bool {
 	if grpcerrors.Code(err) == codes.Unavailable || away(err) {
 		return true
@@ -270,8 +269,8 @@ func (b *Builder) gone(ctx context.Context, err error) bool {
 	return perr != nil && away(perr)
 }
 
-// mask takes config values out of an error's texts. The cause goes, when it
-// would show one: it ends in a log.
+// mask removes config values from the texts of an error. It drops the cause if that
+// contains one: causes are logged.
 func (j *job) mask(err error) error {
 	var e *mesh.Error
 	if !errors.As(err, &e) {
@@ -290,7 +289,7 @@ func (j *job) mask(err error) error {
 	return &c
 }
 
-// plain is BuildKit's text without the wrapping.
+// plain is BuildKit's text without its wrappers.
 func plain(err error) string {
 	s := err.Error()
 	for _, p := range []string{"failed to run Build function: ", "failed to solve: ", "rpc error: code = Unknown desc = ", "rpc error: code = NotFound desc = ", "executor failed running ", "failed to compute cache key: "} {

@@ -19,29 +19,29 @@ import (
 	"mesh"
 )
 
-// The engine fetches by itself, from the network of the host: what ADD names, base and
-// prebuilt images, frontends. Whoever deploys chooses the names, so each host is looked
-// at before the engine is asked.
+// The engine itself fetches what ADD names, base and prebuilt images, and frontends,
+// from the host's network. The person who deploys chooses the names, so each host is
+// checked before the engine is asked.
 
-// Egress says from where may be fetched on behalf of who deploys.
+// Egress decides where a deploy may fetch from.
 type Egress interface {
 	// Check refuses a host, a name or an address without a port, with a *mesh.Error.
 	Check(ctx context.Context, host string) error
 }
 
-// hub is the registry that the engine takes when a name has none; which machine that is,
-// is the operator's own setting.
+// hub is the registry for names without one. The operator decides which machine that
+// is.
 const hub = "docker.io"
 
-// mayPull tells whether an image may be fetched from its registry. One that an admin has
-// signed in to may be anywhere.
+// mayPull reports whether an image may be fetched from its registry. A registry that
+// an admin logged in to may be anywhere.
 func (j *job) mayPull(ctx context.Context, name string) error {
 	if j.egress == nil {
 		return nil
 	}
 	ref, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
-		return nil //nolint:nilerr // the engine says what is wrong with it
+		return nil //nolint:nilerr // the engine reports what is wrong
 	}
 	domain := reference.Domain(ref)
 	if domain == hub {
@@ -53,7 +53,7 @@ func (j *job) mayPull(ctx context.Context, name string) error {
 	return j.egress.Check(ctx, hostOf(domain))
 }
 
-// hostOf is a host without its port.
+// hostOf returns a host without its port.
 func hostOf(hostPort string) string {
 	if host, _, err := net.SplitHostPort(hostPort); err == nil {
 		return host
@@ -61,7 +61,7 @@ func hostOf(hostPort string) string {
 	return strings.Trim(hostPort, "[]")
 }
 
-// mayFetch looks at all that a build would fetch.
+// mayFetch checks everything that a build would fetch.
 func (j *job) mayFetch(ctx context.Context, def *pb.Definition) error {
 	if j.egress == nil {
 		return nil
@@ -70,13 +70,13 @@ func (j *job) mayFetch(ctx context.Context, def *pb.Definition) error {
 	for _, b := range def.GetDef() {
 		var op pb.Op
 		if err := op.UnmarshalVT(b); err != nil {
-			return fmt.Errorf("read what the Dockerfile comes to: %w", err)
+			return fmt.Errorf("read the build graph: %w", err)
 		}
 		d := digest.FromBytes(b).String()
 		if src := op.GetSource(); src != nil {
 			sources[d], lines[d] = src, locate(def, d)
 		}
-		for _, in := range op.Inputs { // a source has no line of its own: what copies it has
+		for _, in := range op.Inputs { // a source has no line of its own, but the step that copies it has
 			if lines[in.Digest] == 0 {
 				lines[in.Digest] = locate(def, d)
 			}
@@ -90,7 +90,7 @@ func (j *job) mayFetch(ctx context.Context, def *pb.Definition) error {
 	return nil
 }
 
-// maySource looks at one source of BuildKit's (its docs/dev/dockerfile-llb.md).
+// maySource checks one source of a build (docs/dev/dockerfile-llb.md of BuildKit).
 func (j *job) maySource(ctx context.Context, src *pb.SourceOp) error {
 	scheme, rest, _ := strings.Cut(src.Identifier, "://")
 	switch scheme {
@@ -109,10 +109,11 @@ func (j *job) maySource(ctx context.Context, src *pb.SourceOp) error {
 		}
 		return j.mayGit(ctx, "https://"+rest)
 	}
-	return mesh.Errorf(mesh.Denied, "nothing may be fetched from %s", mesh.Visible(mesh.Clip(src.Identifier, 100)))
+	return mesh.Errorf(mesh.Denied, "builds may not fetch from %s", mesh.Visible(mesh.Clip(src.Identifier, 100)))
 }
 
-// sessionHost is where BuildKit gets what this process sends it (session/upload).
+// sessionHost is the host name that BuildKit uses for uploads from this process
+// (session/upload).
 const sessionHost = "buildkit-session"
 
 func (j *job) mayURL(ctx context.Context, raw string) error {
@@ -121,7 +122,7 @@ func (j *job) mayURL(ctx context.Context, raw string) error {
 		return nil
 	}
 	if err != nil || u.Hostname() == "" {
-		return mesh.Errorf(mesh.Invalid, "%s is no URL", mesh.Visible(mesh.Clip(raw, 100)))
+		return mesh.Errorf(mesh.Invalid, "%s is not a URL", mesh.Visible(mesh.Clip(raw, 100)))
 	}
 	return j.egress.Check(ctx, u.Hostname())
 }
@@ -129,12 +130,13 @@ func (j *job) mayURL(ctx context.Context, raw string) error {
 func (j *job) mayGit(ctx context.Context, remote string) error {
 	u, err := gitutil.ParseURL(remote)
 	if err != nil {
-		return mesh.Errorf(mesh.Invalid, "%s is no URL of a repository", mesh.Visible(mesh.Clip(remote, 100)))
+		return mesh.Errorf(mesh.Invalid, "%s is not the URL of a repository", mesh.Visible(mesh.Clip(remote, 100)))
 	}
 	return j.egress.Check(ctx, hostOf(u.Host))
 }
 
-// here tells whether the engine has an image, and takes it without asking a registry.
+// here reports whether the engine has an image and uses it without asking a
+// registry.
 func (j *job) here(ctx context.Context, ref string) bool {
 	if mesh.Is(j.Settings.Pull) {
 		return false
@@ -143,7 +145,7 @@ func (j *job) here(ctx context.Context, ref string) bool {
 	return err == nil
 }
 
-// denied says which line of the Dockerfile was refused.
+// denied adds the line of the Dockerfile that was refused.
 func (d *dockerfile) denied(line int, err error) error {
 	var e *mesh.Error
 	if !errors.As(err, &e) {
@@ -156,8 +158,8 @@ func (d *dockerfile) denied(line int, err error) error {
 	return &refusal{&told}
 }
 
-// mayAdd looks at the ADD instructions for the engine's own builder, which tells nobody
-// what it fetches. A host that a variable makes is refused.
+// mayAdd checks the ADD instructions for the engine's own builder, which does not
+// report what it fetches. It refuses a host that a variable sets.
 func (j *job) mayAdd(ctx context.Context) error {
 	if j.egress == nil {
 		return nil
@@ -182,7 +184,7 @@ func (j *job) mayWord(ctx context.Context, w *parser.Node) error {
 	case !ok && !strings.Contains(w.Value, "$"), ok && scheme != "http" && scheme != "https" && !strings.Contains(scheme, "$"):
 		return nil
 	case strings.Contains(scheme+host, "$"):
-		return mesh.Errorf(mesh.Denied, "ADD %s: the host is a variable, which cannot be looked at before", mesh.Visible(mesh.Clip(w.Value, 100))).WithHint("write the host out, or fetch the file in a RUN step")
+		return mesh.Errorf(mesh.Denied, "ADD %s: the host is a variable, so it cannot be checked before the build", mesh.Visible(mesh.Clip(w.Value, 100))).WithHint("write the host out, or fetch the file in a RUN step")
 	}
 	return j.mayURL(ctx, w.Value)
 }

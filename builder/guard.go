@@ -15,15 +15,15 @@ import (
 	"mesh"
 )
 
-// guarded keeps a build from images of stacks that the one who deploys may not see:
-// the engine has those, too, and FROM takes what the engine has. It looks at each image
-// that the frontend asks for, whichever instruction names it.
+// guarded keeps a build from using images of stacks that the key may not see: the
+// engine has them, and FROM takes any image in the engine. It checks each image that
+// the frontend requests, whichever instruction names it.
 type guarded struct {
 	gateway.Client
 	job *job
 }
 
-// ResolveImageConfig is what the frontend calls for each image that is not a stage.
+// ResolveImageConfig is called by the frontend for each image that is not a stage.
 func (g guarded) ResolveImageConfig(ctx context.Context, ref string, opt sourceresolver.Opt) (string, digest.Digest, []byte, error) {
 	if !g.job.here(ctx, ref) {
 		if err := g.job.mayPull(ctx, ref); err != nil {
@@ -38,7 +38,7 @@ func (g guarded) ResolveImageConfig(ctx context.Context, ref string, opt sourcer
 	if err := json.Unmarshal(config, &img); err != nil {
 		return "", "", nil, fmt.Errorf("read the config of %s: %w", ref, err)
 	}
-	if g.job.From.Archive != nil { // what was sent along is whoever's who sent it, whatever it says
+	if g.job.From.Archive != nil { // a sent archive belongs to its sender, whatever its labels say
 		return found, dgst, config, nil
 	}
 	if err := g.job.admit(ref, img.Config.Labels); err != nil {
@@ -47,11 +47,11 @@ func (g guarded) ResolveImageConfig(ctx context.Context, ref string, opt sourcer
 	return found, dgst, config, nil
 }
 
-// Solve refuses frontends that are images of their own: what those take from the
-// engine is not seen here.
+// Solve refuses other frontend images: what they take from the engine cannot be
+// checked here.
 func (g guarded) Solve(ctx context.Context, req gateway.SolveRequest) (*gateway.Result, error) {
 	if g.job.May != nil && req.Frontend != "" {
-		return nil, mesh.Errorf(mesh.Denied, "a key that is limited to stacks builds with docker/dockerfile only, and not with another syntax=")
+		return nil, mesh.Errorf(mesh.Denied, "a key that is limited to stacks can only use docker/dockerfile as syntax=")
 	}
 	if req.Frontend != "" {
 		for _, name := range []string{req.FrontendOpt["source"], req.FrontendOpt["cmdline"]} {
@@ -68,7 +68,7 @@ func (g guarded) Solve(ctx context.Context, req gateway.SolveRequest) (*gateway.
 	return g.Client.Solve(ctx, req)
 }
 
-// admit tells whether the image of a name, with its labels, may be built from.
+// admit decides whether a build may use the image of a name, with its labels.
 func (j *job) admit(ref string, labels map[string]string) error {
 	if j.May == nil {
 		return nil
@@ -80,8 +80,8 @@ func (j *job) admit(ref string, labels map[string]string) error {
 			stack = mesh.StackName(of)
 		}
 	}
-	// Another name makes no other image of it; one that was promoted to this stack is
-	// this stack's. What another server has made is nobody's here.
+	// The image is the same under any name. If it was promoted to this stack, it
+	// belongs to this stack. An image of another server belongs to nobody here.
 	if of := mesh.StackName(labels[labelStack]); stack != j.Stack && of != "" {
 		stack = of
 	}
@@ -93,12 +93,12 @@ func (j *job) admit(ref string, labels map[string]string) error {
 	return mesh.Errorf(mesh.Failed, "there is no image %s, or it is private", mesh.Clip(ref, 100))
 }
 
-// admitBases is for the engine's own builder, which asks nobody: it looks at the images
-// beforehand.
+// admitBases is for the engine's own builder, which does not ask: it checks the
+// images beforehand.
 func (j *job) admitBases(ctx context.Context) error {
 	refs, known := j.df.bases(j.args)
 	if j.May != nil && !known {
-		return mesh.Errorf(mesh.Denied, "a key that is limited to stacks builds from images whose names the Dockerfile tells, and not from what ONBUILD or a variable brings")
+		return mesh.Errorf(mesh.Denied, "a key that is limited to stacks can only use base images that the Dockerfile names, not those from ONBUILD or a variable")
 	}
 	for _, ref := range refs {
 		if !j.here(ctx, ref) {

@@ -14,12 +14,12 @@ import (
 	"mesh"
 )
 
-// Limits of Options that are not given.
+// Defaults of Options.
 const (
 	DefaultSlots   = 2
 	DefaultTimeout = 30 * time.Minute
 	DefaultMinFree = 1 << 30
-	minCache       = 2 << 30 // of the default cache limit
+	minCache       = 2 << 30 // for the default cache limit
 
 	DefaultMaxContext = 8 << 30
 )
@@ -27,8 +27,8 @@ const (
 // errTimeout ends a build that takes too long.
 var errTimeout = errors.New("the build takes too long")
 
-// timedOut is what the one who pushed is told of it, with the last output of what
-// was running.
+// timedOut is the error for the person who pushed, with the last output of the step
+// that was running.
 func (j *job) timedOut(render *renderer) error {
 	e := &mesh.Error{
 		Kind: mesh.Failed, Text: fmt.Sprintf("the build took longer than %s", j.timeout), Err: errTimeout,
@@ -47,7 +47,7 @@ func (j *job) timedOut(render *renderer) error {
 	return e
 }
 
-// checkContext refuses a tree that is too large, and one with a path that git itself
+// checkContext refuses a tree that is too large, or that has a path that git itself
 // would not check out.
 func (j *job) checkContext(ctx context.Context) error {
 	ignore, err := j.df.matcher(j.files)
@@ -74,34 +74,35 @@ func (j *job) checkContext(ctx context.Context) error {
 		}
 	}
 	if size > j.maxContext {
-		return mesh.Errorf(mesh.Invalid, "the tree is too large to build: %d MB, and %d MB are allowed", size/1e6, j.maxContext/1e6).
-			WithHint("its largest file is %s with %d MB; leave out what the build does not need, in .dockerignore", mesh.Clip(largest.Path, 100), largest.Size/1e6)
+		return mesh.Errorf(mesh.Invalid, "the tree is too large to build: %d MB, at most %d MB are allowed", size/1e6, j.maxContext/1e6).
+			WithHint("its largest file is %s with %d MB; exclude files that the build does not need in .dockerignore", mesh.Clip(largest.Path, 100), largest.Size/1e6)
 	}
 	return nil
 }
 
-// Room tells how many bytes are free where the engine keeps images, and how many a
-// build needs at least. known is false when the engine's disk is not this machine's.
+// Room returns the free bytes on the disk where the engine keeps images, and the
+// minimum that a build needs. known is false if the engine's disk is not on this
+// machine.
 func (b *Builder) Room(ctx context.Context) (free, need int64, known bool, err error) {
 	info, err := b.cli.Info(ctx)
 	if err != nil {
-		return 0, 0, false, b.fault(ctx, "ask the engine for its disk", err)
+		return 0, 0, false, b.fault(ctx, "get the engine's disk", err)
 	}
 	free, known = diskFree(info.DockerRootDir)
 	return free, b.minFree, known, nil
 }
 
-// Cache is the engine's build cache: what it takes, and what of that no running
-// build uses.
+// Cache returns the size of the engine's build cache, without what images share, and
+// its limit.
 func (b *Builder) Cache(ctx context.Context) (size, limit int64, err error) {
 	bk, err := b.dial(ctx)
 	if err != nil || bk == nil {
-		return 0, 0, b.fault(ctx, "ask BuildKit for its cache", err)
+		return 0, 0, b.fault(ctx, "get BuildKit's cache", err)
 	}
 	defer func() { _ = bk.Close() }()
 	list, err := bk.DiskUsage(ctx)
 	if err != nil {
-		return 0, 0, b.fault(ctx, "ask BuildKit for its cache", err)
+		return 0, 0, b.fault(ctx, "get BuildKit's cache", err)
 	}
 	for _, u := range list {
 		if !u.Shared { // with an image
@@ -112,21 +113,21 @@ func (b *Builder) Cache(ctx context.Context) (size, limit int64, err error) {
 	return size, limit, err
 }
 
-// cacheLimit is the given one, or a tenth of the engine's disk, but not less than
-// 2 GB.
+// cacheLimit is the limit from Options, or a tenth of the engine's disk, at least 2
+// GB.
 func (b *Builder) cacheLimit(ctx context.Context) (int64, error) {
 	if b.maxCache > 0 {
 		return b.maxCache, nil
 	}
 	info, err := b.cli.Info(ctx)
 	if err != nil {
-		return 0, b.fault(ctx, "ask the engine for its disk", err)
+		return 0, b.fault(ctx, "get the engine's disk", err)
 	}
 	return max(minCache, diskSize(info.DockerRootDir)/10), nil
 }
 
-// PruneCache makes the engine's build cache smaller than its limit, or empty, and
-// returns how much that has freed. What running builds use stays.
+// PruneCache shrinks the engine's build cache to its limit, or empties it, and
+// returns the bytes freed. It keeps what running builds use.
 func (b *Builder) PruneCache(ctx context.Context, all bool) (freed int64, err error) {
 	keep := int64(0)
 	if !all {
@@ -134,7 +135,7 @@ func (b *Builder) PruneCache(ctx context.Context, all bool) (freed int64, err er
 			return 0, err
 		}
 	}
-	// Old engines know the first, those from API 1.48 on the others.
+	// Old engines read the first field, those from API 1.48 on the others.
 	r, err := b.cli.BuildCachePrune(ctx, build.CachePruneOptions{All: true, KeepStorage: keep, ReservedSpace: keep, MaxUsedSpace: keep, Filters: filters.NewArgs()})
 	if err != nil {
 		return 0, b.fault(ctx, "prune the build cache", err)
@@ -142,7 +143,7 @@ func (b *Builder) PruneCache(ctx context.Context, all bool) (freed int64, err er
 	return int64(r.SpaceReclaimed), nil //nolint:gosec // no disk is that large
 }
 
-// outOfMemory tells whether a step was most likely ended for its memory.
+// outOfMemory reports whether a step most likely ran out of memory.
 func outOfMemory(output []string) bool {
 	for _, l := range output {
 		l = strings.ToLower(l)
@@ -153,7 +154,7 @@ func outOfMemory(output []string) bool {
 	return false
 }
 
-// outOfProcesses tells whether a step was refused more processes.
+// outOfProcesses reports whether a step was refused more processes.
 func outOfProcesses(output []string) bool {
 	for _, l := range output {
 		l = strings.ToLower(l)

@@ -49,7 +49,7 @@ func TestBuild_ThatForksWithoutEnd(t *testing.T) {
 	b := limited(t, builder.Options{})
 	_, _, err := b.build(b.fresh(tree{"Dockerfile": from("RUN i=0; while [ $i -lt 5000 ]; do sleep 60 & i=$((i+1)); done; echo all there")}))
 	var e *mesh.Error
-	if !errors.As(err, &e) || e.Kind != mesh.Failed || !strings.Contains(e.Text, "' exited ") || e.Hint != "it starts too many processes: builds may have 4096 in all" {
+	if !errors.As(err, &e) || e.Kind != mesh.Failed || !strings.Contains(e.Text, "' exited ") || e.Hint != "it starts too many processes: all builds together may have 4096" {
 		t.Errorf("got %v", err)
 	}
 }
@@ -60,7 +60,7 @@ func TestBuild_ThatTakesTooMuchMemory(t *testing.T) {
 	defer unlimited(t)
 	_, _, err := b.build(b.fresh(tree{"Dockerfile": from("RUN dd if=/dev/zero of=/dev/null bs=1000M count=1")}))
 	var e *mesh.Error
-	if !errors.As(err, &e) || e.Kind != mesh.Failed || !strings.Contains(e.Text, "' exited 137") && !strings.Contains(e.Text, "' ran out of memory") || e.Hint != "it was killed, most likely for its memory: builds may use 512 MB in all" {
+	if !errors.As(err, &e) || e.Kind != mesh.Failed || !strings.Contains(e.Text, "' exited 137") && !strings.Contains(e.Text, "' ran out of memory") || e.Hint != "it was killed, most likely because it used too much memory: all builds together may use 512 MB" {
 		t.Errorf("got %v", err)
 	}
 }
@@ -120,7 +120,7 @@ func TestBuild_ThatRanOutOfMemory(t *testing.T) {
 	b := builder.New(cli, builder.Options{Memory: 512 << 20})
 	err := b.Explain(t.Context(), "RUN make", errors.New(`process "/bin/sh -c make" did not complete successfully: cannot allocate memory`))
 	var e *mesh.Error
-	if !errors.As(err, &e) || e.Kind != mesh.Failed || e.Text != "'RUN make' ran out of memory" || e.Hint != "it was killed, most likely for its memory: builds may use 512 MB in all" {
+	if !errors.As(err, &e) || e.Kind != mesh.Failed || e.Text != "'RUN make' ran out of memory" || e.Hint != "it was killed, most likely because it used too much memory: all builds together may use 512 MB" {
 		t.Errorf("got %v", err)
 	}
 }

@@ -22,30 +22,30 @@ import (
 	"mesh/builder/detect"
 )
 
-// The frontend turns a Dockerfile into LLB, a graph of operations, and asks
-// BuildKit to solve it. Before that, mesh refuses what the engine would drop, and
-// makes BuildKit's cache see what it does not look at: the times of files, and the
-// values of secrets. Both are marks that do nothing:
+// The frontend turns a Dockerfile into LLB, a graph of operations, and asks BuildKit
+// to solve it. Before that, mesh refuses what the engine would drop, and makes
+// BuildKit's cache take account of what it ignores: the times of files and the
+// values of secrets. Both are done with marks that have no effect of their own:
 //
-//   - BuildKit takes a COPY from its cache when the contents are the same, whatever
-//     the times are. A file that has gone back to what it was, A → B → A, would get
-//     back its old time too, which is older than what was made of B. Such a COPY gets
-//     a further action: the removal of a file that does not exist.
+//   - BuildKit takes a COPY from its cache if the contents are the same, whatever
+//     the times are. A file that changes back, A → B → A, would also get its old time
+//     back, which is older than what was made from B. Such a COPY gets a further
+//     action: the removal of a file that does not exist.
 //   - BuildKit takes a RUN from its cache whatever its secrets are. Such a RUN gets a
 //     further mount: an optional secret that does not exist.
 
-// markedName begins the names of what does not exist.
+// markedName begins the names of things that do not exist.
 const markedName = "mesh-cache-key-"
 
-// marked changes and checks what the frontend solves.
+// marked marks and checks what the frontend solves.
 type marked struct {
 	gateway.Client
 	job   *job
 	caps  engineCaps
-	moved []mesh.TreeEntry // the entries that have changed since the stack's first build, without those that the ignore file leaves out
+	moved []mesh.TreeEntry // the entries that have changed since the stack's first build, without those that the ignore file excludes
 }
 
-// Solve solves a graph with the marks in it.
+// Solve solves a graph with its marks.
 func (m marked) Solve(ctx context.Context, req gateway.SolveRequest) (*gateway.Result, error) {
 	if req.Definition != nil {
 		def, err := m.mark(ctx, req.Definition)
@@ -61,13 +61,13 @@ func (m marked) Solve(ctx context.Context, req gateway.SolveRequest) (*gateway.R
 type vertex struct {
 	op      *pb.Op
 	context bool     // its result is the tree, or a part of it
-	keys    []string // of what went into it that BuildKit's cache does not see, sorted
+	keys    []string // of its inputs that BuildKit's cache ignores, sorted
 }
 
-// mark returns the graph with its marks. The digest of an operation is what others
-// know it by, so that one change goes through the whole graph.
+// mark returns the graph with its marks. Operations refer to each other by digest,
+// so one change affects the whole graph.
 func (m marked) mark(ctx context.Context, def *pb.Definition) (*pb.Definition, error) {
-	seen := map[string]*vertex{} // by the digest that it had
+	seen := map[string]*vertex{} // by its old digest
 	renamed := map[string]string{}
 	out := &pb.Definition{Metadata: map[string]*pb.OpMetadata{}, Source: def.Source}
 	for _, b := range def.Def {
@@ -77,7 +77,7 @@ func (m marked) mark(ctx context.Context, def *pb.Definition) (*pb.Definition, e
 		was := digest.FromBytes(b).String()
 		var op pb.Op
 		if err := op.UnmarshalVT(b); err != nil {
-			return nil, fmt.Errorf("read what the Dockerfile comes to: %w", err)
+			return nil, fmt.Errorf("read the build graph: %w", err)
 		}
 		if err := m.check(&op, def.Metadata[was], locate(def, was)); err != nil {
 			return nil, err
@@ -86,7 +86,7 @@ func (m marked) mark(ctx context.Context, def *pb.Definition) (*pb.Definition, e
 		inputs := make([]*vertex, len(op.Inputs))
 		for i, in := range op.Inputs {
 			if inputs[i] = seen[in.Digest]; inputs[i] == nil {
-				return nil, errors.New("read what the Dockerfile comes to: an operation uses a later one")
+				return nil, errors.New("read the build graph: an operation uses a later one")
 			}
 			in.Digest = renamed[in.Digest]
 			v.add(inputs[i].keys...)
@@ -94,7 +94,7 @@ func (m marked) mark(ctx context.Context, def *pb.Definition) (*pb.Definition, e
 		m.markOp(v, inputs)
 		data, err := op.Marshal()
 		if err != nil {
-			return nil, fmt.Errorf("write what the Dockerfile comes to: %w", err)
+			return nil, fmt.Errorf("write the build graph: %w", err)
 		}
 		now := digest.FromBytes(data).String()
 		seen[was], renamed[was] = v, now
@@ -175,7 +175,7 @@ func (m marked) markOp(v *vertex, inputs []*vertex) {
 	}
 }
 
-// markFile makes the keys a part of what the cache knows a COPY by.
+// markFile adds the keys to what identifies a COPY in the cache.
 func markFile(op *pb.Op, file *pb.FileOp, keys []string) {
 	for i, a := range file.Actions {
 		if a.Output != 0 {
@@ -190,7 +190,7 @@ func markFile(op *pb.Op, file *pb.FileOp, keys []string) {
 	}
 }
 
-// markExec makes the keys a part of what the cache knows a RUN by.
+// markExec adds the keys to what identifies a RUN in the cache.
 func markExec(exec *pb.ExecOp, keys []string) {
 	name := markedName + sum(keys)
 	exec.Mounts = append(exec.Mounts, &pb.Mount{
@@ -204,7 +204,7 @@ func sum(keys []string) string {
 	return hex.EncodeToString(h[:16])
 }
 
-// secretsOf are the ids of the secrets that a RUN asks for.
+// secretsOf returns the ids of the secrets that a RUN requests.
 func secretsOf(exec *pb.ExecOp) (ids []string) {
 	for _, mount := range exec.Mounts {
 		if mount.MountType == pb.MountType_SECRET && mount.SecretOpt != nil {
@@ -217,9 +217,8 @@ func secretsOf(exec *pb.ExecOp) (ids []string) {
 	return ids
 }
 
-// secretKeys are hashes of the values that secrets have now, with a key that is
-// this server's: they say whether a value is another one, and nothing else. A
-// secret that there is not has none.
+// secretKeys are hashes of the current values of secrets, with a key of this server.
+// They only reveal whether a value has changed. A missing secret has none.
 func (j *job) secretKeys(ids []string) (keys []string) {
 	values := j.secrets()
 	for _, id := range ids {
@@ -234,7 +233,7 @@ func (j *job) secretKeys(ids []string) (keys []string) {
 	return keys
 }
 
-// selection is a part of the tree that an operation takes.
+// selection is the part of the tree that an operation uses.
 type selection struct {
 	path     string
 	wildcard bool
@@ -247,8 +246,8 @@ func copyOf(c *pb.FileActionCopy) selection {
 
 func everything(dir string) selection { return selection{path: dir} }
 
-// covered are the keys of the files that a selection takes: those that BuildKit's
-// cache has to tell apart although their content is the same.
+// covered returns the keys of the files in a selection: those that BuildKit's cache
+// must distinguish although their contents are the same.
 func (m marked) covered(s selection) []string {
 	f := m.job.files
 	if m.job.times == nil || len(m.moved) == 0 && m.job.times.Whole {
@@ -267,7 +266,7 @@ func (m marked) covered(s selection) []string {
 	}
 	for i, r := range roots {
 		if e, err := f.resolve(r); err == nil {
-			roots[i] = e.Path // behind links
+			roots[i] = e.Path // through links
 		}
 	}
 	include, err := patternmatcher.New(s.include)
@@ -294,16 +293,17 @@ func (m marked) covered(s selection) []string {
 			_, _ = fmt.Fprintf(h, "%s\x00%d\x00", e.Path, t.Since.UnixNano())
 		}
 	}
-	// In a stack's first build there is nothing yet that files could be too old for:
-	// it may share the steps of others. When the stack has forgotten its times, they
-	// have to be those that it gives now.
+	// In a stack's first build, nothing exists yet that files could be too old for:
+	// it may share the steps of other stacks. If the stack has lost its times, they
+	// must be those that it sets now.
 	if !changed && m.job.times.Whole {
 		return nil
 	}
 	return []string{fmt.Sprintf("times of %s since %d: %x", m.job.cacheSpace(), m.job.times.First.UnixNano(), h.Sum(nil))}
 }
 
-// below tells whether a path, or a folder that it is in, is one of roots; "" is all.
+// below reports whether a path, or a folder above it, is one of roots; "" is
+// everything.
 func below(p string, roots map[string]bool) bool {
 	for ; p != "."; p = path.Dir(p) {
 		if roots[p] {
@@ -313,15 +313,15 @@ func below(p string, roots map[string]bool) bool {
 	return roots[""]
 }
 
-// movedSince are the entries of the tree that a build may copy and that have changed since
-// the stack's first build.
+// movedSince returns the entries of the tree that a build may copy and that have
+// changed since the stack's first build.
 func (j *job) movedSince(ctx context.Context, ignore *patternmatcher.PatternMatcher) (moved []mesh.TreeEntry) {
 	if j.times == nil {
 		return nil
 	}
 	for _, e := range j.files.entries {
 		if ctx.Err() != nil {
-			return nil // the build is given up
+			return nil // the build is abandoned
 		}
 		if t, _ := j.files.known(e); !t.Since.After(j.times.First) && !t.Back {
 			continue
@@ -334,8 +334,9 @@ func (j *job) movedSince(ctx context.Context, ignore *patternmatcher.PatternMatc
 	return moved
 }
 
-// cacheSpace is whose cache mounts are whose. They begin empty when the times of
-// the files do: what lies in an older one may be newer than the files.
+// cacheSpace is the name space of a stack's cache mounts. They start empty when the
+// times of the files do: an older cache may contain files newer than those of the
+// tree.
 func (j *job) cacheSpace() string {
 	space := j.server + "/" + string(j.Stack)
 	if j.times != nil {
@@ -344,15 +345,16 @@ func (j *job) cacheSpace() string {
 	return space
 }
 
-// maxSecret is the largest secret that BuildKit takes (secretsprovider.MaxSecretSize).
+// maxSecret is the largest secret that BuildKit accepts
+// (secretsprovider.MaxSecretSize).
 const maxSecret = 500 << 10
 
-// secrets are what a build may mount: the config vars by their names, and all of them
-// as a script for the builds that are generated.
+// secrets are what a build may mount: the config vars by name, and all of them as
+// one script for generated builds.
 func (j *job) secrets() map[string]string {
 	all := map[string]string{}
 	names := slices.Sorted(maps.Keys(j.Config))
-	// When it is too large, the longest values are left out.
+	// If the script is too large, it lacks the longest values.
 	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(len(j.Config[a].Reveal()), len(j.Config[b].Reveal())) })
 	var script strings.Builder
 	for _, name := range names {

@@ -14,8 +14,8 @@ import (
 	"mesh/builder/detect"
 )
 
-// prepare finds what is to be built in the tree: the folder that COPY sees, and
-// the Dockerfile, which is written for a tree that has none.
+// prepare finds what to build in the tree: the folder that COPY sees, and the
+// Dockerfile, which is generated for a tree without one.
 func (j *job) prepare() error {
 	whole := newFiles(j.Tree)
 	set := j.Settings
@@ -38,12 +38,12 @@ func (j *job) prepare() error {
 		}
 		for name, given := range map[string]bool{"packages": len(set.Packages) > 0, "build-packages": len(set.BuildPackages) > 0, "base-image": set.BaseImage != "", "build-command": set.BuildCommand != ""} {
 			if given {
-				j.out.warn(name + "= has no effect: there is a Dockerfile")
+				j.out.warn(name + "= has no effect: the repository has a Dockerfile")
 			}
 		}
 		return j.df.checkTarget(set.Target)
 	}
-	// COPY sees the folder, or what it belongs to, as far as context= lets it.
+	// COPY sees the folder, or the workspace that it belongs to, within context=.
 	scope, dir := j.files, strings.TrimPrefix(root.inside, j.files.inside)
 	if j.files.inside != "" && dir != "" && dir[0] != '/' || !strings.HasPrefix(root.inside, j.files.inside) {
 		scope, dir = root, ""
@@ -73,10 +73,10 @@ func (j *job) prepare() error {
 		return fmt.Errorf("open the context: %w", err)
 	}
 	if set.Context != "" && j.files.inside != strings.Trim(path.Clean("/"+set.Context), "/") {
-		j.out.warn("context= has no effect: there is no Dockerfile, and what is built is " + orRoot(j.files.inside))
+		j.out.warn("context= has no effect without a Dockerfile: mesh builds " + orRoot(j.files.inside))
 	}
 	if set.Target != "" {
-		j.out.warn("target= has no effect: there is no Dockerfile")
+		j.out.warn("target= has no effect without a Dockerfile")
 	}
 	if err := checkLines(plan.Dockerfile); err != nil {
 		return err
@@ -92,13 +92,14 @@ func (j *job) prepare() error {
 	return nil
 }
 
-// checkLines refuses a generated Dockerfile with a command of the tree's that is longer
-// than any other way in lets it be: package.json, for one, may hold anything.
+// checkLines refuses a generated Dockerfile with a command from the tree that is
+// longer than other commands may be: package.json, for example, may contain
+// anything.
 func checkLines(text string) error {
 	for line := range strings.Lines(text) {
 		if len(line) > mesh.MaxCommand {
-			return mesh.Errorf(mesh.Invalid, "a command that the tree gives is %d bytes long; %d are allowed: %q", len(line), mesh.MaxCommand, mesh.Clip(strings.TrimSpace(line), 60)).
-				WithHint("put it into a script of the repository and run that")
+			return mesh.Errorf(mesh.Invalid, "a command in the repository is %d bytes long, at most %d are allowed: %q", len(line), mesh.MaxCommand, mesh.Clip(strings.TrimSpace(line), 60)).
+				WithHint("put it into a script in the repository and run that")
 		}
 	}
 	return nil
@@ -118,8 +119,8 @@ func detectSettings(s mesh.Settings) detect.Settings {
 	}
 }
 
-// Dockerfile returns the text of the Dockerfile that a tree is built with, and
-// whether it is generated because the tree has none.
+// Dockerfile returns the Dockerfile that a tree is built with, and whether it is
+// generated because the tree has none.
 func (b *Builder) Dockerfile(tree mesh.Tree, set mesh.Settings) (text string, managed bool, err error) {
 	j := &job{Builder: b, Build: mesh.Build{Tree: tree, Settings: set}, out: newPrinter(io.Discard, nil)}
 	if err := j.prepare(); err != nil {
@@ -128,8 +129,8 @@ func (b *Builder) Dockerfile(tree mesh.Tree, set mesh.Settings) (text string, ma
 	return string(j.df.text), j.df.managed, nil
 }
 
-// hasDockerfile tells whether there is anything of that name, also what cannot be
-// built: that is said rather than passed over.
+// hasDockerfile reports whether anything has that name, even if it cannot be built:
+// that gives an error instead of being ignored.
 func (f *files) hasDockerfile() bool {
 	_, upper := f.index[mesh.DefaultDockerfile]
 	_, lower := f.index["dockerfile"]
@@ -149,7 +150,7 @@ func (f *files) below(dir string) (*files, error) {
 	case e.Module != "":
 		return nil, errors.New("is a submodule")
 	case !e.Mode.IsDir():
-		return nil, errors.New("is no folder")
+		return nil, errors.New("is not a folder")
 	case e.Path == "":
 		return f, nil // a link to the tree itself
 	}
@@ -173,12 +174,12 @@ func folderFault(setting, dir string, err error) error {
 	case errors.Is(err, mesh.ErrOutside):
 		why = "leads out of the pushed tree"
 	case errors.Is(err, fs.ErrNotExist):
-		why = "is not in the pushed tree"
+		why = "does not exist in the pushed tree"
 	}
-	return mesh.Errorf(mesh.Invalid, "%s=%s: %s %s", setting, dir, dir, why).WithHint("name a folder of the repository, or take the setting back with build:unset %s", setting)
+	return mesh.Errorf(mesh.Invalid, "%s=%s: %s %s", setting, dir, dir, why).WithHint("name a folder in the repository, or clear the setting: build:unset %s", setting)
 }
 
-// treeFS is a tree as an fs.FS, with links followed inside it.
+// treeFS is a tree as an fs.FS that follows links inside it.
 type treeFS struct{ files *files }
 
 // Open opens a file or a folder.
@@ -199,7 +200,7 @@ func (t treeFS) Open(name string) (fs.File, error) {
 	return f, err
 }
 
-// list are the names in a folder.
+// list returns the names in a folder.
 func (f *files) list(dir string) (list []fs.DirEntry) {
 	f.once.Do(func() {
 		f.kids = map[string][]int{}

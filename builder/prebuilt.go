@@ -25,30 +25,30 @@ import (
 	"mesh"
 )
 
-// A prebuilt image becomes the base of a one-line Dockerfile. The image that comes
-// of it shares all layers with the original and differs in its config: mesh's
-// labels, by which it is collected, and no VOLUME, EXPOSE and HEALTHCHECK.
+// A prebuilt image becomes the base of a one-line Dockerfile. The result shares all
+// layers with the original and differs in its config: it has mesh's labels, by which
+// it is collected, and no VOLUME, EXPOSE or HEALTHCHECK.
 
-// progressEvery is how often a pull or a load says how far it is.
+// progressEvery is the interval at which a pull or a load reports its progress.
 const progressEvery = 2 * time.Second
 
-// prebuilt gets the image that From names into the engine, under a name that
-// nobody else has, and makes a tree that builds from it. done takes that name away
-// again, and with it what was brought in under it.
+// prebuilt brings the image that From names into the engine, under a name that
+// nobody else uses, and returns a tree that builds from it. done removes that name,
+// and what was brought in under it.
 func (j *job) prebuilt(ctx context.Context) (digest string, done func(), err error) {
 	ref, err := reference.ParseNormalizedNamed(j.From.Ref)
 	if err != nil {
-		return "", nil, &mesh.Error{Kind: mesh.Invalid, Text: fmt.Sprintf("%q is not the name of an image", mesh.Clip(j.From.Ref, 100)), Hint: "give one such as redis:7, or ghcr.io/me/app:1.2", Err: err}
+		return "", nil, &mesh.Error{Kind: mesh.Invalid, Text: fmt.Sprintf("%q is not the name of an image", mesh.Clip(j.From.Ref, 100)), Hint: "use a name such as redis:7 or ghcr.io/me/app:1.2", Err: err}
 	}
 	ref = reference.TagNameOnly(ref)
 	base := fmt.Sprintf("mesh/%s:from-%d", j.Stack, j.Deployment)
-	var names []string // to be taken away again
+	var names []string // to remove again
 	clean := func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
 		for _, name := range append(names, base) {
 			if err := j.removeImage(ctx, name); err != nil {
-				j.log.WarnContext(ctx, "name of a prebuilt image left behind", "image", name, "err", err)
+				j.log.WarnContext(ctx, "name of a prebuilt image not removed", "image", name, "err", err)
 			}
 		}
 	}
@@ -77,7 +77,7 @@ func (j *job) prebuilt(ctx context.Context) (digest string, done func(), err err
 	return digest, clean, nil
 }
 
-// oneFile is a tree that holds nothing but a Dockerfile.
+// oneFile is a tree with only a Dockerfile.
 type oneFile string
 
 func (oneFile) Entries() []mesh.TreeEntry {
@@ -88,9 +88,9 @@ func (f oneFile) Open(mesh.TreeEntry) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader(string(f))), nil
 }
 
-// pull gets an image from its registry, by the digest that its name has there
-// now: the engine's own names stay what they are. It returns what to call the
-// image by, its digest with its name, and the name that it brought in.
+// pull gets an image from its registry, by the digest that its name has there now,
+// so that the engine's own names do not move. It returns the name to use for the
+// image, its digest with its name, and the name that it added.
 func (j *job) pull(ctx context.Context, ref reference.Named) (source, digest, pulled string, err error) {
 	name := reference.FamiliarName(ref)
 	local := func() (string, string, bool) {
@@ -106,12 +106,12 @@ func (j *job) pull(ctx context.Context, ref reference.Named) (source, digest, pu
 	}
 	if _, pinned := ref.(reference.Digested); pinned || j.From.Local {
 		if id, d, ok := local(); ok {
-			j.out.detail("the engine has it already")
+			j.out.detail("the engine already has it")
 			return id, d, "", nil
 		}
 		if j.From.Local {
 			return "", "", "", mesh.Errorf(mesh.NotFound, "the engine has no image %s", reference.FamiliarString(ref)).
-				WithHint("let it be pulled, or load it: docker save %s | ssh mesh deploy -a %s --load %s", reference.FamiliarString(ref), j.Stack, reference.FamiliarString(ref))
+				WithHint("pull it from a registry, or load it: docker save %s | ssh mesh deploy -a %s --load %s", reference.FamiliarString(ref), j.Stack, reference.FamiliarString(ref))
 		}
 	}
 	if err := j.mayPull(ctx, ref.String()); err != nil {
@@ -124,14 +124,14 @@ func (j *job) pull(ctx context.Context, ref reference.Named) (source, digest, pu
 	at, err := j.cli.DistributionInspect(ctx, ref.String(), auth)
 	if err != nil {
 		if id, d, ok := local(); ok && absent(err) {
-			j.out.warn("no registry has it: taking the engine's own copy")
+			j.out.warn("no registry has it: using the engine's own copy")
 			return id, d, "", nil
 		}
 		return "", "", "", j.pullFault(ctx, ref, err)
 	}
 	byDigest, err := reference.WithDigest(reference.TrimNamed(ref), at.Descriptor.Digest)
 	if err != nil {
-		return "", "", "", fmt.Errorf("name %s by its digest: %w", ref, err)
+		return "", "", "", fmt.Errorf("make a digest reference of %s: %w", ref, err)
 	}
 	digest = reference.FamiliarString(byDigest)
 	if in, err := j.cli.ImageInspect(ctx, byDigest.String()); err == nil {
@@ -149,8 +149,8 @@ func (j *job) pull(ctx context.Context, ref reference.Named) (source, digest, pu
 	return byDigest.String(), digest, byDigest.String(), nil
 }
 
-// absent tells whether a registry has answered that it does not have an image, or
-// not for us.
+// absent reports whether a registry answered that it does not have an image, or not
+// for this server.
 func absent(err error) bool {
 	return errdefs.IsNotFound(err) || errdefs.IsUnauthorized(err) || errdefs.IsPermissionDenied(err) ||
 		slices.ContainsFunc(unknownImageWords, func(w string) bool { return strings.Contains(err.Error(), w) })
@@ -165,20 +165,20 @@ func (j *job) pullFault(ctx context.Context, ref reference.Named, err error) err
 	case network:
 		return &mesh.Error{
 			Kind: mesh.Unavailable, Text: fmt.Sprintf("the registry %s cannot be reached", host),
-			Hint: fmt.Sprintf("this is the server's network, not the name; without one: docker save %s | ssh mesh deploy -a %s --load %s", name, j.Stack, name), Err: err,
+			Hint: fmt.Sprintf("check the server's network, or load the image: docker save %s | ssh mesh deploy -a %s --load %s", name, j.Stack, name), Err: err,
 		}
 	case absent(err):
 		return &mesh.Error{
 			Kind: mesh.Failed, Text: fmt.Sprintf("there is no image %s, or it is private", name),
-			Hint: fmt.Sprintf("correct the name; for a private one, sign in: ssh mesh registry:login %s USER < password", host), Err: err,
+			Hint: fmt.Sprintf("correct the name, or log in to the registry: ssh mesh registry:login %s USER < password", host), Err: err,
 		}
 	case strings.Contains(err.Error(), "no matching manifest"):
-		return &mesh.Error{Kind: mesh.Failed, Text: fmt.Sprintf("%s is not made for this server's kind of machine", name), Hint: "build it for linux/amd64, or what the server is", Err: err}
+		return &mesh.Error{Kind: mesh.Failed, Text: fmt.Sprintf("%s has no version for this server's platform", name), Hint: "build it for the server's platform, such as linux/amd64", Err: err}
 	}
 	return fmt.Errorf("pull %s: %w", name, err)
 }
 
-// progress reads the engine's messages and says now and then how far it is.
+// progress reads the engine's messages and prints the progress now and then.
 func (j *job) progress(r io.Reader, did string) error {
 	type layer struct{ have, want int64 }
 	layers := map[string]layer{}
@@ -217,8 +217,8 @@ func (j *job) progress(r io.Reader, did string) error {
 	}
 }
 
-// load hands what "docker save" has written to the engine, with the image's name
-// in it replaced by base: loading must not move the names that others use.
+// load sends the output of "docker save" to the engine, with the image's name
+// replaced by base: loading must not move names that others use.
 func (j *job) load(ctx context.Context, ref reference.Named, base string) error {
 	caller := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -235,11 +235,11 @@ func (j *job) load(ctx context.Context, ref reference.Named, base string) error 
 		_ = pw.CloseWithError(err)
 	}()
 	resp, err := j.cli.ImageLoad(ctx, pr)
-	_ = pr.CloseWithError(errors.New("the engine reads no more"))
+	_ = pr.CloseWithError(errors.New("the engine stopped reading"))
 	var ferr error
 	select {
 	case ferr = <-filtered:
-	case <-caller.Done(): // a client that sends nothing holds nobody up; its read ends with its session
+	case <-caller.Done(): // a client that sends nothing must not block; its read ends with its session
 	}
 	var known *mesh.Error
 	if errors.As(ferr, &known) {
@@ -278,12 +278,12 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// largestIndex bounds what is read into memory of an archive: its lists of images.
+// largestIndex limits what is read into memory from an archive: its lists of images.
 const largestIndex = 4 << 20
 
-// rename copies an archive of images and leaves one of them in its lists, ref,
-// under the name base. Both lists are there since Docker 25: manifest.json, of the
-// image specification v1.2 of Docker, and index.json, of the OCI image layout.
+// rename copies an archive of images and keeps only one image in its lists, ref,
+// under the name base. Since Docker 25 there are two lists: manifest.json, of
+// Docker's image specification v1.2, and index.json, of the OCI image layout.
 func rename(r io.Reader, w io.Writer, ref reference.Named, base string) error {
 	bad := func(format string, args ...any) error {
 		return mesh.Errorf(mesh.Invalid, format, args...).WithHint("make it with: docker save %s", reference.FamiliarString(ref))
@@ -292,11 +292,11 @@ func rename(r io.Reader, w io.Writer, ref reference.Named, base string) error {
 	if magic, err := in.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
 		z, err := gzip.NewReader(in)
 		if err != nil {
-			return bad("the archive is no gzip file: %w", err)
+			return bad("the archive is not a gzip file: %w", err)
 		}
 		in = bufio.NewReaderSize(z, 64<<10)
 	} else if err != nil {
-		return bad("there is no archive on stdin")
+		return bad("stdin is empty")
 	}
 	src, dst := tar.NewReader(in), tar.NewWriter(w)
 	found := false
@@ -306,17 +306,17 @@ func rename(r io.Reader, w io.Writer, ref reference.Named, base string) error {
 			break
 		}
 		if err != nil {
-			return bad("stdin is no archive of images: %w", err)
+			return bad("stdin is not an archive of images: %w", err)
 		}
 		name := path.Clean(h.Name)
 		if base := path.Base(name); path.IsAbs(name) || name == ".." || strings.HasPrefix(name, "../") ||
 			base != name && (base == "manifest.json" || base == "index.json" || base == "repositories") ||
 			name == "." && h.Typeflag != tar.TypeDir || !strings.Contains(name, "/") && (h.Typeflag == tar.TypeSymlink || h.Typeflag == tar.TypeLink) {
 			// The engine would unpack it over the list that is replaced here.
-			return bad("the archive has an entry %q, which no image has", mesh.Clip(h.Name, 80))
+			return bad("the archive has an entry %q, which does not belong to an image", mesh.Clip(h.Name, 80))
 		}
 		switch name {
-		case "repositories": // of Docker before 1.10; it would bring the old names
+		case "repositories": // of Docker before 1.10; it would restore the old names
 			continue
 		case "manifest.json", "index.json":
 			if h.Size > largestIndex {
@@ -355,12 +355,12 @@ func rename(r io.Reader, w io.Writer, ref reference.Named, base string) error {
 		}
 	}
 	if !found {
-		return bad("stdin is no archive of images: it has no manifest.json")
+		return bad("stdin is not an archive of images: it has no manifest.json")
 	}
 	return dst.Close()
 }
 
-// renameManifest leaves the entry of ref in manifest.json.
+// renameManifest keeps the entry of ref in manifest.json.
 func renameManifest(data []byte, ref reference.Named, base string) ([]byte, error) {
 	var list []map[string]json.RawMessage
 	if err := json.Unmarshal(data, &list); err != nil {
@@ -385,16 +385,16 @@ func renameManifest(data []byte, ref reference.Named, base string) ([]byte, erro
 	if len(there) > 0 {
 		return nil, e.WithHint("it has %s", mesh.Clip(strings.Join(there, ", "), 200))
 	}
-	return nil, e.WithHint("save it by its name: docker save %s", reference.FamiliarString(ref))
+	return nil, e.WithHint("save it by name: docker save %s", reference.FamiliarString(ref))
 }
 
-// The names in an index.json, of containerd and of the OCI image layout.
+// The keys of names in an index.json, of containerd and of the OCI image layout.
 const (
 	annotationImage = "io.containerd.image.name"
 	annotationRef   = "org.opencontainers.image.ref.name"
 )
 
-// renameIndex leaves the entry of ref in index.json.
+// renameIndex keeps the entry of ref in index.json.
 func renameIndex(data []byte, ref reference.Named, base string) ([]byte, error) {
 	var index map[string]json.RawMessage
 	var list []map[string]json.RawMessage
@@ -420,7 +420,7 @@ func renameIndex(data []byte, ref reference.Named, base string) ([]byte, error) 
 		kept = append(kept, m)
 	}
 	if kept == nil {
-		kept = list // without names; manifest.json has them
+		kept = list // without names, but manifest.json has them
 	}
 	var err error
 	if index["manifests"], err = json.Marshal(kept); err != nil {

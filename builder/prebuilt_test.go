@@ -208,7 +208,7 @@ func TestPrebuilt_LeavesTheEnginesNamesAlone(t *testing.T) {
 		t.Errorf("the engine's %s is %v, was %s", ref, in.ID, mine.ID)
 	}
 	local, out := b.must(b.prebuilt(mesh.From{Ref: ref, Local: true}))
-	if !slices.Contains(env(local.ID), "WHO=engine") || !strings.Contains(out, "has it already") {
+	if !slices.Contains(env(local.ID), "WHO=engine") || !strings.Contains(out, "already has it") {
 		t.Errorf("got %v\n%s", env(local.ID), out)
 	}
 	// What no registry has is taken from the engine, and that is said.
@@ -316,14 +316,14 @@ func TestPrebuilt_Load(t *testing.T) {
 		data      []byte
 		text      string
 	}{
-		{"nothing", one, nil, "there is no archive on stdin"},
-		{"text", one, []byte(strings.Repeat("hello world\n", 100)), "stdin is no archive of images"},
+		{"nothing", one, nil, "stdin is empty"},
+		{"text", one, []byte(strings.Repeat("hello world\n", 100)), "stdin is not an archive of images"},
 		{"a tar of something else", one, empty.Bytes(), "it has no manifest.json"},
 		{"not in it", "mesh-test/three:1", archive, "the archive has no image mesh-test/three:1"},
 		{"cut off", two, archive[:len(archive)/2], "cut off"},
-		{"a second list", two, withEntry("/manifest.json"), "which no image has"},
-		{"a list by a detour", two, withEntry("d/manifest.json"), "which no image has"},
-		{"climbs out", two, withEntry("../x"), "which no image has"},
+		{"a second list", two, withEntry("/manifest.json"), "which does not belong to an image"},
+		{"a list by a detour", two, withEntry("d/manifest.json"), "which does not belong to an image"},
+		{"climbs out", two, withEntry("../x"), "which does not belong to an image"},
 	} {
 		_, _, err := b.build(b.prebuilt(mesh.From{Ref: c.ref, Archive: bytes.NewReader(c.data)}))
 		var e *mesh.Error

@@ -21,15 +21,15 @@ import (
 const (
 	indent        = "       "
 	warnMark      = " !     "
-	heartbeat     = 30 * time.Second // of silence, until a line says what still runs
+	heartbeat     = 30 * time.Second // of silence, before a line says what is still running
 	pullEvery     = 2 * time.Second
-	longStep      = time.Second // from here on a step's end gets a line
+	longStep      = time.Second // a step that takes at least this long gets a line at its end
 	notable       = 50 * time.Millisecond
 	evidence      = 30       // lines of a failing step
 	maxPart       = 64 << 10 // of a line without an end
-	alwaysMasked  = 6        // bytes from which a value is masked wherever it shows
-	tellingMasked = 4        // the same, when its name says that it is a secret
-	argMasked     = 3        // and for build args in the names of steps
+	alwaysMasked  = 6        // values of at least this many bytes are always masked
+	tellingMasked = 4        // the same, if the name suggests a secret
+	argMasked     = 3        // the same, for build args in the names of steps
 	maskedInLines = "••••••"
 )
 
@@ -38,16 +38,16 @@ type printer struct {
 	mu      sync.Mutex
 	w       io.Writer
 	secret  []string
-	longest int               // of them, less one
+	longest int               // of the values, minus one
 	values  *strings.Replacer // in what programs print
-	names   *strings.Replacer // in names of steps and texts of errors, where BuildKit fills in ARGs
-	wrote   chan struct{}     // gets a value after each line, when somebody listens
+	names   *strings.Replacer // in names of steps and texts of errors, where BuildKit expands ARGs
+	wrote   chan struct{}     // gets a value after each line, if somebody listens
 }
 
 func newPrinter(w io.Writer, c mesh.Config) *printer {
 	p := &printer{w: w, wrote: make(chan struct{}, 1)}
 	for name, v := range c {
-		for part := range strings.Lines(v.Reveal()) { // a key file shows line by line
+		for part := range strings.Lines(v.Reveal()) { // a key file appears line by line
 			if part = strings.TrimSpace(part); len(part) >= tellingMasked && telling(name) || len(part) >= alwaysMasked && !isWord(part) {
 				p.secret = append(p.secret, part)
 				p.longest = max(p.longest, len(part)-1)
@@ -59,8 +59,8 @@ func newPrinter(w io.Writer, c mesh.Config) *printer {
 	return p
 }
 
-// declare adds the values of build args: where BuildKit fills them into the name
-// of a step, every one of them is masked.
+// declare adds the values of build args: every one of them is masked where BuildKit
+// expands them in the name of a step.
 func (p *printer) declare(args map[string]string) {
 	all := slices.Clone(p.secret)
 	for _, v := range args {
@@ -71,32 +71,32 @@ func (p *printer) declare(args map[string]string) {
 	p.names = masker(all)
 }
 
-// isWord tells whether a value is a plain word such as "production", which hides
-// nothing and shows up everywhere.
+// isWord reports whether a value is a plain word, "production" for example, which is
+// not secret and appears everywhere.
 func isWord(s string) bool {
 	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyz-_./") == "" || strings.Trim(s[1:], "abcdefghijklmnopqrstuvwxyz") == ""
 }
 
-// masker replaces the longest first: a value may hold another.
+// masker replaces the longest values first: one value may contain another.
 func masker(values []string) *strings.Replacer {
 	values = slices.Clone(values)
 	slices.SortFunc(values, func(a, b string) int {
 		return cmp.Or(cmp.Compare(len(b), len(a)), strings.Compare(a, b))
 	})
-	pairs := []string{detect.ConfigPrefix, ""} // mesh's own, before what the tree's build is
+	pairs := []string{detect.ConfigPrefix, ""} // mesh's own, which is not part of the tree's build
 	for _, v := range slices.Compact(values) {
 		pairs = append(pairs, v, maskedInLines)
 	}
 	return strings.NewReplacer(pairs...)
 }
 
-// line writes one line that a program printed.
+// line writes one line of a program's output.
 func (p *printer) line(prefix, s string) { p.write(prefix + p.values.Replace(s)) }
 
 // detail writes one line of mesh's own.
 func (p *printer) detail(s string) { p.write(indent + p.names.Replace(s)) }
 
-// warn writes one line about something wrong that does not end the build.
+// warn writes one line about a fault that does not end the build.
 func (p *printer) warn(s string) { p.write(warnMark + p.names.Replace(s)) }
 
 func (p *printer) write(s string) {
@@ -109,13 +109,13 @@ func (p *printer) write(s string) {
 	}
 }
 
-// renderer writes BuildKit's status as lines, each as it comes: a line when a
-// step starts, its output below. While several steps run, a line of output has
-// the name of its stage. BuildKit's own plain rendering holds back the output of
-// all steps but one, for seconds.
+// renderer writes BuildKit's status as lines, each as it arrives: a line when a step
+// starts, and its output below. While several steps run, each line of output starts
+// with the name of its stage. BuildKit's own plain rendering holds back the output
+// of all steps but one, for seconds.
 //
-// What failed is asked for when the stream has ended: a failed step's last
-// output arrives after the event that reports the failure.
+// Ask for the failed step only after the stream has ended: its last output arrives
+// after the event that reports the failure.
 type renderer struct {
 	out     *printer
 	steps   map[digest.Digest]*step
@@ -123,23 +123,23 @@ type renderer struct {
 	numbers int
 }
 
-// step is what is known of one of BuildKit's vertices.
+// step is the state of one of BuildKit's vertices.
 type step struct {
 	digest  digest.Digest
 	name    string // "RUN npm ci"
 	title   string // "[build 2/4] RUN npm ci"
 	stage   string
-	quiet   bool // BuildKit's own: nothing a Dockerfile says
-	number  int  // as shown; 0: not yet
+	quiet   bool // BuildKit's own, not from the Dockerfile
+	number  int  // as shown; 0: not shown yet
 	started time.Time
-	took    time.Duration // of one that has ended
+	took    time.Duration // once it has ended
 	cached  bool
 	done    bool
 	err     string
 	part    []byte   // of a line
 	last    []string // lines
 	layers  map[string][2]int64
-	pulled  time.Time // last progress shown
+	pulled  time.Time // when progress was last shown
 }
 
 func newRenderer(out *printer) *renderer {
@@ -218,7 +218,7 @@ func (r *renderer) vertex(v *bkclient.Vertex) {
 	}
 }
 
-// work sums the steps up.
+// work summarizes the steps.
 func (r *renderer) work() mesh.Work {
 	var w mesh.Work
 	for _, s := range r.order {
@@ -238,7 +238,7 @@ func (r *renderer) work() mesh.Work {
 	return w
 }
 
-// title shows a step, with its number.
+// title prints a step with its number.
 func (r *renderer) title(s *step, suffix string) {
 	if s.quiet {
 		return
@@ -252,7 +252,7 @@ func (r *renderer) title(s *step, suffix string) {
 	r.out.detail(fmt.Sprintf("#%d %s%s", s.number, s.title, suffix))
 }
 
-// progress shows how far the layers of a base image have come.
+// progress prints how far the layers of a base image have been pulled.
 func (r *renderer) progress(u *bkclient.VertexStatus) {
 	s := r.step(u.Vertex)
 	if u.Total <= 0 || strings.HasPrefix(u.ID, "extracting") || strings.HasPrefix(u.Name, "extracting") {
@@ -260,7 +260,7 @@ func (r *renderer) progress(u *bkclient.VertexStatus) {
 	}
 	s.layers[u.ID] = [2]int64{u.Current, u.Total}
 	if s.pulled.IsZero() {
-		s.pulled = time.Now() // nothing to say of what takes no time
+		s.pulled = time.Now() // a step that takes no time needs no line
 	}
 	if time.Since(s.pulled) < pullEvery {
 		return
@@ -288,7 +288,7 @@ func (r *renderer) output(s *step, data []byte) {
 			s.part = slices.Clone(s.part[i:])
 		}
 		if len(s.part) > maxPart {
-			// What may be the beginning of a value to mask waits for the rest of it.
+			// The beginning of a value to mask waits for the rest of it.
 			s.part = []byte(r.out.values.Replace(string(s.part)))
 			keep := min(r.out.longest, len(s.part))
 			rest := slices.Clone(s.part[len(s.part)-keep:])
@@ -328,7 +328,7 @@ func (r *renderer) running() (n int) {
 	return n
 }
 
-// beat says what takes so long.
+// beat says which step is taking so long.
 func (r *renderer) beat() {
 	var longest *step
 	for _, s := range r.order {
@@ -340,14 +340,14 @@ func (r *renderer) beat() {
 		}
 	}
 	if longest == nil {
-		r.out.detail("… still at it")
+		r.out.detail("… still building")
 		return
 	}
 	r.out.detail(fmt.Sprintf("… still running: %s (%.0fs)", longest.name, time.Since(longest.started).Seconds()))
 }
 
-// culprit is the step that failed: the one named, or the first with an error
-// that is not its having been stopped because of another.
+// culprit is the step that failed: the one named, or the first with an error other
+// than being stopped because of another step.
 func (r *renderer) culprit(d digest.Digest) *step {
 	if s := r.steps[d]; s != nil && d != "" {
 		return s
@@ -368,7 +368,7 @@ func (p *printer) evidence(s *step) (lines []string) {
 	return lines
 }
 
-// describe takes "[build 3/6] RUN npm ci" apart.
+// describe splits "[build 3/6] RUN npm ci".
 func (s *step) describe(name string) {
 	title, _, more := strings.Cut(name, "\n")
 	if more {
@@ -390,9 +390,9 @@ func (s *step) describe(name string) {
 	}
 }
 
-// clean makes a line of what a program wrote to a terminal: of progress drawn
-// over itself by carriage returns the last state, colours, and no other control
-// characters. Colours end with the line.
+// clean turns what a program wrote to a terminal into one line. It keeps the last
+// state of progress drawn over itself with carriage returns, and colours, but no
+// other control characters. Colours end with the line.
 func clean(b []byte) string {
 	b = bytes.TrimRight(b, "\r\n")
 	if i := bytes.LastIndexByte(b, '\r'); i >= 0 {
@@ -416,7 +416,7 @@ func clean(b []byte) string {
 			out.WriteByte('\t')
 		case c < 0x20, c >= 0x7f && c < 0xa0:
 		default:
-			out.WriteRune(c) // also U+FFFD for what is no UTF-8
+			out.WriteRune(c) // also U+FFFD for invalid UTF-8
 		}
 		b = b[n:]
 	}
@@ -426,7 +426,7 @@ func clean(b []byte) string {
 	return out.String()
 }
 
-// escape measures the control sequence at the beginning of b (ECMA-48) and tells
+// escape measures the control sequence at the beginning of b (ECMA-48) and reports
 // whether it sets colours (SGR).
 func escape(b []byte) (n int, sgr bool) {
 	if len(b) == 1 {

@@ -26,26 +26,27 @@ import (
 	"mesh"
 )
 
-// labelSource is what an image was made of: tree, Dockerfile, args and base images
-// under one hash. An image that has it need not be built again.
+// labelSource is one hash of what an image was made from: tree, Dockerfile, args and
+// base images. An image with the same hash need not be built again.
 const labelSource = "mesh.source"
 
-// errReused ends a solve whose image is there already.
-var errReused = errors.New("the image is there already")
+// errReused ends a solve if its image already exists.
+var errReused = errors.New("the image already exists")
 
-// labelSeal shows that the labels of an image are this server's own words. Labels
-// alone show nothing: an uploaded archive, a base image and a LABEL in a Dockerfile
-// may have any.
+// labelSeal proves that this server wrote the labels of an image. Labels alone prove
+// nothing: an uploaded archive, a base image and a LABEL in a Dockerfile can set
+// any.
 const labelSeal = "mesh.seal"
 
-// sealOf is what only this server can say of an image of a stack, made of source.
+// sealOf is a proof that only this server can make, for an image of a stack made
+// from source.
 func (b *Builder) sealOf(stack, source string) string {
 	mac := hmac.New(sha256.New, b.key)
 	_, _ = fmt.Fprintf(mac, "image\x00%s\x00%s\x00%s", b.server, stack, source)
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// sealed tells whether this server has made an image with these labels.
+// sealed reports whether this server made an image with these labels.
 func (b *Builder) sealed(labels map[string]string) bool {
 	return labels[labelServer] == b.server && hmac.Equal([]byte(labels[labelSeal]), []byte(b.sealOf(labels[labelStack], labels[labelSource])))
 }
@@ -53,13 +54,13 @@ func (b *Builder) sealed(labels map[string]string) bool {
 // baseImage is an image that a Dockerfile takes from elsewhere.
 type baseImage struct {
 	ref    string
-	digest string // empty: an old engine gives none of an image that it has itself
+	digest string // empty: an old engine reports none for its own images
 	config []byte
 }
 
-// resolve asks BuildKit for the base images, as a build would: one that has changed in
-// its registry counts where a build would take it. known is false when only building
-// tells which they are.
+// resolve asks BuildKit for the base images, as a build would, so that one that has
+// changed in its registry counts if the build would pull it. known is false if only
+// the build can tell which they are.
 func (j *job) resolve(ctx context.Context, c gateway.Client, resolveMode string) (bases []baseImage, known bool) {
 	refs, known := j.df.bases(j.args)
 	if !known || j.From.Ref != "" {
@@ -68,7 +69,7 @@ func (j *job) resolve(ctx context.Context, c gateway.Client, resolveMode string)
 	for _, ref := range refs {
 		named, err := reference.ParseNormalizedNamed(ref)
 		if err != nil {
-			return nil, false // the build itself says so
+			return nil, false // the build itself reports it
 		}
 		_, dgst, config, err := c.ResolveImageConfig(ctx, reference.TagNameOnly(named).String(), sourceresolver.Opt{ImageOpt: &sourceresolver.ResolveImageOpt{ResolveMode: resolveMode}})
 		if err != nil {
@@ -79,7 +80,7 @@ func (j *job) resolve(ctx context.Context, c gateway.Client, resolveMode string)
 	return bases, true
 }
 
-// triggers are the instructions that the base images bring by ONBUILD.
+// triggers returns the instructions that the base images add with ONBUILD.
 func triggers(bases []baseImage) *dockerfile {
 	var lines []string
 	for _, b := range bases {
@@ -100,9 +101,8 @@ func triggers(bases []baseImage) *dockerfile {
 	return d
 }
 
-// reuse looks for an image that was made of the same. It returns the hash of what
-// this build is made of, which is empty when that cannot be known, and the image
-// when there is one.
+// reuse looks for an image made from the same inputs. It returns the hash of the
+// inputs, which is empty if they are not all known, and the image if there is one.
 func (j *job) reuse(ctx context.Context, bases []baseImage, onbuild *dockerfile) (source string, found *image.Summary, err error) {
 	ids, known := j.df.secretIDs()
 	more, alsoKnown := onbuild.secretIDs()
@@ -141,8 +141,8 @@ func (j *job) reuse(ctx context.Context, bases []baseImage, onbuild *dockerfile)
 	return source, nil, nil
 }
 
-// secretIDs are the secrets that the steps of a Dockerfile may mount. known is false
-// when only building it tells.
+// secretIDs returns the secrets that the steps of a Dockerfile may mount. known is
+// false if only the build can tell.
 func (d *dockerfile) secretIDs() (ids []string, known bool) {
 	for _, n := range d.nodes() {
 		for _, f := range n.Flags {
@@ -173,9 +173,9 @@ func (d *dockerfile) secretIDs() (ids []string, known bool) {
 	return ids, true
 }
 
-// reused makes an image that is there the result of the build.
+// reused makes an existing image the result of the build.
 func (j *job) reused(ctx context.Context, old *image.Summary) (mesh.Image, error) {
-	called := "image " + strings.TrimPrefix(old.ID, "sha256:")[:12] // another server may have taken its name
+	called := "image " + strings.TrimPrefix(old.ID, "sha256:")[:12] // another server may have taken over its name
 	for _, t := range old.RepoTags {
 		if strings.HasPrefix(t, "mesh/"+string(j.Stack)+":") {
 			called = t
@@ -191,13 +191,13 @@ func (j *job) reused(ctx context.Context, old *image.Summary) (mesh.Image, error
 	if err != nil {
 		return mesh.Image{}, err
 	}
-	j.out.detail("the same tree, args and base images were built before: " + called + " is used")
+	j.out.detail("the same tree, args and base images were built before: using " + called)
 	return mesh.Image{ID: old.ID, Shell: shell, Work: mesh.Work{Reused: true}}, nil
 }
 
-// bases are the images that a Dockerfile takes from elsewhere, with the given args
-// filled in. known is false when that, or other things from elsewhere, only building it
-// tells.
+// bases returns the images that a Dockerfile takes from elsewhere, with the given
+// args expanded. known is false if only the build can tell them, or other things
+// from elsewhere.
 func (d *dockerfile) bases(args map[string]string) (refs []string, known bool) {
 	ast, err := parser.Parse(strings.NewReader(string(d.text)))
 	if err != nil {
@@ -205,7 +205,7 @@ func (d *dockerfile) bases(args map[string]string) (refs []string, known bool) {
 	}
 	if _, _, _, other := parser.DetectSyntax(d.text); other {
 		if _, stock := d.syntax(); !stock {
-			return nil, false // a frontend of its own
+			return nil, false // another frontend
 		}
 	}
 	known = true
@@ -225,8 +225,8 @@ func (d *dockerfile) bases(args map[string]string) (refs []string, known bool) {
 	fill := func(word string) string {
 		filled, unmatched, err := lex.ProcessWord(word, env)
 		for name := range unmatched {
-			if !strings.Contains(word, "${"+name+":-") { // else it has a value all the same
-				return word // whose $ tells
+			if !strings.Contains(word, "${"+name+":-") { // otherwise it has a value anyway
+				return word // its $ shows that it is unknown
 			}
 		}
 		if err != nil {
@@ -279,19 +279,19 @@ func (d *dockerfile) bases(args map[string]string) (refs []string, known bool) {
 // globals are the args before the first FROM.
 type globals map[string]string
 
-// Get is the value of one.
+// Get returns the value of an arg.
 func (g globals) Get(name string) (string, bool) { v, ok := g[name]; return v, ok }
 
-// Keys are their names.
+// Keys returns the names of the args.
 func (g globals) Keys() []string { return slices.Sorted(maps.Keys(g)) }
 
-// with adds options to what the frontend is asked for.
+// with adds options to those that the frontend gets.
 type with struct {
 	gateway.Client
 	opts map[string]string
 }
 
-// BuildOpts are those of the client and the further ones.
+// BuildOpts returns the client's options and the added ones.
 func (w with) BuildOpts() gateway.BuildOpts {
 	o := w.Client.BuildOpts()
 	o.Opts = maps.Clone(o.Opts)

@@ -12,18 +12,18 @@ import (
 	"mesh"
 )
 
-// shellFailed are what shells print of a program that they cannot start, and
-// execFailed what the engine's runtime says of one.
+// shellFailed matches what shells print about a program that they cannot start, and
+// execFailed what the engine's runtime reports.
 var (
 	shellFailed = regexp.MustCompile(`(?:^|: )([^\s:]+): (?:(?:/[^:]*: )?bad interpreter: .*|not found|No such file or directory|cannot execute: required file not found|Permission denied)$`)
 	execFailed  = regexp.MustCompile(`exec: \\?"([^"\\]+)\\?": (?:stat [^:]+: )?(no such file or directory|permission denied|executable file not found)|fork/exec ([^\s:]+): (no such file or directory|permission denied|exec format error)`)
 )
 
-const lfHint = `save it with LF line ends; git keeps them so with this line in .gitattributes: %s text eol=lf`
+const lfHint = `save it with LF line ends; to make git keep them, add this line to .gitattributes: %s text eol=lf`
 
-// scriptFault says what is wrong with a script of the tree that a failed RUN has run, or
-// nothing. The kernel says "no such file" of one whose interpreter is missing, and
-// shells pass that on; the tree has the file.
+// scriptFault explains what is wrong with a script of the tree that a failed RUN has
+// run, or returns nothing. The kernel says "no such file" about a script whose
+// interpreter is missing, and shells repeat that, although the tree has the file.
 func (j *job) scriptFault(line int, command, text string, output []string) string {
 	n := j.df.at(line)
 	if n != nil {
@@ -33,7 +33,7 @@ func (j *job) scriptFault(line int, command, text string, output []string) strin
 			}
 		}
 	}
-	var named []string // the program that was not started, and what else the command names
+	var named []string // the program that was not started, and the other files that the command names
 	for i := len(output) - 1; i >= 0; i-- {
 		if m := shellFailed.FindStringSubmatch(strings.TrimRight(output[i], "\r")); m != nil {
 			named = append(named, m[1])
@@ -59,20 +59,20 @@ func (j *job) scriptFault(line int, command, text string, output []string) strin
 			shown := mesh.Clip(e.Path, 60)
 			switch {
 			case (script || strings.HasSuffix(e.Path, "sh")) && bytes.HasSuffix(first, []byte("\r")):
-				return fmt.Sprintf("the lines of %s end in CR LF, so that what runs it is not found: "+lfHint, shown, "*"+path.Ext(e.Path))
+				return fmt.Sprintf("the lines of %s end in CR LF, so its interpreter is not found: "+lfHint, shown, "*"+path.Ext(e.Path))
 			case i >= tried:
 			case e.Mode.Perm()&0o111 == 0:
-				return fmt.Sprintf("%s is not executable; make it so with: git update-index --chmod=+x %s", shown, shown)
+				return fmt.Sprintf("%s is not executable; fix it with: git update-index --chmod=+x %s", shown, shown)
 			case script && len(bytes.Fields(first[2:])) > 0:
 				runs := string(bytes.Fields(first[2:])[0])
-				return fmt.Sprintf("%s is there; what runs it, %s, is most likely not in the base image: install it, or change the script's first line", shown, mesh.Clip(runs, 60))
+				return fmt.Sprintf("%s exists, but its interpreter %s is most likely missing from the base image: install it, or change the script's first line", shown, mesh.Clip(runs, 60))
 			}
 		}
 	}
 	return ""
 }
 
-// at is the instruction at a line; nil: there is none.
+// at is the instruction at a line, nil if there is none.
 func (d *dockerfile) at(line int) *parser.Node {
 	for _, n := range d.nodes() {
 		if line >= n.StartLine && line <= n.EndLine {
@@ -82,8 +82,8 @@ func (d *dockerfile) at(line int) *parser.Node {
 	return nil
 }
 
-// stageLike says which stages there are when an image that cannot be had may be meant
-// for one of them, the nearest first.
+// stageLike lists the stages, the nearest name first, if an image that cannot be
+// found may be a misspelled stage.
 func (d *dockerfile) stageLike(image string) string {
 	if strings.ContainsAny(image, "/:@.") {
 		return ""
@@ -108,7 +108,7 @@ func (d *dockerfile) stageLike(image string) string {
 	return ""
 }
 
-// distance counts the letters to change, add, leave out or swap (Damerau and
+// distance counts the letters to change, add, remove or swap (Damerau and
 // Levenshtein).
 func distance(a, b string) int {
 	rows := make([][]int, len(a)+1)

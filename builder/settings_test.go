@@ -46,7 +46,7 @@ func TestBuild_Settings(t *testing.T) {
 		"what only counts without a Dockerfile": {
 			mesh.Settings{Packages: []string{"curl"}, BuildCommand: "make"},
 			tree{"Dockerfile": from("RUN true")},
-			[]string{" !     packages= has no effect: there is a Dockerfile", " !     build-command= has no effect: there is a Dockerfile"},
+			[]string{" !     packages= has no effect: the repository has a Dockerfile", " !     build-command= has no effect: the repository has a Dockerfile"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -94,15 +94,15 @@ func TestBuild_BadInput(t *testing.T) {
 		"a Dockerfile that is /etc/passwd":    {mesh.Settings{}, tree{"Dockerfile": "-> /etc/passwd"}, "Dockerfile is a symbolic link to /etc/passwd, which is outside the pushed tree", ""},
 		"a Dockerfile above root":             {mesh.Settings{Root: "web", Dockerfile: "../Dockerfile"}, tree{"web/a": "", "Dockerfile": ok}, "there is no Dockerfile in the folder web", ""},
 		"a named Dockerfile that is missing":  {mesh.Settings{Dockerfile: "docker/web"}, tree{"package.json": "{}"}, "there is no docker/web in the pushed tree", "build:set"},
-		"root is missing":                     {mesh.Settings{Root: "web"}, tree{"Dockerfile": ok}, "root=web: web is not in the pushed tree", "build:unset root"},
-		"root is a file":                      {mesh.Settings{Root: "web"}, tree{"Dockerfile": ok, "web": "x"}, "root=web: web is no folder", ""},
+		"root is missing":                     {mesh.Settings{Root: "web"}, tree{"Dockerfile": ok}, "root=web: web does not exist in the pushed tree", "build:unset root"},
+		"root is a file":                      {mesh.Settings{Root: "web"}, tree{"Dockerfile": ok, "web": "x"}, "root=web: web is not a folder", ""},
 		"root is a submodule":                 {mesh.Settings{Root: "web"}, tree{"Dockerfile": ok, "web/": ""}, "root=web: web is a submodule", ""},
 		"root is a link to /etc":              {mesh.Settings{Root: "web"}, tree{"Dockerfile": ok, "web": "-> /etc"}, "root=web: web leads out of the pushed tree", ""},
-		"context is missing":                  {mesh.Settings{Context: "a/b"}, tree{"Dockerfile": ok}, "context=a/b: a/b is not in the pushed tree", "build:unset context"},
-		"a stage that is not there":           {mesh.Settings{Target: "prod"}, tree{"Dockerfile": "FROM " + base + " AS Dev\n"}, `Dockerfile has no stage "prod", which target= names`, "its stages are dev"},
+		"context is missing":                  {mesh.Settings{Context: "a/b"}, tree{"Dockerfile": ok}, "context=a/b: a/b does not exist in the pushed tree", "build:unset context"},
+		"a stage that is not there":           {mesh.Settings{Target: "prod"}, tree{"Dockerfile": "FROM " + base + " AS Dev\n"}, `Dockerfile has no stage "prod" (set by target=)`, "its stages are dev"},
 		"a path that climbs out":              {mesh.Settings{}, tree{"Dockerfile": ok, "../evil": "x"}, `the tree has a path that leads out of it: `, ""},
-		"a context over the limit":            {mesh.Settings{}, tree{"Dockerfile": ok, "large": strings.Repeat("x", 2<<20)}, "the tree is too large to build: 2 MB, and 1 MB are allowed", "its largest file is large with 2 MB"},
-		"a package.json that is /etc/passwd":  {mesh.Settings{}, tree{"package.json": "-> /etc/passwd"}, "there is no Dockerfile, and nothing else says how to build it", ""},
+		"a context over the limit":            {mesh.Settings{}, tree{"Dockerfile": ok, "large": strings.Repeat("x", 2<<20)}, "the tree is too large to build: 2 MB, at most 1 MB are allowed", "its largest file is large with 2 MB"},
+		"a package.json that is /etc/passwd":  {mesh.Settings{}, tree{"package.json": "-> /etc/passwd"}, "there is no Dockerfile, and mesh cannot detect the language", ""},
 		"a .dockerignore that cannot be read": {mesh.Settings{}, tree{"Dockerfile": ok, ".dockerignore": "[a-"}, ".dockerignore: ", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -187,7 +187,7 @@ func TestDockerfile_LooksAboveRootAsFarAsTheContext(t *testing.T) {
 			if err != nil || !managed {
 				t.Fatalf("managed %v, %v", managed, err)
 			}
-			if member := strings.Contains(text, "is a member of a workspace: the "); member != c.member {
+			if member := strings.Contains(text, "member of a workspace: "); member != c.member {
 				t.Errorf("a member: %v\n%s", member, text)
 			}
 			if alone := strings.Contains(text, "COPY --from=build --chown=node /app /app\nENV"); alone == c.member {
@@ -211,10 +211,10 @@ func TestDockerfile_Bounds(t *testing.T) {
 		"in UTF-16":       {tree{"Dockerfile": "\xff\xfeF\x00R\x00"}, "Dockerfile is UTF-16"},
 		"in Latin-1":      {tree{"Dockerfile": "FROM scratch\nENV A=caf\xe9\n"}, `Dockerfile:2: "ENV A=caf\xe9" is not valid UTF-8`},
 		"ignored UTF-16":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", ".dockerignore": "\xff\xfe.\x00e\x00"}, ".dockerignore is UTF-16"},
-		"its own UTF-16":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", "Dockerfile.dockerignore": ".\x00e\x00"}, "Dockerfile.dockerignore:1 has a NUL byte in it"},
+		"its own UTF-16":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", "Dockerfile.dockerignore": ".\x00e\x00"}, "Dockerfile.dockerignore:1 contains a NUL byte"},
 		"an ignore file":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", ".dockerignore": strings.Repeat("a/b/c/d\n", 200_000)}, ".dockerignore is larger than 1 MB"},
 		"one of its own":  {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", "Dockerfile.dockerignore": strings.Repeat("a/b/c/d\n", 200_000)}, "Dockerfile.dockerignore is larger than 1 MB"},
-		"an ignored link": {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", ".dockerignore": "-> gone"}, ".dockerignore is a link that leads to nothing"},
+		"an ignored link": {tree{"Dockerfile": "FROM scratch\nCOPY . /\n", ".dockerignore": "-> gone"}, ".dockerignore is a link to a file that is not in the repository"},
 	} {
 		_, err := b.Build(t.Context(), mesh.Build{Stack: "bounds", Tree: c.tree}, io.Discard)
 		var e *mesh.Error

@@ -24,20 +24,20 @@ import (
 	"mesh"
 )
 
-// files is a tree as BuildKit's file sync reads it (an fsutil.FS), or as a tar
-// for whatever cannot sync.
+// files is a tree as BuildKit's file sync reads it (an fsutil.FS), or as a tar if it
+// cannot sync.
 type files struct {
 	entries []mesh.TreeEntry
 	index   map[string]int // of entries, by path
 	open    func(mesh.TreeEntry) (io.ReadCloser, error)
 
-	kids map[string][]int // of entries, by their folder; see list
+	kids map[string][]int // of entries, by folder; see list
 	once sync.Once        // of kids
 
-	inside string           // the folder of the pushed tree that this is; empty: all of it
+	inside string           // the folder of the pushed tree; empty: all of it
 	opened []mesh.TreeEntry // of a folder: the entries as the tree has them
 
-	times map[uint64]mesh.FileTime // of this build, by pathKey; nil: none are given
+	times map[uint64]mesh.FileTime // of this build, by pathKey; nil: none are set
 }
 
 func newFiles(t mesh.Tree) *files {
@@ -49,15 +49,14 @@ func newFiles(t mesh.Tree) *files {
 	return f
 }
 
-// epoch is the time of folders that are given none, and what the times of such
-// files count from: late enough for zip files and early enough to look odd to
-// nobody.
+// epoch is the time of folders without one, and the base for the times of such
+// files: late enough for zip files, and early enough to look unremarkable.
 var epoch = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// modTime is the time of a file that no stack remembers: the Dockerfile beside the
-// tree, say. It depends on the content alone. The file sync skips a file whose size,
-// mode and time are those of the last build: with one time for all, an edit that
-// keeps the size would be built from the old content (seen).
+// modTime is the time of a file that no stack remembers, for example the Dockerfile
+// beside the tree. It depends only on the content. The file sync skips a file with
+// the size, mode and time of the last build: with one time for all files, an edit
+// that keeps the size would be built from the old content (seen).
 func modTime(e mesh.TreeEntry) time.Time {
 	if len(e.ID) < 8 {
 		return epoch
@@ -69,8 +68,8 @@ func modTime(e mesh.TreeEntry) time.Time {
 	return epoch.Add(time.Duration(n) * time.Millisecond) // at most 50 days
 }
 
-// resolve follows symbolic links inside the tree and returns the entry that p
-// means. The entry of the tree itself is a folder without a path.
+// resolve follows symbolic links inside the tree and returns the entry of p. The
+// entry of the tree itself is a folder without a path.
 func (f *files) resolve(p string) (mesh.TreeEntry, error) {
 	return mesh.FollowLinks(p, func(p string) (mesh.TreeEntry, bool) {
 		i, ok := f.index[p]
@@ -81,21 +80,21 @@ func (f *files) resolve(p string) (mesh.TreeEntry, error) {
 	})
 }
 
-// Limits of files that are read whole, in bytes. Reading them is not the engine's work,
-// and a Dockerfile of 150 MB kept a core busy for three minutes.
+// Limits of files that are read whole, in bytes. The engine does not limit them, and
+// a Dockerfile of 150 MB kept a core busy for three minutes.
 const (
 	maxDockerfile = 1 << 20
-	maxIgnore     = 1 << 20 // .dockerignore and its like, .gitattributes
+	maxIgnore     = 1 << 20 // .dockerignore and other ignore files, .gitattributes
 )
 
 // Limits of what is compared with each file of a tree.
 const (
-	maxInstructions = 1000 // of a Dockerfile; an image has 127 layers at most
+	maxInstructions = 1000 // of a Dockerfile; an image has at most 127 layers
 	maxPatterns     = 1000 // of an ignore file
 )
 
-// read returns a whole regular file, following links. One that is too large is a
-// *mesh.Error.
+// read returns a whole regular file, following links. If it is too large, the error
+// is a *mesh.Error.
 func (f *files) read(p string, limit int64) ([]byte, error) {
 	e, err := f.resolve(p)
 	if err != nil {
@@ -107,8 +106,8 @@ func (f *files) read(p string, limit int64) ([]byte, error) {
 	return f.content(e, limit)
 }
 
-// optional is read for a file that need not be there. What is there and cannot be read
-// is an error: an ignore file that is passed over would ship what it names.
+// optional is read for a file that may be missing. A file that exists and cannot be
+// read is an error: ignoring an ignore file would ship what it excludes.
 func (f *files) optional(p string, limit int64) ([]byte, error) {
 	if _, there := f.index[p]; !there {
 		return nil, nil
@@ -116,16 +115,16 @@ func (f *files) optional(p string, limit int64) ([]byte, error) {
 	b, err := f.read(p, limit)
 	switch {
 	case errors.Is(err, mesh.ErrOutside), errors.Is(err, fs.ErrNotExist):
-		return nil, mesh.Errorf(mesh.Invalid, "%s is a link that leads to nothing in the repository", p).WithHint("commit the file itself, or remove the link: git rm %s", p)
+		return nil, mesh.Errorf(mesh.Invalid, "%s is a link to a file that is not in the repository", p).WithHint("commit the file itself, or remove the link: git rm %s", p)
 	case errors.Is(err, fs.ErrInvalid):
-		return nil, mesh.Errorf(mesh.Invalid, "%s is a folder", p).WithHint("make it a file, or remove it: git rm -r %s", p)
+		return nil, mesh.Errorf(mesh.Invalid, "%s is a folder", p).WithHint("replace it with a file, or remove it: git rm -r %s", p)
 	}
 	return b, err
 }
 
 func (f *files) content(e mesh.TreeEntry, limit int64) ([]byte, error) {
 	if e.Size > limit {
-		return nil, mesh.Errorf(mesh.Invalid, "%s is larger than %d MB", mesh.Visible(e.Path), limit>>20).WithHint("shorten it, or take it out of the repository: git rm --cached %s", mesh.Visible(e.Path))
+		return nil, mesh.Errorf(mesh.Invalid, "%s is larger than %d MB", mesh.Visible(e.Path), limit>>20).WithHint("shorten it, or remove it from the repository: git rm --cached %s", mesh.Visible(e.Path))
 	}
 	r, err := f.open(e)
 	if err != nil {
@@ -135,8 +134,8 @@ func (f *files) content(e mesh.TreeEntry, limit int64) ([]byte, error) {
 	return io.ReadAll(r)
 }
 
-// syncable tells whether the file sync can carry the tree: its messages hold
-// paths as UTF-8 strings.
+// syncable reports whether the file sync can carry the tree: its messages hold paths
+// as UTF-8 strings.
 func (f *files) syncable() bool {
 	for _, e := range f.entries {
 		if !utf8.ValidString(e.Path) || !utf8.ValidString(e.Link) {
@@ -146,8 +145,9 @@ func (f *files) syncable() bool {
 	return true
 }
 
-// lfsPointers counts the files that hold a Git LFS pointer instead of content,
-// and names the first three. It looks only where .gitattributes has the filter.
+// lfsPointers counts the files that contain a Git LFS pointer instead of content,
+// and returns the first three names. It only looks where .gitattributes has the
+// filter.
 func (f *files) lfsPointers() (n int, names []string) {
 	uses := false
 	for _, e := range f.entries {
@@ -220,10 +220,10 @@ func (f *files) Open(p string) (io.ReadCloser, error) {
 	return f.open(f.entries[i])
 }
 
-// tar streams the tree without what ignore leaves out, one file in memory at a
-// time. The files of keep are in it in any case, with the content that it has for
-// them. Nothing on the engine's side honours .dockerignore for a tar. The caller
-// closes the reader, also one that it has not read to its end.
+// tar streams the tree without what ignore excludes, one file in memory at a time.
+// It always contains the files of keep, with the content given there. Nothing in the
+// engine honours .dockerignore for a tar. The caller closes the reader, even if it
+// has not read it to the end.
 func (f *files) tar(match *patternmatcher.PatternMatcher, keep map[string][]byte) io.ReadCloser {
 	pr, pw := io.Pipe()
 	go func() {
@@ -244,7 +244,7 @@ func (f *files) writeTar(w *tar.Writer, match *patternmatcher.PatternMatcher, ke
 			return err
 		}
 		if _, kept := keep[e.Path]; out || kept {
-			continue // the folders of a file that an exception keeps come by themselves
+			continue // the folders of a file that an exception keeps follow by themselves
 		}
 		h := &tar.Header{Name: e.Path, Mode: int64(e.Mode.Perm()), ModTime: f.time(e), Format: tar.FormatPAX}
 		switch {
@@ -268,9 +268,8 @@ func (f *files) writeTar(w *tar.Writer, match *patternmatcher.PatternMatcher, ke
 	return nil
 }
 
-// writeKept writes files that have a content of their own here. Before them comes a
-// header without extensions: BuildKit looks at the first 1024 bytes to find out that it
-// is a tar.
+// writeKept writes the files with their own content. They come after a header
+// without extensions: BuildKit recognizes a tar by its first 1024 bytes.
 func writeKept(w *tar.Writer, keep map[string][]byte) error {
 	if err := w.WriteHeader(&tar.Header{Name: "./", Mode: 0o755, ModTime: epoch, Typeflag: tar.TypeDir, Format: tar.FormatUSTAR}); err != nil {
 		return err
@@ -296,8 +295,8 @@ func (f *files) copy(w io.Writer, e mesh.TreeEntry) error {
 	return err
 }
 
-// literal is a tree of a few files that the tree of the push does not have in
-// this form. They lie below the folders that their names have.
+// literal is a tree of a few files that differ from the pushed tree. They are in the
+// folders that their names contain.
 func literal(content map[string][]byte, ids map[string]string) *files {
 	f := &files{index: map[string]int{}, open: func(e mesh.TreeEntry) (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(content[e.Path])), nil

@@ -10,19 +10,19 @@ import (
 	"mvdan.cc/sh/v3/syntax"
 )
 
-// Many Dockerfiles build the dependencies first, with a stand-in for the program:
+// Many Dockerfiles first build the dependencies, with a placeholder for the program:
 //
 //	RUN mkdir src && echo 'fn main() {}' > src/main.rs && cargo build
 //	COPY src src
 //	RUN cargo build
 //
-// The real file has to be newer than what was made of the stand-in in the same build,
-// which takes place after the files got their times. So the files for which a step
-// makes a stand-in are given the end of the longest build as their time. What is made
-// of them is always out of date; that costs the last step, and only when it runs.
+// The real file must be newer than what the same build made from the placeholder,
+// which happens after the files got their times. So the files that a step makes a
+// placeholder for get the end of the longest build as their time. What is made from
+// them is always out of date, which costs the last step, and only when it runs.
 
-// standIns tells which files of the tree, by path, a step makes a stand-in for that a
-// later COPY replaces. It may take more files for such than there are.
+// standIns reports, by path, which files of the tree a later COPY puts in place of a
+// placeholder that a step made. It may report too many.
 func (d *dockerfile) standIns(f *files) func(p string) bool {
 	var found, made []string
 	for _, n := range d.nodes() {
@@ -61,8 +61,8 @@ func (d *dockerfile) standIns(f *files) func(p string) bool {
 	return func(p string) bool { return are[p] }
 }
 
-// maxStandIns is how many names are looked for among the files of the tree. A Dockerfile
-// that writes more makes all of them count as replaced.
+// maxStandIns is the number of names to look for among the files of the tree. If a
+// Dockerfile writes more, all files count as replaced.
 const maxStandIns = 200
 
 func fromElsewhere(n *parser.Node) bool {
@@ -74,7 +74,7 @@ func fromElsewhere(n *parser.Node) bool {
 	return false
 }
 
-// takesTree tells whether a RUN mounts the tree.
+// takesTree reports whether a RUN mounts the tree.
 func takesTree(n *parser.Node) bool {
 	for _, f := range n.Flags {
 		if m, ok := strings.CutPrefix(f, "--mount="); ok && !strings.Contains(m, "from=") && (!strings.Contains(m, "type=") || strings.Contains(m, "type=bind")) {
@@ -84,7 +84,7 @@ func takesTree(n *parser.Node) bool {
 	return false
 }
 
-// copiedAs are the files that a COPY makes under another name than they have.
+// copiedAs returns the files that a COPY creates under another name.
 func copiedAs(n *parser.Node) []string {
 	var words []string
 	for w := n.Next; w != nil; w = w.Next {
@@ -108,7 +108,8 @@ func copiedAs(n *parser.Node) []string {
 	return as
 }
 
-// writtenBy are the files that a RUN writes, with * for what only running it tells.
+// writtenBy returns the files that a RUN writes, with * for parts that only running
+// it reveals.
 func writtenBy(n *parser.Node) []string {
 	var w writes
 	for _, h := range n.Heredocs {
@@ -174,7 +175,7 @@ func (w *writes) script(text string) {
 	}
 }
 
-// makes are the files that commands make which name none.
+// makes lists the files that commands create without naming them.
 var makes = map[string][]string{
 	"cargo init": {"src/main.rs", "src/lib.rs", "Cargo.toml"}, "cargo new": {"src/main.rs", "src/lib.rs", "Cargo.toml"},
 	"go mod": {"go.mod", "go.sum"}, "npm init": {"package.json"}, "yarn init": {"package.json"}, "pnpm init": {"package.json"}, "bun init": {"package.json", "index.ts"},
@@ -207,7 +208,7 @@ func (w *writes) command(words []string) {
 			}
 		}
 	case "xargs":
-		w.files = append(w.files, "*") // what it is given, which the other words tell
+		w.files = append(w.files, "*") // its input; the other words name the files
 	case "touch", "tee", "truncate", "sed", "perl", "patch":
 		w.files = append(w.files, args...)
 	case "dd":
@@ -230,7 +231,7 @@ func (w *writes) command(words []string) {
 
 var braces = regexp.MustCompile(`\{[^{}]*\}`)
 
-// pattern is a word as far as it is known, with * for the rest.
+// pattern is the known part of a word, with * for the rest.
 func pattern(word *syntax.Word) string {
 	if word == nil {
 		return ""
@@ -255,7 +256,7 @@ func pattern(word *syntax.Word) string {
 	return b.String()
 }
 
-// sameEnd tells whether a path of an image may be that of a file of the tree: the
+// sameEnd reports whether a path in an image may be that of a file of the tree: the
 // shorter one is the end of the other.
 func sameEnd(pattern, p string) bool {
 	a, b := strings.Split(strings.Trim(path.Clean("/"+pattern), "/"), "/"), strings.Split(p, "/")

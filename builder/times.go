@@ -18,23 +18,24 @@ import (
 
 // Git keeps no times, and a build needs good ones:
 //
-//   - A file that has changed is newer than whatever an earlier build made of it.
-//     Otherwise cargo, make and "[ a -nt b ]" take what lies in a cache mount for up
-//     to date, and the old program is deployed.
-//   - A file that has changed is newer than it was, by a whole second, which is what
-//     HTTP compares (RFC 9110, section 8.8.2). Otherwise clients get 304.
+//   - A file that has changed is newer than anything an earlier build made from it.
+//     Otherwise cargo, make and "[ a -nt b ]" consider what is in a cache mount up to
+//     date, and the old program is deployed.
+//   - A file that has changed is newer than it was, by at least a whole second, which
+//     is the unit of HTTP (RFC 9110, section 8.8.2). Otherwise clients get 304.
 //   - A file that has not changed keeps its time. BuildKit's file sync compares size,
-//     mode and time, so that only changed files travel.
+//     mode and time, so that only changed files are sent.
 //
-// So a stack remembers what its files were and since when: mesh.FileTimes. Times
-// are given when a build starts, not when it succeeds: a build that fails has filled
-// its cache mounts, too.
+// So a stack remembers the state of its files, and since when: mesh.FileTimes. Times
+// are set when a build starts, not when it succeeds: a build that fails has also
+// filled its cache mounts.
 
-// maxPast is how many earlier states of files a stack remembers, of 8 bytes each. A
-// file that goes back to one before them may get its old time from BuildKit's cache.
+// maxPast is the number of earlier file states that a stack remembers, of 8 bytes
+// each. A file that changes back to an older one may get its old time from
+// BuildKit's cache.
 const maxPast = 100_000
 
-// give puts the times of this build on the tree, and remembers them.
+// give sets the times of this build on the tree, and remembers them.
 func (j *job) give(ctx context.Context) error {
 	if j.Times == nil || j.From.Ref != "" {
 		return nil
@@ -69,9 +70,9 @@ func (j *job) give(ctx context.Context) error {
 	return nil
 }
 
-// builtSince tells whether the engine has an image of the stack that was built after
-// all that the stack remembers: its memory is out of an old copy of the data directory
-// then. The engine's clock gives whole seconds.
+// builtSince reports whether the engine has an image of the stack that is newer than
+// everything the stack remembers: the memory then comes from an old copy of the data
+// directory. The engine's clock has whole seconds.
 func (j *job) builtSince(ctx context.Context, latest time.Time) (bool, error) {
 	if latest.IsZero() {
 		return false, nil
@@ -83,8 +84,8 @@ func (j *job) builtSince(ctx context.Context, latest time.Time) (bool, error) {
 	}), err
 }
 
-// ran remembers that steps have run until now: what they made may be as late as
-// that, and the clock may go back.
+// ran records that steps have run until now: what they made may have this time, and
+// the clock may go back.
 func (j *job) ran(ctx context.Context) {
 	if j.times == nil {
 		return
@@ -93,14 +94,14 @@ func (j *job) ran(ctx context.Context) {
 		j.times.Latest = now
 	}
 	if err := j.Times.KeepFileTimes(context.WithoutCancel(ctx), *j.times); err != nil {
-		j.log.WarnContext(ctx, "end of a build not remembered", "stack", j.Stack, "err", err)
+		j.log.WarnContext(ctx, "end of a build not recorded", "stack", j.Stack, "err", err)
 	}
 }
 
-// nextTimes are the times of a build that starts now. firstBuild says that the
-// stack had none before. ahead is how far in the future a file has to be.
+// nextTimes returns the times of a build that starts now. firstBuild says that the
+// stack had none before. ahead is how far in the future the time of a file must be.
 func nextTimes(old mesh.FileTimes, entries []mesh.TreeEntry, now time.Time, firstBuild bool, ahead func(string) time.Duration) (next mesh.FileTimes, changed bool) {
-	// A second later than anything before, whatever the clock says.
+	// At least a second later than anything before, whatever the clock says.
 	at := now.UTC().Truncate(time.Microsecond)
 	if !at.Truncate(time.Second).After(old.Latest.Truncate(time.Second)) {
 		at = old.Latest.UTC().Truncate(time.Second).Add(time.Second)
@@ -121,7 +122,7 @@ func nextTimes(old mesh.FileTimes, entries []mesh.TreeEntry, now time.Time, firs
 		if !known || was.Of != of {
 			changed = true
 			since := at
-			if known && !at.Truncate(time.Second).After(was.Time.Truncate(time.Second)) { // it was a stand-in
+			if known && !at.Truncate(time.Second).After(was.Time.Truncate(time.Second)) { // it was a placeholder
 				since = was.Time.Truncate(time.Second).Add(time.Second)
 			}
 			t = mesh.FileTime{Of: of, Since: since, Time: since, Back: past[hash(key, of)]}
@@ -153,7 +154,7 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// children are the names in each folder, as one hash: a folder changes when they do.
+// children is one hash of the names in each folder: a folder changes when they do.
 func children(entries []mesh.TreeEntry) map[string]uint64 {
 	in := map[string]uint64{}
 	for _, e := range entries {
@@ -163,8 +164,8 @@ func children(entries []mesh.TreeEntry) map[string]uint64 {
 	return in
 }
 
-// identity is what a file is: another one is another file. A pusher finds it out by
-// their own tree only, so that 8 bytes are enough.
+// identity identifies the state of a file. Pushers can only collide with their own
+// tree, so 8 bytes are enough.
 func identity(e mesh.TreeEntry, inside map[string]uint64) uint64 {
 	return hashOf(fmt.Sprintf("%o\x00%s\x00%s\x00%s\x00%x", e.Mode, e.ID, e.Link, e.Module, inside[e.Path]))
 }
@@ -180,7 +181,7 @@ func hash(a, b uint64) uint64 {
 	return hashOf(string(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, a), b)))
 }
 
-// within is a path below a folder of the tree, as that folder has it.
+// within is a path below a folder of the tree, relative to that folder.
 func within(p, dir string) (string, bool) {
 	if dir == "" {
 		return p, true
@@ -191,7 +192,7 @@ func within(p, dir string) (string, bool) {
 	return "", false
 }
 
-// time of an entry in this build.
+// time is the time of an entry in this build.
 func (f *files) time(e mesh.TreeEntry) time.Time {
 	if t, ok := f.known(e); ok {
 		return t.Time
@@ -207,7 +208,7 @@ func (f *files) known(e mesh.TreeEntry) (mesh.FileTime, bool) {
 	return t, ok
 }
 
-// since is when an entry became what it is, in nanoseconds; 0: nobody knows.
+// since is when an entry got its current state, in nanoseconds; 0: unknown.
 func (f *files) since(e mesh.TreeEntry) int64 {
 	t, ok := f.known(e)
 	if !ok {

@@ -25,48 +25,37 @@ var buildCommands = []*definition{
 		topic: "build", short: "Show the build and check settings", stack: true, json: true, run: runBuild,
 	},
 	{
-		topic: "build", verb: "set", args: "NAME=VALUE…", short: "Change build and check settings, for the next push",
-		long: "branch=NAME           the branch that is deployed\n" +
-			"root=DIR              the folder that is built (the whole repository)\n" +
-			"context=DIR           the folder that COPY sees (the whole repository; without a Dockerfile what root belongs to)\n" +
-			"dockerfile=PATH       the Dockerfile, below root (Dockerfile, or none: what is detected)\n" +
-			"target=STAGE          the stage of the Dockerfile (the last)\n" +
-			"packages=A,B          Debian packages for the program; without a Dockerfile\n" +
-			"build-packages=A,B    Debian packages for the build; without a Dockerfile\n" +
-			"base-image=REF        in place of the language's own; without a Dockerfile\n" +
-			"build-command=LINE    in place of the detected one; without a Dockerfile\n" +
-			"start-command=LINE    of web; wins over the Procfile\n" +
-			"user=NAME             who runs the program (as the image says)\n" +
-			"pull=true             ask the registries for newer base images\n" +
-			"watch=GLOB,GLOB       skip pushes that touch no such file, such as web/**\n" +
-			"show-command=true     print the docker build that does the same\n" +
-			"health=/PATH          what has to answer 2xx or 3xx (any answer but 5xx at /)\n" +
-			"check-timeout=1m      how long an instance may take to become healthy (1m)\n" +
-			"drain=30s             how long requests in flight may take when an instance retires (30s)\n" +
-			"websocket-drain=30s   how long WebSockets may go on then (30s)\n" +
-			"stop-timeout=30s      from SIGTERM to SIGKILL (30s)\n" +
-			"first-byte=60s        how long the app may take to begin an answer (60s); at once, without a push\n" +
-			"release-timeout=1h    how long the release command may take (1h)\n\n" +
-			"The repository may say the same in mesh.toml; what is set here wins.",
+		topic: "build", verb: "set", args: "NAME=VALUE…", short: "Change build and check settings for the next push",
+		long:  settingsHelp() + "\nmesh.toml in the repository takes the same names, except branch. A value set here wins.",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: many, run: runBuildSet,
 	},
 	{
-		topic: "build", verb: "dockerfile", args: "[--eject]", short: "Print the Dockerfile that the last commit is built with: the repository's, or the one that mesh writes",
-		long: "In a checkout, \"mesh build:dockerfile --eject\" writes it to ./Dockerfile, with a .dockerignore where there is\n" +
-			"none, from the files that lie there. From then on it is the repository's own, to change and to commit.",
+		topic: "build", verb: "dockerfile", args: "[--eject]", short: "Print the Dockerfile of the last commit, written or generated",
+		long: "Prints the repository's own Dockerfile, or the one that mesh generates if there is none. In a checkout,\n" +
+			"\"mesh build:dockerfile --eject\" generates it from the files there and writes it to ./Dockerfile, with a\n" +
+			".dockerignore if there is none. From then on it belongs to the repository: change it and commit it.",
 		stack: true, access: mesh.AccessRead, quiet: true, exact: true, run: runBuildDockerfile,
 		flags: func(fs *pflag.FlagSet) {
 			fs.Bool("eject", false, "write ./Dockerfile, in a checkout")
-			fs.Bool("force", false, "with --eject: write over one that is there")
+			fs.Bool("force", false, "with --eject: replace an existing Dockerfile")
 		},
 	},
 	{
-		topic: "build", verb: "unset", args: "NAME…", short: "Put settings back to their defaults",
+		topic: "build", verb: "unset", args: "NAME…", short: "Restore settings to their defaults",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: many, run: runBuildUnset,
 	},
 }
 
-// setting tells whether there is a setting of that name, and what else may be meant.
+// settingsHelp is a line for each setting, with its default.
+func settingsHelp() string {
+	var b strings.Builder
+	for _, s := range mesh.BuildSettings() {
+		_, _ = fmt.Fprintf(&b, "%-21s %s (%s)\n", s.Name+"="+s.Value, s.Help, s.Default)
+	}
+	return b.String()
+}
+
+// setting returns an error for an unknown setting, with the nearest name as its hint.
 func setting(name string) error {
 	best, dist := "", 3
 	for _, s := range mesh.SettingNames() {
@@ -78,7 +67,7 @@ func setting(name string) error {
 		}
 	}
 	e := mesh.Errorf(mesh.Invalid, "there is no build setting %q", mesh.Clip(name, 60))
-	e.Hint = "there are " + strings.Join(mesh.SettingNames(), ", ")
+	e.Hint = "use one of " + strings.Join(mesh.SettingNames(), ", ")
 	if best != "" {
 		e.Hint = fmt.Sprintf("did you mean %s?", best)
 	}
@@ -105,14 +94,14 @@ func runBuild(_ context.Context, c *call) error {
 
 func runBuildDockerfile(ctx context.Context, c *call) error {
 	if eject, _ := c.flags.GetBool("eject"); eject {
-		return mesh.Errorf(mesh.Invalid, "--eject writes a file on your machine, which only the client can").WithHint("in a checkout: mesh build:dockerfile --eject")
+		return mesh.Errorf(mesh.Invalid, "--eject writes a file on your machine: only the client can do that").WithHint("in a checkout: mesh build:dockerfile --eject")
 	}
 	text, managed, err := c.Builds.Dockerfile(ctx, c.stack.Name)
 	if err != nil {
 		return err
 	}
 	if !managed {
-		_, _ = fmt.Fprintln(c.Stderr, "the repository's own:")
+		_, _ = fmt.Fprintln(c.Stderr, "from the repository:")
 	}
 	_, err = io.WriteString(c.Stdout, text)
 	return err

@@ -51,7 +51,7 @@ func TestPublish(t *testing.T) {
 		"svc:publish -a blog worker --endpoint https://*.example.com/":     "not a wildcard",
 		"svc:publish -a blog worker --endpoint https://example.com:8080/a": "without a port",
 		"svc:publish -a blog worker --endpoint https://example.com/a/../b": `the part ".."`,
-		"svc:publish -a blog worker --endpoint https://example.com/a?b":    "neither ? nor #",
+		"svc:publish -a blog worker --endpoint https://example.com/a?b":    "contains ? or #",
 		"svc:publish -a blog Worker --endpoint https://example.com/a":      "not a service name",
 		"svc:unpublish -a blog worker --endpoint /api":                     "does not begin with https://",
 	} {

@@ -1,15 +1,16 @@
-// Package egress decides which addresses may be fetched from on a tenant's behalf: what
-// a Dockerfile adds, base images, prebuilt images, submodules. Whoever may push chooses
-// these names, and the server and its engine stand inside the operator's network, behind
-// its firewall and beside mesh's own listeners.
+// Package egress decides which addresses may be fetched from on a tenant's behalf:
+// by a Dockerfile's ADD, base images, prebuilt images, submodules. Anyone who may
+// push chooses these names, and the server and its engine are inside the operator's
+// network, behind its firewall and beside mesh's own listeners.
 //
-// Refused are the machine's own addresses, loopback, link-local (a cloud's metadata) and
-// private ones, unless an admin allows them. What fetches by itself, as the engine does,
-// is told by Check before; what mesh fetches goes through Dial or Proxy, so that a name
-// that resolves anew leads nowhere else. Who fetches what is left to others.
+// It refuses the machine's own addresses, loopback, link-local addresses (a cloud's
+// metadata) and private ones, unless an admin allows them. Check is for components
+// that fetch by themselves, such as the engine; mesh itself fetches through Dial or
+// Proxy, so that a name cannot resolve to something else later. Others decide who
+// fetches what.
 //
 //	p, err := egress.New([]string{"10.0.0.5", "git.internal"})
-//	err = p.Check(ctx, "metadata.example") // a *mesh.Error says why not
+//	err = p.Check(ctx, "metadata.example") // a *mesh.Error with the reason
 package egress
 
 import (
@@ -25,21 +26,21 @@ import (
 	"mesh"
 )
 
-// Policy says which addresses may be fetched from. Make one with New; it may be used
-// from several goroutines.
+// Policy decides which addresses may be fetched from. Make one with New; it may be
+// used from several goroutines.
 type Policy struct {
 	// Lookup finds the addresses of a name; nil: the system's resolver.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
-	// Own lists the machine's addresses; nil: those of its interfaces. It is asked at each
-	// check, because they change.
+	// Own lists the machine's addresses; nil: those of its interfaces. Each check
+	// calls it, because they change.
 	Own func() ([]netip.Addr, error)
 
 	nets  []netip.Prefix
 	names map[string]bool
 }
 
-// New returns a policy with an admin's exceptions: networks, addresses, and host names,
-// which are believed wherever they lead.
+// New returns a policy with an admin's exceptions: networks, addresses, and host
+// names, which are allowed wherever they resolve to.
 func New(allow []string) (*Policy, error) {
 	p := &Policy{names: map[string]bool{}}
 	var faults []error
@@ -56,7 +57,7 @@ func New(allow []string) (*Policy, error) {
 		}
 		host, err := mesh.ParseHost(a)
 		if a != "localhost" && (err != nil || strings.HasPrefix(a, "*")) {
-			faults = append(faults, mesh.Errorf(mesh.Invalid, "%q is no network, address or host name", mesh.Clip(a, 60)))
+			faults = append(faults, mesh.Errorf(mesh.Invalid, "%q is not a network, address or host name", mesh.Clip(a, 60)))
 			continue
 		}
 		p.names[string(host)] = true
@@ -64,16 +65,18 @@ func New(allow []string) (*Policy, error) {
 	return p, errors.Join(faults...)
 }
 
-// Networks are the exceptions that are networks and addresses.
+// Networks returns the exceptions that are networks and addresses.
 func (p *Policy) Networks() []netip.Prefix { return slices.Clone(p.nets) }
 
-// Special-purpose networks (RFC 6890 and its registries) that netip has no word for.
+// Special-purpose networks (RFC 6890 and its registries) for which netip has no
+// method.
 var special = prefixes(
 	"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4",
 	"100::/64", "2001:db8::/32", "fec0::/10",
 )
 
-// Networks of IPv6 whose addresses hold one of IPv4, and where (RFC 6052, 3056, 4291).
+// IPv6 networks whose addresses contain an IPv4 address, and where (RFC 6052, 3056,
+// 4291).
 var embedded = []struct {
 	net netip.Prefix
 	at  int
@@ -91,7 +94,7 @@ func prefixes(list ...string) (nets []netip.Prefix) {
 	return nets
 }
 
-// refused says why an address is refused; empty: it is not.
+// refused returns the reason why an address is refused, empty if it is not.
 func (p *Policy) refused(a netip.Addr, own []netip.Addr) string {
 	a = a.Unmap().WithZone("")
 	if slices.ContainsFunc(p.nets, func(n netip.Prefix) bool { return n.Contains(a) }) {
@@ -122,19 +125,19 @@ func (p *Policy) refused(a netip.Addr, own []netip.Addr) string {
 	return ""
 }
 
-// zoneRule is what a zone may be: ParseAddr takes anything, and others put addresses
-// into the command lines of shells.
+// zoneRule restricts zones: ParseAddr accepts anything, and addresses end up in
+// command lines of shells.
 var zoneRule = regexp.MustCompile(`^[A-Za-z0-9._-]*$`)
 
-// addrs finds the addresses of a host and refuses it when one of them is refused: which
-// of them a client takes is not known. The error is a *mesh.Error.
+// addrs finds the addresses of a host, and refuses the host if any of them is
+// refused: a client may use any of them. The error is a *mesh.Error.
 func (p *Policy) addrs(ctx context.Context, host string) ([]netip.Addr, error) {
 	host = strings.TrimSuffix(strings.ToLower(host), ".")
 	found := []netip.Addr{}
 	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
 		if !zoneRule.MatchString(a.Zone()) {
 			return nil, mesh.Errorf(mesh.Invalid, "%q is not an address: its zone is not the name of an interface", mesh.Visible(mesh.Clip(host, 100))).
-				WithHint("leave out what stands behind the %%")
+				WithHint("remove the %% and what follows it")
 		}
 		found = append(found, a)
 	} else {
@@ -150,7 +153,7 @@ func (p *Policy) addrs(ctx context.Context, host string) ([]netip.Addr, error) {
 			}
 			return nil, &mesh.Error{
 				Kind: mesh.Unavailable, Text: fmt.Sprintf("the host %s cannot be found", mesh.Visible(mesh.Clip(host, 100))),
-				Hint: "check the name; if it is right, the server's DNS does not know it", Err: err,
+				Hint: "check the name; if it is right, the server's DNS cannot resolve it", Err: err,
 			}
 		}
 	}
@@ -172,7 +175,7 @@ func (p *Policy) addrs(ctx context.Context, host string) ([]netip.Addr, error) {
 				name += " (" + a.String() + ")"
 			}
 			return nil, mesh.Errorf(mesh.Denied, "%s is %s: builds and deploys may not fetch from there", mesh.Visible(mesh.Clip(name, 120)), why).
-				WithHint("use a public address; an admin of the server allows others with MESH_FETCH_ALLOW (--fetch-allow)")
+				WithHint("use a public address; an admin of the server can allow others with MESH_FETCH_ALLOW (--fetch-allow)")
 		}
 	}
 	return found, nil
@@ -190,9 +193,9 @@ func interfaces() (own []netip.Addr, err error) {
 	return own, err
 }
 
-// Check tells whether a host, a name or an address without a port, may be fetched from.
-// It is for what fetches by itself; a name that resolves to something else afterwards is
-// left to the firewall (mesh firewall).
+// Check reports whether a host, a name or an address without a port, may be fetched
+// from. It is for components that fetch by themselves. If a name resolves to
+// something else afterwards, the firewall blocks it (mesh firewall).
 func (p *Policy) Check(ctx context.Context, host string) error {
 	_, err := p.addrs(ctx, host)
 	return err
@@ -205,15 +208,15 @@ func (p *Policy) Pin(ctx context.Context, host string) (netip.Addr, error) {
 		return netip.Addr{}, err
 	}
 	for _, a := range found {
-		if a.Unmap().Is4() { // a machine without IPv6 has names with such addresses, too
+		if a.Unmap().Is4() { // even a machine without IPv6 has names with such addresses
 			return a.Unmap(), nil
 		}
 	}
 	return found[0], nil
 }
 
-// Dial connects to host:port when that may be fetched from, to an address that was
-// looked at and to no other.
+// Dial connects to host:port if that may be fetched from, and only to an address
+// that it has checked.
 func (p *Policy) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {

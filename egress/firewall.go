@@ -7,20 +7,21 @@ import (
 	"net/netip"
 )
 
-// Firewall sets what this process cannot enforce: that containers do not reach a cloud's
-// metadata, and that the engine, when a name resolves anew, fetches from nowhere that the
-// policy refuses. It needs the rights of root, and what it sets stays until the machine
-// is started anew.
+// Firewall enforces what this process cannot: containers do not reach a cloud's
+// metadata, and the engine, if a name resolves to something else later, fetches from
+// nowhere that the policy refuses. It needs root, and its rules last until the
+// machine restarts.
 type Firewall struct {
-	// Run runs iptables or ip6tables with arguments. An error means that it did not do it.
+	// Run runs iptables or ip6tables with arguments. An error means that it failed.
 	Run func(ctx context.Context, program string, args ...string) error
-	// Engine is the control group of the engine, as iptables-extensions(8) wants it for
-	// the match "cgroup": "system.slice/docker.service".
+	// Engine is the control group of the engine, in the form that the match "cgroup"
+	// of iptables-extensions(8) needs: "system.slice/docker.service".
 	Engine string
 }
 
-// Chains of mesh's own. They are reached from the kernel's, and not from DOCKER-USER,
-// which Docker makes for IPv6 only where it manages that, and empties with firewalld.
+// mesh's own chains. They are reached from the kernel's chains, not from
+// DOCKER-USER, which Docker creates for IPv6 only if it manages that, and empties
+// with firewalld.
 const (
 	chainContainers = "MESH-CONTAINERS"
 	chainEngine     = "MESH-ENGINE"
@@ -30,7 +31,7 @@ const (
 type family struct {
 	program  string
 	metadata []string // link-local, and where clouds have their metadata
-	inside   []string // what the engine may not begin a connection to
+	inside   []string // networks that the engine may not open a connection to
 	is       func(netip.Addr) bool
 }
 
@@ -49,12 +50,12 @@ var families = []family{
 	},
 }
 
-// Bridges of Docker: its own, and those of networks, mesh's among them.
+// Docker's bridges: its own, and those of networks, including mesh's.
 var bridges = []string{"docker0", "br-+"}
 
-// Set puts the rules in force, in the place of those that it has set before. containers
-// tells whether the metadata is shut off from containers, engine whether the engine is
-// limited; err says why not.
+// Set installs the rules, replacing those that it has installed before. containers
+// reports whether containers are blocked from the metadata, engine whether the
+// engine is limited; err explains why not.
 func (f Firewall) Set(ctx context.Context, p *Policy) (containers, engine bool, err error) {
 	containers, engine = true, true
 	var faults []error
@@ -71,7 +72,7 @@ func (f Firewall) Set(ctx context.Context, p *Policy) (containers, engine bool, 
 	return containers, engine, errors.Join(faults...)
 }
 
-// Remove takes all rules away.
+// Remove removes all rules.
 func (f Firewall) Remove(ctx context.Context) error {
 	var faults []error
 	for _, fam := range families {
@@ -91,12 +92,14 @@ func (f Firewall) Remove(ctx context.Context) error {
 	return errors.Join(faults...)
 }
 
-// jumps are the rules that lead to a chain: the chain they are in, and the rest.
+// jumps are the rules that jump to a chain: the chain that they are in, and the
+// rest.
 func (f Firewall) jumps(chain string) (list [][]string) {
 	if chain == chainEngine {
 		return [][]string{{"OUTPUT", "-m", "cgroup", "--path", f.Engine, "-m", "conntrack", "--ctstate", "NEW", "-j", chain}}
 	}
-	// What goes through the machine passes FORWARD, what the machine itself answers INPUT.
+	// Traffic through the machine passes FORWARD, traffic to the machine itself
+	// INPUT.
 	for _, b := range bridges {
 		list = append(list, []string{"FORWARD", "-i", b, "-j", chain}, []string{"INPUT", "-i", b, "-j", chain})
 	}
@@ -105,11 +108,11 @@ func (f Firewall) jumps(chain string) (list [][]string) {
 
 func (f Firewall) drop(ctx context.Context, fam family, jump []string) {
 	for f.Run(ctx, fam.program, append([]string{"-w", "-D"}, jump...)...) == nil {
-		// once for each time that it is there
+		// once for each time that it exists
 	}
 }
 
-// chain makes a chain with the given rules, and the jumps to it.
+// chain creates a chain with the given rules, and the jumps to it.
 func (f Firewall) chain(ctx context.Context, fam family, name string, rules [][]string) error {
 	if f.Run(ctx, fam.program, "-w", "-n", "-L", name) != nil {
 		if err := f.Run(ctx, fam.program, "-w", "-N", name); err != nil {

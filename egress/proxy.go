@@ -16,9 +16,9 @@ import (
 )
 
 // Proxy is an HTTP proxy on the loopback address for a program that fetches on a
-// tenant's behalf, git for one: it reaches only what the policy allows, whatever names
-// resolve to and wherever it is redirected. The URL has a password of its own. stop ends
-// the proxy with all its connections, and waits for them.
+// tenant's behalf, such as git: it only reaches what the policy allows, whatever
+// names resolve to and wherever it is redirected. The URL contains a password. stop
+// ends the proxy with all its connections, and waits for them.
 func (p *Policy) Proxy(ctx context.Context) (at *url.URL, stop func(), err error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
@@ -56,7 +56,7 @@ type proxy struct {
 	open  sync.WaitGroup // requests and tunnels
 }
 
-// begin counts a request in; false: the proxy has ended.
+// begin counts a request; false: the proxy has ended.
 func (h *proxy) begin() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -73,7 +73,8 @@ func (h *proxy) end() {
 	h.open.Wait()
 }
 
-// ServeHTTP is CONNECT for TLS (RFC 9110, section 9.3.6), and a plain proxy for the rest.
+// ServeHTTP handles CONNECT for TLS (RFC 9110, section 9.3.6), and is a plain proxy
+// for everything else.
 func (h *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !h.begin() {
 		refuse(w, errors.New("this proxy has ended"))
@@ -83,7 +84,7 @@ func (h *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	want := "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+h.password))
 	if subtle.ConstantTimeCompare([]byte(r.Header.Get("Proxy-Authorization")), []byte(want)) != 1 {
 		w.Header().Set("Proxy-Authenticate", `Basic realm="mesh"`)
-		http.Error(w, "this proxy is mesh's own", http.StatusProxyAuthRequired)
+		http.Error(w, "this proxy is for mesh only", http.StatusProxyAuthRequired)
 		return
 	}
 	r.Header.Del("Proxy-Authorization")
@@ -91,7 +92,7 @@ func (h *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodConnect:
 		h.tunnel(w, r)
 	case r.URL.Scheme != "http" || r.URL.Host == "":
-		http.Error(w, "only http:// and CONNECT go through here", http.StatusBadRequest)
+		http.Error(w, "this proxy only supports http:// and CONNECT", http.StatusBadRequest)
 	default:
 		h.plain.ServeHTTP(w, r)
 	}
@@ -110,7 +111,7 @@ func (h *proxy) tunnel(w http.ResponseWriter, r *http.Request) {
 	from, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		_ = to.Close()
-		refuse(w, errors.New("no tunnel here"))
+		refuse(w, errors.New("this connection cannot become a tunnel"))
 		return
 	}
 	_, _ = io.WriteString(from, "HTTP/1.1 200 Connection established\r\n\r\n")

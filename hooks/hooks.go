@@ -1,11 +1,10 @@
-// Package hooks is both ends of the wire between the hooks that git runs during
-// a push and the server that runs git.
+// Package hooks is both ends of the wire between the hooks that git runs during a
+// push and the server that runs git.
 //
-// The hooks are a few lines of sh that talk over two inherited file descriptors:
-// 3 to the server, 4 from it. There is no socket to find, no token to check, and
-// no program to start: a hook costs 0.8 ms, against 3 ms for running a small Go
-// binary and 42 ms for a large one. What is said over the wire is left to whoever
-// serves it.
+// The hooks are a few lines of sh that talk over two inherited file descriptors: 3
+// to the server, 4 from it. There is no socket to find, no token to check, and no
+// program to start: a hook costs 0.8 ms, compared with 3 ms for running a small Go
+// binary and 42 ms for a large one. The server decides what the calls mean.
 package hooks
 
 import (
@@ -21,15 +20,15 @@ import (
 	"mesh"
 )
 
-// The hooks that are installed. update runs before each ref moves and may refuse
-// it; post-receive runs once, after git has moved the refs (githooks(5)).
+// The hooks that are installed. update runs before each ref moves and may refuse it;
+// post-receive runs once, after git has moved the refs (githooks(5)).
 const (
 	Update      = "update"
 	PostReceive = "post-receive"
 )
 
-// scripts write one call and read one verdict, the exit status. When the server
-// is gone, read fails and so does the hook.
+// scripts write one call and read one verdict, the exit status. If the server is
+// gone, read fails and so does the hook.
 var scripts = map[string]string{
 	Update: `#!/bin/sh
 # mesh asks its server whether this ref may move.
@@ -61,9 +60,9 @@ exit "$verdict"
 `,
 }
 
-// Install writes the hooks into dir, for git's core.hooksPath, and removes whatever else
-// is in there, but files that begin with a dot. Hooks that are there already are left as
-// they are: a start needs no room on the disk.
+// Install writes the hooks into dir, for git's core.hooksPath, and removes
+// everything else in it, except files that begin with a dot. Hooks that are already
+// right are not written: a start needs no space on the disk.
 func Install(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -77,9 +76,9 @@ func Install(dir string) error {
 		if installed(path, text) {
 			continue
 		}
-		// Written beside and renamed: a git that runs at this moment sees the old
-		// one or the new one.
-		if err := os.WriteFile(path+".new", []byte(text), 0o700); err != nil { //nolint:gosec // a hook has to be executable
+		// Write beside and rename: a git that is running now sees the old hook or
+		// the new one.
+		if err := os.WriteFile(path+".new", []byte(text), 0o700); err != nil { //nolint:gosec // a hook must be executable
 			return err
 		}
 		if err := os.Rename(path+".new", path); err != nil {
@@ -105,7 +104,7 @@ func installed(path, text string) bool {
 	return err == nil && string(data) == text
 }
 
-// Call is what a hook says.
+// Call is what a hook sends.
 type Call struct {
 	Hook    string
 	Options []string // push options, of PostReceive
@@ -119,7 +118,7 @@ const (
 	maxOptions = 10_000
 )
 
-// Wire is the server's end for one git process. It is used by one goroutine.
+// Wire is the server's end for one git process. Use it from one goroutine.
 type Wire struct {
 	calls, verdicts *os.File // the server's ends
 	theirs          []*os.File
@@ -138,12 +137,12 @@ func NewWire() (*Wire, error) {
 	return &Wire{calls: callsR, verdicts: verdictsW, theirs: []*os.File{callsW, verdictsR}}, nil
 }
 
-// Files are git's ends, for exec.Cmd.ExtraFiles, whose first becomes descriptor
-// 3. Call Started once the process has them.
+// Files are git's ends, for exec.Cmd.ExtraFiles, the first of which becomes
+// descriptor 3. Call Started once the process has them.
 func (w *Wire) Files() []*os.File { return w.theirs }
 
-// Started closes the server's copies of git's ends, so that the wire ends when
-// git does.
+// Started closes the server's copies of git's ends, so that the wire ends when git
+// does.
 func (w *Wire) Started() {
 	for _, f := range w.theirs {
 		_ = f.Close()
@@ -158,10 +157,10 @@ func (w *Wire) Close() {
 	_ = w.verdicts.Close()
 }
 
-// Serve answers calls, one after the other, until git closes its end. handle
-// tells whether the hook succeeds. It returns nil at the end of the wire, also
-// when that is cut by Close. The wire is cut when it returns: a hook whose call
-// could not be read fails, where it would wait for a verdict for ever.
+// Serve answers calls, one after the other, until git closes its end. handle reports
+// whether the hook succeeds. Serve returns nil at the end of the wire, also if Close
+// cuts it. The wire is cut when it returns: a hook whose call could not be read
+// fails instead of waiting for a verdict forever.
 func (w *Wire) Serve(ctx context.Context, handle func(context.Context, Call) bool) error {
 	defer func() {
 		_ = w.calls.Close()
@@ -189,8 +188,8 @@ func (w *Wire) Serve(ctx context.Context, handle func(context.Context, Call) boo
 	}
 }
 
-// ReadCall reads one call as the scripts write it. It returns io.EOF when there
-// is none.
+// ReadCall reads one call as the scripts write it. It returns io.EOF if there is
+// none.
 func ReadCall(r *bufio.Reader) (Call, error) {
 	name, err := readLine(r)
 	if err != nil {

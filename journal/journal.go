@@ -1,6 +1,6 @@
-// Package journal keeps log lines of stacks in files of bounded size: what the
-// router tells of each request, what mesh has done to a stack. Many goroutines add lines, at the price of a copy;
-// one writes them.
+// Package journal keeps log lines of stacks in size-limited files: the router's line
+// for each request, and mesh's own events of a stack. Many goroutines can add lines,
+// each at the cost of a copy; one writes them.
 //
 //	j, err := journal.Open("/var/lib/mesh/router", journal.Options{})
 //	go j.Run(ctx)                     // writes, until ctx ends and all is written
@@ -8,10 +8,10 @@
 //	j.Add("blog", func(b []byte) []byte { return append(b, "line"...) })
 //	j.Logs(ctx, mesh.LogQuery{Stack: "blog", Lines: 100}, fn)
 //
-// What a line says is left to who adds it, but for its beginning: the time, in
-// RFC 3339 with microseconds, and the name of what it is about, each ended by a
-// blank. Lines that cannot be written, because the disk is full or slower than
-// the requests, are dropped and counted: no request waits for its log line.
+// The caller decides what a line says, except its beginning: the time, in RFC 3339
+// with microseconds, and the name of its subject, each followed by a blank. Lines
+// that cannot be written, because the disk is full or slower than the requests, are
+// dropped and counted: no request waits for its log line.
 package journal
 
 import (
@@ -27,11 +27,11 @@ import (
 	"mesh"
 )
 
-// Options are the settings of a Journal. The zero value is what mesh runs with.
+// Options are the settings of a Journal. mesh runs with the zero value.
 type Options struct {
-	Source string        // of the lines, as a LogLine has it; empty: "router"
+	Source string        // of the lines, as in a LogLine; empty: "router"
 	Logger *slog.Logger  // nil: nothing is logged
-	Size   int64         // of a stack's newest file, beside which the one before is kept; 0: 8 MB
+	Size   int64         // of a stack's newest file; the one before is kept beside it; 0: 8 MB
 	Every  time.Duration // between two writes; 0: 200 ms
 	Room   int           // bytes of all lines that wait to be written; 0: 8 MB
 }
@@ -40,17 +40,17 @@ type Options struct {
 type Journal struct {
 	Options
 	dir  string
-	wake chan struct{} // half of the room is taken
+	wake chan struct{} // half of the room is used
 
 	mu      sync.Mutex
-	stacks  map[mesh.StackName]*[]byte // lines to be written
+	stacks  map[mesh.StackName]*[]byte // lines to write
 	pending int
 	dropped int
 
-	files sync.Mutex // writing and removing files
+	files sync.Mutex // guards writing and removing files
 }
 
-// Open makes the folder when it is missing.
+// Open creates the folder if it is missing.
 func Open(dir string, o Options) (*Journal, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -73,7 +73,7 @@ func Open(dir string, o Options) (*Journal, error) {
 	return &Journal{Options: o, dir: dir, wake: make(chan struct{}, 1), stacks: map[mesh.StackName]*[]byte{}}, nil
 }
 
-// Keep takes lines of a stack from now on.
+// Keep accepts lines of a stack from now on.
 func (j *Journal) Keep(stack mesh.StackName) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -94,13 +94,13 @@ func (j *Journal) Forget(stack mesh.StackName) {
 	defer j.files.Unlock()
 	for _, path := range []string{j.path(stack), j.older(stack)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			j.Logger.Warn("log not removed", "source", j.Source, "stack", stack, "err", err)
+			j.Logger.Warn("cannot remove a log", "source", j.Source, "stack", stack, "err", err)
 		}
 	}
 }
 
-// Rename moves a stack's log to another name, under which lines may have been added
-// already. Without one it does nothing, so it may be called again.
+// Rename moves a stack's log to another name, under which lines may already have
+// been added. Without a log it does nothing, so it may be called again.
 func (j *Journal) Rename(from, to mesh.StackName) {
 	j.flush()
 	j.Keep(to)
@@ -108,21 +108,21 @@ func (j *Journal) Rename(from, to mesh.StackName) {
 	defer j.files.Unlock()
 	move := func(from, to string) {
 		if err := os.Rename(from, to); err != nil && !errors.Is(err, os.ErrNotExist) {
-			j.Logger.Warn("log not renamed", "source", j.Source, "err", err)
+			j.Logger.Warn("cannot rename a log", "source", j.Source, "err", err)
 		}
 	}
 	if _, err := os.Stat(j.path(from)); err != nil {
 		return
 	}
 	if _, err := os.Stat(j.path(to)); err == nil {
-		move(j.path(from), j.older(to)) // the newest of the old lines are what fits
+		move(j.path(from), j.older(to)) // the newest of the old lines are those that fit
 		return
 	}
 	move(j.older(from), j.older(to))
 	move(j.path(from), j.path(to))
 }
 
-// Add appends one line, which line writes behind b, without its end. line runs
+// Add appends one line, which line writes after b, without its line end. line runs
 // under a lock and must not wait.
 func (j *Journal) Add(stack mesh.StackName, line func(b []byte) []byte) {
 	j.mu.Lock()
@@ -146,7 +146,7 @@ func (j *Journal) Add(stack mesh.StackName, line func(b []byte) []byte) {
 	}
 }
 
-// Run writes what is added until ctx ends, and then what is left.
+// Run writes added lines until ctx ends, and then the rest.
 func (j *Journal) Run(ctx context.Context) error {
 	tick := time.NewTicker(j.Every)
 	defer tick.Stop()
@@ -162,8 +162,8 @@ func (j *Journal) Run(ctx context.Context) error {
 	}
 }
 
-// flush writes the lines that wait, each stack's with one write: two processes may
-// share the file for the length of an upgrade.
+// flush writes the waiting lines, each stack's with one write: during an upgrade,
+// two processes may share the file.
 func (j *Journal) flush() {
 	j.mu.Lock()
 	if j.pending == 0 && j.dropped == 0 {
@@ -181,11 +181,11 @@ func (j *Journal) flush() {
 	j.pending, j.dropped = 0, 0
 	j.mu.Unlock()
 	if dropped > 0 {
-		j.Logger.Warn("log lines dropped: they came faster than they could be written", "source", j.Source, "lines", dropped)
+		j.Logger.Warn("log lines dropped: they arrived faster than they could be written", "source", j.Source, "lines", dropped)
 	}
 	for stack, b := range full {
 		if err := j.write(stack, b); err != nil {
-			j.Logger.Warn("log not written", "source", j.Source, "stack", stack, "err", err)
+			j.Logger.Warn("cannot write a log", "source", j.Source, "stack", stack, "err", err)
 		}
 	}
 }

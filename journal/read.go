@@ -13,11 +13,10 @@ import (
 	"mesh"
 )
 
-// TimeFormat is how a line begins; AppendStart writes it.
+// TimeFormat is the format of a line's time; AppendStart writes it.
 const TimeFormat = "2006-01-02T15:04:05.000000Z"
 
-// AppendStart appends the beginning of a line: its time and the name of what it is
-// about.
+// AppendStart appends the beginning of a line: its time and the name of its subject.
 func AppendStart(b []byte, at time.Time, name string) []byte {
 	b = at.UTC().AppendFormat(b, TimeFormat)
 	b = append(b, ' ')
@@ -25,7 +24,7 @@ func AppendStart(b []byte, at time.Time, name string) []byte {
 	return append(b, ' ')
 }
 
-// parse is the other way round.
+// parse is the inverse of AppendStart and the text.
 func parse(line, source string) (mesh.LogLine, bool) {
 	at, rest, ok := strings.Cut(line, " ")
 	name, text, ok2 := strings.Cut(rest, " ")
@@ -33,7 +32,7 @@ func parse(line, source string) (mesh.LogLine, bool) {
 	return mesh.LogLine{At: t, Source: source, Name: name, Text: text}, ok && ok2 && err == nil
 }
 
-// wanted tells whether a query asks for a line.
+// wanted reports whether a query includes a line.
 func wanted(q mesh.LogQuery, l mesh.LogLine) bool {
 	if l.At.Before(q.Since) {
 		return false
@@ -48,13 +47,12 @@ func wanted(q mesh.LogQuery, l mesh.LogLine) bool {
 	return true
 }
 
-// followEvery is how often a followed log is looked at. The lines may be another
-// process's, in an upgrade: nothing tells of them but the file.
+// followEvery is how often a followed log is checked. During an upgrade, another
+// process may write the lines: only the file shows them.
 const followEvery = 100 * time.Millisecond
 
-// Logs calls fn with the lines of a stack that q asks for, oldest first, and
-// returns fn's error. With q.Follow it goes on until ctx ends, and then returns
-// nil.
+// Logs calls fn with the lines of a stack that q asks for, oldest first, and returns
+// fn's error. With q.Follow it continues until ctx ends, and then returns nil.
 func (j *Journal) Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
 	var last []mesh.LogLine
 	keep := func(l mesh.LogLine) error {
@@ -115,7 +113,7 @@ func each(path, source string, fn func(mesh.LogLine) error) error {
 	return t.read(fn)
 }
 
-// tail reads a file that grows and is replaced by a new one now and then.
+// tail reads a file that grows and is sometimes replaced by a new one.
 type tail struct {
 	path   string
 	source string
@@ -130,7 +128,7 @@ func (t *tail) close() {
 	}
 }
 
-// read calls fn with the lines that have come since the last call.
+// read calls fn with the lines that are new since the last call.
 func (t *tail) read(fn func(mesh.LogLine) error) error {
 	for {
 		if t.f == nil {
@@ -154,12 +152,12 @@ func (t *tail) read(fn func(mesh.LogLine) error) error {
 		if err == nil && os.SameFile(now, mine) {
 			return nil
 		}
-		// What was added before it was replaced is still to be read.
+		// Lines added before the file was replaced must still be read.
 		if err := t.rest(fn); err != nil {
 			return err
 		}
 		t.close()
-		if err != nil { // there is no new one yet
+		if err != nil { // there is no new file yet
 			return nil //nolint:nilerr // the next call finds it
 		}
 	}

@@ -7,26 +7,26 @@ import (
 	"mesh"
 )
 
-// AccessRecord is one request, told when it has ended. For an upgraded connection
-// that is when both directions have.
+// AccessRecord describes one request. It is passed on when the request has ended;
+// for an upgraded connection, when both directions have.
 type AccessRecord struct {
 	Time      time.Time         // when the request's head had been read
 	Stack     mesh.StackName    // empty for unknown hosts
-	Instance  mesh.InstanceName // that the request was sent to last; zero if none
+	Instance  mesh.InstanceName // the last one that the request was sent to; zero if none
 	Host      string            // as the client wrote it
 	Method    string
 	Path      string // as the client wrote it, without the query, which may hold secrets
-	Proto     string // "HTTP/1.1", "HTTP/2.0"
-	Status    int    // that the client got; 499 when it left before there was one
-	Bytes     int64  // of the body, sent to the client; of an upgrade, both directions
+	Proto     string // as the client wrote it, without the query, which may contain secrets
+	Status    int    // that the client got; 499 if it left before there was one
+	Bytes     int64  // of the body, sent to the client; for an upgrade, in both directions
 	Duration  time.Duration
-	Connect   time.Duration // spent on making connections to instances; mostly 0, they are kept
+	Connect   time.Duration // spent on connecting to instances; mostly 0, since connections are kept
 	RequestID string
 	ClientIP  string
-	Code      Code // what mesh did of its own; empty when the app's answer went through whole
+	Code      Code // what mesh did itself; empty if the app's answer was passed on completely
 }
 
-// AppendLine appends the record as its line in the access log has it:
+// AppendLine appends the record as a line of the access log:
 //
 //	at=info method=GET path="/" host=blog.test request_id=… fwd="192.0.2.1" instance=web.1 connect=0ms service=5ms status=200 bytes=12
 //	at=error code=app_slow method=…
@@ -45,7 +45,7 @@ func (a AccessRecord) AppendLine(b []byte) []byte {
 	b = append(b, " path="...)
 	b = appendQuoted(b, a.Path)
 	b = append(b, " host="...)
-	b = append(b, a.Host...) // one of a route's, or the router would not have found it
+	b = append(b, a.Host...) // a host of a route, otherwise the router would not have found it
 	b = append(b, " request_id="...)
 	b = append(b, a.RequestID...)
 	b = append(b, " fwd="...)
@@ -68,7 +68,7 @@ func (a AccessRecord) AppendLine(b []byte) []byte {
 	return strconv.AppendInt(b, a.Bytes, 10)
 }
 
-// appendQuoted is strconv.AppendQuote, quick for what needs no escape.
+// appendQuoted is strconv.AppendQuote, but fast for strings without escapes.
 func appendQuoted(b []byte, s string) []byte {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
@@ -80,25 +80,25 @@ func appendQuoted(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-// Code says in one word why a request did not get a whole answer from the app.
+// Code is one word for why a request did not get a complete answer from the app.
 type Code string
 
-// The codes, with the status that the client sees, if it could still be told.
+// The codes, with the status that the client gets if it can still be sent.
 const (
 	UnknownHost  Code = "unknown_host"  // 404: no route has the host
-	BadRequest   Code = "bad_request"   // 400, 405, 408: the request cannot be passed on
-	Misdirected  Code = "misdirected"   // 421: TLS was set up for another stack's host
+	BadRequest   Code = "bad_request"   // 400, 405, 408: the request cannot be forwarded
+	Misdirected  Code = "misdirected"   // 421: the TLS connection was opened for another stack's host
 	Redirected   Code = "redirected"    // 301, 308: to TLS, or to another host of the stack
 	NotDeployed  Code = "not_deployed"  // 503: the stack has no release yet
 	Stopped      Code = "stopped"       // 503: the stack was stopped
 	Maintenance  Code = "maintenance"   // 503: the stack is in maintenance
-	NoInstance   Code = "no_instance"   // 503: waited, and there was no instance
-	NoConnection Code = "no_connection" // 503: waited, and no instance took a connection
-	QueueFull    Code = "queue_full"    // 503: too many wait already
-	AppClosed    Code = "app_closed"    // 502: the app ended the connection before its answer was whole
+	NoInstance   Code = "no_instance"   // 503: waited, but there was no instance
+	NoConnection Code = "no_connection" // 503: waited, but no instance accepted a connection
+	QueueFull    Code = "queue_full"    // 503: too many requests are waiting
+	AppClosed    Code = "app_closed"    // 502: the app closed the connection before its answer was complete
 	AppGarbage   Code = "app_garbage"   // 502: the app's answer is not HTTP
-	AppSlow      Code = "app_slow"      // 504: the app did not begin to answer in time
-	Cut          Code = "cut"           // 503: the instance, or mesh, had to stop before the answer was whole
+	AppSlow      Code = "app_slow"      // 504: the app did not begin its answer in time
+	Cut          Code = "cut"           // 503: the instance or mesh had to stop before the answer was complete
 	ClientGone   Code = "client_gone"   // 499: the client left
-	Broken       Code = "broken"        // 500: a fault of mesh itself; its log has more
+	Broken       Code = "broken"        // 500: a bug in mesh; see its log
 )

@@ -15,19 +15,19 @@ import (
 )
 
 const (
-	smallBody    = 16 << 10 // request bodies up to this are read first, and can be sent again
+	smallBody    = 16 << 10 // request bodies up to this size are read first, and can be sent again
 	copyBuffer   = 32 << 10
-	spliceFrom   = 64 << 10         // answers that long are left to splice(2)
+	spliceFrom   = 64 << 10         // longer answers are left to splice(2)
 	continueWait = time.Second      // for the app's "100 Continue"
 	bodyWait     = 60 * time.Second // for a small body
 )
 
-// buffers are lent out for heads and bodies under way; nothing idle keeps one.
+// buffers are for heads and bodies in progress; nothing idle keeps one.
 var buffers = sync.Pool{New: func() any { b := make([]byte, copyBuffer); return &b }}
 
-// upload sends the body of a request that is too long, or of unknown length, to
-// be read first. It has a goroutine of its own, because the app may answer before
-// it has read all.
+// upload sends a request body that is too long, or of unknown length, to be read
+// first. It has its own goroutine, because the app may answer before it has read the
+// whole body.
 type upload struct {
 	q       *request
 	c       *conn
@@ -39,7 +39,7 @@ type upload struct {
 
 var (
 	errUnwanted = errors.New("the body is not wanted")
-	errBadBody  = errors.New("the request's body is not well formed")
+	errBadBody  = errors.New("the request's body is malformed")
 )
 
 func (q *request) startUpload(c *conn) *upload {
@@ -47,8 +47,8 @@ func (q *request) startUpload(c *conn) *upload {
 	if wantsContinue(q.r) {
 		u.proceed = make(chan struct{})
 	}
-	// Without this net/http reads the rest of the body itself when the answer
-	// begins. HTTP/2 knows no such thing and says so.
+	// Without this, net/http reads the rest of the body itself when the answer
+	// begins. HTTP/2 does not support it and returns an error.
 	_ = q.ctl.EnableFullDuplex()
 	go func() { u.done <- u.run() }()
 	return u
@@ -60,7 +60,7 @@ func (u *upload) run() error {
 		defer timer.Stop()
 		select {
 		case <-u.proceed:
-		case <-timer.C: // an app that does not know "Expect" (RFC 9110, section 10.1.1)
+		case <-timer.C: // an app that ignores "Expect" (RFC 9110, section 10.1.1)
 		case <-u.quit:
 			return errUnwanted
 		}
@@ -68,7 +68,7 @@ func (u *upload) run() error {
 	bp := buffers.Get().(*[]byte)
 	defer buffers.Put(bp)
 	body, chunked := u.q.r.Body, u.q.chunked()
-	// Room for a chunk's size line before, and its line end after.
+	// Room for a chunk's size line before it, and its line end after it.
 	room := (*bp)[10 : len(*bp)-2]
 	for {
 		n, err := body.Read(room)
@@ -96,7 +96,7 @@ func (u *upload) run() error {
 	}
 }
 
-// failed ends the exchange, since the request can never be whole.
+// failed ends the exchange, since the request can never be complete.
 func (u *upload) failed(err error) error {
 	select {
 	case <-u.quit:
@@ -135,8 +135,8 @@ func (u *upload) lastChunk() []byte {
 	return append(b, "\r\n"...)
 }
 
-// stop ends the upload and tells whether all of the body has reached the app's
-// kernel. After it the goroutine is gone.
+// stop ends the upload and reports whether the whole body has reached the app's
+// kernel. The goroutine has ended when it returns.
 func (u *upload) stop() bool {
 	if u == nil {
 		return true
@@ -160,13 +160,13 @@ func (u *upload) stop() bool {
 	_ = u.c.SetWriteDeadline(longAgo)
 	_ = u.q.ctl.SetReadDeadline(time.Now().Add(soon))
 	<-u.done
-	// What the client has still under way is read by net/http for this long, or
-	// the kernel would answer it with a reset that can overtake the answer.
+	// For this long, net/http reads what the client is still sending; otherwise the
+	// kernel would answer it with a reset that can overtake the answer.
 	_ = u.q.ctl.SetReadDeadline(time.Now().Add(10 * soon))
 	return false
 }
 
-// chunked tells whether the body goes to the app in chunks.
+// chunked reports whether the body goes to the app in chunks.
 func (q *request) chunked() bool {
 	return q.r.ContentLength < 0 || len(q.r.Trailer) > 0
 }
@@ -192,8 +192,8 @@ func (q *request) copyLength(c *conn, n int64) error {
 		n -= have
 	}
 	if rf, ok := q.w.(io.ReaderFrom); ok && n >= spliceFrom && c.tcp != nil && q.r.TLS == nil {
-		// From one socket to the other in the kernel. net/http holds the first 512
-		// bytes back until it has flushed the head.
+		// From one socket to the other in the kernel. net/http holds back the first
+		// 512 bytes until it has flushed the head.
 		if err := c.flush(); err != nil {
 			return err
 		}
@@ -292,9 +292,9 @@ func unexpected(err error) error {
 	return err
 }
 
-// chunkSize reads the line before a chunk (RFC 9112, section 7.1). Extensions are
-// for one connection only and go; blanks behind the size are what old servers
-// pad it with.
+// chunkSize reads the line before a chunk (RFC 9112, section 7.1). It drops
+// extensions, which are only for one connection, and blanks after the size, which
+// old servers use as padding.
 func chunkSize(l []byte) (int64, error) {
 	l, _, _ = bytes.Cut(l, []byte{';'})
 	l = bytes.TrimRight(l, " \t")

@@ -13,10 +13,10 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// dropped tells whether a request field does not go on to the app as it is:
-// because it concerns one connection only (RFC 9110, section 7.6.1), because the
-// router writes it itself, or because it says about the client what only a proxy
-// can know. k is in canonical form.
+// dropped reports whether a request field is not passed on to the app unchanged:
+// because it only concerns one connection (RFC 9110, section 7.6.1), because the
+// router writes it itself, or because it describes the client in a way that only a
+// proxy can. k is in canonical form.
 func dropped(k string) bool {
 	switch k {
 	case "Proxy": // CGI turns it into HTTP_PROXY, which HTTP clients obey (httpoxy, CVE-2016-5385)
@@ -30,9 +30,9 @@ func dropped(k string) bool {
 	return strings.HasPrefix(k, "X-Forwarded-")
 }
 
-// claimed tells whether a field is one of those by which other proxies and content
-// networks tell an app who its client is or which path was asked for. From a client
-// itself it is a claim, and does not go on; what a trusted proxy says does.
+// claimed reports whether a field is one that other proxies and content networks use
+// to tell an app its client or the requested path. From a client it is only a claim
+// and is dropped; from a trusted proxy it is passed on.
 func claimed(k string) bool {
 	switch k {
 	case "True-Client-Ip", "Cf-Connecting-Ip", "Cf-Connecting-Ipv6", "Cf-Pseudo-Ipv4", "X-Client-Ip", "X-Cluster-Client-Ip", "Client-Ip", "X-Original-Forwarded-For",
@@ -43,9 +43,9 @@ func claimed(k string) bool {
 	return false
 }
 
-// passes tells whether a field of the request goes on to the app. One that is spelt
-// with underscores is taken for the one with hyphens: CGI, WSGI, Rack and PHP cannot
-// tell X_Forwarded_For from X-Forwarded-For.
+// passes reports whether a field of the request goes to the app. A name with
+// underscores counts as the one with hyphens: CGI, WSGI, Rack and PHP cannot
+// distinguish X_Forwarded_For from X-Forwarded-For.
 func (q *request) passes(k string) bool {
 	if strings.IndexByte(k, '_') >= 0 {
 		k = textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(k, "_", "-"))
@@ -53,15 +53,16 @@ func (q *request) passes(k string) bool {
 	return !dropped(k) && (q.peer.trusted || !claimed(k))
 }
 
-// peer is what is known about who sent a request, and what the app is told.
+// peer is what is known about the sender of a request, and what the app is told
+// about it.
 type peer struct {
-	ip      string // of the client, as far as trusted proxies tell
+	ip      string // of the client, according to trusted proxies
 	trusted bool   // the request came from a trusted proxy
 	chain   string // X-Forwarded-For
 	proto   string
 	host    string
 	port    string
-	start   string // X-Request-Start, when a trusted proxy has set it
+	start   string // X-Request-Start, if a trusted proxy has set it
 }
 
 func (r *Router) identify(req *http.Request) peer {
@@ -78,8 +79,8 @@ func (r *Router) identify(req *http.Request) peer {
 		r.believe(&p, req.Header)
 	}
 	if p.port == "" {
-		// The port that the client called, which is not the one that mesh listens
-		// on where the kernel or a container engine maps ports.
+		// The port that the client connected to, which differs from the one that
+		// mesh listens on if the kernel or a container engine maps ports.
 		p.port = hostPort(p.host)
 	}
 	if p.port == "" {
@@ -91,11 +92,11 @@ func (r *Router) identify(req *http.Request) peer {
 	return p
 }
 
-// believe takes over what a trusted proxy says.
+// believe adopts what a trusted proxy says.
 func (r *Router) believe(p *peer, h http.Header) {
 	if claimed := strings.Join(h["X-Forwarded-For"], ", "); claimed != "" {
 		p.chain = claimed + ", " + p.ip
-		// The client is the last one in the chain that is no trusted proxy.
+		// The client is the last one in the chain that is not a trusted proxy.
 		hops := strings.Split(claimed, ",")
 		for i := len(hops) - 1; i >= 0; i-- {
 			hop := textproto.TrimString(hops[i])
@@ -134,8 +135,8 @@ func (r *Router) trusts(ip string) bool {
 	return false
 }
 
-// requestID keeps a client's id when it is one that can be put into a log
-// (^[A-Za-z0-9._-]{8,128}$), and makes one otherwise: 128 random bits in hex.
+// requestID keeps a client's id if it is safe to log (^[A-Za-z0-9._-]{8,128}$), and
+// otherwise makes one: 128 random bits in hex.
 func requestID(h http.Header) string {
 	if v := h["X-Request-Id"]; len(v) == 1 && validID(v[0]) {
 		return v[0]
@@ -164,9 +165,8 @@ func validID(s string) bool {
 	return true
 }
 
-// upgrade is the protocol that a request asks to change to; empty if none. h2c is
-// no tunnel that a client may have: in it, it could send what it likes past this
-// router.
+// upgrade is the protocol that a request asks to switch to, empty if none. A client
+// may not open an h2c tunnel: it could send anything through it, past this router.
 func upgrade(r *http.Request) string {
 	if r.ProtoMajor != 1 || r.ProtoMinor != 1 || len(r.Header["Upgrade"]) != 1 || r.ContentLength != 0 ||
 		!httpguts.HeaderValuesContainsToken(r.Header["Connection"], "upgrade") {
@@ -183,8 +183,8 @@ func wantsContinue(r *http.Request) bool {
 	return r.ContentLength != 0 && len(r.Header["Expect"]) > 0 && httpguts.HeaderValuesContainsToken(r.Header["Expect"], "100-continue")
 }
 
-// rawTarget is the request target in origin form (RFC 9112, section 3.2), with
-// not one byte of the path changed: what it means is the app's affair.
+// rawTarget is the request target in origin form (RFC 9112, section 3.2), with the
+// path unchanged to the byte: the app interprets it.
 func rawTarget(r *http.Request) string {
 	t := r.RequestURI
 	if t == "" {
@@ -216,13 +216,13 @@ func appendField(b []byte, k, v string) []byte {
 	return append(b, "\r\n"...)
 }
 
-// oneLine tells whether method and target can stand in a request line of HTTP/1.1.
-// In HTTP/2 they come as values, of which net/http looks at the target only, and not
-// for blanks: what looks like a line of its own could be taken for one by the app
-// (RFC 9113, section 10.3).
+// oneLine reports whether method and target can be part of an HTTP/1.1 request line.
+// In HTTP/2 they are values, of which net/http only checks the target, and not for
+// blanks: the app could take part of them for a line of its own (RFC 9113, section
+// 10.3).
 func oneLine(r *http.Request) bool {
 	if r.ProtoMajor == 1 {
-		return true // it came in one, and net/http has checked it
+		return true // it was a request line already, and net/http has checked it
 	}
 	if !httpguts.ValidHeaderFieldName(r.Method) || r.RequestURI == "" || r.RequestURI[0] != '/' && r.RequestURI != "*" {
 		return false
@@ -235,12 +235,13 @@ func oneLine(r *http.Request) bool {
 	return true
 }
 
-// maxOptions is more than any client names in its Connection fields.
+// maxOptions is more than any client lists in its Connection fields.
 const maxOptions = 32
 
-// connectionOptions are the fields that a client names as being of this connection
-// only (RFC 9110, section 7.6.1), in canonical form, without those that are never
-// passed on anyway. ok is false when there are too many to compare all with them.
+// connectionOptions returns the fields that a client declares as only for this
+// connection (RFC 9110, section 7.6.1), in canonical form, without those that are
+// never passed on anyway. ok is false if there are too many to compare every field
+// with them.
 func connectionOptions(values []string) (named []string, ok bool) {
 	for _, v := range values {
 		for t := range strings.SplitSeq(v, ",") {
@@ -256,9 +257,8 @@ func connectionOptions(values []string) (named []string, ok bool) {
 	return named, true
 }
 
-// appendHead writes the head of the request for the app, up to the fields that
-// frame its body, without those that are named to be left out. net/http has checked
-// names and values.
+// appendHead writes the head of the request for the app, up to the fields that frame
+// its body, without the named ones. net/http has checked names and values.
 func (q *request) appendHead(b []byte, named []string) []byte {
 	r := q.r
 	b = append(b, r.Method...)
@@ -281,7 +281,7 @@ func (q *request) appendHead(b []byte, named []string) []byte {
 	b = appendField(b, "X-Request-Id", q.rec.RequestID)
 	if q.peer.start != "" {
 		b = appendField(b, "X-Request-Start", q.peer.start)
-	} else { // in the form that Heroku gave it
+	} else { // in Heroku's format
 		b = append(b, "X-Request-Start: t="...)
 		b = strconv.AppendInt(b, q.rec.Time.UnixMilli(), 10)
 		b = append(b, "\r\n"...)

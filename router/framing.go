@@ -11,43 +11,43 @@ import (
 	"time"
 )
 
-// Why a request is refused before net/http sees the end of its head.
+// Reasons to refuse a request before net/http sees the end of its head.
 var (
 	errBareLF      = errors.New("a line ends without CR (RFC 9112, section 2.2)")
 	errTwoFramings = errors.New("both Content-Length and Transfer-Encoding (RFC 9112, section 6.1)")
 	errTwoLengths  = errors.New("more than one Content-Length (RFC 9112, section 6.3)")
-	errLength      = errors.New("Content-Length is no number (RFC 9110, section 8.6)")
-	errOldChunks   = errors.New("Transfer-Encoding, and not in HTTP/1.1 (RFC 9112, section 6.1)")
+	errLength      = errors.New("Content-Length is not a number (RFC 9110, section 8.6)")
+	errOldChunks   = errors.New("Transfer-Encoding in a version other than HTTP/1.1 (RFC 9112, section 6.1)")
 	errPreface     = errors.New("HTTP/2 begins in the wrong place (RFC 9113, section 3.4)")
 )
 
-// shortLine is as much of a line as is looked at: "Content-Length:", the largest
-// number, and blanks.
+// shortLine is how much of a line is checked: "Content-Length:", the largest number,
+// and blanks.
 const shortLine = 64
 
 // framing follows the requests of an HTTP/1 connection through the bytes that
-// net/http is about to be given, and finds what net/http takes and RFC 9112 lets a
-// server refuse: what a proxy in front of mesh may see the end of elsewhere. Heads
-// are looked at for this only: net/http parses them, and all that it takes here it
-// frames in the same way, by the one Content-Length (FuzzFraming). A body in chunks
-// is not followed: such a request is the last on its connection (doubtful), and
-// nothing behind it is a request.
+// net/http is about to get. It finds requests that net/http accepts although RFC
+// 9112 lets a server refuse them: those on whose end a proxy in front of mesh may
+// disagree. Heads are checked for nothing else: net/http parses them, and frames
+// everything that passes here in the same way, by the single Content-Length
+// (FuzzFraming). A chunked body is not followed: such a request is the last on its
+// connection (doubtful), and nothing after it is a request.
 //
-// It keeps no more than the beginning of a line. The zero framing is at the
+// It keeps no more than the beginning of a line. The zero framing is ready for the
 // beginning of a connection.
 type framing struct {
-	raw bool // nothing that comes is a head
-	// A head has asked for another protocol: what comes may be a head or not.
+	raw bool // the rest of the connection contains no head
+	// A head has asked for another protocol: what follows may or may not be a head.
 	upgraded bool
-	inside   bool  // behind the request line
-	second   bool  // behind the first head
-	body     int64 // bytes of a body that are to come
+	inside   bool  // after the request line
+	second   bool  // after the first head
+	body     int64 // bytes of the current body still to come
 
-	n     int             // bytes of the line that came in earlier pieces
-	begin [shortLine]byte // its first ones
-	tail  [8]byte         // its last ones
+	n     int             // bytes of the current line in earlier pieces
+	begin [shortLine]byte // its first bytes
+	tail  [8]byte         // its last bytes
 
-	length  int64 // what the head says; meaningful with sized
+	length  int64 // from the head; only valid with sized
 	sized   bool
 	chunked bool
 	upgrade bool // asks for another protocol
@@ -55,18 +55,19 @@ type framing struct {
 	preface preface
 }
 
-// preface is how much of HTTP/2's has been seen: two heads, to HTTP/1.
+// preface is how much of HTTP/2's preface has been seen: to HTTP/1 it looks like two
+// heads.
 type preface int8
 
 const (
 	prefaceNone preface = iota
 	prefacePRI          // "PRI * HTTP/2.0", and no field so far
-	prefaceHalf         // with the empty line: "SM" has to follow
+	prefaceHalf         // with the empty line: "SM" must follow
 	prefaceSM
 )
 
-// check looks at what comes next. It tells how many of the bytes may be handed on:
-// all, or those before the one that would make a refused head whole.
+// check checks the next bytes. It returns how many of them may be passed on: all, or
+// those before the one that would complete a refused head.
 func (f *framing) check(p []byte) (int, error) {
 	for i := 0; i < len(p); {
 		if f.raw {
@@ -97,7 +98,7 @@ func (f *framing) check(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// keep remembers a piece of a line.
+// keep stores a piece of a line.
 func (f *framing) keep(p []byte) {
 	if f.n < shortLine {
 		copy(f.begin[f.n:], p)
@@ -111,8 +112,8 @@ func (f *framing) keep(p []byte) {
 	}
 }
 
-// line takes the next line of a head, n bytes without its LF: its beginning, at least
-// shortLine bytes of it, and its end.
+// line handles the next line of a head, n bytes without its LF: its beginning, at
+// least shortLine bytes of it, and its end.
 func (f *framing) line(begin []byte, n int, tail []byte) error {
 	if n == 0 && !f.inside {
 		return nil // net/http refuses an empty request line itself
@@ -149,7 +150,7 @@ func (f *framing) line(begin []byte, n int, tail []byte) error {
 	return nil
 }
 
-// field takes a field line.
+// field handles a field line.
 func (f *framing) field(line []byte, n int) error {
 	if f.preface != prefaceNone {
 		return errPreface
@@ -168,7 +169,7 @@ func (f *framing) field(line []byte, n int) error {
 		if f.sized {
 			return errTwoLengths
 		}
-		if n >= shortLine { // and so perhaps not all of it in line
+		if n >= shortLine { // so perhaps not all of it is in line
 			return errLength
 		}
 		digits := bytes.Trim(line[colon+1:], " \t")
@@ -198,7 +199,7 @@ func (f *framing) field(line []byte, n int) error {
 	return nil
 }
 
-// end takes the empty line behind a head.
+// end handles the empty line after a head.
 func (f *framing) end() error {
 	if f.preface == prefacePRI {
 		f.preface, f.inside, f.second = prefaceHalf, false, true
@@ -213,13 +214,13 @@ func (f *framing) end() error {
 	return nil
 }
 
-// strict is a client's connection on which requests with doubtful framing end: it
-// answers 400 in the place of net/http, which would take them.
+// strict is a client's connection that ends at a request with doubtful framing: it
+// answers 400 itself, since net/http would accept the request.
 type strict struct {
 	net.Conn
 	framing framing
-	why     error       // what is wrong with the head that comes; Read's
-	held    []byte      // what may be of another protocol, and not of a head; Read's
+	why     error       // what is wrong with the next head; only for Read
+	held    []byte      // bytes that may belong to another protocol and not to a head; only for Read
 	refused atomic.Bool // the client has been told
 }
 
@@ -234,10 +235,11 @@ func (l strictListener) Accept() (net.Conn, error) {
 	return &strict{Conn: c}, nil
 }
 
-// Read is called by one goroutine at a time, net/http's. What it gives may hold the
-// end of one request and the refused head of the next, so it refuses only when it is
-// called again: then net/http has answered all requests before, and wants the rest of
-// the head. Or it watches, with one byte's room, for the client to leave.
+// Read is called by one goroutine at a time, that of net/http. The bytes it returns
+// may contain the end of one request and the refused head of the next, so it only
+// refuses when it is called again: by then net/http has answered all earlier
+// requests and wants the rest of the head. Or it reads one byte to notice when the
+// client leaves.
 func (c *strict) Read(p []byte) (int, error) {
 	if c.why == nil {
 		n, err := c.Conn.Read(p)
@@ -250,7 +252,7 @@ func (c *strict) Read(p []byte) (int, error) {
 		return ok, nil
 	}
 	for len(p) == 1 {
-		// Nothing more of this may be handed on as a head.
+		// Nothing more may be passed on as a head.
 		n, err := c.Conn.Read(p)
 		c.hold(p[:n])
 		if err != nil {
@@ -264,39 +266,39 @@ func (c *strict) Read(p []byte) (int, error) {
 	return 0, c.gone()
 }
 
-// sayBadRequest is the whole answer to what never becomes a request of net/http. It is
-// the last on its connection.
+// sayBadRequest writes the whole answer to bytes that never become a request of
+// net/http. It is the last on its connection.
 func sayBadRequest(w io.Writer, why string) {
 	text := http.StatusText(http.StatusBadRequest)
 	body := text + ": " + why + "\n"
 	_, _ = io.WriteString(w, "HTTP/1.1 400 "+text+"\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: "+strconv.Itoa(len(body))+"\r\nConnection: close\r\n\r\n"+body)
 }
 
-// maxHeld is as much as a client can send before it has been told that it may.
+// maxHeld is how much a client can send before it has been told that it may.
 const maxHeld = 64 << 10
 
-// hold keeps what a client has sent behind a request for another protocol, which is
-// taken for a head as long as the app has not agreed. RFC 9110, section 7.8, has the
-// client wait for that; not all do.
+// hold keeps what a client has sent after a request for another protocol; until the
+// app agrees, it counts as a head. RFC 9110, section 7.8, says that the client must
+// wait for the app's answer; not all clients do.
 func (c *strict) hold(b []byte) {
 	if c.framing.upgraded && len(c.held) <= maxHeld {
 		c.held = append(c.held, b...)
 	}
 }
 
-// tunnel gives the connection below and what has been held back; ok is false when
-// that was too much. It may be called when net/http reads no more.
+// tunnel returns the underlying connection and the bytes that were held back; ok is
+// false if there were too many. Call it only when net/http no longer reads.
 func (c *strict) tunnel() (under net.Conn, early []byte, ok bool) {
 	return c.Conn, c.held, len(c.held) <= maxHeld
 }
 
-// gone is an error to which net/http answers nothing.
+// gone is an error that net/http does not answer.
 func (c *strict) gone() error {
 	return &net.OpError{Op: "read", Net: "tcp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: c.why}
 }
 
-// refusedWait and refusedBytes are for what a refused client has still under way:
-// the kernel would answer it with a reset, which can overtake the answer.
+// refusedWait and refusedBytes are for the rest of what a refused client sends:
+// otherwise the kernel would answer it with a reset, which can overtake the answer.
 const (
 	refusedWait  = 500 * time.Millisecond
 	refusedBytes = 256 << 10
@@ -311,8 +313,8 @@ func (c *strict) Close() error {
 	return c.Conn.Close()
 }
 
-// errRefused keeps net/http from answering once more to what was refused: a proxy in
-// front could take that for the answer to its next request.
+// errRefused keeps net/http from answering a refused request again: a proxy in front
+// could take that for the answer to its next request.
 var errRefused = errors.New("the request was refused")
 
 // Write passes on answers until a request is refused.
@@ -342,5 +344,5 @@ func (c *strict) ReadFrom(src io.Reader) (int64, error) {
 	return io.Copy(struct{ io.Writer }{c.Conn}, src)
 }
 
-// NetConn is the connection below.
+// NetConn returns the underlying connection.
 func (c *strict) NetConn() net.Conn { return c.Conn }

@@ -6,9 +6,9 @@ import (
 	"sync"
 )
 
-// gate is a listener that closes connections of an address that has too many. They
-// are counted where they are accepted: later, a goroutine and its buffers would be
-// spent on each of a flood.
+// gate is a listener that closes connections from an address that has too many. It
+// counts them when they are accepted: later, each connection of a flood would cost a
+// goroutine and its buffers.
 type gate struct {
 	net.Listener
 	f *front
@@ -21,7 +21,7 @@ type clients struct {
 	open map[netip.Addr]int
 }
 
-// Accept gives the next connection that may stay.
+// Accept returns the next connection that may stay.
 func (g *gate) Accept() (net.Conn, error) {
 	for {
 		c, err := g.Listener.Accept()
@@ -35,8 +35,8 @@ func (g *gate) Accept() (net.Conn, error) {
 	}
 }
 
-// peerAddr is the address that a TCP connection comes from, without waiting for
-// what a PROXY header says.
+// peerAddr is the address that a TCP connection comes from, without waiting for a
+// PROXY header.
 func peerAddr(c net.Conn) (netip.Addr, bool) {
 	for {
 		under, ok := c.(interface{ NetConn() net.Conn }) // TLS
@@ -55,7 +55,7 @@ func peerAddr(c net.Conn) (netip.Addr, bool) {
 	return tcp.AddrPort().Addr().Unmap(), true
 }
 
-// enter counts a connection in, if it may stay.
+// enter counts a connection, if it may stay.
 func (f *front) enter(c net.Conn, r *Router) bool {
 	a, ok := peerAddr(c)
 	if !ok || r.trusts(a.String()) {
@@ -73,7 +73,7 @@ func (f *front) enter(c net.Conn, r *Router) bool {
 	return true
 }
 
-// leave counts it out.
+// leave stops counting it.
 func (f *front) leave(c net.Conn) {
 	a, ok := peerAddr(c)
 	if !ok {

@@ -6,14 +6,14 @@ import (
 	"sync/atomic"
 )
 
-// gauge counts what is under way and lets others wait until nothing is. Counting
-// is one atomic addition; only a wait takes the lock. The zero gauge is ready.
+// gauge counts what is in progress and lets others wait until nothing is. Counting
+// takes one atomic addition; only waiting takes the lock. The zero gauge is ready.
 type gauge struct {
 	n      atomic.Int64
-	waited atomic.Bool // somebody has waited: done must look for a channel
+	waited atomic.Bool // somebody has waited: done must check for a channel
 
 	mu   sync.Mutex
-	zero chan struct{} // closed and forgotten when n reaches 0
+	zero chan struct{} // closed and dropped when n reaches 0
 }
 
 func (g *gauge) add()        { g.n.Add(1) }

@@ -14,11 +14,11 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// gRPC is the one thing that does not go to the app as HTTP/1.1: it is defined on
-// HTTP/2 only, and its servers speak nothing else. A request that came by HTTP/2
-// and is gRPC goes on by HTTP/2 without TLS, with net/http as the client. There
-// is no time limit for the first byte, because a stream may be silent for hours;
-// gRPC has deadlines of its own.
+// gRPC is the only protocol that does not go to the app as HTTP/1.1: it is defined
+// for HTTP/2 only, and its servers speak nothing else. A gRPC request that arrived
+// over HTTP/2 goes on over HTTP/2 without TLS, with net/http as the client. The
+// first byte has no time limit, because a stream may be silent for hours; gRPC has
+// its own deadlines.
 
 func isGRPC(r *http.Request) bool {
 	if r.ProtoMajor != 2 || r.Method != http.MethodPost {
@@ -29,11 +29,11 @@ func isGRPC(r *http.Request) bool {
 	return ok && (kind == "" || kind[0] == '+' || kind[0] == ';')
 }
 
-// grpcClient is a target's HTTP/2 client; the zero one is ready.
+// grpcClient is a target's HTTP/2 client; the zero value is ready.
 type grpcClient struct {
 	mu    sync.Mutex
 	ep    *endpoint
-	tr    *http.Transport // to ep; nil until it is needed
+	tr    *http.Transport // to ep; nil until needed
 	calls map[*grpcCall]struct{}
 }
 
@@ -42,7 +42,7 @@ type grpcCall struct {
 	cancel context.CancelCauseFunc
 }
 
-// dialError marks that not even a connection was made.
+// dialError marks that no connection could be made.
 type dialError struct{ error }
 
 func (g *grpcClient) transport(r *Router, ep *endpoint) *http.Transport {
@@ -95,7 +95,7 @@ func (g *grpcClient) closeIdle() {
 	}
 }
 
-// cut ends the calls under way: those of w, or all if w is nil.
+// cut ends the calls in progress: those of w, or all if w is nil.
 func (g *grpcClient) cut(w *wave, cause error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -106,8 +106,8 @@ func (g *grpcClient) cut(w *wave, cause error) {
 	}
 }
 
-// callBody is the body of a call, for one try: net/http closes it too when there
-// was no connection, and the next try needs it still.
+// callBody is the body of a call, for one try: net/http also closes it if there was
+// no connection, and the next try still needs it.
 type callBody struct {
 	body   io.ReadCloser
 	mu     sync.Mutex
@@ -132,7 +132,7 @@ func (b *callBody) Close() error {
 	b.closed = true
 	b.mu.Unlock()
 	if used {
-		return b.body.Close() // ends a Read that waits
+		return b.body.Close() // ends a waiting Read
 	}
 	return nil
 }
@@ -164,8 +164,8 @@ func (q *request) serveGRPC() {
 	}
 }
 
-// call makes the call on t. An error means that nothing has been sent to the
-// client. answered is called when the wait for a target is over.
+// call makes the call on t. An error means that nothing has been sent to the client.
+// answered is called when the wait for a target is over.
 func (q *request) call(t *target, answered func()) error {
 	ctx, cancel := context.WithCancelCause(q.r.Context())
 	defer cancel(nil)
@@ -203,7 +203,7 @@ func (q *request) call(t *target, answered func()) error {
 	q.rec.Status = res.StatusCode
 	q.w.WriteHeader(res.StatusCode)
 	if res.ContentLength == 0 {
-		return nil // one HEADERS frame with the status, as it came: "Trailers-Only"
+		return nil // one HEADERS frame with the status, unchanged: "Trailers-Only"
 	}
 	if err := q.copyCall(res); err != nil {
 		if cause := context.Cause(ctx); cause != nil {
@@ -214,8 +214,8 @@ func (q *request) call(t *target, answered func()) error {
 	return nil
 }
 
-// copyCall sends each piece of the answer as it comes, and the trailers, which
-// carry the status of the call.
+// copyCall passes on each piece of the answer as it arrives, and the trailers, which
+// contain the status of the call.
 func (q *request) copyCall(res *http.Response) error {
 	bp := buffers.Get().(*[]byte)
 	defer buffers.Put(bp)
@@ -256,7 +256,7 @@ func (q *request) outHeader() http.Header {
 		}
 	}
 	if _, ok := h["User-Agent"]; !ok {
-		h["User-Agent"] = nil // or net/http names itself
+		h["User-Agent"] = nil // otherwise net/http names itself
 	}
 	if httpguts.HeaderValuesContainsToken(q.r.Header["Te"], "trailers") {
 		h["Te"] = []string{"trailers"}

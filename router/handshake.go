@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// alpn completes the protocols that are offered to TLS clients (RFC 7301) with those
-// that mesh serves.
+// alpn adds the protocols that mesh serves to those offered to TLS clients (RFC
+// 7301).
 func alpn(c *tls.Config) *tls.Config {
 	c = c.Clone()
 	for _, proto := range []string{"http/1.1", "h2"} {
@@ -24,20 +24,20 @@ func alpn(c *tls.Config) *tls.Config {
 	return c
 }
 
-// handshakes is a listener that gives connections with their TLS handshake done: as
-// *tls.Conn those that speak HTTP/2, which net/http takes no other way, and the
-// others strict. Each handshake has a goroutine. What the client sends for it has to
-// come in time; a certificate that is being obtained may take longer.
+// handshakes is a listener that returns connections after their TLS handshake: those
+// that speak HTTP/2 as *tls.Conn, which is the only form that net/http accepts, and
+// the others as strict ones. Each handshake has a goroutine. The client must send
+// its part in time; a certificate that is being obtained may take longer.
 type handshakes struct {
 	net.Listener
 	config *tls.Config
 	time   time.Duration
-	failed func(c net.Conn, err error) // told of each that came to nothing; c is closed
+	failed func(c net.Conn, err error) // called for each handshake that failed; c is closed
 
 	ctx   context.Context // of all handshakes
 	end   context.CancelFunc
 	ready chan accepted
-	over  chan struct{} // closed when nothing will come any more
+	over  chan struct{} // closed when nothing more will come
 }
 
 type accepted struct {
@@ -45,8 +45,8 @@ type accepted struct {
 	err error
 }
 
-// startHandshakes begins to take connections from l. It ends when l does, and the
-// handshakes with it: Accept has to be called until it says so.
+// startHandshakes starts to accept connections from l. It ends when l does, and ends
+// the handshakes: call Accept until it says so.
 func startHandshakes(l net.Listener, c *tls.Config, d time.Duration, failed func(net.Conn, error)) *handshakes {
 	if find := c.GetCertificate; find != nil {
 		c = c.Clone()
@@ -71,11 +71,12 @@ func (h *handshakes) run() {
 			all.Go(func() { h.shake(c) })
 			continue
 		}
-		if passing, ok := err.(interface{ Temporary() bool }); ok && passing.Temporary() { // net/http waits, then, before it takes the next
+		if passing, ok := err.(interface{ Temporary() bool }); ok && passing.Temporary() { // net/http then waits before it accepts the next
 			h.ready <- accepted{err: err}
 			continue
 		}
-		// Whoever has been taken is served, if that does not take long.
+		// Connections that were accepted are still served, if that does not take
+		// long.
 		limit := time.AfterFunc(min(h.time, lingerTime), h.end)
 		all.Wait()
 		limit.Stop()
@@ -86,7 +87,7 @@ func (h *handshakes) run() {
 	}
 }
 
-// Accept gives the next connection whose handshake has been done.
+// Accept returns the next connection after its handshake.
 func (h *handshakes) Accept() (net.Conn, error) {
 	select {
 	case a := <-h.ready:
@@ -98,7 +99,7 @@ func (h *handshakes) Accept() (net.Conn, error) {
 
 func (h *handshakes) shake(c net.Conn) {
 	defer func() {
-		if v := recover(); v != nil { // as net/http does it: one connection, and not all
+		if v := recover(); v != nil { // like net/http: it ends one connection, not all
 			_ = c.Close()
 			h.failed(c, fmt.Errorf("panic: %v\n%s", v, debug.Stack()))
 		}
@@ -124,7 +125,7 @@ func (h *handshakes) shake(c net.Conn) {
 	h.ready <- accepted{c: &strictTLS{strict: strict{Conn: t}, tls: t}}
 }
 
-// looksLikeHTTP tells whether a client's first bytes begin a request of HTTP/1.
+// looksLikeHTTP reports whether a client's first bytes begin an HTTP/1 request.
 func looksLikeHTTP(b [5]byte) bool {
 	switch string(b[:]) {
 	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO":
@@ -133,11 +134,11 @@ func looksLikeHTTP(b [5]byte) bool {
 	return false
 }
 
-// strictTLS is a strict connection that net/http knows to be one over TLS.
+// strictTLS is a strict connection that net/http recognizes as one over TLS.
 type strictTLS struct {
 	strict
 	tls *tls.Conn
 }
 
-// ConnectionState is where net/http has Request.TLS from.
+// ConnectionState is where net/http gets Request.TLS from.
 func (c *strictTLS) ConnectionState() tls.ConnectionState { return c.tls.ConnectionState() }

@@ -12,20 +12,20 @@ import (
 // answer is what the head of an app's answer says about its framing.
 type answer struct {
 	code    int
-	length  int64 // -1: not told
+	length  int64 // -1: not given
 	chunked bool
 	last    bool // the connection cannot be used again
 }
 
 // parseHead reads the head of an answer (RFC 9112) into h, which must be empty,
-// without the fields that concern this connection only. raw ends with the empty
-// line. Apps are given more room than strangers, but nothing that could be
-// understood in two ways. All values share one string.
+// without the fields that only concern this connection. raw ends with the empty
+// line. Apps get more leeway than clients, but nothing ambiguous is accepted. All
+// values share one string.
 func parseHead(raw []byte, h http.Header) (answer, error) {
 	a := answer{length: -1}
 	s := string(raw)
 	line, s := cutLine(s)
-	// "HTTP/1.1 200 OK"; the reason, even its blank, may be missing.
+	// "HTTP/1.1 200 OK"; the reason, and even the blank before it, may be missing.
 	if len(line) < 12 || line[:7] != "HTTP/1." || (line[7] != '0' && line[7] != '1') || line[8] != ' ' || (len(line) > 12 && line[12] != ' ') {
 		return a, errGarbage
 	}
@@ -51,8 +51,8 @@ func parseHead(raw []byte, h http.Header) (answer, error) {
 		if colon <= 0 {
 			return a, errGarbage
 		}
-		// Blanks before the colon go (RFC 9112, section 5.1); a folded line begins
-		// with one, is no name, and is refused (section 5.2).
+		// Blanks before the colon are removed (RFC 9112, section 5.1); a folded line
+		// begins with one, is not a name, and is refused (section 5.2).
 		k, v := strings.TrimRight(line[:colon], " \t"), strings.Trim(line[colon+1:], " \t")
 		if !httpguts.ValidHeaderFieldName(k) || !httpguts.ValidHeaderFieldValue(v) {
 			return a, errGarbage
@@ -105,8 +105,8 @@ func parseHead(raw []byte, h http.Header) (answer, error) {
 		}
 	}
 	if a.chunked && a.length >= 0 {
-		// The chunks count (RFC 9112, section 6.3); what sends both is not to be
-		// trusted with another request.
+		// The chunks count (RFC 9112, section 6.3). An app that sends both does not
+		// get another request on this connection.
 		delete(h, "Content-Length")
 		a.length, a.last = -1, true
 	}
@@ -119,8 +119,8 @@ func cutLine(s string) (line, rest string) {
 	return strings.TrimSuffix(line, "\r"), rest
 }
 
-// bodyless tells whether an answer has no body whatever its fields say (RFC
-// 9112, section 6.3).
+// bodyless reports whether an answer has no body, whatever its fields say (RFC 9112,
+// section 6.3).
 func (a answer) bodyless(method string) bool {
 	return method == http.MethodHead || a.code < 200 || a.code == http.StatusNoContent || a.code == http.StatusNotModified
 }

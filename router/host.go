@@ -5,12 +5,11 @@ import (
 	"strings"
 )
 
-// normalHost brings the value of a Host field (RFC 9110, section 7.2) into the
-// form that the table is looked up by: lower case, without port and final dot,
-// IPv6 literals in their brackets. It gives "" for what cannot be the name of a
-// route, so that nothing odd a client sends gets past the lookup, also where a
-// wildcard would match. Names in punycode stay as they are. The usual case does
-// not allocate.
+// normalHost brings the value of a Host field (RFC 9110, section 7.2) into the form
+// of the table's keys: lower case, without port and final dot, IPv6 literals in
+// brackets. It returns "" for values that cannot be the name of a route, so that
+// nothing odd from a client gets past the lookup, even where a wildcard would match.
+// Names in punycode do not change. The usual case does not allocate.
 func normalHost(s string) string {
 	if s == "" {
 		return ""
@@ -64,7 +63,7 @@ func normalLiteral(s string) string {
 	return "[" + a.String() + "]"
 }
 
-// isPort accepts the empty port too, as RFC 3986, section 3.2.3 does.
+// isPort also accepts the empty port, like RFC 3986, section 3.2.3.
 func isPort(s string) bool {
 	if len(s) > 5 {
 		return false
@@ -77,7 +76,7 @@ func isPort(s string) bool {
 	return true
 }
 
-// hostPort is the port that a Host field names; empty when it names none.
+// hostPort is the port in a Host field, empty if there is none.
 func hostPort(s string) string {
 	i := strings.LastIndexByte(s, ':')
 	if i < 0 || !isPort(s[i+1:]) || strings.IndexByte(s[i:], ']') >= 0 {

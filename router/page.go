@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// page is what a client is told when mesh answers in the place of an app.
+// page is what a client gets when mesh answers instead of an app.
 type page struct {
 	status int
 	title  string
@@ -17,23 +17,23 @@ type page struct {
 // pages by code. No text names a stack, an instance or an address.
 var pages = map[Code]page{
 	UnknownHost:  {404, "Nothing here", "No app is served under this name.", 0},
-	BadRequest:   {400, "Bad request", "The request cannot be passed on as it is.", 0},
-	Misdirected:  {421, "Misdirected", "This connection was made for another name.", 0},
+	BadRequest:   {400, "Bad request", "The request cannot be forwarded.", 0},
+	Misdirected:  {421, "Misdirected", "This connection was opened for another name.", 0},
 	NotDeployed:  {503, "Not deployed yet", "This app has no release yet. It will be here after its first push.", 30},
 	Stopped:      {503, "Stopped", "This app has been stopped by its owner.", 60},
-	Maintenance:  {503, "Down for maintenance", "This app is being worked on, and will be back soon.", 60},
+	Maintenance:  {503, "Down for maintenance", "This app is being worked on and will be back soon.", 60},
 	NoInstance:   {503, "Starting", "This app has no running instance at the moment. Please try again shortly.", 5},
-	NoConnection: {503, "Not reachable", "This app takes no connections at the moment. Please try again shortly.", 5},
+	NoConnection: {503, "Not reachable", "This app accepts no connections at the moment. Please try again shortly.", 5},
 	QueueFull:    {503, "Busy", "Too many requests are waiting for this app to start. Please try again shortly.", 10},
-	AppClosed:    {502, "App error", "The app ended the connection without a complete answer.", 0},
-	AppGarbage:   {502, "App error", "The app gave an answer that is not valid HTTP.", 0},
-	AppSlow:      {504, "App timed out", "The app did not begin to answer in time.", 0},
-	Cut:          {503, "Restarting", "The app was stopped before it had answered. Please try again.", 1},
+	AppClosed:    {502, "App error", "The app closed the connection before its answer was complete.", 0},
+	AppGarbage:   {502, "App error", "The app's answer is not valid HTTP.", 0},
+	AppSlow:      {504, "App timed out", "The app did not begin its answer in time.", 0},
+	Cut:          {503, "Restarting", "The app was stopped before it answered. Please try again.", 1},
 	Broken:       {500, "Internal error", "Something went wrong in the router.", 0},
 }
 
-// The page has no outside parts, follows the reader's colour scheme and is under
-// 2 KiB.
+// The page loads nothing from outside, follows the reader's colour scheme and is
+// under 2 KiB.
 const pageHead = `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><meta name="robots" content="noindex"><title>`
 
@@ -47,7 +47,7 @@ h1{margin:.25rem 0 1rem;font-size:1.75rem;line-height:1.2;font-weight:650}
 code{display:block;margin-top:2rem;padding-top:1rem;border-top:1px solid var(--l);color:var(--m);font:.8rem ui-monospace,monospace;overflow-wrap:anywhere}
 </style></head><body><main><p class="n">`
 
-// writePage answers in the app's place. It closes nothing and may only be called
+// writePage answers instead of the app. It closes nothing and may only be called
 // while nothing has been sent.
 func (q *request) writePage(p page) {
 	h := q.w.Header()
@@ -58,7 +58,8 @@ func (q *request) writePage(p page) {
 		body = own
 	} else if wantsHTML(q.r.Header) {
 		h["Content-Type"] = []string{"text/html; charset=utf-8"}
-		// All inserted is from the table, but for the id, which validID has seen.
+		// Everything inserted is from the table, except the id, which validID has
+		// checked.
 		body = pageHead + p.title + pageStyle + strconv.Itoa(p.status) + "</p><h1>" + p.title + "</h1><p>" + p.text +
 			"</p><code>request " + q.rec.RequestID + "</code></main></body></html>\n"
 	} else {
@@ -81,12 +82,13 @@ func (q *request) writePage(p page) {
 	q.rec.Status = p.status
 	q.w.WriteHeader(p.status)
 	if q.r.Method != http.MethodHead {
-		n, _ := q.w.Write([]byte(body)) // the client may be gone; then there is nobody to tell
+		n, _ := q.w.Write([]byte(body)) // if the client is gone, there is nobody to tell
 		q.rec.Bytes = int64(n)
 	}
 }
 
-// wantsHTML tells whether a browser asks: only those name text/html themselves.
+// wantsHTML reports whether a browser is asking: only browsers accept text/html by
+// name.
 func wantsHTML(h http.Header) bool {
 	for _, v := range h["Accept"] {
 		if strings.Contains(v, "text/html") {

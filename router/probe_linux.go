@@ -6,10 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// alive tells whether a kept connection can be used again, by one look at its
-// socket that does not wait. End of file, an error, or bytes nobody has asked
-// for mean no. Without it, an app that closes idle connections (all do, after 2
-// to 75 s) makes up to 6 % of the POSTs fail that meet a close.
+// alive reports whether a kept connection can be used again, by one non-blocking
+// look at its socket. End of file, an error, or unexpected bytes mean no. Without
+// this check, an app that closes idle connections (all do, after 2 to 75 s) makes up
+// to 6 % of the POSTs fail that coincide with a close.
 func (c *conn) alive() bool {
 	if c.raw == nil {
 		return true
@@ -23,8 +23,8 @@ func (c *conn) alive() bool {
 	return err == nil && alive
 }
 
-// sound tells whether the instance has not ended a connection that bytes are still
-// expected from.
+// sound reports whether the instance has kept open a connection from which bytes are
+// still expected.
 func (c *conn) sound() bool {
 	if c.raw == nil {
 		return false
@@ -38,9 +38,9 @@ func (c *conn) sound() bool {
 	return err == nil && sound
 }
 
-// untouched tells whether the instance's kernel has acknowledged not one byte of
-// the request under way. Then the app cannot have read any, and even a POST may
-// be sent again: RFC 9110, section 9.2.2, asks for "some means to detect that the
+// untouched reports whether the instance's kernel has acknowledged not a single byte
+// of the current request. Then the app cannot have read any, and even a POST may be
+// sent again: RFC 9110, section 9.2.2, asks for "some means to detect that the
 // original request was never applied". It costs nothing until something fails.
 func (c *conn) untouched() bool {
 	if c.raw == nil {

@@ -2,8 +2,8 @@
 
 package router
 
-// alive, sound and untouched need Linux, where mesh runs; elsewhere only its client
-// does.
+// alive, sound and untouched need Linux, where mesh runs; on other systems only its
+// client runs.
 func (c *conn) alive() bool { return true }
 
 func (c *conn) sound() bool { return false }

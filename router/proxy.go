@@ -19,8 +19,8 @@ import (
 // request is one request on its way through the router.
 type request struct {
 	router *Router
-	front  *front // nil when the router was called as an http.Handler
-	wave   *wave  // of front; nil as it is
+	front  *front // nil if the router was called as an http.Handler
+	wave   *wave  // of front; nil if front is
 	w      http.ResponseWriter
 	r      *http.Request
 	ctl    *http.ResponseController
@@ -28,20 +28,20 @@ type request struct {
 	begun  time.Duration // on the router's clock
 	peer   peer
 
-	upgrade  string // protocol asked for; empty: none
+	upgrade  string // requested protocol; empty: none
 	hasBody  bool
-	bodyRead bool          // all of the body has come from the client
-	head     []byte        // for the app, with a small body behind it
+	bodyRead bool          // the whole body has arrived from the client
+	head     []byte        // for the app, followed by a small body
 	target   *target       // claimed; nil: none
 	entry    *entry        // of the stack; nil: unknown host
-	pool     *pool         // of the service that it is for; nil: not known yet
-	patience time.Duration // of the stack with its instances' first byte
-	page     string        // the stack's own, in the place of mesh's
+	pool     *pool         // of the service that the request is for; nil: not known yet
+	patience time.Duration // how long the stack's instances have for the first byte
+	page     string        // the stack's own page, instead of mesh's
 	detached bool          // a tunnel ends the request
-	resent   int           // how often it was sent once more
+	resent   int           // how often it was sent again
 }
 
-// ServeHTTP handles one request. Serve is the usual way in; this one is for
+// ServeHTTP handles one request. Requests usually come through Serve; this is for
 // servers that set their own limits.
 func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) { r.handle(nil, w, req) }
 
@@ -62,7 +62,7 @@ func (r *Router) handle(f *front, w http.ResponseWriter, req *http.Request) {
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			if v != http.ErrAbortHandler { //nolint:errorlint // a recovered value, which net/http compares so too
+			if v != http.ErrAbortHandler { //nolint:errorlint // a recovered value; net/http compares it the same way
 				r.log.Error("panic while handling a request", "err", fmt.Sprint(v), "stack_trace", string(debug.Stack()))
 				q.rec.Code = Broken
 			}
@@ -76,7 +76,7 @@ func (r *Router) handle(f *front, w http.ResponseWriter, req *http.Request) {
 	q.serve()
 }
 
-// finish ends the request: nothing counts it any more, and it is told.
+// finish ends the request: it no longer counts as in progress, and it is recorded.
 func (q *request) finish() {
 	q.release()
 	now := q.router.clock()
@@ -104,16 +104,16 @@ func (q *request) release() {
 func (q *request) serve() {
 	if !oneLine(q.r) {
 		q.rec.Method = "-"
-		q.failWith(BadRequest, page{400, "Bad request", "The method or the path of the request has characters that it cannot have.", 0})
+		q.failWith(BadRequest, page{400, "Bad request", "The method or the path of the request contains invalid characters.", 0})
 		return
 	}
 	if q.r.Method == http.MethodConnect {
-		q.failWith(BadRequest, page{405, "Not a proxy", "CONNECT is not for this server.", 0})
+		q.failWith(BadRequest, page{405, "Not a proxy", "This server does not support CONNECT.", 0})
 		return
 	}
-	if q.r.Method == "PRI" { // the first half of HTTP/2's preface, and not the second
+	if q.r.Method == "PRI" { // the first half of HTTP/2's preface, without the second
 		q.w.Header()["Connection"] = []string{"close"}
-		q.failWith(BadRequest, page{400, "Bad request", "HTTP/2 begins with all of its preface.", 0})
+		q.failWith(BadRequest, page{400, "Bad request", "HTTP/2 must begin with its complete preface.", 0})
 		return
 	}
 	if fn := q.router.opts.Challenge; fn != nil && strings.HasPrefix(q.rec.Path, challengePath) {
@@ -125,7 +125,8 @@ func (q *request) serve() {
 			return
 		}
 	}
-	// Before the body is read: who asks for nobody is not listened to.
+	// Before the body is read: do not read the body of a request for an unknown
+	// host.
 	e, rt := q.router.table.lookup(normalHost(q.r.Host))
 	if rt == nil {
 		q.fail(UnknownHost)
@@ -158,7 +159,7 @@ func (q *request) serve() {
 	}
 	for try := 0; ; try++ {
 		// A body that cannot be sent again, and a second try, get a new connection:
-		// an old one may be closed by the app at any moment.
+		// the app may close an old one at any moment.
 		c, reused, code := q.connect(stream || try > 0)
 		if code != "" {
 			q.fail(code)
@@ -174,17 +175,17 @@ func (q *request) serve() {
 // challengePath is where an ACME server looks (RFC 8555, section 8.3).
 const challengePath = "/.well-known/acme-challenge/"
 
-// sameStack tells whether the name that the TLS connection was made for leads to
-// the stack that the request asks for. HTTP/2 clients send requests for several
-// hosts on one connection where its certificate covers them (RFC 9110, section
-// 7.4), and what one stack's certificate protects is not for another stack.
+// sameStack reports whether the name that the TLS connection was opened for belongs
+// to the stack that the request asks for. HTTP/2 clients send requests for several
+// hosts on one connection if its certificate covers them (RFC 9110, section 7.4),
+// but the certificate of one stack must not serve another.
 func (q *request) sameStack(name string, e *entry) bool {
 	have, _ := q.router.table.lookup(normalHost(name))
 	return have == e
 }
 
-// leads tells where the client has to go instead: to the host that its own is
-// redirected to, and to TLS where that can be had.
+// leads returns the URL that the client must use instead, if its host is redirected
+// to another one, or if TLS is available.
 func (q *request) leads(rt *route) (to string, ok bool) {
 	host := normalHost(q.r.Host)
 	if other := rt.Redirects[mesh.Host(host)]; other != "" {
@@ -206,8 +207,8 @@ func (q *request) leads(rt *route) (to string, ok bool) {
 	return q.peer.proto + "://" + host, true
 }
 
-// redirect leads to the same target elsewhere. All methods but the safe ones must
-// stay what they are (RFC 9110, section 15.4.9).
+// redirect answers with the same target elsewhere. Methods other than the safe ones
+// must not change (RFC 9110, section 15.4.9).
 func (q *request) redirect(to string) {
 	to += rawTarget(q.r)
 	status := http.StatusPermanentRedirect
@@ -225,12 +226,12 @@ func (q *request) redirect(to string) {
 	q.w.WriteHeader(status)
 }
 
-// prepare writes what is sent to the app first. stream tells that the body
+// prepare writes what is sent to the app first. stream reports that the body
 // follows, from the client, while the app reads it.
 func (q *request) prepare(b []byte) (stream, ok bool) {
 	named, ok := connectionOptions(q.r.Header["Connection"])
 	if !ok {
-		q.failWith(BadRequest, page{400, "Bad request", "The Connection field of the request names too many others.", 0})
+		q.failWith(BadRequest, page{400, "Bad request", "The Connection field of the request names too many fields.", 0})
 		return false, false
 	}
 	b = q.appendHead(b, named)
@@ -261,7 +262,7 @@ func (q *request) prepare(b []byte) (stream, ok bool) {
 	}
 	b = append(b, "\r\n"...)
 	if q.hasBody && !stream {
-		// Before an instance is claimed, so that a slow client holds up no drain.
+		// Before an instance is claimed, so that a slow client delays no drain.
 		from := len(b)
 		b = append(b, make([]byte, n)...)
 		_ = q.ctl.SetReadDeadline(time.Now().Add(bodyWait))
@@ -280,10 +281,10 @@ func (q *request) prepare(b []byte) (stream, ok bool) {
 	return stream, true
 }
 
-// maxResent is for apps that close new connections too.
+// maxResent is for apps that also close new connections.
 const maxResent = 3
 
-// connect claims a target and gives a connection to it. While there is none it
+// connect claims a target and returns a connection to it. While there is none it
 // waits: at most Options.Wait, among at most Options.MaxWaiting requests of the
 // service, and no longer than the client does.
 func (q *request) connect(fresh bool) (c *conn, reused bool, code Code) {
@@ -312,14 +313,14 @@ func (q *request) connect(fresh bool) (c *conn, reused bool, code Code) {
 			return nil, false, ClientGone
 		}
 		t.failed(now)
-		q.router.log.Debug("connection to an instance not made", "stack", q.rec.Stack, "instance", q.rec.Instance.String(), "err", err)
+		q.router.log.Debug("cannot connect to an instance", "stack", q.rec.Stack, "instance", q.rec.Instance.String(), "err", err)
 		w.tried = append(w.tried, t)
 	}
 }
 
-// claim counts the request in on a target: q.target. The count is taken before
-// the route is looked at once more, so a Switch that has returned has either
-// been seen here, or sees this request on its old target.
+// claim counts the request on a target, q.target. It counts before it looks at the
+// route once more. So a Switch that has returned was either seen here, or sees this
+// request on its old target.
 func (q *request) claim(w *waiter) (*target, Code) {
 	host := normalHost(q.r.Host)
 	for {
@@ -366,15 +367,15 @@ func (q *request) claim(w *waiter) (*target, Code) {
 
 // waiter is a request's wait for a target. The zero waiter is ready; stop ends it.
 type waiter struct {
-	tried   []*target // that took no connection since the last wait
+	tried   []*target // that accepted no connection since the last wait
 	waited  bool
-	in      *traffic    // whose waiting counts this request
+	in      *traffic    // its waiting counts this request
 	limit   *time.Timer // for the whole wait
 	backoff time.Duration
 }
 
-// wait returns when it makes sense to look for a target again: at once when the
-// route changes, and every now and then if there are targets that are set aside.
+// wait returns when it makes sense to look for a target again: at once if the route
+// changes, and now and then if targets are set aside.
 func (w *waiter) wait(q *request, e *entry, rt *route) Code {
 	if of := q.pool.traffic(e); w.in != of {
 		w.leave()
@@ -397,7 +398,7 @@ func (w *waiter) wait(q *request, e *entry, rt *route) Code {
 	w.tried, w.waited = w.tried[:0], true
 	select {
 	case <-rt.replaced:
-		w.waited = false // a new route: any target of it may be tried at once
+		w.waited = false // a new route: any of its targets may be tried at once
 		return ""
 	case <-again:
 		return ""
@@ -425,14 +426,13 @@ func (w *waiter) stop() {
 	}
 }
 
-// exchange sends the request on c and passes the answer on. again means that
-// nothing has happened yet, neither here nor in the app, or nothing that may not
-// happen twice.
+// exchange sends the request on c and passes the answer on. again means that nothing
+// has happened yet, here or in the app, or nothing that may not happen twice.
 func (q *request) exchange(c *conn, reused, stream bool) (again bool) {
 	c.out, c.dirty = q.ctlFlusher(), false
 	c.begin(q.r.Context(), q.wave, q.router.clock(), q.patience)
-	// What may have happened since the target was claimed, unseen by those who
-	// look for exchanges to end:
+	// These may have happened since the target was claimed, unseen by those who wait
+	// for exchanges to end:
 	if cause := c.target.severed(); cause != nil {
 		c.abort(cause)
 	} else if q.r.Context().Err() != nil {
@@ -466,14 +466,15 @@ func (q *request) exchange(c *conn, reused, stream bool) (again bool) {
 		if cause == nil {
 			cause = err
 		}
-		// The client gets what came, the same every time, and must not take it for whole.
+		// The client always gets the bytes that arrived, and must not mistake a
+		// truncated answer for a complete one.
 		if _, gone := errors.AsType[clientError](err); !gone {
 			_ = q.ctl.Flush()
 		}
 		q.abort(codeOf(cause))
 	}
 	if up != nil && !up.whole.Load() {
-		// The app has answered without hearing the request out. The client gets
+		// The app has answered without reading the whole request. The client gets
 		// the answer before it is made to stop.
 		_ = q.ctl.Flush()
 	}
@@ -486,9 +487,9 @@ func (q *request) exchange(c *conn, reused, stream bool) (again bool) {
 	return false
 }
 
-// again tells whether a request that got no answer may be sent once more: it may
-// be repeated and the app had probably closed the idle connection, or no byte of
-// it has arrived.
+// again reports whether a request that got no answer may be sent again: it may be
+// repeated and the app had probably closed the idle connection, or no byte of it has
+// arrived.
 func (q *request) again(c *conn, reused bool) bool {
 	if q.resent++; q.resent > maxResent {
 		return false
@@ -499,8 +500,8 @@ func (q *request) again(c *conn, reused bool) bool {
 	return reused && idempotent(q.r.Method) || c.untouched()
 }
 
-// converse sends the request and reads heads until the final one, which it puts
-// into the header of q.w. up is the rest of the body, still under way.
+// converse sends the request and reads heads until the final one, which it puts into
+// the header of q.w. up is the rest of the body, still being sent.
 func (q *request) converse(c *conn, stream bool) (a answer, up *upload, err error) {
 	if err := c.send(q.head); err != nil {
 		return a, nil, errStale
@@ -520,7 +521,7 @@ func (q *request) converse(c *conn, stream bool) (a answer, up *upload, err erro
 		}
 		switch {
 		case a.code == http.StatusSwitchingProtocols:
-			// The app takes one of those that the client has listed.
+			// The app accepts one of the protocols that the client has listed.
 			if q.upgrade == "" || !httpguts.HeaderValuesContainsToken([]string{q.upgrade}, h.Get("Upgrade")) {
 				return a, up, errGarbage
 			}
@@ -560,16 +561,16 @@ func (q *request) passOn(c *conn, a answer, up *upload) error {
 	open := !a.bodyless(q.r.Method) && a.length < 0
 	if q.r.ProtoMajor == 1 {
 		if open {
-			h["Transfer-Encoding"] = []string{"chunked"} // or net/http counts short bodies and adds a Content-Length
+			h["Transfer-Encoding"] = []string{"chunked"} // otherwise net/http counts short bodies and adds a Content-Length
 		}
-		// When the rest of the body is not read, or another process takes over.
+		// The rest of the body is not read, or another process takes over.
 		if up != nil && !up.whole.Load() || q.last() {
 			h["Connection"] = []string{"close"}
 		}
 	}
 	q.rec.Status = a.code
 	q.w.WriteHeader(a.code)
-	for _, k := range h["Trailer"] { // announced ones come from the end of the body only
+	for _, k := range h["Trailer"] { // announced ones come only from the end of the body
 		for k := range strings.SplitSeq(k, ",") {
 			h.Del(strings.TrimSpace(k))
 		}
@@ -591,16 +592,16 @@ func (q *request) passOn(c *conn, a answer, up *upload) error {
 	return q.copyAll(c)
 }
 
-// last tells whether the connection is not to be used again: because another
-// process goes on with the listener, or because somebody in front of mesh may see
-// the end of the request elsewhere.
+// last reports whether the connection must not be used again: because another
+// process takes over the listener, or because a proxy in front of mesh may disagree
+// about the end of the request.
 func (q *request) last() bool {
 	return q.front != nil && q.front.leaving.Load() || doubtful(q.r)
 }
 
-// doubtful tells whether the end of a request is known to net/http only: where its
-// body came in chunks, no head behind it is looked at (framing). Old clients keep
-// their connection for what has no body (RFC 9112, section 9.3).
+// doubtful reports whether only net/http knows where a request ends: if its body was
+// chunked, framing does not check the head after it. Old clients keep their
+// connection for requests without a body (RFC 9112, section 9.3).
 func doubtful(r *http.Request) bool {
 	if r.ProtoMajor != 1 {
 		return false
@@ -608,7 +609,7 @@ func doubtful(r *http.Request) bool {
 	return len(r.TransferEncoding) > 0 || r.ProtoMinor == 0 && r.Method != http.MethodGet && r.Method != http.MethodHead
 }
 
-// ownFields sees to the fields that are not the app's alone.
+// ownFields sets the fields that are not the app's alone.
 func (q *request) ownFields(h http.Header) {
 	for _, k := range [...]string{"Date", "Content-Type"} { // net/http would add them
 		if _, ok := h[k]; !ok {
@@ -625,8 +626,8 @@ func (q *request) ownFields(h http.Header) {
 	}
 }
 
-// ctlFlusher is the writer's own FlushError: no detour through ResponseController
-// on the way of each piece.
+// ctlFlusher is the writer's own FlushError, without the detour through
+// ResponseController for each piece.
 func (q *request) ctlFlusher() flusher {
 	if f, ok := q.w.(flusher); ok {
 		return f
@@ -652,7 +653,7 @@ func idempotent(method string) bool {
 	return false
 }
 
-// codeOf tells what an error of an exchange means for the client.
+// codeOf is what an error of an exchange means for the client.
 func codeOf(err error) Code {
 	var client clientError
 	switch {
@@ -670,7 +671,7 @@ func codeOf(err error) Code {
 	return AppClosed
 }
 
-// fail answers with the page of code, or leaves a client that has left.
+// fail answers with the page of code, or gives up on a client that has left.
 func (q *request) fail(code Code) {
 	if code == ClientGone || (q.r.Context().Err() != nil && code != Cut) {
 		q.abort(ClientGone)
@@ -683,7 +684,7 @@ func (q *request) failWith(code Code, p page) {
 	q.writePage(p)
 }
 
-// statusGone is what nginx logs when the client left before there was an answer.
+// statusGone is what nginx logs if the client left before there was an answer.
 const statusGone = 499
 
 // abort ends the client's connection, or its stream in HTTP/2. It does not return.

@@ -7,10 +7,10 @@ import (
 	"github.com/pires/go-proxyproto"
 )
 
-// proxied reads the PROXY header, version 1 or 2, that a trusted proxy puts in
-// front of a connection (https://www.haproxy.org/download/1.8/doc/proxy-protocol.txt).
-// A trusted one may leave it out: its health checks do. What anybody else sends is
-// taken for the beginning of a request, and refused as none.
+// proxied reads the PROXY header, version 1 or 2, that a trusted proxy sends before
+// a connection (https://www.haproxy.org/download/1.8/doc/proxy-protocol.txt). A
+// trusted proxy may leave it out, as its health checks do. A header from anyone else
+// counts as the beginning of a request, and is refused as a malformed one.
 func (r *Router) proxied(l net.Listener) net.Listener {
 	return &proxyproto.Listener{
 		Listener: l, ReadHeaderTimeout: headTime,
@@ -23,7 +23,7 @@ func (r *Router) proxied(l net.Listener) net.Listener {
 	}
 }
 
-// closeWrite ends one direction of a connection, and tells whether it could.
+// closeWrite ends one direction of a connection, and reports whether it could.
 func closeWrite(c net.Conn) bool {
 	if p, ok := c.(*proxyproto.Conn); ok {
 		c = p.Raw()

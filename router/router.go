@@ -1,24 +1,24 @@
-// Package router is the HTTP front of mesh: it finds the stack that a host
-// belongs to and passes the request on to one of its instances.
+// Package router is the HTTP front of mesh: it finds the stack of a host and passes
+// the request on to one of its instances.
 //
 //	r := router.New(router.Options{Logger: log})
 //	go r.Run(ctx)          // ends what takes too long
-//	go r.Serve(ctx, l)     // takes requests until ctx ends
+//	go r.Serve(ctx, l)     // accepts requests until ctx ends
 //	r.Switch(mesh.Route{Stack: "blog", Hosts: hosts, Targets: targets})
 //
-// What strangers send is parsed by net/http only, and what could be understood in
-// two ways is refused before it (framing.go). What goes to the instances is
-// this package's own: HTTP/1.1, spoken by the goroutine that handles the request,
-// on connections that are kept and looked at before they are used again.
+// Only net/http parses what clients send, and ambiguous requests are refused before
+// it sees them (framing.go). Towards the instances, the package speaks HTTP/1.1
+// itself: the goroutine that handles the request writes it, on kept connections that
+// are checked before they are reused.
 //
 // It promises that a Switch loses no request and that Drain is exact; that bodies
 // stream both ways, without a limit and unbuffered; that a request is sent twice
-// only when the first was provably not seen or may be repeated; that an answer
-// which the app did not finish never looks whole.
+// only if the first was provably not seen or may be repeated; and that an incomplete
+// answer of the app never looks complete.
 //
-// It does not decide which instances are healthy, keeps nothing on disk, and
-// knows nothing about certificates. The table is filled by deploy, at start and
-// after each change.
+// It does not decide which instances are healthy, keeps nothing on disk, and has
+// nothing to do with certificates. deploy fills the table, at the start and after
+// each change.
 package router
 
 import (
@@ -41,75 +41,74 @@ import (
 	"mesh"
 )
 
-// Options are the settings of a Router. The zero value is what mesh runs with.
+// Options are the settings of a Router. mesh runs with the zero value.
 type Options struct {
 	// Logger gets what an operator may want to know; nil: nothing is logged.
 	Logger *slog.Logger
-	// Now is the clock; nil: time.Now. It is called from many goroutines. Waits
-	// are timed by the runtime, whatever Now says.
+	// Now is the clock; nil: time.Now. It is called from many goroutines. The
+	// runtime times waits, whatever Now returns.
 	Now func() time.Time
 	// Wait is how long a request waits for a stack that has no instance, or none
-	// that takes connections; 0: 10 s, negative: not at all.
+	// that accepts connections; 0: 10 s, negative: not at all.
 	Wait time.Duration
-	// MaxWaiting is how many requests of one service may wait; 0: 1000.
+	// MaxWaiting limits the waiting requests of one service; 0: 1000.
 	MaxWaiting int
 	// FirstByte is how long an app may take to begin its answer, once the request
-	// has been sent or its body stands still; 0: 60 s.
+	// has been sent or its body has stalled; 0: 60 s.
 	FirstByte time.Duration
 	// DialTimeout is for one connection to one instance; 0: 2 s. Instances are on
-	// this machine, where a connection takes microseconds.
+	// this machine, where connecting takes microseconds.
 	DialTimeout time.Duration
-	// Grace is how long Serve lets requests and upgraded connections go on after
+	// Grace is how long Serve lets requests and upgraded connections continue after
 	// its context has ended; 0: 30 s.
 	Grace time.Duration
-	// HeadTime is for the head of a request to arrive; 0: 10 s.
+	// HeadTime is the time that the head of a request has to arrive; 0: 10 s.
 	HeadTime time.Duration
-	// PerClient is how many connections one address may have on a listener, upgraded
-	// ones and those of Trusted not counted; further ones are closed. 0: as many as it
-	// likes.
+	// PerClient limits the connections of one address on a listener, without
+	// upgraded ones and those of Trusted; further ones are closed. 0: no limit.
 	PerClient int
 	// Trusted are the proxies in front of mesh whose X-Forwarded-… fields are
-	// believed. Everybody else's are replaced.
+	// trusted. Those of everyone else are replaced.
 	Trusted []netip.Prefix
-	// ProxyProtocol takes the client's address from the PROXY header in front of a
+	// ProxyProtocol takes the client's address from the PROXY header before a
 	// connection from one of Trusted.
 	ProxyProtocol bool
-	// Secure tells whether a host can be served over TLS: requests without it are
-	// then redirected. It must be quick. nil: none are.
+	// Secure reports whether a host can be served over TLS: requests without TLS are
+	// then redirected. It must be fast. nil: none are redirected.
 	Secure func(host string) bool
-	// HTTPSPort is where redirects lead; 0: 443.
+	// HTTPSPort is the port in redirects; 0: 443.
 	HTTPSPort int
-	// HSTS is for how long browsers are told to come over TLS only, when they have
-	// done so; 0: they are not told.
+	// HSTS is how long a browser that has used TLS is told to use nothing else; 0:
+	// it is not told.
 	HSTS time.Duration
-	// Challenge answers a request below /.well-known/acme-challenge/, and tells
-	// whether it did; nil: those are the app's.
+	// Challenge answers a request below /.well-known/acme-challenge/, and reports
+	// whether it did; nil: those requests go to the app.
 	Challenge func(w http.ResponseWriter, r *http.Request) bool
-	// Access is told of each request when it has ended, on the goroutine that
-	// handled it: it must be quick, safe for concurrent use, and keep no pointer to
-	// it. nil: nobody is.
+	// Access is called when a request has ended, on the goroutine that handled it:
+	// it must be fast, safe for concurrent use, and keep no pointer to the record.
+	// nil: no calls.
 	Access func(*AccessRecord)
-	// Dial makes connections to instances; nil: net.Dialer. Connections that are
-	// not TCP cannot be looked at before they are used again.
+	// Dial connects to instances; nil: net.Dialer. Connections that are not TCP
+	// cannot be checked before they are reused.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	hsts []string // the field's value
 }
 
-// Limits on what clients send, beside those of net/http.
+// Limits on what clients send, besides those of net/http.
 const (
 	headTime  = 10 * time.Second  // for a request's head, and for a PROXY header
 	idleTime  = 120 * time.Second // between requests
 	streams   = 250               // at a time, in one HTTP/2 connection
 	sweepTime = 100 * time.Millisecond
-	// lingerTime is for how long a listener that has ended lets idle connections be:
-	// who sends on one of them gets an answer, and with it the news that the
-	// connection closes. What has been silent for so long is closed without a word.
+	// lingerTime is how long a listener that has ended keeps idle connections open:
+	// a client that sends on one of them gets an answer, which says that the
+	// connection closes. Connections that stay silent are then closed.
 	lingerTime = time.Second
 )
 
-// Router passes requests on. It is made by New; all its methods may be called
-// from several goroutines.
+// Router passes requests on. Make one with New; all its methods may be called from
+// several goroutines.
 type Router struct {
 	opts  Options
 	log   *slog.Logger
@@ -119,7 +118,7 @@ type Router struct {
 	strangers atomic.Uint64 // requests for unknown hosts
 	fronts    sync.Map      // *front of each listener that is being served
 
-	mu      sync.Mutex // guards what follows, and writing to table
+	mu      sync.Mutex // guards the fields below, and writing to table
 	stacks  map[mesh.StackName]*entry
 	targets map[string]*target // by ID: those of routes, and those that still drain
 }
@@ -165,11 +164,11 @@ func New(o Options) *Router {
 // clock is the time since New.
 func (r *Router) clock() time.Duration { return r.opts.Now().Sub(r.epoch) }
 
-// Switch makes mr all the traffic that its stack gets: hosts and targets change
-// at the same instant. Requests that come after it has returned see mr only;
-// those before end where they are. A target that the stack had already, by its
-// ID, keeps its connections and counts. Hosts that mr leaves out lead nowhere. A
-// host that another stack has is taken from it.
+// Switch sends all traffic of mr's stack to mr: hosts and targets change at the same
+// instant. Requests that arrive after it has returned only see mr; earlier ones end
+// where they are. A target that the stack already had, by its ID, keeps its
+// connections and counts. Hosts that mr leaves out have no route. A host of another
+// stack is taken from that stack.
 func (r *Router) Switch(mr mesh.Route) {
 	mr.Hosts, mr.Targets, mr.Endpoints = slices.Clone(mr.Hosts), slices.Clone(mr.Targets), slices.Clone(mr.Endpoints)
 	rt := &route{Route: mr, keys: make(map[string]struct{}, len(mr.Hosts)), replaced: make(chan struct{})}
@@ -203,8 +202,8 @@ func (r *Router) Switch(mr mesh.Route) {
 	r.replace(e, rt)
 }
 
-// Remove forgets the stack: its hosts lead nowhere, requests that wait get 404.
-// An unknown stack is no error.
+// Remove drops the stack: its hosts have no route, and waiting requests get 404. An
+// unknown stack is not an error.
 func (r *Router) Remove(stack mesh.StackName) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -214,9 +213,9 @@ func (r *Router) Remove(stack mesh.StackName) {
 	}
 }
 
-// replace is Switch and Remove with r.mu held. New names are entered first, which
-// the old route denies to have; then the one store changes everything; then old
-// names go, which the new route denies.
+// replace is Switch and Remove with r.mu held. New names are entered first; the old
+// route does not have them yet. Then the one store changes everything. Then old
+// names are removed; the new route does not have them any more.
 func (r *Router) replace(e *entry, rt *route) {
 	var late []string
 	if rt != nil {
@@ -226,7 +225,7 @@ func (r *Router) replace(e *entry, rt *route) {
 			case nil:
 				r.table.set(key, e)
 			default:
-				late = append(late, key) // another stack's until now
+				late = append(late, key) // belonged to another stack until now
 			}
 		}
 	}
@@ -260,8 +259,8 @@ func (r *Router) replace(e *entry, rt *route) {
 }
 
 // Run ends exchanges that take too long, or whose clients have left, and closes
-// connections that have been idle for long, until ctx ends. Without it nothing
-// times out. It returns ctx's error.
+// connections that have long been idle, until ctx ends. Without it nothing times
+// out. It returns ctx's error.
 func (r *Router) Run(ctx context.Context) error {
 	tick := time.NewTicker(sweepTime)
 	defer tick.Stop()
@@ -295,22 +294,22 @@ func (r *Router) sweepAll() {
 // front is one listener that is being served.
 type front struct {
 	tls     bool
-	conns   gauge // connections, but for upgraded ones
+	conns   gauge // connections, without upgraded ones
 	clients clients
-	leaving atomic.Bool // nothing new is taken: connections end with their next answer
+	leaving atomic.Bool // nothing new is accepted: connections end with their next answer
 	wave    atomic.Pointer[wave]
-	early   []*wave // those before it, guarded by Router.mu
+	early   []*wave // the earlier waves, guarded by Router.mu
 }
 
-// wave is what came in by one listener between two calls of Settle.
+// wave is everything that arrived on one listener between two calls of Settle.
 type wave struct{ active gauge } // requests and upgraded connections
 
-// join counts a request in the wave that is not over yet.
+// join counts a request in the current wave.
 func (f *front) join() *wave {
 	for {
 		w := f.wave.Load()
 		w.active.add()
-		if f.wave.Load() == w { // else Settle may have found it empty before
+		if f.wave.Load() == w { // otherwise Settle may have found it empty before
 			return w
 		}
 		w.active.done()
@@ -324,20 +323,20 @@ func (r *Router) settled(f *front) []*wave {
 	return slices.Clone(f.early)
 }
 
-// waves are all that may have something under way.
+// waves are all that may still have something in progress.
 func (r *Router) waves(f *front) []*wave {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return append(slices.Clone(f.early), f.wave.Load())
 }
 
-// Serve takes HTTP/1.1 and, with prior knowledge, HTTP/2 requests from l until ctx
-// ends; then it takes no more connections, lets requests in flight and upgraded
-// connections end for Options.Grace, and closes the rest. A connection that is
-// kept open is told so with its next answer, or closed when it has been idle for a
-// second, so that no request is lost when another process goes on with the
-// listener. It closes l. It returns nil after such an end, else the listener's
-// error; no goroutine is left then. Run must run meanwhile.
+// Serve accepts HTTP/1.1 and, with prior knowledge, HTTP/2 requests from l until ctx
+// ends. Then it accepts no more connections, gives open requests and upgraded
+// connections Options.Grace to end, and closes the rest. A kept connection is told
+// so with its next answer, or closed when it has been idle for a second, so that no
+// request is lost when another process takes over the listener. Serve closes l. It
+// returns nil after such an end, otherwise the listener's error; no goroutine is
+// left then. Run must be running meanwhile.
 func (r *Router) Serve(ctx context.Context, l net.Listener) error {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -353,8 +352,8 @@ func (r *Router) ServeTLS(ctx context.Context, l net.Listener, c *tls.Config) er
 	return r.serve(ctx, &http.Server{Protocols: &protocols, TLSConfig: alpn(c)}, l)
 }
 
-// StackOf tells which stack a host leads to, by its name or a wildcard. host is as
-// a Host field or TLS has it.
+// StackOf returns the stack of a host, by its name or a wildcard. host is as in a
+// Host field or in TLS.
 func (r *Router) StackOf(host string) (mesh.StackName, bool) {
 	if _, rt := r.table.lookup(normalHost(host)); rt != nil {
 		return rt.Stack, true
@@ -372,7 +371,7 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { r.handle(f, w, req) })
 	s.BaseContext = func(net.Listener) context.Context { return base }
 	s.ConnState = func(c net.Conn, state http.ConnState) {
-		switch state { //nolint:exhaustive // how a connection begins and ends
+		switch state { //nolint:exhaustive // only how a connection begins and ends
 		case http.StateNew:
 			f.conns.add()
 		case http.StateClosed, http.StateHijacked:
@@ -387,7 +386,7 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 	}
 	s.ReadHeaderTimeout, s.IdleTimeout, s.MaxHeaderBytes = r.opts.HeadTime, idleTime, headLimit
 	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: streams}
-	s.DisableGeneralOptionsHandler = true // "OPTIONS *" is the app's
+	s.DisableGeneralOptionsHandler = true // "OPTIONS *" is for the app
 	s.ErrorLog = slog.NewLogLogger(r.log.Handler(), slog.LevelDebug)
 
 	if r.opts.ProxyProtocol {
@@ -411,10 +410,10 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 		err = fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 		f.leaving.Store(true)
-		_ = l.Close() // and not yet Shutdown, which closes idle connections at once
+		_ = l.Close() // no Shutdown yet: it closes idle connections at once
 		<-failed
 		for _, w := range r.settled(f) {
-			r.cut(w) // not before: who is cut comes back at once
+			r.cut(w) // not earlier: a client that is cut comes back at once
 		}
 	}
 	grace, done := context.WithTimeout(base, r.opts.Grace)
@@ -425,7 +424,7 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 	cut := s.Shutdown(grace)
 	if cut == nil {
 		if len(r.settled(f)) > 0 {
-			done() // what is left are upgraded connections, which had their time or came late
+			done() // only upgraded connections are left, which had their time or came late
 		}
 		for _, w := range r.waves(f) { // upgraded connections, which net/http has let go
 			cut = errors.Join(cut, w.active.wait(grace))
@@ -433,21 +432,21 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 	}
 	if cut != nil {
 		cancel(errStop)
-		_ = s.Close() // the listener is closed already
+		_ = s.Close() // the listener is already closed
 		for _, w := range r.waves(f) {
 			r.cut(w)
-			// All that is left has been told to end, and does so at once.
+			// Everything left has been told to end, and does so at once.
 			_ = w.active.wait(context.WithoutCancel(ctx))
 		}
 	}
 	return err
 }
 
-// Settle returns when no request and no upgraded connection is left of those that
-// are under way now, or when ctx ends. What comes meanwhile is served. Before the end
-// of Serve it sees to it that nobody waits long for the next process: Serve then cuts
-// at once what is left of the old, and upgraded connections that have come since, and
-// lets other requests end.
+// Settle returns when no request and no upgraded connection is left of those in
+// progress now, or when ctx ends. Later ones are served meanwhile. Call it before
+// Serve ends, so that nobody waits long for the next process: Serve then cuts what
+// is left of the old ones, and upgraded connections that have arrived since, at
+// once, and lets other requests end.
 func (r *Router) Settle(ctx context.Context) {
 	var over []*wave
 	r.mu.Lock()
@@ -464,7 +463,8 @@ func (r *Router) Settle(ctx context.Context) {
 	}
 }
 
-// Cut ends all requests that apps have got, and all upgraded connections, at once.
+// Cut ends all requests that apps have received, and all upgraded connections, at
+// once.
 func (r *Router) Cut() {
 	r.fronts.Range(func(k, _ any) bool {
 		for _, w := range r.waves(k.(*front)) {
@@ -486,7 +486,7 @@ func (r *Router) cut(w *wave) {
 	}
 }
 
-// Status is what a stack's traffic is doing.
+// Status describes a stack's traffic now.
 type Status struct {
 	Stack   mesh.StackName
 	Hosts   []mesh.Host
@@ -496,16 +496,16 @@ type Status struct {
 	Totals  Totals
 }
 
-// TargetStatus is what an instance's traffic is doing.
+// TargetStatus describes an instance's traffic now.
 type TargetStatus struct {
 	mesh.Target
 	InFlight    int  // requests and upgraded connections
-	Connections int  // open to the instance, idle ones among them
-	SetAside    bool // the last attempt to connect came to nothing
+	Connections int  // open to the instance, including idle ones
+	SetAside    bool // the last attempt to connect failed
 }
 
-// Snapshot tells the state of all stacks, by name. It is a copy, each figure of
-// which was true at some moment during the call.
+// Snapshot returns the state of all stacks, by name. It is a copy; each figure was
+// true at some moment during the call.
 func (r *Router) Snapshot() []Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -526,8 +526,8 @@ func (r *Router) Snapshot() []Status {
 	return all
 }
 
-// Connections counts those of clients, without TLS and with it, upgraded ones left
-// out.
+// Connections counts the clients' connections, without TLS and with it, but without
+// upgraded ones.
 func (r *Router) Connections() (plain, tls int) {
 	r.fronts.Range(func(k, _ any) bool {
 		if f := k.(*front); f.tls {
@@ -540,5 +540,5 @@ func (r *Router) Connections() (plain, tls int) {
 	return plain, tls
 }
 
-// Strangers counts the requests for hosts that no stack has.
+// Strangers counts the requests for hosts that belong to no stack.
 func (r *Router) Strangers() uint64 { return r.strangers.Load() }

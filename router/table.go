@@ -12,32 +12,32 @@ import (
 	"mesh"
 )
 
-// shards is how many maps the table is split into. A new host copies one of
-// them, so 10,000 hosts cost a copy of 40 entries; a look-up takes no lock and
-// allocates nothing, which sync.Map with its boxed keys cannot promise.
+// shards is the number of maps that the table is split into. A new host copies one
+// of them, so with 10,000 hosts it copies 40 entries. A lookup takes no lock and
+// does not allocate, which sync.Map with its boxed keys cannot guarantee.
 const shards = 256
 
-// table finds the stack of a host. Reads may come from any goroutine at any
-// time; writers take turns (Router.mu). A name can lead to an entry whose route
-// does not have it, while Switch is between two of its steps: lookup looks at
-// the route, so hosts and targets of a stack change in the same instant, by the
-// one atomic store in entry.cur.
+// table finds the stack of a host. Reads may come from any goroutine at any time;
+// writers take turns (Router.mu). While Switch is between two of its steps, a name
+// may point to an entry whose route does not have it: lookup checks the route. So
+// the hosts and targets of a stack change at the same instant, by the one atomic
+// store in entry.cur.
 type table struct {
 	seed  maphash.Seed
-	wild  atomic.Int64 // wildcard keys there are; most tables have none
+	wild  atomic.Int64 // number of wildcard keys; most tables have none
 	shard [shards]atomic.Pointer[map[string]*entry]
 }
 
-// entry is a stack as long as it has routes; cur is what it leads to now.
+// entry is a stack while it has routes; cur is its current route.
 type entry struct {
 	cur  atomic.Pointer[route]   // nil: removed
-	seen atomic.Pointer[traffic] // of web, and of no service; nil: it has had no request
+	seen atomic.Pointer[traffic] // of web, and of no service; nil: no requests yet
 
 	others map[mesh.ServiceName]*traffic // of services that have, or had, an endpoint; guarded by Router.mu
 }
 
-// traffic counts the entry's requests but for those of others. Most of many stacks
-// sleep, and need none.
+// traffic counts the entry's requests, without those of others. Most of many stacks
+// are idle and need none.
 func (e *entry) traffic() *traffic {
 	if t := e.seen.Load(); t != nil {
 		return t
@@ -46,17 +46,17 @@ func (e *entry) traffic() *traffic {
 	return e.seen.Load()
 }
 
-// route is one state of a stack's traffic. It is never changed once stored.
+// route is one state of a stack's traffic. It never changes once stored.
 type route struct {
 	mesh.Route
 	keys     map[string]struct{} // of the hosts
 	targets  []*target           // of all pools
 	web      *pool
 	parts    map[string][]part // by the host's key, the longest path first
-	replaced chan struct{}     // closed when another route has taken its place
+	replaced chan struct{}     // closed when another route has replaced it
 }
 
-// part is an endpoint, and who gets its requests.
+// part is an endpoint, and the pool that gets its requests.
 type part struct {
 	mesh.Endpoint
 	pool *pool
@@ -70,7 +70,7 @@ type pool struct {
 	turn    atomic.Uint32 // where the search for a target begins
 }
 
-// traffic counts the requests of p, a pool of e's route; nil: it is not known.
+// traffic counts the requests of p, a pool of e's route; nil: unknown.
 func (p *pool) traffic(e *entry) *traffic {
 	if p == nil || p.seen == nil {
 		return e.traffic()
@@ -78,7 +78,7 @@ func (p *pool) traffic(e *entry) *traffic {
 	return p.seen
 }
 
-// split makes the pools of a route whose targets have been found. Called with
+// split makes the pools of a route whose targets have been found. Call it with
 // Router.mu held.
 func (rt *route) split(e *entry) {
 	rt.web = &pool{down: rt.Down}
@@ -114,7 +114,7 @@ func (rt *route) split(e *entry) {
 	}
 }
 
-// pick gives the targets for a request by its normalised host and its decoded path.
+// pick returns the pool for a request, by its normalised host and its decoded path.
 func (rt *route) pick(host, path string) *pool {
 	if rt.parts == nil {
 		return rt.web
@@ -127,8 +127,8 @@ func (rt *route) pick(host, path string) *pool {
 	return rt.web
 }
 
-// tableKey is what a host is found by: the name itself, or ".parent" for
-// "*.parent", which no name can collide with.
+// tableKey is the key of a host: the name itself, or ".parent" for "*.parent", which
+// no name can collide with.
 func tableKey(h mesh.Host) string {
 	if parent, ok := strings.CutPrefix(string(h), "*"); ok {
 		return strings.ToLower(strings.TrimSuffix(parent, "."))
@@ -147,7 +147,7 @@ func (t *table) get(key string) *entry {
 	return nil
 }
 
-// find gives the entry of a key and its route, if the route has the key.
+// find returns the entry of a key and its route, if the route has the key.
 func (t *table) find(key string) (*entry, *route) {
 	if e := t.get(key); e != nil {
 		if rt := e.cur.Load(); rt != nil {
@@ -159,9 +159,9 @@ func (t *table) find(key string) (*entry, *route) {
 	return nil, nil
 }
 
-// lookup finds the route of a normalised host: the exact name first, then the
-// wildcard of the nearest parent. As in DNS (RFC 4592) and nginx a wildcard
-// covers any number of labels.
+// lookup finds the route of a normalised host: by its exact name, then by the
+// wildcard of the nearest parent. As in DNS (RFC 4592) and nginx, a wildcard covers
+// any number of labels.
 func (t *table) lookup(host string) (*entry, *route) {
 	e, rt := t.find(host)
 	if rt != nil || t.wild.Load() == 0 {
@@ -180,7 +180,7 @@ func (t *table) lookup(host string) (*entry, *route) {
 	return nil, nil
 }
 
-// set makes a key lead to e, or nowhere if e is nil.
+// set makes a key point to e, or to nothing if e is nil.
 func (t *table) set(key string, e *entry) {
 	p := t.at(key)
 	m := map[string]*entry{}
@@ -203,15 +203,15 @@ func (t *table) set(key string, e *entry) {
 	p.Store(&m)
 }
 
-// few is the number of targets up to which all are compared. Above it the better
-// of two random ones is nearly as even, at a cost that does not grow
-// (Mitzenmacher, "The Power of Two Choices", 1996).
+// few is the number of targets up to which all are compared. Above it, the better of
+// two random ones is nearly as even, at a constant cost (Mitzenmacher, "The Power of
+// Two Choices", 1996).
 const few = 16
 
-// choose picks the target for a request: a set-aside one whose time has come, as
-// its probe; else the usable one with the fewest requests in flight; else, when
-// anyway is true, one that is set aside. Those in tried are left out. nil means
-// none. The caller has yet to claim it.
+// choose picks the target for a request: a set-aside one whose time has come, as its
+// probe; otherwise the usable one with the fewest open requests; otherwise, if
+// anyway is true, one that is set aside. It skips those in tried. nil means none.
+// The caller must still claim it.
 func (p *pool) choose(tried []*target, now time.Duration, anyway bool) *target {
 	n := len(p.targets)
 	if n == 1 && len(tried) == 0 {
@@ -231,7 +231,7 @@ func (p *pool) choose(tried []*target, now time.Duration, anyway bool) *target {
 	}
 	var best, last *target
 	var least, lastLeast int64
-	from := int(p.turn.Add(1)) // ties go round
+	from := int(p.turn.Add(1)) // ties take turns
 	for i := range n {
 		t := p.targets[(from+i)%n]
 		if slices.Contains(tried, t) {

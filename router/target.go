@@ -12,9 +12,8 @@ import (
 	"mesh"
 )
 
-// target is an instance: its requests in flight, its connections, its health.
-// It lives from the first route that has it until Drain, or until nothing is
-// left of it.
+// target is an instance: its open requests, its connections, its health. It lives
+// from the first route that has it until Drain, or until nothing of it is left.
 type target struct {
 	id       string
 	routes   int // that have it; guarded by Router.mu
@@ -22,26 +21,26 @@ type target struct {
 	ep       atomic.Pointer[endpoint]
 
 	// aside is when (on the Router's clock) the target may be tried again after a
-	// connection to it could not be made; 0 when all is well.
+	// failed connection; 0: all is well.
 	aside atomic.Int64
 	fails atomic.Int32 // in a row
 
-	// safe is for how long an idle connection can be taken to be one that the app
-	// will not close this instant: see pooled.
+	// safe is how long an idle connection can be trusted not to be closed by the app
+	// this instant: see pooled.
 	safe atomic.Int64
 
 	mu     sync.Mutex
 	idle   []*conn            // newest last
-	conns  map[*conn]struct{} // all there are, idle or not
-	open   atomic.Int64       // len(conns), to be read without the lock
+	conns  map[*conn]struct{} // all connections, idle or not
+	open   atomic.Int64       // len(conns), readable without the lock
 	closed bool               // in no route: nothing is kept for later
-	cause  error              // why all that is under way has been ended; nil: it has not
+	cause  error              // why everything in progress has been ended; nil: it has not
 
 	grpc grpcClient
 }
 
-// endpoint is where a target listens. An instance that was started again keeps
-// its ID and may get another address.
+// endpoint is where a target listens. A restarted instance keeps its ID and may get
+// another address.
 type endpoint struct {
 	name mesh.InstanceName
 	addr netip.AddrPort
@@ -51,12 +50,12 @@ type endpoint struct {
 const (
 	asideFirst = 50 * time.Millisecond // after one failed dial; doubled by each further one
 	asideMost  = time.Second
-	// probeTime is how long one request has for finding out whether a target that
-	// was set aside is back, before another one tries too.
+	// probeTime is how long one request has to find out whether a target that was
+	// set aside is back, before another one also tries.
 	probeTime = 2 * time.Second
 )
 
-// update gives the target its address. Called with Router.mu held.
+// update sets the target's address. Call it with Router.mu held.
 func (t *target) update(mt mesh.Target) {
 	old := t.ep.Load()
 	if old != nil && old.addr == mt.Addr && old.name == mt.Name {
@@ -79,7 +78,7 @@ func (t *target) reopen() {
 	t.mu.Unlock()
 }
 
-// failed sets the target aside after a connection could not be made.
+// failed sets the target aside after a failed connection.
 func (t *target) failed(now time.Duration) {
 	n := min(t.fails.Add(1)-1, 8)
 	t.aside.Store(int64(now + min(asideFirst<<n, asideMost)))
@@ -90,18 +89,18 @@ func (t *target) healthy() {
 	if t.aside.Load() != 0 {
 		t.aside.Store(0)
 		t.fails.Store(0)
-		t.safe.Store(int64(safeIdle)) // it may have been started again
+		t.safe.Store(int64(safeIdle)) // it may have been restarted
 	}
 }
 
-// probe tells whether the time of a set-aside target has come, and lets only one
-// caller have that answer.
+// probe reports whether the time of a set-aside target has come, and returns true to
+// only one caller.
 func (t *target) probe(now time.Duration) bool {
 	until := t.aside.Load()
 	return until != 0 && int64(now) >= until && t.aside.CompareAndSwap(until, int64(now+probeTime))
 }
 
-// closeIdle closes the connections that nothing is under way on.
+// closeIdle closes the connections without a request.
 func (t *target) closeIdle() {
 	t.mu.Lock()
 	idle := t.idle
@@ -113,7 +112,7 @@ func (t *target) closeIdle() {
 	t.grpc.closeIdle()
 }
 
-// retire ends the pooling of connections; requests in flight go on.
+// retire ends the pooling of connections; open requests continue.
 func (t *target) retire() {
 	t.mu.Lock()
 	t.closed = true
@@ -121,8 +120,8 @@ func (t *target) retire() {
 	t.closeIdle()
 }
 
-// cut ends all requests that are under way on the target, and those that have claimed
-// it but not begun.
+// cut ends all requests in progress on the target, and those that have claimed it
+// but not begun.
 func (t *target) cut(cause error) {
 	t.mu.Lock()
 	t.cause = cause
@@ -131,7 +130,7 @@ func (t *target) cut(cause error) {
 	t.grpc.cut(nil, cause)
 }
 
-// cutTunnels ends all upgraded connections, and tells how many there were.
+// cutTunnels ends all upgraded connections, and returns their number.
 func (t *target) cutTunnels(cause error) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -164,7 +163,7 @@ func (t *target) tunnels() (n int64) {
 	return n
 }
 
-// severed gives the cause that cut was called with.
+// severed returns the cause that cut was called with.
 func (t *target) severed() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -185,18 +184,18 @@ func (t *target) cutWave(w *wave) {
 	}
 }
 
-// ErrRouted is what Drain gives for a target that a route still has: it would
-// get new requests for ever.
+// ErrRouted is returned by Drain for a target that a route still has: it would get
+// new requests forever.
 var ErrRouted = errors.New("a route still has the target")
 
 // Drain returns when no request and no upgraded connection is left on the target
 // with this ID, which no route may have any more. At ctx's deadline it ends the
-// requests that are left, and after the given time the upgraded connections, each of
-// which may be the later; when ctx ends otherwise, all. Then it returns ctx's error or
-// that of a deadline. Either way the target is forgotten and its idle connections are
-// closed. An unknown ID has nothing to wait for. It is exact: after the Switch that
-// left the target out has returned, no request can begin on it, so what Drain has seen
-// end was the last.
+// remaining requests, and after the given time the upgraded connections; either may
+// come later than the other. If ctx ends for another reason, it ends all. It then
+// returns ctx's error or that of a deadline. In any case the target is dropped and
+// its idle connections are closed. For an unknown ID there is nothing to wait for.
+// Drain is exact: once the Switch that left the target out has returned, no request
+// can begin on it, so the last one that Drain has seen end was the last.
 func (r *Router) Drain(ctx context.Context, targetID string, upgraded time.Duration) error {
 	r.mu.Lock()
 	t := r.targets[targetID]
@@ -238,21 +237,21 @@ func (r *Router) drain(ctx context.Context, t *target, upgraded time.Duration) (
 			t.cut(errCut)
 			if left > 0 {
 				cut = ctx.Err()
-				r.log.Warn("requests cut: the instance had to go", "instance", instance, "requests", left)
+				r.log.Warn("requests cut: the instance had to stop", "instance", instance, "requests", left)
 			}
 		}
 		if tunnels != base && (tunnels.Err() != nil || over && !errors.Is(ctx.Err(), context.DeadlineExceeded)) {
 			tunnels = base
 			if n := t.cutTunnels(errCut); n > 0 {
 				cut = cmp.Or(limit.Err(), ctx.Err())
-				r.log.Info("upgraded connections cut: the instance had to go", "instance", instance, "connections", n)
+				r.log.Info("upgraded connections cut: the instance had to stop", "instance", instance, "connections", n)
 			}
 		}
 	}
 	return cut
 }
 
-// forget drops a target that no route has. Called with r.mu held.
+// forget drops a target that no route has. Call it with r.mu held.
 func (r *Router) forget(t *target) {
 	if t.routes == 0 && r.targets[t.id] == t {
 		delete(r.targets, t.id)

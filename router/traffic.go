@@ -8,8 +8,8 @@ import (
 	"mesh"
 )
 
-// bounds are the upper ends of the classes that durations are counted in, in
-// steps of a half or less, so that a percentile is off by a quarter at most.
+// bounds are the upper ends of the classes in which durations are counted, in steps
+// of a half or less, so that a percentile is off by at most a quarter.
 var bounds = [...]time.Duration{
 	500 * time.Microsecond, 750 * time.Microsecond,
 	time.Millisecond, 1500 * time.Microsecond, 2 * time.Millisecond, 3 * time.Millisecond, 5 * time.Millisecond, 7500 * time.Microsecond,
@@ -19,7 +19,7 @@ var bounds = [...]time.Duration{
 	10 * time.Second, 15 * time.Second, 20 * time.Second, 30 * time.Second, time.Minute,
 }
 
-// class gives the index of the first bound that d does not exceed.
+// class returns the index of the first bound that d does not exceed.
 func class(d time.Duration) int {
 	lo, hi := 0, len(bounds)
 	for lo < hi {
@@ -33,13 +33,13 @@ func class(d time.Duration) int {
 }
 
 const (
-	slots    = 13              // the one that is being filled, and a minute
+	slots    = 13              // the one being filled, plus a minute
 	slotTime = 5 * time.Second // together with slots: a minute
 )
 
-// traffic counts the requests of a service, all there were and those of the last
-// minute. Counting takes no lock; at the turn of a slot a request that ends in
-// that instant may be missed.
+// traffic counts the requests of a service, in total and in the last minute.
+// Counting takes no lock; a request that ends exactly at the turn of a slot may be
+// missed.
 type traffic struct {
 	waiting atomic.Int64     // requests that wait for an instance
 	status  [6]atomic.Uint64 // by first digit; 0: others
@@ -53,7 +53,7 @@ type traffic struct {
 }
 
 type slot struct {
-	epoch  atomic.Int64 // which five seconds it holds, plus one
+	epoch  atomic.Int64 // the five seconds that it holds, plus one
 	bad    atomic.Uint32
 	counts [len(bounds) + 1]atomic.Uint32
 }
@@ -100,7 +100,7 @@ func (t *traffic) minute(now time.Duration) mesh.Traffic {
 	for i := range t.recent {
 		b := &t.recent[i]
 		if e := b.epoch.Load(); e == 0 || e >= epoch || e < epoch-(slots-1) {
-			continue // never used, under way, or older than a minute
+			continue // never used, in progress, or older than a minute
 		}
 		m.Errors += int(b.bad.Load())
 		for k := range b.counts {
@@ -116,8 +116,8 @@ func (t *traffic) minute(now time.Duration) mesh.Traffic {
 	return m
 }
 
-// quantile gives the upper end of the class that has the given percent of all at
-// or below it.
+// quantile returns the upper end of the class that has the given percentage of all
+// requests at or below it.
 func quantile(counts []uint64, total uint64, percent uint64) time.Duration {
 	if total == 0 {
 		return 0
@@ -131,7 +131,7 @@ func quantile(counts []uint64, total uint64, percent uint64) time.Duration {
 	return bounds[len(bounds)-1]
 }
 
-// Minute tells what a service's traffic was in the last full minute, to five
+// Minute returns a service's traffic in the last full minute, to within five
 // seconds. It is zero for services without a route.
 func (r *Router) Minute(stack mesh.StackName, service mesh.ServiceName) mesh.Traffic {
 	var t *traffic
@@ -148,17 +148,17 @@ func (r *Router) Minute(stack mesh.StackName, service mesh.ServiceName) mesh.Tra
 	return t.minute(r.clock())
 }
 
-// Totals are what a stack's traffic has been since the router began with it.
+// Totals are a stack's traffic since the router first had a route for it.
 type Totals struct {
-	Status  [6]uint64 // answers by their first digit, 1 to 5; 0: others
+	Status  [6]uint64 // answers by first digit, 1 to 5; 0: others
 	Bytes   int64     // sent to clients
 	Codes   map[Code]uint64
-	Count   uint64                   // requests that have a duration: all but upgraded ones
-	Seconds float64                  // all their durations
-	Within  map[time.Duration]uint64 // how many took that long at most
+	Count   uint64                   // requests with a duration: all but upgraded ones
+	Seconds float64                  // the sum of their durations
+	Within  map[time.Duration]uint64 // how many took at most that long
 }
 
-// addTo adds what t has counted.
+// addTo adds the counts of t.
 func (t *traffic) addTo(all *Totals) {
 	all.Bytes += t.bytes.Load()
 	all.Seconds += time.Duration(t.nanos.Load()).Seconds()
@@ -180,7 +180,8 @@ func (t *traffic) addTo(all *Totals) {
 	}
 }
 
-// waiting counts the requests that wait for an instance. Called with Router.mu held.
+// waiting counts the requests that wait for an instance. Call it with Router.mu
+// held.
 func (e *entry) waiting() int {
 	n := int64(0)
 	if web := e.seen.Load(); web != nil {
@@ -192,7 +193,7 @@ func (e *entry) waiting() int {
 	return int(n)
 }
 
-// totals is for all services together. Called with Router.mu held.
+// totals covers all services together. Call it with Router.mu held.
 func (e *entry) totals() Totals {
 	web := e.seen.Load()
 	if web == nil && len(e.others) == 0 {

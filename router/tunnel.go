@@ -13,32 +13,32 @@ import (
 
 // tunnel is an upgraded connection (RFC 9110, section 7.8): bytes both ways, and
 // each direction ends by itself. It outlives the handler, whose stack and buffers
-// would cost more than the tunnel does: 10 KiB while idle.
+// would cost more than the tunnel, which takes 10 KiB while idle.
 type tunnel struct {
 	q      *request
 	c      *conn
 	client net.Conn
 	bytes  atomic.Int64
-	left   atomic.Int32 // directions that go on
+	left   atomic.Int32 // directions still open
 	broken atomic.Bool
 	ended  chan struct{}
 }
 
-// openTunnel passes the app's "101 Switching Protocols" on and begins to copy. It
-// tells whether there was a tunnel at all; if so, the tunnel ends the request.
+// openTunnel passes on the app's "101 Switching Protocols" and starts copying. It
+// reports whether there was a tunnel at all; if so, the tunnel ends the request.
 func (q *request) openTunnel(c *conn, h http.Header) bool {
 	client, rw, err := q.ctl.Hijack()
 	if err != nil {
 		return false
 	}
-	var early []byte // what the client has sent behind its head
+	var early []byte // what the client sent after its head
 	if n := rw.Reader.Buffered(); n > 0 {
 		early, _ = rw.Reader.Peek(n)
 	}
 	if s, ok := client.(interface {
 		tunnel() (net.Conn, []byte, bool)
 	}); ok {
-		// What follows is no request, and looked at by nobody.
+		// What follows is not a request, and nobody checks it.
 		under, held, ok := s.tunnel()
 		if !ok {
 			_ = client.Close()
@@ -59,14 +59,14 @@ func (q *request) openTunnel(c *conn, h http.Header) bool {
 
 	var head strings.Builder
 	head.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n")
-	_ = h.Write(&head) // a strings.Builder takes all
+	_ = h.Write(&head) // a strings.Builder never fails
 	head.WriteString("\r\n")
-	// What either side has sent behind its head is in a buffer already.
+	// What either side sent after its head is already in a buffer.
 	_, err = io.WriteString(client, head.String()+string(c.buf[c.r:c.w]))
 	if err == nil && len(early) > 0 {
 		err = c.send(early)
 	}
-	// What net/http has for the request, its buffers among them, is not kept.
+	// Release what net/http has for the request, including its buffers.
 	c.buf, c.out, c.p = nil, nil, nil
 	q.w, q.r, q.ctl, q.head = nil, nil, nil, nil
 	if err != nil {
@@ -82,8 +82,7 @@ func (q *request) openTunnel(c *conn, h http.Header) bool {
 	return true
 }
 
-// copy moves one direction. Its end is passed on as the end of that direction
-// only; an error ends both.
+// copy moves one direction. Its end only ends that direction; an error ends both.
 func (t *tunnel) copy(dst, src net.Conn) {
 	err := t.pipe(dst, src)
 	if err != nil || !closeWrite(dst) {
@@ -105,8 +104,8 @@ func (t *tunnel) copy(dst, src net.Conn) {
 	close(t.ended)
 }
 
-// pipe copies until the end of src. It borrows a buffer only while there are
-// bytes to move.
+// pipe copies until the end of src. It borrows a buffer only while there are bytes
+// to move.
 func (t *tunnel) pipe(dst, src net.Conn) error {
 	tcp, ok := src.(*net.TCPConn)
 	if !ok {
@@ -157,12 +156,12 @@ func (t *tunnel) pipe(dst, src net.Conn) error {
 	}
 }
 
-// smallPipe is what a connection that is no socket keeps while it is idle.
+// smallPipe is the idle buffer of a connection that is not a plain socket.
 const smallPipe = 1 << 10
 
-// pipeSmall is pipe for TLS and behind a PROXY header, where nothing tells that there
-// are bytes but reading them: a small buffer waits, and a large one goes on where it
-// was filled.
+// pipeSmall is pipe for TLS and for connections with a PROXY header, where only
+// reading shows whether there are bytes: a small buffer waits, and a large one takes
+// over where it was filled.
 func (t *tunnel) pipeSmall(dst, src net.Conn) error {
 	small := make([]byte, smallPipe)
 	b := small

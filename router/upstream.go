@@ -11,11 +11,10 @@ import (
 	"time"
 )
 
-// The client side: HTTP/1.1 to the instances, spoken by the goroutine that
-// handles the request. There is no goroutine and no timer per connection, as
-// http.Transport has; one sweeper (Router.Run) ends what takes too long or what
-// nobody waits for any more. This costs half the CPU time of a tuned
-// httputil.ReverseProxy.
+// The client side: HTTP/1.1 to the instances, written by the goroutine that handles
+// the request. Unlike http.Transport, it has no goroutine and no timer per
+// connection; one sweeper (Router.Run) ends what takes too long or what nobody waits
+// for any more. This costs half the CPU time of a tuned httputil.ReverseProxy.
 
 const (
 	headLimit  = 64 << 10         // of an answer's head, and of a request's
@@ -24,48 +23,48 @@ const (
 	idleFor    = 60 * time.Second // how long a connection is kept
 )
 
-// Why an exchange with an instance came to nothing.
+// Why an exchange with an instance failed.
 var (
 	errStale   = errors.New("the connection ended before any byte of an answer")
 	errGarbage = errors.New("the answer is not HTTP")
 	errGone    = errors.New("the client left")
-	errSlow    = errors.New("no answer began in time")
+	errSlow    = errors.New("the app did not begin its answer in time")
 	errCut     = errors.New("the instance had to stop")
 	errStop    = errors.New("the router stops")
 )
 
-// long is a time in the past: as a deadline it ends reads and writes at once.
+// longAgo is a time in the past: as a deadline it ends reads and writes at once.
 var longAgo = time.Unix(1, 0)
 
-// conn is a connection to an instance. One goroutine uses it at a time, beside
-// the one that sends a long body; the sweeper and cut only call abort.
+// conn is a connection to an instance. One goroutine uses it at a time, besides the
+// one that sends a long body; the sweeper and cut only call abort.
 type conn struct {
 	net.Conn
 	target *target
 	ep     *endpoint
-	tcp    *net.TCPConn    // nil when Options.Dial gave something else
+	tcp    *net.TCPConn    // nil if Options.Dial returned something else
 	raw    syscall.RawConn // of tcp
 
 	buf       []byte
-	r, w      int   // buf[r:w] has been read from the connection and not yet used
+	r, w      int   // buf[r:w] has been read from the connection and not used yet
 	written   int64 // bytes of all requests so far
-	before    int64 // written, when the request under way began
+	before    int64 // written, when the current request began
 	idleSince time.Duration
 
 	// For read, which flushes the answer before it waits.
 	out   flusher
-	dirty bool // the client has not been sent all that was written to it
+	dirty bool // the client has not been sent everything that was written to it
 	p     []byte
 	n     int
 	err   error
 	ready func(fd uintptr) bool // made once: closures cost an allocation
 
-	mu       sync.Mutex      // guards what follows
-	ctx      context.Context // of the request under way; nil: none
+	mu       sync.Mutex      // guards the fields below
+	ctx      context.Context // of the current request; nil: none
 	wave     *wave           // that the request belongs to
 	moved    time.Duration   // when the request began, or its body last moved
 	patience time.Duration   // after moved, for the head of the answer
-	head     bool            // the head of the answer is here: it may take its time
+	head     bool            // the head of the answer has arrived: the rest may take its time
 	tun      *tunnel
 	cause    error // why it was aborted
 }
@@ -97,18 +96,18 @@ func (r *Router) dial(ctx context.Context, t *target) (*conn, error) {
 	return c, nil
 }
 
-// safeIdle is for how long a connection is as good as new, to begin with: no
-// server in use closes one that has been idle for less than 2 s.
+// safeIdle is how long a connection counts as new, at first: no server in use closes
+// one that has been idle for less than 2 s.
 const safeIdle = time.Second
 
-// pooled gives a kept connection that its instance has not closed, or nil.
+// pooled returns a kept connection that its instance has not closed, or nil.
 //
-// All apps close idle connections, and a close can cross with a request on its
-// way. One that may be repeated is sent again then. For the others a connection
-// is used only as long as the app is not about to close it: when it has been idle
-// for less than a second, and less than a quarter of the time in which others
-// were found closed. A new connection costs 50 us; with nginx and the usual
-// proxies up to 6 % of such POSTs fail.
+// All apps close idle connections, and a close can cross with a request on its way.
+// A request that may be repeated is then sent again. For others, a connection is
+// used only while the app is unlikely to close it: when it has been idle for less
+// than a second, and less than a quarter of the time after which others were found
+// closed. A new connection costs 50 us; with nginx and the usual proxies up to 6 %
+// of such POSTs fail.
 func (t *target) pooled(repeatable bool, now time.Duration) *conn {
 	for {
 		t.mu.Lock()
@@ -129,7 +128,7 @@ func (t *target) pooled(repeatable bool, now time.Duration) *conn {
 	}
 }
 
-// learn takes note of a connection that the app closed within the given time.
+// learn records that the app closed a connection within the given time.
 func (t *target) learn(idle time.Duration) {
 	for {
 		safe := t.safe.Load()
@@ -139,7 +138,7 @@ func (t *target) learn(idle time.Duration) {
 	}
 }
 
-// keep puts a connection back whose answer has been read to the end.
+// keep puts back a connection whose answer has been read to the end.
 func (c *conn) keep(now time.Duration) {
 	if c.r != c.w {
 		c.close() // more than the answer: the instance has lost count
@@ -168,10 +167,10 @@ func (c *conn) close() {
 	delete(t.conns, c)
 	t.open.Store(int64(len(t.conns)))
 	t.mu.Unlock()
-	_ = c.Conn.Close() // nothing is to be learnt from it
+	_ = c.Conn.Close() // there is nothing to learn from it
 }
 
-// begin puts the connection under the sweeper's eyes.
+// begin registers the connection with the sweeper.
 func (c *conn) begin(ctx context.Context, w *wave, now, patience time.Duration) {
 	c.before = c.written
 	c.mu.Lock()
@@ -192,8 +191,8 @@ func (c *conn) gotHead() {
 	c.mu.Unlock()
 }
 
-// end takes it away again, and tells why the exchange was aborted, if it was.
-// After a nil nobody aborts it any more.
+// end unregisters it, and returns the reason why the exchange was aborted, if it
+// was. After a nil nobody aborts it any more.
 func (c *conn) end() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -202,7 +201,7 @@ func (c *conn) end() error {
 }
 
 // abort makes all reads and writes on the connection fail from now on. It does
-// nothing when no request is under way.
+// nothing if there is no current request.
 func (c *conn) abort(cause error) {
 	c.mu.Lock()
 	c.abortLocked(cause)
@@ -220,8 +219,8 @@ func (c *conn) abortLocked(cause error) {
 	}
 }
 
-// sweep ends what the clients of t no longer wait for or have waited for too
-// long, and closes connections that were idle for long.
+// sweep ends exchanges that the clients of t no longer wait for or have waited too
+// long for, and closes connections that have long been idle.
 func (r *Router) sweep(t *target, now time.Duration) {
 	if t.open.Load() == 0 {
 		return
@@ -260,9 +259,9 @@ func (c *conn) send(b []byte) error {
 	return err
 }
 
-// read reads into p; when it has to wait, the client is first sent all that it
-// has coming. So nothing is held back while the app pauses (SSE, long polls),
-// and what comes in one piece leaves in one piece.
+// read reads into p; before it waits, it sends the client everything pending. So
+// nothing is held back while the app pauses (SSE, long polls), and what arrives in
+// one piece leaves in one piece.
 func (c *conn) read(p []byte) (int, error) {
 	if c.raw == nil {
 		if err := c.flush(); err != nil {
@@ -307,7 +306,7 @@ func (c *conn) flush() error {
 	return nil
 }
 
-// clientError marks an error of the client's connection, among those of the
+// clientError marks an error of the client's connection, as opposed to the
 // instance's.
 type clientError struct{ error }
 
@@ -325,7 +324,7 @@ func (c *conn) fill() error {
 	return err
 }
 
-// more reads behind what is in the buffer, making room first.
+// more reads after the contents of the buffer, making room first.
 func (c *conn) more(limit int) error {
 	if c.w == len(c.buf) {
 		switch {
@@ -349,8 +348,8 @@ func (c *conn) more(limit int) error {
 	return err
 }
 
-// readHead returns the bytes of one head, the empty line included, valid until
-// the next read. errStale means that not one byte came.
+// readHead returns the bytes of one head, including the empty line, valid until the
+// next read. errStale means that not one byte arrived.
 func (c *conn) readHead() ([]byte, error) {
 	seen := 0
 	for {
@@ -369,8 +368,8 @@ func (c *conn) readHead() ([]byte, error) {
 	}
 }
 
-// headEnd gives the index behind the empty line, or -1. Apps may end lines with
-// a bare LF (RFC 9112, section 2.2); strangers are read by net/http.
+// headEnd returns the index after the empty line, or -1. Apps may end lines with a
+// bare LF (RFC 9112, section 2.2); net/http reads those of clients.
 func headEnd(b []byte, from int) int {
 	for {
 		i := bytes.IndexByte(b[from:], '\n')

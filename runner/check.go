@@ -20,8 +20,8 @@ import (
 	"mesh"
 )
 
-// How Check goes about it. Dense at first, because most apps are up within 0.1 s
-// and every pause is added to the push.
+// The timing of Check. Probes are dense at first, because most apps are up within
+// 0.1 s and every pause is added to the push.
 const (
 	probeFirst   = 5 * time.Millisecond
 	probeDense   = 50 * time.Millisecond // at most, while dense
@@ -29,25 +29,25 @@ const (
 	denseFor     = 3 * time.Second
 	probeTimeout = 5 * time.Second
 
-	lookEvery     = 500 * time.Millisecond // at what the instance listens on
-	loopbackFor   = 2 * time.Second        // then it will not change its mind
+	lookEvery     = 500 * time.Millisecond // how often to look at what the instance listens on
+	loopbackFor   = 2 * time.Second        // after that it will not change
 	badAnswersFor = 15 * time.Second
 	progressFirst = 5 * time.Second
 	progressEvery = 10 * time.Second
 
-	evidence = 30 // log lines with a failure
+	evidence = 30 // log lines shown with a failure
 )
 
-// Check waits until the instance is healthy. It returns what it saw, in a few
-// words ("GET / 200", "up for 2s"), or a *mesh.Error that says why the instance
-// is not, with its last log lines as output. progress, which may be nil, is
-// called with a line from time to time, after 5 s for the first time.
+// Check waits until the instance is healthy. It returns what it saw in a few words
+// ("GET / 200", "up for 2s"), or a *mesh.Error with the reason and the last log
+// lines as output. progress, which may be nil, is called with a line from time to
+// time, first after 5 s.
 //
-// With HTTP, healthy is an answer to GET c.Path on mesh.Port that is not a 5xx,
-// or a 2xx or 3xx with c.Strict. Redirects are not followed. Check gives up
-// before c.Timeout (0: mesh.DefaultCheckTimeout) when the container exits, when
-// it has listened for 2 s on the right port but on its loopback only, and when
-// it has given nothing but unhealthy answers for 15 s.
+// With HTTP, healthy means an answer to GET c.Path on mesh.Port that is not a 5xx,
+// or a 2xx or 3xx with c.Strict. Redirects are not followed. Check gives up before
+// c.Timeout (0: mesh.DefaultCheckTimeout) when the container exits, when it has
+// listened for 2 s on the right port but only on its loopback, and when it has only
+// given unhealthy answers for 15 s.
 func (r *Runner) Check(ctx context.Context, in mesh.Instance, c mesh.Check, progress func(string)) (string, error) {
 	if c.Timeout <= 0 {
 		c.Timeout = mesh.DefaultCheckTimeout
@@ -61,7 +61,7 @@ func (r *Runner) Check(ctx context.Context, in mesh.Instance, c mesh.Check, prog
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	k := &check{r: r, in: in, c: c, name: in.Name.String(), progress: progress, began: time.Now()}
-	// The wait is in place when this returns, and an exit before it is reported at
+	// The wait is in place when this returns, and an earlier exit is reported at
 	// once: none is missed.
 	k.exited, k.failed = r.cli.ContainerWait(ctx, in.ID, container.WaitConditionNotRunning)
 	seen, err := k.run(ctx)
@@ -89,17 +89,17 @@ type check struct {
 
 	last      answer           // of the last try
 	badSince  time.Time        // of the first unhealthy answer in a row
-	listens   []netip.AddrPort // seen last
-	known     bool             // listens was found out
-	loopSince time.Time        // of loopback only in a row
+	listens   []netip.AddrPort // last seen
+	known     bool             // listens is known
+	loopSince time.Time        // of loopback only, in a row
 	nextLook  time.Time
 }
 
-// answer is what one try gave.
+// answer is the result of one try.
 type answer struct {
 	status    int  // of the HTTP answer; 0: none
-	connected bool // somebody accepted
-	slow      bool // and then was silent
+	connected bool // the connection was accepted
+	slow      bool // and then nothing came
 	err       error
 }
 
@@ -110,7 +110,7 @@ func (k *check) run(ctx context.Context) (string, error) {
 	return k.http(ctx)
 }
 
-// settle waits until the instance has been up for long enough.
+// settle waits until the instance has been up long enough.
 func (k *check) settle(ctx context.Context) (string, error) {
 	left := k.c.Settle
 	if !k.in.Started.IsZero() {
@@ -193,7 +193,7 @@ func (k *check) healthy() bool {
 	return k.last.status > 0 && k.last.status < 500
 }
 
-// judge gives up early on what will not get better.
+// judge gives up early when there is no point in waiting.
 func (k *check) judge(ctx context.Context) error {
 	now := time.Now()
 	if k.last.status != 0 {
@@ -222,7 +222,7 @@ func (k *check) judge(ctx context.Context) error {
 	return nil
 }
 
-// look finds out what the instance listens on. Where that is dear, because it
+// look finds out what the instance listens on. If that is expensive, because it
 // needs a process in the container, it happens less often.
 func (k *check) look(ctx context.Context) {
 	began := time.Now()
@@ -237,7 +237,7 @@ func (k *check) sofar() string {
 	case k.last.status != 0:
 		return fmt.Sprintf("%s: GET %s answers %d so far", k.name, k.c.Path, k.last.status)
 	case k.last.connected || reachable(k.listens):
-		return fmt.Sprintf("%s: port %d accepts connections, no answer to GET %s yet", k.name, mesh.Port, k.c.Path)
+		return fmt.Sprintf("%s: port %d accepts connections, but GET %s has no answer yet", k.name, mesh.Port, k.c.Path)
 	case k.known:
 		return fmt.Sprintf("%s: nothing on port %d yet; it listens on %s", k.name, mesh.Port, describe(k.listens))
 	}
@@ -249,7 +249,7 @@ const listenHint = "listen on 0.0.0.0:$PORT"
 func (k *check) badAnswers(d time.Duration) *mesh.Error {
 	e := mesh.Errorf(mesh.Failed, "%s answered GET %s with %d for %s", k.name, k.c.Path, k.last.status, span(d))
 	if k.c.Strict {
-		return e.WithHint("it must answer 2xx or 3xx; choose another path with: ssh mesh build:set -a %s health=/PATH", k.in.Stack)
+		return e.WithHint("it must answer 2xx or 3xx; to use another path: ssh mesh build:set -a %s health=/PATH", k.in.Stack)
 	}
 	return e
 }
@@ -258,7 +258,7 @@ func (k *check) loopback(at netip.AddrPort) *mesh.Error {
 	return mesh.Errorf(mesh.Failed, "%s listens on %s only", k.name, at).WithHint(listenHint)
 }
 
-// verdict says why the time has run out.
+// verdict is the error when the time has run out.
 func (k *check) verdict(ctx context.Context) error {
 	k.look(ctx)
 	waited := span(time.Since(k.began))
@@ -267,7 +267,7 @@ func (k *check) verdict(ctx context.Context) error {
 	}
 	if c, err := k.r.cli.ContainerInspect(ctx, k.in.ID); err == nil && c.State.OOMKilled {
 		e := mesh.Errorf(mesh.Failed, "%s ran out of memory%s and did not answer on port %d within %s", k.name, limit(c.HostConfig.Memory), mesh.Port, waited)
-		return e.WithHint("give it more with: ssh mesh svc:update NAME --memory 1g")
+		return e.WithHint("raise its limit with: ssh mesh svc:update NAME --memory 1g")
 	}
 	if at, ok := loopbackOnly(k.listens); ok {
 		return k.loopback(at)
@@ -278,7 +278,7 @@ func (k *check) verdict(ctx context.Context) error {
 			WithHint("waited %s; an answer must come within %s", waited, span(probeTimeout))
 	case k.last.connected:
 		return mesh.Errorf(mesh.Failed, "%s does not speak HTTP on port %d", k.name, mesh.Port).
-			WithHint("web and services that are published must answer HTTP; give another kind of service another name, or svc:unpublish it")
+			WithHint("web and published services must speak HTTP; rename a service that does not, or svc:unpublish it")
 	case k.known && len(k.listens) > 0:
 		return mesh.Errorf(mesh.Failed, "%s does not listen on port %d; it listens on %s", k.name, mesh.Port, describe(k.listens)).WithHint(listenHint)
 	case k.known:
@@ -287,13 +287,13 @@ func (k *check) verdict(ctx context.Context) error {
 	return mesh.Errorf(mesh.Failed, "%s does not listen on port %d after %s", k.name, mesh.Port, waited).WithHint(listenHint)
 }
 
-// ended says how the container exited.
+// ended is the error for a container that exited.
 func (k *check) ended(ctx context.Context, code int, when string) error {
 	c, err := k.r.cli.ContainerInspect(ctx, k.in.ID)
 	if err != nil {
 		return k.lost(err)
 	}
-	// That memory was the reason comes by another way than the exit, and may be later.
+	// The engine reports an OOM kill separately from the exit, and perhaps later.
 	for try := 0; code == 137 && c.HostConfig.Memory > 0 && !c.State.OOMKilled && try < 10; try++ {
 		if pause(ctx, 20*time.Millisecond) != nil {
 			break
@@ -307,7 +307,8 @@ func (k *check) ended(ctx context.Context, code int, when string) error {
 	return exitFault(k.name, code, c.State.OOMKilled, c.HostConfig.Memory, when)
 }
 
-// lost is a container that somebody removed, or an engine that went away.
+// lost is the error for a container that somebody removed, or for an engine that
+// stopped.
 func (k *check) lost(err error) error {
 	if errdefs.IsNotFound(err) {
 		return &mesh.Error{Kind: mesh.Failed, Text: k.name + " was removed while it was checked", Err: err}
@@ -315,13 +316,13 @@ func (k *check) lost(err error) error {
 	return err
 }
 
-// prober asks an instance over HTTP, each time on a connection of its own.
+// prober sends HTTP requests to an instance, each on its own connection.
 type prober struct{ one, two *http.Client }
 
 func newProber() *prober {
 	noFollow := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	dial := (&net.Dialer{Timeout: probeTimeout}).DialContext
-	// gRPC servers speak HTTP/2 without TLS and nothing else.
+	// gRPC servers speak only HTTP/2 without TLS.
 	var h2c http.Protocols
 	h2c.SetUnencryptedHTTP2(true)
 	return &prober{
@@ -349,8 +350,8 @@ func ask(ctx context.Context, c *http.Client, address string) answer {
 	if err != nil {
 		return answer{err: err}
 	}
-	// Not the container's address: frameworks refuse hosts that they do not know,
-	// and know this one.
+	// Not the container's address: frameworks refuse unknown hosts, but accept this
+	// one.
 	req.Host = "localhost"
 	req.Header.Set("User-Agent", "mesh-check")
 	resp, err := c.Do(req)
@@ -362,7 +363,7 @@ func ask(ctx context.Context, c *http.Client, address string) answer {
 			slow: !dialing && errors.Is(err, context.DeadlineExceeded),
 		}
 	}
-	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // so that the app sees no broken pipe over a small page
+	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // so that an app with a small page does not see a broken pipe
 	_ = resp.Body.Close()
 	return answer{status: resp.StatusCode, connected: true}
 }

@@ -25,9 +25,9 @@ const (
 	kindDetached = "detached"
 )
 
-// Detach starts one container that runs a command with nobody connected, and
-// returns. Its output is kept by the engine for Logs. The streams of o are not
-// used; run has the rest of what is to be remembered of it.
+// Detach starts a container that runs a command without a client, and returns. The
+// engine keeps its output for Logs. The streams of o are not used; run has the other
+// data to store with it.
 func (r *Runner) Detach(ctx context.Context, o mesh.OneOff, run mesh.DetachedRun) (mesh.DetachedRun, error) {
 	id, err := r.detach(ctx, o, run)
 	if err != nil {
@@ -70,7 +70,7 @@ func (r *Runner) OneOffs(ctx context.Context, stack mesh.StackName) (int, error)
 	return len(found), err
 }
 
-// Detached lists the detached runs of a stack, or of all when it is empty, the
+// Detached lists the detached runs of a stack, or of all stacks if it is empty,
 // oldest first.
 func (r *Runner) Detached(ctx context.Context, stack mesh.StackName) ([]mesh.DetachedRun, error) {
 	labels := []string{labelKind + "=" + kindDetached}

@@ -19,21 +19,22 @@ import (
 	"mesh"
 )
 
-// sessionVar marks the processes of one Exec in their environment. The engine has
-// no way to end a command that it runs in a container (moby/moby#9098): it goes
-// on when its connection is gone.
+// sessionVar marks the processes of one Exec in their environment. The engine cannot
+// end a command that it runs in a container (moby/moby#9098): the command keeps
+// running when its connection is gone.
 const sessionVar = "MESH_SESSION"
 
-// How long a command in a container may take to end once its client has gone.
+// hangUpGrace is the time a command in a container has to end once its client has
+// gone.
 const hangUpGrace = 3 * time.Second
 
-// Exec runs one more command in a running container, connected to the given
-// streams, and returns its exit code. When ctx ends first, the command is hung up
-// on and, if it stays, killed. The reads from Stdin are as those of RunOneOff.
+// Exec runs one more command in a running container, connected to the given streams,
+// and returns its exit code. If ctx ends first, the command gets SIGHUP and, if it
+// does not end, SIGKILL. Stdin is read as in RunOneOff.
 func (r *Runner) Exec(ctx context.Context, e mesh.Exec) (int, error) {
 	code, err := r.exec(ctx, e)
 	if errdefs.IsConflict(err) || errdefs.IsNotFound(err) {
-		return 0, &mesh.Error{Kind: mesh.Conflict, Text: e.Name + " is not running", Hint: "see what runs with: ssh mesh ps", Err: err}
+		return 0, &mesh.Error{Kind: mesh.Conflict, Text: e.Name + " is not running", Hint: "list the running instances with: ssh mesh ps", Err: err}
 	}
 	if err != nil {
 		return 0, r.fault(ctx, "enter "+e.Name, startFault(e.Name, "", err))
@@ -83,7 +84,7 @@ func (r *Runner) exec(ctx context.Context, e mesh.Exec) (int, error) {
 		r.hangUp(ctx, e.ID, made.ID, mark)
 		return 0, fmt.Errorf("pass on the output: %w", err)
 	}
-	// The output has ended; the engine may need a moment to see the exit.
+	// The output has ended, but the engine may need a moment to see the exit.
 	for {
 		in, err := r.cli.ContainerExecInspect(ctx, made.ID)
 		if err != nil {
@@ -99,8 +100,8 @@ func (r *Runner) exec(ctx context.Context, e mesh.Exec) (int, error) {
 	}
 }
 
-// hangUp ends the processes of a command whose client has gone: SIGHUP, as a
-// terminal that closes, and SIGKILL when that does not help.
+// hangUp ends the processes of a command whose client has gone: with SIGHUP, as when
+// a terminal closes, and with SIGKILL if that does not help.
 func (r *Runner) hangUp(ctx context.Context, id, exec, mark string) {
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
@@ -113,12 +114,11 @@ func (r *Runner) hangUp(ctx context.Context, id, exec, mark string) {
 			}
 		}
 	}
-	r.log.WarnContext(ctx, "a command goes on without its client", "container", id)
+	r.log.WarnContext(ctx, "a command keeps running without its client", "container", id)
 }
 
-// signalMarked signals the processes that have the mark in their environment:
-// from here where they can be seen, and otherwise, when mesh runs in a container
-// itself, from inside.
+// signalMarked signals the processes with the mark in their environment: from here
+// if they are visible, otherwise, when mesh itself runs in a container, from inside.
 func (r *Runner) signalMarked(ctx context.Context, id, mark string, sig syscall.Signal) {
 	want := []byte(sessionVar + "=" + mark)
 	found := false
@@ -130,7 +130,7 @@ func (r *Runner) signalMarked(ctx context.Context, id, mark string, sig syscall.
 		}
 		if pid, err := strconv.Atoi(strings.Split(p, "/")[2]); err == nil {
 			found = true
-			_ = syscall.Kill(pid, sig) // it may have ended just now
+			_ = syscall.Kill(pid, sig) // it may just have ended
 		}
 	}
 	if found {

@@ -24,18 +24,18 @@ const (
 	logSize   = "10m"
 	logFiles  = "3"
 
-	// logDriver is not "local", which loses the line behind one of 16 KiB and more
-	// (Docker 20.10.24). The price is that bytes that are not UTF-8 become U+FFFD.
+	// logDriver is not "local", which loses the line after one of 16 KiB or more
+	// (Docker 20.10.24). The price is that invalid UTF-8 becomes U+FFFD.
 	logDriver = "json-file"
 )
 
-// capabilities are those that programs in common images need: servers that give
-// up root, package managers, chown in an entrypoint, ports below 1024.
+// capabilities are those that programs in common images need: servers that drop
+// root, package managers, chown in an entrypoint, ports below 1024.
 var capabilities = []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETUID", "SETGID", "KILL", "NET_BIND_SERVICE"}
 
-// Start creates and starts one container, making the stack's network first when
-// it is missing, and returns it with its address. Nothing is left when it fails
-// or ctx ends. A program that the image does not have is a *mesh.Error.
+// Start creates and starts one container, first creating the stack's network if it
+// is missing, and returns it with its address. If it fails or ctx ends, nothing is
+// left. If the image does not have the program, the error is a *mesh.Error.
 func (r *Runner) Start(ctx context.Context, spec mesh.InstanceSpec) (mesh.Instance, error) {
 	in, err := r.start(ctx, spec)
 	if err != nil {
@@ -73,9 +73,9 @@ func (r *Runner) start(ctx context.Context, spec mesh.InstanceSpec) (_ mesh.Inst
 	return r.inspect(ctx, id)
 }
 
-// create makes a container that is gone again when ctx has ended meanwhile. The
-// request itself is not cancelled: the engine would make the container all the
-// same, and nobody would learn its ID.
+// create makes a container, and removes it again if ctx has ended meanwhile. The
+// request itself is not cancelled: the engine would still make the container, and
+// nobody would learn its ID.
 func (r *Runner) create(ctx context.Context, name string, c *container.Config, h *container.HostConfig) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
@@ -119,7 +119,8 @@ func (r *Runner) hostConfig(net string) *container.HostConfig {
 	yes, pids := true, int64(pidsLimit)
 	return &container.HostConfig{
 		NetworkMode: container.NetworkMode(net),
-		// Without an init, a program that is PID 1 and has no handler ignores SIGTERM.
+		// Without an init, a program that is PID 1 and has no handler ignores
+		// SIGTERM.
 		Init:          &yes,
 		LogConfig:     container.LogConfig{Type: logDriver, Config: map[string]string{"max-size": logSize, "max-file": logFiles}},
 		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled},
@@ -129,7 +130,7 @@ func (r *Runner) hostConfig(net string) *container.HostConfig {
 	}
 }
 
-// What the engine says of an image's USER and WORKDIR that do not go with its files
+// The engine's errors about a USER or WORKDIR that does not match the image's files
 // (moby, daemon/oci_linux.go and container/container.go).
 var (
 	noSuchUser = regexp.MustCompile(`unable to find (user|group) (.+?):`)
@@ -139,7 +140,7 @@ var (
 
 var noProgram = regexp.MustCompile(`exec: \\?"((?:[^"\\]|\\[^"])+)\\?"`)
 
-// startFault says what is wrong with an image that cannot be started.
+// startFault explains why an image cannot be started.
 func startFault(name, image string, err error) error {
 	text := err.Error()
 	program := "its program"
@@ -149,28 +150,28 @@ func startFault(name, image string, err error) error {
 	e := &mesh.Error{Kind: mesh.Failed, Hint: "correct the command, or the image's ENTRYPOINT and CMD", Err: err}
 	switch {
 	case errdefs.IsNotFound(err) && strings.Contains(text, "No such image"):
-		return &mesh.Error{Kind: mesh.NotFound, Text: fmt.Sprintf("%s cannot start: the image %s is gone from the engine", name, short(image)), Hint: "have it built again: ssh mesh ps:rebuild", Err: err}
+		return &mesh.Error{Kind: mesh.NotFound, Text: fmt.Sprintf("%s cannot start: the image %s is gone from the engine", name, short(image)), Hint: "build it again: ssh mesh ps:rebuild", Err: err}
 	case noSuchUser.MatchString(text):
 		m := noSuchUser.FindStringSubmatch(text)
-		e.Text = fmt.Sprintf("%s cannot start: the image has no %s %q, which its USER names", name, m[1], m[2])
+		e.Text = fmt.Sprintf("%s cannot start: the image has no %s %q, but its USER names it", name, m[1], m[2])
 		debian, alpine := "useradd", "adduser -D"
 		if m[1] == "group" {
 			debian, alpine = "groupadd", "addgroup"
 		}
 		e.Hint = fmt.Sprintf("create it in the Dockerfile before the USER line: RUN %s %s (Debian), or RUN %s %s (Alpine)", debian, plain(m[2]), alpine, plain(m[2]))
 	case strings.Contains(text, "uids and gids must be in range"):
-		e.Text, e.Hint = name+" cannot start: the image's USER has a number that is out of range", "give USER a name or a number from 0 to 2147483647"
+		e.Text, e.Hint = name+" cannot start: the number in the image's USER is out of range", "set USER to a name or a number from 0 to 2147483647"
 	case noFolder.MatchString(text):
 		e.Text = fmt.Sprintf("%s cannot start: the image's WORKDIR %q is not a folder", name, noFolder.FindStringSubmatch(text)[1])
 		e.Hint = "correct WORKDIR in the Dockerfile"
 	case noEntry.MatchString(text):
 		m := noEntry.FindStringSubmatch(text)
-		e.Text = fmt.Sprintf("%s cannot start: the image's USER may not enter its WORKDIR %q", name, m[1])
-		e.Hint = fmt.Sprintf("let it in, in the Dockerfile before the USER line: RUN chmod 755 %s", plain(m[1]))
+		e.Text = fmt.Sprintf("%s cannot start: the image's USER has no access to its WORKDIR %q", name, m[1])
+		e.Hint = fmt.Sprintf("allow access in the Dockerfile, before the USER line: RUN chmod 755 %s", plain(m[1]))
 	case strings.Contains(text, "executable file not found"):
 		e.Text = fmt.Sprintf("%s cannot start: the image has no program %s", name, program)
 	case strings.Contains(text, "no such file or directory") && strings.Contains(text, "exec"):
-		e.Text = fmt.Sprintf("%s cannot start: the image has no file %s, or not what runs it", name, program)
+		e.Text = fmt.Sprintf("%s cannot start: the image has no file %s, or not its interpreter", name, program)
 	case strings.Contains(text, "permission denied") && strings.Contains(text, "exec"):
 		e.Text, e.Hint = fmt.Sprintf("%s cannot start: %s is not executable", name, program), "make it executable, e.g. with: git update-index --chmod=+x FILE"
 	case strings.Contains(text, "exec format error"):
@@ -180,9 +181,9 @@ func startFault(name, image string, err error) error {
 	case strings.Contains(text, "Minimum memory limit"):
 		e.Text, e.Hint = name+" cannot start: its memory limit is below the engine's minimum of 6 MB", "raise it with: ssh mesh svc:update NAME --memory 64m"
 	case strings.Contains(text, "Range of CPUs"):
-		e.Text, e.Hint = name+" cannot start: its CPU limit is not one this machine can give", "change it with: ssh mesh svc:update NAME --cpus 1"
+		e.Text, e.Hint = name+" cannot start: this machine cannot provide its CPU limit", "change it with: ssh mesh svc:update NAME --cpus 1"
 	case strings.Contains(text, "no available IPv4 addresses"), strings.Contains(text, "could not find an available"):
-		e.Kind, e.Text, e.Hint = mesh.Unavailable, name+" cannot start: no address is left in the stack's network", "scale down, or stop old instances"
+		e.Kind, e.Text, e.Hint = mesh.Unavailable, name+" cannot start: the stack's network has no free address", "scale down, or stop old instances"
 	default:
 		return err
 	}
@@ -194,11 +195,11 @@ func short(id string) string {
 	return id[:min(12, len(id))]
 }
 
-// Revive makes a container run and be reachable again, and returns it as it is then:
-// its address may be a new one. What has exited is started, what is paused goes on,
-// and what is not in the network of its stack is connected to it. One that runs is
-// returned as it is. The error is NotFound when there is no such container, or none
-// that could ever run again: another one has to take its place.
+// Revive makes a container run and be reachable again, and returns its new state:
+// its address may have changed. An exited container is started, a paused one
+// unpaused, and one that is not in its stack's network connected to it. A running
+// one is returned unchanged. The error is NotFound if the container does not exist
+// or can never run again: another one must replace it.
 func (r *Runner) Revive(ctx context.Context, id string) (mesh.Instance, error) {
 	in, err := r.revive(ctx, id)
 	if err != nil {
@@ -218,7 +219,8 @@ func (r *Runner) revive(ctx context.Context, id string) (mesh.Instance, error) {
 	n, err := r.cli.NetworkInspect(ctx, r.networkName(in.Stack), network.InspectOptions{})
 	switch {
 	case errdefs.IsNotFound(err):
-		// A container remembers the ID of its network: one of the same name would not do.
+		// A container remembers its network by ID: one with the same name would not
+		// do.
 		return in, cannotReturn(id, "has lost its network", err)
 	case err != nil:
 		return in, err
@@ -227,7 +229,7 @@ func (r *Runner) revive(ctx context.Context, id string) (mesh.Instance, error) {
 		return in, err
 	}
 	if c.State.Paused {
-		// A conflict is one that somebody else has unpaused.
+		// A conflict means that somebody else has unpaused it.
 		if err := r.cli.ContainerUnpause(ctx, id); err != nil && !errdefs.IsConflict(err) && !strings.Contains(err.Error(), "is not paused") {
 			return in, err
 		}
@@ -262,8 +264,8 @@ func (r *Runner) reconnect(ctx context.Context, net, id string) error {
 	return r.cli.NetworkConnect(ctx, net, id, nil)
 }
 
-// cannotReturn is the error for a container whose place another one has to take, unless the
-// engine is away.
+// cannotReturn is the error for a container that another one must replace, unless
+// the engine is down.
 func cannotReturn(id, what string, err error) error {
 	if away(err) {
 		return err
@@ -278,10 +280,10 @@ func cmpName(in mesh.Instance, id string) string {
 	return in.Name.String()
 }
 
-// Stop sends SIGTERM, waits for grace at most, sends SIGKILL, and removes the
-// container with its anonymous volumes. A container that is gone already is no
-// error, and several may stop the same one. When ctx ends the container stays,
-// with its SIGTERM.
+// Stop sends SIGTERM, waits at most grace, sends SIGKILL, and removes the container
+// with its anonymous volumes. It is not an error if the container is already gone,
+// and several callers may stop the same one. If ctx ends, the container stays, with
+// its SIGTERM.
 func (r *Runner) Stop(ctx context.Context, id string, grace time.Duration) error {
 	return r.fault(ctx, "stop "+short(id), r.stop(ctx, id, grace))
 }
@@ -289,11 +291,11 @@ func (r *Runner) Stop(ctx context.Context, id string, grace time.Duration) error
 func (r *Runner) stop(ctx context.Context, id string, grace time.Duration) error {
 	wctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// A paused program sees no signal. The engine refuses what is not paused.
+	// A paused program gets no signal. The engine refuses to unpause others.
 	_ = r.cli.ContainerUnpause(ctx, id)
-	// Waiting first: an exit between the signal and the wait is not missed.
+	// Wait first, so that an exit between the signal and the wait is not missed.
 	exited, failed := r.cli.ContainerWait(wctx, id, container.WaitConditionNotRunning)
-	// A conflict is a container that does not run: all the easier.
+	// A conflict means that the container is not running, which is fine.
 	if err := r.cli.ContainerKill(ctx, id, "SIGTERM"); errdefs.IsNotFound(err) {
 		return nil
 	} else if err == nil {
@@ -315,7 +317,7 @@ func (r *Runner) stop(ctx context.Context, id string, grace time.Duration) error
 	return r.remove(ctx, id)
 }
 
-// remove kills and removes a container, and waits when another is at it.
+// remove kills and removes a container, and waits if another caller is doing so.
 func (r *Runner) remove(ctx context.Context, id string) error {
 	err := r.cli.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
 	if errdefs.IsConflict(err) && strings.Contains(err.Error(), "already in progress") {
@@ -334,14 +336,14 @@ func (r *Runner) remove(ctx context.Context, id string) error {
 	return err
 }
 
-// exitFault says how an instance ended; when says before what ("before it
+// exitFault is the error for an instance that ended; when completes it ("before it
 // answered on port 8080").
 func exitFault(name string, code int, oom bool, memory int64, when string) *mesh.Error {
 	e := &mesh.Error{Kind: mesh.Failed}
 	switch {
 	case oom:
 		e.Text = name + " was killed: out of memory" + limit(memory)
-		e.Hint = "give it more with: ssh mesh svc:update NAME --memory 1g"
+		e.Hint = "raise its limit with: ssh mesh svc:update NAME --memory 1g"
 	case code > 128 && code < 128+65:
 		e.Text = fmt.Sprintf("%s exited with code %d (%s) %s", name, code, signalName(code-128), when)
 	default:
@@ -353,8 +355,8 @@ func exitFault(name string, code int, oom bool, memory int64, when string) *mesh
 	return e
 }
 
-// notExecuted makes e say why there was no program to run, when its output shows that.
-// The container is still there.
+// notExecuted adds to e why there was no program to run, if the output of the
+// container shows it. The container must still exist.
 func (r *Runner) notExecuted(ctx context.Context, id string, e *mesh.Error, name string) {
 	byInit := slices.ContainsFunc(e.Output, initFailed.MatchString)
 	c := r.diagnose(ctx, id, e.Output)
@@ -367,10 +369,10 @@ func (r *Runner) notExecuted(ctx context.Context, id string, e *mesh.Error, name
 	}
 }
 
-// exitHints are what exit codes of shells mean (POSIX, Shell Command Language, 2.8.2).
+// exitHints explain exit codes of shells (POSIX, Shell Command Language, 2.8.2).
 var exitHints = map[int]string{
-	0:   "the command must go on running: start the server in the foreground",
-	126: "the command is there but cannot be executed",
+	0:   "the command must keep running: start the server in the foreground",
+	126: "the command exists but cannot be executed",
 	127: "the command was not found in the image",
 }
 

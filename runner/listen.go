@@ -20,12 +20,12 @@ import (
 	"mesh"
 )
 
-// stateListen is TCP_LISTEN of the kernel's include/net/tcp_states.h.
+// stateListen is TCP_LISTEN in the kernel's include/net/tcp_states.h.
 const stateListen = "0A"
 
-// parseListeners reads /proc/net/tcp and tcp6, one after the other or together,
-// and returns the addresses that are listened on, in order, each once. Lines it
-// cannot read are left out. Addresses are 32-bit words in the machine's order:
+// parseListeners reads /proc/net/tcp and tcp6, one after the other or together, and
+// returns the addresses with listeners, in order and without duplicates. It skips
+// lines that it cannot read. Addresses are 32-bit words in the machine's byte order:
 // little-endian on everything mesh runs on.
 func parseListeners(table []byte) []netip.AddrPort {
 	var found []netip.AddrPort
@@ -56,8 +56,8 @@ func parseListeners(table []byte) []netip.AddrPort {
 	return slices.Compact(found)
 }
 
-// listeners returns what the container's processes listen on, leaving out the
-// engine's name server; false when that cannot be found out.
+// listeners returns the addresses that the container's processes listen on, without
+// the engine's name server, and false if it cannot find out.
 func (r *Runner) listeners(ctx context.Context, id string) ([]netip.AddrPort, bool) {
 	c, err := r.cli.ContainerInspect(ctx, id)
 	if err != nil || !c.State.Running {
@@ -75,9 +75,9 @@ func (r *Runner) listeners(ctx context.Context, id string) ([]netip.AddrPort, bo
 	}), true
 }
 
-// hostTable looks through the host's /proc, which costs nothing. The process
-// must be the container's own by its cgroup: seen from inside another container,
-// or with the engine on another machine, the number means another process.
+// hostTable looks in the host's /proc, which costs nothing. The process must belong
+// to the container by its cgroup: seen from inside another container, or if the
+// engine is on another machine, the number means another process.
 func hostTable(pid int, id string) ([]byte, bool) {
 	dir := "/proc/" + strconv.Itoa(pid)
 	if b, err := os.ReadFile(dir + "/cgroup"); err != nil || !bytes.Contains(b, []byte(id)) {
@@ -91,7 +91,7 @@ func hostTable(pid int, id string) ([]byte, bool) {
 	return append(table, six...), true
 }
 
-// execTable asks inside the container, where there may be no cat.
+// execTable asks inside the container, which may have no cat.
 func (r *Runner) execTable(ctx context.Context, id string) ([]byte, bool) {
 	e, err := r.cli.ContainerExecCreate(ctx, id, container.ExecOptions{
 		Cmd: []string{"cat", "/proc/net/tcp", "/proc/net/tcp6"}, AttachStdout: true, AttachStderr: true,
@@ -115,12 +115,12 @@ func (r *Runner) execTable(ctx context.Context, id string) ([]byte, bool) {
 	return out.Bytes(), bytes.Contains(out.Bytes(), []byte("local_address"))
 }
 
-// reachable tells whether one of them serves the instance's address.
+// reachable reports whether one of them serves the instance's address.
 func reachable(found []netip.AddrPort) bool {
 	return slices.ContainsFunc(found, func(a netip.AddrPort) bool { return a.Port() == mesh.Port && !a.Addr().IsLoopback() })
 }
 
-// loopbackOnly returns where the right port is listened on, when that is only
+// loopbackOnly returns the address with the right port, if it is only reachable
 // inside the container.
 func loopbackOnly(found []netip.AddrPort) (netip.AddrPort, bool) {
 	i := slices.IndexFunc(found, func(a netip.AddrPort) bool { return a.Port() == mesh.Port && a.Addr().IsLoopback() })
@@ -137,7 +137,7 @@ func describe(found []netip.AddrPort) string {
 	}
 	var words []string
 	for _, a := range found {
-		if a.Addr() == netip.IPv6Unspecified() { // takes IPv4 in, too, and is what most know less
+		if a.Addr() == netip.IPv6Unspecified() { // it also accepts IPv4, and fewer people know it
 			a = netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port())
 		}
 		if w := a.String(); !slices.Contains(words, w) {

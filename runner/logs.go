@@ -19,14 +19,14 @@ import (
 	"mesh"
 )
 
-// maxLine is where a line without an end is cut: the engine splits lines at
-// 16 KiB and they are put together again here.
+// maxLine is where a line without an end is cut: the engine splits lines at 16 KiB,
+// and they are joined again here.
 const maxLine = 256 << 10
 
-// Logs calls fn with log lines of a stack's instances, those of all merged by
-// time, one at a time. With q.Follow it then goes on with what comes, from
-// instances that start later, too, until ctx ends; it then returns nil. An
-// error of fn ends it and is returned. What a removed container printed is gone.
+// Logs calls fn with the log lines of a stack's instances, merged by time, one at a
+// time. With q.Follow it continues with new lines, including those of instances that
+// start later, until ctx ends; it then returns nil. If fn returns an error, Logs
+// ends and returns it. The output of removed containers is gone.
 func (r *Runner) Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
 	fctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -64,8 +64,8 @@ type follower struct {
 
 // tail is how far a container's log has been read.
 type tail struct {
-	last    time.Time // of the last line given
-	skip    bool      // what was printed until now is not wanted
+	last    time.Time // of the last line passed on
+	skip    bool      // do not show earlier output
 	running bool      // a goroutine reads it
 	again   bool      // it was started again meanwhile
 }
@@ -76,7 +76,7 @@ func (f *follower) emit(l mesh.LogLine) error {
 	return f.fn(l)
 }
 
-// instances are those the query is about.
+// instances are those of the query.
 func (f *follower) instances(ctx context.Context) ([]mesh.Instance, error) {
 	labels := []string{labelKind + "=" + kindInstance, labelStack + "=" + string(f.q.Stack)}
 	if f.q.Run != "" {
@@ -102,14 +102,14 @@ func (f *follower) instances(ctx context.Context) ([]mesh.Instance, error) {
 
 func (f *follower) wants(in mesh.Instance) bool {
 	if f.q.Run != "" {
-		return true // the labels that were asked for say so
+		return true // the requested labels select them
 	}
 	return in.Stack == f.q.Stack && (f.q.Service == "" || in.Name.Service == f.q.Service) &&
 		(f.q.Instance == mesh.InstanceName{} || in.Name == f.q.Instance)
 }
 
-// follow subscribes before it reads what there is, so that no instance falls
-// between. Events wait meanwhile: lines come in order.
+// follow subscribes before it reads the existing lines, so that no instance is
+// missed. Events wait meanwhile: lines come in order.
 func (f *follower) follow(ctx context.Context) error {
 	defer f.wg.Wait()
 	caught := sync.OnceFunc(func() {
@@ -142,8 +142,8 @@ func (f *follower) follow(ctx context.Context) error {
 	})
 }
 
-// followRun gives the output of a detached run until it ends: it is never started
-// again.
+// followRun passes on the output of a detached run until it ends: it is never
+// started again.
 func (f *follower) followRun(ctx context.Context) error {
 	list, err := f.history(ctx)
 	if err != nil {
@@ -162,7 +162,7 @@ func (f *follower) followRun(ctx context.Context) error {
 	return nil
 }
 
-// read follows the log of one container in a goroutine, unless one does already.
+// read follows the log of one container in a goroutine, unless one already does.
 func (f *follower) read(ctx context.Context, in mesh.Instance) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -200,7 +200,7 @@ func (f *follower) readOnce(ctx context.Context, in mesh.Instance, t *tail) erro
 	f.mu.Unlock()
 	o := container.LogsOptions{Follow: true, Since: stamp(f.q.Since)}
 	if !last.IsZero() {
-		o.Since = stamp(last) // which includes it
+		o.Since = stamp(last) // it includes the last line
 	}
 	if skip {
 		o.Tail = "0"
@@ -230,7 +230,7 @@ func (f *follower) readOnce(ctx context.Context, in mesh.Instance, t *tail) erro
 	}
 }
 
-// history gives what has been printed until now, and returns the instances.
+// history passes on the lines so far, and returns the instances.
 func (f *follower) history(ctx context.Context) ([]mesh.Instance, error) {
 	list, err := f.instances(ctx)
 	if err != nil {
@@ -294,8 +294,8 @@ func (f *follower) history(ctx context.Context) ([]mesh.Instance, error) {
 	return list, nil
 }
 
-// tail returns the last n lines of a container; what it can get, and no error:
-// it is evidence for another one.
+// tail returns the last n lines of a container. It returns what it can get, and no
+// error: the lines are evidence for another error.
 func (r *Runner) tail(ctx context.Context, id string, n int) (lines []string) {
 	src, err := r.open(ctx, mesh.Instance{ID: id}, container.LogsOptions{Tail: strconv.Itoa(n)})
 	if err != nil {
@@ -311,7 +311,7 @@ func (r *Runner) tail(ctx context.Context, id string, n int) (lines []string) {
 	}
 }
 
-// open begins to read a container's log.
+// open starts reading a container's log.
 func (r *Runner) open(ctx context.Context, in mesh.Instance, o container.LogsOptions) (*logReader, error) {
 	o.ShowStdout, o.ShowStderr, o.Timestamps = true, true, true
 	body, err := r.cli.ContainerLogs(ctx, in.ID, o)
@@ -327,9 +327,9 @@ func (r *Runner) open(ctx context.Context, in mesh.Instance, o container.LogsOpt
 	}, nil
 }
 
-// gone tells whether err came of a container that was removed, or is being removed,
-// while the engine was asked about it. The engine has many words for that: not found,
-// a conflict with a container that is "dead or marked for removal", a log file that
+// gone reports whether err came from a container that was removed, or is being
+// removed, during the request. The engine reports that in many ways: not found, a
+// conflict with a container that is "dead or marked for removal", a log file that
 // does not exist, a stream that ends in the middle of a line.
 func (r *Runner) gone(ctx context.Context, id string, err error) bool {
 	switch {
@@ -342,21 +342,21 @@ func (r *Runner) gone(ctx context.Context, id string, err error) bool {
 	return errdefs.IsNotFound(err) || err == nil && c.State != nil && (c.State.Dead || c.State.Status == container.StateRemoving)
 }
 
-// logReader reads the engine's log stream of a container without a terminal:
-// frames of an 8-byte header (stream, three zeros, length) and one message,
-// which begins with its time. A message without a line end goes on in the
-// stream's next one, which has a time again.
+// logReader reads the engine's log stream of a container without a terminal: frames
+// of an 8-byte header (stream, three zeros, length) and one message, which begins
+// with its time. A message without a line end continues in the stream's next one,
+// which has a time again.
 type logReader struct {
 	name string
 	body io.ReadCloser
 	src  *bufio.Reader
 	open [3]*mesh.LogLine // begun, by stream
-	gone func(error) bool // tells whether the container went while it was read
+	gone func(error) bool // reports whether the container was removed while it was read
 }
 
 func (r *logReader) Close() error { return r.body.Close() }
 
-// next returns io.EOF at the end, which is also where the container was removed.
+// next returns io.EOF at the end, and also where the container was removed.
 func (r *logReader) next() (mesh.LogLine, error) {
 	l, err := r.read()
 	if err != nil && !errors.Is(err, io.EOF) && r.gone(err) {
@@ -409,7 +409,7 @@ func (r *logReader) read() (mesh.LogLine, error) {
 	}
 }
 
-// merge gives the lines of several logs in the order of their times.
+// merge returns the lines of several logs in the order of their times.
 type merge []*head
 
 // head is the next line of one log.
@@ -442,7 +442,7 @@ func (m *merge) add(src *logReader, t *tail) error {
 	return nil
 }
 
-// next returns io.EOF at the end of all.
+// next returns io.EOF when all logs have ended.
 func (m *merge) next() (mesh.LogLine, error) {
 	if len(*m) == 0 {
 		return mesh.LogLine{}, io.EOF

@@ -21,15 +21,15 @@ import (
 	"mesh"
 )
 
-// networkName has only the first characters of the server's id, so that it
-// stays readable in "docker network ls"; the label has all of it.
+// networkName contains only the first characters of the server's id, so that it
+// stays readable in "docker network ls"; the label has the whole id.
 func (r *Runner) networkName(stack mesh.StackName) string {
 	return "mesh-" + r.server[:min(8, len(r.server))] + "-" + string(stack)
 }
 
-// network makes the stack's network when it is missing and attaches mesh's own
-// container to it. A network that is there stays as it is, whatever its subnet:
-// instances live in it.
+// network creates the stack's network if it is missing and attaches mesh's own
+// container to it. An existing network is not changed, whatever its subnet:
+// instances use it.
 func (r *Runner) network(ctx context.Context, stack mesh.StackName, subnet netip.Prefix) (string, error) {
 	unlock, err := r.stacks.lock(ctx, stack)
 	if err != nil {
@@ -42,39 +42,40 @@ func (r *Runner) network(ctx context.Context, stack mesh.StackName, subnet netip
 		return name, r.join(ctx, n)
 	}
 	if !errdefs.IsNotFound(err) {
-		return "", fmt.Errorf("look for network %s: %w", name, err)
+		return "", fmt.Errorf("find network %s: %w", name, err)
 	}
 	o := network.CreateOptions{Driver: "bridge", Labels: r.label(map[string]string{labelStack: string(stack)})}
 	if subnet.IsValid() {
-		// Ours, and not one from the engine's pools: those end after 31 networks.
+		// Our own subnet, not one from the engine's pools, which are used up after
+		// 31 networks.
 		o.IPAM = &network.IPAM{Driver: "default", Config: []network.IPAMConfig{{Subnet: subnet.String()}}}
 	}
 	// Not cancelled half-way: a network made after the client has gone would be
-	// found the next time, but one that fails then would go unheard.
+	// found the next time, but a failure then would go unnoticed.
 	mctx, cancel := cleanup(ctx)
 	defer cancel()
 	made, err := r.cli.NetworkCreate(mctx, name, o)
 	switch {
-	case errdefs.IsConflict(err): // made meanwhile by another process
+	case errdefs.IsConflict(err): // created meanwhile by another process
 	case err != nil && strings.Contains(strings.ToLower(err.Error()), "pool overlaps"):
 		return "", &mesh.Error{
-			Kind: mesh.Conflict, Text: fmt.Sprintf("the subnet %s of stack %q is in use by another network of this machine", subnet, stack),
-			Hint: "see which: docker network ls; docker network inspect NAME", Err: err,
+			Kind: mesh.Conflict, Text: fmt.Sprintf("the subnet %s of stack %q is used by another network on this machine", subnet, stack),
+			Hint: "find it with: docker network ls; docker network inspect NAME", Err: err,
 		}
 	case err != nil:
 		return "", fmt.Errorf("create network %s: %w", name, err)
 	}
 	r.log.DebugContext(ctx, "network created", "stack", stack, "network", name, "id", made.ID)
 	if n, err = r.cli.NetworkInspect(ctx, name, network.InspectOptions{}); err != nil {
-		return "", fmt.Errorf("look for network %s: %w", name, err)
+		return "", fmt.Errorf("find network %s: %w", name, err)
 	}
 	return name, r.join(ctx, n)
 }
 
-// Attach connects the container that mesh itself runs in to the networks of all
-// stacks, so that their instances can be reached. It does nothing when mesh runs
-// on the host. It is for the start: mesh's own container may be a new one. Start
-// and Revive attach to the stack they are about by themselves.
+// Attach connects the container that mesh runs in to the networks of all stacks, so
+// that mesh can reach their instances. It does nothing if mesh runs on the host.
+// Call it at the start: mesh's own container may be a new one. Start and Revive
+// attach it to their own stack.
 func (r *Runner) Attach(ctx context.Context) error {
 	self, err := r.ownContainer(ctx)
 	if err != nil {
@@ -93,7 +94,7 @@ func (r *Runner) Attach(ctx context.Context) error {
 		} else if err == nil {
 			err = r.join(ctx, n)
 		}
-		if err != nil && !errdefs.IsNotFound(err) { // it may have been removed just now
+		if err != nil && !errdefs.IsNotFound(err) { // it may just have been removed
 			return r.fault(ctx, "attach to "+n.Name, err)
 		}
 	}
@@ -116,9 +117,9 @@ func (r *Runner) join(ctx context.Context, n network.Inspect) error {
 	return nil
 }
 
-// ownContainer returns the ID of the container that mesh runs in, or "" on a
-// host. The engine is asked, because a container of another engine (or Podman)
-// looks the same from the inside. An engine that is away is asked again later.
+// ownContainer returns the ID of the container that mesh runs in, or "" on a host.
+// It asks the engine, because a container of another engine (or Podman) looks the
+// same from inside. If the engine is down, it asks again later.
 func (r *Runner) ownContainer(ctx context.Context) (string, error) {
 	r.selfMu.Lock()
 	defer r.selfMu.Unlock()
@@ -148,8 +149,8 @@ func (r *Runner) ownContainer(ctx context.Context) (string, error) {
 
 var mountedID = regexp.MustCompile(`/containers/([0-9a-f]{64})/`)
 
-// ownIDs guesses: the engine mounts resolv.conf and others from a folder named
-// after the container, and its host name is the short ID unless it was chosen.
+// ownIDs guesses: the engine mounts resolv.conf and other files from a folder named
+// after the container, and its host name is the short ID unless it was set.
 func ownIDs() (ids []string) {
 	if b, err := os.ReadFile("/proc/self/mountinfo"); err == nil {
 		for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
@@ -165,8 +166,8 @@ func ownIDs() (ids []string) {
 	return ids
 }
 
-// Sweep removes this server's one-off containers. It is for the start, when
-// none can be wanted.
+// Sweep removes this server's one-off containers. Call it at the start, when none
+// can be in use.
 func (r *Runner) Sweep(ctx context.Context) error {
 	found, err := r.containers(ctx, labelKind+"="+kindOneOff)
 	if err != nil {
@@ -175,7 +176,7 @@ func (r *Runner) Sweep(ctx context.Context) error {
 	return r.fault(ctx, "remove one-off containers", r.removeAll(ctx, found))
 }
 
-// Stacks names the stacks that this server has containers or networks of.
+// Stacks returns the stacks that this server has containers or networks of.
 func (r *Runner) Stacks(ctx context.Context) ([]mesh.StackName, error) {
 	found, err := r.containers(ctx)
 	if err != nil {
@@ -196,8 +197,8 @@ func (r *Runner) Stacks(ctx context.Context) ([]mesh.StackName, error) {
 	return slices.Sorted(maps.Keys(seen)), nil
 }
 
-// RemoveStack kills and removes the containers of a stack, one-off ones too, and
-// its network. What is gone already is no error.
+// RemoveStack kills and removes the containers of a stack, including one-off ones,
+// and its network. It is not an error if they are already gone.
 func (r *Runner) RemoveStack(ctx context.Context, stack mesh.StackName) error {
 	unlock, err := r.stacks.lock(ctx, stack)
 	if err != nil {
@@ -224,8 +225,8 @@ func (r *Runner) RemoveStack(ctx context.Context, stack mesh.StackName) error {
 }
 
 // removeNetwork disconnects whatever is still in the network: mesh itself, or a
-// container that somebody else connected. The engine needs a moment to let go of
-// endpoints, hence the tries.
+// container that somebody else connected. The engine needs a moment to release
+// endpoints, hence the retries.
 func (r *Runner) removeNetwork(ctx context.Context, id string) error {
 	for try := 1; ; try++ {
 		n, err := r.cli.NetworkInspect(ctx, id, network.InspectOptions{})

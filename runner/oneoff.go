@@ -22,13 +22,13 @@ import (
 var notInName = regexp.MustCompile(`[^a-zA-Z0-9_-]+`)
 
 // RunOneOff runs one container to its end, connected to the given streams, and
-// returns its exit code, which is 128+n when signal n ended it. All output has
-// been written when it returns, and the container is gone, also when ctx ended:
-// then it is killed.
+// returns its exit code, which is 128+n if signal n ended it. When it returns, all
+// output has been written and the container is gone. If ctx ends, the container is
+// killed.
 //
-// The end of Stdin is passed on, and the command goes on running. A read from
-// Stdin that is under way when the command ends is not interrupted, and what it
-// gives is lost. The writers are used from one goroutine.
+// The end of Stdin is passed on, and the command keeps running. A pending read from
+// Stdin is not interrupted when the command ends, and its data is lost. The writers
+// are used from one goroutine.
 func (r *Runner) RunOneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 	code, err := r.oneOff(ctx, o)
 	if err != nil {
@@ -70,7 +70,7 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 		return 0, err
 	}
 	defer at.Close()
-	// A hijacked connection knows nothing of ctx.
+	// A hijacked connection ignores ctx.
 	defer context.AfterFunc(ctx, at.Close)()
 	exited, failed := r.cli.ContainerWait(ctx, id, container.WaitConditionNextExit)
 
@@ -81,7 +81,7 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 		err := copyOut(o, at)
 		if err != nil && ctx.Err() == nil {
 			err = fmt.Errorf("pass on the output: %w", err)
-			cancel(err) // nobody takes it any more: what runs would get SIGPIPE in a shell
+			cancel(err) // nobody reads it any more: in a shell, the program would get SIGPIPE
 		}
 		copied <- err
 	}()
@@ -92,7 +92,7 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 	}
 	if o.TTY {
 		to := func(ctx context.Context, s container.ResizeOptions) error { return r.cli.ContainerResize(ctx, id, s) }
-		r.resize(ctx, o.Size, to) // what is typed finds a terminal of the right size
+		r.resize(ctx, o.Size, to) // so that input finds a terminal of the right size
 		go r.resizeAs(ctx, o.Resize, to)
 	}
 	if o.Stdin != nil {
@@ -141,12 +141,12 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 // lastLines are the last bytes that a command has printed.
 type lastLines struct{ b []byte }
 
-// keptOutput is how much of it is kept: what a shell says of a program that it cannot
-// start comes last.
+// keptOutput is the number of bytes kept: the shell's message about a program that
+// it cannot start comes last.
 const keptOutput = 4 << 10
 
-// also writes to w, which may be nil, and remembers the end of it. The writers are
-// used from one goroutine.
+// also writes to w, which may be nil, and remembers the end. The writers are used
+// from one goroutine.
 func (l *lastLines) also(w io.Writer) io.Writer {
 	if w == nil {
 		return l
@@ -164,11 +164,11 @@ func (l *lastLines) Write(p []byte) (int, error) {
 
 func (l *lastLines) lines() []string { return strings.Split(strings.TrimSpace(string(l.b)), "\n") }
 
-// hijackTime is how long the engine may take to hand out a connection.
+// hijackTime is the time that the engine has to hand out a connection.
 const hijackTime = 30 * time.Second
 
-// hijack opens a connection that is more than a request: the client waits for it without
-// heeding ctx, and for ever when the engine hangs.
+// hijack opens a connection that outlasts its request: the client ignores ctx while
+// it waits for it, and waits forever if the engine hangs.
 func hijack(ctx context.Context, open func() (types.HijackedResponse, error)) (types.HijackedResponse, error) {
 	type opened struct {
 		at  types.HijackedResponse
@@ -188,7 +188,7 @@ func hijack(ctx context.Context, open func() (types.HijackedResponse, error)) (t
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	case <-t.C:
-		err = io.ErrUnexpectedEOF // as a connection that was cut
+		err = io.ErrUnexpectedEOF // like a connection that was cut
 	}
 	go func() {
 		if o := <-done; o.err == nil {
@@ -216,12 +216,12 @@ func copyOut(o mesh.OneOff, at types.HijackedResponse) error {
 }
 
 func copyIn(stdin io.Reader, at types.HijackedResponse) {
-	_, _ = io.Copy(at.Conn, stdin) // a command that reads no more is no fault
+	_, _ = io.Copy(at.Conn, stdin) // it is not an error if the command stops reading
 	_ = at.CloseWrite()
 }
 
-// consoleSize is the size that a terminal begins with where the engine takes one
-// (API 1.42, Docker 23, and later): height first. nil: the client does not know.
+// consoleSize is the initial size of a terminal, if the engine accepts one (API
+// 1.42, Docker 23, and later): height first. nil: the client did not send one.
 func consoleSize(s mesh.WindowSize) *[2]uint {
 	if s.Width <= 0 || s.Height <= 0 {
 		return nil
@@ -229,7 +229,8 @@ func consoleSize(s mesh.WindowSize) *[2]uint {
 	return &[2]uint{uint(s.Height), uint(s.Width)}
 }
 
-// resizeAs passes the sizes of a client's terminal on until ctx ends or no more come.
+// resizeAs passes on the sizes of a client's terminal until ctx ends or the channel
+// is closed.
 func (r *Runner) resizeAs(ctx context.Context, sizes <-chan mesh.WindowSize, to func(context.Context, container.ResizeOptions) error) {
 	for {
 		select {
@@ -244,9 +245,9 @@ func (r *Runner) resizeAs(ctx context.Context, sizes <-chan mesh.WindowSize, to 
 	}
 }
 
-// How often, and for how long in all, the engine is asked for a size. It can be too
-// early just after the start, and the docker client asks ten times; for a command that
-// cannot start the engine waits for ten seconds.
+// How often, and for how long in all, to ask the engine for a size. It can be too
+// early just after the start, and the docker client tries ten times; for a command
+// that cannot start, the engine waits for ten seconds.
 const (
 	resizeTries = 10
 	resizeTime  = 3 * time.Second
@@ -262,7 +263,7 @@ func (r *Runner) resize(ctx context.Context, s mesh.WindowSize, to func(context.
 	var err error
 	for try := range resizeTries {
 		err = to(ctx, container.ResizeOptions{Height: size[0], Width: size[1]})
-		// What has ended has no terminal any more.
+		// An ended command no longer has a terminal.
 		if err == nil || errdefs.IsConflict(err) || errdefs.IsNotFound(err) || pause(ctx, time.Duration(try+1)*10*time.Millisecond) != nil {
 			break
 		}

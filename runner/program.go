@@ -17,19 +17,19 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// The kernel says "no such file" of a program that is not there, of one whose
-// interpreter is not there, and of one whose loader is not there (execve(2), ENOENT).
-// Shells and inits pass that on. So the file is looked at.
+// The kernel says "no such file" about a program that is missing, one whose
+// interpreter is missing, and one whose loader is missing (execve(2), ENOENT).
+// Shells and inits repeat that. So mesh looks at the file.
 
-// programHead is as much of a program as is looked at: the first line of a script
+// programHead is how much of a program is read: the first line of a script
 // (BINPRM_BUF_SIZE, 256), the program headers of an ELF file and its loader's path.
 const programHead = 64 << 10
 
-// initFailed is what the init prints when it cannot start the program: with an
-// init, the engine has started the container by then, and tells nothing.
+// initFailed matches what the init prints if it cannot start the program: with an
+// init, the engine has started the container by then, and reports nothing.
 var initFailed = regexp.MustCompile(`^\[FATAL tini \(\d+\)\] exec (.+) failed: (.+)$`)
 
-// shellFailed are what shells print of a program that they cannot start:
+// shellFailed matches what shells print about a program that they cannot start:
 //
 //	dash     /bin/sh: 1: exec: ./build.sh: not found
 //	busybox  /bin/sh: exec: line 0: ./build.sh: not found
@@ -37,11 +37,11 @@ var initFailed = regexp.MustCompile(`^\[FATAL tini \(\d+\)\] exec (.+) failed: (
 //	bash     bash: ./build.sh: /bin/sh^M: bad interpreter: No such file or directory
 var shellFailed = regexp.MustCompile(`(?:^|: )([^\s:]+): (?:(?:/[^:]*: )?bad interpreter: .*|not found|No such file or directory|cannot execute: required file not found|Permission denied|Exec format error|cannot execute binary file.*)$`)
 
-// envFailed is what env prints of the program that a "#!/usr/bin/env" line names.
+// envFailed matches what env prints about the program in a "#!/usr/bin/env" line.
 var envFailed = regexp.MustCompile(`\benv: (?:can't execute )?(?:'|‘|\$')?([^'’:\s\\]+)(\\r|\\015|\r|\?)?(?:'\$'\\r)?(?:'|’)?'*: No such file or directory`)
 
-// unstarted tells from the last lines of a container's output which program it could
-// not start; line is the one that says so.
+// unstarted finds, in the last lines of a container's output, the program that could
+// not be started; line is the one that says so.
 func unstarted(output []string) (program, line string, byInit bool) {
 	for i := len(output) - 1; i >= 0; i-- {
 		l := strings.TrimRight(output[i], "\r")
@@ -57,8 +57,8 @@ func unstarted(output []string) (program, line string, byInit bool) {
 	return "", "", false
 }
 
-// readAsScript is what a shell prints that reads a program for another machine as if
-// it were a script: execvp(3), with which inits start it, hands it to /bin/sh.
+// readAsScript matches what a shell prints when it reads a program for another
+// machine as a script: execvp(3), which inits use, passes it to /bin/sh.
 var readAsScript = regexp.MustCompile(`^(\S+?): (?:line )?\d+: .*\x7f?ELF`)
 
 // cause is why a program cannot be started, and what to do.
@@ -70,18 +70,18 @@ type cause struct {
 const (
 	commandHint = "correct the command, or the image's ENTRYPOINT and CMD"
 	modeHint    = "make it executable, e.g. with: git update-index --chmod=+x FILE"
-	endsHint    = `save it with LF line ends; git keeps them so with this line in .gitattributes: *.sh text eol=lf`
+	endsHint    = `save it with LF line ends; to make git keep them, add this line to .gitattributes: *.sh text eol=lf`
 )
 
-// diagnose looks into a container, which need not run, for why it ended with what it
-// printed. It returns the zero value when there is nothing to see.
+// diagnose looks into a container, which need not be running, for the reason why it
+// ended with this output. It returns the zero value if it finds none.
 func (r *Runner) diagnose(ctx context.Context, id string, output []string) cause {
 	for _, l := range output {
 		if m := envFailed.FindStringSubmatch(l); m != nil {
 			if m[2] != "" || strings.Contains(l, `\r`) {
-				return cause{text: fmt.Sprintf("a script's first line asks for %q: it ends in CR", m[1]+"\r"), hint: endsHint}
+				return cause{text: fmt.Sprintf("the first line of a script names %q: it ends in CR", m[1]+"\r"), hint: endsHint}
 			}
-			return cause{text: fmt.Sprintf("what runs a script, %s, is not in the image", m[1]), hint: "install " + m[1] + " in the Dockerfile, or change the script's first line"}
+			return cause{text: fmt.Sprintf("the interpreter of a script, %s, is not in the image", m[1]), hint: "install " + m[1] + " in the Dockerfile, or change the script's first line"}
 		}
 	}
 	for _, l := range output {
@@ -97,7 +97,7 @@ func (r *Runner) diagnose(ctx context.Context, id string, output []string) cause
 	}
 	c, err := r.look(ctx, id, program)
 	if err != nil {
-		r.log.WarnContext(ctx, "cannot look at a program", "container", short(id), "err", err)
+		r.log.WarnContext(ctx, "cannot inspect a program", "container", short(id), "err", err)
 	}
 	if c.text != "" || !byInit {
 		return c
@@ -113,8 +113,8 @@ func (r *Runner) diagnose(ctx context.Context, id string, output []string) cause
 	return cause{text: fmt.Sprintf("%q: %s", program, said), hint: commandHint}
 }
 
-// look finds out why a program of a container cannot be started. The zero value: it
-// is there, and nothing is wrong with it, or it cannot be looked at.
+// look finds out why a program in a container cannot be started. The zero value
+// means that it exists and has no known fault, or that it cannot be inspected.
 func (r *Runner) look(ctx context.Context, id, program string) (cause, error) {
 	in, err := r.cli.ContainerInspect(ctx, id)
 	if err != nil {
@@ -150,19 +150,19 @@ func (r *Runner) look(ctx context.Context, id, program string) (cause, error) {
 		return judge(program, f, has), nil
 	}
 	if strings.HasPrefix(places[0], "/proc/") || strings.HasPrefix(places[0], "/sys/") || strings.HasPrefix(places[0], "/dev/") {
-		return cause{}, nil // not in a container that does not run
+		return cause{}, nil // these do not exist in a container that is not running
 	}
 	return cause{text: fmt.Sprintf("the image has no program %q", program), hint: commandHint}, nil
 }
 
-// programFile is what is known of a file.
+// programFile is what is known about a file.
 type programFile struct {
 	mode fs.FileMode
 	size int64
 	head []byte
 }
 
-// file reads the beginning of a file of a container, behind links.
+// file reads the beginning of a file in a container, following links.
 func (r *Runner) file(ctx context.Context, id, p string) (programFile, error) {
 	for range 10 {
 		st, err := r.cli.ContainerStatPath(ctx, id, p)
@@ -199,7 +199,8 @@ func (r *Runner) file(ctx context.Context, id, p string) (programFile, error) {
 	return programFile{}, fs.ErrNotExist // links in a circle
 }
 
-// judge says what is wrong with a program; has tells whether the image has a file.
+// judge explains what is wrong with a program; has reports whether the image has a
+// file.
 func judge(program string, f programFile, has func(string) bool) cause {
 	switch {
 	case f.mode.IsDir():
@@ -209,17 +210,17 @@ func judge(program string, f programFile, has func(string) bool) cause {
 	case f.mode.IsRegular() && f.size == 0:
 		return cause{text: fmt.Sprintf("%q is empty", program), hint: "commit its content"}
 	case bytes.HasPrefix(f.head, []byte("\xef\xbb\xbf#!")):
-		return cause{text: fmt.Sprintf("%q begins with a byte order mark, so that its first line is not read", program), hint: "save it as UTF-8 without BOM"}
+		return cause{text: fmt.Sprintf("%q begins with a byte order mark, so its first line is ignored", program), hint: "save it as UTF-8 without BOM"}
 	case bytes.HasPrefix(f.head, []byte("#!")):
 		line, _, _ := bytes.Cut(f.head[2:], []byte("\n"))
 		words := strings.Fields(strings.TrimSuffix(string(line), "\r"))
 		if bytes.HasSuffix(line, []byte("\r")) {
-			return cause{text: fmt.Sprintf("%q is there, but its lines end in CR LF: what runs it would be %q", program, strings.TrimLeft(string(line), " \t")), hint: endsHint}
+			return cause{text: fmt.Sprintf("%q exists, but its lines end in CR LF: its interpreter would be %q", program, strings.TrimLeft(string(line), " \t")), hint: endsHint}
 		}
 		if len(words) > 0 && !has(words[0]) {
 			return cause{
-				text: fmt.Sprintf("%q is there, but what runs it, %s, is not in the image", program, plain(words[0])),
-				hint: fmt.Sprintf("install %s in the Dockerfile, or change the first line of %s to what the image has, such as #!/bin/sh", plain(path.Base(words[0])), path.Base(program)),
+				text: fmt.Sprintf("%q exists, but its interpreter, %s, is not in the image", program, plain(words[0])),
+				hint: fmt.Sprintf("install %s in the Dockerfile, or change the first line of %s to an interpreter in the image, such as #!/bin/sh", plain(path.Base(words[0])), path.Base(program)),
 			}
 		}
 		return cause{}
@@ -231,11 +232,11 @@ func judge(program string, f programFile, has func(string) bool) cause {
 	return cause{}
 }
 
-// machines are the values of e_machine (ELF gABI, chapter 4) that servers and what is
-// built for them have.
+// machines are the values of e_machine (ELF gABI, chapter 4) of servers and of
+// programs built for them.
 var machines = map[uint16]string{3: "386", 40: "arm", 62: "amd64", 183: "arm64", 243: "riscv64", 21: "ppc64le", 22: "s390x"}
 
-// judgeELF looks at the machine that a program is for and at its loader.
+// judgeELF checks a program's machine and its loader.
 func judgeELF(program string, head []byte, has func(string) bool) cause {
 	if len(head) < 64 {
 		return cause{text: fmt.Sprintf("%q is cut off", program), hint: "build it again"}
@@ -270,7 +271,7 @@ func judgeELF(program string, head []byte, has func(string) bool) cause {
 		if loader == "" || has(loader) {
 			break
 		}
-		c := cause{text: fmt.Sprintf("%q is there, but what loads it, %s, is not in the image", program, plain(loader)), hint: "build it in the same kind of image as it runs in, or without shared libraries (Go: CGO_ENABLED=0)"}
+		c := cause{text: fmt.Sprintf("%q exists, but its loader, %s, is not in the image", program, plain(loader)), hint: "build it in the kind of image that it runs in, or without shared libraries (Go: CGO_ENABLED=0)"}
 		switch {
 		case strings.Contains(loader, "ld-musl"):
 			c.hint = "it was built on Alpine (musl): " + c.hint
@@ -280,12 +281,12 @@ func judgeELF(program string, head []byte, has func(string) bool) cause {
 		return c
 	}
 	if machine != "" {
-		return cause{text: fmt.Sprintf("%q is a program for %s", program, machine), hint: "build it for the machine that the server is"}
+		return cause{text: fmt.Sprintf("%q is a program for %s", program, machine), hint: "build it for the server's architecture"}
 	}
 	return cause{}
 }
 
-// plain is a path from a file as it may be printed.
+// plain is a path from a file in a printable form.
 func plain(s string) string {
 	if q := strconv.Quote(s); q != `"`+s+`"` || len(s) > 100 {
 		return q[:min(len(q), 100)]

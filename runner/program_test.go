@@ -76,15 +76,15 @@ func TestCheck_WhyAProgramCannotStart(t *testing.T) {
 		program, text, hint string
 		shell               bool // a shell says so too
 	}{
-		{"./crlf.sh", `"./crlf.sh" is there, but its lines end in CR LF: what runs it would be "/bin/sh\r"`, "eol=lf", true},
-		{"/app/crlf.sh", `"/app/crlf.sh" is there, but its lines end in CR LF`, "eol=lf", true},
-		{"tool", `"tool" is there, but its lines end in CR LF`, "eol=lf", true},
-		{"./bash.sh", `"./bash.sh" is there, but what runs it, /bin/bash, is not in the image`, "install bash", true},
-		{"./env.sh", "what runs a script, ruby, is not in the image", "install ruby", true},
-		{"./envcrlf.sh", `a script's first line asks for "sh\r": it ends in CR`, "eol=lf", true},
+		{"./crlf.sh", `"./crlf.sh" exists, but its lines end in CR LF: its interpreter would be "/bin/sh\r"`, "eol=lf", true},
+		{"/app/crlf.sh", `"/app/crlf.sh" exists, but its lines end in CR LF`, "eol=lf", true},
+		{"tool", `"tool" exists, but its lines end in CR LF`, "eol=lf", true},
+		{"./bash.sh", `"./bash.sh" exists, but its interpreter, /bin/bash, is not in the image`, "install bash", true},
+		{"./env.sh", "the interpreter of a script, ruby, is not in the image", "install ruby", true},
+		{"./envcrlf.sh", `the first line of a script names "sh\r": it ends in CR`, "eol=lf", true},
 		{"./plain.sh", `"./plain.sh" is not executable`, "chmod", true},
-		{"./glibc", `"./glibc" is there, but what loads it, /lib64/ld-linux-x86-64.so.2, is not in the image`, "glibc", true},
-		{"./arm", `"./arm" is a program for arm64`, "machine", true},
+		{"./glibc", `"./glibc" exists, but its loader, /lib64/ld-linux-x86-64.so.2, is not in the image`, "glibc", true},
+		{"./arm", `"./arm" is a program for arm64`, "architecture", true},
 		{"./dir", `"./dir" is a folder`, "correct the command", true},
 		{"./missing.sh", `the image has no program "./missing.sh"`, "correct the command", true},
 		{"missing", `the image has no program "missing"`, "correct the command", true},
@@ -136,10 +136,10 @@ func TestJudge(t *testing.T) {
 		{"\xef\xbb\xbf#!/bin/sh\n", "byte order mark"},
 		{"MZ\x90", "neither a script"},
 		{"echo hi\n", "neither a script"},
-		{"#!/bin/sh", "what runs it, /bin/sh, is not"},
-		{"#!\t/usr/bin/env node\n", "what runs it, /usr/bin/env, is not"},
-		{"#!/bin/sh\r\n", `what runs it would be "/bin/sh\r"`},
-		{"#!/bin/sh -e\r\n", `what runs it would be "/bin/sh -e\r"`},
+		{"#!/bin/sh", "its interpreter, /bin/sh, is not"},
+		{"#!\t/usr/bin/env node\n", "its interpreter, /usr/bin/env, is not"},
+		{"#!/bin/sh\r\n", `its interpreter would be "/bin/sh\r"`},
+		{"#!/bin/sh -e\r\n", `its interpreter would be "/bin/sh -e\r"`},
 		{"#!\n", ""},
 		{"\x7fELF\x02\x01", "cut off"},
 		{"\x7fELF\x02\x01" + strings.Repeat("\xff", 80), ""},
@@ -180,9 +180,9 @@ func TestStart_WhyAnImageCannotStart(t *testing.T) {
 	}
 	_ = w.Close()
 	for i, c := range []struct{ change, text, hint string }{
-		{"USER nosuch", `the image has no user "nosuch", which its USER names`, "RUN useradd nosuch"},
-		{"USER root:nosuch", `the image has no group "nosuch", which its USER names`, "RUN groupadd nosuch"},
-		{"USER 70000000000", "USER has a number that is out of range", "2147483647"},
+		{"USER nosuch", `the image has no user "nosuch", but its USER names it`, "RUN useradd nosuch"},
+		{"USER root:nosuch", `the image has no group "nosuch", but its USER names it`, "RUN groupadd nosuch"},
+		{"USER 70000000000", "the number in the image's USER is out of range", "2147483647"},
 		{"WORKDIR /file", `the image's WORKDIR "/file" is not a folder`, "correct WORKDIR"},
 	} {
 		ref := fmt.Sprintf("mesh-test/%s:unstartable%d", run, i)

@@ -1,14 +1,14 @@
 // Package runner turns images into running instances: containers of the Docker
-// Engine, each with an address of its own in its stack's private network.
+// Engine, each with its own address in its stack's private network.
 //
-// It starts, checks, stops, lists and watches them, runs one-off commands and
-// reads logs. What should run, when, and what gets traffic is for others to
-// decide; so is restarting what crashed: containers have no restart policy, and
-// whoever watches calls Revive.
+// It starts, checks, stops, lists and watches them, runs one-off commands and reads
+// logs. Others decide what should run, when, and what gets traffic. They also decide
+// what to restart: containers have no restart policy, and a caller that watches
+// calls Revive.
 //
-// Containers are told from each other by labels alone, and nothing is kept in
-// memory that the engine does not know: a new process on the same engine with
-// the same server id sees the same instances.
+// Containers are identified by labels alone, and the Runner keeps nothing in memory
+// that the engine does not have: a new process on the same engine with the same
+// server id sees the same instances.
 //
 //	r := runner.New(cli, runner.Options{Server: id})
 //	in, err := r.Start(ctx, spec)
@@ -41,7 +41,7 @@ import (
 	"mesh"
 )
 
-// The labels of what a Runner makes. Every list asks for labelServer.
+// The labels of everything that a Runner makes. Every list asks for labelServer.
 const (
 	labelServer     = "mesh.server"
 	labelStack      = "mesh.stack"
@@ -57,20 +57,21 @@ const (
 	kindOneOff   = "oneoff"
 )
 
-// cleanupTimeout bounds what is done after the caller's context has ended.
+// cleanupTimeout limits the work that is done after the caller's context has ended.
 const cleanupTimeout = time.Minute
 
 // Options are what New needs besides the client.
 type Options struct {
-	// Server tells the containers of this server from those of others on the same
-	// engine. It must not be empty and not change over the life of the data.
+	// Server distinguishes the containers of this server from those of others on the
+	// same engine. It must not be empty, and must not change over the life of the
+	// data.
 	Server string
-	// Labels are put on every container and network besides the Runner's own.
+	// Labels are put on every container and network, besides the Runner's own.
 	Labels map[string]string
-	// Self is the ID of the container that mesh itself runs in, which is then
-	// attached to each stack's network. Empty: found out when first needed.
+	// Self is the ID of the container that mesh itself runs in, which is attached to
+	// each stack's network. Empty: found out when first needed.
 	Self string
-	// Logger gets what a person is not told; nil: slog.Default().
+	// Logger gets details that people are not shown; nil: slog.Default().
 	Logger *slog.Logger
 	// Now is the clock; nil: time.Now. Waiting does not use it.
 	Now func() time.Time
@@ -84,7 +85,7 @@ type Runner struct {
 	labels map[string]string
 	log    *slog.Logger
 	now    func() time.Time
-	stacks keyedLock // guards the making and removing of a stack's network
+	stacks keyedLock // guards the creation and removal of a stack's network
 
 	selfMu   sync.Mutex // guards self and selfDone
 	self     string
@@ -105,8 +106,7 @@ func New(cli *client.Client, o Options) *Runner {
 	}
 }
 
-// Ping tells whether the engine answers, with an error of kind Unavailable when
-// it does not.
+// Ping returns an error of kind Unavailable if the engine does not answer.
 func (r *Runner) Ping(ctx context.Context) error {
 	if _, err := r.cli.Ping(ctx); err != nil {
 		return r.fault(ctx, "ping the engine", err)
@@ -114,8 +114,8 @@ func (r *Runner) Ping(ctx context.Context) error {
 	return nil
 }
 
-// List returns the instances of all stacks of this server, in whatever state,
-// ordered by stack and name.
+// List returns the instances of all stacks of this server, in any state, ordered by
+// stack and name.
 func (r *Runner) List(ctx context.Context) ([]mesh.Instance, error) {
 	found, err := r.containers(ctx, labelKind+"="+kindInstance)
 	if err != nil {
@@ -125,11 +125,11 @@ func (r *Runner) List(ctx context.Context) ([]mesh.Instance, error) {
 }
 
 // Look returns the instances of all stacks as the engine lists them, with one
-// request, or two when mesh runs in a container: ID, labels, state, address and exit
-// code are there; Started and OOM are not. It is for looking often: with 50 running
-// containers it took 20 ms on two busy cores (BenchmarkLook), a thousandth of them when
-// asked every 20 s, where List asks 51 times. When mesh runs in a container
-// that was taken out of a stack's network, Look puts it back.
+// request, or two if mesh runs in a container. It sets ID, labels, state, address
+// and exit code, but not Started and OOM. It is cheap enough to call often: with 50
+// running containers it took 20 ms on two busy cores (BenchmarkLook), a thousandth
+// of them at one call every 20 s, where List sends 51 requests. If mesh runs in a
+// container that was disconnected from a stack's network, Look connects it again.
 func (r *Runner) Look(ctx context.Context) ([]mesh.Instance, error) {
 	found, err := r.containers(ctx, labelKind+"="+kindInstance)
 	if err != nil {
@@ -168,8 +168,8 @@ func (r *Runner) Look(ctx context.Context) ([]mesh.Instance, error) {
 	return list, nil
 }
 
-// rejoin attaches mesh's own container, when it runs in one, to the networks that it
-// was taken out of.
+// rejoin attaches mesh's own container, if it runs in one, to the networks that it
+// was disconnected from.
 func (r *Runner) rejoin(ctx context.Context, stacks map[mesh.StackName]bool) error {
 	self, err := r.ownContainer(ctx)
 	if err != nil || self == "" {
@@ -194,7 +194,7 @@ func (r *Runner) rejoin(ctx context.Context, stacks map[mesh.StackName]bool) err
 	return nil
 }
 
-// inspectAll leaves out what has gone meanwhile.
+// inspectAll leaves out containers that have gone meanwhile.
 func (r *Runner) inspectAll(ctx context.Context, found []container.Summary) ([]mesh.Instance, error) {
 	list := make([]mesh.Instance, len(found))
 	g, gctx := errgroup.WithContext(ctx)
@@ -219,7 +219,7 @@ func (r *Runner) inspectAll(ctx context.Context, found []container.Summary) ([]m
 	return list, nil
 }
 
-// containers lists this server's containers that have the labels, too.
+// containers lists this server's containers with these labels.
 func (r *Runner) containers(ctx context.Context, labels ...string) ([]container.Summary, error) {
 	found, err := r.cli.ContainerList(ctx, container.ListOptions{All: true, Filters: r.filter(labels...)})
 	if err != nil {
@@ -236,7 +236,7 @@ func (r *Runner) filter(labels ...string) filters.Args {
 	return f
 }
 
-// label merges the Runner's own labels with those given.
+// label merges the Runner's own labels with the given ones.
 func (r *Runner) label(own map[string]string) map[string]string {
 	all := map[string]string{}
 	for k, v := range r.labels {
@@ -249,7 +249,7 @@ func (r *Runner) label(own map[string]string) map[string]string {
 	return all
 }
 
-// inspect gives the engine's errors as they are.
+// inspect returns the engine's errors unchanged.
 func (r *Runner) inspect(ctx context.Context, id string) (mesh.Instance, error) {
 	c, err := r.cli.ContainerInspect(ctx, id)
 	if err != nil {
@@ -281,7 +281,7 @@ func (r *Runner) instance(c container.InspectResponse) mesh.Instance {
 	return in
 }
 
-// labelled is what the labels say of an instance.
+// labelled is the instance that the labels describe.
 func labelled(id string, l map[string]string) mesh.Instance {
 	number := func(k string) int { n, _ := strconv.Atoi(l[k]); return n }
 	return mesh.Instance{
@@ -293,17 +293,17 @@ func labelled(id string, l map[string]string) mesh.Instance {
 	}
 }
 
-// random ends a container's name: the old and the new web.1 live side by side
-// for a moment.
+// random ends a container's name: the old and the new web.1 exist side by side for a
+// moment.
 func random() string { return strings.ToLower(rand.Text()[:8]) }
 
-// cleanup is a context for undoing things, whatever became of ctx.
+// cleanup is a context for undoing things after ctx may have ended.
 func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 }
 
-// fault makes of the engine's error what a caller can choose by: Cancelled when
-// ctx has ended, Unavailable when the engine is away or out of disk.
+// fault turns an error of the engine into a kind that callers can test for:
+// Cancelled if ctx has ended, Unavailable if the engine is down or its disk full.
 func (r *Runner) fault(ctx context.Context, doing string, err error) error {
 	var known *mesh.Error
 	switch {
@@ -321,13 +321,13 @@ func (r *Runner) fault(ctx context.Context, doing string, err error) error {
 	case strings.Contains(err.Error(), "no space left on device"):
 		return &mesh.Error{
 			Kind: mesh.Unavailable, Text: "the server's disk is full",
-			Hint: "free some on the server, e.g. with: docker system df; docker builder prune", Err: fmt.Errorf("%s: %w", doing, err),
+			Hint: "free disk space on the server, e.g. with: docker system df; docker builder prune", Err: fmt.Errorf("%s: %w", doing, err),
 		}
 	}
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-// away tells whether the connection, not the request, is what failed.
+// away reports whether the connection failed, not the request.
 func away(err error) bool {
 	return client.IsErrConnectionFailed(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNREFUSED)
@@ -339,7 +339,7 @@ type keyedLock struct {
 	held map[mesh.StackName]chan struct{}
 }
 
-// lock waits for the stack's lock and returns what gives it back.
+// lock waits for the stack's lock and returns the function that releases it.
 func (l *keyedLock) lock(ctx context.Context, stack mesh.StackName) (func(), error) {
 	for {
 		l.mu.Lock()

@@ -16,17 +16,17 @@ import (
 	"mesh"
 )
 
-// Pauses between tries to reach an engine that went away.
+// Pauses between attempts to reach an engine that is down.
 const (
 	reconnectFirst = 50 * time.Millisecond
 	reconnectMost  = 2 * time.Second
 )
 
-// Watch calls fn, one event at a time, for each instance that starts or dies, and for
-// whatever else may have changed what runs, until ctx ends; it then returns nil. When
-// the engine goes away it reconnects, and calls lost once it is back, because events
-// may have been missed: whoever watches then lists. fn and lost are called from the
-// calling goroutine.
+// Watch calls fn, one event at a time, for each instance that starts or dies, and
+// for anything else that may have changed the running instances, until ctx ends; it
+// then returns nil. If the engine goes down, it reconnects and then calls lost,
+// because events may have been missed: the caller should list again. fn and lost are
+// called from the calling goroutine.
 func (r *Runner) Watch(ctx context.Context, fn func(mesh.InstanceEvent), lost func()) error {
 	return r.watch(ctx, true, fn, func(first bool) {
 		if !first {
@@ -35,9 +35,9 @@ func (r *Runner) Watch(ctx context.Context, fn func(mesh.InstanceEvent), lost fu
 	})
 }
 
-// watch calls up each time that the engine has begun to send events; first means
-// that it answered at once, so that none can be missing. Without wide, only starts and
-// ends are told.
+// watch calls up each time the engine has started to send events; first means that
+// it answered at once, so that none can be missing. Without wide, it only reports
+// starts and ends.
 func (r *Runner) watch(ctx context.Context, wide bool, fn func(mesh.InstanceEvent), up func(first bool)) error {
 	w := &watcher{r: r, wide: wide, since: r.now(), fn: fn, hands: map[string]time.Time{}}
 	first, delay := true, reconnectFirst
@@ -48,7 +48,7 @@ func (r *Runner) watch(ctx context.Context, wide bool, fn func(mesh.InstanceEven
 			break
 		}
 		first = false
-		r.log.WarnContext(ctx, "events of the engine broke off", "err", err)
+		r.log.WarnContext(ctx, "the engine's events broke off", "err", err)
 		if time.Since(began) > reconnectMost {
 			delay = reconnectFirst
 		}
@@ -64,18 +64,19 @@ func (r *Runner) watch(ctx context.Context, wide bool, fn func(mesh.InstanceEven
 type watcher struct {
 	r     *Runner
 	wide  bool
-	since time.Time // moves on with each event, so that the next subscription gets what the engine still remembers
+	since time.Time // advances with each event, so that the next subscription gets what the engine still remembers
 	fn    func(mesh.InstanceEvent)
 	hands map[string]time.Time // by container: when somebody sent it a signal that ends programs
 }
 
-// handTime is how long after a signal from outside an end counts as its doing. The
-// engine's own stop waits 10 s before it kills; who asks for more gets a minute.
+// handTime is how long after a signal from outside an end counts as caused by it.
+// The engine's own stop waits 10 s before it kills; a minute also covers longer
+// grace periods.
 const handTime = time.Minute
 
-// The events that are asked for. An end by "docker stop", "kill", "rm" or "restart", or
-// by an engine that shuts down, has a kill event with the signal before it; an end of
-// the program's own, or for want of memory, has none.
+// The events to request. An end by "docker stop", "kill", "rm" or "restart", or by
+// an engine that shuts down, follows a kill event with the signal; a program that
+// ends by itself, or for lack of memory, has none.
 var (
 	startAndEnd = []events.Action{events.ActionStart, events.ActionDie}
 	otherwise   = []events.Action{
@@ -99,7 +100,7 @@ func (w *watcher) subscribe(ctx context.Context, up func()) error {
 		f.Add("event", string(a))
 	}
 	messages, errs := w.r.cli.Events(ctx, events.ListOptions{Filters: f, Since: stamp(w.since)})
-	// Events returns when the engine has answered, or has not.
+	// Events returns when the engine has answered, or has failed to.
 	select {
 	case err := <-errs:
 		return err
@@ -108,7 +109,7 @@ func (w *watcher) subscribe(ctx context.Context, up func()) error {
 	var others <-chan events.Message
 	var otherErrs <-chan error
 	if w.wide {
-		// Events of networks and images have not the labels that the others are chosen by.
+		// Events of networks and images lack the labels that select the others.
 		f := filters.NewArgs(filters.Arg("type", string(events.NetworkEventType)), filters.Arg("type", string(events.ImageEventType)))
 		for _, a := range slices.Concat(ofNetworks, ofImages) {
 			f.Add("event", string(a))
@@ -142,8 +143,8 @@ func (w *watcher) subscribe(ctx context.Context, up func()) error {
 	}
 }
 
-// event makes an event of a message. What a died instance was is in the message;
-// of one that started, the address is not.
+// event turns a message into an event. The message of a died instance describes it;
+// that of a started one does not have the address.
 func (w *watcher) event(ctx context.Context, m events.Message) (mesh.InstanceEvent, bool) {
 	at := time.Unix(0, m.TimeNano)
 	e := mesh.InstanceEvent{Instance: labelled(m.Actor.ID, m.Actor.Attributes), At: at}
@@ -158,12 +159,12 @@ func (w *watcher) event(ctx context.Context, m events.Message) (mesh.InstanceEve
 		if ends(m.Actor.Attributes["signal"]) {
 			w.hands[m.Actor.ID] = at
 		}
-		return e, false // when it ends of it, that is told
+		return e, false // if the instance ends because of it, another event follows
 	case events.ActionOOM:
 		delete(w.hands, m.Actor.ID)
 		return e, false
 	default:
-		delete(w.hands, m.Actor.ID) // of what is removed; the others have none
+		delete(w.hands, m.Actor.ID) // of removed containers; the others have none
 		e.Changed = true
 		return e, true
 	}
@@ -173,12 +174,12 @@ func (w *watcher) event(ctx context.Context, m events.Message) (mesh.InstanceEve
 		e.Instance = in
 	case !e.Died:
 		if !errdefs.IsNotFound(err) {
-			w.r.log.WarnContext(ctx, "an instance started and cannot be inspected", "container", m.Actor.ID, "err", err)
+			w.r.log.WarnContext(ctx, "cannot inspect an instance that has started", "container", m.Actor.ID, "err", err)
 		}
-		return e, false // it has died since: that event comes, too
+		return e, false // it has died since: that event follows
 	}
 	if e.Died {
-		// It may have been revived since, by whoever did not need the event.
+		// Somebody who did not need the event may have revived it since.
 		e.Instance.State, e.Instance.Addr = mesh.InstanceExited, mesh.Instance{}.Addr
 		e.Instance.ExitCode, _ = strconv.Atoi(m.Actor.Attributes["exitCode"])
 		e.ByHand = e.ByHand && !e.Instance.OOM
@@ -186,17 +187,17 @@ func (w *watcher) event(ctx context.Context, m events.Message) (mesh.InstanceEve
 	return e, true
 }
 
-// ends tells whether a signal, by number, is one that is sent to end a program.
+// ends reports whether a signal, by number, is used to end a program.
 func ends(signal string) bool {
 	n, err := strconv.Atoi(signal)
-	switch syscall.Signal(n) { //nolint:exhaustive // the others are for something else
+	switch syscall.Signal(n) { //nolint:exhaustive // the others have other purposes
 	case syscall.SIGTERM, syscall.SIGKILL, syscall.SIGINT, syscall.SIGQUIT:
 		return err == nil
 	}
 	return false
 }
 
-// stamp is a time as the engine's API wants it.
+// stamp is a time in the format of the engine's API.
 func stamp(t time.Time) string {
 	if t.IsZero() {
 		return ""

@@ -12,7 +12,7 @@ import (
 
 var bucketAudit = []byte("audit")
 
-// maxAudit is how many audit entries are kept: some years of a busy server.
+// maxAudit limits the audit log: some years of a busy server.
 const maxAudit = 20_000
 
 type auditForm struct {
@@ -26,12 +26,12 @@ type auditForm struct {
 
 func (f *auditForm) check(key []byte) error {
 	if len(key) != 8 {
-		return errors.New("it is not numbered")
+		return errors.New("it has no number")
 	}
 	return checkVersion(f.V)
 }
 
-// AddAudit records an entry and lets go of the oldest beyond a bound.
+// AddAudit records an entry and removes the oldest beyond the limit.
 func (s *Store) AddAudit(ctx context.Context, e mesh.AuditEntry) error {
 	return s.update(ctx, func(tx *bbolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists(bucketAudit)
@@ -51,8 +51,8 @@ func (s *Store) AddAudit(ctx context.Context, e mesh.AuditEntry) error {
 	})
 }
 
-// AuditLog returns the newest entries first, limit of them at most, or all when limit
-// is 0; those of one stack when stack is not empty.
+// AuditLog returns the newest entries first, at most limit of them, or all if limit
+// is 0; only those of one stack if stack is not empty.
 func (s *Store) AuditLog(ctx context.Context, stack mesh.StackName, limit int) (out []mesh.AuditEntry, err error) {
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		out = nil
@@ -64,7 +64,7 @@ func (s *Store) AuditLog(ctx context.Context, stack mesh.StackName, limit int) (
 		for k, v := c.Last(); k != nil && (limit <= 0 || len(out) < limit); k, v = c.Prev() {
 			var f auditForm
 			if err := parse(k, v, &f); err != nil {
-				if stack == "" { // whose it was cannot be known
+				if stack == "" { // its stack is unknown
 					out = append(out, mesh.AuditEntry{Action: "this entry is damaged: " + err.Error()})
 				}
 				continue

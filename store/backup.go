@@ -11,9 +11,9 @@ import (
 	"mesh"
 )
 
-// Snapshot writes the data file as it is at one instant to a file without a name,
-// and returns that, at its beginning. Transactions go on meanwhile. The caller
-// closes it.
+// Snapshot writes the data file as it is at one instant to an unnamed file, and
+// returns that, positioned at its beginning. Transactions continue meanwhile. The
+// caller closes it.
 func (s *Store) Snapshot(ctx context.Context) (_ *os.File, err error) {
 	f, err := os.CreateTemp(s.dir, ".mesh.db-*")
 	if err != nil {
@@ -30,7 +30,7 @@ func (s *Store) Snapshot(ctx context.Context) (_ *os.File, err error) {
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		to := &catch{Writer: f}
 		if _, err := tx.WriteTo(to); err != nil {
-			return cmp.Or(to.err, err) // bbolt makes text of it
+			return cmp.Or(to.err, err) // bbolt turns it into text
 		}
 		return nil
 	})

@@ -14,20 +14,20 @@ import (
 	"mesh"
 )
 
-// What grows with use has a bound, which the transaction that adds to it keeps. bbolt
-// uses the pages that this frees again; the file itself does not shrink. See Limits in
-// docs/operating.md.
+// Everything that grows with use is limited, by the transaction that adds to it.
+// bbolt reuses the pages that this frees; the file itself does not shrink. See
+// Limits in docs/operating.md.
 const (
-	maxReleases    = 200  // of a stack; a rollback goes back six at most
+	maxReleases    = 200  // of a stack; a rollback goes back at most six
 	maxDeployments = 1000 // of a stack, with their output
 	maxKeys        = 1000
 	maxRegistries  = 100
 )
 
-// trim removes the oldest entries of a numbered bucket until no more than limit are
-// left, unless may says no. It returns the first number that is left.
+// trim removes the oldest entries of a numbered bucket until at most limit are left,
+// except those that may rejects. It returns the first number that is left.
 func trim(b *bbolt.Bucket, limit int, may func(key, value []byte) bool) (first uint64, trimmed bool, err error) {
-	var gone [][]byte // a bucket must not be changed while its cursor goes on
+	var gone [][]byte // a bucket must not change while its cursor is in use
 	n, kept := 0, uint64(math.MaxUint64)
 	c := b.Cursor()
 	for k, _ := c.Last(); k != nil; k, _ = c.Prev() {
@@ -49,8 +49,8 @@ func trim(b *bbolt.Bucket, limit int, may func(key, value []byte) bool) (first u
 	return first, len(gone) > 0, err
 }
 
-// tidyConfigs removes the configs that neither the stack, whose own is current, nor a
-// release has. With what cannot be read nothing is removed.
+// tidyConfigs removes the configs that neither the stack, with current, nor a
+// release uses. If anything cannot be read, it removes nothing.
 func tidyConfigs(b *bbolt.Bucket, current []byte) error {
 	configs := b.Bucket(bucketConfigs)
 	used := [][]byte{current}
@@ -63,7 +63,7 @@ func tidyConfigs(b *bbolt.Bucket, current []byte) error {
 		return nil
 	})
 	if err != nil {
-		return nil //nolint:nilerr // nothing is removed on the word of a damaged record
+		return nil //nolint:nilerr // a damaged record is no reason to remove anything
 	}
 	var gone [][]byte
 	err = configs.ForEach(func(ref, _ []byte) error {
@@ -80,11 +80,12 @@ func tidyConfigs(b *bbolt.Bucket, current []byte) error {
 
 // trimReleases keeps the newest releases of a stack, and its current one.
 func trimReleases(b *bbolt.Bucket, current mesh.ReleaseNumber) (trimmed bool, err error) {
-	_, trimmed, err = trim(b.Bucket(bucketReleases), maxReleases, func(k, _ []byte) bool { return fromNumber(k) != uint64(current) }) //nolint:gosec // it is not negative
+	_, trimmed, err = trim(b.Bucket(bucketReleases), maxReleases, func(k, _ []byte) bool { return fromNumber(k) != uint64(current) }) //nolint:gosec // not negative
 	return trimmed, err
 }
 
-// trimDeployments keeps the newest deployments of a stack, and those that have not ended.
+// trimDeployments keeps the newest deployments of a stack, and those that have not
+// ended.
 func trimDeployments(b *bbolt.Bucket) (first uint64, trimmed bool, err error) {
 	return trim(b.Bucket(bucketDeployments), maxDeployments, func(k, v []byte) bool {
 		var f deploymentForm
@@ -92,8 +93,8 @@ func trimDeployments(b *bbolt.Bucket) (first uint64, trimmed bool, err error) {
 	})
 }
 
-// trimOutput removes the output of deployments before the first that is kept, also what
-// a killed server has left.
+// trimOutput removes the output of deployments before the first that is kept,
+// including leftovers of a killed server.
 func (s *Store) trimOutput(stack mesh.StackName, first uint64) error {
 	files, err := os.ReadDir(s.outputDir(stack))
 	if errors.Is(err, os.ErrNotExist) {

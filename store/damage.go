@@ -11,21 +11,21 @@ import (
 	"mesh"
 )
 
-// damagedRecord is the error of whoever needs a record that is damaged.
+// damagedRecord is the error for a caller that needs a damaged record.
 func damagedRecord(what string, err error) error {
 	return mesh.Errorf(mesh.Damaged, "%s is damaged: %w", what, err).
 		WithHint("stop mesh and restore a backup: mesh restore --data NEW-DIR BACKUP.tar (docs/operating.md, Damaged records)")
 }
 
-// Damaged returns the records that were found damaged, at the start or by the last
-// Check. A stack of which there is one cannot be changed. The others can.
+// Damaged returns the records found damaged, at the start or by the last Check. A
+// stack with a damaged record cannot be changed. Others can.
 func (s *Store) Damaged() []mesh.Damage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.damage)
 }
 
-// sound refuses to change a stack that has a damaged record.
+// sound refuses to change a stack with a damaged record.
 func (s *Store) sound(name mesh.StackName) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -37,7 +37,7 @@ func (s *Store) sound(name mesh.StackName) error {
 	return nil
 }
 
-// changeable is the bucket of a stack for whoever is about to change it.
+// changeable returns the bucket of a stack for a change.
 func (s *Store) changeable(tx *bbolt.Tx, name mesh.StackName) (*bbolt.Bucket, error) {
 	b, err := stackBucket(tx, name)
 	if err == nil {
@@ -46,9 +46,9 @@ func (s *Store) changeable(tx *bbolt.Tx, name mesh.StackName) (*bbolt.Bucket, er
 	return b, err
 }
 
-// scan reads every record. Those that a stack needs to be served are read as they are
-// at work; of the others with a checksum that alone is looked at: there may be tens of
-// thousands.
+// scan reads every record. Those needed to serve a stack are read as in normal
+// operation. Of the others that have a checksum, only that is checked: there may be
+// tens of thousands.
 func (s *Store) scan(tx *bbolt.Tx) []mesh.Damage {
 	var all []mesh.Damage
 	found := func(stack mesh.StackName, whole bool, what string, err error) {
@@ -56,7 +56,7 @@ func (s *Store) scan(tx *bbolt.Tx) []mesh.Damage {
 			return
 		}
 		var e *mesh.Error
-		if errors.As(err, &e) && e.Kind == mesh.Damaged { // it says already what is damaged
+		if errors.As(err, &e) && e.Kind == mesh.Damaged { // it already names the damaged record
 			if cause := errors.Unwrap(e.Err); e.Err != nil && cause == nil {
 				err = e.Err
 			}
@@ -68,7 +68,7 @@ func (s *Store) scan(tx *bbolt.Tx) []mesh.Damage {
 		name := mesh.StackName(k)
 		b := stacks.Bucket(k)
 		if b == nil || v != nil {
-			found(name, true, fmt.Sprintf("the record of %s", clip(k)), errors.New("it is no stack"))
+			found(name, true, fmt.Sprintf("the record of %s", clip(k)), errors.New("it is not a stack"))
 			return nil
 		}
 		var f stackForm
@@ -76,7 +76,7 @@ func (s *Store) scan(tx *bbolt.Tx) []mesh.Damage {
 		found(name, true, "the record of "+clip(k), err)
 		configs, releases, deployments := b.Bucket(bucketConfigs), b.Bucket(bucketReleases), b.Bucket(bucketDeployments)
 		if configs == nil || releases == nil || deployments == nil {
-			found(name, true, "the record of "+clip(k), errors.New("a part of it is missing"))
+			found(name, true, "the record of "+clip(k), errors.New("part of it is missing"))
 			return nil
 		}
 		if err == nil {
@@ -88,7 +88,7 @@ func (s *Store) scan(tx *bbolt.Tx) []mesh.Damage {
 		}
 		_ = b.ForEach(func(sub, v []byte) error {
 			if v != nil && string(sub) != string(keyRecord) || v == nil && !slices.ContainsFunc([][]byte{bucketConfigs, bucketReleases, bucketDeployments}, func(b []byte) bool { return string(b) == string(sub) }) {
-				found(name, false, fmt.Sprintf("the entry %q of %s", mesh.Clip(string(sub), 40), clip(k)), errors.New("this mesh does not know it"))
+				found(name, false, fmt.Sprintf("the entry %q of %s", mesh.Clip(string(sub), 40), clip(k)), errors.New("unknown to this version of mesh"))
 			}
 			return nil
 		})
@@ -119,7 +119,7 @@ func (s *Store) scan(tx *bbolt.Tx) []mesh.Damage {
 	if b := tx.Bucket(bucketRegistries); b != nil {
 		_ = b.ForEach(func(k, v []byte) error {
 			_, err := s.readRegistry(k, v)
-			found("", false, "the sign-in to the registry "+clip(k), err)
+			found("", false, "the login for the registry "+clip(k), err)
 			return nil
 		})
 	}
@@ -131,7 +131,7 @@ func (s *Store) scan(tx *bbolt.Tx) []mesh.Damage {
 	}
 	_ = tx.ForEach(func(k []byte, _ *bbolt.Bucket) error {
 		if !slices.ContainsFunc(slices.Concat(rootBuckets, [][]byte{bucketRegistries, bucketAudit, bucketDestroyed}), func(b []byte) bool { return bytes.Equal(b, k) }) {
-			found("", false, fmt.Sprintf("the table %q", clip(k)), errors.New("this mesh does not know it"))
+			found("", false, fmt.Sprintf("the table %q", clip(k)), errors.New("unknown to this version of mesh"))
 		}
 		return nil
 	})
@@ -144,18 +144,18 @@ func (s *Store) scan(tx *bbolt.Tx) []mesh.Damage {
 	return all
 }
 
-// quick looks at the checksum of a record alone, if it has one.
+// quick only checks the checksum of a record, if it has one.
 func quick(key, data []byte, f form) error {
 	if _, summed, err := takeSum(data); summed {
 		if err == nil && len(key) != 8 {
-			err = errors.New("it is not numbered")
+			err = errors.New("it has no number")
 		}
 		return err
 	}
 	return parse(key, data, f)
 }
 
-// numbered is quick, and looks whether a deployment is the one of its key.
+// numbered is quick, and also checks that a deployment belongs to its key.
 func numbered(key, data []byte) error {
 	if len(key) == 8 && bytes.HasPrefix(data, fmt.Appendf(nil, `{"v":1,"number":%d,`, fromNumber(key))) {
 		return quick(key, data, new(deploymentForm))
@@ -172,14 +172,14 @@ func numberText(k []byte) string {
 	return fmt.Sprint(fromNumber(k))
 }
 
-// withoutSum calls fn with the buckets and keys of the records that have no checksum.
+// withoutSum calls fn with the buckets and keys of the records without a checksum.
 func withoutSum(tx *bbolt.Tx, fn func(b *bbolt.Bucket, key, value []byte) error) error {
 	each := func(b *bbolt.Bucket) error {
 		if b == nil {
 			return nil
 		}
 		type record struct{ k, v []byte }
-		var bare []record // a bucket must not be changed while it is walked
+		var bare []record // a bucket must not change while it is walked
 		err := b.ForEach(func(k, v []byte) error {
 			if _, summed, _ := takeSum(v); v != nil && !summed && len(v) > 2 && v[0] == '{' {
 				bare = append(bare, record{slices.Clone(k), slices.Clone(v)})
@@ -207,8 +207,8 @@ func withoutSum(tx *bbolt.Tx, fn func(b *bbolt.Bucket, key, value []byte) error)
 	}))
 }
 
-// mendDomains makes the index of domains equal to what the stacks say, which it is made
-// of. What it says of a stack that cannot be read stays: nothing else tells its domains.
+// mendDomains makes the index of domains match the stacks, from which it is derived.
+// Entries of a stack that cannot be read stay: nothing else lists its domains.
 func (s *Store) mendDomains(tx *bbolt.Tx, write bool) (wrong int, err error) {
 	want, unread := map[string]string{}, map[string]bool{}
 	stacks, index := tx.Bucket(bucketStacks), tx.Bucket(bucketDomains)
@@ -229,7 +229,7 @@ func (s *Store) mendDomains(tx *bbolt.Tx, write bool) (wrong int, err error) {
 		case want[string(k)] == string(v):
 			delete(want, string(k))
 		case want[string(k)] == "" && len(unread) > 0:
-			delete(want, string(k)) // it may be theirs, or a damaged word of theirs
+			delete(want, string(k)) // it may belong to them, or to a damaged record of theirs
 		case want[string(k)] == "":
 			drop = append(drop, slices.Clone(k))
 		}
@@ -248,7 +248,7 @@ func (s *Store) mendDomains(tx *bbolt.Tx, write bool) (wrong int, err error) {
 	return wrong, err
 }
 
-// DomainsOf returns the hosts that the index has for a stack whose own record cannot be
+// DomainsOf returns the hosts in the index of a stack whose own record cannot be
 // read.
 func (s *Store) DomainsOf(name mesh.StackName) (out []mesh.Host, err error) {
 	err = s.db.View(func(tx *bbolt.Tx) error {

@@ -11,9 +11,9 @@ import (
 
 var bucketDestroyed = []byte("destroyed")
 
-// destroyedForm notes that somebody destroyed a stack, until all that it had is gone.
-// Without the note nothing is deleted for want of a record: the record may be what is
-// wrong.
+// destroyedForm notes that somebody destroyed a stack, until everything of it is
+// gone. Without this note, nothing is deleted because a record is missing: the
+// missing record may be the error.
 type destroyedForm struct {
 	V    int       `json:"v"`
 	Name string    `json:"name"`
@@ -27,8 +27,7 @@ func (f *destroyedForm) check(key []byte) error {
 	return checkKey(key, f.Name)
 }
 
-// maxDestroyed is how many notes are kept: more can only come together while the engine
-// is away.
+// maxDestroyed limits the notes: more can only accumulate while the engine is down.
 const maxDestroyed = 1000
 
 func noteDestroyed(tx *bbolt.Tx, name mesh.StackName) error {
@@ -52,8 +51,9 @@ func forgetDestroyed(tx *bbolt.Tx, name mesh.StackName) error {
 	return nil
 }
 
-// Destroyed names the stacks that were destroyed and may have left something. What is
-// of a name that is neither one of these nor a stack's is not known to be nobody's.
+// Destroyed returns the stacks that were destroyed and may have left something. If a
+// name is neither one of these nor a stack's, what exists under it may still belong
+// to somebody.
 func (s *Store) Destroyed(ctx context.Context) (out []mesh.StackName, err error) {
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		out = nil
@@ -71,8 +71,8 @@ func (s *Store) Destroyed(ctx context.Context) (out []mesh.StackName, err error)
 	return out, err
 }
 
-// Provisional notes a name that something is about to be made under before a stack of
-// that name is recorded: without one it may be removed.
+// Provisional notes a name under which something is about to be created before the
+// stack is recorded: until then it may be removed.
 func (s *Store) Provisional(ctx context.Context, name mesh.StackName) error {
 	return s.update(ctx, func(tx *bbolt.Tx) error {
 		if tx.Bucket(bucketStacks).Bucket([]byte(name)) != nil {

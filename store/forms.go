@@ -10,9 +10,9 @@ import (
 	"mesh"
 )
 
-// The stored forms. They are structs of their own, each with a version, so that
-// the live types can change and old records still be read. A field is only ever
-// added, with a zero value that means what its absence meant.
+// The stored forms. They are separate structs, each with a version, so that the live
+// types can change and old records can still be read. Fields are only ever added,
+// with a zero value that means what their absence meant.
 
 func fromNumber(k []byte) uint64 { return binary.BigEndian.Uint64(k) }
 

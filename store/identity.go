@@ -15,20 +15,20 @@ import (
 	"mesh"
 )
 
-// parts are the folders of a data directory that belong to mesh.db. Each has a file
-// with the id of the server that it belongs to.
+// parts are the folders of a data directory that belong to mesh.db. Each contains a
+// file with the id of its server.
 var parts = []string{"repos", "logs", "events", "router", "certs", "times"}
 
 const identityName = ".mesh-server"
 
-// LostFor is for how long what was moved aside is kept.
+// LostFor is how long files in lost are kept.
 const LostFor = 30 * 24 * time.Hour
 
-// lostTime is how the names below lost/ begin.
+// lostTime is the beginning of names below lost/.
 const lostTime = "20060102T150405Z"
 
 // MoveAside moves a file or folder of the data directory dir into its folder lost,
-// where it stays for LostFor, and returns where it is. Nothing is copied.
+// where it stays for LostFor, and returns its new path. Nothing is copied.
 func MoveAside(dir, path, name string, now time.Time) (string, error) {
 	lost := filepath.Join(dir, "lost")
 	if err := os.MkdirAll(lost, 0o700); err != nil {
@@ -44,7 +44,7 @@ func MoveAside(dir, path, name string, now time.Time) (string, error) {
 	}
 }
 
-// Lost lists what was moved aside, by name.
+// Lost lists the contents of lost, by name.
 func Lost(dir string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(dir, "lost"))
 	if errors.Is(err, os.ErrNotExist) {
@@ -57,8 +57,8 @@ func Lost(dir string) ([]string, error) {
 	return out, err
 }
 
-// PurgeLost removes what was moved aside longer than LostFor ago, by the time in its
-// name. What has none is somebody else's and stays.
+// PurgeLost removes what was moved to lost longer than LostFor ago, by the time in
+// its name. Entries without a time belong to somebody else and stay.
 func PurgeLost(dir string, now time.Time) (gone []string, err error) {
 	all, err := Lost(dir)
 	for _, name := range all {
@@ -76,7 +76,7 @@ func PurgeLost(dir string, now time.Time) (gone []string, err error) {
 	return gone, err
 }
 
-// inhabited names the parts that hold something.
+// inhabited returns the parts that are not empty.
 func inhabited(dir string) (out []string) {
 	for _, part := range parts {
 		entries, _ := os.ReadDir(filepath.Join(dir, part))
@@ -87,9 +87,9 @@ func inhabited(dir string) (out []string) {
 	return out
 }
 
-// withoutState tells which parts lie in a directory that has no mesh.db, or an empty
-// one. A server that is killed in its first moments leaves none: the database comes
-// first.
+// withoutState returns the parts in a directory that has no mesh.db, or an empty
+// one. A server that is killed in its first moments leaves none: the database is
+// created first.
 func withoutState(dir string) []string {
 	if info, err := os.Stat(filepath.Join(dir, "mesh.db")); err == nil && info.Size() > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -102,14 +102,15 @@ func withoutState(dir string) []string {
 }
 
 func noState(dir, what string, have []string) error {
-	return mesh.Errorf(mesh.Conflict, "%s is %s, but %s of an earlier server are there: starting now would lose what they belong to", filepath.Join(dir, "mesh.db"), what, strings.Join(have, ", ")).
-		WithHint("restore a backup: mv %s %s.old; mesh restore --data %s BACKUP.tar; or begin anew, with what is there moved to %s: mesh serve --data %s --start-over",
+	return mesh.Errorf(mesh.Conflict, "%s is %s, but %s of an earlier server exist: starting now would lose the stacks that they belong to", filepath.Join(dir, "mesh.db"), what, strings.Join(have, ", ")).
+		WithHint("restore a backup: mv %s %s.old; mesh restore --data %s BACKUP.tar; or start afresh, with the rest moved to %s: mesh serve --data %s --start-over",
 			dir, dir, dir, filepath.Join(dir, "lost"), dir)
 }
 
-// StartOver moves all that is in a data directory without a mesh.db, or with an empty
-// one, to its folder lost, so that Open begins anew. The SSH host key stays: clients
-// remember it. It touches nothing where there is a state, and returns where things are.
+// StartOver moves everything in a data directory without a mesh.db, or with an empty
+// one, to its folder lost, so that Open starts afresh. The SSH host key stays:
+// clients remember it. If there is a state, StartOver changes nothing. It returns
+// the new paths.
 func StartOver(dir string, now time.Time) (moved []string, err error) {
 	db := filepath.Join(dir, "mesh.db")
 	if len(withoutState(dir)) == 0 && !bare(db) {
@@ -129,12 +130,12 @@ func StartOver(dir string, now time.Time) (moved []string, err error) {
 	return moved, nil
 }
 
-// bare tells whether a database has nothing in it, as one that was just made.
+// bare reports whether a database is empty, like a new one.
 func bare(path string) (empty bool) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if recover() != nil {
-			empty = false // damaged, which Open tells
+			empty = false // damaged, as Open will report
 		}
 	}()
 	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
@@ -149,8 +150,8 @@ func bare(path string) (empty bool) {
 	return empty
 }
 
-// identify makes sure that the parts belong to this server. Those that say nothing are
-// of an earlier mesh, or new: they are taken over.
+// identify makes sure that the parts belong to this server. Parts without an id are
+// from an earlier mesh, or new: they are adopted.
 func (s *Store) identify() error {
 	var other []string
 	for _, part := range parts {
@@ -165,8 +166,8 @@ func (s *Store) identify() error {
 			p = filepath.Join(s.dir, p)
 			moves = append(moves, fmt.Sprintf("mv %s %s.other", p, p))
 		}
-		return mesh.Errorf(mesh.Conflict, "%s in %s belong to another server than mesh.db does (its id is %s)", strings.Join(other, ", "), s.dir, s.server).
-			WithHint("put mesh.db and the folders of one server together, or restore a backup (docs/operating.md, Restore); to go on without them: %s", strings.Join(moves, "; "))
+		return mesh.Errorf(mesh.Conflict, "%s in %s belong to another server than mesh.db (its id is %s)", strings.Join(other, ", "), s.dir, s.server).
+			WithHint("combine mesh.db with the folders of its own server, or restore a backup (docs/operating.md, Restore); to continue without them: %s", strings.Join(moves, "; "))
 	}
 	for _, part := range parts {
 		path := filepath.Join(s.dir, part, identityName)
@@ -181,7 +182,7 @@ func (s *Store) identify() error {
 			if !mesh.NoRoom(err) {
 				return err
 			}
-			s.note(fmt.Sprintf("nothing can be written to %s: %v", s.dir, err))
+			s.note(fmt.Sprintf("cannot write to %s: %v", s.dir, err))
 			return nil // the next start does it
 		}
 	}

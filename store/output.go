@@ -19,9 +19,9 @@ func (s *Store) outputPath(stack mesh.StackName, n mesh.DeploymentNumber) string
 	return filepath.Join(s.outputDir(stack), fmt.Sprintf("deployment-%d.log", int(n)))
 }
 
-// Output opens the recorded output of a deployment, which has none yet: a number is
-// used once in the life of a stack, and what lies there is an earlier stack's. What is written
-// can be read at once with ReadOutput; Close syncs it to disk.
+// Output opens the output of a deployment for writing; it must be new. A number is
+// used once in the life of a stack, so anything there is from an earlier stack.
+// ReadOutput sees what is written at once; Close syncs it to disk.
 func (s *Store) Output(stack mesh.StackName, n mesh.DeploymentNumber) (io.WriteCloser, error) {
 	if err := os.MkdirAll(s.outputDir(stack), 0o700); err != nil {
 		return nil, noRoom(err)
@@ -37,8 +37,8 @@ type output struct{ *os.File }
 
 func (o output) Close() error { return errors.Join(o.Sync(), o.File.Close()) }
 
-// ReadOutput opens the recorded output of a deployment. A deployment that printed
-// nothing has an empty one.
+// ReadOutput opens the recorded output of a deployment. It is empty for a deployment
+// that printed nothing.
 func (s *Store) ReadOutput(stack mesh.StackName, n mesh.DeploymentNumber) (io.ReadCloser, error) {
 	f, err := os.Open(s.outputPath(stack, n))
 	if errors.Is(err, os.ErrNotExist) {

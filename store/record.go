@@ -15,14 +15,14 @@ import (
 	"mesh"
 )
 
-// A record is JSON whose last field is its checksum:
+// A record is JSON, and its last field is its checksum:
 //
 //	{"v":1,"name":"blog", … ,"sum":"0123456789abcdef"}
 //
 // The sum is the first eight bytes of the SHA-256 of the record without that field.
-// It finds what bbolt does not: bbolt has checksums of its two meta pages only. Records
-// of an earlier mesh have none; they are read, and get one at the next start. An earlier
-// mesh ignores the field.
+// It finds errors that bbolt does not: bbolt only has checksums of its two meta
+// pages. Records of an earlier mesh have none; they are read, and get one at the
+// next start. An earlier mesh ignores the field.
 const (
 	sumHead = `,"sum":"`
 	sumTail = `"}`
@@ -34,15 +34,15 @@ func sumOf(data []byte) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// addSum puts the checksum into a JSON object that has none.
+// addSum adds the checksum to a JSON object that has none.
 func addSum(data []byte) []byte {
 	sum := sumOf(data)
 	return append(append(append(slices.Clone(data[:len(data)-1]), sumHead...), sum...), sumTail...)
 }
 
-var errSum = errors.New("its checksum is not that of its content")
+var errSum = errors.New("its checksum does not match its content")
 
-// takeSum returns the record as it was before it got its checksum.
+// takeSum returns the record without its checksum.
 func takeSum(data []byte) (plain []byte, summed bool, err error) {
 	n := len(data) - sumLen
 	if n < 1 || string(data[n:n+len(sumHead)]) != sumHead || string(data[len(data)-len(sumTail):]) != sumTail {
@@ -55,9 +55,9 @@ func takeSum(data []byte) (plain []byte, summed bool, err error) {
 	return plain, true, nil
 }
 
-// form is what records are read into.
+// form is what records are parsed into.
 type form interface {
-	// check tells what is wrong with it, below the key that it was found under.
+	// check returns what is wrong with it, given the key that it was found under.
 	check(key []byte) error
 }
 
@@ -70,8 +70,8 @@ func put(b *bbolt.Bucket, key []byte, v form) error {
 	return b.Put(key, addSum(data))
 }
 
-// parse reads a record. A field or value that this mesh does not know is an error: a
-// default in its place would be a change that nobody asked for.
+// parse reads a record. An unknown field or value is an error: a default instead
+// would be a change that nobody asked for.
 func parse(key, data []byte, f form) error {
 	if data == nil {
 		return errors.New("it is missing")
@@ -86,35 +86,35 @@ func parse(key, data []byte, f form) error {
 		return err
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows it")
+		return errors.New("it is followed by something else")
 	}
 	return f.check(key)
 }
 
 func checkVersion(v int) error {
 	if v != 1 {
-		return fmt.Errorf("it has the version %d, and this mesh knows 1", v)
+		return fmt.Errorf("it has version %d, but this mesh only supports version 1", v)
 	}
 	return nil
 }
 
 func checkKey(key []byte, name string) error {
 	if string(key) != name {
-		return fmt.Errorf("it is that of %q", mesh.Clip(name, 60))
+		return fmt.Errorf("it belongs to %q", mesh.Clip(name, 60))
 	}
 	return nil
 }
 
 func checkNumber(key []byte, n int) error {
 	if len(key) != 8 || n < 1 || fromNumber(key) != uint64(n) {
-		return fmt.Errorf("it is that of number %d", n)
+		return fmt.Errorf("it belongs to number %d", n)
 	}
 	return nil
 }
 
 func checkOneOf[T ~string](what, is string, known ...T) error {
 	if is != "" && !slices.Contains(known, T(is)) {
-		return fmt.Errorf("%s is %q, which this mesh does not know", what, mesh.Clip(is, 40))
+		return fmt.Errorf("%s is %q, which is unknown to this version of mesh", what, mesh.Clip(is, 40))
 	}
 	return nil
 }

@@ -26,8 +26,8 @@ func (f *registryForm) check(key []byte) error {
 	return errors.Join(checkVersion(f.V), checkKey(key, f.Host))
 }
 
-// Registries returns the registries that the server has signed in to, by host, but those
-// whose record is damaged.
+// Registries returns the registries that the server can log in to, by host, except
+// damaged records.
 func (s *Store) Registries(ctx context.Context) (out []mesh.Registry, err error) {
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		out = nil
@@ -39,7 +39,7 @@ func (s *Store) Registries(ctx context.Context) (out []mesh.Registry, err error)
 			if r, err := s.readRegistry(k, v); err == nil {
 				out = append(out, r)
 			}
-			return nil // the doctor tells of a damaged one
+			return nil // the doctor reports a damaged one
 		})
 	})
 	return out, err
@@ -56,12 +56,12 @@ func (s *Store) readRegistry(key, data []byte) (mesh.Registry, error) {
 	}
 	plain, err := s.seal.aead.Open(nil, f.Password[:n], f.Password[n:], []byte(f.Host))
 	if err != nil {
-		return mesh.Registry{}, errors.New("the password cannot be unsealed with secret.key")
+		return mesh.Registry{}, errors.New("the password cannot be decrypted with secret.key")
 	}
 	return mesh.Registry{Host: f.Host, User: f.User, Password: mesh.NewSecret(string(plain)), Added: f.Added, AddedBy: mesh.KeyName(f.AddedBy)}, nil
 }
 
-// PutRegistry records how to sign in to a registry, over what there was for its
+// PutRegistry records the login for a registry, replacing an earlier one for its
 // host. The password is sealed.
 func (s *Store) PutRegistry(ctx context.Context, r mesh.Registry) error {
 	nonce := make([]byte, s.seal.aead.NonceSize())
@@ -74,8 +74,8 @@ func (s *Store) PutRegistry(ctx context.Context, r mesh.Registry) error {
 			return err
 		}
 		if b.Get([]byte(r.Host)) == nil && b.Stats().KeyN >= maxRegistries {
-			return mesh.Errorf(mesh.Conflict, "the server has signed in to %d registries, and no more are possible", maxRegistries).
-				WithHint("forget one that nobody uses: ssh mesh registry:logout HOST")
+			return mesh.Errorf(mesh.Conflict, "the server has logins for %d registries, which is the limit", maxRegistries).
+				WithHint("remove one that nobody uses: ssh mesh registry:logout HOST")
 		}
 		return put(b, []byte(r.Host), &registryForm{
 			V: 1, Host: r.Host, User: r.User, Added: r.Added, AddedBy: string(r.AddedBy),
@@ -84,12 +84,12 @@ func (s *Store) PutRegistry(ctx context.Context, r mesh.Registry) error {
 	})
 }
 
-// RemoveRegistry forgets a registry.
+// RemoveRegistry removes a registry.
 func (s *Store) RemoveRegistry(ctx context.Context, host string) error {
 	return s.update(ctx, func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucketRegistries)
 		if b == nil || b.Get([]byte(host)) == nil {
-			return mesh.Errorf(mesh.NotFound, "the server has not signed in to %s", mesh.Clip(host, 80)).WithHint("list the registries with: ssh mesh registry")
+			return mesh.Errorf(mesh.NotFound, "the server has no login for %s", mesh.Clip(host, 80)).WithHint("list the registries with: ssh mesh registry")
 		}
 		return b.Delete([]byte(host))
 	})

@@ -39,8 +39,8 @@ func (s *Store) readRelease(b *bbolt.Bucket, stack mesh.StackName, key, data []b
 	return f.release(stack, cfg), nil
 }
 
-// newest calls fn with the values of a numbered bucket from the last one back,
-// limit of them at most, or all when limit is 0.
+// newest calls fn with the values of a numbered bucket, last one first, at most
+// limit of them, or all if limit is 0.
 func newest(b *bbolt.Bucket, limit int, fn func(key, data []byte) error) error {
 	c := b.Cursor()
 	n := 0
@@ -53,8 +53,8 @@ func newest(b *bbolt.Bucket, limit int, fn func(key, data []byte) error) error {
 	return nil
 }
 
-// Releases returns the newest releases first, limit of them at most, or all when
-// limit is 0.
+// Releases returns the newest releases first, at most limit of them, or all if limit
+// is 0.
 func (s *Store) Releases(ctx context.Context, stack mesh.StackName, limit int) (out []mesh.Release, err error) {
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		out = nil
@@ -96,8 +96,8 @@ func readDeployment(stack mesh.StackName, key, data []byte) (mesh.Deployment, er
 	return f.deployment(stack), nil
 }
 
-// Deployments returns the newest deployments first, limit of them at most, or all
-// when limit is 0.
+// Deployments returns the newest deployments first, at most limit of them, or all if
+// limit is 0.
 func (s *Store) Deployments(ctx context.Context, stack mesh.StackName, limit int) (out []mesh.Deployment, err error) {
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		out = nil
@@ -114,8 +114,8 @@ func (s *Store) Deployments(ctx context.Context, stack mesh.StackName, limit int
 	return out, err
 }
 
-// BeginDeployment gives d the stack's next number and records it. The oldest go when there
-// are more than 1,000, with their output.
+// BeginDeployment gives d the stack's next number and records it. If there are more
+// than 1,000, the oldest are removed, with their output.
 func (s *Store) BeginDeployment(ctx context.Context, d mesh.Deployment) (mesh.Deployment, error) {
 	var first uint64
 	trimmed := false
@@ -142,14 +142,13 @@ func (s *Store) BeginDeployment(ctx context.Context, d mesh.Deployment) (mesh.De
 	})
 	if err == nil && trimmed {
 		if err := s.trimOutput(d.Stack, first); err != nil {
-			s.note(fmt.Sprintf("old output of %s was not removed: %v", d.Stack, err))
+			s.note(fmt.Sprintf("cannot remove old output of %s: %v", d.Stack, err))
 		}
 	}
 	return d, err
 }
 
-// UpdateDeployment records d over what is recorded under its number, unless that
-// is final.
+// UpdateDeployment replaces the record of d, unless that is final.
 func (s *Store) UpdateDeployment(ctx context.Context, d mesh.Deployment) error {
 	return s.update(ctx, func(tx *bbolt.Tx) error {
 		b, err := s.changeable(tx, d.Stack)
@@ -171,14 +170,14 @@ func updateDeployment(b *bbolt.Bucket, d mesh.Deployment) error {
 		return err
 	}
 	if old.Status.Final() {
-		return mesh.Errorf(mesh.Conflict, "deployment %s of %s has ended already (%s)", d.Number, d.Stack, old.Status)
+		return mesh.Errorf(mesh.Conflict, "deployment %s of %s has already ended (%s)", d.Number, d.Stack, old.Status)
 	}
 	return put(db, number(uint64(d.Number)), storeDeployment(d))
 }
 
-// Commit makes d live and, when r is not nil, makes r the stack's current
-// release; r.Number must be the one after the last. change, which may be nil, is
-// applied to the stack in the same transaction.
+// Commit makes d live and, if r is not nil, makes r the stack's current release;
+// r.Number must be the one after the last. change, which may be nil, is applied to
+// the stack in the same transaction.
 func (s *Store) Commit(ctx context.Context, d mesh.Deployment, r *mesh.Release, change func(*mesh.Stack) error) (st mesh.Stack, err error) {
 	err = s.update(ctx, func(tx *bbolt.Tx) error {
 		trimmed := false

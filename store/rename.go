@@ -13,13 +13,13 @@ import (
 	"mesh"
 )
 
-// RenameStack gives the stack of d another name and makes d live, all in one: its
-// releases, deployments, domains, and the keys that are limited to it go along.
-// change is applied as in Commit. The stack's Was is its old name until
-// FinishRename. A name that is taken is a Conflict.
+// RenameStack renames the stack of d and makes d live in one transaction, with its
+// releases, deployments and domains, and the keys that are limited to it. change is
+// applied as in Commit. The stack's Was is its old name until FinishRename. A name
+// that is taken is a Conflict.
 func (s *Store) RenameStack(ctx context.Context, d mesh.Deployment, to mesh.StackName, change func(*mesh.Stack) error) (st mesh.Stack, err error) {
 	if _, err := s.Stack(ctx, to); errors.Is(err, mesh.NoStack) {
-		// What a stack of that name may have left that was destroyed by halves.
+		// Leftovers of an incompletely destroyed stack of that name.
 		if err := errors.Join(os.RemoveAll(s.outputDir(to)), s.removeTimes(to)); err != nil {
 			return st, err
 		}
@@ -35,7 +35,7 @@ func (s *Store) RenameStack(ctx context.Context, d mesh.Deployment, to mesh.Stac
 		}
 		root := tx.Bucket(bucketStacks)
 		if root.Bucket([]byte(to)) != nil {
-			return mesh.Errorf(mesh.Conflict, "there is a stack named %q already", to).WithHint("choose another name")
+			return mesh.Errorf(mesh.Conflict, "a stack named %q already exists", to).WithHint("choose another name")
 		}
 		if st, err = apply(old, change); err != nil {
 			return err
@@ -59,7 +59,8 @@ func (s *Store) RenameStack(ctx context.Context, d mesh.Deployment, to mesh.Stac
 		if err := root.DeleteBucket([]byte(old.Name)); err != nil {
 			return err
 		}
-		// What the old name has is removed when nothing of the stack needs it any more.
+		// Everything under the old name is removed once the stack no longer needs
+		// it.
 		if err := errors.Join(forgetDestroyed(tx, to), noteDestroyed(tx, old.Name)); err != nil {
 			return err
 		}
@@ -75,9 +76,9 @@ func (s *Store) RenameStack(ctx context.Context, d mesh.Deployment, to mesh.Stac
 	return st, err
 }
 
-// renameImages lets the names of a stack's images follow the stack's.
+// renameImages changes the names of a stack's images to the new stack name.
 func renameImages(releases *bbolt.Bucket, from, to mesh.StackName) error {
-	changed := map[string]*releaseForm{} // a bucket must not be changed while it is walked
+	changed := map[string]*releaseForm{} // a bucket must not change while it is walked
 	err := releases.ForEach(func(k, v []byte) error {
 		var f releaseForm
 		if err := parse(k, v, &f); err != nil {
@@ -102,7 +103,7 @@ func renameInKeys(keys *bbolt.Bucket, from, to mesh.StackName) error {
 	err := keys.ForEach(func(k, v []byte) error {
 		var f keyForm
 		if err := parse(k, v, &f); err != nil {
-			return nil //nolint:nilerr // it lets nobody in
+			return nil //nolint:nilerr // nobody can sign in with it
 		}
 		if i := slices.Index(f.Stacks, string(from)); i >= 0 {
 			f.Stacks[i] = string(to)
@@ -129,8 +130,8 @@ func copyBucket(from, to *bbolt.Bucket) error {
 	})
 }
 
-// moveOutput moves a folder of recorded output. What the new name has already is its
-// own: a deployment may have begun there before this could be finished.
+// moveOutput moves a folder of recorded output. It keeps what already exists under
+// the new name: a deployment may have begun there before this was finished.
 func moveOutput(from, to string) error {
 	files, err := os.ReadDir(from)
 	if errors.Is(err, os.ErrNotExist) {
@@ -154,8 +155,8 @@ func moveOutput(from, to string) error {
 	return os.RemoveAll(from)
 }
 
-// FinishRename moves the recorded output of a renamed stack's deployments to its
-// new name, and forgets the old one. It may be called again.
+// FinishRename moves the recorded output of a renamed stack's deployments to its new
+// name, and drops the old name. It may be called again.
 func (s *Store) FinishRename(ctx context.Context, name mesh.StackName) (mesh.Stack, error) {
 	st, err := s.Stack(ctx, name)
 	if err != nil || st.Was == "" {

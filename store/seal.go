@@ -20,14 +20,14 @@ import (
 )
 
 // sealer encrypts configs with AES-256-GCM under the key in DIR/secret.key. It
-// guards against what leaks a database without its directory: a copied file, a
-// dump in a bug report, strings(1). Whoever may read the directory may read both.
+// protects a database that leaks without its directory: a copied file, a dump in a
+// bug report, strings(1). Anyone who may read the directory may read both.
 type sealer struct {
 	aead cipher.AEAD
 	mac  []byte
 }
 
-// openSealer reads the key, or makes one when the database is fresh too.
+// openSealer reads the key, or makes one if the database is also new.
 func openSealer(path string, fresh bool) (sealer, error) {
 	data, err := os.ReadFile(path)
 	switch {
@@ -42,14 +42,14 @@ func openSealer(path string, fresh bool) (sealer, error) {
 		}
 	case errors.Is(err, os.ErrNotExist):
 		return sealer{}, mesh.Errorf(mesh.Unavailable, "%s is missing: without it the config vars in mesh.db cannot be read", path).
-			WithHint("put it back from the backup that mesh.db came from")
+			WithHint("restore it from the backup that mesh.db came from")
 	case err != nil:
 		return sealer{}, mesh.Errorf(mesh.Unavailable, "the key of the config vars cannot be read: %w", err)
 	}
 	key, err := hex.DecodeString(strings.TrimSpace(string(data)))
 	if err != nil || len(key) != 32 {
-		return sealer{}, mesh.Errorf(mesh.Unavailable, "%s is damaged: it must hold 64 hexadecimal digits", path).
-			WithHint("put it back from the backup that mesh.db came from")
+		return sealer{}, mesh.Errorf(mesh.Unavailable, "%s is damaged: it must contain 64 hexadecimal digits", path).
+			WithHint("restore it from the backup that mesh.db came from")
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
@@ -64,24 +64,24 @@ func openSealer(path string, fresh bool) (sealer, error) {
 	return sealer{aead: aead, mac: mac.Sum(nil)}, nil
 }
 
-// proof shows that a database and a key belong together, and that the database's id is
-// the one that was written.
+// proof shows that a database and a key belong together, and that the database's id
+// has not changed.
 func (s sealer) proof(server string) []byte {
 	mac := hmac.New(sha256.New, s.mac)
 	mac.Write([]byte("mesh server " + server))
 	return mac.Sum(nil)[:16]
 }
 
-// Key is a secret of this data directory for a purpose, made of secret.key: 32
-// bytes, the same every time, which tell nothing about it or about other keys.
+// Key is a secret of this data directory for a purpose, derived from secret.key:
+// always the same 32 bytes, which reveal nothing about it or about other keys.
 func (s *Store) Key(purpose string) []byte {
 	mac := hmac.New(sha256.New, s.seal.mac)
 	mac.Write([]byte("mesh key for " + purpose))
 	return mac.Sum(nil)
 }
 
-// writeFile writes beside, syncs, renames, and syncs the folder, so that the file
-// is there whole or not at all.
+// writeFile writes beside, syncs, renames, and syncs the folder, so that the file is
+// there completely or not at all.
 func writeFile(path string, data []byte) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
@@ -112,8 +112,8 @@ func writeFile(path string, data []byte) (err error) {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// putConfig stores a config once, however many releases have it, and returns the
-// reference to it: a keyed hash, which tells nothing about the values.
+// putConfig stores a config once, however many releases use it, and returns its
+// reference: a keyed hash, which reveals nothing about the values.
 func (s *Store) putConfig(b *bbolt.Bucket, c mesh.Config) ([]byte, error) {
 	if len(c) == 0 {
 		return nil, nil
@@ -140,7 +140,7 @@ func (s *Store) putConfig(b *bbolt.Bucket, c mesh.Config) ([]byte, error) {
 	return ref, configs.Put(ref, s.seal.aead.Seal(nonce, nonce, data, ref))
 }
 
-// openConfig unseals a config. Its seal is its checksum.
+// openConfig decrypts a config. Its seal is its checksum.
 func (s *Store) openConfig(b *bbolt.Bucket, ref []byte) (mesh.Config, error) {
 	if len(ref) == 0 {
 		return mesh.Config{}, nil
@@ -152,7 +152,7 @@ func (s *Store) openConfig(b *bbolt.Bucket, ref []byte) (mesh.Config, error) {
 	}
 	data, err := s.seal.aead.Open(nil, sealed[:n], sealed[n:], ref)
 	if err != nil {
-		return nil, errors.New("they cannot be unsealed with secret.key")
+		return nil, errors.New("they cannot be decrypted with secret.key")
 	}
 	var plain map[string][]byte
 	if err := json.Unmarshal(data, &plain); err != nil {

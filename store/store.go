@@ -2,10 +2,10 @@
 // domains and keys in one bbolt file, and the recorded output of deployments in
 // plain files beside it.
 //
-// One exported method is one transaction: it happens wholly or not at all, and is
-// on disk when it returns. Config vars are sealed with a key that lies beside the
-// database, so that neither the file nor a dump of it shows one. What the records
-// mean, and who may change them, is left to package deploy.
+// Each exported method is one transaction: it happens completely or not at all, and
+// is on disk when it returns. Config vars are sealed with a key in a file beside the
+// database, so that neither the database nor a dump of it shows one. Package deploy
+// decides what the records mean, and who may change them.
 //
 //	s, err := store.Open("/var/lib/mesh")
 //	defer s.Close()
@@ -38,7 +38,7 @@ import (
 )
 
 // formatVersion is written into a new database. A database of a later version is
-// refused: an older binary would lose what it does not know.
+// refused: an older binary would lose the data that it does not understand.
 const formatVersion = 1
 
 var (
@@ -49,7 +49,7 @@ var (
 
 	keyVersion = []byte("version")
 	keyServer  = []byte("server")
-	keySeal    = []byte("seal") // proof that secret.key is the one
+	keySeal    = []byte("seal") // proof that secret.key is the right one
 
 	keyRecord         = []byte("record")
 	bucketConfigs     = []byte("configs")
@@ -57,8 +57,8 @@ var (
 	bucketDeployments = []byte("deployments")
 )
 
-// Store is an open data directory. It may be used from several goroutines. Close
-// it last.
+// Store is an open data directory. It may be used from several goroutines. Close it
+// last.
 type Store struct {
 	dir    string
 	db     *bbolt.DB
@@ -70,18 +70,18 @@ type Store struct {
 	notes  []string
 }
 
-// Open opens the state in dir, making both when they are missing. It fails at
-// once, with a *mesh.Error, when another server has it open, when the file is
-// damaged, when it was written by a later mesh, when the key that seals config vars is
-// missing, or when it is missing or another server's while other parts of a data
-// directory are there. It needs no room on the disk, except in a new directory. A single
-// damaged record is no error: see Damaged.
+// Open opens the state in dir, creating both if they are missing. It fails at once,
+// with a *mesh.Error, if another server has it open, if the file is damaged or was
+// written by a later mesh, if the key that seals config vars is missing, or if the
+// file is missing or from another server while other parts of a data directory
+// exist. It needs no space on the disk, except for a new directory. A single damaged
+// record is not an error: see Damaged.
 func Open(dir string) (s *Store, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		if mesh.NoRoom(err) {
 			return nil, mesh.TellNoRoom(err)
 		}
-		return nil, mesh.Errorf(mesh.Unavailable, "the data directory cannot be made: %w", err).WithHint("choose another with --data DIR")
+		return nil, mesh.Errorf(mesh.Unavailable, "cannot create the data directory: %w", err).WithHint("choose another with --data DIR")
 	}
 	path := filepath.Join(dir, "mesh.db")
 	if have := withoutState(dir); len(have) > 0 {
@@ -92,13 +92,13 @@ func Open(dir string) (s *Store, err error) {
 		return nil, noState(dir, what, have)
 	}
 
-	// bbolt panics on pages that are not what they should be, and a truncated file
-	// is mapped whole: reading behind its end is a fault that would end the process.
+	// bbolt panics on unexpected pages, and it maps a truncated file completely:
+	// reading beyond its end is a fault that would end the process.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	var file *os.File // bbolt's, which a panic in bbolt.Open leaves open and locked
+	var file *os.File // bbolt's file, which a panic in bbolt.Open leaves open and locked
 	defer func() {
 		if r := recover(); r != nil {
-			// The mapping that the panic has left holds the file's lock, too.
+			// The mapping that the panic left behind also holds the file's lock.
 			_ = syscall.Flock(int(file.Fd()), syscall.LOCK_UN)
 			_ = file.Close()
 			s, err = nil, damaged(path, fmt.Errorf("%v", r))
@@ -114,7 +114,7 @@ func Open(dir string) (s *Store, err error) {
 	}
 	db, err := bbolt.Open(path, 0o600, o)
 	readOnly := errors.Is(err, syscall.EROFS)
-	if readOnly { // what runs can be served
+	if readOnly { // running apps can still be served
 		o.ReadOnly = true
 		db, err = bbolt.Open(path, 0o600, o)
 	}
@@ -124,9 +124,9 @@ func Open(dir string) (s *Store, err error) {
 	case mesh.NoRoom(err): // a new one
 		return nil, mesh.TellNoRoom(err)
 	case errors.Is(err, os.ErrPermission):
-		return nil, mesh.Errorf(mesh.Unavailable, "%s cannot be opened: %w", path, err).WithHint("run mesh as the owner of the directory, or choose another with --data DIR")
+		return nil, mesh.Errorf(mesh.Unavailable, "cannot open %s: %w", path, err).WithHint("run mesh as the owner of the directory, or choose another with --data DIR")
 	case err != nil && !errors.Is(err, os.ErrInvalid) && isPathError(err):
-		return nil, mesh.Errorf(mesh.Unavailable, "%s cannot be opened: %w", path, err)
+		return nil, mesh.Errorf(mesh.Unavailable, "cannot open %s: %w", path, err)
 	case err != nil:
 		return nil, damaged(path, err)
 	}
@@ -148,10 +148,10 @@ func isPathError(err error) bool {
 
 func damaged(path string, err error) error {
 	return mesh.Errorf(mesh.Unavailable, "the data file %s is damaged: %w", path, err).
-		WithHint("put a backup in its place (docs/operating.md, Restore); the containers go on running meanwhile")
+		WithHint("replace it with a backup (docs/operating.md, Restore); the containers keep running meanwhile")
 }
 
-// Notes are what the start has found that somebody should hear of.
+// Notes are findings of the start that somebody should hear about.
 func (s *Store) Notes() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,7 +168,7 @@ func (s *Store) note(text string) {
 
 var rootBuckets = [][]byte{bucketMeta, bucketStacks, bucketDomains, bucketKeys}
 
-// load checks the file, makes the buckets and reads the sealing key.
+// load checks the file, creates the buckets and reads the sealing key.
 func (s *Store) load(path string) error {
 	fresh := false
 	err := s.db.View(func(tx *bbolt.Tx) error {
@@ -179,7 +179,7 @@ func (s *Store) load(path string) error {
 		if info.Size() < tx.Size() {
 			return fmt.Errorf("it is cut off: %d bytes of %d", info.Size(), tx.Size())
 		}
-		// No bucket: it is new, or a server was killed before it got further.
+		// No bucket: it is new, or a server was killed before it wrote one.
 		k, _ := tx.Cursor().First()
 		fresh = k == nil
 		if err := walk(tx); err != nil {
@@ -218,7 +218,7 @@ func (s *Store) load(path string) error {
 	return s.review()
 }
 
-// begin fills a new database.
+// begin initializes a new database.
 func (s *Store) begin(tx *bbolt.Tx) error {
 	for _, b := range rootBuckets {
 		if _, err := tx.CreateBucketIfNotExists(b); err != nil {
@@ -234,7 +234,7 @@ func (s *Store) begin(tx *bbolt.Tx) error {
 	return errors.Join(meta.Put(keyVersion, number(formatVersion)), meta.Put(keyServer, []byte(id)), meta.Put(keySeal, s.seal.proof(id)))
 }
 
-// readMeta reads what the database says of itself.
+// readMeta reads the metadata of the database.
 func (s *Store) readMeta(tx *bbolt.Tx, path string) error {
 	meta := tx.Bucket(bucketMeta)
 	v := meta.Get(keyVersion)
@@ -249,7 +249,7 @@ func (s *Store) readMeta(tx *bbolt.Tx, path string) error {
 	case v != formatVersion && sealed && v < formatVersion, v == 0:
 		return damaged(path, fmt.Errorf("its version is %d", v))
 	case v > formatVersion:
-		return mesh.Errorf(mesh.Conflict, "%s was written by a later mesh (format %d, this one knows %d)", path, v, formatVersion).
+		return mesh.Errorf(mesh.Conflict, "%s was written by a later mesh (format %d, this one supports %d)", path, v, formatVersion).
 			WithHint("run that version, or restore the backup that was made before the upgrade")
 	}
 	if b, err := hex.DecodeString(s.server); err != nil || len(b) != 8 {
@@ -258,20 +258,20 @@ func (s *Store) readMeta(tx *bbolt.Tx, path string) error {
 	if proof == nil || sealed {
 		return nil
 	}
-	return mesh.Errorf(mesh.Unavailable, "the config vars cannot be unsealed: %s is not the key that mesh.db was written with", filepath.Join(s.dir, "secret.key")).
-		WithHint("put mesh.db and secret.key back from one backup (docs/operating.md, Restore)")
+	return mesh.Errorf(mesh.Unavailable, "the config vars cannot be decrypted: %s is not the key that mesh.db was written with", filepath.Join(s.dir, "secret.key")).
+		WithHint("restore mesh.db and secret.key from the same backup (docs/operating.md, Restore)")
 }
 
-// review looks for damaged records, and gives the others what an earlier mesh has not
-// written: checksums, and the proof that mesh.db and secret.key belong together. It can
-// wait when the disk is full.
+// review looks for damaged records, and adds what an earlier mesh did not write:
+// checksums, and the proof that mesh.db and secret.key belong together. It can wait
+// if the disk is full.
 func (s *Store) review() error {
 	todo := false
 	err := s.db.View(func(tx *bbolt.Tx) error {
 		s.found(s.scan(tx))
 		wrong, err := s.mendDomains(tx, false)
 		if wrong > 0 {
-			s.note(fmt.Sprintf("the index of domains was wrong in %d places and has been made anew from the stacks", wrong))
+			s.note(fmt.Sprintf("the index of domains was wrong in %d places and has been rebuilt from the stacks", wrong))
 		}
 		todo = wrong > 0 || tx.Bucket(bucketMeta).Get(keySeal) == nil
 		if !todo {
@@ -289,7 +289,7 @@ func (s *Store) review() error {
 		if _, err := s.mendDomains(tx, true); err != nil {
 			return err
 		}
-		// The proof only when the key has been seen to fit.
+		// Only add the proof if the key has been seen to fit.
 		if tx.Bucket(bucketMeta).Get(keySeal) == nil && !slices.ContainsFunc(s.Damaged(), func(d mesh.Damage) bool { return d.Stack != "" }) {
 			if err := tx.Bucket(bucketMeta).Put(keySeal, s.seal.proof(s.server)); err != nil {
 				return err
@@ -303,13 +303,13 @@ func (s *Store) review() error {
 		})
 	})
 	if err = noRoom(err); mesh.NoRoom(err) {
-		s.note(fmt.Sprintf("nothing can be written to %s: %v", s.dir, err))
+		s.note(fmt.Sprintf("cannot write to %s: %v", s.dir, err))
 		return nil
 	}
 	return err
 }
 
-// intact tells whether a record without a checksum can be read as one of some kind.
+// intact reports whether a record without a checksum can be read as any known kind.
 func (s *Store) intact(key, data []byte) bool {
 	if string(key) == string(keyRecord) {
 		var f stackForm
@@ -324,15 +324,15 @@ func (s *Store) intact(key, data []byte) bool {
 	return false
 }
 
-// found replaces what is known of damage.
+// found replaces the list of damaged records.
 func (s *Store) found(all []mesh.Damage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.damage = all
 }
 
-// walk reads every record. bbolt's own check does so in a goroutine of its own,
-// where a panic could not be caught.
+// walk reads every record. bbolt's own check does this in its own goroutine, where a
+// panic could not be caught.
 func walk(tx *bbolt.Tx) error {
 	var all func(*bbolt.Bucket) error
 	all = func(b *bbolt.Bucket) error {
@@ -354,18 +354,18 @@ func checkAll(tx *bbolt.Tx) error {
 	return all
 }
 
-// Close ends the store. Nothing may be called on it afterwards.
+// Close closes the store. Nothing may be called on it afterwards.
 func (s *Store) Close() error { return s.db.Close() }
 
-// Server is the identity of this data directory, 16 hex digits, made once. It
-// marks what is its own in an engine that others use too.
+// Server is the identity of this data directory, 16 hex digits, made once. It marks
+// what belongs to this server in an engine that others also use.
 func (s *Store) Server() string { return s.server }
 
 // Dir is the data directory.
 func (s *Store) Dir() string { return s.dir }
 
-// Check verifies the consistency of the whole file, and looks at every record anew, for
-// tests and mesh doctor.
+// Check verifies the consistency of the whole file, and checks every record again,
+// for tests and mesh doctor.
 func (s *Store) Check() error {
 	return s.db.View(func(tx *bbolt.Tx) error {
 		if err := checkAll(tx); err != nil {
@@ -393,7 +393,7 @@ func stackBucket(tx *bbolt.Tx, name mesh.StackName) (*bbolt.Bucket, error) {
 	return b, complete(name, b)
 }
 
-// complete tells whether a stack has all its parts.
+// complete reports whether a stack has all its parts.
 func complete(name mesh.StackName, b *bbolt.Bucket) error {
 	for _, sub := range [][]byte{bucketConfigs, bucketReleases, bucketDeployments} {
 		if b.Bucket(sub) == nil {
@@ -417,20 +417,20 @@ func (s *Store) update(ctx context.Context, fn func(*bbolt.Tx) error) error {
 	return noRoom(s.db.Update(fn))
 }
 
-// noRoom says so when the cause of an error is a disk that takes nothing.
+// noRoom changes the error if its cause is a full or read-only disk.
 func noRoom(err error) error {
 	if errors.Is(err, berrors.ErrDatabaseReadOnly) {
-		err = fmt.Errorf("mesh.db was opened for reading alone: %w", syscall.EROFS)
+		err = fmt.Errorf("mesh.db was opened read-only: %w", syscall.EROFS)
 	}
 	told := mesh.TellNoRoom(err)
 	var e *mesh.Error
-	if told != err && errors.As(told, &e) { //nolint:errorlint // whether it is the same
+	if told != err && errors.As(told, &e) { //nolint:errorlint // is it the same one?
 		e.Text = strings.Replace(e.Text, ": ", ", and nothing has been changed: ", 1)
 	}
 	return told
 }
 
-// Stacks returns all stacks by name, but those that cannot be read: see Damaged.
+// Stacks returns all stacks by name, except those that cannot be read: see Damaged.
 func (s *Store) Stacks(ctx context.Context) (out []mesh.Stack, err error) {
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		out = nil
@@ -462,13 +462,13 @@ func (s *Store) Stack(ctx context.Context, name mesh.StackName) (st mesh.Stack, 
 	return st, err
 }
 
-// CreateStack records st as choose returns it; choose gets the stacks there are
-// and may refuse. A name or domain that is taken is a Conflict.
+// CreateStack records st as choose returns it; choose gets the existing stacks and
+// may refuse. A name or domain that is taken is a Conflict.
 func (s *Store) CreateStack(ctx context.Context, st mesh.Stack, choose func(taken []mesh.Stack, st mesh.Stack) (mesh.Stack, error)) (mesh.Stack, error) {
 	err := s.update(ctx, func(tx *bbolt.Tx) error {
 		root := tx.Bucket(bucketStacks)
 		if root.Bucket([]byte(st.Name)) != nil {
-			return mesh.Errorf(mesh.Conflict, "there is a stack named %q already", st.Name).WithHint("choose another name, or push to that one")
+			return mesh.Errorf(mesh.Conflict, "a stack named %q already exists", st.Name).WithHint("choose another name, or push to that one")
 		}
 		var taken []mesh.Stack
 		err := root.ForEachBucket(func(k []byte) error {
@@ -505,8 +505,8 @@ func (s *Store) CreateStack(ctx context.Context, st mesh.Stack, choose func(take
 	return st, err
 }
 
-// UpdateStack changes a stack by fn, which must do no I/O and may run again.
-// Name, Current and LastNumber stay as they are whatever fn does.
+// UpdateStack changes a stack with fn, which must do no I/O and may run again. Name,
+// Current and LastNumber never change, whatever fn does.
 func (s *Store) UpdateStack(ctx context.Context, name mesh.StackName, fn func(*mesh.Stack) error) (st mesh.Stack, err error) {
 	err = s.update(ctx, func(tx *bbolt.Tx) error {
 		b, err := s.changeable(tx, name)
@@ -535,8 +535,8 @@ func apply(old mesh.Stack, fn func(*mesh.Stack) error) (mesh.Stack, error) {
 	return st, nil
 }
 
-// DestroyStack removes a stack with its releases, deployments and domains, and
-// the recorded output of its deployments.
+// DestroyStack removes a stack with its releases, deployments and domains, and the
+// recorded output of its deployments.
 func (s *Store) DestroyStack(ctx context.Context, name mesh.StackName) error {
 	err := s.update(ctx, func(tx *bbolt.Tx) error {
 		if _, err := stackBucket(tx, name); err != nil && !errors.Is(err, mesh.Damaged) {
@@ -568,7 +568,7 @@ func (s *Store) DestroyStack(ctx context.Context, name mesh.StackName) error {
 	return errors.Join(os.RemoveAll(s.outputDir(name)), s.removeTimes(name))
 }
 
-// writeStack stores st over old and keeps the index of domains.
+// writeStack stores st over old and updates the index of domains.
 func (s *Store) writeStack(tx *bbolt.Tx, b *bbolt.Bucket, old, st mesh.Stack) error {
 	domains := tx.Bucket(bucketDomains)
 	for _, h := range old.Domains {
@@ -591,7 +591,7 @@ func (s *Store) writeStack(tx *bbolt.Tx, b *bbolt.Bucket, old, st mesh.Stack) er
 		return err
 	}
 	var before stackForm
-	_ = parse([]byte(old.Name), b.Get(keyRecord), &before) // none yet, or none any more
+	_ = parse([]byte(old.Name), b.Get(keyRecord), &before) // there is no record yet, or none any more
 	if err := put(b, keyRecord, storeStack(st, ref)); err != nil || bytes.Equal(before.Config, ref) {
 		return err
 	}
@@ -615,14 +615,14 @@ func (s *Store) readStack(name mesh.StackName, b *bbolt.Bucket) (mesh.Stack, err
 	return st, nil
 }
 
-// Keys returns all keys by name, but damaged ones.
+// Keys returns all keys by name, except damaged ones.
 func (s *Store) Keys(ctx context.Context) (out []mesh.Key, err error) {
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		out = nil
 		return tx.Bucket(bucketKeys).ForEach(func(k, v []byte) error {
 			var f keyForm
 			if err := parse(k, v, &f); err != nil {
-				return nil //nolint:nilerr // nobody is let in by it; the doctor tells
+				return nil //nolint:nilerr // nobody can sign in with it; the doctor reports it
 			}
 			out = append(out, f.key())
 			return nil
@@ -631,21 +631,20 @@ func (s *Store) Keys(ctx context.Context) (out []mesh.Key, err error) {
 	return out, err
 }
 
-// AddKey records a key. A name or a fingerprint that is there already is a
-// Conflict.
+// AddKey records a key. A name or a fingerprint that already exists is a Conflict.
 func (s *Store) AddKey(ctx context.Context, k mesh.Key) error {
 	return s.update(ctx, func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucketKeys)
 		err := b.ForEach(func(key, v []byte) error {
 			var f keyForm
 			if err := parse(key, v, &f); err != nil {
-				return nil //nolint:nilerr // adding it again is how a damaged one is mended
+				return nil //nolint:nilerr // a damaged key is fixed by adding it again
 			}
 			switch {
 			case f.Name == string(k.Name):
-				return mesh.Errorf(mesh.Conflict, "there is a key named %q already (%s)", k.Name, f.Fingerprint).WithHint("remove it first: ssh mesh ssh-keys:remove %s", k.Name)
+				return mesh.Errorf(mesh.Conflict, "a key named %q already exists (%s)", k.Name, f.Fingerprint).WithHint("remove it first: ssh mesh ssh-keys:remove %s", k.Name)
 			case f.Fingerprint == k.Fingerprint:
-				return mesh.Errorf(mesh.Conflict, "this key is there already, under the name %q", f.Name).WithHint("nothing to do; to rename it remove it first: ssh mesh ssh-keys:remove %s", f.Name)
+				return mesh.Errorf(mesh.Conflict, "this key already exists, under the name %q", f.Name).WithHint("there is nothing to do; to rename it, remove it first: ssh mesh ssh-keys:remove %s", f.Name)
 			}
 			return nil
 		})
@@ -653,7 +652,7 @@ func (s *Store) AddKey(ctx context.Context, k mesh.Key) error {
 			return err
 		}
 		if b.Stats().KeyN >= maxKeys {
-			return mesh.Errorf(mesh.Conflict, "there are %d keys, and no more are possible", maxKeys).WithHint("remove one that nobody uses: ssh mesh ssh-keys:remove NAME")
+			return mesh.Errorf(mesh.Conflict, "there are %d keys, which is the limit", maxKeys).WithHint("remove one that nobody uses: ssh mesh ssh-keys:remove NAME")
 		}
 		return put(b, []byte(k.Name), storeKey(k))
 	})

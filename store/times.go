@@ -12,21 +12,21 @@ import (
 	"mesh"
 )
 
-// The times of a stack's files lie in plain files beside the database, and not in
-// backups. What they describe is the engine's build cache, which is in no backup
-// either: a memory that is older than the cache would bring files back in time,
-// and one that is lost only makes one build send and run everything again.
+// The times of a stack's files are in plain files beside the database, and not in
+// backups. They describe the engine's build cache, which is in no backup either.
+// Times older than the cache would take files back in time; if they are lost, one
+// build sends and runs everything again.
 
-// timesForm is the first bytes of such a file. Its last 32 are the SHA-256 of what
-// is before them.
+// timesForm is the first bytes of such a file. Its last 32 bytes are the SHA-256 of
+// everything before them.
 const timesForm = "mesh file times 1\n"
 
 func (s *Store) timesPath(stack mesh.StackName) string {
 	return filepath.Join(s.dir, "times", string(stack))
 }
 
-// FileTimes returns what a stack remembers of the times of its files: the zero
-// value when there is nothing, or nothing that can be read.
+// FileTimes returns the times that a stack remembers for its files: the zero value
+// if there are none, or if they cannot be read.
 func (s *Store) FileTimes(ctx context.Context, stack mesh.StackName) (mesh.FileTimes, error) {
 	if err := ctx.Err(); err != nil {
 		return mesh.FileTimes{}, err
@@ -41,7 +41,7 @@ func (s *Store) FileTimes(ctx context.Context, stack mesh.StackName) (mesh.FileT
 	return t, nil
 }
 
-// KeepFileTimes replaces what a stack remembers of the times of its files. It is on
+// KeepFileTimes replaces the times that a stack remembers for its files. They are on
 // disk when it returns.
 func (s *Store) KeepFileTimes(ctx context.Context, stack mesh.StackName, t mesh.FileTimes) error {
 	if err := ctx.Err(); err != nil {
@@ -61,8 +61,8 @@ func (s *Store) removeTimes(stack mesh.StackName) error {
 	return nil
 }
 
-// moveTimes lets the times follow a stack's new name. What the new name has already
-// is its own.
+// moveTimes moves the times to a stack's new name. It keeps what already exists
+// under the new name.
 func (s *Store) moveTimes(from, to mesh.StackName) error {
 	if _, err := os.Lstat(s.timesPath(to)); err == nil {
 		return s.removeTimes(from)

@@ -25,14 +25,14 @@ func deno(s *source, p *plan) error {
 	if n := number.FindString(v.text); strings.Count(n, ".") == 2 {
 		p.found("Deno "+n, v.from)
 		p.image += "-" + n
-	} else { // there are images of exact versions, and of the newest
+	} else { // images exist for exact versions, and for the newest
 		why := "the default"
 		if v.from != "" {
-			why = v.from + " says " + flat(mesh.Clip(v.text, 40)) + ", and images have exact versions"
+			why = v.from + " says " + flat(mesh.Clip(v.text, 40)) + "; images exist only for exact versions"
 		}
 		p.found("Deno, the newest", why)
 	}
-	// Dependencies lie beside the program, where the image's user finds them.
+	// Dependencies are beside the program, where the image's user finds them.
 	p.env = []string{"DENO_DIR=/app/.deno"}
 	if len(j.Imports) > 0 || s.has("package.json") {
 		install := "deno install"
@@ -60,7 +60,7 @@ func deno(s *source, p *plan) error {
 			}
 		}
 	}
-	if f != "" { // what it imports by address, which no deno.json lists
+	if f != "" { // its imports by URL, which no deno.json lists
 		p.build = append(p.build, "RUN deno cache "+f)
 	}
 	if command := s.buildCommand(p, "", ""); command != "" {
@@ -106,19 +106,19 @@ func rust(s *source, p *plan) error {
 		return err
 	}
 	if c.Package.Name == "" || !plainPath.MatchString(c.Package.Name) {
-		return mesh.Errorf(mesh.Invalid, "this is Rust, but Cargo.toml does not say which of its programs to build").
-			WithHint("write a Dockerfile, or give the folder of the package with root=DIR")
+		return mesh.Errorf(mesh.Invalid, "this is Rust, but Cargo.toml does not say which program to build").
+			WithHint("write a Dockerfile, or set root=DIR to the folder of the package")
 	}
 	name, why := rustProgram(s, c)
 	if all := rustPrograms(s, c); name == "" && len(all) > 1 && s.set.StartCommand == "" && !s.has("Procfile") {
-		return mesh.Errorf(mesh.Invalid, "this is Rust with several programs, but nothing says which of them to start: %s", strings.Join(all, ", ")).
-			WithHint("say it with default-run in Cargo.toml, in a Procfile: web: NAME, or set start-command=NAME")
+		return mesh.Errorf(mesh.Invalid, "this is Rust with several programs, but nothing says which one to start: %s", strings.Join(all, ", ")).
+			WithHint("set default-run in Cargo.toml, write web: NAME in a Procfile, or set start-command=NAME")
 	}
 	if s.climb(func(top *source, at string) bool {
 		var w cargoTOML
 		return top.toml("Cargo.toml", &w) == nil && w.Workspace != nil && member(w.Workspace.Members, at) && !member(w.Workspace.Exclude, at)
 	}) {
-		p.found("is a member of a workspace", "the "+path.Join(s.top.folder, "Cargo.toml")+" above it")
+		p.found("member of a workspace", path.Join(s.top.folder, "Cargo.toml")+" above it")
 	}
 	top := s.above()
 	var tool struct{ Toolchain struct{ Channel string } }
@@ -126,7 +126,7 @@ func rust(s *source, p *plan) error {
 		return err
 	}
 	channel := top.line("rust-toolchain")
-	if strings.HasPrefix(channel, "[") { // either file may be in either form
+	if strings.HasPrefix(channel, "[") { // both files may have either format
 		if err := top.toml("rust-toolchain", &tool); err != nil {
 			return err
 		}
@@ -134,12 +134,12 @@ func rust(s *source, p *plan) error {
 	}
 	v := firstSaid(said{channel, "rust-toolchain"}, said{tool.Toolchain.Channel, "rust-toolchain.toml"})
 	version := "1"
-	switch oldest, _ := c.Package.RustVersion.(string); { // that is the oldest that will do
-	case rustRelease.MatchString(v.text) && atLeast(v.text, "1.70"): // the first with images of this Debian
+	switch oldest, _ := c.Package.RustVersion.(string); { // the oldest version that works
+	case rustRelease.MatchString(v.text) && atLeast(v.text, "1.70"): // 1.70 is the first with images of this Debian
 		version = v.text
 		p.found("Rust "+version, v.from)
 	case v.text != "" && v.text != "stable":
-		p.found("Rust "+mesh.Clip(v.text, 40), v.from+"; rustup fetches it")
+		p.found("Rust "+mesh.Clip(v.text, 40), v.from+"; fetched by rustup")
 	case oldest != "":
 		p.found("Rust "+version, "the newest; rust-version in Cargo.toml says "+mesh.Clip(oldest, 40))
 	default:
@@ -162,9 +162,9 @@ func rust(s *source, p *plan) error {
 	command := s.buildCommand(p, locked, top.first("Cargo.lock", "Cargo.toml"))
 	mounts, exports := secretsIn(command)
 	run := "RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/usr/local/cargo/git "
-	// What cargo makes is no cache mount: that is one folder for every stack, whose
-	// programs would be found in it, and cargo tells an edit by its time, which a
-	// pushed file has not. The dependencies are a step of their own instead.
+	// cargo's output is not in a cache mount: all stacks would share that folder and
+	// find each other's programs in it, and cargo detects an edit by its time, which
+	// a pushed file does not have. Instead, the dependencies are a separate step.
 	if own := rustStubs(s, c); len(own) > 0 {
 		stubs := "mkdir -p " + strings.Join(dirs(own), " ") + " && echo 'fn main() {}' | tee " + strings.Join(own, " ") + " > /dev/null"
 		p.build = append(copies(s.present("Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "rust-toolchain", ".cargo")),
@@ -179,7 +179,7 @@ func rust(s *source, p *plan) error {
 	return s.start(p, name, why, "a binary in Cargo.toml")
 }
 
-// rustPrograms are those that cargo builds of a package.
+// rustPrograms are the programs that cargo builds from a package.
 func rustPrograms(s *source, c cargoTOML) (names []string) {
 	if s.has("src/main.rs") && !slices.ContainsFunc(c.Bin, func(b cargoBin) bool { return b.Path == "src/main.rs" }) {
 		names = append(names, c.Package.Name)
@@ -218,14 +218,14 @@ func rustBins(s *source) (files []string) {
 	return files
 }
 
-// rustProgram is the program to start; empty if that is not clear.
+// rustProgram is the program to start, empty if that is not clear.
 func rustProgram(s *source, c cargoTOML) (name, why string) {
 	if c.Package.DefaultRun != "" {
 		return word(c.Package.DefaultRun), "default-run in Cargo.toml"
 	}
 	all := rustPrograms(s, c)
 	if len(all) == 1 {
-		return word(all[0]), "the one program of the package"
+		return word(all[0]), "the only program of the package"
 	}
 	for _, want := range []string{c.Package.Name, "web", "server", "app", "api"} {
 		if slices.Contains(all, want) {
@@ -235,9 +235,9 @@ func rustProgram(s *source, c cargoTOML) (name, why string) {
 	return "", ""
 }
 
-// rustStubs are the files of a package's own code, in whose place empty ones stand
-// while its dependencies are built. None: the package is not plain enough for that,
-// and all is built in one step.
+// rustStubs are the files of a package's own code that are empty while its
+// dependencies are built. It returns none if the package is too complex for that;
+// then everything is built in one step.
 func rustStubs(s *source, c cargoTOML) (files []string) {
 	if s.top != nil || c.Workspace != nil || c.Package.Build != nil || s.has("build.rs") || len(c.Test)+len(c.Bench)+len(c.Example) > 0 {
 		return nil
@@ -270,7 +270,7 @@ func rustStubs(s *source, c cargoTOML) (files []string) {
 
 var plainPath = regexp.MustCompile(`^[\w./-]+$`)
 
-// dirs are the folders that files lie in.
+// dirs are the folders of files.
 func dirs(files []string) (list []string) {
 	for _, f := range files {
 		if d := path.Dir(f); !slices.Contains(list, d) {
@@ -282,7 +282,7 @@ func dirs(files []string) (list []string) {
 
 var javaRelease = regexp.MustCompile(`<(?:java\.version|maven\.compiler\.release|maven\.compiler\.target|release)>\s*(?:1\.)?(\d+)\s*<|languageVersion[^\n]*?\b(?:of\(\s*)?(\d+)\)|sourceCompatibility\s*=\s*['"]?(?:JavaVersion\.VERSION_)?(?:1\.)?(\d+)`)
 
-// java builds one jar that starts by itself.
+// java builds one jar that starts on its own.
 func java(s *source, p *plan) error {
 	maven := s.has("pom.xml")
 	file := s.first("pom.xml", "build.gradle", "build.gradle.kts")
@@ -300,7 +300,8 @@ func java(s *source, p *plan) error {
 		}
 	}
 	v := firstSaid(said{system, "system.properties"}, said{declared, file}, said{number.FindString(s.tool("java")), ".tool-versions"}, said{"21", "the default"})
-	// Images exist for the releases with long support; a newer one builds for an older.
+	// Images exist for the releases with long-term support; a newer one builds for
+	// an older one.
 	version := choose(">="+lines(v.text, 1), "8", "11", "17", "21", "25")
 	gradle := ""
 	if !maven {
@@ -308,11 +309,11 @@ func java(s *source, p *plan) error {
 		if gradle, version, err = gradleVersion(s, p, v, version); err != nil {
 			return err
 		}
-		// A toolchain is that release and no other, unless Gradle may fetch it.
+		// A toolchain is exactly that release, unless Gradle may fetch it.
 		if wanted := lines(v.text, 1); v.from == file && wanted != version && strings.Contains(text, "languageVersion") &&
 			!strings.Contains(s.read("settings.gradle")+s.read("settings.gradle.kts"), "foojay") {
 			return mesh.Errorf(mesh.Invalid, "%s asks for a toolchain of Java %s, and Gradle's image has Java %s", file, wanted, version).
-				WithHint("ask for Java %s there, or let Gradle fetch toolchains: org.gradle.toolchains.foojay-resolver-convention in settings.gradle", version)
+				WithHint("ask for Java %s, or let Gradle fetch toolchains: org.gradle.toolchains.foojay-resolver-convention in settings.gradle", version)
 		}
 	}
 	p.found("Java "+version, v.from)
@@ -320,7 +321,7 @@ func java(s *source, p *plan) error {
 	if strings.Contains(text, "spring-boot") || strings.Contains(text, "org.springframework.boot") {
 		p.Framework = "Spring Boot"
 	} else if strings.Contains(text, "quarkus") {
-		return mesh.Errorf(mesh.Invalid, "this is Java with Quarkus, whose packaging mesh does not know").WithHint("Quarkus writes a Dockerfile: see src/main/docker, and set dockerfile=PATH")
+		return mesh.Errorf(mesh.Invalid, "this is Java with Quarkus, which mesh cannot package").WithHint("use a Dockerfile that Quarkus generates in src/main/docker: set dockerfile=PATH")
 	}
 	cache, command, out := "/root/.m2", "mvn --batch-mode -DskipTests package", "target"
 	p.buildImage = "maven:3-eclipse-temurin-" + version
@@ -333,28 +334,28 @@ func java(s *source, p *plan) error {
 	p.build = []string{
 		"COPY . .",
 		"RUN --mount=type=cache,target=" + cache + " " + mounts + exports + command,
-		// Of several jars the largest: that with the dependencies in it.
+		// Of several jars, the largest: it contains the dependencies.
 		"RUN cp \"$(ls -S " + out + "/*.jar | grep -v -e -sources.jar -e -javadoc.jar -e -plain.jar -e original- | head -1)\" /app.jar",
 	}
 	p.final = []string{"COPY --from=build --chown=%OWNER /app.jar /app/app.jar"}
 	if started := s.set.StartCommand + "\n" + s.read("Procfile"); strings.Contains(started, out+"/") || strings.Contains(started, "build/") {
-		// Commands that name what the build makes find it where it was made.
-		p.found("keeps everything that the build makes", "the start command names it")
+		// Commands that name build output find it where the build put it.
+		p.found("keeps all build output", "the start command uses it")
 		p.final = append([]string{"COPY --from=build --chown=%OWNER /app /app"}, p.final...)
 	}
 	start := "java -XX:MaxRAMPercentage=75 -jar app.jar"
 	if p.Framework == "Spring Boot" {
 		start = "java -XX:MaxRAMPercentage=75 -Dserver.port=$PORT -jar app.jar"
 	}
-	return s.start(p, start, "the jar that the build makes", "jar")
+	return s.start(p, start, "the jar of the build", "jar")
 }
 
 var gradleDistribution = regexp.MustCompile(`(?m)^distributionUrl\s*=.*/gradle-(\d+(?:\.\d+){0,2})-`)
 
-// gradleVersion is the version that the tree's wrapper fetches, as an image's tag has
-// it; else one that runs on the release of Java that is wanted. There are no images of
-// a Gradle with a release of Java that it does not run on: where nothing asks for the
-// release, or one is asked for that is too old for Gradle itself, it is another one.
+// gradleVersion is the version that the tree's wrapper fetches, as in an image's
+// tag; otherwise one that runs on the requested release of Java. There are no images
+// of a Gradle with a release of Java that it does not run on: if nothing asks for a
+// release, or only for one too old for Gradle itself, another one is used.
 func gradleVersion(s *source, p *plan, wanted said, java string) (gradle, runs string, err error) {
 	const properties = "gradle/wrapper/gradle-wrapper.properties"
 	m := gradleDistribution.FindStringSubmatch(s.read(properties))
@@ -381,7 +382,7 @@ func gradleVersion(s *source, p *plan, wanted said, java string) (gradle, runs s
 		java = newest
 	case !atLeast(newest, java):
 		return "", "", mesh.Errorf(mesh.Invalid, "%s asks for Java %s, and there is no image of Gradle %s with that", wanted.from, lines(wanted.text, 1), gradle).
-			WithHint("take a newer Gradle: ./gradlew wrapper --gradle-version 9.1; or ask for Java %s", newest)
+			WithHint("use a newer Gradle: ./gradlew wrapper --gradle-version 9.1; or ask for Java %s", newest)
 	}
 	p.found("Gradle "+gradle, properties)
 	return gradle, java, nil

@@ -1,10 +1,9 @@
-// Package detect writes the Dockerfile of a source tree that has none.
+// Package detect generates the Dockerfile of a source tree that has none.
 //
-// It looks at names and at a few small files, decides which language and
-// framework the tree is written in, which version of it, how its dependencies
-// are installed and what starts it, and writes a Dockerfile that a person can
-// read, keep and change. It runs nothing and writes nothing: whoever asks prints
-// the plan or builds it.
+// It looks at file names and at a few small files, determines the language and
+// framework, their version, how to install the dependencies and what to start, and
+// generates a Dockerfile that a person can read, keep and change. It runs nothing
+// and writes nothing: the caller prints the plan or builds it.
 //
 //	plan, err := detect.Detect(os.DirFS("."), detect.Settings{})
 //	fmt.Print(plan.Dockerfile)
@@ -21,28 +20,28 @@ import (
 	"mesh"
 )
 
-// Settings are what somebody has said about the build. Zero fields say nothing.
+// Settings are what people have set for the build. Zero fields are unset.
 type Settings struct {
-	Packages      []string // Debian packages that the program needs when it runs
+	Packages      []string // Debian packages that the program needs at run time
 	BuildPackages []string // Debian packages that only the build needs
-	BaseImage     string   // in place of the language's own
-	BuildCommand  string   // in place of the detected one
-	StartCommand  string   // in place of the detected one
-	User          string   // who runs the program; empty: one without rights
+	BaseImage     string   // instead of the language's own
+	BuildCommand  string   // instead of the detected one
+	StartCommand  string   // instead of the detected one
+	User          string   // the user that runs the program; empty: one without privileges
 }
 
-// Plan is how a tree is built.
+// Plan describes how a tree is built.
 type Plan struct {
 	Language   string // "Node"
 	Framework  string // "Express", or empty
-	Because    string // what decided: "there is a package.json"
+	Because    string // the reason: "there is a package.json"
 	Facts      []Fact // what else was found, in the order of the Dockerfile
 	Dockerfile string
-	Ignore     string // the .dockerignore that goes with it, for a tree without one
-	Context    string // the folder of the tree that COPY sees; empty: all of it
+	Ignore     string // the .dockerignore for it, for a tree without one
+	Context    string // the folder of the tree that COPY sees; empty: the whole tree
 }
 
-// Fact is something that was found, and the file that decided it.
+// Fact is something that was found, and where.
 type Fact struct{ What, Why string }
 
 // Title is the language with its framework: "Node (Express)".
@@ -53,10 +52,10 @@ func (p Plan) Title() string {
 	return p.Language
 }
 
-// Ignored is what the context of a managed build leaves out where the tree has no
-// .dockerignore: nothing of it is wanted in an image, and a checkout has it where
-// a pushed tree has not. A .env file is not among it: one that is committed is meant,
-// and builds of front ends and Symfony read it.
+// Ignored is what the context of a managed build leaves out if the tree has no
+// .dockerignore: files that no image needs, and that a checkout has but a pushed
+// tree does not. .env files are not in the list: a committed one is meant to be
+// used, and builds of front ends and Symfony read it.
 const Ignored = `.git
 **/node_modules
 .venv
@@ -67,7 +66,7 @@ venv
 .DS_Store
 `
 
-// hidden is left out besides where the server would hand it out.
+// hidden is also left out if the server would serve it.
 const hidden = `**/.env
 **/.env.*
 `
@@ -75,13 +74,13 @@ const hidden = `**/.env
 // language is one that can be detected.
 type language struct {
 	name  string
-	files []string // any of these in the root: it is this language
+	files []string // if any of these is in the root, it is this language
 	plan  func(*source, *plan) error
 }
 
 // languages in the order in which they are tried. Those that have a package.json
-// beside their own file come before Node; a Python file that may as well be a helper
-// comes after it, and what any tree may have last.
+// beside their own file come before Node. A Python file that may just be a helper
+// comes after it, and files that any tree may have come last.
 var languages = []language{
 	{"PHP", []string{"composer.json", "index.php"}, php},
 	{"Go", []string{"go.mod"}, golang},
@@ -95,8 +94,8 @@ var languages = []language{
 	{"Static site", []string{"index.html", "public/index.html"}, static},
 }
 
-// LookedFor lists what the root of a tree may have, a line a language, for the one
-// whose tree has none of it.
+// LookedFor lists the files that detection looks for in the root of a tree, one line
+// per language.
 func LookedFor() (lines []string) {
 	for _, l := range languages {
 		lines = append(lines, fmt.Sprintf("%-12s %s", l.name, strings.Join(l.files, ", ")))
@@ -104,15 +103,15 @@ func LookedFor() (lines []string) {
 	return lines
 }
 
-// Detect makes the plan for a tree. A tree that fits nothing, or that leaves open
-// what to start, gives a *mesh.Error of kind Invalid that says how to go on.
+// Detect makes the plan for a tree. If no language fits, or it is not clear what to
+// start, the error is a *mesh.Error of kind Invalid with a hint.
 func Detect(tree fs.FS, set Settings) (*Plan, error) { return Folder(tree, "", set) }
 
-// Folder makes the plan for a folder of a tree, as Detect does. The folder is built
-// alone, and is the plan's Context, unless it belongs to something above it: a
-// workspace of npm, pnpm, yarn, bun, Go or Cargo that lists it, or a Go module whose
-// package it is. Then what is above is the Context, dependencies are installed there,
-// and the folder is built and started.
+// Folder makes the plan for a folder of a tree, like Detect. The folder is built
+// alone, as the plan's Context, unless it belongs to something above it: a workspace
+// of npm, pnpm, yarn, bun, Go or Cargo that lists it, or a Go module whose package
+// it is. Then what is above is the Context, dependencies are installed there, and
+// the folder is built and started.
 func Folder(tree fs.FS, dir string, set Settings) (*Plan, error) {
 	whole := tree
 	if dir = strings.Trim(path.Clean("/"+dir), "/"); dir != "" {
@@ -128,11 +127,11 @@ func Folder(tree fs.FS, dir string, set Settings) (*Plan, error) {
 	}
 	for name, v := range map[string]string{"base-image": set.BaseImage, "user": set.User} {
 		if strings.ContainsFunc(v, unicode.IsSpace) {
-			return nil, mesh.Errorf(mesh.Invalid, "%s=%q has a blank in it", name, mesh.Clip(v, 60))
+			return nil, mesh.Errorf(mesh.Invalid, "%s=%q contains a blank", name, mesh.Clip(v, 60))
 		}
 	}
 	if strings.ContainsAny(set.BuildCommand, "\r\n") {
-		return nil, mesh.Errorf(mesh.Invalid, "build-command has several lines").WithHint("join them with &&, or call a script of the repository")
+		return nil, mesh.Errorf(mesh.Invalid, "build-command has several lines").WithHint("join them with &&, or call a script in the repository")
 	}
 	src := &source{tree: tree, set: set, whole: whole, folder: dir}
 	write := func(l language, because string) (*Plan, error) {
@@ -154,7 +153,7 @@ func Folder(tree fs.FS, dir string, set Settings) (*Plan, error) {
 	if goPackage(src) {
 		return write(language{name: "Go", plan: golang}, "it is a package of the module above it")
 	}
-	err := mesh.Errorf(mesh.Invalid, "there is no Dockerfile, and nothing else says how to build it")
+	err := mesh.Errorf(mesh.Invalid, "there is no Dockerfile, and mesh cannot detect the language")
 	for _, dir := range src.folders() {
 		for _, l := range languages[:len(languages)-1] { // not static: any folder may have an index.html
 			for _, f := range append([]string{"Dockerfile"}, l.files...) {
@@ -164,7 +163,7 @@ func Folder(tree fs.FS, dir string, set Settings) (*Plan, error) {
 			}
 		}
 	}
-	return nil, err.WithHint("add one of these files, or a Dockerfile; what is served as it is goes into public/")
+	return nil, err.WithHint("add one of these files or a Dockerfile; put a static site in public/")
 }
 
 func article(file string) string {

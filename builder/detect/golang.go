@@ -16,7 +16,7 @@ import (
 
 var packageMain = regexp.MustCompile(`(?m)^package main\b`)
 
-// cgo are modules that are nothing without a C compiler, and what they need besides.
+// cgo are modules that need a C compiler, and further packages.
 var cgo = map[string]needs{
 	"github.com/mattn/go-sqlite3":                {},
 	"github.com/confluentinc/confluent-kafka-go": {},
@@ -26,8 +26,8 @@ var cgo = map[string]needs{
 	"gopkg.in/gographics/imagick.v3":             {}, // Debian 12 has no ImageMagick 7
 }
 
-// golang builds all the commands of a module; the source goes into the image as
-// well, for templates and files that the program reads.
+// golang builds all commands of a module. The source also goes into the image, for
+// templates and files that the program reads.
 func golang(s *source, p *plan) error {
 	mod, err := goMod(s)
 	if err != nil {
@@ -47,7 +47,7 @@ func golang(s *source, p *plan) error {
 		v = said{strings.TrimPrefix(mod.Toolchain.Name, "go"), "toolchain in go.mod"}
 	}
 	if work != nil && work.Go != nil {
-		v = said{work.Go.Version, "go in go.work"} // no module's is newer
+		v = said{work.Go.Version, "go in go.work"} // no module needs a newer one
 	}
 	version := p.newest("Go", "1.26", v)
 	p.buildImage, p.image = "golang:"+version+"-bookworm", "debian:bookworm-slim"
@@ -68,7 +68,7 @@ func golang(s *source, p *plan) error {
 	}
 	p.add(cgo, required)
 	p.build = []string{"ENV CGO_ENABLED=" + cgoEnabled}
-	// What lies in the tree has to be there before the rest is fetched.
+	// Modules in the tree must be there before the others are fetched.
 	if work != nil || s.above().has("vendor/modules.txt") || replacesFolder(mod) {
 		p.build = append(p.build, "COPY . .")
 	} else {
@@ -91,11 +91,11 @@ func golang(s *source, p *plan) error {
 	return s.start(p, start, why, "package main in the root or in cmd/")
 }
 
-// goMod is the folder's module; one without a name where there is none.
+// goMod is the folder's module, without a name if there is none.
 func goMod(s *source) (*modfile.File, error) {
 	text := []byte(s.read("go.mod"))
 	mod, err := modfile.Parse("go.mod", text, nil)
-	if err != nil { // what a newer Go has added, say; this reads less
+	if err != nil { // for example something that a newer Go has added; this reads less
 		mod, err = modfile.ParseLax("go.mod", text, nil)
 	}
 	if err != nil {
@@ -104,13 +104,13 @@ func goMod(s *source) (*modfile.File, error) {
 	return mod, nil
 }
 
-// replacesFolder tells whether a module is replaced by what lies in the tree.
+// replacesFolder reports whether a module is replaced by a folder of the tree.
 func replacesFolder(mod *modfile.File) bool {
 	return slices.ContainsFunc(mod.Replace, func(r *modfile.Replace) bool { return modfile.IsDirectoryPath(r.New.Path) })
 }
 
-// goPackage tells whether a folder without a go.mod has commands of the module that
-// is above it.
+// goPackage reports whether a folder without a go.mod has commands of the module
+// above it.
 func goPackage(s *source) bool {
 	if s.folder == "" || s.has("go.mod") || !s.isMain(".") && !s.dir("cmd") {
 		return false
@@ -120,10 +120,10 @@ func goPackage(s *source) bool {
 
 // goAbove looks for what a folder belongs to: the module that it is a package of, the
 // go.work that uses it, which it returns, or the tree in which its go.mod replaces
-// modules by folders that are not below it.
+// modules with folders that are not below it.
 func goAbove(s *source, p *plan, mod *modfile.File) (work *modfile.WorkFile) {
 	if s.top != nil {
-		p.found("is a part of a module", "the "+path.Join(s.top.folder, "go.mod")+" above it")
+		p.found("part of a module", path.Join(s.top.folder, "go.mod")+" above it")
 		return nil
 	}
 	if s.climb(func(top *source, at string) bool {
@@ -131,7 +131,7 @@ func goAbove(s *source, p *plan, mod *modfile.File) (work *modfile.WorkFile) {
 		work, err = modfile.ParseWork("go.work", []byte(top.read("go.work")), nil)
 		return err == nil && slices.ContainsFunc(work.Use, func(u *modfile.Use) bool { return path.Clean(u.Path) == at })
 	}) {
-		p.found("is a module of a workspace", "the "+path.Join(s.top.folder, "go.work")+" above it")
+		p.found("module of a workspace", path.Join(s.top.folder, "go.work")+" above it")
 		return work
 	}
 	var outside []string
@@ -143,7 +143,7 @@ func goAbove(s *source, p *plan, mod *modfile.File) (work *modfile.WorkFile) {
 	if len(outside) > 0 && s.climb(func(_ *source, at string) bool {
 		return !slices.ContainsFunc(outside, func(o string) bool { return strings.HasPrefix(path.Join(at, o), "..") })
 	}) {
-		p.found("sees what is above the folder", "replace in go.mod")
+		p.found("includes the folders above", "replace in go.mod")
 	}
 	return nil
 }
@@ -153,7 +153,7 @@ func goCommands(s *source, mod *modfile.File) (target, start, why string, err er
 	name := "app"
 	if mod.Module != nil {
 		name = path.Base(strings.TrimSuffix(mod.Module.Mod.Path, "/"))
-		if regexp.MustCompile(`^v\d+$`).MatchString(name) { // as go build names it
+		if regexp.MustCompile(`^v\d+$`).MatchString(name) { // the name that go build would use
 			name = path.Base(path.Dir(mod.Module.Mod.Path))
 		}
 	}
@@ -189,12 +189,12 @@ func goCommands(s *source, mod *modfile.File) (target, start, why string, err er
 	}
 	if s.set.StartCommand == "" && !s.has("Procfile") {
 		return "", "", "", mesh.Errorf(mesh.Invalid, "this is Go, and cmd/ has several commands: %s", strings.Join(commands, ", ")).
-			WithHint("say which one serves in a Procfile: web: %s, or set start-command=%s", commands[0], commands[0])
+			WithHint("name the one to start in a Procfile: web: %s, or set start-command=%s", commands[0], commands[0])
 	}
 	return "./cmd/...", "", "the commands in cmd/", nil
 }
 
-// isMain tells whether a folder has a command.
+// isMain reports whether a folder has a command.
 func (s *source) isMain(dir string) bool {
 	list, err := fs.ReadDir(s.tree, dir)
 	if err != nil {
@@ -216,8 +216,8 @@ var (
 	goTags    = words("linux unix cgo gc timetzdata")
 )
 
-// goBuilt tells whether a file's name and its build constraint let it be built on
-// Linux, for either kind of chip that servers have.
+// goBuilt reports whether a file's name and build constraint include it in a build
+// for Linux, on either architecture that servers have.
 func goBuilt(name, text string) bool {
 	parts := strings.Split(strings.TrimSuffix(name, ".go"), "_")
 	for _, p := range parts[max(1, len(parts)-2):] {
@@ -232,12 +232,12 @@ func goBuilt(name, text string) bool {
 			continue
 		}
 		x, err := constraint.Parse(l)
-		return err != nil || x.Eval(goTag("amd64")) || x.Eval(goTag("arm64")) // go build tells what is wrong with it
+		return err != nil || x.Eval(goTag("amd64")) || x.Eval(goTag("arm64")) // go build reports what is wrong with it
 	}
 	return true
 }
 
-// goTag tells which tags are set on a chip.
+// goTag reports which tags are set for an architecture.
 func goTag(chip string) func(string) bool {
 	return func(tag string) bool {
 		return tag == chip || slices.Contains(goTags, tag) || strings.HasPrefix(tag, "go1.")

@@ -56,8 +56,8 @@ var nodeNeeds = map[string]needs{
 
 const compiler = "build-essential python3"
 
-// nodeFrameworks name what a package.json depends on, and what starts it when
-// nothing else says so. The first that is there counts.
+// nodeFrameworks are the dependencies that name a framework, and what starts it if
+// nothing else does. The first match counts.
 var nodeFrameworks = []struct{ dependency, name, start string }{
 	{"next", "Next.js", "next start"},
 	{"nuxt", "Nuxt", "node .output/server/index.mjs"},
@@ -70,7 +70,7 @@ var nodeFrameworks = []struct{ dependency, name, start string }{
 	{"hono", "Hono", ""},
 }
 
-// node is for what has a package.json, or a server.js alone.
+// node is for trees with a package.json, or only a server.js.
 func node(s *source, p *plan) error {
 	var j packageJSON
 	if err := s.json("package.json", &j); err != nil {
@@ -83,7 +83,7 @@ func node(s *source, p *plan) error {
 	}
 	m := packageManager(s, j)
 	if s.top != nil {
-		p.found("is a member of a workspace", "the "+path.Join(s.top.folder, s.top.first("pnpm-workspace.yaml", "package.json"))+" above it")
+		p.found("member of a workspace", path.Join(s.top.folder, s.top.first("pnpm-workspace.yaml", "package.json"))+" above it")
 		above, err := nodeVersion(s.top, root)
 		if err != nil {
 			return err
@@ -109,7 +109,7 @@ func node(s *source, p *plan) error {
 	}
 	if _, runs := j.Dependencies["typescript"]; !runs && p.Framework == "Next.js" && s.first("next.config.ts", "next.config.mts") != "" && m.prune != "" {
 		m.prune = ""
-		p.found("keeps what only the build needs", "next start reads next.config.ts with typescript")
+		p.found("keeps build dependencies", "next start reads next.config.ts with typescript")
 	}
 	if why := nodeGit(s, j); why != "" {
 		p.buildPackages = append(p.buildPackages, "git", "ca-certificates")
@@ -151,7 +151,7 @@ func node(s *source, p *plan) error {
 
 type said struct{ text, from string }
 
-// firstSaid is the first that says anything.
+// firstSaid is the first that has a value.
 func firstSaid(list ...said) said {
 	for _, s := range list {
 		if s.text = strings.TrimSpace(s.text); s.text != "" {
@@ -161,8 +161,8 @@ func firstSaid(list ...said) said {
 	return said{}
 }
 
-// nodeReleases are the code names of the lines with long support, and their numbers,
-// as nvm has them.
+// nodeReleases are the code names of the lines with long-term support, and their
+// numbers, as in nvm.
 var nodeReleases = []struct{ name, line string }{
 	{"krypton", "24"},
 	{"jod", "22"},
@@ -195,17 +195,17 @@ func nodeVersion(s *source, j packageJSON) (said, error) {
 				return v, nil
 			}
 		}
-		return said{}, mesh.Errorf(mesh.Invalid, "%s says %q, and no release of Node has that name", v.from, mesh.Clip(v.text, 40)).
+		return said{}, mesh.Errorf(mesh.Invalid, "%s says %q, but no release of Node has that name", v.from, mesh.Clip(v.text, 40)).
 			WithHint("name a version: %s, or lts/%s", nodeDefault, nodeReleases[0].name)
 	case v.from != "" && !number.MatchString(text):
-		return said{}, mesh.Errorf(mesh.Invalid, "%s says %q, which is no version of Node", v.from, mesh.Clip(v.text, 40)).
+		return said{}, mesh.Errorf(mesh.Invalid, "%s says %q, which is not a version of Node", v.from, mesh.Clip(v.text, 40)).
 			WithHint("name a version: %s, or lts/%s", nodeDefault, nodeReleases[0].name)
 	}
 	v.text = strings.TrimPrefix(v.text, "v")
 	return v, nil
 }
 
-// nodeBuild is the command that builds, or empty.
+// nodeBuild is the build command, or empty.
 func nodeBuild(s *source, p *plan, j packageJSON, m manager) string {
 	for _, script := range []string{"heroku-postbuild", "build"} {
 		if j.Scripts[script] != "" {
@@ -218,17 +218,17 @@ func nodeBuild(s *source, p *plan, j packageJSON, m manager) string {
 	return s.buildCommand(p, "", "")
 }
 
-// manager installs what a package.json asks for.
+// manager installs the dependencies of a package.json.
 type manager struct {
 	name    string
 	why     string
-	setup   string   // makes it available, where the image has it not
+	setup   string   // installs it, if the image does not have it
 	env     []string // NAME=value that it reads
 	install string
-	berry   bool   // yarn from 2 on
-	config  string // what each of its commands reads, and refuses without the variables in it
-	prune   string // takes out what only the build needed
-	cache   string // the folder that is worth keeping
+	berry   bool   // yarn 2 or later
+	config  string // the configuration that each of its commands reads; without the variables in it they fail
+	prune   string // removes what only the build needed
+	cache   string // the folder to cache
 	files   []string
 }
 
@@ -250,7 +250,7 @@ func packageManager(s *source, j packageJSON) manager {
 		if strings.HasPrefix(lock, "bun.") {
 			m.install += " --frozen-lockfile"
 		}
-		m.prune = "rm -rf node_modules && " + m.install + " --production" // bun has nothing that takes out
+		m.prune = "rm -rf node_modules && " + m.install + " --production" // bun has no command to remove packages
 		return m
 	case "pnpm":
 		if version == "" {
@@ -271,21 +271,21 @@ func packageManager(s *source, j packageJSON) manager {
 			files: []string{"yarn.lock"},
 		}
 		if s.has(".yarnrc.yml") || version != "" && !strings.HasPrefix(version, "1.") {
-			// From npm's registry, as all else: corepack would ask another host. Where
-			// the tree brings its own (yarnPath), that one takes over.
+			// From npm's registry, like everything else: corepack would use another
+			// host. If the tree has its own yarn (yarnPath), that one takes over.
 			version, m.berry, m.config = orElse(version, "4"), true, s.read(".yarnrc.yml")
 			m.setup = "npm install --global --force @yarnpkg/cli-dist@" + version
 			m.install, m.prune, m.cache = "yarn install --immutable", "", "/root/.yarn/berry/cache"
 			if major := lines(version, 1); major != "2" && major != "3" {
-				m.prune = "yarn workspaces focus --all --production" // older ones have it as a plug-in
+				m.prune = "yarn workspaces focus --all --production" // for older ones it is a plugin
 			}
 			if !yarnLinker.MatchString(s.read(".yarnrc.yml")) {
-				// Without node_modules the program would have to be started by yarn,
-				// from a cache that is not in the image.
+				// Without node_modules, yarn would have to start the program, from a
+				// cache that is not in the image.
 				m.env = append(m.env, "YARN_NODE_LINKER=node-modules")
 			}
 			if !s.dir(".yarn/cache") {
-				m.env = append(m.env, "YARN_ENABLE_GLOBAL_CACHE=true") // or the packages lie in the image twice
+				m.env = append(m.env, "YARN_ENABLE_GLOBAL_CACHE=true") // otherwise the packages are in the image twice
 			}
 			m.files = append(m.files, ".yarnrc.yml", ".yarn")
 		}
@@ -309,8 +309,8 @@ func orElse(s, otherwise string) string {
 	return s
 }
 
-// nodeInstall fills the build stage: what the dependencies are made of is copied
-// first, so that they are installed anew only when it has changed.
+// nodeInstall fills the build stage. The files that define the dependencies are
+// copied first, so that they are only installed again when these have changed.
 func nodeInstall(s *source, p *plan, j packageJSON, m manager, build string) {
 	cache, mounts, exports := nodeMounts(s, m)
 	install, prune := nodeSetUp(p, m, build != "")
@@ -320,7 +320,7 @@ func nodeInstall(s *source, p *plan, j packageJSON, m manager, build string) {
 		whole = "workspaces in package.json"
 	}
 	if whole != "" {
-		p.found("copies everything before it installs", whole)
+		p.found("copies everything before installing", whole)
 		p.build = append(p.build, "COPY . .")
 	} else {
 		files := s.present(append([]string{"package.json", ".npmrc", "patches"}, m.files...)...)
@@ -338,8 +338,8 @@ func nodeInstall(s *source, p *plan, j packageJSON, m manager, build string) {
 	}
 }
 
-// nodeInstallWorkspace fills the build stage of a workspace's member: the workspace
-// is installed, what the member is made of is built, and the member itself.
+// nodeInstallWorkspace fills the build stage of a workspace member: it installs the
+// workspace, builds what the member depends on, and then the member.
 func nodeInstallWorkspace(s *source, p *plan, root packageJSON, members []nodeMember, m manager, build string) {
 	before := buildOrder(members, s.at)
 	cache, mounts, exports := nodeMounts(s.top, m)
@@ -358,7 +358,7 @@ func nodeInstallWorkspace(s *source, p *plan, root packageJSON, members []nodeMe
 		copied = append(copied, fmt.Sprintf("COPY %s/package.json %s/", member.dir, member.dir))
 	}
 	if whole != "" {
-		p.found("copies everything before it installs", whole)
+		p.found("copies everything before installing", whole)
 		copied = []string{"COPY . ."}
 	}
 	p.build = append(append(p.build, copied...), "RUN "+cache+mounts+exports+install)
@@ -366,7 +366,7 @@ func nodeInstallWorkspace(s *source, p *plan, root packageJSON, members []nodeMe
 		p.build = append(p.build, "COPY . .")
 	}
 	for _, b := range before {
-		p.found("builds "+b.dir+" first", "scripts.build of what it depends on")
+		p.found("builds "+b.dir+" first", "scripts.build of a dependency")
 		p.build = append(p.build, "WORKDIR /app/"+b.dir, "RUN "+withConfig+readConfig+m.name+" run build")
 	}
 	if build != "" {
@@ -378,14 +378,13 @@ func nodeInstallWorkspace(s *source, p *plan, root packageJSON, members []nodeMe
 }
 
 // nodeMounts are the options of an instruction that installs: the cache, and the
-// config vars that the package manager's configuration names.
+// config vars in the package manager's configuration.
 func nodeMounts(s *source, m manager) (cache, mounts, exports string) {
 	mounts, exports = secretsIn(s.read(".npmrc") + s.read(".yarnrc.yml"))
 	return "--mount=type=cache,target=" + m.cache + " ", mounts, exports
 }
 
-// nodeWhole is what in a package.json asks for the whole tree before anything is
-// installed, or empty.
+// nodeWhole is what requires the whole tree before anything is installed, or empty.
 func nodeWhole(j packageJSON) (why string) {
 	for _, script := range []string{"preinstall", "install", "postinstall", "prepare"} {
 		if j.Scripts[script] != "" {
@@ -394,14 +393,14 @@ func nodeWhole(j packageJSON) (why string) {
 	}
 	for _, n := range slices.Sorted(maps.Keys(j.Dependencies)) {
 		if v := j.Dependencies[n]; strings.HasPrefix(v, "file:") || strings.HasPrefix(v, "link:") {
-			why = n + " in package.json, which lies in the repository"
+			why = n + " in package.json, which is in the repository"
 		}
 	}
 	return why
 }
 
-// nodeSetUp brings the package manager into the build stage, and returns what
-// installs and, after a build, what takes out what only the build needs.
+// nodeSetUp adds the package manager to the build stage. It returns the command that
+// installs and, after a build, the one that removes what only the build needs.
 func nodeSetUp(p *plan, m manager, builds bool) (install, prune string) {
 	if m.setup != "" && !slices.Contains(p.base, "RUN "+m.setup) {
 		p.build = append(p.build, "RUN "+m.setup)
@@ -411,9 +410,9 @@ func nodeSetUp(p *plan, m manager, builds bool) (install, prune string) {
 	}
 	install, prune = m.install, m.prune
 	if builds {
-		return "NODE_ENV=development " + install, prune // or what only the build needs stays out
+		return "NODE_ENV=development " + install, prune // otherwise build dependencies are left out
 	}
-	switch { // what only a build needs need not come at all
+	switch { // without a build, build dependencies are not installed at all
 	case m.name == "npm":
 		install += " --omit=dev"
 	case m.name == "pnpm":
@@ -426,8 +425,8 @@ func nodeSetUp(p *plan, m manager, builds bool) (install, prune string) {
 	return install, ""
 }
 
-// nodeRuns puts the package manager into the image where what is run there asks for
-// it: bun runs programs itself, and "pnpm start" needs pnpm.
+// nodeRuns adds the package manager to the image if a command there uses it: bun
+// runs programs itself, and "pnpm start" needs pnpm.
 func nodeRuns(s *source, p *plan, j packageJSON, m manager) {
 	start, _ := nodeStart(s, p, j, m)
 	text := strings.Join([]string{s.set.StartCommand, s.read("Procfile"), start, j.Scripts["prestart"], j.Scripts["start"], j.Scripts["poststart"]}, "\n")
@@ -436,7 +435,7 @@ func nodeRuns(s *source, p *plan, j packageJSON, m manager) {
 	}
 }
 
-// copies are the instructions that copy files and folders to where they are.
+// copies are the instructions that copy files and folders to the same paths.
 func copies(files []string) (list []string) {
 	var plain []string
 	for _, f := range files {
@@ -452,7 +451,7 @@ func copies(files []string) (list []string) {
 	return list
 }
 
-// nodeStart finds what starts the program.
+// nodeStart finds the command that starts the program.
 func nodeStart(s *source, p *plan, j packageJSON, m manager) (command, why string) {
 	script := j.Scripts["start"]
 	if j.Scripts["start:prod"] != "" && p.Framework == "NestJS" {
@@ -465,7 +464,7 @@ func nodeStart(s *source, p *plan, j packageJSON, m manager) (command, why strin
 	}
 	switch {
 	case script != "" && (j.Scripts["prestart"] != "" || j.Scripts["poststart"] != ""):
-		return "npm start", "scripts.start in package.json, with what goes before or after it"
+		return "npm start", "scripts.start in package.json, with prestart or poststart"
 	case script != "":
 		return script, "scripts.start in package.json" // npm itself would cost half a second and a process
 	}
@@ -495,8 +494,8 @@ func nodeStart(s *source, p *plan, j packageJSON, m manager) (command, why strin
 	return "", ""
 }
 
-// nodeSPA tells whether the tree is a front end only: a build, and nothing that
-// would serve what it makes.
+// nodeSPA reports whether the tree is only a front end: it has a build, and nothing
+// that serves the result.
 func nodeSPA(j packageJSON) (bool, string) {
 	if j.Scripts["build"] == "" || j.Scripts["start"] != "" && !devServer.MatchString(j.Scripts["start"]) {
 		return false, ""
@@ -514,17 +513,17 @@ func nodeSPA(j packageJSON) (bool, string) {
 	return false, ""
 }
 
-// devServer is a start script for the one who writes the front end: its program is
-// gone once only what runs is installed.
+// devServer is a start script for developing the front end. Its program is missing
+// when only run-time dependencies are installed.
 var devServer = regexp.MustCompile(`^\s*(npx )?(ng serve|ng s|react-scripts start|vite|vue-cli-service serve|astro (dev|preview)|parcel)(\s|$)`)
 
-// git is what a dependency is fetched from, as a package.json or a lock file has it.
+// Patterns of git dependencies, in a package.json or a lock file.
 var (
 	gitDependency = regexp.MustCompile(`^(git[+:@]|ssh:|(github|gitlab|bitbucket|gist):|\w[\w.-]*/[\w.-]+(#|$)|https?://.*\.git(#|$))`)
 	gitLocked     = regexp.MustCompile(`["'@ ]git(\+(https?|ssh)|)://|\btype: git\b`)
 )
 
-// nodeGit is what makes installing the dependencies need git, or empty.
+// nodeGit is what makes the installation need git, or empty.
 func nodeGit(s *source, j packageJSON) string {
 	for _, list := range []map[string]string{j.Dependencies, j.DevDependencies} {
 		for _, n := range slices.Sorted(maps.Keys(list)) {
@@ -535,7 +534,7 @@ func nodeGit(s *source, j packageJSON) string {
 	}
 	for _, f := range []string{"package-lock.json", "npm-shrinkwrap.json", "yarn.lock", "pnpm-lock.yaml", "bun.lock"} {
 		for l := range strings.SplitSeq(s.above().read(f), "\n") {
-			if !strings.Contains(l, `"url"`) && gitLocked.MatchString(l) { // that is where to complain
+			if !strings.Contains(l, `"url"`) && gitLocked.MatchString(l) { // a link for bug reports
 				return f + " names a git repository"
 			}
 		}
@@ -543,9 +542,9 @@ func nodeGit(s *source, j packageJSON) string {
 	return ""
 }
 
-// nodeStatic serves what a build has made.
+// nodeStatic serves the result of a build.
 func nodeStatic(s *source, p *plan, j packageJSON) error {
-	out, why := "dist", p.Framework+" makes it"
+	out, why := "dist", p.Framework+" builds it"
 	switch {
 	case j.has("react-scripts"):
 		out = "build"
@@ -563,12 +562,12 @@ func nodeStatic(s *source, p *plan, j packageJSON) error {
 		}
 	}
 	if !plainPath.MatchString(out) {
-		return mesh.Errorf(mesh.Invalid, "the build of this front end goes to %q, which is no plain path", mesh.Clip(out, 60)).
-			WithHint("give it a folder with a simple name, like dist")
+		return mesh.Errorf(mesh.Invalid, "the build of this front end writes to %q, which is not a plain path", mesh.Clip(out, 60)).
+			WithHint("use a folder with a simple name, such as dist")
 	}
 	p.buildImage, p.user, p.entrypoint = p.image, nobody, false
 	from := "--from=build " + path.Join("/app", s.at, out)
-	if p.Framework == "Astro" { // a page a file
+	if p.Framework == "Astro" { // one page per file
 		p.found("serves "+out+"/, and its 404.html for any other path", why)
 		p.image, p.final, p.cmd = staticImage, serveStatic(from, true), staticCommand
 		if len(p.packages) > 0 {
@@ -582,7 +581,7 @@ func nodeStatic(s *source, p *plan, j packageJSON) error {
 	return nil
 }
 
-// angularOut is the folder that Angular's build makes.
+// angularOut is the output folder of Angular's build.
 func angularOut(s *source, j packageJSON) (string, error) {
 	type target struct {
 		Builder string
@@ -613,7 +612,7 @@ func angularOut(s *source, j packageJSON) (string, error) {
 	}
 	out, browser := "dist/"+orElse(name, j.Name), "browser"
 	if strings.HasSuffix(build.Builder, ":browser") || strings.HasSuffix(build.Builder, ":browser-esbuild") {
-		browser = "" // as it was before Angular 17
+		browser = "" // before Angular 17
 	}
 	if text := build.Options.OutputPath; json.Unmarshal(text, &out) != nil && len(text) > 0 {
 		given := struct {

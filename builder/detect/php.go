@@ -13,11 +13,11 @@ var phpLines = []string{"8.4", "8.3", "8.2", "8.1", "8.5", "8.0", "7.4"}
 var phpBuiltIn = words(`core ctype curl date dom fileinfo filter ftp hash iconv json libxml mbstring mysqlnd openssl pcre
 pdo pdo_sqlite phar posix random readline reflection session simplexml sodium spl sqlite3 standard tokenizer xml xmlreader xmlwriter zlib`)
 
-// phpPECL are extensions that do not come with PHP's source.
+// phpPECL are extensions that are not part of PHP's source.
 var phpPECL = words(`apcu imagick memcached mongodb redis xdebug amqp grpc protobuf igbinary swoole
 ast ds event mailparse mcrypt msgpack oauth pcov rdkafka ssh2 uuid yaml`)
 
-// phpNeeds are what extensions are compiled against.
+// phpNeeds are the packages that extensions are compiled against.
 var phpNeeds = map[string]needs{
 	"amqp":      {run: "librabbitmq-dev"},
 	"bz2":       {run: "libbz2-dev"},
@@ -55,7 +55,7 @@ type composerJSON struct {
 	Repositories any
 }
 
-// php is served by PHP's own server, with four workers: it needs no configuration.
+// php runs PHP's own server, with four workers: it needs no configuration.
 func php(s *source, p *plan) error {
 	var c composerJSON
 	if err := s.json("composer.json", &c); err != nil {
@@ -75,14 +75,16 @@ func php(s *source, p *plan) error {
 		}
 	}
 	phpExtensions(p, c, version)
-	// Composer's image is Alpine's, and what else is built is built in the last stage.
+	// Composer's image is based on Alpine, so other build steps run in the last
+	// stage.
 	p.packages, p.buildPackages = append(p.packages, p.buildPackages...), nil
 	p.final = []string{"COPY --chown=%OWNER . ."}
 	if s.has("composer.json") {
 		p.found("composer install", s.first("composer.lock", "composer.json"))
 		cache := "RUN --mount=type=cache,target=/tmp/cache "
-		// Composer's image has another PHP, without the extensions. What a lock file
-		// has was chosen already; else it is chosen for the PHP that runs it.
+		// Composer's image has another PHP, without the extensions. A lock file has
+		// fixed the versions already; otherwise they are chosen for the PHP that
+		// runs the program.
 		options, platform := " --no-dev --no-interaction --no-progress --ignore-platform-reqs", ""
 		if !s.has("composer.lock") {
 			options = " --no-dev --no-interaction --no-progress --ignore-platform-req='ext-*'"
@@ -92,7 +94,7 @@ func php(s *source, p *plan) error {
 		}
 		p.buildImage = "composer:2"
 		if strings.Contains(s.read("composer.json"), `"path"`) {
-			p.found("copies everything before it installs", "a path in composer.json")
+			p.found("copies everything before installing", "a path in composer.json")
 			p.build = []string{"COPY . .", cache + platform + "composer install --optimize-autoloader" + options}
 		} else {
 			p.build = append(copies(s.present("composer.json", "composer.lock")), cache+platform+"composer install --no-scripts --no-autoloader"+options, "COPY . .", cache+"composer dump-autoload --optimize --no-dev")
@@ -120,7 +122,7 @@ func php(s *source, p *plan) error {
 	return s.start(p, found, why, "public/index.php or index.php")
 }
 
-// peclOptions answer what the extension would ask for.
+// peclOptions answer the questions of an extension's installer.
 func peclOptions(extensions []string) string {
 	if slices.Contains(extensions, "imap") {
 		return `--configureoptions 'with-kerberos="yes" with-imap-ssl="yes"' `
@@ -128,7 +130,7 @@ func peclOptions(extensions []string) string {
 	return ""
 }
 
-// phpExtensions compiles those that composer.json asks for and the image has not.
+// phpExtensions compiles the extensions in composer.json that the image lacks.
 func phpExtensions(p *plan, c composerJSON, version string) {
 	var own, pecl []string
 	for _, n := range slices.Sorted(maps.Keys(c.Require)) {
@@ -137,7 +139,7 @@ func phpExtensions(p *plan, c composerJSON, version string) {
 			continue
 		}
 		if ext == "opcache" && atLeast(version, "8.5") {
-			continue // a part of PHP from there on
+			continue // it is a part of PHP from then on
 		}
 		if slices.Contains(phpPECL, ext) || ext == "imap" && atLeast(version, "8.4") {
 			pecl = append(pecl, ext)

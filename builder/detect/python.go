@@ -104,7 +104,7 @@ func python(s *source, p *plan) error {
 	started := strings.Join([]string{s.set.StartCommand, s.read("Procfile"), found}, "\n")
 	for _, n := range slices.Concat(slices.Sorted(maps.Keys(project.Project.Scripts)), slices.Sorted(maps.Keys(project.Tool.Poetry.Scripts))) {
 		if again != nil && regexp.MustCompile(`(?m)(^|[\s:;&|])`+regexp.QuoteMeta(n)+`(\s|$)`).MatchString(started) {
-			p.found("installs the project itself", "its script "+n+" is started")
+			p.found("installs the project itself", "the start command uses its script "+n)
 			p.build = append(p.build, again...)
 			break
 		}
@@ -119,12 +119,13 @@ func orNothing(v any) any {
 	return ""
 }
 
-// clones stands among the dependencies when one of them is cloned; no name has a blank.
+// clones is in the list of dependencies if one of them is cloned; no real name
+// contains a blank.
 const clones = "git repositories among the dependencies"
 
 var requirement = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*`)
 
-// pythonDependencies are the names that the tree asks for, as PEP 503 writes them.
+// pythonDependencies are the names of the dependencies, normalized as in PEP 503.
 func pythonDependencies(s *source, project pyproject, pip pipfile) map[string]bool {
 	deps := map[string]bool{}
 	add := func(text string) {
@@ -165,19 +166,21 @@ func pythonDependencies(s *source, project pyproject, pip pipfile) map[string]bo
 var (
 	requirements     = regexp.MustCompile(`^\s*(?:-r|--requirement)[\s=]*([^\s#]+)`)
 	localRequirement = regexp.MustCompile(`(?m)^\s*(-e\s+|--editable[ =]\s*)?(\.|file:)|^\s*(-r|-c|-f|--requirement|--constraint|--find-links)[\s=\w]|@\s*file:`)
-	// gitRequirement is one that pip, uv, poetry or pipenv clones, in a lock file or not.
+	// gitRequirement is a dependency that pip, uv, poetry or pipenv clones, in a
+	// lock file or not.
 	gitRequirement = regexp.MustCompile(`(?m)\bgit\+(https?|ssh|git|file):|source = \{ git = |^type = "git"|"git": "|\bgit\s*=\s*["']`)
 )
 
-// What lies in the tree itself, as lock files say it.
+// Dependencies in the tree itself, as lock files list them.
 var (
 	uvLocal     = regexp.MustCompile(`source = \{ (directory|editable|virtual|path) = "[^."]`)
 	poetryLocal = regexp.MustCompile(`(?m)^type = "(directory|file)"`)
 	pipenvLocal = regexp.MustCompile(`"(path|file)":\s*"[^"]`)
 )
 
-// pythonInstall fills the build stage: an environment in /venv, with what the project
-// depends on. It returns what installs the project as well, where that is left out.
+// pythonInstall fills the build stage: an environment in /venv with the project's
+// dependencies. It returns the instructions that install the project itself, if they
+// are left out.
 func pythonInstall(s *source, p *plan) (again []string) {
 	whole := func(install string) []string {
 		if !slices.Contains(p.build, "COPY . .") {
@@ -189,7 +192,7 @@ func pythonInstall(s *source, p *plan) (again []string) {
 	p.build = []string{"RUN python -m venv /venv"}
 	copied := func(lock string, local *regexp.Regexp, files string) string {
 		if local.MatchString(s.read(lock)) {
-			p.found("copies everything before it installs", "paths in "+lock)
+			p.found("copies everything before installing", "paths in "+lock)
 			return "COPY . ."
 		}
 		return "COPY " + files + " ./"
@@ -201,11 +204,13 @@ func pythonInstall(s *source, p *plan) (again []string) {
 			cache + "pip install uv", copied("uv.lock", uvLocal, "pyproject.toml uv.lock"),
 			cache + "UV_PROJECT_ENVIRONMENT=/venv UV_LINK_MODE=copy uv sync --frozen --no-dev --no-install-project --python \"$(command -v python3)\"",
 		}
-		// In both as for development: what the program reads lies beside its code.
+		// In both, installed as for development: files that the program reads are
+		// beside its code.
 		return whole(cache + "UV_PROJECT_ENVIRONMENT=/venv UV_LINK_MODE=copy uv sync --frozen --no-dev --python \"$(command -v python3)\"")
 	case s.has("poetry.lock"):
 		p.found("poetry install", "poetry.lock")
-		// Before there is an environment, or it would be in there, and in the image.
+		// Before the environment exists, so that poetry is not in it and not in the
+		// image.
 		p.build = append([]string{cache + "pip install poetry"}, append(p.build, copied("poetry.lock", poetryLocal, "pyproject.toml poetry.lock"), cache+"VIRTUAL_ENV=/venv poetry install --only main --no-root --no-interaction")...)
 		return whole(cache + "VIRTUAL_ENV=/venv poetry install --only-root --no-interaction")
 	case s.has("Pipfile.lock"):
@@ -214,7 +219,7 @@ func pythonInstall(s *source, p *plan) (again []string) {
 	case s.has("requirements.txt"):
 		p.found("pip install -r requirements.txt", "requirements.txt")
 		if localRequirement.MatchString(s.read("requirements.txt")) {
-			p.found("copies everything before it installs", "paths in requirements.txt")
+			p.found("copies everything before installing", "paths in requirements.txt")
 			p.build = append(p.build, "COPY . .")
 		} else {
 			p.build = append(p.build, "COPY requirements.txt ./")
@@ -222,7 +227,7 @@ func pythonInstall(s *source, p *plan) (again []string) {
 		p.build = append(p.build, cache+"pip install -r requirements.txt")
 		return whole(cache + "pip install --no-deps .")
 	case s.has("Pipfile"):
-		p.found("pipenv install", "Pipfile, without a lock file")
+		p.found("pipenv install", "Pipfile, no lock file")
 		p.build = append([]string{cache + "pip install pipenv"}, append(p.build, "COPY Pipfile ./", cache+"VIRTUAL_ENV=/venv PIPENV_VERBOSITY=-1 pipenv install --skip-lock")...)
 	case s.has("pyproject.toml") && strings.Contains(s.read("pyproject.toml"), "[project]"), s.has("setup.py"):
 		p.found("pip install .", s.first("pyproject.toml", "setup.py"))
@@ -235,7 +240,7 @@ func pythonInstall(s *source, p *plan) (again []string) {
 	return nil
 }
 
-// pythonBuild is what Django wants done once, or empty.
+// pythonBuild is what Django runs once at build time, or empty.
 func pythonBuild(s *source, p *plan) string {
 	if p.Framework != "Django" {
 		return ""
@@ -254,7 +259,7 @@ var (
 	appFactory = regexp.MustCompile(`(?m)^def (create_app|make_app)\(`)
 )
 
-// modules are the files that a web app's object is looked for in.
+// modules are the files in which to look for a web app's object.
 func (s *source) modules() []string {
 	list := s.presentFiles("wsgi.py", "asgi.py", "app.py", "main.py", "server.py", "application.py", "api.py")
 	for _, n := range []string{"app.py", "main.py", "wsgi.py", "__init__.py"} {
@@ -288,7 +293,7 @@ func pythonStart(s *source, p *plan, has func(string) bool, project pyproject) (
 		for _, f := range s.modules() {
 			if m := what.FindStringSubmatch(s.read(f)); m != nil {
 				if strings.HasPrefix(f, "src/") {
-					p.env = append(p.env, "PYTHONPATH=/app/src") // as an editor has it
+					p.env = append(p.env, "PYTHONPATH=/app/src") // as in an editor
 				}
 				return module(f), m[1], f
 			}
@@ -300,10 +305,10 @@ func pythonStart(s *source, p *plan, has func(string) bool, project pyproject) (
 		p.Framework = "Django"
 		for _, f := range s.glob("wsgi.py") {
 			if has("gunicorn") {
-				return "gunicorn " + module(f), f + ", and gunicorn among the requirements"
+				return "gunicorn " + module(f), f + ", with gunicorn in the requirements"
 			}
 		}
-		return "python manage.py runserver --noreload 0.0.0.0:$PORT", "manage.py; Django's own server, because gunicorn is not among the requirements"
+		return "python manage.py runserver --noreload 0.0.0.0:$PORT", "manage.py; Django's own server, because gunicorn is not in the requirements"
 	case has("fastapi"):
 		p.Framework = "FastAPI"
 		if m, v, f := find(fastAPIApp); m != "" {
@@ -319,9 +324,9 @@ func pythonStart(s *source, p *plan, has func(string) bool, project pyproject) (
 		}
 		switch {
 		case m != "" && has("gunicorn"):
-			return fmt.Sprintf("gunicorn '%s:%s'", m, v), f + ", and gunicorn among the requirements"
+			return fmt.Sprintf("gunicorn '%s:%s'", m, v), f + ", with gunicorn in the requirements"
 		case m != "":
-			return fmt.Sprintf("flask --app '%s:%s' run --host 0.0.0.0 --port $PORT", m, v), f + "; Flask's own server, because gunicorn is not among the requirements"
+			return fmt.Sprintf("flask --app '%s:%s' run --host 0.0.0.0 --port $PORT", m, v), f + "; Flask's own server, because gunicorn is not in the requirements"
 		}
 	}
 	if f := s.first("main.py", "app.py", "server.py", "bot.py", "src/main.py", "src/app.py"); f != "" {

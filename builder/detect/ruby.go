@@ -7,8 +7,8 @@ import (
 
 var rubyLines = []string{"3.4", "3.3", "3.2", "3.1", "3.0", "4.0", "2.7"}
 
-// rubyNeeds are gems with a library or a program below them. The compiler is always
-// there: most native gems bring what they need.
+// rubyNeeds are gems that need a library or a program. The compiler is always
+// installed: most native gems bring everything else.
 var rubyNeeds = map[string]needs{
 	"pg":               {build: "libpq-dev", run: "libpq5"},
 	"mysql2":           {build: "default-libmysqlclient-dev", run: "libmariadb3"},
@@ -46,7 +46,7 @@ func ruby(s *source, p *plan) error {
 	file, tool := said{strings.TrimPrefix(s.line(".ruby-version"), "ruby-"), ".ruby-version"}, said{s.tool("ruby"), ".tool-versions"}
 	v := firstSaid(file, said{declared, "ruby in Gemfile"}, said{locked, "Gemfile.lock"}, tool)
 	exact := 2
-	switch m := gemfileFile.FindStringSubmatch(gemfile); { // bundler refuses any other than what the Gemfile has
+	switch m := gemfileFile.FindStringSubmatch(gemfile); { // bundler accepts only the version in the Gemfile
 	case exactRuby.MatchString(declared):
 		exact = 3
 		if v.text != declared {
@@ -83,17 +83,17 @@ func ruby(s *source, p *plan) error {
 	if s.has("Gemfile") {
 		p.buildPackages = append(p.buildPackages, "build-essential", "git", "libyaml-dev", "pkg-config")
 		p.add(rubyNeeds, has)
-		if has("execjs") && !has("mini_racer") { // looked for when the app starts, too
+		if has("execjs") && !has("mini_racer") { // it is also needed when the app starts
 			p.packages = append(p.packages, "nodejs")
 			p.found("installs nodejs", "needed by execjs")
 		}
 		why := "Gemfile.lock"
 		if lock == "" {
-			why = "Gemfile, without a lock file"
+			why = "Gemfile, no lock file"
 		}
 		p.found("bundle install", why)
 		if gemPath.MatchString(gemfile) {
-			p.found("copies everything before it installs", "paths in the Gemfile")
+			p.found("copies everything before installing", "paths in the Gemfile")
 			p.build = append(p.build, "COPY . .")
 		} else {
 			p.build = append(p.build, copies(s.present("Gemfile", "Gemfile.lock", ".ruby-version", "vendor/cache"))...)
@@ -118,16 +118,16 @@ func ruby(s *source, p *plan) error {
 	return s.start(p, found, why, "bin/rails, config.ru, app.rb or main.rb")
 }
 
-// rubyAssets adds what is built from a Rails app's assets, with Node where the tree
-// has a package.json.
+// rubyAssets adds the build of a Rails app's assets, with Node if the tree has a
+// package.json.
 func rubyAssets(s *source, p *plan, rails bool, has func(string) bool) error {
-	command, cache := "", "" // the last is that of the package manager
+	command, cache := "", "" // cache is that of the package manager
 	if rails {
 		if has("bootsnap") {
 			p.build = append(p.build, "RUN bundle exec bootsnap precompile --gemfile app/ lib/")
 		}
-		// Not by the lock file: up to Rails 6 sprockets is in there also for an app
-		// that has no assets, and no task for them.
+		// Not by the lock file: up to Rails 6, sprockets is in it even for an app
+		// that has no assets and no task for them.
 		if s.dir("app/assets") || assetGem.MatchString(s.read("Gemfile")) {
 			command = "SECRET_KEY_BASE_DUMMY=1 SECRET_KEY_BASE=only-for-the-build bundle exec rails assets:precompile"
 		}
@@ -160,7 +160,7 @@ func rubyAssets(s *source, p *plan, rails bool, has func(string) bool) error {
 		p.found(m.install, m.why)
 	}
 	if command = s.buildCommand(p, command, "the app's assets"); command != "" {
-		p.build = append(p.build, "RUN "+cache+withConfig+readConfig+command) // which may install once more
+		p.build = append(p.build, "RUN "+cache+withConfig+readConfig+command) // it may install again
 		if s.has("package.json") {
 			p.build = append(p.build, "RUN rm -rf node_modules")
 		}
@@ -175,7 +175,7 @@ func rubyStart(s *source, p *plan, rails bool, has func(string) bool) (command, 
 	case rails:
 		return "bundle exec rails server -b 0.0.0.0", "config/application.rb"
 	case s.has("config.ru") && has("puma"):
-		return "bundle exec puma -b tcp://0.0.0.0:$PORT", "config.ru, and puma in the Gemfile"
+		return "bundle exec puma -b tcp://0.0.0.0:$PORT", "config.ru, with puma in the Gemfile"
 	case s.has("config.ru"):
 		return "bundle exec rackup -o 0.0.0.0 -p $PORT", "config.ru"
 	}

@@ -15,23 +15,23 @@ import (
 	"mesh"
 )
 
-// maxFile is how much of a file is read: what has to be known stands in small ones.
+// maxFile limits how much of a file is read: the relevant files are small.
 const maxFile = 4 << 20
 
 var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 
-// source is a tree that is looked at.
+// source is the tree that is examined.
 type source struct {
 	tree fs.FS
 	set  Settings
 
-	whole  fs.FS   // the tree that it is a folder of
-	folder string  // that folder; empty: all of it
+	whole  fs.FS   // the tree that contains the folder
+	folder string  // the folder in it; empty: the whole tree
 	top    *source // the folder above that it belongs to, or nil
-	at     string  // where it is below top
+	at     string  // its path below top
 }
 
-// has tells whether there is a file of that name.
+// has reports whether a file of that name exists.
 func (s *source) has(name string) bool {
 	i, err := fs.Stat(s.tree, name)
 	return err == nil && i.Mode().IsRegular()
@@ -42,7 +42,7 @@ func (s *source) dir(name string) bool {
 	return err == nil && i.IsDir()
 }
 
-// first is the first of the names that there is, or empty.
+// first is the first of the names that exists, or empty.
 func (s *source) first(names ...string) string {
 	for _, n := range names {
 		if s.has(n) {
@@ -52,7 +52,7 @@ func (s *source) first(names ...string) string {
 	return ""
 }
 
-// present are those of the names that there are; a folder gets a slash.
+// present are the names that exist; a folder gets a slash.
 func (s *source) present(names ...string) (list []string) {
 	for _, n := range names {
 		if s.has(n) {
@@ -88,7 +88,7 @@ func (s *source) line(name string) string {
 	return ""
 }
 
-// tool is the version that .tool-versions gives, as asdf and mise read it.
+// tool is the version in .tool-versions, as asdf and mise read it.
 func (s *source) tool(names ...string) string {
 	for l := range strings.SplitSeq(s.read(".tool-versions"), "\n") {
 		f := strings.Fields(l)
@@ -101,7 +101,7 @@ func (s *source) tool(names ...string) string {
 	return ""
 }
 
-// json reads a file into v; one that is not there leaves v as it is.
+// json reads a file into v; a missing one leaves v unchanged.
 func (s *source) json(name string, v any) error { return readJSON(name, s.read(name), v) }
 
 func readJSON(name, text string, v any) error {
@@ -120,14 +120,13 @@ func readJSON(name, text string, v any) error {
 	return nil
 }
 
-// jsonc reads a file with comments, and commas before a closing bracket.
+// jsonc reads a file with comments, and with commas before a closing bracket.
 func (s *source) jsonc(name string, v any) error { return readJSON(name, plainJSON(s.read(name)), v) }
 
-// plainJSON is a text without what JSON does not have; what is left stays in its
-// line.
+// plainJSON removes everything that JSON does not allow; the rest stays on its line.
 func plainJSON(text string) string {
 	b := []byte(text)
-	comma := -1 // one that nothing has followed yet
+	comma := -1 // the last one, if nothing has followed it yet
 	for i := 0; i < len(b); i++ {
 		blank := func(n int) {
 			for ; n > 0 && i < len(b); n, i = n-1, i+1 {
@@ -222,9 +221,9 @@ func (s *source) process(name string) string {
 	return ""
 }
 
-// start chooses what starts the program: what was set, the Procfile, and then what
-// detection offers. Without any of them the plan has no CMD when the Procfile names
-// other processes, and is refused otherwise.
+// start chooses the start command: the one that was set, then the Procfile's, then
+// the detected one. If there is none, the plan has no CMD if the Procfile names
+// other processes; otherwise the tree is refused.
 func (s *source) start(p *plan, found, why string, lookedFor string) error {
 	switch {
 	case s.set.StartCommand != "":
@@ -235,14 +234,14 @@ func (s *source) start(p *plan, found, why string, lookedFor string) error {
 		return nil
 	case found == "":
 		return mesh.Errorf(mesh.Invalid, "this is %s, but nothing says what to start: there is no %s", p.Title(), lookedFor).
-			WithHint("name it in a Procfile: web: COMMAND, or set start-command=COMMAND")
+			WithHint("write web: COMMAND in a Procfile, or set start-command=COMMAND")
 	}
 	p.cmd = found
 	p.found("starts "+found, why)
 	return nil
 }
 
-// buildCommand is what was set, or what detection offers.
+// buildCommand is the command that was set, or the detected one.
 func (s *source) buildCommand(p *plan, found, why string) string {
 	if s.set.BuildCommand != "" {
 		found, why = s.set.BuildCommand, "build-command"
@@ -253,12 +252,12 @@ func (s *source) buildCommand(p *plan, found, why string) string {
 	return found
 }
 
-// found notes a fact, in one line whatever file it comes from.
+// found records a fact, on one line whatever file it comes from.
 func (p *plan) found(what, why string) { p.Facts = append(p.Facts, Fact{flat(what), flat(why)}) }
 
-// version chooses the version that v asks for, known[0] when it asks for nothing,
-// and notes why. It is cut to n numbers: an image's patch level is the newest, with
-// its holes mended, and not all are made for each release of Debian.
+// version chooses the version that v asks for, or known[0] if it asks for none, and
+// records why. It is cut to n numbers: an image's patch level is the newest, with
+// all fixes, and not every patch level has an image for each release of Debian.
 func (p *plan) version(language string, v said, n int, known ...string) string {
 	version, why := known[0], "the default"
 	if v.from != "" {

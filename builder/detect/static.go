@@ -10,17 +10,17 @@ import (
 const (
 	appCommand    = "lighttpd -D -f /etc/lighttpd/lighttpd.conf"
 	staticImage   = "busybox:1.36"
-	nobody        = "1000:1000" // busybox has no user without rights, and needs none
+	nobody        = "1000:1000" // busybox has no unprivileged user, and needs none
 	staticCommand = "httpd -f -p $PORT -h /www -c /etc/httpd.conf"
 )
 
 func noPackages() error {
 	return mesh.Errorf(mesh.Invalid, "packages= is set, but a static site is served from %s, which has no packages", staticImage).
-		WithHint("take it back: build:unset packages; or write a Dockerfile")
+		WithHint("clear it with: build:unset packages; or write a Dockerfile")
 }
 
-// serveStatic copies what from names and configures the server. The types are those
-// that it does not know by itself.
+// serveStatic copies the files and configures the server. The listed types are those
+// that it lacks.
 func serveStatic(from string, notFound bool) []string {
 	conf := `.mjs:text/javascript\n.wasm:application/wasm\n.webp:image/webp\n.avif:image/avif\n.woff:font/woff\n.woff2:font/woff2\n.json:application/json\n.webmanifest:application/manifest+json\n`
 	if notFound {
@@ -32,10 +32,10 @@ func serveStatic(from string, notFound bool) []string {
 	}
 }
 
-// serveApp copies a front end and configures the server, lighttpd: any path without a
-// file is one of the front end's own, and gets index.html with status 200. That
-// busybox's httpd cannot: it answers 404 with it, which search engines and proxies
-// believe.
+// serveApp copies a front end and configures the server, lighttpd: any path without
+// a file belongs to the front end and gets index.html with status 200. busybox's
+// httpd cannot do that: it answers with 404, which search engines and proxies take
+// literally.
 func serveApp(from string) []string {
 	conf := []string{
 		`server.document-root = "/www"`, `server.port = env.PORT`, `server.error-handler-404 = "/index.html"`, `index-file.names = ("index.html")`,
@@ -47,7 +47,7 @@ func serveApp(from string) []string {
 	}
 }
 
-// static is for what is served as it is.
+// static is for files that are served unchanged.
 func static(s *source, p *plan) error {
 	dir, where := "public", "public/"
 	if !s.has("public/index.html") {

@@ -11,10 +11,10 @@ import (
 
 var number = regexp.MustCompile(`\d+(\.\d+){0,2}`)
 
-// choose is the version that a constraint of a project means: the first of known,
-// which begins with the one to use where all will do, that the constraint allows;
-// for an exact one or one that none satisfies, what it names, at most as many
-// numbers long as an image's tag has.
+// choose is the version that a project's constraint means: the first of known that
+// the constraint allows. known begins with the one to use if all are allowed. For an
+// exact version, or if none is allowed, it is the version in the constraint, with at
+// most as many numbers as an image's tag.
 func choose(constraint string, known ...string) string {
 	constraint = strings.TrimSpace(constraint)
 	if c, err := semver.NewConstraint(plainConstraint(constraint)); err == nil {
@@ -27,19 +27,18 @@ func choose(constraint string, known ...string) string {
 		}
 	}
 	if n := number.FindString(constraint); n != "" {
-		return n // one that is not known yet, or exact
+		return n // a version that is not known yet, or an exact one
 	}
 	return known[0]
 }
 
-// plainConstraint writes what Python, Ruby and PHP call constraints as semver has
-// them.
+// plainConstraint writes the constraints of Python, Ruby and PHP in semver's syntax.
 func plainConstraint(s string) string {
 	s = strings.NewReplacer("~=", "~>", "===", "=", "==", "=", "||", " || ", "|", " || ", "@stable", "", `"`, "", "'", "").Replace(s)
 	var out []string
 	for _, part := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' }) {
 		part = strings.TrimSpace(part)
-		// "~> 3.2" is any 3 from there on, "~> 3.2.1" any 3.2.
+		// "~> 3.2" is any 3 from 3.2 on, "~> 3.2.1" any 3.2.
 		if v, ok := strings.CutPrefix(part, "~>"); ok {
 			v = strings.TrimSpace(v)
 			if strings.Count(v, ".") == 1 {
@@ -60,9 +59,9 @@ func lines(v string, n int) string {
 	return strings.Join(f[:min(n, len(f))], ".")
 }
 
-// images tells which versions of a language have official images with Debian 12, and
-// which of the others with Debian 11: an image is made for the releases of Debian
-// that are kept while its version is. Older ones have no packages to install from.
+// images lists the versions of a language that have official images with Debian 12,
+// and those of the others with Debian 11: an image is made for the Debian releases
+// supported during its lifetime. Older releases have no packages to install.
 var images = map[string]struct{ bookworm, bullseye string }{
 	"Node":   {">=20 || 18.x || 16.x", ">=12 <20, !=13.x, !=15.x"},
 	"Python": {">=3.7", ">=3.6"},
@@ -72,7 +71,7 @@ var images = map[string]struct{ bookworm, bullseye string }{
 
 const bookworm, bullseye = "bookworm", "bullseye"
 
-// debian is the release of Debian in the image of a version of a language.
+// debian is the Debian release in the image of a version of a language.
 func debian(s *source, language, version string) (string, error) {
 	allows := func(constraint string) bool {
 		c, err := semver.NewConstraint(constraint)
@@ -85,19 +84,19 @@ func debian(s *source, language, version string) (string, error) {
 	case allows(has.bullseye):
 		return bullseye, nil
 	}
-	return "", mesh.Errorf(mesh.Invalid, "there is no image of %s %s with a Debian that is still kept", language, version).
-		WithHint("ask for a newer one, name an image with build:set base-image=IMAGE, or write a Dockerfile")
+	return "", mesh.Errorf(mesh.Invalid, "there is no image of %s %s with a supported Debian", language, version).
+		WithHint("use a newer version, set an image with build:set base-image=IMAGE, or write a Dockerfile")
 }
 
-// atLeast tells whether version a is b or a newer one.
+// atLeast reports whether version a is b or newer.
 func atLeast(a, b string) bool {
 	x, err := semver.NewVersion(number.FindString(a))
 	y, bad := semver.NewVersion(b)
 	return err == nil && bad == nil && !x.LessThan(y)
 }
 
-// newest notes and returns the newest known version of a language whose projects say
-// the oldest that will do, or that one where it is newer still.
+// newest records and returns the newest known version of a language whose projects
+// state the oldest version that works, or the stated one if it is newer still.
 func (p *plan) newest(language, known string, v said) string {
 	version, why := known, "the default"
 	if v.from != "" {

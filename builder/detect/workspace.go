@@ -12,11 +12,11 @@ import (
 )
 
 // A folder of a repository may be more than a folder: a member of a workspace that
-// has its lock file above, or a part of a Go module. What stands above decides then
-// how it is installed, and the folder what is built and started.
+// has its lock file above, or part of a Go module. The parent then decides how
+// dependencies are installed, and the folder what is built and started.
 
-// climb looks above the folder for the nearest one to which it belongs, and keeps
-// what is found in s.top and s.at.
+// climb looks above the folder for the nearest parent that it belongs to, and stores
+// the result in s.top and s.at.
 func (s *source) climb(belongs func(top *source, at string) bool) bool {
 	for dir := s.folder; dir != ""; {
 		if dir = path.Dir(dir); dir == "." {
@@ -24,7 +24,7 @@ func (s *source) climb(belongs func(top *source, at string) bool) bool {
 		}
 		at := strings.TrimPrefix(strings.TrimPrefix(s.folder, dir), "/")
 		if !plainPath.MatchString(at) {
-			return false // it would have to be quoted in too many places
+			return false // the name would need quoting in too many places
 		}
 		tree, err := fs.Sub(s.whole, orElse(dir, "."))
 		if err != nil {
@@ -39,8 +39,8 @@ func (s *source) climb(belongs func(top *source, at string) bool) bool {
 	return false
 }
 
-// above is where the lock file and what goes with it lie: the workspace's root, or
-// the folder itself.
+// above is the folder with the lock file: the workspace's root, or the folder
+// itself.
 func (s *source) above() *source {
 	if s.top != nil {
 		return s.top
@@ -48,8 +48,8 @@ func (s *source) above() *source {
 	return s
 }
 
-// member tells whether a folder is among those that patterns name. One with an
-// exclamation mark takes out.
+// member reports whether the patterns include a folder. A pattern with an
+// exclamation mark excludes.
 func member(patterns []string, dir string) (is bool) {
 	for _, p := range patterns {
 		p, not := strings.CutPrefix(p, "!")
@@ -77,16 +77,16 @@ func member(patterns []string, dir string) (is bool) {
 }
 
 // workspaces are the patterns of npm's, yarn's and bun's workspaces in a
-// package.json, or of pnpm's own file.
+// package.json, or those in pnpm's own file.
 func (s *source) workspaces(j packageJSON) (patterns []string) {
 	if text := s.read("pnpm-workspace.yaml"); text != "" {
 		var w struct{ Packages []string }
-		_ = yaml.Unmarshal([]byte(text), &w) // pnpm tells what is wrong with it
+		_ = yaml.Unmarshal([]byte(text), &w) // pnpm reports what is wrong with it
 		return w.Packages
 	}
 	if json.Unmarshal(j.Workspaces, &patterns) != nil {
 		var w struct{ Packages []string }
-		_ = json.Unmarshal(j.Workspaces, &w) // npm tells
+		_ = json.Unmarshal(j.Workspaces, &w) // npm reports it
 		return w.Packages
 	}
 	return patterns
@@ -98,7 +98,7 @@ type nodeMember struct {
 	packageJSON
 }
 
-// maxDepth is how deep below its root the members of a workspace are looked for.
+// maxDepth is how deep below the root to look for members of a workspace.
 const maxDepth = 4
 
 // nodeWorkspace finds the workspace that the folder is a member of: its root's
@@ -127,8 +127,8 @@ func nodeWorkspace(s *source) (root packageJSON, members []nodeMember) {
 	return root, members
 }
 
-// buildOrder are the members that the one at dir is made of and that have a build of
-// their own, each after those that it needs.
+// buildOrder returns the members that the one at dir depends on and that have their
+// own build, each after those that it needs.
 func buildOrder(members []nodeMember, dir string) (order []nodeMember) {
 	var visit func(dir string, path []string)
 	visit = func(at string, from []string) {

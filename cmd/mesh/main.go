@@ -68,6 +68,9 @@ func (p program) run(args []string, stdin io.Reader, stdout, stderr io.Writer) e
 	case len(args) > 0 && args[0] == "__complete":
 		command.Complete(stdout, args[1:])
 		return nil
+	case len(args) > 0 && args[0] == "__settings":
+		documentSettings(stdout)
+		return nil
 	case len(args) > 0 && args[0] == "confine":
 		return confineMain(args[1:], stdout)
 	case len(args) > 0 && args[0] == "firewall":

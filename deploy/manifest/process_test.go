@@ -118,7 +118,7 @@ func TestProcess(t *testing.T) {
 		"exec, no shell":       {"exec /app", bare, "needs a shell"},
 		"nothing is left":      {"$NONE", bare, "cannot be expanded without a shell"},
 		"open quote":           {"'a", shell, "cannot be read"},
-		"NUL":                  {"a\x00", shell, "has a NUL byte in it"},
+		"NUL":                  {"a\x00", shell, "contains a NUL byte"},
 		"blank":                {"   ", shell, "cannot be read"},
 	} {
 		got, err := Process(tc.command, tc.img, env)

@@ -1,4 +1,4 @@
-// Command hello answers each request with an identifier of its own.
+// Command hello answers each request with a new identifier.
 package main
 
 import (

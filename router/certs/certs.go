@@ -1,19 +1,18 @@
-// Package certs has the certificates of the hosts that stacks have: those that it
-// gets by ACME (RFC 8555) and renews, and those that people upload.
+// Package certs manages the certificates of stacks' hosts: those that it obtains by
+// ACME (RFC 8555) and renews, and those that people upload.
 //
 //	c, err := certs.Open(certs.Options{Dir: dir, Belongs: router.StackOf, …})
-//	go c.Run(ctx)                     // asks for what is missing, renews
+//	go c.Run(ctx)                     // requests missing certificates, and renews
 //	c.Want("blog", []mesh.Host{"blog.example.com"})
 //	tls.NewListener(l, c.TLSConfig())
 //
-// Each host gets a certificate of its own, so that a name that cannot be validated
-// blocks no other. A handshake makes it ask for a certificate only where the host
-// is covered by a stack's wildcard, and not more often than a limit: strangers
-// choose those names. Files below Dir can be shared by two processes, as in an
-// upgrade.
+// Each host gets its own certificate, so that a name that cannot be validated blocks
+// no other. A handshake triggers a request only for a host below a stack's wildcard,
+// and only up to a limit: strangers choose those names. Two processes can share the
+// files below Dir, as during an upgrade.
 //
-// Which hosts there are is for the router to know; it also answers the HTTP
-// requests of a validation with what Challenge writes.
+// The router decides which hosts exist; it also answers the HTTP requests of a
+// validation with what Challenge writes.
 package certs
 
 import (
@@ -39,38 +38,38 @@ import (
 	"mesh"
 )
 
-// Options are the settings of Certs. Dir and Belongs must be given.
+// Options are the settings of Certs. Dir and Belongs are required.
 type Options struct {
-	Dir    string       // all files
+	Dir    string       // for all files
 	Logger *slog.Logger // nil: nothing is logged
-	// Belongs tells which stack a host belongs to, by its own name or a wildcard.
+	// Belongs returns the stack of a host, by its own name or a wildcard.
 	Belongs func(host string) (mesh.StackName, bool)
 
-	Directory string         // URL of the ACME server's directory; empty: none is asked
+	Directory string         // URL of the ACME server's directory; empty: no ACME
 	Email     string         // for the ACME account; may be empty
-	Roots     *x509.CertPool // that the ACME server's own certificate is checked by; nil: the system's
-	DNS       acmez.Solver   // for DNS-01, in the place of HTTP-01 and TLS-ALPN-01; nil: those
+	Roots     *x509.CertPool // verify the ACME server's own certificate; nil: the system's
+	DNS       acmez.Solver   // for DNS-01, instead of HTTP-01 and TLS-ALPN-01; nil: those
 	Host      string         // address that Serve listens on, for HTTP-01 and TLS-ALPN-01; empty: all
-	HTTPPort  int            // where HTTP-01 comes in; 0: 80
-	TLSPort   int            // where TLS-ALPN-01 comes in; 0: 443
+	HTTPPort  int            // port of HTTP-01; 0: 80
+	TLSPort   int            // port of TLS-ALPN-01; 0: 443
 
-	PerHour int              // how many names below wildcards handshakes can make it ask for; 0: 20
-	Every   time.Duration    // between looks for what has to be renewed; 0: 10 min
+	PerHour int              // names below wildcards that handshakes may request; 0: 20
+	Every   time.Duration    // between checks for certificates to renew; 0: 10 min
 	Now     func() time.Time // nil: time.Now
 }
 
-// Certs has certificates. It may be used from several goroutines.
+// Certs holds certificates. It may be used from several goroutines.
 type Certs struct {
 	Options
 	cache   *certmagic.Cache
-	managed *certmagic.Config // for hosts that have a name of their own
+	managed *certmagic.Config // for hosts with their own name
 	onsight *certmagic.Config // for hosts below a wildcard
 	issuer  *certmagic.ACMEIssuer
 	wake    chan struct{}
 
 	mu       sync.Mutex
 	wanted   map[mesh.StackName][]string
-	asked    map[string]bool // managed already
+	asked    map[string]bool // already managed
 	failed   map[string]failure
 	waiting  map[string]chan struct{} // closed when an attempt for a name below a wildcard fails
 	times    []time.Time              // of new names below wildcards
@@ -83,8 +82,8 @@ type failure struct {
 	n   int // in a row
 }
 
-// Open reads the uploaded certificates. Those of ACME are read when they are
-// wanted. Close ends what it has begun.
+// Open reads the uploaded certificates. Those from ACME are read when needed. Close
+// ends its background work.
 func Open(o Options) (*Certs, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -137,10 +136,10 @@ func Open(o Options) (*Certs, error) {
 	return c, nil
 }
 
-// Close ends what goes on in the background. Run must have ended.
+// Close ends the background work. Run must have ended.
 func (c *Certs) Close() { c.cache.Stop() }
 
-// Run asks for the certificates that are wanted and missing until ctx ends. It
+// Run requests the certificates that are wanted and missing until ctx ends. It
 // returns ctx's error.
 func (c *Certs) Run(ctx context.Context) error {
 	for {
@@ -153,7 +152,7 @@ func (c *Certs) Run(ctx context.Context) error {
 	}
 }
 
-// manage makes what is managed what is wanted.
+// manage updates the managed hosts to the wanted ones.
 func (c *Certs) manage(ctx context.Context) {
 	if c.Directory == "" {
 		return
@@ -183,12 +182,12 @@ func (c *Certs) manage(ctx context.Context) {
 	}
 	c.cache.RemoveManaged(subjects)
 	if err := c.managed.ManageAsync(ctx, fresh); err != nil && ctx.Err() == nil {
-		c.Logger.Warn("certificates not managed", "err", err)
+		c.Logger.Warn("cannot manage certificates", "err", err)
 	}
 }
 
-// Want tells all the hosts that a stack has from now on; none forgets the stack
-// and removes what was uploaded for it. It does not wait.
+// Want sets all hosts of a stack; none drops the stack and removes its uploads. It
+// does not wait.
 func (c *Certs) Want(stack mesh.StackName, hosts []mesh.Host) {
 	var names []string
 	for _, h := range hosts {
@@ -209,8 +208,8 @@ func (c *Certs) Want(stack mesh.StackName, hosts []mesh.Host) {
 	}
 }
 
-// qualifies tells whether an ACME server could have a certificate for the name: one
-// with a root of its own knows best itself, a public one gives none for localhost.
+// qualifies reports whether an ACME server may issue a certificate for the name: a
+// server with its own root decides itself, a public one issues none for localhost.
 func (c *Certs) qualifies(name string) bool {
 	if c.Directory == "" {
 		return false
@@ -227,8 +226,8 @@ func (c *Certs) isWanted(name string) bool {
 	return c.asked[name]
 }
 
-// allow decides whether a handshake may make it ask for a certificate, or read one
-// that it has got earlier.
+// allow decides whether a handshake may trigger a request for a certificate, or read
+// an earlier one.
 func (c *Certs) allow(ctx context.Context, name string) error {
 	if _, ok := c.Belongs(name); !ok || !c.qualifies(name) {
 		return errors.New("the host belongs to no stack")
@@ -240,7 +239,7 @@ func (c *Certs) allow(ctx context.Context, name string) error {
 		return nil
 	}
 	if c.asked[name] {
-		return errors.New("it is on its way")
+		return errors.New("its certificate is being obtained")
 	}
 	now := c.Now()
 	if c.hasFailed(name, now) {
@@ -254,20 +253,20 @@ func (c *Certs) allow(ctx context.Context, name string) error {
 	return nil
 }
 
-var errFailed = errors.New("it has failed a short time ago")
+var errFailed = errors.New("the last attempt failed a short time ago")
 
 func (c *Certs) hasFailed(name string, now time.Time) bool {
 	f := c.failed[name]
 	return f.n > 0 && now.Sub(f.at) < backoff(f.n)
 }
 
-// backoff is how long a name that failed n times in a row has to wait: from a
-// minute to a day.
+// backoff is how long a name that failed n times in a row has to wait: from a minute
+// to a day.
 func backoff(n int) time.Duration {
 	return min(time.Minute<<min(2*(n-1), 20), 24*time.Hour)
 }
 
-// event takes note of what certmagic does.
+// event records the events of certmagic.
 func (c *Certs) event(_ context.Context, event string, data map[string]any) error {
 	name, _ := data["identifier"].(string)
 	switch event {
@@ -289,12 +288,12 @@ func (c *Certs) event(_ context.Context, event string, data map[string]any) erro
 			delete(c.waiting, name)
 		}
 		c.mu.Unlock()
-		c.Logger.Warn("certificate not obtained", "host", name, "err", err)
+		c.Logger.Warn("cannot obtain a certificate", "host", name, "err", err)
 	}
 	return nil
 }
 
-// shorten leaves of an ACME error what tells the reason.
+// shorten reduces an ACME error to the reason.
 func shorten(err error) string {
 	s := err.Error()
 	if i := strings.LastIndex(s, "urn:ietf:params:acme:error:"); i >= 0 {
@@ -304,7 +303,7 @@ func shorten(err error) string {
 	return mesh.Clip(strings.TrimSpace(s), 200)
 }
 
-// TLSConfig is for the listener: TLS 1.2 and up, HTTP/2, and TLS-ALPN-01.
+// TLSConfig is for the listener: TLS 1.2 and later, HTTP/2, and TLS-ALPN-01.
 func (c *Certs) TLSConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12, GetCertificate: c.certificate,
@@ -312,7 +311,7 @@ func (c *Certs) TLSConfig() *tls.Config {
 	}
 }
 
-// certificate finds the one for a handshake: an uploaded one first.
+// certificate finds the certificate for a handshake: an uploaded one first.
 func (c *Certs) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if slices.Equal(hello.SupportedProtos, []string{acmez.ACMETLS1Protocol}) {
 		return c.managed.GetCertificate(hello)
@@ -328,12 +327,12 @@ func (c *Certs) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error
 	}
 	cert, err := c.acme(name, hello)
 	if err != nil && u != nil {
-		return u.cert, nil // one that has expired tells people more than none
+		return u.cert, nil // an expired one tells people more than none
 	}
 	return cert, err
 }
 
-// acme finds the one that ACME has given for a host, or asks for it.
+// acme finds the certificate from ACME for a host, or requests one.
 func (c *Certs) acme(name string, hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if c.Directory == "" {
 		return nil, errors.New("the host has no certificate")
@@ -347,8 +346,8 @@ func (c *Certs) acme(name string, hello *tls.ClientHelloInfo) (*tls.Certificate,
 	return c.first(name, hello)
 }
 
-// first asks for a certificate while the handshake waits for it, but no longer than
-// the first attempt takes: certmagic goes on trying for minutes.
+// first requests a certificate while the handshake waits for it, but no longer than
+// the first attempt takes: certmagic keeps trying for minutes.
 func (c *Certs) first(name string, hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	if c.hasFailed(name, c.Now()) {
@@ -392,20 +391,20 @@ func (c *Certs) first(name string, hello *tls.ClientHelloInfo) (*tls.Certificate
 	}
 }
 
-// Challenge answers a request of HTTP-01, and tells whether it was one of ours.
+// Challenge answers an HTTP-01 request, and reports whether it was one of ours.
 func (c *Certs) Challenge(w http.ResponseWriter, r *http.Request) bool {
 	return c.Directory != "" && c.issuer.HandleHTTPChallenge(w, r)
 }
 
-// Live tells whether a host can be served with a certificate that is valid now.
+// Live reports whether a host can be served with a certificate that is valid now.
 func (c *Certs) Live(host string) bool {
 	stack, _ := c.Belongs(host)
 	leaf, _ := c.leaf(stack, host)
 	return leaf != nil && c.Now().Before(leaf.NotAfter)
 }
 
-// leaf gives the certificate that a host of a stack is served with, and whether it is
-// an uploaded one.
+// leaf returns the certificate that a host of a stack is served with, and whether it
+// was uploaded.
 func (c *Certs) leaf(stack mesh.StackName, host string) (_ *x509.Certificate, uploaded bool) {
 	u := c.upload(stack, host)
 	if u != nil && c.Now().Before(u.cert.Leaf.NotAfter) {
@@ -423,7 +422,7 @@ func (c *Certs) leaf(stack mesh.StackName, host string) (_ *x509.Certificate, up
 	return best, false
 }
 
-// List tells of the certificates of a stack's hosts, in the order of the hosts.
+// List returns the certificates of a stack's hosts, in the order of the hosts.
 func (c *Certs) List(stack mesh.StackName, hosts []mesh.Host) []mesh.Certificate {
 	var all []mesh.Certificate
 	for _, h := range hosts {

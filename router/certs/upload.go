@@ -21,8 +21,8 @@ import (
 	"mesh"
 )
 
-// upload is a certificate that somebody has brought. It is used for the hosts of
-// its stack only, whatever names it has.
+// upload is an uploaded certificate. It is used only for the hosts of its stack,
+// whatever names it has.
 type upload struct {
 	path string
 	cert *tls.Certificate
@@ -32,8 +32,8 @@ func (c *Certs) folder(stack mesh.StackName) string {
 	return filepath.Join(c.Dir, "uploaded", string(stack))
 }
 
-// load reads what was uploaded. One that cannot be read is left out, and logged:
-// the others are needed.
+// load reads the uploads. It logs and skips one that cannot be read: the others are
+// needed.
 func (c *Certs) load() error {
 	paths, err := filepath.Glob(filepath.Join(c.Dir, "uploaded", "*", "*.pem"))
 	if err != nil {
@@ -46,7 +46,7 @@ func (c *Certs) load() error {
 		}
 		cert, err := tls.X509KeyPair(data, data)
 		if err != nil {
-			c.Logger.Error("uploaded certificate not readable", "file", path, "err", err)
+			c.Logger.Error("cannot read an uploaded certificate", "file", path, "err", err)
 			continue
 		}
 		stack := mesh.StackName(filepath.Base(filepath.Dir(path)))
@@ -55,8 +55,8 @@ func (c *Certs) load() error {
 	return nil
 }
 
-// upload finds the one for a host: of those that cover it the one that lasts
-// longest.
+// upload finds the certificate for a host: of those that cover it, the one that
+// lasts longest.
 func (c *Certs) upload(stack mesh.StackName, host string) *upload {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -69,7 +69,7 @@ func (c *Certs) upload(stack mesh.StackName, host string) *upload {
 	return best
 }
 
-// covers is VerifyHostname, for wildcards, too: a certificate for *.example.com
+// covers is VerifyHostname, but also for wildcards: a certificate for *.example.com
 // covers the domain of that name.
 func covers(leaf *x509.Certificate, host string) bool {
 	if strings.HasPrefix(host, "*.") {
@@ -78,9 +78,9 @@ func covers(leaf *x509.Certificate, host string) bool {
 	return leaf.VerifyHostname(host) == nil
 }
 
-// Add keeps a certificate for a stack that has the given hosts. data holds its
-// chain and its key in PEM, in any order. It returns the hosts that it covers, and what
-// may keep clients from trusting it all the same.
+// Add stores a certificate for a stack with the given hosts. data contains its chain
+// and its key in PEM, in any order. It returns the hosts that it covers, and reasons
+// why clients may not trust it anyway.
 func (c *Certs) Add(stack mesh.StackName, hosts []mesh.Host, data []byte) (_ []mesh.Host, doubts []string, err error) {
 	cert, rooted, err := readPEM(data, c.Now())
 	if err != nil {
@@ -94,10 +94,10 @@ func (c *Certs) Add(stack mesh.StackName, hosts []mesh.Host, data []byte) (_ []m
 	}
 	if leaf := cert.Leaf; len(leaf.DNSNames) == 0 && len(leaf.IPAddresses) == 0 {
 		return nil, nil, mesh.Errorf(mesh.Invalid, "the certificate has no DNS names (subjectAltName); clients ignore its common name %q", mesh.Clip(leaf.Subject.CommonName, 100)).
-			WithHint("have it issued with the DNS names of the hosts: openssl req -addext subjectAltName=DNS:%s", slices.Concat(hosts, []mesh.Host{"HOST"})[0])
+			WithHint("request one with the DNS names of the hosts: openssl req -addext subjectAltName=DNS:%s", slices.Concat(hosts, []mesh.Host{"HOST"})[0])
 	}
 	if len(covered) == 0 {
-		return nil, nil, mesh.Errorf(mesh.Invalid, "the certificate is for %s, and no host of %s is among them", mesh.Clip(strings.Join(cert.Leaf.DNSNames, ", "), 200), stack).
+		return nil, nil, mesh.Errorf(mesh.Invalid, "the certificate is for %s, which includes no host of %s", mesh.Clip(strings.Join(cert.Leaf.DNSNames, ", "), 200), stack).
 			WithHint("list the hosts with: ssh mesh domains -a %s", stack)
 	}
 	out, err := writePEM(cert)
@@ -107,7 +107,7 @@ func (c *Certs) Add(stack mesh.StackName, hosts []mesh.Host, data []byte) (_ []m
 	sum := sha256.Sum256(cert.Leaf.Raw)
 	u := &upload{filepath.Join(c.folder(stack), hex.EncodeToString(sum[:8])+".pem"), cert}
 	if err := writeFile(u.path, out); err != nil {
-		return nil, nil, fmt.Errorf("keep the certificate: %w", err)
+		return nil, nil, fmt.Errorf("store the certificate: %w", err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -115,9 +115,9 @@ func (c *Certs) Add(stack mesh.StackName, hosts []mesh.Host, data []byte) (_ []m
 	return covered, doubted(cert, rooted, c.Now()), nil
 }
 
-// doubted says what may keep clients from trusting a certificate: a chain that leads to
-// no root, and what is not valid at this time or for this use. Private authorities are
-// no fault as long as their root came along.
+// doubted returns the reasons why clients may not trust a certificate: a chain that
+// leads to no root, or a certificate that is not valid now or for servers. A private
+// authority is fine if its root is included.
 func doubted(cert *tls.Certificate, rooted bool, now time.Time) (doubts []string) {
 	chain := []*x509.Certificate{cert.Leaf}
 	for _, der := range cert.Certificate[1:] {
@@ -131,7 +131,7 @@ func doubted(cert *tls.Certificate, rooted bool, now time.Time) (doubts []string
 		case now.Before(c.NotBefore):
 			doubts = append(doubts, fmt.Sprintf("the certificate of %q is not valid before %s", name, c.NotBefore.UTC().Format(time.RFC3339)))
 		case now.After(c.NotAfter):
-			doubts = append(doubts, fmt.Sprintf("the certificate of %q has expired on %s", name, c.NotAfter.UTC().Format(time.DateOnly)))
+			doubts = append(doubts, fmt.Sprintf("the certificate of %q expired on %s", name, c.NotAfter.UTC().Format(time.DateOnly)))
 		}
 	}
 	leaf, last := chain[0], chain[len(chain)-1]
@@ -143,13 +143,13 @@ func doubted(cert *tls.Certificate, rooted bool, now time.Time) (doubts []string
 	}
 	if _, err := last.Verify(x509.VerifyOptions{CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 		issuer := mesh.Clip(last.Issuer.String(), 120)
-		doubts = append(doubts, fmt.Sprintf("the chain ends with %q: the certificate of its issuer %q is not in it, and is no root that this server knows", mesh.Clip(last.Subject.String(), 120), issuer),
+		doubts = append(doubts, fmt.Sprintf("the chain ends with %q: the certificate of its issuer %q is not in it, and is not a root on this server", mesh.Clip(last.Subject.String(), 120), issuer),
 			"clients that do not have it will refuse the connection; send the whole chain: cat cert.pem intermediate.pem privkey.pem | ssh mesh certs:add")
 	}
 	return doubts
 }
 
-// Remove forgets the uploaded certificates of a stack that cover a host.
+// Remove drops the uploaded certificates of a stack that cover a host.
 func (c *Certs) Remove(stack mesh.StackName, host mesh.Host) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -163,12 +163,12 @@ func (c *Certs) Remove(stack mesh.StackName, host mesh.Host) error {
 	})
 	if len(gone) == 0 {
 		return mesh.Errorf(mesh.NotFound, "no certificate was uploaded for %s", host).
-			WithHint("one that mesh has got itself goes with the domain: ssh mesh domains:remove -a %s %s", stack, host)
+			WithHint("to remove a certificate that mesh obtained, remove the domain: ssh mesh domains:remove -a %s %s", stack, host)
 	}
 	return remove(gone)
 }
 
-// Rename lets the uploaded certificates of a stack follow its name. Without any it
+// Rename moves the uploaded certificates of a stack to its new name. Without any it
 // does nothing, so it may be called again.
 func (c *Certs) Rename(from, to mesh.StackName) error {
 	c.mu.Lock()
@@ -189,13 +189,13 @@ func (c *Certs) Rename(from, to mesh.StackName) error {
 	return nil
 }
 
-// Forget drops all that is kept for a stack.
+// Forget drops everything stored for a stack.
 func (c *Certs) Forget(stack mesh.StackName) {
 	c.Want(stack, nil)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := remove(c.uploaded[stack]); err != nil {
-		c.Logger.Warn("uploaded certificates not removed", "stack", stack, "err", err)
+		c.Logger.Warn("cannot remove uploaded certificates", "stack", stack, "err", err)
 	}
 	delete(c.uploaded, stack)
 	_ = os.Remove(c.folder(stack)) // if it is empty, as it should be
@@ -211,7 +211,7 @@ func remove(all []*upload) error {
 	return errors.Join(errs...)
 }
 
-// writeFile puts a whole file in its place, or nothing.
+// writeFile writes a whole file, or nothing.
 func writeFile(path string, data []byte) error {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -237,8 +237,8 @@ func writeFile(path string, data []byte) error {
 	return d.Sync()
 }
 
-// readPEM finds a key, the certificate that belongs to it, and the chain above it, and
-// tells whether the chain's root was among what it was given.
+// readPEM finds a key, its certificate, and the chain above it, and reports whether
+// the input contained the chain's root.
 func readPEM(data []byte, now time.Time) (_ *tls.Certificate, rooted bool, _ error) {
 	invalid := func(format string, args ...any) *mesh.Error { return mesh.Errorf(mesh.Invalid, format, args...) }
 	var all []*x509.Certificate
@@ -258,7 +258,7 @@ func readPEM(data []byte, now time.Time) (_ *tls.Certificate, rooted bool, _ err
 				all = append(all, c)
 			}
 		case b.Type == "ENCRYPTED PRIVATE KEY" || b.Headers["DEK-Info"] != "":
-			return nil, false, invalid("the key is locked by a passphrase").WithHint("take it off: openssl pkey -in key.pem")
+			return nil, false, invalid("the key is protected by a passphrase").WithHint("remove the passphrase: openssl pkey -in key.pem")
 		case strings.HasSuffix(b.Type, "PRIVATE KEY"):
 			k, err := parseKey(b.Bytes)
 			if err != nil {
@@ -272,9 +272,9 @@ func readPEM(data []byte, now time.Time) (_ *tls.Certificate, rooted bool, _ err
 	}
 	switch {
 	case len(all) == 0:
-		return nil, false, invalid("there is no certificate in it").WithHint("send chain and key in PEM: cat fullchain.pem privkey.pem | ssh mesh certs:add -a STACK")
+		return nil, false, invalid("the input contains no certificate").WithHint("send chain and key in PEM: cat fullchain.pem privkey.pem | ssh mesh certs:add -a STACK")
 	case key == nil:
-		return nil, false, invalid("there is no key in it").WithHint("send chain and key in PEM: cat fullchain.pem privkey.pem | ssh mesh certs:add -a STACK")
+		return nil, false, invalid("the input contains no key").WithHint("send chain and key in PEM: cat fullchain.pem privkey.pem | ssh mesh certs:add -a STACK")
 	}
 	i := slices.IndexFunc(all, func(c *x509.Certificate) bool { return belongs(key, c) })
 	if i < 0 {
@@ -282,7 +282,7 @@ func readPEM(data []byte, now time.Time) (_ *tls.Certificate, rooted bool, _ err
 	}
 	leaf := all[i]
 	if now.After(leaf.NotAfter) {
-		return nil, false, invalid("the certificate has expired on %s", leaf.NotAfter.UTC().Format(time.DateOnly))
+		return nil, false, invalid("the certificate expired on %s", leaf.NotAfter.UTC().Format(time.DateOnly))
 	}
 	cert := &tls.Certificate{PrivateKey: key, Leaf: leaf, Certificate: [][]byte{leaf.Raw}}
 	all = slices.DeleteFunc(all, leaf.Equal)
@@ -295,7 +295,7 @@ func readPEM(data []byte, now time.Time) (_ *tls.Certificate, rooted bool, _ err
 		}
 		top = all[i]
 		all = slices.Delete(all, i, i+1)
-		if rooted = bytes.Equal(top.RawSubject, top.RawIssuer); !rooted { // a root is what clients have
+		if rooted = bytes.Equal(top.RawSubject, top.RawIssuer); !rooted { // clients have the root
 			cert.Certificate = append(cert.Certificate, top.Raw)
 		}
 	}
@@ -315,7 +315,7 @@ func parseKey(der []byte) (any, error) {
 	return x509.ParseECPrivateKey(der)
 }
 
-// belongs tells whether a private key is the one of a certificate.
+// belongs reports whether a private key belongs to a certificate.
 func belongs(key any, c *x509.Certificate) bool {
 	switch k := key.(type) {
 	case *rsa.PrivateKey:

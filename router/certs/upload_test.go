@@ -174,17 +174,17 @@ func TestUpload_Refused(t *testing.T) {
 	old := newChain(t, key, time.Now().Add(-time.Hour), "blog.example.test")
 	all := certificate(c.leaf) + certificate(c.middle)
 	for name, tc := range map[string]struct{ data, want string }{
-		"nothing":           {"", "no certificate in it"},
-		"no key":            {all, "no key in it"},
-		"no certificate":    {pkcs8(t, key), "no certificate in it"},
+		"nothing":           {"", "contains no certificate"},
+		"no key":            {all, "contains no key"},
+		"no certificate":    {pkcs8(t, key), "contains no certificate"},
 		"another key":       {all + pkcs8(t, other), "belongs to none"},
 		"two keys":          {all + pkcs8(t, key) + pkcs8(t, other), "two keys"},
 		"locked key":        {all + block("ENCRYPTED PRIVATE KEY", []byte("x")), "passphrase"},
 		"broken":            {block("CERTIFICATE", []byte("x")) + pkcs8(t, key), "cannot be read"},
 		"broken key":        {all + block("PRIVATE KEY", []byte("x")), "key cannot be read"},
 		"a stranger beside": {all + certificate(stranger.middle) + pkcs8(t, key), "not part of the chain"},
-		"expired":           {certificate(old.leaf) + pkcs8(t, key), "has expired on"},
-		"other names":       {all + pkcs8(t, key), "no host of shop is among them"},
+		"expired":           {certificate(old.leaf) + pkcs8(t, key), "expired on"},
+		"other names":       {all + pkcs8(t, key), "includes no host of shop"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -488,8 +488,8 @@ func (c *checks) plainRestart() (string, error) {
 // builds pushes what takes more than it may have.
 func (c *checks) builds() (string, error) {
 	greedy := []struct{ line, hint string }{
-		{"RUN dd if=/dev/zero of=/dev/null bs=1000M count=1", "for its memory: builds may use 512 MB in all"},
-		{"RUN i=0; while [ $i -lt 5000 ]; do sleep 60 & i=$((i+1)); done; echo all there", "it starts too many processes: builds may have 4096 in all"},
+		{"RUN dd if=/dev/zero of=/dev/null bs=1000M count=1", "it used too much memory: all builds together may use 512 MB"},
+		{"RUN i=0; while [ $i -lt 5000 ]; do sleep 60 & i=$((i+1)); done; echo all there", "it starts too many processes: all builds together may have 4096"},
 	}
 	for _, g := range greedy {
 		dir, err := os.MkdirTemp("", "greedy-")
