@@ -1,6 +1,8 @@
 package mesh
 
-import "strings"
+import (
+	"strings"
+)
 
 // RefUpdate is one line of a push: a ref that should move.
 type RefUpdate struct {
@@ -33,19 +35,6 @@ type Tag struct {
 	Commit Commit
 }
 
-// Upload is a source that arrives without git: a tree, or a prebuilt image.
-type Upload struct {
-	Stack      StackName
-	By         KeyName
-	Tree       Tree   // nil if From is given
-	ID         string // identifies the tree's content, in hex
-	Subject    string // a description for the record: "the working directory at 1a2b3c4"
-	Dockerfile string // path in the tree, instead of the stack's setting
-	From       From
-	NoCache    bool // run every build step again
-	DryRun     bool // build, then stop; nothing changes
-}
-
 // Push is a commit to deploy.
 type Push struct {
 	Stack   StackName
@@ -56,4 +45,10 @@ type Push struct {
 	NoCache bool // -o no-cache: run every build step again
 	DryRun  bool // -o dry-run: build, then stop; nothing changes
 	Detach  bool // -o detach: do not wait for the result
+}
+
+// RepoState is what a stack's repository must match.
+type RepoState struct {
+	Branch string // empty: no push yet
+	Commit Commit // of the current release; empty: the branch must not exist
 }

@@ -12,6 +12,44 @@ import (
 	"unicode/utf8"
 )
 
+// Settings are a stack's build and check settings. The zero value means the
+// documented defaults; BuildSettings lists them with their bounds. Paths are
+// relative and clean.
+type Settings struct {
+	Branch        string        // the deploy branch; empty until the first push sets it
+	Dockerfile    string        // path below Root; empty: "Dockerfile", or what is detected if there is none
+	Health        string        // path that must answer 2xx or 3xx; empty: any answer but a 5xx at /
+	CheckTimeout  time.Duration // time an instance has to become healthy; 0: DefaultCheckTimeout
+	Drain         time.Duration // time for open requests when an instance retires; 0: DefaultDrain
+	UpgradedDrain time.Duration // the same for upgraded connections (WebSockets); 0: DefaultDrain
+	StopTimeout   time.Duration // from SIGTERM to SIGKILL; 0: DefaultStopTimeout
+	FirstByte     time.Duration // time an app has to begin an answer; 0: DefaultFirstByte
+	ReleaseTime   time.Duration // time limit of the release command; 0: DefaultReleaseTime
+
+	Root          string   // the folder of the tree to build; empty: the whole tree
+	Context       string   // the folder that COPY sees; empty: the tree; without a Dockerfile, Root or the workspace it belongs to
+	Target        string   // the stage of the Dockerfile; empty: the last
+	Packages      []string // Debian packages for run time; without a Dockerfile
+	BuildPackages []string // Debian packages for the build only; without a Dockerfile
+	BaseImage     string   // instead of the language's own; without a Dockerfile
+	BuildCommand  string   // instead of the detected one; without a Dockerfile
+	StartCommand  string   // of web, unless svc:update sets one; overrides the Procfile
+	User          string   // the user that runs the program; empty: the image's
+	Pull          *bool    // check the registries for newer base images; nil: unset, like false
+	Watch         []string // patterns; a push that changes no matching file is not built
+	ShowCommand   *bool    // print the equivalent docker build command; nil: unset, like false
+}
+
+// Defaults of Settings.
+const (
+	DefaultCheckTimeout = 60 * time.Second
+	DefaultDrain        = 30 * time.Second
+	DefaultStopTimeout  = 30 * time.Second
+	DefaultReleaseTime  = time.Hour
+	DefaultFirstByte    = 60 * time.Second
+	DefaultDockerfile   = "Dockerfile"
+)
+
 // Setting is one name that build:set and mesh.toml accept. The table of all of
 // them is what parses a value, and what the help of build:set and
 // docs/settings.md are printed from.

@@ -3,6 +3,7 @@ package mesh
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path"
 	"strings"
@@ -56,4 +57,26 @@ func FollowLinks(name string, lookup func(path string) (TreeEntry, bool)) (TreeE
 		at, _ = lookup(strings.Join(done, "/"))
 	}
 	return at, nil
+}
+
+// Tree is a pushed source tree that is not checked out on disk. It may be used from
+// several goroutines until its opener closes it.
+type Tree interface {
+	// Entries lists all paths depth first; the names of each folder are in byte
+	// order ("a", "a/x", "a.b"), unlike git's order. The caller must not change the
+	// slice.
+	Entries() []TreeEntry
+	// Open reads the regular file at entry e of Entries.
+	Open(e TreeEntry) (io.ReadCloser, error)
+}
+
+// TreeEntry is one path of a Tree.
+type TreeEntry struct {
+	Path string      // relative, separated by '/', as in the tree: not always valid UTF-8
+	Mode fs.FileMode // type and permissions: 0644, 0755, fs.ModeDir|0755, fs.ModeSymlink|0777
+	Size int64       // bytes, of a regular file
+	Link string      // target of a symbolic link
+	ID   string      // content hash in hex; empty for a folder
+	// Module is the commit of a submodule, whose folder is empty here.
+	Module string
 }

@@ -1,0 +1,36 @@
+package mesh
+
+import (
+	"time"
+)
+
+// Release is an image, config, formation and commands under a number. It never
+// changes once it is recorded.
+type Release struct {
+	Stack       StackName
+	Number      ReleaseNumber
+	Created     time.Time
+	By          KeyName
+	Description string // "Deploy 1a2b3c4", "Set GREETING", "Rollback to v3"
+	Deployment  DeploymentNumber
+	Commit      Commit // that the image was built from; empty if not from git
+	Elsewhere   bool   // Commit is in the repository of the stack that this was promoted from
+	Source      string // what the image was made from, if not from a push: "an upload of 1a2b3c4", "the image redis:7"
+	Declared    Declared
+	Image       Image
+	Config      Config
+	Formation   Formation
+	Services    map[ServiceName]Service
+}
+
+// Here reports whether the release was built from a commit in the stack's own
+// repository.
+func (r Release) Here() bool { return r.Commit != "" && !r.Elsewhere }
+
+// Declared is what the files of a release's tree declare: Procfile, mesh.toml,
+// app.json and heroku.yml. Settings that people make with commands override it.
+type Declared struct {
+	Commands map[ServiceName]string // of the services, including the release command; nil: no files were read
+	Files    map[ServiceName]string // the file that each of them comes from
+	Settings Settings
+}

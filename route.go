@@ -1,0 +1,40 @@
+package mesh
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Target is an instance as the router sees it. Targets with the same ID are the
+// same: an address can later belong to another container.
+type Target struct {
+	ID   string
+	Name InstanceName
+	Addr netip.AddrPort
+}
+
+// Route is all HTTP traffic of a stack: its hosts and where they lead.
+type Route struct {
+	Stack   StackName
+	Hosts   []Host
+	Targets []Target   // of web, and of the services of Endpoints
+	Down    DownReason // why web has no targets, if that is intended
+
+	Endpoints []Endpoint                 // of Hosts: what services other than web get
+	Idle      map[ServiceName]DownReason // Down of those services
+
+	FirstByte time.Duration // how long an instance may take to begin an answer; 0: the router's default
+	Redirects map[Host]Host // of Hosts: requests for the first are redirected to the second
+	Page      string        // HTML for browsers in maintenance; empty: the router's own
+}
+
+// DownReason is the reason why a stack serves nothing, if that is intended.
+type DownReason string
+
+// The reasons. With NotDown and no targets, requests wait for one.
+const (
+	NotDown      DownReason = ""
+	NotDeployed  DownReason = "not deployed"
+	StoppedStack DownReason = "stopped"
+	Maintenance  DownReason = "maintenance" // overrides all targets, of all services
+)
