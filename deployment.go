@@ -34,7 +34,7 @@ const (
 	StatusLive      DeploymentStatus = "live"
 	StatusFailed    DeploymentStatus = "failed"
 	StatusCancelled DeploymentStatus = "cancelled"
-	StatusDryRun    DeploymentStatus = "dry run"
+	StatusDryRun    DeploymentStatus = "dry-run"
 	StatusSkipped   DeploymentStatus = "skipped" // it changed no watched file
 )
 

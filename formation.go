@@ -31,7 +31,7 @@ func (f Formation) Total() (n int) {
 
 // Scale is a change of one service's number of instances.
 type Scale struct {
-	Service ServiceName
-	To      int
-	By      bool // To is added to the current number
+	Service  ServiceName
+	To       int
+	Relative bool // To is added to the current number
 }

@@ -16,15 +16,15 @@ import (
 // documented defaults; BuildSettings lists them with their bounds. Paths are
 // relative and clean.
 type Settings struct {
-	Branch        string        // the deploy branch; empty until the first push sets it
-	Dockerfile    string        // path below Root; empty: "Dockerfile", or what is detected if there is none
-	Health        string        // path that must answer 2xx or 3xx; empty: any answer but a 5xx at /
-	CheckTimeout  time.Duration // time an instance has to become healthy; 0: DefaultCheckTimeout
-	Drain         time.Duration // time for open requests when an instance retires; 0: DefaultDrain
-	UpgradedDrain time.Duration // the same for upgraded connections (WebSockets); 0: DefaultDrain
-	StopTimeout   time.Duration // from SIGTERM to SIGKILL; 0: DefaultStopTimeout
-	FirstByte     time.Duration // time an app has to begin an answer; 0: DefaultFirstByte
-	ReleaseTime   time.Duration // time limit of the release command; 0: DefaultReleaseTime
+	Branch         string        // the deploy branch; empty until the first push sets it
+	Dockerfile     string        // path below Root; empty: "Dockerfile", or what is detected if there is none
+	Health         string        // path that must answer 2xx or 3xx; empty: any answer but a 5xx at /
+	CheckTimeout   time.Duration // time an instance has to become healthy; 0: DefaultCheckTimeout
+	Drain          time.Duration // time for open requests when an instance retires; 0: DefaultDrain
+	UpgradedDrain  time.Duration // the same for upgraded connections (WebSockets); 0: DefaultDrain
+	StopTimeout    time.Duration // from SIGTERM to SIGKILL; 0: DefaultStopTimeout
+	FirstByte      time.Duration // time an app has to begin an answer; 0: DefaultFirstByte
+	ReleaseTimeout time.Duration // time limit of the release command; 0: DefaultReleaseTime
 
 	Root          string   // the folder of the tree to build; empty: the whole tree
 	Context       string   // the folder that COPY sees; empty: the tree; without a Dockerfile, Root or the workspace it belongs to
@@ -173,7 +173,7 @@ var settings = []Setting{
 	},
 	{
 		"release-timeout", "TIME", "time limit of the release command", brief(DefaultReleaseTime),
-		timeKind(time.Second, 24*time.Hour, func(s *Settings) *time.Duration { return &s.ReleaseTime }),
+		timeKind(time.Second, 24*time.Hour, func(s *Settings) *time.Duration { return &s.ReleaseTimeout }),
 	},
 }
 
@@ -208,8 +208,8 @@ func (s *Settings) Set(name, value string) error {
 	return Errorf(NotFound, "there is no build setting %q", Clip(name, 60)).WithHint("use one of %s", strings.Join(SettingNames(), ", "))
 }
 
-// Is reports whether a setting that may be unset is true.
-func Is(said *bool) bool { return said != nil && *said }
+// IsTrue reports whether a setting that may be unset is true.
+func IsTrue(said *bool) bool { return said != nil && *said }
 
 // Over returns s, with the values of below where s has its defaults.
 func (s Settings) Over(below Settings) Settings {

@@ -9,27 +9,27 @@ import (
 // Stack is what a remote is pushed to: one repository, one config, several services,
 // one current release. It is a value: nobody changes a copy read from the store.
 type Stack struct {
-	Name       StackName
-	Revision   uint64 // of the record: the larger of two that one server has read is the later; set by the store
-	Created    time.Time
-	CreatedBy  KeyName
-	Config     Config                          // for the next release
-	Formation  Formation                       // instance counts set with ps:scale
-	Settings   Settings                        // set by build:set
-	Declared   Settings                        // from the files of the current release's tree
-	Services   map[ServiceName]ServiceSettings // set by svc:update
-	Release    []string                        // the release command line set by stacks:set-release-command; nil: the Procfile's
-	Current    ReleaseNumber                   // 0 before the first release
-	Stopped    bool                            // ps:stop
-	Maintained bool                            // maintenance:on: requests get 503
-	Page       string                          // HTML for browsers during maintenance; empty: mesh's own
-	Lock       *Lock                           // nil: releases may be made
-	Subnet     netip.Prefix                    // of the stack's own network
-	Redirects  map[Host]Host                   // of Domains: those that redirect to another host of the stack
-	Domains    []Host                          // added ones, without the stack's own name under the base domain
-	Endpoints  []Endpoint                      // set by svc:publish, in their order; on the stack's hosts
-	Was        StackName                       // its name before a rename whose files have not been moved yet; otherwise empty
-	LastNumber DeploymentNumber                // the last deployment begun
+	Name           StackName
+	Revision       uint64 // of the record: the larger of two that one server has read is the later; set by the store
+	Created        time.Time
+	CreatedBy      KeyName
+	Config         Config                          // for the next release
+	Formation      Formation                       // instance counts set with ps:scale
+	Settings       Settings                        // set by build:set
+	Declared       Settings                        // from the files of the current release's tree
+	Services       map[ServiceName]ServiceSettings // set by svc:update
+	ReleaseCommand []string                        // the release command line set by stacks:set-release-command; nil: the Procfile's
+	Current        ReleaseNumber                   // 0 before the first release
+	Stopped        bool                            // ps:stop
+	Maintained     bool                            // maintenance:on: requests get 503
+	Page           string                          // HTML for browsers during maintenance; empty: mesh's own
+	Lock           *Lock                           // nil: releases may be made
+	Subnet         netip.Prefix                    // of the stack's own network
+	Redirects      map[Host]Host                   // of Domains: those that redirect to another host of the stack
+	Domains        []Host                          // added ones, without the stack's own name under the base domain
+	Endpoints      []Endpoint                      // set by svc:publish, in their order; on the stack's hosts
+	Was            StackName                       // its name before a rename whose files have not been moved yet; otherwise empty
+	LastNumber     DeploymentNumber                // the last deployment begun
 }
 
 // Lock freezes the releases of a stack.

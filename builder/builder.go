@@ -199,7 +199,7 @@ func (j *job) run(ctx context.Context) (mesh.Image, error) {
 	}
 	defer j.slots.Release(1)
 	j.warn()
-	if mesh.Is(j.Settings.ShowCommand) {
+	if mesh.IsTrue(j.Settings.ShowCommand) {
 		j.out.detail(j.command())
 	}
 
@@ -253,7 +253,7 @@ func (j *job) command() string {
 	if j.Settings.Target != "" {
 		words = append(words, "--target "+j.Settings.Target)
 	}
-	if mesh.Is(j.Settings.Pull) {
+	if mesh.IsTrue(j.Settings.Pull) {
 		words = append(words, "--pull")
 	}
 	for _, name := range slices.Sorted(maps.Keys(j.args)) {

@@ -72,7 +72,7 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 		// waits until DNS fails.
 		"image-resolve-mode": "local",
 	}
-	if mesh.Is(j.Settings.Pull) {
+	if mesh.IsTrue(j.Settings.Pull) {
 		attrs["image-resolve-mode"] = "pull"
 	}
 	if j.Settings.Target != "" && !j.df.managed {

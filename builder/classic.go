@@ -45,7 +45,7 @@ func (j *job) classic(ctx context.Context) (mesh.Image, error) {
 	}
 	resp, err := j.cli.ImageBuild(ctx, src, build.ImageBuildOptions{
 		Version: build.BuilderV1, CgroupParent: j.group.classic, Dockerfile: j.df.path, Tags: j.Tags, Labels: j.labels(),
-		NoCache: j.NoCache, Target: j.Settings.Target, PullParent: mesh.Is(j.Settings.Pull), BuildArgs: args, AuthConfigs: auths, Remove: true, ForceRemove: true,
+		NoCache: j.NoCache, Target: j.Settings.Target, PullParent: mesh.IsTrue(j.Settings.Pull), BuildArgs: args, AuthConfigs: auths, Remove: true, ForceRemove: true,
 	})
 	if errors.Is(context.Cause(ctx), errTimeout) {
 		return mesh.Image{}, j.timedOut(nil)

@@ -138,7 +138,7 @@ func (j *job) mayGit(ctx context.Context, remote string) error {
 // here reports whether the engine has an image and uses it without asking a
 // registry.
 func (j *job) here(ctx context.Context, ref string) bool {
-	if mesh.Is(j.Settings.Pull) {
+	if mesh.IsTrue(j.Settings.Pull) {
 		return false
 	}
 	_, err := j.cli.ImageInspect(ctx, ref)

@@ -27,7 +27,7 @@ var buildCommands = []*definition{
 	{
 		topic: "build", verb: "set", args: "NAME=VALUE…", short: "Change build and check settings for the next push",
 		long:  settingsHelp() + "\nmesh.toml in the repository takes the same names, except branch. A value set here wins.",
-		stack: true, access: mesh.AccessDeploy, min: 1, max: many, run: runBuildSet,
+		stack: true, access: mesh.AccessDeploy, min: 1, max: maxArgs, run: runBuildSet,
 	},
 	{
 		topic: "build", verb: "dockerfile", args: "[--eject]", short: "Print the Dockerfile of the last commit, written or generated",
@@ -42,7 +42,7 @@ var buildCommands = []*definition{
 	},
 	{
 		topic: "build", verb: "unset", args: "NAME…", short: "Restore settings to their defaults",
-		stack: true, access: mesh.AccessDeploy, min: 1, max: many, run: runBuildUnset,
+		stack: true, access: mesh.AccessDeploy, min: 1, max: maxArgs, run: runBuildUnset,
 	},
 }
 

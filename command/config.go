@@ -45,14 +45,14 @@ var configCommands = []*definition{
 		long: "`NAME=-` reads the value from standard input, which is the way for secrets and for values of several\n" +
 			"lines. Over plain ssh, quote once more: `ssh mesh \"config:set -a blog MOTD='hello world'\"`; the client\n" +
 			"`mesh config:set` needs no second quoting.",
-		stack: true, access: mesh.AccessDeploy, min: 1, max: many, run: runConfigSet,
+		stack: true, access: mesh.AccessDeploy, min: 1, max: maxArgs, run: runConfigSet,
 		flags: func(f *pflag.FlagSet) {
 			f.Bool("no-restart", false, "record only; the next release brings them into force")
 		},
 	},
 	{
 		topic: "config", verb: "unset", args: "NAME…", short: "Remove config vars and roll that out as one release",
-		stack: true, access: mesh.AccessDeploy, min: 1, max: many, run: runConfigUnset,
+		stack: true, access: mesh.AccessDeploy, min: 1, max: maxArgs, run: runConfigUnset,
 		flags: func(f *pflag.FlagSet) {
 			f.Bool("no-restart", false, "record only; the next release brings it into force")
 		},

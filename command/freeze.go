@@ -38,7 +38,7 @@ var freezeCommands = []*definition{
 		run: func(ctx context.Context, c *call) error { return c.maintain(ctx, false) },
 	},
 	{
-		topic: "lock", args: "[REASON…]", short: "Freeze a stack: no push, rollback or change of config makes a release", stack: true, access: mesh.AccessDeploy, max: many, run: runLock,
+		topic: "lock", args: "[REASON…]", short: "Freeze a stack: no push, rollback or change of config makes a release", stack: true, access: mesh.AccessDeploy, max: maxArgs, run: runLock,
 	},
 	{
 		topic: "unlock", short: "Let releases be made again", stack: true, access: mesh.AccessDeploy, run: runUnlock,

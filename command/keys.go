@@ -31,7 +31,7 @@ var keyCommands = []*definition{
 	{
 		topic: "ssh-keys", verb: "add", args: "NAME < KEY.pub", short: "Let a public key in, read from standard input or given behind the name",
 		long:   "The first key gets the role admin, the others deploy, unless --role says otherwise. With --stack the key is\nlimited to those stacks and sees no others.",
-		access: mesh.AccessAdmin, min: 1, max: many, run: runKeysAdd,
+		access: mesh.AccessAdmin, min: 1, max: maxArgs, run: runKeysAdd,
 		flags: func(f *pflag.FlagSet) {
 			f.String("role", "", "the `ROLE`: admin, deploy or read")
 			f.StringArray("stack", nil, "only this `STACK`; may be given several times")

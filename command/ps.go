@@ -42,7 +42,7 @@ var psCommands = []*definition{
 	{
 		topic: "ps", verb: "scale", args: "[SERVICE=N | SERVICE+N | SERVICE-N …]",
 		short: "Change how many instances there are, all or nothing; without arguments, print it to paste back",
-		stack: true, access: mesh.AccessRead, max: many, json: true, run: runScale,
+		stack: true, access: mesh.AccessRead, max: maxArgs, json: true, run: runScale,
 	},
 	{
 		topic: "ps", verb: "rebuild", short: "Build the current commit anew, with the base images and settings of now, and roll it out",
@@ -171,9 +171,9 @@ func parseScale(s string) (mesh.Scale, bool) {
 	}
 	switch s[i] {
 	case '+':
-		return mesh.Scale{Service: svc, To: n, By: true}, true
+		return mesh.Scale{Service: svc, To: n, Relative: true}, true
 	case '-':
-		return mesh.Scale{Service: svc, To: -n, By: true}, true
+		return mesh.Scale{Service: svc, To: -n, Relative: true}, true
 	}
 	return mesh.Scale{Service: svc, To: n}, true
 }

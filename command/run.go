@@ -29,7 +29,7 @@ var runCommands = []*definition{
 			"runs the line as it arrives, as ssh does: ssh mesh 'run -- echo $PATH | wc -c'. The container is gone\n" +
 			"when the command has ended or the connection has. With --detach it goes on by itself, for 24 hours\n" +
 			"at most; see run:list, run:logs and run:stop. A command of one of these names needs the --.",
-		stack: true, access: mesh.AccessDeploy, verbatim: true, terminal: true, parts: true, min: 1, max: many, run: runRun,
+		stack: true, access: mesh.AccessDeploy, verbatim: true, terminal: true, parts: true, min: 1, max: maxArgs, run: runRun,
 		flags: func(f *pflag.FlagSet) {
 			f.StringArrayP("env", "e", nil, "a further variable, `NAME=VALUE`")
 			f.BoolP("detach", "d", false, "do not wait for it; print its name")
@@ -53,7 +53,7 @@ var runCommands = []*definition{
 		topic: "enter", args: "INSTANCE [-- COMMAND…]", short: "Run a command, a shell by default, inside a running instance",
 		long: "It sees the instance's files and processes; run gets a container of its own instead. The exit status\n" +
 			"is the command's own. With a terminal (ssh -t) it gets one, too. It ends with the connection.",
-		stack: true, access: mesh.AccessDeploy, verbatim: true, terminal: true, parts: true, min: 1, max: many, run: runEnter,
+		stack: true, access: mesh.AccessDeploy, verbatim: true, terminal: true, parts: true, min: 1, max: maxArgs, run: runEnter,
 	},
 }
 

@@ -88,8 +88,8 @@ func FuzzSplit(f *testing.F) {
 func TestParseScale(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]mesh.Scale{
-		"web=2": {Service: "web", To: 2}, "web=0": {Service: "web"}, "web+1": {Service: "web", To: 1, By: true},
-		"web-1": {Service: "web", To: -1, By: true}, "my-worker-2": {Service: "my-worker", To: -2, By: true}, "my-worker=3": {Service: "my-worker", To: 3},
+		"web=2": {Service: "web", To: 2}, "web=0": {Service: "web"}, "web+1": {Service: "web", To: 1, Relative: true},
+		"web-1": {Service: "web", To: -1, Relative: true}, "my-worker-2": {Service: "my-worker", To: -2, Relative: true}, "my-worker=3": {Service: "my-worker", To: 3},
 	} {
 		if got, ok := parseScale(in); !ok || got != want {
 			t.Errorf("parseScale(%q) = %+v, %v", in, got, ok)

@@ -39,7 +39,7 @@ var stackCommands = []*definition{
 	{
 		topic: "stacks", verb: "set-release-command", args: "-- [COMMAND…]",
 		short: "Set the command that is run before a push goes live; no words leave it to the Procfile",
-		stack: true, access: mesh.AccessDeploy, verbatim: true, max: many, run: runSetReleaseCommand,
+		stack: true, access: mesh.AccessDeploy, verbatim: true, max: maxArgs, run: runSetReleaseCommand,
 	},
 	{
 		topic: "stacks", verb: "rename", args: "NEW", short: "Give a stack another name: its host, its remote and the keys limited to it follow",

@@ -90,7 +90,7 @@ func (d *definition) line() string {
 // required marks an option that must be given, in its annotations.
 const required = "mesh_required"
 
-const many = 10_000
+const maxArgs = 10_000
 
 // topics are the first words, with what else they may be called.
 var topics = map[string][]string{

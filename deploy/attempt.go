@@ -57,7 +57,7 @@ func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writ
 	defer func() {
 		t.err = err
 		close(t.done)
-		d.Ended(a.dep)
+		d.OnEnded(a.dep)
 	}()
 	defer func() {
 		stopBeat()
@@ -66,7 +66,7 @@ func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writ
 			d.Logger.Warn("deployment output not recorded", "stack", dep.Stack, "deployment", int(dep.Number), "err", cerr)
 		}
 	}()
-	leave, err := d.enter(ctx, t, func(ahead mesh.Deployment) {
+	leave, err := d.queue(ctx, t, func(ahead mesh.Deployment) {
 		a.headline()
 		a.detail("waiting for %s", describe(ahead))
 	})
@@ -83,7 +83,7 @@ func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writ
 		return a.fail(ctx, err)
 	}
 	d.note(dep.Stack, noteDeploy, "%s begins: %s, by %s", dep.Number, a.what(), dep.By)
-	d.Reached(StepBegun, string(dep.Stack))
+	d.OnStep(StepBegun, string(dep.Stack))
 	if err := do(ctx, a); err != nil {
 		return a.fail(ctx, err)
 	}
@@ -126,8 +126,8 @@ func right(left, remark string) string {
 	return left + strings.Repeat(" ", max(2, column-len([]rune(left)))) + remark
 }
 
-// enter remembers what is being done.
-func (a *attempt) enter(phase string) {
+// setPhase remembers what is being done.
+func (a *attempt) setPhase(phase string) {
 	a.out.mu.Lock()
 	defer a.out.mu.Unlock()
 	a.phase = phase
@@ -135,7 +135,7 @@ func (a *attempt) enter(phase string) {
 
 // step prints a step and remembers it as what is being done.
 func (a *attempt) step(phase, format string, args ...any) {
-	a.enter(phase)
+	a.setPhase(phase)
 	a.out.say("-----> " + fmt.Sprintf(format, args...))
 }
 

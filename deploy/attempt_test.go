@@ -216,7 +216,7 @@ func TestSubnet(t *testing.T) {
 	if p, err := d.subnet(append(stacks[1:], mesh.Stack{})); err != nil || p != stacks[0].Subnet {
 		t.Errorf("the one that is free is %s: %s, %v", stacks[0].Subnet, p, err)
 	}
-	d.Taken = func() []netip.Prefix {
+	d.HostNetworks = func() []netip.Prefix {
 		return []netip.Prefix{netip.MustParsePrefix("10.9.1.0/25"), netip.MustParsePrefix("fe80::/10"), {}}
 	}
 	if p, err := d.subnet(nil); err != nil || p.Addr().As4()[3] < 128 {

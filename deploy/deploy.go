@@ -35,19 +35,19 @@ type Options struct {
 	Repos   Repos
 	Logger  *slog.Logger
 
-	Domain   string                                      // base domain: the stack blog is at blog.<Domain>
-	URL      func(mesh.Host) string                      // how people reach a host; nil: http://host
-	Now      func() time.Time                            // nil: time.Now
-	Pool     netip.Prefix                                // the stacks' networks are cut from it; zero: 10.213.0.0/16
-	DiskFree func() (uint64, error)                      // bytes free in the data directory; nil: not checked
-	Taken    func() []netip.Prefix                       // networks of the host that subnets must not meet; nil: none
-	Ended    func(mesh.Deployment)                       // told of each deployment that has ended; nil: nobody is
-	Built    func(took time.Duration, err error)         // told of each build; nil: nobody is
-	Events   Events                                      // nil: nothing is told to the stacks' logs
-	ShutOut  func(fingerprint string)                    // told of each key that has been removed, to end its sessions; nil: nobody
-	Memory   fleet.Memory                                // where instances were last seen; nil: that is not kept
-	Probe    func(context.Context, netip.AddrPort) error // tells whether something listens there; nil: by a TCP connection
-	Reached  func(step Step, s string)                   // told of each step of a rollout, for tests that stop there; nil: nobody
+	Domain       string                                      // base domain: the stack blog is at blog.<Domain>
+	URL          func(mesh.Host) string                      // how people reach a host; nil: http://host
+	Now          func() time.Time                            // nil: time.Now
+	Pool         netip.Prefix                                // the stacks' networks are cut from it; zero: 10.213.0.0/16
+	DiskFree     func() (uint64, error)                      // bytes free in the data directory; nil: not checked
+	HostNetworks func() []netip.Prefix                       // networks of the host that subnets must not meet; nil: none
+	OnEnded      func(mesh.Deployment)                       // told of each deployment that has ended; nil: nobody is
+	OnBuilt      func(took time.Duration, err error)         // told of each build; nil: nobody is
+	Events       Events                                      // nil: nothing is told to the stacks' logs
+	EndSessions  func(fingerprint string)                    // told of each key that has been removed, to end its sessions; nil: nobody
+	Memory       fleet.Memory                                // where instances were last seen; nil: that is not kept
+	Probe        func(context.Context, netip.AddrPort) error // tells whether something listens there; nil: by a TCP connection
+	OnStep       func(step Step, s string)                   // told of each step of a rollout, for tests that stop there; nil: nobody
 }
 
 // Step is a point in a deployment at which the server may be killed in a test.
@@ -99,20 +99,20 @@ func New(o Options) *Deployer {
 	if o.URL == nil {
 		o.URL = func(h mesh.Host) string { return "http://" + string(h) }
 	}
-	if o.Ended == nil {
-		o.Ended = func(mesh.Deployment) {}
+	if o.OnEnded == nil {
+		o.OnEnded = func(mesh.Deployment) {}
 	}
-	if o.Built == nil {
-		o.Built = func(time.Duration, error) {}
+	if o.OnBuilt == nil {
+		o.OnBuilt = func(time.Duration, error) {}
 	}
 	if o.Events == nil {
 		o.Events = noEvents{}
 	}
-	if o.ShutOut == nil {
-		o.ShutOut = func(string) {}
+	if o.EndSessions == nil {
+		o.EndSessions = func(string) {}
 	}
-	if o.Reached == nil {
-		o.Reached = func(Step, string) {}
+	if o.OnStep == nil {
+		o.OnStep = func(Step, string) {}
 	}
 	d := &Deployer{
 		Options: o, lanes: map[mesh.StackName]*lane{}, destroying: map[mesh.StackName]bool{}, renaming: map[mesh.StackName]bool{},

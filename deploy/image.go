@@ -59,11 +59,11 @@ func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src sou
 			return mesh.Image{}, phaseFailed("build failed", err)
 		}
 		b.Fresh, b.Times = src.fresh, timeKeeper{d.Store, st.Name}
-		a.enter("building") // the builder says with what
+		a.setPhase("building") // the builder says with what
 	}
 	img, err := d.Builder.Build(ctx, b, a.out)
 	if src.tree != nil {
-		d.Built(d.Now().Sub(began), err)
+		d.OnBuilt(d.Now().Sub(began), err)
 	}
 	if err != nil {
 		return img, phaseFailed("build failed", err)

@@ -27,9 +27,9 @@ type ticket struct {
 	err        error                   // its verdict; valid after done
 }
 
-// enter waits for the deployment's turn and returns how to leave. wait is called
+// queue waits for the deployment's turn and returns how to leave. wait is called
 // with the one that is waited for, when there is one.
-func (d *Deployer) enter(ctx context.Context, t *ticket, wait func(mesh.Deployment)) (leave func(), err error) {
+func (d *Deployer) queue(ctx context.Context, t *ticket, wait func(mesh.Deployment)) (leave func(), err error) {
 	stack := t.deployment.Stack
 	d.mu.Lock()
 	l := d.lanes[stack]
@@ -43,13 +43,13 @@ func (d *Deployer) enter(ctx context.Context, t *ticket, wait func(mesh.Deployme
 		d.mu.Unlock()
 		return func() { d.leave(stack, t) }, nil
 	}
-	if brings(t) {
+	if hasSource(t) {
 		for _, w := range l.waiting {
-			if brings(w) {
+			if hasSource(w) {
 				w.cancel(mesh.Errorf(mesh.Cancelled, "replaced by a newer push, deployment %s", t.deployment.Number))
 			}
 		}
-		l.waiting = slices.DeleteFunc(l.waiting, brings)
+		l.waiting = slices.DeleteFunc(l.waiting, hasSource)
 	}
 	l.waiting = append(l.waiting, t)
 	ahead := l.running.deployment
@@ -65,9 +65,9 @@ func (d *Deployer) enter(ctx context.Context, t *ticket, wait func(mesh.Deployme
 	}
 }
 
-// brings tells whether a deployment brings a source of its own: of those, only the
+// hasSource tells whether a deployment hasSource a source of its own: of those, only the
 // last one matters.
-func brings(t *ticket) bool {
+func hasSource(t *ticket) bool {
 	switch t.deployment.Kind {
 	case mesh.DeployPush, mesh.DeployUpload, mesh.DeployImage, mesh.DeployPromote:
 		return true

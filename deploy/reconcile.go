@@ -35,7 +35,7 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 		if d.fleet.Has(st.Name) {
 			continue // the deployments that are open there are alive
 		}
-		if err := d.settleRecords(ctx, st); err != nil {
+		if err := d.closeRecords(ctx, st); err != nil {
 			all = append(all, fmt.Errorf("settle the records of %s: %w", st.Name, err))
 		}
 	}
@@ -119,9 +119,9 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 	return errors.Join(all...)
 }
 
-// settleRecords ends the deployments that a killed server left open, and puts the
+// closeRecords ends the deployments that a killed server left open, and puts the
 // deploy branch back to what is deployed.
-func (d *Deployer) settleRecords(ctx context.Context, st mesh.Stack) error {
+func (d *Deployer) closeRecords(ctx context.Context, st mesh.Stack) error {
 	open := map[mesh.DeploymentNumber]bool{}
 	for _, t := range d.tickets(st.Name) {
 		open[t.deployment.Number] = true
@@ -222,7 +222,7 @@ func (d *Deployer) adoptLater(name mesh.StackName) {
 		defer cancel(nil)
 		t := &ticket{deployment: mesh.Deployment{Stack: name}, turn: make(chan struct{}), cancel: cancel, done: make(chan struct{})}
 		defer close(t.done)
-		leave, err := d.enter(ctx, t, func(mesh.Deployment) {})
+		leave, err := d.queue(ctx, t, func(mesh.Deployment) {})
 		if err != nil {
 			return
 		}

@@ -14,8 +14,8 @@ import (
 // traffic, with its image and config: migrations, say.
 func (d *Deployer) releaseCommand(ctx context.Context, a *attempt, st mesh.Stack, r mesh.Release) error {
 	command := r.Declared.Commands[mesh.ReleaseCommand]
-	if len(st.Release) > 0 {
-		command = strings.Join(st.Release, " ")
+	if len(st.ReleaseCommand) > 0 {
+		command = strings.Join(st.ReleaseCommand, " ")
 	}
 	return d.runOnce(ctx, a, st, r, "release command", command)
 }
@@ -34,7 +34,7 @@ func (d *Deployer) runOnce(ctx context.Context, a *attempt, st mesh.Stack, r mes
 	if err != nil {
 		return phaseFailed(what+" failed", err)
 	}
-	timeout := st.Effective().ReleaseTime
+	timeout := st.Effective().ReleaseTimeout
 	if timeout == 0 {
 		timeout = mesh.DefaultReleaseTime
 	}
@@ -114,9 +114,9 @@ func (d *Deployer) SetReleaseCommand(ctx context.Context, stack mesh.StackName, 
 		}
 	}
 	_, err := d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) error {
-		s.Release = nil
+		s.ReleaseCommand = nil
 		if line != "" {
-			s.Release = []string{line}
+			s.ReleaseCommand = []string{line}
 		}
 		return nil
 	})

@@ -107,7 +107,7 @@ func TestRename_AllFollows(t *testing.T) {
 func TestRename_DomainsAreAlwaysRouted(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		var d *deploy.Deployer
-		w.Options.Reached = func(s deploy.Step, _ string) {
+		w.Options.OnStep = func(s deploy.Step, _ string) {
 			blog, _ := w.Router.Route("blog")
 			shop, _ := w.Router.Route("shop")
 			served := slices.Contains(blog.Hosts, "www.example.com") && len(blog.Targets) > 0 || slices.Contains(shop.Hosts, "www.example.com") && len(shop.Targets) > 0
@@ -237,7 +237,7 @@ func TestRename_KilledAtEachStep(t *testing.T) {
 		t.Run(string(step), func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *deploytest.World) {
 				armed := false
-				w.Options.Reached = func(s deploy.Step, _ string) {
+				w.Options.OnStep = func(s deploy.Step, _ string) {
 					if armed && s == step {
 						panic(killed{})
 					}

@@ -38,7 +38,7 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, st mesh.Stack, r mesh.R
 		undo()
 		return st, err
 	}
-	d.Reached(StepStarted, string(st.Name))
+	d.OnStep(StepStarted, string(st.Name))
 	for _, in := range started {
 		if ev, dead := d.fleet.Died(in.ID); dead {
 			undo()
@@ -56,12 +56,12 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, st mesh.Stack, r mesh.R
 		return st, err
 	}
 	a.past = true
-	d.Reached(StepCommitted, string(st.Name))
+	d.OnStep(StepCommitted, string(st.Name))
 	old := d.fleet.Install(st, r, want, keep, started)
-	d.Reached(StepSwitched, string(st.Name))
+	d.OnStep(StepSwitched, string(st.Name))
 	a.switched(st, was)
 	d.retire(st, old)
-	d.Reached(StepRetiring, string(st.Name))
+	d.OnStep(StepRetiring, string(st.Name))
 	d.resetBranch(ctx, st.Name)
 	return st, nil
 }

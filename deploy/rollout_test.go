@@ -348,7 +348,7 @@ func TestRollout_DiesBetweenCheckAndSwitch(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		// After the check and before the release is recorded: the push is refused.
 		at := deploy.StepStarted
-		w.Options.Reached = func(s deploy.Step, _ string) {
+		w.Options.OnStep = func(s deploy.Step, _ string) {
 			if cs := w.Runner.Containers(); s == at && len(cs) > 1 {
 				w.Runner.Crash(cs[1].ID, 9)
 				synctest.Wait()
@@ -383,7 +383,7 @@ func TestRollout_ChangesOfRoutesMeanwhile(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		w.Options.Reached = func(s deploy.Step, _ string) {
+		w.Options.OnStep = func(s deploy.Step, _ string) {
 			if d != nil && s == deploy.StepCommitted {
 				change()
 			}
@@ -415,7 +415,7 @@ func TestRollout_ChangesOfRoutesMeanwhile(t *testing.T) {
 func cancelledAt(t *testing.T, w *deploytest.World, step deploy.Step) (string, error) {
 	t.Helper()
 	var cancel context.CancelFunc
-	w.Options.Reached = func(s deploy.Step, _ string) {
+	w.Options.OnStep = func(s deploy.Step, _ string) {
 		if s == step && cancel != nil {
 			cancel()
 		}
@@ -622,7 +622,7 @@ func TestScale_KeepsInstances(t *testing.T) {
 			sound(t, w)
 			return f
 		}
-		if f := scale(mesh.Scale{Service: "web", To: 2, By: true}, mesh.Scale{Service: "worker", To: 0}); f["web"] != 3 || f["worker"] != 0 {
+		if f := scale(mesh.Scale{Service: "web", To: 2, Relative: true}, mesh.Scale{Service: "worker", To: 0}); f["web"] != 3 || f["worker"] != 0 {
 			t.Errorf("got %v", f)
 		}
 		for _, c := range before {
@@ -634,12 +634,12 @@ func TestScale_KeepsInstances(t *testing.T) {
 		if f := scale(mesh.Scale{Service: "web", To: 3}); f["web"] != 3 || w.Runner.Names() != kept {
 			t.Errorf("%v, %s became %s", f, kept, w.Runner.Names())
 		}
-		scale(mesh.Scale{Service: "web", To: -2, By: true})
+		scale(mesh.Scale{Service: "web", To: -2, Relative: true})
 		if cs := w.Runner.Containers(); len(cs) != 1 || cs[0].Name.Slot != 1 {
 			t.Errorf("left are %s", w.Runner.Names())
 		}
 		scale(mesh.Scale{Service: "web", To: 0})
-		for _, c := range [][]mesh.Scale{{{Service: "web", To: -1, By: true}}, {{Service: "web", To: 101}}, {{Service: "web", To: 1}, {Service: "nope", To: 1}}} {
+		for _, c := range [][]mesh.Scale{{{Service: "web", To: -1, Relative: true}}, {{Service: "web", To: 101}}, {{Service: "web", To: 1}, {Service: "nope", To: 1}}} {
 			if _, err := d.Scale(t.Context(), "blog", "ci", c, io.Discard); err == nil {
 				t.Errorf("%v was done", c)
 			}

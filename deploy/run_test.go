@@ -117,7 +117,7 @@ func TestReleaseCommand_TimesOut(t *testing.T) {
 			return 0, context.Cause(ctx)
 		}
 		for _, limit := range []time.Duration{0, time.Minute} {
-			if _, err := d.SetSettings(t.Context(), "blog", func(s *mesh.Settings) error { s.ReleaseTime = limit; return nil }); err != nil {
+			if _, err := d.SetSettings(t.Context(), "blog", func(s *mesh.Settings) error { s.ReleaseTimeout = limit; return nil }); err != nil {
 				t.Fatal(err)
 			}
 			want := limit

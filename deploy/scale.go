@@ -24,7 +24,7 @@ func (d *Deployer) Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyN
 				return nil, mesh.Errorf(mesh.NotFound, "%s has no service %q", stack, c.Service).WithHint("it has %s", strings.Join(names(known), ", "))
 			}
 			n := c.To
-			if c.By {
+			if c.Relative {
 				was, said := f[c.Service]
 				if !said {
 					was = 1

@@ -15,7 +15,7 @@ func TestSettle_WaitsForDeploymentsAndForWhatTheyRetire(t *testing.T) {
 		q := newQueue(t, w)
 		first, second := q.push(), q.push()
 		settled := make(chan error, 1)
-		go func() { settled <- q.d.Settle(t.Context()) }()
+		go func() { settled <- q.d.WaitIdle(t.Context()) }()
 		waits := func(what string) {
 			t.Helper()
 			synctest.Wait()
@@ -53,7 +53,7 @@ func TestSettle_EndsWithItsContext(t *testing.T) {
 		why := errors.New("enough")
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, why)
 		defer cancel()
-		if err := q.d.Settle(ctx); !errors.Is(err, why) {
+		if err := q.d.WaitIdle(ctx); !errors.Is(err, why) {
 			t.Errorf("got %v", err)
 		}
 		q.free <- struct{}{}

@@ -76,7 +76,7 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 	if err != nil {
 		return err
 	}
-	d.Reached(StepBuilt, string(st.Name))
+	d.OnStep(StepBuilt, string(st.Name))
 	svcs := services(st, src.declared)
 	r := d.release(a, st, img, src.commit, st.Config, svcs, formation(st, svcs), src.description)
 	r.Source, r.Declared, r.Elsewhere = src.text, src.declared, src.image != nil

@@ -22,8 +22,8 @@ func (d *Deployer) subnet(taken []mesh.Stack) (netip.Prefix, error) {
 	for _, o := range taken {
 		used = append(used, o.Subnet)
 	}
-	if d.Taken != nil {
-		used = append(used, d.Taken()...)
+	if d.HostNetworks != nil {
+		used = append(used, d.HostNetworks()...)
 	}
 	base := d.Pool.Masked()
 	count := uint32(1) << max(0, subnetBits-base.Bits())

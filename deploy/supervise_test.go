@@ -418,7 +418,7 @@ func TestReconcile_InterruptedDeployment(t *testing.T) {
 			t.Run(name+" "+string(step), func(t *testing.T) {
 				bubble(t, func(t *testing.T, w *deploytest.World) {
 					armed := false
-					w.Options.Reached = func(s deploy.Step, _ string) {
+					w.Options.OnStep = func(s deploy.Step, _ string) {
 						if armed && s == step {
 							panic(killed{})
 						}

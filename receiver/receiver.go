@@ -118,12 +118,12 @@ type Options struct {
 // Receiver is the SSH server. Make one with New.
 type Receiver struct {
 	Options
-	strangers *companions
-	gate      *gate
-	refusals  flood // connections that found no place
-	unknown   flood // keys that were offered and are not known
-	open      *signedIn
-	servers   sync.Map // *sessions of the servers that serve
+	unknownKeys *companions
+	gate        *gate
+	refusals    flood // connections that found no place
+	unknown     flood // keys that were offered and are not known
+	open        *signedIn
+	servers     sync.Map // *sessions of the servers that serve
 }
 
 // New returns a Receiver that does not listen yet.
@@ -137,13 +137,13 @@ func New(o Options) *Receiver {
 	if o.Idle == 0 {
 		o.Idle = 10 * time.Minute
 	}
-	return &Receiver{Options: o, strangers: newCompanions(), gate: newGate(), open: newSignedIn()}
+	return &Receiver{Options: o, unknownKeys: newCompanions(), gate: newGate(), open: newSignedIn()}
 }
 
-// ShutOut ends the sessions of a key that has been removed, by its fingerprint: a
+// EndSessions ends the sessions of a key that has been removed, by its fingerprint: a
 // deployment that is before its release is cancelled, a log that is followed ends.
 // It does not wait for them.
-func (r *Receiver) ShutOut(fingerprint string) { r.open.end(fingerprint) }
+func (r *Receiver) EndSessions(fingerprint string) { r.open.end(fingerprint) }
 
 // Serve takes SSH connections from l until ctx ends; it then waits for the
 // sessions, which the deployer and the commands end in their own time, and

@@ -93,7 +93,7 @@ func (r *Receiver) tcpServer(serving context.Context, open *sessions) *ssh.Serve
 				VerifiedPublicKeyCallback: func(_ gossh.ConnMetadata, key gossh.PublicKey, _ *gossh.Permissions, _ string) (*gossh.Permissions, error) {
 					st := state(ctx)
 					st.signedIn()
-					r.strangers.add(st.rejected)
+					r.unknownKeys.add(st.rejected)
 					return &gossh.Permissions{Extensions: map[string]string{fingerprintExt: gossh.FingerprintSHA256(key)}}, nil
 				},
 			}
@@ -157,7 +157,7 @@ func (r *Receiver) serve(ctx context.Context, l net.Listener, server func(contex
 	if ctx.Err() == nil && !open.retiring() {
 		return fmt.Errorf("serve SSH on %s: %w", l.Addr(), err)
 	}
-	_ = open.settled(ctx) // sessions may still begin, if it retires
+	_ = open.waitIdle(ctx) // sessions may still begin, if it retires
 	open.end()
 	// ssh fails when it cannot say that it goes, whatever the session's status was.
 	leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTime)
@@ -186,9 +186,9 @@ func (r *Receiver) Retire(ctx context.Context) error {
 	}
 	var err error
 	for _, s := range all {
-		if serr := s.settled(ctx); serr != nil {
+		if serr := s.waitIdle(ctx); serr != nil {
 			s.cut()
-			_ = s.settled(context.WithoutCancel(ctx))
+			_ = s.waitIdle(context.WithoutCancel(ctx))
 			err = serr
 		}
 	}
@@ -235,8 +235,8 @@ func (s *sessions) holdLocked() (release func()) {
 	})
 }
 
-// settled returns when nothing is held, or ctx's cause.
-func (s *sessions) settled(ctx context.Context) error {
+// waitIdle returns when nothing is held, or ctx's cause.
+func (s *sessions) waitIdle(ctx context.Context) error {
 	for {
 		s.mu.Lock()
 		busy, quiet := s.busy, s.quiet
@@ -368,7 +368,7 @@ func (r *Receiver) offered(ctx ssh.Context, pub ssh.PublicKey) bool {
 	r.unknown.note(func(more int) {
 		r.Logger.Info("unknown key", "key", fp, "remote", ctx.RemoteAddr().String(), "more", more)
 	})
-	if st.banner != nil && !r.strangers.known(fp) {
+	if st.banner != nil && !r.unknownKeys.known(fp) {
 		line := strings.TrimSpace(string(gossh.MarshalAuthorizedKey(pub)))
 		_ = st.banner.SendAuthBanner(fmt.Sprintf("mesh: the key %s is not known here. An admin lets it in with:\n  ssh mesh ssh-keys:add NAME %s\n", fp, line))
 	}
@@ -441,9 +441,9 @@ func (c sessionContext) Value(k any) any             { return c.ctx.Value(k) }
 
 // Why a session's context ends.
 var (
-	errHungUp   = mesh.Errorf(mesh.Cancelled, "the client hung up")
-	errShutOut  = mesh.Errorf(mesh.Cancelled, "the key has been removed")
-	errStopping = mesh.Errorf(mesh.Cancelled, "mesh is being stopped").WithHint("push again in a moment")
+	errHungUp     = mesh.Errorf(mesh.Cancelled, "the client hung up")
+	errKeyRemoved = mesh.Errorf(mesh.Cancelled, "the key has been removed")
+	errStopping   = mesh.Errorf(mesh.Cancelled, "mesh is being stopped").WithHint("push again in a moment")
 )
 
 // channel serves one session channel.
@@ -477,7 +477,7 @@ func (r *Receiver) channel(serving context.Context, srv *ssh.Server, conn *gossh
 	defer context.AfterFunc(c, func() {
 		wait := endWait
 		switch cause := context.Cause(c); {
-		case errors.Is(cause, errShutOut):
+		case errors.Is(cause, errKeyRemoved):
 			wait = shutOutWait
 		case !errors.Is(cause, errStopping):
 			return // the client has gone, and with it what waits for it
@@ -547,7 +547,7 @@ func (s *signedIn) end(fp string) {
 	}
 	for p := range s.by[fp] {
 		p.removed = true
-		p.cancel(errShutOut)
+		p.cancel(errKeyRemoved)
 	}
 }
 

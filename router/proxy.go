@@ -84,7 +84,7 @@ func (q *request) finish() {
 	if q.entry != nil {
 		q.pool.traffic(q.entry).count(&q.rec, now)
 	} else {
-		q.router.strangers.Add(1)
+		q.router.unknownHosts.Add(1)
 	}
 	if fn := q.router.opts.Access; fn != nil {
 		fn(&q.rec)

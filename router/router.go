@@ -115,8 +115,8 @@ type Router struct {
 	epoch time.Time
 	table table
 
-	strangers atomic.Uint64 // requests for unknown hosts
-	fronts    sync.Map      // *front of each listener that is being served
+	unknownHosts atomic.Uint64 // requests for unknown hosts
+	fronts       sync.Map      // *front of each listener that is being served
 
 	mu      sync.Mutex // guards the fields below, and writing to table
 	stacks  map[mesh.StackName]*entry
@@ -316,8 +316,8 @@ func (f *front) join() *wave {
 	}
 }
 
-// settled are the waves that are over.
-func (r *Router) settled(f *front) []*wave {
+// finished are the waves that are over.
+func (r *Router) finished(f *front) []*wave {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(f.early)
@@ -412,7 +412,7 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 		f.leaving.Store(true)
 		_ = l.Close() // no Shutdown yet: it closes idle connections at once
 		<-failed
-		for _, w := range r.settled(f) {
+		for _, w := range r.finished(f) {
 			r.cut(w) // not earlier: a client that is cut comes back at once
 		}
 	}
@@ -423,7 +423,7 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 	lingered()
 	cut := s.Shutdown(grace)
 	if cut == nil {
-		if len(r.settled(f)) > 0 {
+		if len(r.finished(f)) > 0 {
 			done() // only upgraded connections are left, which had their time or came late
 		}
 		for _, w := range r.waves(f) { // upgraded connections, which net/http has let go
@@ -540,5 +540,5 @@ func (r *Router) Connections() (plain, tls int) {
 	return plain, tls
 }
 
-// Strangers counts the requests for hosts that belong to no stack.
-func (r *Router) Strangers() uint64 { return r.strangers.Load() }
+// UnknownHosts counts the requests for hosts that belong to no stack.
+func (r *Router) UnknownHosts() uint64 { return r.unknownHosts.Load() }

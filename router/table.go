@@ -203,10 +203,10 @@ func (t *table) set(key string, e *entry) {
 	p.Store(&m)
 }
 
-// few is the number of targets up to which all are compared. Above it, the better of
+// compareAllUpTo is the number of targets up to which all are compared. Above it, the better of
 // two random ones is nearly as even, at a constant cost (Mitzenmacher, "The Power of
 // Two Choices", 1996).
-const few = 16
+const compareAllUpTo = 16
 
 // choose picks the target for a request: a set-aside one whose time has come, as its
 // probe; otherwise the usable one with the fewest open requests; otherwise, if
@@ -220,7 +220,7 @@ func (p *pool) choose(tried []*target, now time.Duration, anyway bool) *target {
 		}
 		return nil
 	}
-	if n > few && len(tried) == 0 {
+	if n > compareAllUpTo && len(tried) == 0 {
 		a, b := p.targets[rand.IntN(n)], p.targets[rand.IntN(n)]
 		if a.aside.Load() == 0 && b.aside.Load() == 0 {
 			if b.inflight.load() < a.inflight.load() {

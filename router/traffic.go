@@ -33,8 +33,8 @@ func class(d time.Duration) int {
 }
 
 const (
-	slots    = 13              // the one being filled, plus a minute
-	slotTime = 5 * time.Second // together with slots: a minute
+	minuteSlots = 13              // the one being filled, plus a minute
+	slotTime    = 5 * time.Second // together with slots: a minute
 )
 
 // traffic counts the requests of a service, in total and in the last minute.
@@ -46,7 +46,7 @@ type traffic struct {
 	bytes   atomic.Int64
 	nanos   atomic.Int64
 	all     [len(bounds) + 1]atomic.Uint64
-	recent  [slots]slot
+	recent  [minuteSlots]slot
 
 	mu    sync.Mutex
 	codes map[Code]uint64
@@ -79,7 +79,7 @@ func (t *traffic) count(a *AccessRecord, now time.Duration) {
 	t.nanos.Add(int64(a.Duration))
 	t.all[c].Add(1)
 	epoch := int64(now/slotTime) + 1
-	b := &t.recent[epoch%slots]
+	b := &t.recent[epoch%minuteSlots]
 	if had := b.epoch.Load(); had != epoch && b.epoch.CompareAndSwap(had, epoch) {
 		b.bad.Store(0)
 		for i := range b.counts {
@@ -99,7 +99,7 @@ func (t *traffic) minute(now time.Duration) mesh.Traffic {
 	var m mesh.Traffic
 	for i := range t.recent {
 		b := &t.recent[i]
-		if e := b.epoch.Load(); e == 0 || e >= epoch || e < epoch-(slots-1) {
+		if e := b.epoch.Load(); e == 0 || e >= epoch || e < epoch-(minuteSlots-1) {
 			continue // never used, in progress, or older than a minute
 		}
 		m.Errors += int(b.bad.Load())

@@ -62,15 +62,15 @@ type lockForm struct {
 }
 
 type settingsForm struct {
-	Branch        string        `json:"branch,omitempty"`
-	Dockerfile    string        `json:"dockerfile,omitempty"`
-	Health        string        `json:"health,omitempty"`
-	CheckTimeout  time.Duration `json:"check_timeout_ns,omitempty"`
-	Drain         time.Duration `json:"drain_ns,omitempty"`
-	UpgradedDrain time.Duration `json:"upgraded_drain_ns,omitempty"`
-	StopTimeout   time.Duration `json:"stop_timeout_ns,omitempty"`
-	FirstByte     time.Duration `json:"first_byte_ns,omitempty"`
-	ReleaseTime   time.Duration `json:"release_timeout_ns,omitempty"`
+	Branch         string        `json:"branch,omitempty"`
+	Dockerfile     string        `json:"dockerfile,omitempty"`
+	Health         string        `json:"health,omitempty"`
+	CheckTimeout   time.Duration `json:"check_timeout_ns,omitempty"`
+	Drain          time.Duration `json:"drain_ns,omitempty"`
+	UpgradedDrain  time.Duration `json:"upgraded_drain_ns,omitempty"`
+	StopTimeout    time.Duration `json:"stop_timeout_ns,omitempty"`
+	FirstByte      time.Duration `json:"first_byte_ns,omitempty"`
+	ReleaseTimeout time.Duration `json:"release_timeout_ns,omitempty"`
 
 	Root          string   `json:"root,omitempty"`
 	Context       string   `json:"context,omitempty"`
@@ -98,7 +98,7 @@ type serviceForm struct {
 func storeStack(s mesh.Stack, config []byte) *stackForm {
 	f := &stackForm{
 		V: 1, Name: string(s.Name), Created: s.Created, CreatedBy: string(s.CreatedBy), Config: config,
-		Formation: storeFormation(s.Formation), Settings: settingsForm(s.Settings), Declared: settingsForm(s.Declared), Release: s.Release,
+		Formation: storeFormation(s.Formation), Settings: settingsForm(s.Settings), Declared: settingsForm(s.Declared), Release: s.ReleaseCommand,
 		Current: int(s.Current), Stopped: s.Stopped, Maintain: s.Maintained, Last: int(s.LastNumber), Was: string(s.Was),
 	}
 	if s.Lock != nil {
@@ -132,7 +132,7 @@ func storeStack(s mesh.Stack, config []byte) *stackForm {
 func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
 	s := mesh.Stack{
 		Name: mesh.StackName(f.Name), Created: f.Created, CreatedBy: mesh.KeyName(f.CreatedBy), Config: cfg,
-		Formation: readFormation(f.Formation), Settings: mesh.Settings(f.Settings), Declared: mesh.Settings(f.Declared), Release: f.Release,
+		Formation: readFormation(f.Formation), Settings: mesh.Settings(f.Settings), Declared: mesh.Settings(f.Declared), ReleaseCommand: f.Release,
 		Current: mesh.ReleaseNumber(f.Current), Stopped: f.Stopped, Maintained: f.Maintain, LastNumber: mesh.DeploymentNumber(f.Last), Was: mesh.StackName(f.Was),
 	}
 	if f.Lock != nil {
@@ -282,11 +282,14 @@ type deploymentForm struct {
 func (f *deploymentForm) check(key []byte) error {
 	return errors.Join(checkVersion(f.V), checkNumber(key, f.Number),
 		checkOneOf("its status", f.Status, mesh.StatusWaiting, mesh.StatusRunning, mesh.StatusLive, mesh.StatusFailed,
-			mesh.StatusCancelled, mesh.StatusDryRun, mesh.StatusSkipped),
+			mesh.StatusCancelled, mesh.StatusDryRun, mesh.StatusSkipped, formerDryRun),
 		checkOneOf("its kind", f.Kind, mesh.DeployPush, mesh.DeployConfig, mesh.DeployScale, mesh.DeployRestart, mesh.DeployStart,
 			mesh.DeployStop, mesh.DeployRollback, mesh.DeployServices, mesh.DeployRebuild, mesh.DeployUpload, mesh.DeployImage,
 			mesh.DeployPromote, mesh.DeployRename))
 }
+
+// formerDryRun is what earlier versions recorded for StatusDryRun.
+const formerDryRun mesh.DeploymentStatus = "dry run"
 
 func storeDeployment(d mesh.Deployment) *deploymentForm {
 	return &deploymentForm{
@@ -296,6 +299,9 @@ func storeDeployment(d mesh.Deployment) *deploymentForm {
 }
 
 func (f deploymentForm) deployment(stack mesh.StackName) mesh.Deployment {
+	if f.Status == string(formerDryRun) {
+		f.Status = string(mesh.StatusDryRun)
+	}
 	return mesh.Deployment{
 		Stack: stack, Number: mesh.DeploymentNumber(f.Number), Kind: mesh.DeploymentKind(f.Kind), By: mesh.KeyName(f.By),
 		Commit: mesh.Commit(f.Commit), Subject: f.Subject, Created: f.Created, Ended: f.Ended,

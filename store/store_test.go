@@ -90,8 +90,8 @@ func fullStack() mesh.Stack {
 			Branch: "main", Dockerfile: "d/Dockerfile", Health: "/up",
 			CheckTimeout: time.Minute, Drain: time.Second, StopTimeout: 3 * time.Second,
 		},
-		Services: map[mesh.ServiceName]mesh.ServiceSettings{"web": {Command: "run me", Memory: 1 << 20, CPUs: 0.5}},
-		Release:  []string{"rake", "db migrate"}, Stopped: true, Subnet: netip.MustParsePrefix("10.1.2.0/26"),
+		Services:       map[mesh.ServiceName]mesh.ServiceSettings{"web": {Command: "run me", Memory: 1 << 20, CPUs: 0.5}},
+		ReleaseCommand: []string{"rake", "db migrate"}, Stopped: true, Subnet: netip.MustParsePrefix("10.1.2.0/26"),
 		Domains: []mesh.Host{"a.example", "b.example"},
 	}
 }
@@ -187,11 +187,11 @@ func TestUpdateStack_KeepsWhatIsNotItsOwn(t *testing.T) {
 	create(t, s, fullStack())
 	got := must(s.UpdateStack(t.Context(), "blog", func(st *mesh.Stack) error {
 		st.Name, st.Current, st.LastNumber = "other", 7, 8
-		st.Stopped, st.Release, st.Config = false, nil, mesh.Config{"B": mesh.NewSecret("two")}
+		st.Stopped, st.ReleaseCommand, st.Config = false, nil, mesh.Config{"B": mesh.NewSecret("two")}
 		return nil
 	}))(t)
 	want := fullStack()
-	want.Stopped, want.Release, want.Config = false, nil, mesh.Config{"B": mesh.NewSecret("two")}
+	want.Stopped, want.ReleaseCommand, want.Config = false, nil, mesh.Config{"B": mesh.NewSecret("two")}
 	if !sameStack(got, want) || !sameStack(must(s.Stack(t.Context(), "blog"))(t), want) {
 		t.Errorf("got %+v", got)
 	}
@@ -689,7 +689,7 @@ func TestOpen_SecretKey(t *testing.T) {
 	if err := os.WriteFile(path, []byte(strings.Repeat("0", 64)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.Open(dir); !errors.Is(err, mesh.Unavailable) || !strings.Contains(err.Error(), "unsealed") {
+	if _, err := store.Open(dir); !errors.Is(err, mesh.Unavailable) || !strings.Contains(err.Error(), "is not the key") {
 		t.Errorf("with another key: %v", err)
 	}
 	if err := os.WriteFile(path, key, 0o600); err != nil {

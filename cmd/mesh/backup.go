@@ -60,7 +60,7 @@ func leftOut(name string) bool {
 // Backup writes all that the server owns, as a tar. The state is a snapshot of one
 // instant, and is taken first: repositories and recorded output, which are added
 // to only, have at least what it speaks of.
-func (h *host) Backup(ctx context.Context, w io.Writer) (files int, err error) {
+func (h *serverInfo) Backup(ctx context.Context, w io.Writer) (files int, err error) {
 	sum := sha256.New()
 	to := &hashing{w: w, sum: sum}
 	b := backup{ctx: ctx, t: tar.NewWriter(to)}

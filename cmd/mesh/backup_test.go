@@ -43,7 +43,7 @@ func aBackup(t *testing.T) []byte {
 		}
 	}
 	var b bytes.Buffer
-	if _, err := (&host{info: mesh.ServerInfo{Data: dir, Version: "test"}, store: s, repos: r}).Backup(t.Context(), &b); err != nil {
+	if _, err := (&serverInfo{info: mesh.ServerInfo{Data: dir, Version: "test"}, store: s, repos: r}).Backup(t.Context(), &b); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
@@ -212,7 +212,7 @@ func TestBackup_SaysThatItWasCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, room := range []int{0, 1000, 20_000} {
-		_, err = (&host{info: mesh.ServerInfo{Data: dir}, store: s, repos: r}).Backup(t.Context(), &full{room})
+		_, err = (&serverInfo{info: mesh.ServerInfo{Data: dir}, store: s, repos: r}).Backup(t.Context(), &full{room})
 		if !errors.Is(err, mesh.Cancelled) || !strings.Contains(err.Error(), "the backup was cut off") {
 			t.Errorf("room for %d bytes: %v", room, err)
 		}

@@ -43,20 +43,20 @@ import (
 // handover is this process's place in that line.
 type handover struct {
 	upg   *tableflip.Upgrader // nil where there can be none
-	asked chan wish
+	asked chan upgradeRequest
 }
 
-// wish is for a successor. answer holds one value.
-type wish struct{ answer chan answered }
+// upgradeRequest is for a successor. answer holds one value.
+type upgradeRequest struct{ answer chan upgradeResult }
 
-type answered struct {
+type upgradeResult struct {
 	next mesh.Successor
 	err  error
 }
 
 // ask wants a successor and waits for it.
 func (h *handover) ask(ctx context.Context) (mesh.Successor, error) {
-	a := wish{answer: make(chan answered, 1)}
+	a := upgradeRequest{answer: make(chan upgradeResult, 1)}
 	select {
 	case h.asked <- a:
 	case <-ctx.Done():
@@ -81,7 +81,7 @@ const (
 )
 
 func newHandover() (*handover, error) {
-	h := &handover{asked: make(chan wish)}
+	h := &handover{asked: make(chan upgradeRequest)}
 	upg, err := tableflip.New(tableflip.Options{UpgradeTimeout: settleTime + 3*comeUp})
 	if err != nil {
 		return nil, fmt.Errorf("take over: %w", err)
@@ -252,10 +252,10 @@ func firstProcess() string {
 	return ""
 }
 
-// patient is a router that takes no instance for drained as long as the process
+// handoverRouter is a router that takes no instance for drained as long as the process
 // before this one, whose requests it cannot count, is there. It also sees to it
 // that stacks with routes, and only they, have logs and certificates.
-type patient struct {
+type handoverRouter struct {
 	*router.Router
 	journals []*journal.Journal
 	certs    *certs.Certs    // nil without TLS
@@ -264,7 +264,7 @@ type patient struct {
 }
 
 // Switch is Router.Switch.
-func (p *patient) Switch(r mesh.Route) {
+func (p *handoverRouter) Switch(r mesh.Route) {
 	for _, j := range p.journals {
 		j.Keep(r.Stack)
 	}
@@ -275,7 +275,7 @@ func (p *patient) Switch(r mesh.Route) {
 }
 
 // Remove is Router.Remove.
-func (p *patient) Remove(stack mesh.StackName) {
+func (p *handoverRouter) Remove(stack mesh.StackName) {
 	p.Router.Remove(stack)
 	for _, j := range p.journals {
 		j.Forget(stack)
@@ -286,7 +286,7 @@ func (p *patient) Remove(stack mesh.StackName) {
 }
 
 // Drain is Router.Drain.
-func (p *patient) Drain(ctx context.Context, id string, upgraded time.Duration) error {
+func (p *handoverRouter) Drain(ctx context.Context, id string, upgraded time.Duration) error {
 	if p.gone != nil {
 		select {
 		case <-p.gone:

@@ -16,8 +16,8 @@ import (
 	"mesh/store"
 )
 
-// host is what the commands may know of the server and its machine.
-type host struct {
+// serverInfo is what the commands may know of the server and its machine.
+type serverInfo struct {
 	info   mesh.ServerInfo // what does not change
 	engine *docker.Client
 	store  *store.Store
@@ -29,13 +29,13 @@ type host struct {
 }
 
 // Upgrade hands over to the binary on disk.
-func (h *host) Upgrade(ctx context.Context) (mesh.Successor, error) { return h.handover.ask(ctx) }
+func (h *serverInfo) Upgrade(ctx context.Context) (mesh.Successor, error) { return h.handover.ask(ctx) }
 
 // engineTimeout is how long an engine may take to say its version.
 const engineTimeout = 3 * time.Second
 
 // Info tells what the server is and what it finds around it.
-func (h *host) Info(ctx context.Context) mesh.ServerInfo {
+func (h *serverInfo) Info(ctx context.Context) mesh.ServerInfo {
 	i := h.info
 	if free, err := diskFree(i.Data); err == nil {
 		i.DiskFree = free
@@ -55,7 +55,7 @@ func (h *host) Info(ctx context.Context) mesh.ServerInfo {
 const lowDisk = 5 << 30
 
 // Diagnose looks for what is wrong, or soon will be.
-func (h *host) Diagnose(ctx context.Context) []mesh.Finding {
+func (h *serverInfo) Diagnose(ctx context.Context) []mesh.Finding {
 	i := h.Info(ctx)
 	var out []mesh.Finding
 	look := func(ok bool, good, bad, mend string) {
@@ -105,7 +105,7 @@ func (h *host) Diagnose(ctx context.Context) []mesh.Finding {
 }
 
 // records tells which parts of the state are damaged, missing, or moved aside.
-func (h *host) records(ctx context.Context) (out []mesh.Finding) {
+func (h *serverInfo) records(ctx context.Context) (out []mesh.Finding) {
 	for _, d := range h.store.Damaged() {
 		what := fmt.Sprintf("%s is damaged: %s", d.What, d.Why)
 		mend := "restore a backup: mesh restore --data NEW-DIR BACKUP.tar (docs/operating.md, Damaged records)"

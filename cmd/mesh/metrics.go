@@ -137,5 +137,5 @@ func (t traffic) Collect(ch chan<- prometheus.Metric) {
 	plain, tls := t.router.Connections()
 	gauge(descConnections, plain, "no")
 	gauge(descConnections, tls, "yes")
-	count(descStrangers, float64(t.router.Strangers()))
+	count(descStrangers, float64(t.router.UnknownHosts()))
 }

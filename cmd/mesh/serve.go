@@ -105,7 +105,7 @@ type server struct {
 	engine   *docker.Client
 	handover *handover
 	listen   *listeners
-	router   *patient
+	router   *handoverRouter
 	journal  *journal.Journal // of requests
 	events   *journal.Journal // of what mesh does
 	certs    *certs.Certs     // nil without TLS
@@ -158,7 +158,7 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 		o.Secure, o.Challenge, o.HTTPSPort = sv.certs.Live, sv.certs.Challenge, port(sv.listen.https)
 	}
 	rt := router.New(o)
-	sv.router = &patient{Router: rt, journals: []*journal.Journal{sv.journal, sv.events}, certs: sv.certs, gone: h.gone(), log: log}
+	sv.router = &handoverRouter{Router: rt, journals: []*journal.Journal{sv.journal, sv.events}, certs: sv.certs, gone: h.gone(), log: log}
 	sv.metrics = newMetrics(rt, sv.certs)
 	c.wire()
 	c.reconcile(ctx, !h.upg.HasParent())
@@ -227,7 +227,7 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 		h.upg.Stop()
 		endParted()
 		if fctx.Err() == nil {
-			sv.settle(back)
+			sv.finishRequests(back)
 		}
 	}
 	endTraffic()
@@ -239,10 +239,10 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	return errors.Join(err, behind.Wait())
 }
 
-// settle lets requests that are under way end, those in the process before this one
+// finishRequests lets requests that are under way end, those in the process before this one
 // too: what stops this process would take it for a left-over. Whoever comes meanwhile
 // is served, and need not wait for the next process.
-func (sv *server) settle(ctx context.Context) {
+func (sv *server) finishRequests(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, partTime)
 	defer cancel()
 	sv.router.Settle(ctx)
@@ -352,7 +352,7 @@ func (sv *server) control(ctx context.Context, c *control, stdout io.Writer) (*s
 			return nil, err
 		}
 		err = next.letIn(ctx)
-		wish.answer <- answered{next: next.Successor, err: err}
+		wish.answer <- upgradeResult{next: next.Successor, err: err}
 		if err == nil {
 			return next, nil
 		}
@@ -490,12 +490,12 @@ func (c *control) wire() {
 	url := c.urls
 	c.deployer = deploy.New(deploy.Options{
 		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store, log)), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
-		Ended: c.metrics.deployed, Built: c.metrics.built,
-		Events: events{c.events, c.journal, c.certs, log}, ShutOut: func(fp string) { c.receiver.ShutOut(fp) },
-		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, Taken: hostNetworks, Reached: c.reached,
+		OnEnded: c.metrics.deployed, OnBuilt: c.metrics.built,
+		Events: events{c.events, c.journal, c.certs, log}, EndSessions: func(fp string) { c.receiver.EndSessions(fp) },
+		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, HostNetworks: hostNetworks, OnStep: c.reached,
 		Memory: memory{filepath.Join(s.Data, "instances.json")},
 	})
-	self := &host{
+	self := &serverInfo{
 		engine: c.engine, store: c.store, repos: c.repos, notes: &c.notes, handover: c.handover, stacks: c.deployer.Findings,
 		info: mesh.ServerInfo{
 			Version: c.version, Started: c.started, SSH: c.listen.ssh.Addr().String(), HTTP: c.listen.http.Addr().String(), Domain: s.Domain,
@@ -562,7 +562,7 @@ func (c *control) serve(ctx context.Context) (*errgroup.Group, error) {
 
 // run supervises until ctx ends, or until somebody asks for a successor, one is
 // there, and nothing is under way any more. The store is closed when it returns.
-func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor, wish, error) {
+func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor, upgradeRequest, error) {
 	back, endBack := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the sessions, which it serves
 	supervised := make(chan error, 1)
 	go func() {
@@ -580,18 +580,18 @@ func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor,
 	for {
 		select {
 		case err := <-served:
-			return nil, wish{}, errors.Join(err, shut())
+			return nil, upgradeRequest{}, errors.Join(err, shut())
 		case a := <-c.handover.asked:
 			next, err := c.handover.start(ctx)
 			if err != nil {
-				a.answer <- answered{err: err}
+				a.answer <- upgradeResult{err: err}
 				continue
 			}
 			c.log.Info("handing over", "pid", next.PID, "version", next.Version)
-			c.settle(ctx)
+			c.finishDeployments(ctx)
 			if ctx.Err() != nil { // stopped meanwhile, which ends the new process, too
-				a.answer <- answered{err: context.Cause(ctx)}
-				return nil, wish{}, errors.Join(<-served, shut())
+				a.answer <- upgradeResult{err: context.Cause(ctx)}
+				return nil, upgradeRequest{}, errors.Join(<-served, shut())
 			}
 			c.parted.Go(func() error { return <-served })
 			return next, a, shut()
@@ -599,18 +599,18 @@ func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor,
 	}
 }
 
-// settle brings what is under way to its end. Others can sign in for as long as
+// finishDeployments brings what is under way to its end. Others can sign in for as long as
 // instances drain, and wait from then on.
-func (c *control) settle(ctx context.Context) {
+func (c *control) finishDeployments(ctx context.Context) {
 	quiet, cancel := context.WithTimeoutCause(ctx, comeUp, errBusy)
 	defer cancel()
-	_ = c.deployer.Settle(quiet) // the next lines see to what is left
+	_ = c.deployer.WaitIdle(quiet) // the next lines see to what is left
 	limit, cancel := context.WithTimeoutCause(ctx, settleTime, errBusy)
 	defer cancel()
 	if err := c.receiver.Retire(limit); err != nil {
 		c.log.Warn("sessions cut for the new process", "err", err)
 	}
-	if err := c.deployer.Settle(limit); err != nil {
+	if err := c.deployer.WaitIdle(limit); err != nil {
 		c.log.Warn("deployments cut for the new process", "err", err)
 	}
 }

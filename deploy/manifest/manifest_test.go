@@ -32,7 +32,7 @@ func TestManifest_Reads(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := m.Settings
-	if s.Health != "/up" || strings.Join(s.Packages, " ") != "ffmpeg curl" || !mesh.Is(s.Pull) || s.Drain != 10*time.Second || s.CheckTimeout != 102*time.Second || s.Dockerfile != "docker/Dockerfile" {
+	if s.Health != "/up" || strings.Join(s.Packages, " ") != "ffmpeg curl" || !mesh.IsTrue(s.Pull) || s.Drain != 10*time.Second || s.CheckTimeout != 102*time.Second || s.Dockerfile != "docker/Dockerfile" {
 		t.Errorf("settings %+v", s)
 	}
 	if m.From["health"] != "mesh.toml" || m.From["check-timeout"] != "app.json" || m.From["dockerfile"] != "heroku.yml" {
