@@ -28,7 +28,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -37,6 +36,7 @@ import (
 
 	"mesh"
 	"mesh/builder/detect"
+	"mesh/engine"
 )
 
 // labelServer marks the images of this server among those of other servers on the
@@ -321,43 +321,10 @@ func (b *Builder) Present(ctx context.Context, imageID string) (bool, error) {
 	return err == nil, b.fault(ctx, "inspect "+imageID, err)
 }
 
-// fault turns an error of the engine into a kind that callers can test for:
-// Cancelled if ctx has ended, Unavailable if the engine is down or its disk full.
+// fault is engine.Fault; a build that took too long says so itself.
 func (b *Builder) fault(ctx context.Context, doing string, err error) error {
-	var known *mesh.Error
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, errTimeout):
+	if errors.Is(err, errTimeout) {
 		return err
-	case ctx.Err() != nil:
-		return &mesh.Error{Kind: mesh.Cancelled, Text: doing + ": cancelled", Err: context.Cause(ctx)}
-	case errors.As(err, &known):
-		return err
-	case away(err):
-		return b.away(fmt.Errorf("%s: %w", doing, err))
-	case strings.Contains(err.Error(), "no space left on device"):
-		return diskFull(fmt.Errorf("%s: %w", doing, err))
 	}
-	return fmt.Errorf("%s: %w", doing, err)
-}
-
-func (b *Builder) away(err error) *mesh.Error {
-	return &mesh.Error{
-		Kind: mesh.Unavailable, Text: "the Docker Engine does not answer at " + b.cli.DaemonHost(),
-		Hint: "start it on the server, e.g. with: systemctl start docker", Err: err,
-	}
-}
-
-func diskFull(err error) *mesh.Error {
-	return &mesh.Error{
-		Kind: mesh.Unavailable, Text: "the server's disk is full",
-		Hint: "free disk space on the server, e.g. with: docker system df; docker builder prune", Err: err,
-	}
-}
-
-// away reports whether the connection failed, not the request.
-func away(err error) bool {
-	return client.IsErrConnectionFailed(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNREFUSED)
+	return engine.Fault(ctx, b.cli.DaemonHost(), doing, err)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/moby/patternmatcher"
 
 	"mesh"
+	"mesh/engine"
 )
 
 var classicStep = regexp.MustCompile(`^Step (\d+)/(\d+) : (.*)`)
@@ -131,7 +132,7 @@ func (j *job) classicOutput(r *renderer, s *step, text string) *step {
 func (j *job) classicFault(s *step, text string) error {
 	e := &mesh.Error{Kind: mesh.Failed, Text: firstLine(text), Output: j.out.evidence(s), Err: errors.New(text)}
 	if strings.Contains(text, "no space left on device") {
-		return diskFull(e.Err)
+		return engine.DiskFull(e.Err)
 	}
 	if code := submatch(exitCode, text); code != "" {
 		e.Text = fmt.Sprintf("'%s' exited %s", shorten(j.out.names.Replace(s.name), 60), code)

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"mesh"
+	"mesh/engine"
 )
 
 // Patterns of BuildKit's errors. They have no types, and old engines send only text.
@@ -50,10 +51,10 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 	}
 	text := plain(err)
 	if strings.Contains(text, "no space left on device") {
-		return diskFull(err)
+		return engine.DiskFull(err)
 	}
 	if j.gone(ctx, err) {
-		e := j.away(err)
+		e := engine.Unreachable(j.cli.DaemonHost(), err)
 		e.Text = "the Docker Engine stopped during the build"
 		return e
 	}
@@ -260,13 +261,13 @@ func sourceLine(err error) int {
 // gone reports whether the engine failed, not the build. It may already answer
 // again: an engine that restarts is back within a second.
 func (b *Builder) gone(ctx context.Context, err error) bool {
-	if grpcerrors.Code(err) == codes.Unavailable || away(err) {
+	if grpcerrors.Code(err) == codes.Unavailable || engine.Away(err) {
 		return true
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	_, perr := b.cli.Ping(ctx)
-	return perr != nil && away(perr)
+	return perr != nil && engine.Away(perr)
 }
 
 // mask removes config values from the texts of an error. It drops the cause if that

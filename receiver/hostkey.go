@@ -11,11 +11,12 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"mesh"
+	"mesh/atomicfile"
 )
 
 // HostKey reads the server's key from path, or makes one that stays: clients
-// remember it, and a new one looks like an attack to them. The file is written
-// under another name and linked, so that it is there whole or not at all.
+// remember it, and a new one looks like an attack to them. The file is there whole or
+// not at all.
 func HostKey(path string) (gossh.Signer, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -44,16 +45,5 @@ func makeHostKey(path string) error {
 	if err != nil {
 		return err
 	}
-	tmp := path + ".new"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(pem.Encode(f, block), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
+	return atomicfile.Write(path, pem.EncodeToMemory(block), 0o600)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/docker/go-units"
 
 	"mesh"
+	"mesh/engine"
 )
 
 // Limits that no setting changes.
@@ -267,7 +268,7 @@ func (r *Runner) reconnect(ctx context.Context, net, id string) error {
 // cannotReturn is the error for a container that another one must replace, unless
 // the engine is down.
 func cannotReturn(id, what string, err error) error {
-	if away(err) {
+	if engine.Away(err) {
 		return err
 	}
 	return &mesh.Error{Kind: mesh.NotFound, Text: fmt.Sprintf("the container %s %s", short(id), what), Err: err}

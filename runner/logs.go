@@ -17,6 +17,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 
 	"mesh"
+	"mesh/engine"
 )
 
 // maxLine is where a line without an end is cut: the engine splits lines at 16 KiB,
@@ -183,7 +184,7 @@ func (f *follower) read(ctx context.Context, in mesh.Instance) {
 			more := t.again && err == nil
 			t.again, t.running = false, more
 			f.mu.Unlock()
-			if err != nil && ctx.Err() == nil && !errdefs.IsNotFound(err) && !away(err) {
+			if err != nil && ctx.Err() == nil && !errdefs.IsNotFound(err) && !engine.Away(err) {
 				f.fail(err)
 			}
 			if !more {

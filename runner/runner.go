@@ -19,16 +19,13 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -39,6 +36,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"mesh"
+	"mesh/engine"
 )
 
 // The labels of everything that a Runner makes. Every list asks for labelServer.
@@ -302,35 +300,9 @@ func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 }
 
-// fault turns an error of the engine into a kind that callers can test for:
-// Cancelled if ctx has ended, Unavailable if the engine is down or its disk full.
+// fault is engine.Fault.
 func (r *Runner) fault(ctx context.Context, doing string, err error) error {
-	var known *mesh.Error
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return &mesh.Error{Kind: mesh.Cancelled, Text: doing + ": cancelled", Err: context.Cause(ctx)}
-	case errors.As(err, &known):
-		return err
-	case away(err):
-		return &mesh.Error{
-			Kind: mesh.Unavailable, Text: "the Docker Engine does not answer at " + r.cli.DaemonHost(),
-			Hint: "start it on the server, e.g. with: systemctl start docker", Err: fmt.Errorf("%s: %w", doing, err),
-		}
-	case strings.Contains(err.Error(), "no space left on device"):
-		return &mesh.Error{
-			Kind: mesh.Unavailable, Text: "the server's disk is full",
-			Hint: "free disk space on the server, e.g. with: docker system df; docker builder prune", Err: fmt.Errorf("%s: %w", doing, err),
-		}
-	}
-	return fmt.Errorf("%s: %w", doing, err)
-}
-
-// away reports whether the connection failed, not the request.
-func away(err error) bool {
-	return client.IsErrConnectionFailed(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNREFUSED)
+	return engine.Fault(ctx, r.cli.DaemonHost(), doing, err)
 }
 
 // keyedLock is one lock for each stack. The zero value is ready.

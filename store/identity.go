@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"mesh"
+	"mesh/atomicfile"
 )
 
 // parts are the folders of a data directory that belong to mesh.db. Each contains a
@@ -176,7 +177,7 @@ func (s *Store) identify() error {
 		}
 		err := os.MkdirAll(filepath.Dir(path), 0o700)
 		if err == nil {
-			err = writeFile(path, []byte(s.server+"\n"))
+			err = atomicfile.Write(path, []byte(s.server+"\n"), 0o600)
 		}
 		if err != nil {
 			if !mesh.NoRoom(err) {

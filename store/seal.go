@@ -11,12 +11,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"go.etcd.io/bbolt"
 
 	"mesh"
+	"mesh/atomicfile"
 )
 
 // sealer encrypts configs with AES-256-GCM under the key in DIR/secret.key. It
@@ -37,7 +37,7 @@ func openSealer(path string, fresh bool) (sealer, error) {
 			return sealer{}, err
 		}
 		data = []byte(hex.EncodeToString(key) + "\n")
-		if err := writeFile(path, data); err != nil {
+		if err := atomicfile.Write(path, data, 0o600); err != nil {
 			return sealer{}, fmt.Errorf("write %s: %w", path, err)
 		}
 	case errors.Is(err, os.ErrNotExist):
@@ -78,38 +78,6 @@ func (s *Store) Key(purpose string) []byte {
 	mac := hmac.New(sha256.New, s.seal.mac)
 	mac.Write([]byte("mesh key for " + purpose))
 	return mac.Sum(nil)
-}
-
-// writeFile writes beside, syncs, renames, and syncs the folder, so that the file is
-// there completely or not at all.
-func writeFile(path string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = f.Close()
-			_ = os.Remove(f.Name())
-		}
-	}()
-	if _, err = f.Write(data); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // putConfig stores a config once, however many releases use it, and returns its

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mesh"
+	"mesh/atomicfile"
 )
 
 // The times of a stack's files are in plain files beside the database, and not in
@@ -51,7 +52,7 @@ func (s *Store) KeepFileTimes(ctx context.Context, stack mesh.StackName, t mesh.
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return noRoom(err)
 	}
-	return noRoom(writeFile(path, writeTimes(t)))
+	return noRoom(atomicfile.Write(path, writeTimes(t), 0o600))
 }
 
 func (s *Store) removeTimes(stack mesh.StackName) error {

@@ -12,6 +12,7 @@ import (
 
 	"mesh"
 	"mesh/builder"
+	"mesh/engine"
 )
 
 // confineTime is for the engine to answer, and systemd.
@@ -28,14 +29,14 @@ func confineMain(args []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	engine, err := s.engine(0)
+	docker, err := engine.New(s.DockerHost, 0)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = engine.Close() }()
+	defer func() { _ = docker.Close() }()
 	ctx, cancel := context.WithTimeout(context.Background(), confineTime)
 	defer cancel()
-	if err := builder.New(engine, s.build).Confine(ctx); err != nil {
+	if err := builder.New(docker, s.build).Confine(ctx); err != nil {
 		return mesh.Errorf(mesh.Failed, "builds are not limited: %w", err)
 	}
 	return nil

@@ -30,7 +30,7 @@ import (
 func TestImage(t *testing.T) {
 	t.Parallel()
 	enginetest.Beside(t)
-	c := engine.Client
+	c := testEngine.Client
 	tag := "mesh-test/server:" + runID
 	buildImage(t, tag)
 	t.Cleanup(func() {
@@ -167,7 +167,7 @@ type contained struct {
 func (s *contained) create() {
 	s.t.Helper()
 	made, err := s.engine.ContainerCreate(s.t.Context(), &container.Config{
-		Image: s.image, Labels: engine.Labels(),
+		Image: s.image, Labels: testEngine.Labels(),
 	}, &container.HostConfig{Mounts: []mount.Mount{
 		{Type: mount.TypeBind, Source: "/var/run/docker.sock", Target: "/var/run/docker.sock"},
 		{Type: mount.TypeBind, Source: s.data, Target: "/var/lib/mesh"},
@@ -336,7 +336,7 @@ func (s *contained) clean() {
 		s.t.Error(err)
 	}
 	if id, err := serverID(s.data); err == nil {
-		if err := engine.RemoveServer(ctx, id); err != nil {
+		if err := testEngine.RemoveServer(ctx, id); err != nil {
 			s.t.Error(err)
 		}
 	}

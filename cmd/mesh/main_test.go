@@ -33,8 +33,8 @@ import (
 // runID marks what this run of the tests makes in the engine.
 var runID = enginetest.NewID("mesh")
 
-// engine is where the servers of the tests run their instances.
-var engine *enginetest.Run
+// testEngine is where the servers of the tests run their instances.
+var testEngine *enginetest.Run
 
 // fixture is the program of the test app.
 var fixture string
@@ -80,11 +80,11 @@ func (e inEngine) Run() int {
 	if fixture, err = enginetest.Program(ctx, "./testdata/app"); err != nil {
 		return fail(err)
 	}
-	if engine, err = enginetest.Start(ctx, runID); err != nil {
+	if testEngine, err = enginetest.Start(ctx, runID); err != nil {
 		return fail(err)
 	}
-	defer engine.Client.Close()
-	return engine.Tests(e.m)
+	defer testEngine.Client.Close()
+	return testEngine.Tests(e.m)
 }
 
 // TestScripts runs the transcripts: what people type and see, with the real git,
@@ -193,7 +193,7 @@ func sweepData(dir string) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := engine.RemoveServer(ctx, id); err != nil {
+	if err := testEngine.RemoveServer(ctx, id); err != nil {
 		fmt.Fprintln(os.Stderr, "remove what the server of", dir, "made:", err)
 	}
 }
@@ -462,7 +462,7 @@ func cmdEngine(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: engine instances|oneoffs|detached N | engine ids FILE")
 	}
-	c := engine.Client
+	c := testEngine.Client
 	id, err := serverID(ts.Getenv("MESH_DATA"))
 	ts.Check(err)
 	kind := "instance"

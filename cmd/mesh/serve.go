@@ -32,6 +32,7 @@ import (
 	"mesh/builder"
 	"mesh/command"
 	"mesh/deploy"
+	"mesh/engine"
 	"mesh/hooks"
 	"mesh/journal"
 	"mesh/receiver"
@@ -139,7 +140,7 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	if at := sv.listen.socket.Addr().String(); filepath.Dir(at) != filepath.Clean(s.Data) {
 		log.Warn("nothing can be written to the data directory: the local socket is elsewhere", "socket", at)
 	}
-	if sv.engine, err = s.engine(p.engine); err != nil {
+	if sv.engine, err = engine.New(s.DockerHost, p.engine); err != nil {
 		return err
 	}
 	defer func() { _ = sv.engine.Close() }()

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"mesh"
+	"mesh/atomicfile"
 )
 
 // upload is an uploaded certificate. It is used only for the hosts of its stack,
@@ -106,7 +107,11 @@ func (c *Certs) Add(stack mesh.StackName, hosts []mesh.Host, data []byte) (_ []m
 	}
 	sum := sha256.Sum256(cert.Leaf.Raw)
 	u := &upload{filepath.Join(c.folder(stack), hex.EncodeToString(sum[:8])+".pem"), cert}
-	if err := writeFile(u.path, out); err != nil {
+	err = os.MkdirAll(filepath.Dir(u.path), 0o700)
+	if err == nil {
+		err = atomicfile.Write(u.path, out, 0o600)
+	}
+	if err != nil {
 		return nil, nil, fmt.Errorf("store the certificate: %w", err)
 	}
 	c.mu.Lock()
@@ -209,32 +214,6 @@ func remove(all []*upload) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// writeFile writes a whole file, or nothing.
-func writeFile(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, ".new-") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // readPEM finds a key, its certificate, and the chain above it, and reports whether

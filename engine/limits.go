@@ -1,4 +1,4 @@
-package main
+package engine
 
 import (
 	"context"
@@ -7,10 +7,6 @@ import (
 	"net/http"
 	"regexp"
 	"time"
-
-	docker "github.com/docker/docker/client"
-
-	"mesh"
 )
 
 // How long the engine may take to answer. An engine that hangs (SIGSTOP, a disk that
@@ -18,41 +14,12 @@ import (
 // hung until its client went away. A read takes milliseconds, and a change of one
 // container a second; both get more, for a machine that is very busy.
 const (
-	engineRead   = 30 * time.Second
-	engineChange = 2 * time.Minute
+	readLimit   = 30 * time.Second
+	changeLimit = 2 * time.Minute
 )
 
-// engine is a client of the Docker Engine; nothing has been asked of it. read is how
-// long it may take to answer a question, 0: engineRead.
-func (s settings) engine(read time.Duration) (*docker.Client, error) {
-	opts := []docker.Opt{docker.FromEnv, docker.WithAPIVersionNegotiation()}
-	if s.DockerHost != "" {
-		opts = append(opts, docker.WithHost(s.DockerHost))
-	}
-	c, err := docker.NewClientWithOpts(opts...)
-	if err == nil {
-		err = limitEngine(c, read)
-	}
-	if err != nil {
-		return nil, mesh.Errorf(mesh.Invalid, "the Docker Engine's address cannot be used: %w", err).WithHint("give one such as unix:///var/run/docker.sock with --docker-host")
-	}
-	return c, nil
-}
-
-// limitEngine gives the requests of a client time limits. Its hijacked connections (an
-// attached terminal, BuildKit) do not come by here.
-func limitEngine(c *docker.Client, read time.Duration) error {
-	if read == 0 {
-		read = engineRead
-	}
-	hc := c.HTTPClient()
-	hc.Transport = engineLimits{next: hc.Transport, read: read, change: read * (engineChange / engineRead)}
-	// As an option it keeps what the client knows of its connections.
-	return docker.WithHTTPClient(hc)(c)
-}
-
-// engineLimits are the limits of the engine's API, by path.
-type engineLimits struct {
+// limits are the limits of the engine's API, by path.
+type limits struct {
 	next         http.RoundTripper
 	read, change time.Duration
 }
@@ -67,7 +34,7 @@ var (
 
 // limit tells how long a request may take, 0 for ever, and whether that is for the
 // whole answer or for its beginning.
-func (l engineLimits) limit(r *http.Request) (limit time.Duration, whole bool) {
+func (l limits) limit(r *http.Request) (limit time.Duration, whole bool) {
 	switch path := r.URL.Path; {
 	case unlimitedPath.MatchString(path):
 		return 0, false
@@ -79,28 +46,30 @@ func (l engineLimits) limit(r *http.Request) (limit time.Duration, whole bool) {
 	return l.change, true
 }
 
-// errEngineSlow is a net.Error, which the client takes for a connection that failed.
-var errEngineSlow error = slowError{}
+// errSlow is a net.Error, which the client takes for a connection that failed.
+var errSlow error = slowError{}
 
 type slowError struct{}
 
-func (slowError) Error() string   { return "the engine takes too long to answer" }
-func (slowError) Timeout() bool   { return true }
+func (slowError) Error() string { return "the engine takes too long to answer" }
+
+func (slowError) Timeout() bool { return true }
+
 func (slowError) Temporary() bool { return true }
 
 // RoundTrip does one request within its limit.
-func (l engineLimits) RoundTrip(r *http.Request) (*http.Response, error) {
+func (l limits) RoundTrip(r *http.Request) (*http.Response, error) {
 	limit, whole := l.limit(r)
 	if limit == 0 {
 		return l.next.RoundTrip(r)
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())
-	timer := time.AfterFunc(limit, func() { cancel(errEngineSlow) })
+	timer := time.AfterFunc(limit, func() { cancel(errSlow) })
 	resp, err := l.next.RoundTrip(r.WithContext(ctx))
 	if err != nil {
 		timer.Stop()
-		if errors.Is(context.Cause(ctx), errEngineSlow) {
-			err = errEngineSlow
+		if errors.Is(context.Cause(ctx), errSlow) {
+			err = errSlow
 		}
 		cancel(nil)
 		return nil, err
@@ -121,7 +90,7 @@ type limitedBody struct {
 
 func (b *limitedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && errors.Is(context.Cause(b.ctx), errEngineSlow) {
+	if err != nil && errors.Is(context.Cause(b.ctx), errSlow) {
 		err = io.ErrUnexpectedEOF // as a connection that was cut
 	}
 	return n, err
