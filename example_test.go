@@ -28,7 +28,7 @@ func ExampleParseEndpoint() {
 	// true false
 }
 
-// Where text would be shown, a secret shows a mask, however deep it lies.
+// A secret shows a mask wherever text is shown, however deep it is nested.
 func ExampleSecret() {
 	config := mesh.Config{"DATABASE_URL": mesh.NewSecret("postgres://shop:hunter2@db/shop")}
 	fmt.Println(config)
@@ -46,7 +46,7 @@ func ExampleSecret() {
 	// postgres://shop:hunter2@db/shop
 }
 
-// Code chooses by the kind, a person reads the text and the hint.
+// Code checks the kind; a person reads the text and the hint.
 func ExampleError() {
 	err := fmt.Errorf("roll out: %w", mesh.Errorf(mesh.NotFound, "no stack is named %q", "shpo").WithHint("list all with: ssh mesh stacks"))
 	fmt.Println(errors.Is(err, mesh.NotFound))

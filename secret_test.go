@@ -14,7 +14,7 @@ import (
 
 const hush = "correct-horse-battery"
 
-// holders nest a secret in every way that a log or a test failure may meet.
+// holders nest a secret in every way that a log or a test failure may show it.
 func holders() map[string]any {
 	s := mesh.NewSecret(hush)
 	type exported struct{ S mesh.Secret }

@@ -287,7 +287,8 @@ func TestBuild_NamesThatAreNotUTF8(t *testing.T) {
 	}
 }
 
-// The Dockerfile and the ignore file follow the ignore file on every way to the engine.
+// The ignore file applies to the Dockerfile and to itself on every path to the
+// engine.
 func TestBuild_TheIgnoreFileLeavesOutTheDockerfile(t *testing.T) {
 	t.Parallel()
 	_, old := newProxy(t, "/grpc")
@@ -334,8 +335,8 @@ func TestBuild_WarnsOfWhatIsNotFetched(t *testing.T) {
 	}
 }
 
-// A step goes on when the test has seen its line, and the test sees it only while the
-// step runs: lines that came with the end of their step would come never.
+// A step continues when the test has seen its line, and the test sees it only while
+// the step runs: a line held back until the end of its step would never arrive.
 func TestBuild_LinesComeAtOnce(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -382,10 +383,10 @@ func TestBuild_CancelKillsTheStep(t *testing.T) {
 	t.Logf("returned %s after the cancel", time.Since(began).Round(time.Millisecond))
 }
 
-// processes counts those whose command line is "sleep MARK".
+// processes counts the processes whose command line is "sleep MARK".
 func processes(mark string) int { return signal(mark, 0) }
 
-// signal sends a signal to those, or none, and counts them.
+// signal sends them a signal, or none, and counts them.
 func signal(mark string, sig syscall.Signal) (n int) {
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, p := range lines {
@@ -406,7 +407,7 @@ func TestBuild_ParallelStagesAreTagged(t *testing.T) {
 	b := newBench(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	// The steps meet twice, in a cache mount: before the line of each, and after it.
+	// The steps meet twice, in a cache mount: before and after their lines.
 	step := func(mine, other string) string {
 		meet := func(where string) string {
 			return fmt.Sprintf("touch /met/%s-%s; until [ -e /met/%s-%s ]; do sleep 0.05; done", mine, where, other, where)
@@ -414,8 +415,8 @@ func TestBuild_ParallelStagesAreTagged(t *testing.T) {
 		return "RUN --mount=type=cache,target=/met " + meet("begun") + "; echo from-" + mine + "; " + meet("said") + "; echo >/" + mine
 	}
 	out := &output{t: t}
-	// One FROM of an image: BuildKit v0.31.2 resolves several with a data race of
-	// its own (resolvecache.go sets CacheError in each), harmless but reported.
+	// Only one FROM of an image: BuildKit v0.31.2 resolves several with a data race
+	// (resolvecache.go sets CacheError in each), which is harmless but reported.
 	_, err := b.Build(ctx, b.fresh(tree{"Dockerfile": "FROM " + base + " AS common\n" + strings.Join([]string{
 		"FROM scratch AS none", "FROM common AS one", step("one", "two"), "FROM common AS two", step("two", "one"),
 		"FROM none", "COPY --from=one /one /", "COPY --from=two /two /",
@@ -473,7 +474,7 @@ func TestBuild_WaitsForASlot(t *testing.T) {
 	}
 }
 
-// proxy stands between a client and the engine and can be cut.
+// proxy is between a client and the engine, and can be cut.
 type proxy struct {
 	l     net.Listener
 	mu    sync.Mutex
@@ -631,7 +632,7 @@ func TestBuild_ReusesTheImageOfTheSameSource(t *testing.T) {
 	}
 }
 
-// A base image that is tagged anew is a base image that has changed.
+// A base image with a moved tag is a changed base image.
 func TestBuild_NewBaseImageIsBuiltFrom(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

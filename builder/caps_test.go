@@ -18,9 +18,9 @@ import (
 	"mesh/builder"
 )
 
-// Each field of each message that an operation may hold, each value of an enum, each
-// attribute of a source and each capability has a row: a new BuildKit cannot bring one
-// that old engines drop unnoticed.
+// Each field of each message of an operation, each value of an enum, each attribute
+// of a source and each capability has a row, so that a new BuildKit cannot add one
+// that old engines silently drop.
 func TestNeeds_KnowEveryField(t *testing.T) {
 	t.Parallel()
 	seen := map[protoreflect.FullName]bool{}
@@ -97,8 +97,8 @@ func constants(t *testing.T, file string) map[string]string {
 	return all
 }
 
-// What the engine here would drop is refused, with its line; what it can do is built
-// as it says.
+// Features that this engine would drop are refused, with their line; the others
+// build as written.
 func TestBuild_RefusesWhatTheEngineWouldDrop(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

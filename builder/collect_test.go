@@ -73,8 +73,8 @@ func TestCollect(t *testing.T) {
 	}
 }
 
-// The stacks that there are images of are known by the images' names, and those of
-// another server, or with a label alone, are none.
+// The names of images tell which stacks have images. Those of another server, or
+// with only a label, do not count.
 func TestStacks(t *testing.T) {
 	t.Parallel()
 	b, other := newBench(t), newBench(t)

@@ -37,8 +37,8 @@ func TestConfine_WhereTheStepsAre(t *testing.T) {
 	}
 }
 
-// A server that may not set limits looks whether they are there, in control groups of
-// either version.
+// A server that may not set limits checks whether they are set, with either version
+// of control groups.
 func TestConfine_LimitsInForce(t *testing.T) {
 	t.Parallel()
 	const dir = "mesh.slice/mesh-build.slice"
@@ -78,7 +78,7 @@ func TestConfine_LimitsInForce(t *testing.T) {
 	}
 }
 
-// What is written is what is looked for.
+// The written limits are the ones that are found.
 func TestConfine_WritesWhatIsInForce(t *testing.T) {
 	t.Parallel()
 	b := builder.New(cli, builder.Options{Memory: 1 << 30, Processes: 77})

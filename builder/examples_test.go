@@ -43,9 +43,9 @@ func checkout(t *testing.T, dir string) tree {
 }
 
 // Each example is a small application with real dependencies and no Dockerfile. It
-// is built, runs without rights, answers on $PORT and heeds SIGTERM; a rebuild
-// after an edit installs nothing again; and docker build of the generated file
-// gives the same.
+// builds, runs without privileges, answers on $PORT and stops on SIGTERM; a rebuild
+// after an edit installs nothing again; and docker build of the generated file gives
+// the same image.
 func TestBuild_Examples(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -148,8 +148,8 @@ func TestBuild_Examples(t *testing.T) {
 			serves(t, img, c.answer)
 			byHand(t, b, files, img)
 
-			// The file keeps its size, and a pushed file's time tells nothing: the
-			// content alone does.
+			// The file keeps its size, and the time of a pushed file says nothing:
+			// only the content does.
 			hallo := strings.NewReplacer("Hello", "Hallo")
 			files[c.edit] = hallo.Replace(files[c.edit])
 			began = time.Now()
@@ -163,7 +163,7 @@ func TestBuild_Examples(t *testing.T) {
 	}
 }
 
-// serves runs an image as mesh does and asks it for / and then for paths, which have
+// serves runs an image as mesh does and requests / and then the paths, which have
 // the same answer.
 func serves(t *testing.T, img mesh.Image, want string, paths ...string) {
 	t.Helper()
@@ -218,7 +218,7 @@ func serves(t *testing.T, img mesh.Image, want string, paths ...string) {
 }
 
 // byHand builds the generated Dockerfile with docker build in a checkout, and
-// compares the images: the same files, and the same config.
+// compares the images: same files, same config.
 func byHand(t *testing.T, b *bench, files tree, img mesh.Image) {
 	t.Helper()
 	text, managed, err := b.Dockerfile(files, mesh.Settings{})
@@ -243,8 +243,8 @@ func byHand(t *testing.T, b *bench, files tree, img mesh.Image) {
 		t.Fatal(err)
 	}
 	tag := fmt.Sprintf("mesh-test/byhand-%s:%d", run, stacks.Add(1))
-	// With mesh's own cache mounts: what is built in them anew is never the same to the
-	// byte, jars and Composer's autoloader are not.
+	// With mesh's own cache mounts: what is built in them is never the same to the
+	// byte, such as jars and Composer's autoloader.
 	cmd := exec.CommandContext(t.Context(), dockerCLI(), "build", "-q", "-t", tag, "--label", testLabel+"="+run,
 		"--build-arg", fmt.Sprintf("BUILDKIT_CACHE_MOUNT_NS=%s/%s/%d", b.server, b.stack, b.times.kept.First.UnixNano()), dir)
 	cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=1")
@@ -265,7 +265,7 @@ func byHand(t *testing.T, b *bench, files tree, img mesh.Image) {
 }
 
 // content lists the files of an image below /app and /usr/local with modes, owners
-// and hashes; not what tools write anew each time.
+// and hashes, without those that tools write differently each time.
 func content(t *testing.T, ref string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "docker", "run", "--rm", "--network=none", "--user=0", "--entrypoint=/bin/sh", "--label", testLabel+"="+run, ref, "-c",
@@ -298,8 +298,8 @@ func difference(a, b string) string {
 	return strings.Join(out[:min(20, len(out))], "\n")
 }
 
-// dockerCLI is the client that came with the engine: one from elsewhere may lack
-// its build plug-in.
+// dockerCLI is the client that came with the engine: another one may lack the build
+// plugin.
 func dockerCLI() string {
 	if _, err := os.Stat("/usr/bin/docker"); err == nil {
 		return "/usr/bin/docker"

@@ -29,7 +29,7 @@ func DeclaredArgs(dockerfile string) ([]string, error) {
 	return declaredArgs(res.AST), nil
 }
 
-// Clean is what becomes of a line of output.
+// Clean returns the cleaned form of a line of output.
 func Clean(s string) string { return clean([]byte(s)) }
 
 // Shorten cuts a command.
@@ -69,7 +69,7 @@ func Render(w io.Writer, c mesh.Config, ch <-chan *bkclient.SolveStatus) {
 // Ignored is the ignore file of a managed build.
 const Ignored = detect.Ignored
 
-// CgroupOf tells where the steps of an engine's builds are limited, and what BuildKit
+// CgroupOf returns the control group of an engine's build steps, and what BuildKit
 // and the old builder are asked for.
 func CgroupOf(info system.Info) (path, parent, classic string, err error) {
 	g, err := cgroupOf(info)
@@ -82,7 +82,7 @@ func (b *Builder) Write(root, path string) error { return b.write(root, path) }
 // InForce fails unless they are set there.
 func (b *Builder) InForce(root, path string) error { return b.inForce(root, path) }
 
-// Explain is what the one who pushed is told of BuildKit's error in a step.
+// Explain is the error that a pusher sees for BuildKit's error in a step.
 func (b *Builder) Explain(ctx context.Context, name string, err error) error {
 	j := &job{Builder: b, out: newPrinter(io.Discard, nil), df: &dockerfile{shown: "Dockerfile"}}
 	r := newRenderer(j.out)
@@ -98,7 +98,7 @@ func NextTimes(old mesh.FileTimes, t mesh.Tree, now time.Time) (mesh.FileTimes, 
 // TimeOf is the time of a path.
 func TimeOf(t mesh.FileTimes, p string) time.Time { return t.Files[pathKey(p)].Time }
 
-// StandIns are the files of a tree that a Dockerfile makes stand-ins for.
+// StandIns are the files of a tree for which a Dockerfile makes placeholders.
 func StandIns(text string, t mesh.Tree) (list []string) {
 	f := newFiles(t)
 	is := (&dockerfile{text: []byte(text)}).standIns(f)
@@ -110,13 +110,13 @@ func StandIns(text string, t mesh.Tree) (list []string) {
 	return list
 }
 
-// Needs tells whether there is a row for a field, a value or an attribute.
+// Needs reports whether a field, a value or an attribute has a row.
 func Needs(name string) bool { _, ok := needs[name]; return ok }
 
-// HasDocker tells whether it is known which Docker has a capability.
+// HasDocker reports whether the first Docker with a capability is known.
 func HasDocker(id string) bool { _, ok := dockerOf[apicaps.CapID(id)]; return ok }
 
-// InDocker2010 tells whether BuildKit v0.8 had a capability, by its tag.
+// InDocker2010 reports whether BuildKit v0.8 had a capability, by its tag.
 func InDocker2010(id string) bool {
 	return slices.Contains(strings.Fields(`constraints exec.cgroup exec.meta.base exec.meta.network exec.meta.proxyenv exec.meta.security
 		exec.meta.security.devices.v1 exec.meta.setsdefaultpath exec.mount.bind exec.mount.bind.readwrite-nooutput exec.mount.cache

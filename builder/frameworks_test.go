@@ -15,14 +15,13 @@ import (
 var slow = flag.Bool("slow", false, "build the applications of testdata/frameworks/slow as well")
 
 // Each archive of testdata/frameworks is a small application of a framework or a
-// package manager, without a Dockerfile. It is built, runs without rights, answers on
-// $PORT and heeds SIGTERM; a rebuild after an edit installs nothing again. The lines
-// on top say which base images it needs (image), settings (set), what the build has
-// to print (prints), the answer to GET / (answer) and to another path
-// (also), which file is edited (edit) and
-// which step must then be CACHED (cached).
+// package manager, without a Dockerfile. It builds, runs without privileges, answers
+// on $PORT and stops on SIGTERM; a rebuild after an edit installs nothing again. The
+// lines at the top list the base images (image), settings (set), the expected output
+// (prints), the answer to GET / (answer) and to another path (also), the file to
+// edit (edit) and the step that must then be CACHED (cached).
 //
-// Those in the folder slow, which take a minute each, are built with -slow only: make
+// Those in the folder slow take a minute each and are only built with -slow: make
 // examples.
 func TestBuild_Frameworks(t *testing.T) {
 	t.Parallel()
@@ -89,7 +88,7 @@ func TestBuild_Frameworks(t *testing.T) {
 	}
 }
 
-// wasCached tells whether a step of a build was not run again.
+// wasCached reports whether a step of a build was not run again.
 func wasCached(out, step string) bool {
 	for l := range strings.SplitSeq(out, "\n") {
 		if strings.Contains(l, step) && strings.HasSuffix(l, "CACHED") {

@@ -12,7 +12,8 @@ import (
 	"mesh"
 )
 
-// Who may take only what registries give does not get the engine's own copy.
+// A key that may only use what registries provide does not get the engine's own
+// copy.
 func TestPrebuilt_PublicOnly(t *testing.T) {
 	registry := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

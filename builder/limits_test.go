@@ -15,7 +15,7 @@ import (
 	"mesh/enginetest"
 )
 
-// limited is a bench with limits of its own.
+// limited is a bench with its own limits.
 func limited(t *testing.T, o builder.Options) *bench {
 	t.Helper()
 	b := newBench(t)
@@ -42,10 +42,11 @@ func TestBuild_TakesTooLong(t *testing.T) {
 	}
 }
 
-// The limits are those of all builds of the engine.
+// The limits apply to all builds of the engine.
 func TestBuild_ThatForksWithoutEnd(t *testing.T) {
 	enginetest.Alone(t)
-	// The limit is the default one: servers of other tests on the engine set it, too.
+	// The limit is the default one: servers of other tests on the engine also set
+	// it.
 	b := limited(t, builder.Options{})
 	_, _, err := b.build(b.fresh(tree{"Dockerfile": from("RUN i=0; while [ $i -lt 5000 ]; do sleep 60 & i=$((i+1)); done; echo all there")}))
 	var e *mesh.Error
@@ -65,7 +66,7 @@ func TestBuild_ThatTakesTooMuchMemory(t *testing.T) {
 	}
 }
 
-// unlimited takes the limits of builds away again, which outlive the builder.
+// unlimited removes the limits of builds, which outlive the builder.
 func unlimited(t *testing.T) {
 	t.Helper()
 	for path, value := range map[string]string{"pids/docker/buildkit/pids.max": "max", "memory/docker/buildkit/memory.limit_in_bytes": "-1", "docker/buildkit/pids.max": "max", "docker/buildkit/memory.max": "max"} {
@@ -114,7 +115,8 @@ func TestRoomAndCache(t *testing.T) {
 	}
 }
 
-// With control groups version 2, later BuildKits say so themselves, without a code.
+// With control groups version 2, later BuildKits report it themselves, without a
+// code.
 func TestBuild_ThatRanOutOfMemory(t *testing.T) {
 	t.Parallel()
 	b := builder.New(cli, builder.Options{Memory: 512 << 20})

@@ -58,7 +58,7 @@ func testMain(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	// A base of its own for each run: no step is cached from the last one.
+	// Each run has its own base: no step is cached from the last run.
 	files["run"], files["tmp/"] = "-> "+run, ""
 	if _, err := engine.Import(ctx, base, files, "ENV PATH=/bin", `CMD ["/bin/sh"]`); err != nil {
 		return 1, err
@@ -103,7 +103,7 @@ func (t tree) Open(e mesh.TreeEntry) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader(t[e.Path])), nil
 }
 
-// output collects lines and when they came.
+// output collects lines and the times at which they arrived.
 type output struct {
 	mu    sync.Mutex
 	lines []string
@@ -135,7 +135,7 @@ func (o *output) String() string {
 
 var stacks atomic.Int64
 
-// bench is a Builder of a server of its own with one stack.
+// bench is a Builder for its own server, with one stack.
 type bench struct {
 	*builder.Builder
 	t      *testing.T
@@ -189,7 +189,7 @@ func (b *bench) req(files tree) mesh.Build {
 	}
 }
 
-// fresh is a build whose steps all run, also when the tests run again.
+// fresh is a build whose steps all run, even if the tests run again.
 func (b *bench) fresh(files tree) mesh.Build {
 	req := b.req(files)
 	req.NoCache = true
@@ -204,7 +204,7 @@ func (b *bench) build(req mesh.Build) (mesh.Image, *output, error) {
 	return img, out, err
 }
 
-// must builds what has to succeed.
+// must builds something that has to succeed.
 func (b *bench) must(req mesh.Build) (mesh.Image, string) {
 	b.t.Helper()
 	img, out, err := b.build(req)
@@ -216,7 +216,7 @@ func (b *bench) must(req mesh.Build) (mesh.Image, string) {
 
 func from(lines ...string) string { return "FROM " + base + "\n" + strings.Join(lines, "\n") + "\n" }
 
-// bases makes sure of base images, as people do.
+// bases makes sure that base images exist, as people do.
 func bases(t *testing.T, names ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "../scripts/base-images", names...)

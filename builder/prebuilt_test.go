@@ -23,8 +23,8 @@ import (
 	"mesh/builder"
 )
 
-// published pushes an image to a registry of the test's, under the engine's own
-// rule that one on a loopback address needs no TLS, and takes its local name away.
+// published pushes an image to a registry of the test, which needs no TLS because it
+// is on a loopback address, and removes its local name.
 func published(t *testing.T, b *bench, tag string, dockerfile ...string) (ref string) {
 	t.Helper()
 	srv := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
@@ -34,7 +34,7 @@ func published(t *testing.T, b *bench, tag string, dockerfile ...string) (ref st
 	return ref
 }
 
-// publish pushes an image to a registry and takes its local name away.
+// publish pushes an image to a registry and removes its local name.
 func publish(t *testing.T, b *bench, ref, auth string, dockerfile ...string) {
 	t.Helper()
 	req := b.fresh(tree{"Dockerfile": from(dockerfile...)})
@@ -60,7 +60,7 @@ func publish(t *testing.T, b *bench, ref, auth string, dockerfile ...string) {
 	}
 }
 
-// private puts a password before a registry.
+// private adds a password to a registry.
 func private(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if user, password, _ := r.BasicAuth(); user != "robot" || password != "planted-5e1f" {
@@ -72,8 +72,8 @@ func private(h http.Handler) http.Handler {
 	})
 }
 
-// A private image is pulled and built from by whoever has signed in, and by nobody
-// else; the password shows nowhere.
+// Only a server with a login can pull a private image and build from it; the
+// password appears nowhere.
 func TestPrivateImages(t *testing.T) {
 	srv := httptest.NewServer(private(registry.New(registry.Logger(log.New(io.Discard, "", 0)))))
 	t.Cleanup(srv.Close)
@@ -140,7 +140,7 @@ func (b *bench) prebuilt(f mesh.From) mesh.Build {
 	return req
 }
 
-// nobody checks that the engine has no name but mesh's for what was brought in.
+// nobody checks that the engine has only mesh's name for what was brought in.
 func nobody(t *testing.T, ref string) {
 	t.Helper()
 	list, err := cli.ImageList(t.Context(), image.ListOptions{All: true})
@@ -184,7 +184,7 @@ func TestPrebuilt_PullsByDigest(t *testing.T) {
 	nobody(t, ref)
 }
 
-// A name that the engine has stays what it is, whatever the registry says.
+// A name in the engine does not move, whatever the registry says.
 func TestPrebuilt_LeavesTheEnginesNamesAlone(t *testing.T) {
 	b := newBench(t)
 	ref := published(t, b, "1", "ENV WHO=registry")
@@ -211,7 +211,7 @@ func TestPrebuilt_LeavesTheEnginesNamesAlone(t *testing.T) {
 	if !slices.Contains(env(local.ID), "WHO=engine") || !strings.Contains(out, "already has it") {
 		t.Errorf("got %v\n%s", env(local.ID), out)
 	}
-	// What no registry has is taken from the engine, and that is said.
+	// An image that no registry has is taken from the engine, with a warning.
 	missing := ref[:strings.LastIndex(ref, ":")] + ":only-here"
 	if err := cli.ImageTag(t.Context(), mine.ID, missing); err != nil {
 		t.Fatal(err)
@@ -246,7 +246,7 @@ func TestPrebuilt_Faults(t *testing.T) {
 	nobody(t, ref)
 }
 
-// saved is what docker save writes.
+// saved is the output of docker save.
 func saved(t *testing.T, names ...string) []byte {
 	t.Helper()
 	r, err := cli.ImageSave(t.Context(), names)
@@ -334,7 +334,7 @@ func TestPrebuilt_Load(t *testing.T) {
 	nobody(t, one)
 }
 
-// A client that goes away in mid-upload leaves nothing.
+// A client that leaves in mid-upload leaves nothing behind.
 func TestPrebuilt_LoadIsCancelled(t *testing.T) {
 	b := newBench(t)
 	ctx, cancel := context.WithCancelCause(t.Context())

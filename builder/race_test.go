@@ -9,10 +9,10 @@ import (
 	"testing"
 )
 
-// BuildKit's frontend sets the same flag from two goroutines when a Dockerfile has two
-// base images (v0.31.2, dockerfile/builder/resolvecache.go:30). It does no harm, but the
-// race detector sees it: the tests with such Dockerfiles are built without it, in files
-// that say so on top, and run in a test binary of their own.
+// BuildKit's frontend sets the same flag from two goroutines if a Dockerfile has two
+// base images (v0.31.2, dockerfile/builder/resolvecache.go:30). This is harmless,
+// but the race detector reports it: the tests with such Dockerfiles are built
+// without it, in files that are marked at the top, and run in their own test binary.
 func TestBuild_WithoutTheRaceDetector(t *testing.T) {
 	t.Parallel()
 	names := []string{"TestBuild_Examples", "TestBuild_Frameworks", "TestBuild_StacksApart", "TestBuild_TimesInTheImage"}

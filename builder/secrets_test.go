@@ -12,7 +12,7 @@ import (
 	"mesh"
 )
 
-// A step that mounts a secret runs again when the secret has another value, and the
+// A step that mounts a secret runs again when the secret's value changes, and the
 // values are in no label, layer, history or key.
 func TestBuild_ASecretWithANewValueIsANewBuild(t *testing.T) {
 	t.Parallel()
@@ -61,7 +61,7 @@ func TestBuild_ASecretWithANewValueIsANewBuild(t *testing.T) {
 	}
 }
 
-// ONBUILD of a base image declares ARGs and mounts secrets as the Dockerfile does.
+// ONBUILD in a base image declares ARGs and mounts secrets like the Dockerfile.
 func TestBuild_OnbuildOfTheBaseImage(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -77,8 +77,8 @@ func TestBuild_OnbuildOfTheBaseImage(t *testing.T) {
 	}
 }
 
-// The labels of an image are believed when this server has sealed them, for no other
-// stack, and no more.
+// The labels of an image count only if this server has sealed them, and only for
+// their own stack.
 func TestBuild_MadeUpLabelsAreNotBelieved(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -95,7 +95,7 @@ func TestBuild_MadeUpLabelsAreNotBelieved(t *testing.T) {
 	if err := b.Collect(t.Context(), b.stack, nil); err != nil {
 		t.Fatal(err)
 	}
-	// Somebody else's image says of itself what the real one said.
+	// Somebody else's image copies the labels of the real one.
 	labels["mesh.seal"] = strings.Repeat("0", 64)
 	c, err := cli.ContainerCreate(t.Context(), &container.Config{Image: base, Labels: map[string]string{testLabel: run}}, nil, nil, nil, "")
 	if err != nil {
@@ -129,7 +129,7 @@ func TestBuild_MadeUpLabelsAreNotBelieved(t *testing.T) {
 			t.Errorf("%s is collected, which is nobody's here: %v (%v)", ref, err, gone)
 		}
 	}
-	// What is built from it has this server's words only.
+	// What is built from it has only this server's labels.
 	other := newBenchWith(t, cli)
 	up := other.req(nil)
 	up.Tree, up.Times, up.From = nil, nil, mesh.From{Ref: forged, Local: true}
@@ -142,7 +142,7 @@ func TestBuild_MadeUpLabelsAreNotBelieved(t *testing.T) {
 	}
 }
 
-// The build of a front end gets the stack's config vars, and is another one when they
+// The build of a front end gets the stack's config vars, and runs again when they
 // change.
 func TestBuild_AGeneratedBuildGetsTheConfigVars(t *testing.T) {
 	t.Parallel()

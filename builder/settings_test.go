@@ -79,7 +79,7 @@ func TestBuild_UserOfTheImage(t *testing.T) {
 	}
 }
 
-// What a tree may bring that no build can make sense of: each has its message.
+// Trees that no build can use: each has its error.
 func TestBuild_BadInput(t *testing.T) {
 	t.Parallel()
 	b := limited(t, builder.Options{MaxContext: 1 << 20})
@@ -124,7 +124,7 @@ func TestBuild_BadInput(t *testing.T) {
 	})
 }
 
-// A link to /etc is a link in the image, and never the server's own /etc.
+// A link to /etc is a link in the image, never the server's own /etc.
 func TestBuild_OddNamesAndLinks(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -158,7 +158,7 @@ func TestBuild_Prints100MB(t *testing.T) {
 	}
 }
 
-// What a folder belongs to is looked for above it, as far as context= lets COPY see.
+// The workspace of a folder is searched above it, as far as context= lets COPY see.
 func TestDockerfile_LooksAboveRootAsFarAsTheContext(t *testing.T) {
 	t.Parallel()
 	files := tree{
@@ -197,8 +197,8 @@ func TestDockerfile_LooksAboveRootAsFarAsTheContext(t *testing.T) {
 	}
 }
 
-// What a tree says in a file that may hold anything is bounded as all commands are, and
-// files that are read whole have a limit.
+// Commands in files that may contain anything are limited like all commands, and so
+// are files that are read whole.
 func TestDockerfile_Bounds(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -13,8 +13,8 @@ import (
 	"mesh/builder"
 )
 
-// A file that has changed is later than it was by a second, whatever has become of
-// it meanwhile and whatever the clock says; one that has not keeps its time.
+// A changed file is at least a second later than before, whatever happened in
+// between and whatever the clock says; an unchanged one keeps its time.
 func TestNextTimes(t *testing.T) {
 	t.Parallel()
 	start := time.Date(2026, 3, 1, 12, 0, 0, 400_000_000, time.UTC)
@@ -88,11 +88,11 @@ func TestStandIns(t *testing.T) {
 	}
 }
 
-// makes is what make, cargo and their like do: make the object when the source is newer.
+// makes does what make and cargo do: it makes the object if the source is newer.
 const makes = `if [ ! -e /obj/app ] || [ /src/a -nt /obj/app ]; then cat /src/a > /obj/app; fi; echo "built $(cat /obj/app)"`
 
-// What is live is what was pushed, also when a cache mount has the product of something
-// else, and also when BuildKit has the layer with the old time.
+// The live program is the pushed one, even if a cache mount has the product of
+// something else, and even if BuildKit has the layer with the old time.
 func TestBuild_ACacheMountNeverServesAnOlderSource(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -117,7 +117,7 @@ func TestBuild_ACacheMountNeverServesAnOlderSource(t *testing.T) {
 	}
 }
 
-// The same on the way of a tree that the file sync cannot carry.
+// The same for a tree that the file sync cannot carry.
 func TestBuild_ACacheMountNeverServesAnOlderSourceOfATar(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -129,8 +129,8 @@ func TestBuild_ACacheMountNeverServesAnOlderSourceOfATar(t *testing.T) {
 	}
 }
 
-// A stand-in for a file is out of date as soon as the file is there, in the first
-// build too, and in each that makes the stand-in anew.
+// A placeholder is out of date as soon as the real file is there, including in the
+// first build, and in each build that makes the placeholder again.
 func TestBuild_AStandInIsReplaced(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -143,7 +143,7 @@ func TestBuild_AStandInIsReplaced(t *testing.T) {
 	}
 }
 
-// A memory that is lost, or older than what was built, brings nothing back in time.
+// A memory that is lost, or older than what was built, takes no file back in time.
 func TestBuild_ALostMemory(t *testing.T) {
 	t.Parallel()
 	dockerfile := from("COPY a /src/a", "COPY b /src/b", "RUN --mount=type=cache,target=/obj "+makes)
@@ -165,8 +165,8 @@ func TestBuild_ALostMemory(t *testing.T) {
 	}
 }
 
-// A stack's memory is its own: another one with the same tree does not bring its
-// layers with their times into it.
+// A stack's memory is its own: another stack with the same tree does not share its
+// layers and their times.
 func TestBuild_TwoStacksOfOneTree(t *testing.T) {
 	t.Parallel()
 	b, other := newBench(t), newBench(t)

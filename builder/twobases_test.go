@@ -14,9 +14,9 @@ import (
 	"mesh"
 )
 
-// The images of stacks that a key may not see are as private as their code, whichever
-// instruction names them, under whatever name; what one stack leaves in a cache mount,
-// another does not find.
+// The images of stacks that a key may not see are as private as their code,
+// whichever instruction names them, under any name. A stack does not find what
+// another leaves in a cache mount.
 func TestBuild_StacksApart(t *testing.T) {
 	t.Parallel()
 	theirs, ours := newBench(t), newBench(t)
@@ -52,7 +52,7 @@ func TestBuild_StacksApart(t *testing.T) {
 			t.Errorf("%s, by one who may: %v\n%s", name, err, out)
 		}
 	}
-	// Its own images are a stack's to build from.
+	// A stack may build from its own images.
 	req = theirs.req(tree{"Dockerfile": "FROM " + named + "\nRUN --mount=type=cache,target=/cache cat /cache/left /secret\n"})
 	req.May = func(mesh.StackName) bool { return false }
 	if _, out := theirs.must(req); !strings.Contains(out, "planted-source") || !strings.Contains(out, "theirs") {
@@ -64,9 +64,9 @@ func TestBuild_StacksApart(t *testing.T) {
 	}
 }
 
-// A file that has changed has a later time than before in the image too, in whole
-// seconds, and however it got there; the others have the time that they had. What a
-// step makes has the time of the step.
+// A changed file also has a later time in the image, in whole seconds, however it
+// got there; the others keep their time. Files that a step makes have the time of
+// the step.
 func TestBuild_TimesInTheImage(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -87,7 +87,7 @@ func TestNew_Refuses(t *testing.T) {
 	}
 }
 
-// A name that is public when it is looked at and leads elsewhere afterwards.
+// A name that is public when it is checked and resolves elsewhere afterwards.
 func TestDial_NamesThatResolveAnew(t *testing.T) {
 	t.Parallel()
 	inside := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("reached") }))

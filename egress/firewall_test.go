@@ -13,7 +13,7 @@ import (
 	"mesh/egress"
 )
 
-// namespace is a network of its own, in which iptables may be used without root.
+// namespace is a separate network in which iptables works without root.
 type namespace struct {
 	t   *testing.T
 	pid string
@@ -57,9 +57,9 @@ func (n namespace) rules(program string) string {
 	return string(out)
 }
 
-// With the real iptables: rules for containers, set again without being there twice, and
-// removed. Whether the engine's control group can be matched depends on the machine, and
-// is told.
+// With the real iptables: rules for containers, set again without duplicates, and
+// removed. Whether the engine's control group can be matched depends on the machine,
+// and is logged.
 func TestFirewall(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
@@ -93,7 +93,7 @@ func TestFirewall(t *testing.T) {
 	}
 }
 
-// What is asked of iptables for the engine, in order: name servers and containers first,
+// The iptables calls for the engine, in order: name servers and containers first,
 // then an admin's exceptions, then what is refused.
 func TestFirewall_RulesForTheEngine(t *testing.T) {
 	t.Parallel()

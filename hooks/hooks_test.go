@@ -158,7 +158,7 @@ func TestHook_FailsWhenTheServerGoesWhileItDecides(t *testing.T) {
 }
 
 // A call that cannot be read must not leave the hook waiting for a verdict: git
-// would wait for it, and the push for git.
+// would wait for the hook, and the push for git.
 func TestHook_FailsWhenItsCallIsTooLong(t *testing.T) {
 	t.Parallel()
 	calls, status, err := hook{
@@ -220,7 +220,7 @@ func TestInstall_ReplacesWhatIsThere(t *testing.T) {
 				t.Errorf("%s has mode %v, %v", e.Name(), info.Mode(), err)
 			}
 		}
-		// What somebody put there runs no more.
+		// A file that somebody put there no longer runs.
 		if err := os.WriteFile(filepath.Join(dir, "pre-receive"), []byte("#!/bin/sh\n"), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -276,7 +276,7 @@ func TestReadCall(t *testing.T) {
 	}
 }
 
-// FuzzReadCall: what is read is what a script would have written for it.
+// FuzzReadCall checks that a call is read as a script would have written it.
 func FuzzReadCall(f *testing.F) {
 	f.Add("update\nref " + none + " " + first + " refs/heads/main\n.\n")
 	f.Add("post-receive\noption a b\noption \nref " + first + " " + none + " refs/tags/v 1\n.\n")
@@ -307,7 +307,7 @@ func FuzzReadCall(f *testing.F) {
 	})
 }
 
-// A start needs no room on the disk: what is there and right is not written again.
+// A start needs no space on the disk: hooks that are right are not written again.
 func TestInstall_LeavesWhatIsRightAlone(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

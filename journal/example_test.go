@@ -11,7 +11,7 @@ import (
 	"mesh/journal"
 )
 
-// Lines are written in the background, and what Run was told when it ended is on disk.
+// Lines are written in the background. When Run returns, they are on disk.
 func ExampleJournal() {
 	dir, err := os.MkdirTemp("", "journal")
 	if err != nil {

@@ -25,14 +25,14 @@ func open(t *testing.T, o journal.Options) (*journal.Journal, string) {
 	return j, dir
 }
 
-// add adds lines of web.1 that say what they are told.
+// add adds the given lines of web.1.
 func add(j *journal.Journal, stack mesh.StackName, texts ...string) {
 	for _, s := range texts {
 		j.Add(stack, func(b []byte) []byte { return append(journal.AppendStart(b, time.Now(), "web.1"), s...) })
 	}
 }
 
-// flush writes what waits.
+// flush writes the waiting lines.
 func flush(t *testing.T, j *journal.Journal) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -76,7 +76,8 @@ func TestJournal_GivesBackWhatWasAdded(t *testing.T) {
 			t.Errorf("%+v gives %q, want %q", c.q, got, c.want)
 		}
 	}
-	// A new name takes the lines along, those that have been added to it already too.
+	// The lines move to a new name, including those that have already been added to
+	// it.
 	add(j, "blog", "five")
 	j.Rename("blog", "site")
 	j.Rename("blog", "site")

@@ -24,8 +24,8 @@ import (
 	"mesh/router"
 )
 
-// The app has a process of its own; the client shares that of the proxy. So of the
-// CPU time of a row, that of "direct" is the client's.
+// The app has its own process; the client runs in that of the proxy. So the CPU time
+// of "direct" is the client's share of each row.
 func BenchmarkRouter(b *testing.B) {
 	backend := benchApp(b)
 	quiet := slog.New(slog.DiscardHandler)
@@ -56,7 +56,7 @@ func BenchmarkRouter(b *testing.B) {
 	}
 }
 
-// drive sends req again and again over 16 connections.
+// drive sends req repeatedly over 16 connections.
 func drive(b *testing.B, addr, req string) {
 	b.ReportAllocs()
 	b.SetParallelism(8)
@@ -189,7 +189,7 @@ func BenchmarkRouter_Lookup(b *testing.B) {
 	}
 }
 
-// Switch of one stack among 10,000: its targets alone, and with a new host.
+// Switch of one stack among 10,000: only its targets, and with a new host.
 func BenchmarkRouter_Switch(b *testing.B) {
 	r := router.New(router.Options{})
 	for i := range 10_000 {

@@ -20,7 +20,7 @@ import (
 	"mesh/router"
 )
 
-// Requests and upgraded connections have each their own time when an instance goes.
+// Requests and upgraded connections have separate times when an instance retires.
 // One of the two is over soon; the other has an hour, and ends by itself.
 func TestTunnel_HasItsOwnDrain(t *testing.T) {
 	t.Parallel()
@@ -84,8 +84,8 @@ func TestTunnel_HasItsOwnDrain(t *testing.T) {
 	}
 }
 
-// A client that does not wait for the app's yes loses nothing of what it has sent,
-// though it looks like no request.
+// A client that does not wait for the app's agreement loses nothing of what it has
+// sent, although it does not look like a request.
 func TestTunnel_EarlyBytes(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})
@@ -125,7 +125,7 @@ func TestTunnel_EarlyBytes(t *testing.T) {
 	}
 }
 
-// The app takes one of several protocols that the client would speak.
+// The app accepts one of several protocols that the client offers.
 func TestTunnel_ListOfProtocols(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})
@@ -144,7 +144,7 @@ func TestTunnel_ListOfProtocols(t *testing.T) {
 	c.want("moin")
 }
 
-// Over TLS, too, long messages come through whole, and back.
+// Over TLS, long messages also arrive complete, in both directions.
 func TestTunnel_OverTLS(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})
@@ -168,7 +168,7 @@ func TestTunnel_OverTLS(t *testing.T) {
 	}
 }
 
-// A client that leaves a long download is no fault of the app's.
+// A client that leaves during a long download is not the app's fault.
 func TestBody_ClientLeavesADownload(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})
@@ -204,8 +204,9 @@ func TestBody_ClientLeavesADownload(t *testing.T) {
 	}
 }
 
-// Fields that are named as being of the connection only do not go on. A client that
-// names very many is refused: comparing all of them with all fields would cost.
+// Fields declared as only for this connection are not passed on. A client that
+// declares very many is refused: comparing all of them with all fields would be
+// expensive.
 func TestRequest_ConnectionOptions(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})
@@ -227,8 +228,8 @@ func TestRequest_ConnectionOptions(t *testing.T) {
 	}
 }
 
-// Method and path of HTTP/2 cannot make a request line of their own for the app, or a
-// line of their own in the log.
+// Method and path of HTTP/2 cannot forge a request line for the app, or a line in
+// the log.
 func TestRequest_HTTP2Line(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})
@@ -272,7 +273,7 @@ func TestRequest_HTTP2Line(t *testing.T) {
 	}
 }
 
-// overHTTP2 asks as no library would, and returns the status.
+// overHTTP2 sends a request that no library would send, and returns the status.
 func (g *rig) overHTTP2(method, path string) (status string) {
 	g.t.Helper()
 	conn := g.conn()
@@ -311,8 +312,8 @@ func (g *rig) overHTTP2(method, path string) (status string) {
 	return status
 }
 
-// A certificate may take longer to obtain than a client may take for its part, and
-// what goes wrong in one handshake stays there.
+// A certificate may take longer to obtain than the client has for its part, and a
+// failure in one handshake stays there.
 func TestTLS_SlowCertificate(t *testing.T) {
 	t.Parallel()
 	const headTime = time.Second // for a handshake, also on a busy machine

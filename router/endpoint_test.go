@@ -17,13 +17,13 @@ import (
 	"mesh/router"
 )
 
-// of makes a target one of another service's.
+// of makes a target one of another service.
 func of(service mesh.ServiceName, t mesh.Target) mesh.Target {
 	t.Name = mesh.InstanceName{Service: service, Slot: 1}
 	return t
 }
 
-// names answers with the name of a service and the target as it came.
+// names answers with the name of a service and the request target.
 func names(service string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, service+" "+r.RequestURI) }
 }
@@ -87,7 +87,7 @@ func TestEndpoint_LongestPathWins(t *testing.T) {
 			t.Errorf("%s: got %q", line, b)
 		}
 	}
-	// A service with endpoints of another host only is in no one else's way.
+	// A service with endpoints on another host only affects no one else.
 	c := g.conn()
 	c.say("GET / HTTP/1.1\r\nHost: elsewhere.test\r\n\r\n")
 	if h := c.head(); !strings.HasPrefix(h, "HTTP/1.1 404") {
@@ -95,7 +95,7 @@ func TestEndpoint_LongestPathWins(t *testing.T) {
 	}
 }
 
-// What waits for one service takes no place from those who wait for another.
+// Requests that wait for one service take no place from those for another.
 func TestEndpoint_EachServiceHasItsQueue(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -160,7 +160,8 @@ func TestEndpoint_EachServiceWaitsForItsOwn(t *testing.T) {
 		if code, _, took := ask("/api"); code != 503 || took != 10*time.Second {
 			t.Errorf("/api, no instance: %d after %v", code, took)
 		}
-		// Who waits for one service goes on when the endpoint is taken from it.
+		// A request that waits for one service continues when the endpoint is
+		// removed from it.
 		done := make(chan int)
 		go func() {
 			code, _, _ := ask("/api")
@@ -181,9 +182,9 @@ func TestEndpoint_EachServiceWaitsForItsOwn(t *testing.T) {
 	})
 }
 
-// Instances of a published service are replaced under load, with drains, and an
-// endpoint goes to and fro between the service and web: no request is lost, and
-// none is served by one that was not the endpoint's.
+// Instances of a published service are replaced under load, with drains, while an
+// endpoint moves back and forth between the service and web: no request is lost, and
+// none is served by an instance that did not have the endpoint.
 func TestEndpoint_SwitchLosesNoRequest(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})
@@ -269,7 +270,7 @@ func TestEndpoint_CountedForItsService(t *testing.T) {
 	if got := figures(); got != "3 0 2 2 5 3 2 5" {
 		t.Errorf("got %s", got)
 	}
-	// What has been counted stays so when the endpoint goes: counters do not fall.
+	// Counts stay when the endpoint is removed: counters do not fall.
 	route.Endpoints, route.Targets = nil, route.Targets[:1]
 	g.Switch(route)
 	if got := figures(); got != "3 0 2 2 5 3 2 5" {
@@ -277,7 +278,8 @@ func TestEndpoint_CountedForItsService(t *testing.T) {
 	}
 }
 
-// gRPC has a way of its own; it chooses by the path as well.
+// gRPC takes a separate path through the router; it also chooses by the request's
+// path.
 func TestEndpoint_GRPC(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})

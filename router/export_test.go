@@ -2,12 +2,12 @@ package router
 
 import "net/http"
 
-// What the tests of package router_test look into.
+// Internals for the tests in package router_test.
 
 // NormalHost is normalHost.
 func NormalHost(s string) string { return normalHost(s) }
 
-// Answer is what parseHead makes of a head.
+// Answer is the result of parseHead.
 type Answer struct {
 	Code          int
 	Length        int64
@@ -30,26 +30,26 @@ func ParseHead(raw []byte) (Answer, int, error) {
 // ChunkSize is chunkSize.
 func ChunkSize(l []byte) (int64, error) { return chunkSize(l) }
 
-// Lookup tells whether the router has a route for a Host field.
+// Lookup reports whether the router has a route for a Host field.
 func (r *Router) Lookup(host string) bool {
 	_, rt := r.table.lookup(normalHost(host))
 	return rt != nil
 }
 
-// Framing is framing: what follows the requests of a connection.
+// Framing is framing, which follows the requests of a connection.
 type Framing struct{ f framing }
 
 // Check is framing.check.
 func (f *Framing) Check(p []byte) (int, error) { return f.f.check(p) }
 
-// Followed tells whether the connection is still followed, and how much of a body
-// is to come.
+// Followed reports whether the connection is still followed, and how much of a body
+// is still to come.
 func (f *Framing) Followed() (body int64, ok bool) { return f.f.body, !f.f.raw }
 
-// Between tells whether a head has ended, and none has begun.
+// Between reports whether a head has ended, and none has begun.
 func (f *Framing) Between() bool { return !f.f.inside && f.f.n == 0 }
 
-// Waves counts those of the one listener that is being served.
+// Waves counts the waves of the only listener.
 func (r *Router) Waves() (n int) {
 	r.fronts.Range(func(k, _ any) bool {
 		n = len(r.waves(k.(*front)))

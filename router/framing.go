@@ -238,7 +238,7 @@ func (l strictListener) Accept() (net.Conn, error) {
 // Read is called by one goroutine at a time, that of net/http. The bytes it returns
 // may contain the end of one request and the refused head of the next, so it only
 // refuses when it is called again: by then net/http has answered all earlier
-// requests and wants the rest of the head. Or it reads one byte to notice when the
+// requests and wants the rest of the head. Or net/http reads one byte to notice that the
 // client leaves.
 func (c *strict) Read(p []byte) (int, error) {
 	if c.why == nil {

@@ -11,7 +11,7 @@ import (
 	"mesh/router"
 )
 
-// grpcApp speaks HTTP/2 only, as gRPC servers do. It echoes frames, or refuses at
+// grpcApp only speaks HTTP/2, like gRPC servers. It echoes frames, or refuses at
 // once.
 func grpcApp(t *testing.T) mesh.Target {
 	l := listen(t)
@@ -97,7 +97,7 @@ func TestGRPC_StreamsBothWays(t *testing.T) {
 	}
 	g.record()
 
-	// A drain waits for streams, and ends them in the end.
+	// A drain waits for streams, and finally ends them.
 	pr, pw := io.Pipe()
 	defer pw.Close()
 	res = ask("/echo.Echo/Stream", pr)

@@ -16,7 +16,7 @@ import (
 	"mesh/router"
 )
 
-// otherwise is where net/http differs from what h2spec wants, and why that will do.
+// otherwise lists where net/http differs from h2spec, and why that is acceptable.
 var otherwise = map[string]string{
 	"Sends invalid connection preface":                                                               "it is a bad HTTP/1.1 request to this port: 400, and closed",
 	"Sends a large size HEADERS frame that exceeds the SETTINGS_MAX_FRAME_SIZE":                      "net/http allows 1 MiB, and says so in its SETTINGS; the test sends less",
@@ -25,7 +25,7 @@ var otherwise = map[string]string{
 	"Sends a HEADERS frame that contains the TE header field with any value other than \"trailers\"": "the same",
 }
 
-// The listener against h2spec, the conformance tests of HTTP/2.
+// The listener is tested with h2spec, the conformance tests of HTTP/2.
 func TestHTTP2_Spec(t *testing.T) {
 	g := start(t, router.Options{Access: func(*router.AccessRecord) {}})
 	g.Switch(mesh.Route{Stack: "blog", Hosts: []mesh.Host{"127.0.0.1"}, Targets: []mesh.Target{app(t, func(w http.ResponseWriter, _ *http.Request) {

@@ -102,7 +102,7 @@ func start(t testing.TB, o router.Options) *rig {
 	return g
 }
 
-// dial leads every host to the router.
+// dial connects every host to the router.
 func (g *rig) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "tcp", g.addr)
 }
@@ -155,7 +155,7 @@ func (c *rawConn) want(s string) {
 	}
 }
 
-// route leads blog.test to the targets.
+// route routes blog.test to the targets.
 func (g *rig) route(targets ...mesh.Target) {
 	g.Switch(mesh.Route{Stack: "blog", Hosts: []mesh.Host{"blog.test"}, Targets: targets})
 }
@@ -196,7 +196,7 @@ func receive[T any](t testing.TB, c <-chan T, what string) T {
 	}
 }
 
-// until waits for something that nothing announces.
+// until waits for something that has no event.
 func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	limit := time.After(15 * time.Second)
@@ -241,7 +241,7 @@ func app(t testing.TB, h http.HandlerFunc) mesh.Target {
 	return target(s.Listener)
 }
 
-// rawApp is an instance of which each connection is handled by fn.
+// rawApp is an instance whose connections are handled by fn.
 func rawApp(t testing.TB, fn func(c *rawConn)) mesh.Target {
 	t.Helper()
 	l := listen(t)

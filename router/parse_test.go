@@ -27,8 +27,8 @@ func TestNormalHost(t *testing.T) {
 	}
 }
 
-// What comes out goes in again unchanged, and agrees with mesh.ParseHost about
-// the names that both take.
+// The output is stable when parsed again, and agrees with mesh.ParseHost about names
+// that both accept.
 func FuzzNormalHost(f *testing.F) {
 	for _, s := range []string{"a.test", "A.B:80", "a.", "[::1]:80", "[FE80::1]", "*.a", "a..b", "xn--a.b:", "_a.b-c"} {
 		f.Add(s)
@@ -50,8 +50,8 @@ func FuzzNormalHost(f *testing.F) {
 	})
 }
 
-// A head that is taken is one that net/http takes too, and reads the same way:
-// status, framing, end.
+// net/http also accepts every accepted head, and reads it the same way: status,
+// framing, end.
 func FuzzParseHead(f *testing.F) {
 	for _, s := range []string{
 		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.0 200\r\n\r\n", "HTTP/1.1 204 \nA: b\n\n",
@@ -96,14 +96,15 @@ func FuzzParseHead(f *testing.F) {
 	})
 }
 
-// The chunks that are taken are those that net/http takes, of the same size.
+// net/http also accepts every accepted chunk, with the same size.
 func FuzzChunkSize(f *testing.F) {
 	for _, s := range []string{"5", "a;x=y", "1F \t", "0", "+1", "0x1", "-1", "", ";", "ffffffffffffffff", " 1"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, l []byte) {
 		n, err := router.ChunkSize(l)
-		// net/http does not take the blanks before an extension that RFC 9112 allows.
+		// net/http does not accept the blanks before an extension that RFC 9112
+		// allows.
 		if err != nil || bytes.ContainsAny(l, "\r\n") || bytes.Contains(l, []byte(" ;")) || bytes.Contains(l, []byte("\t;")) || len(l) > 1000 || n > 1<<20 {
 			return
 		}
@@ -121,7 +122,7 @@ func FuzzChunkSize(f *testing.F) {
 	})
 }
 
-// followed is a reader that looks at what it reads, in pieces.
+// followed is a reader that checks what it reads, in pieces.
 type followed struct {
 	router.Framing
 	raw   []byte
@@ -143,9 +144,9 @@ func (f *followed) Read(p []byte) (int, error) {
 	return ok, err
 }
 
-// Requests that are not refused have one framing: net/http sees the end of each head
-// and each body where this package does, however they are cut into pieces; and what
-// is refused, net/http has not taken.
+// Requests that are not refused have only one framing: net/http sees the end of each
+// head and each body where this package does, however they are split; and net/http
+// has not accepted any that are refused.
 func FuzzFraming(f *testing.F) {
 	for _, s := range []string{
 		"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -161,7 +162,7 @@ func FuzzFraming(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, raw []byte, piece int) {
 		in := &followed{raw: raw, piece: max(1, piece)}
-		// As small as a bufio.Reader can be, and one that has all at once.
+		// As small as a bufio.Reader can be, and one that has everything at once.
 		for _, size := range []int{16, 1 << 20} {
 			in.Framing, in.raw, in.given = router.Framing{}, raw, 0
 			b := bufio.NewReaderSize(in, size)
@@ -179,7 +180,7 @@ func FuzzFraming(f *testing.F) {
 					}
 					break
 				}
-				// What has been looked at up to here, and no further.
+				// Everything checked up to here, and nothing more.
 				at := in.given - b.Buffered()
 				var once router.Framing
 				if _, err := once.Check(raw[:at]); err != nil {
@@ -196,7 +197,7 @@ func FuzzFraming(f *testing.F) {
 	})
 }
 
-// What it costs to look at a browser's head.
+// The cost of checking a browser's head.
 func BenchmarkFraming(b *testing.B) {
 	head := []byte("GET /articles/2026/11/a-headline?from=front HTTP/1.1\r\nHost: blog.example.com\r\n" +
 		"User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\nAccept: text/html,application/xhtml+xml\r\n" +

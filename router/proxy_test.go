@@ -31,7 +31,7 @@ import (
 	"mesh/router"
 )
 
-// echoHead answers with the head of the request as it came.
+// echoHead answers with the unchanged head of the request.
 func echoHead(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "Host: %s\n", r.Host)
 	_ = r.Header.Write(w)
@@ -120,7 +120,7 @@ func TestForward_BelievesTrustedProxies(t *testing.T) {
 	}
 }
 
-// The answer is the app's: nothing added but the request id, nothing guessed.
+// The answer is the app's: only the request id is added, and nothing is guessed.
 func TestAnswer_IsLeftAlone(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ app, want string }{
@@ -201,7 +201,7 @@ func TestAnswer_Broken(t *testing.T) {
 	}
 }
 
-// What the app did not finish must not look whole.
+// An incomplete answer of the app must not look complete.
 func TestAnswer_CutInItsBody(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]string{
@@ -232,7 +232,7 @@ func TestAnswer_CutInItsBody(t *testing.T) {
 					if err == nil && res.StatusCode != 502 {
 						t.Errorf("%d %q looks whole", res.StatusCode, b)
 					}
-					// What came is passed on, the same every time.
+					// What arrived is always passed on.
 					if want := !strings.HasSuffix(name, "size"); !reset && (res.StatusCode != 200 || want != (string(b) == "half")) {
 						t.Errorf("%d %q", res.StatusCode, b)
 					}
@@ -247,8 +247,8 @@ func TestAnswer_CutInItsBody(t *testing.T) {
 	}
 }
 
-// What could be read as two requests is refused, or reaches the app as the one
-// request that net/http has read.
+// A request that could be read as two is refused, or reaches the app as the one that
+// net/http has read.
 func TestRequest_Smuggling(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})
@@ -319,7 +319,7 @@ func TestRequest_Smuggling(t *testing.T) {
 			if n := seen.Swap(0); n != 0 {
 				t.Errorf("%d smuggled", n)
 			}
-			// The app's connection is still in step.
+			// The app's connection is still in sync.
 			if r, b := g.get("/"); r.StatusCode != 200 || b != "" {
 				t.Errorf("after it: %d %q", r.StatusCode, b)
 			}
@@ -327,7 +327,7 @@ func TestRequest_Smuggling(t *testing.T) {
 	}
 }
 
-// overTLS serves g with TLS, too, and dials.
+// overTLS also serves g with TLS, and dials.
 func (g *rig) overTLS() (dial func() *rawConn) {
 	t := g.t
 	t.Helper()
@@ -357,7 +357,7 @@ func (g *rig) overTLS() (dial func() *rawConn) {
 
 const behind = "GET /evil HTTP/1.1\r\nHost: blog.test\r\n\r\n"
 
-// watched is an app that counts who gets through to /evil.
+// watched is an app that counts requests that reach /evil.
 func watched(g *rig) *atomic.Int64 {
 	var evil atomic.Int64
 	g.route(app(g.t, func(w http.ResponseWriter, r *http.Request) {
@@ -370,9 +370,9 @@ func watched(g *rig) *atomic.Int64 {
 	return &evil
 }
 
-// What a proxy in front of mesh may see the end of elsewhere is refused, with the
-// reason, with TLS and without, however it is cut into pieces. The request before it
-// gets its answer, and nothing behind it is taken for a request.
+// A request on whose end a proxy in front of mesh may disagree is refused with the
+// reason, with and without TLS, however it is split. The request before it gets its
+// answer, and nothing after it counts as a request.
 func TestRequest_DoubtfulFramingIsRefused(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})
@@ -441,7 +441,7 @@ func TestRequest_DoubtfulFramingIsRefused(t *testing.T) {
 	}
 }
 
-// The first half of HTTP/2's preface is no request, and what follows it is none.
+// The first half of HTTP/2's preface is not a request, nor is what follows it.
 func TestRequest_HalfAPreface(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})
@@ -455,8 +455,8 @@ func TestRequest_HalfAPreface(t *testing.T) {
 	}
 }
 
-// A request whose body comes in chunks is the last on its connection, whoever answers
-// it: nothing behind it is taken for a request, with TLS and without.
+// A request with a chunked body is the last on its connection, whoever answers it:
+// nothing after it counts as a request, with and without TLS.
 func TestRequest_ChunksAreTheLast(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{Challenge: func(w http.ResponseWriter, _ *http.Request) bool {
@@ -493,7 +493,7 @@ func TestRequest_ChunksAreTheLast(t *testing.T) {
 			}
 		})
 	}
-	// Old clients that only ask keep their connection.
+	// Old clients that only send GET keep their connection.
 	c := g.conn()
 	for range 2 {
 		c.say("GET / HTTP/1.0\r\nHost: blog.test\r\nConnection: keep-alive\r\n\r\n")
@@ -505,8 +505,8 @@ func TestRequest_ChunksAreTheLast(t *testing.T) {
 	}
 }
 
-// An app that closes idle connections at random: not one request fails, not one
-// arrives twice that may not.
+// An app that closes idle connections at random: no request fails, and none that
+// must not arrives twice.
 func TestUpstream_StaleConnections(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})
@@ -671,7 +671,7 @@ func TestBody_BothWaysAtOnce(t *testing.T) {
 	}
 }
 
-// An answer that comes before the request is whole ends the upload.
+// An answer that comes before the end of the request ends the upload.
 func TestBody_AnsweredEarly(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})
@@ -718,8 +718,8 @@ func TestBody_BadChunksFromTheClient(t *testing.T) {
 	}
 }
 
-// What the app has written reaches the client while the app pauses, whatever the
-// type and the framing.
+// The app's output reaches the client while the app pauses, with any type and
+// framing.
 func TestBody_FlushedWhenTheAppPauses(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})
@@ -922,7 +922,7 @@ func TestAnswer_FirstByteTimeOut(t *testing.T) {
 	if _, b := g.get("/slow-end"); b != "slow" {
 		t.Errorf("got %q", b)
 	}
-	// A stack's own limit wins.
+	// A stack's own limit overrides it.
 	patient := app(t, func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-time.After(longer):
@@ -983,8 +983,8 @@ func TestTunnel_WebSocket(t *testing.T) {
 
 const askUpgrade = "GET / HTTP/1.1\r\nHost: blog.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: Echo/1\r\n\r\n"
 
-// echoApp upgrades; it says "early" behind its head, and echoes until the client's
-// end, when it says "bye".
+// echoApp upgrades; it sends "early" after its head, and echoes until the client
+// ends, when it sends "bye".
 func echoApp(c *rawConn) {
 	r, err := http.ReadRequest(c.r)
 	if err != nil {
@@ -1061,8 +1061,7 @@ func TestTunnel_Refused(t *testing.T) {
 	}
 }
 
-// A client that has many requests in one connection under way gets the answers
-// in order.
+// A client with many pipelined requests in one connection gets the answers in order.
 func TestRequest_Pipelined(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})
@@ -1099,8 +1098,8 @@ func TestRequest_OldClients(t *testing.T) {
 	}
 }
 
-// The digest of a long body is the same on both sides, whatever pieces it comes
-// in.
+// The digest of a long body is the same on both sides, in whatever pieces it
+// arrives.
 func TestBody_Intact(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})

@@ -74,7 +74,8 @@ func TestProxyProtocol_TellsWhoAsks(t *testing.T) {
 	}
 }
 
-// A WebSocket behind a PROXY header: half-closes and early bytes as without one.
+// A WebSocket behind a PROXY header: half-closes and early bytes work as without
+// one.
 func TestProxyProtocol_Tunnel(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{ProxyProtocol: true, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
@@ -95,8 +96,8 @@ func TestProxyProtocol_Tunnel(t *testing.T) {
 	}
 }
 
-// What the library takes for a header never makes it read on without an end, nor
-// give an address that is none.
+// Whatever the library accepts as a header, it never reads on forever, nor returns
+// an invalid address.
 func FuzzProxyHeader(f *testing.F) {
 	f.Add([]byte("PROXY TCP4 192.0.2.7 192.0.2.1 4711 80\r\nGET"))
 	f.Add([]byte("PROXY UNKNOWN\r\n"))

@@ -2,5 +2,5 @@
 
 package router_test
 
-// raceDetector multiplies the memory that goroutines and their locks take.
+// The race detector multiplies the memory of goroutines and their locks.
 const raceDetector = true

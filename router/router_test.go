@@ -145,7 +145,7 @@ func TestRouter_HostsFollowSwitch(t *testing.T) {
 	want("y.test", 404)
 }
 
-// Swaps under load: not one request fails, none reaches an instance after it was
+// Switches under load: no request fails, none reaches an instance after it was
 // drained, and all connections to it are closed.
 func TestRouter_SwitchLosesNoRequest(t *testing.T) {
 	t.Parallel()
@@ -328,7 +328,7 @@ func TestRouter_SameTargetKeepsItsConnections(t *testing.T) {
 	if s := g.Snapshot(); s[0].Targets[0].Connections != 1 || s[0].Targets[0].InFlight != 0 {
 		t.Errorf("snapshot %+v", s)
 	}
-	// Started again, it has the same ID at another address.
+	// Restarted, it has the same ID at another address.
 	moved := app(t, text("moved"))
 	moved.ID = tg.ID
 	g.route(moved)
@@ -388,8 +388,8 @@ func TestRouter_DeadTargetIsSkipped(t *testing.T) {
 	}
 }
 
-// An instance that takes no connections makes requests wait; they go on when it
-// does, or when another takes its place.
+// An instance that accepts no connections makes requests wait; they continue when it
+// does, or when another replaces it.
 func TestRouter_RefusedConnectionsWait(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})
@@ -594,8 +594,8 @@ func TestRouter_ServeEndsGracefully(t *testing.T) {
 	}
 }
 
-// A listener that another process goes on with: whoever kept a connection open
-// and sends on it is answered, and told that it closes.
+// A listener that another process takes over: a client that sends on a kept
+// connection gets an answer, and learns that the connection closes.
 func TestRouter_KeptConnectionsAreToldOfTheEnd(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})

@@ -25,9 +25,8 @@ import (
 	"mesh/router"
 )
 
-// A client that opens streams and resets them at once (CVE-2023-44487): what it
-// makes the app do is bounded by the streams that a connection may have, and nobody
-// else notices.
+// A client opens streams and resets them at once (CVE-2023-44487): the load on the
+// app is limited by the streams per connection, and nobody else notices.
 func TestRude_HTTP2RapidReset(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})
@@ -76,8 +75,8 @@ func TestRude_HTTP2RapidReset(t *testing.T) {
 	until(t, "the app to be left alone", func() bool { return now.Load() == 0 })
 }
 
-// One address opens connections and says nothing: it gets so many, others get
-// theirs, and an end of some makes room.
+// One address opens connections and sends nothing: it gets its share, others get
+// theirs, and when some end, there is room again.
 func TestRude_ConnectionFlood(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{PerClient: 20})
@@ -118,7 +117,7 @@ func TestRude_ConnectionFlood(t *testing.T) {
 	until(t, "room for another", func() bool { return served(dial("127.0.0.2")) })
 }
 
-// Heads that come byte by byte end with their time.
+// Heads that arrive byte by byte end when their time is up.
 func TestRude_SlowLoris(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{HeadTime: 300 * time.Millisecond})
@@ -144,8 +143,8 @@ func TestRude_SlowLoris(t *testing.T) {
 	}
 }
 
-// A client that says nothing on the port for TLS, or no TLS, holds up nobody, and is
-// told what it did where it can be.
+// A client that sends nothing on the TLS port, or no TLS, blocks nobody, and gets an
+// error if possible.
 func TestRude_NoHandshake(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{HeadTime: 300 * time.Millisecond})
@@ -174,7 +173,7 @@ func TestRude_NoHandshake(t *testing.T) {
 	if b, err := io.ReadAll(silent); len(b) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("silence got %q, %v", b, err)
 	}
-	// Who has begun when the listener closes is served, in time.
+	// A client that has begun when the listener closes is still served, in time.
 	slow := tls.Client(dial(), &tls.Config{InsecureSkipVerify: true})
 	until(t, "the connection to be taken", func() bool { return slow.HandshakeContext(t.Context()) == nil })
 	dial() // says nothing, and holds up no end
@@ -200,8 +199,8 @@ func residentKiB(t *testing.T) int64 {
 	return n
 }
 
-// Idle WebSockets cost less than 16 KB each, their clients and the app in this
-// process included.
+// Idle WebSockets cost less than 16 KB each, including their clients and the app in
+// this process.
 func TestTunnel_IdleOnesAreCheap(t *testing.T) { // alone: it looks at the memory
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {

@@ -12,7 +12,7 @@ import (
 	"mesh/router"
 )
 
-// echo is an app that talks over WebSockets, and answers everybody else.
+// echo is an app that talks over WebSockets, and answers all other requests.
 func echo(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Upgrade") == "" {
 		_, _ = io.WriteString(w, "here")
@@ -49,7 +49,7 @@ func (g *rig) say(c *websocket.Conn) error {
 	return err
 }
 
-// What comes while Settle waits is served, and not waited for.
+// Requests that arrive while Settle waits are served, but not waited for.
 func TestRouter_SettleServesOn(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})
@@ -81,8 +81,8 @@ func TestRouter_SettleServesOn(t *testing.T) {
 	later.CloseNow()
 }
 
-// The end of Serve cuts what was not settled, and upgraded connections that have come
-// since; it lets other requests end.
+// The end of Serve cuts what was not settled, and upgraded connections that have
+// arrived since; it lets other requests end.
 func TestRouter_EndsSoonAfterSettle(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{Grace: time.Minute})

@@ -19,7 +19,7 @@ import (
 )
 
 // bent puts something between a Runner and the engine. before sees each request, and
-// tells whether it has answered it.
+// reports whether it has answered it.
 func (b *bench) bent(before func(w http.ResponseWriter, r *http.Request) bool) *runner.Runner {
 	b.t.Helper()
 	host, err := client.ParseHostURL(cli.DaemonHost())
@@ -53,7 +53,7 @@ func (b *bench) bent(before func(w http.ResponseWriter, r *http.Request) bool) *
 }
 
 // A container that is removed while its log is read is left out, whatever the engine
-// says of it; the others are read.
+// says about it; the others are read.
 func TestLogs_ContainerGoesWhileItIsRead(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]func(http.ResponseWriter){

@@ -44,7 +44,7 @@ func TestCheck_Healthy(t *testing.T) {
 	}
 }
 
-// sawOOM tells whether the engine says that a container ran out of memory.
+// sawOOM reports whether the engine says that a container ran out of memory.
 func sawOOM(t *testing.T, id string) bool {
 	t.Helper()
 	in, err := cli.ContainerInspect(t.Context(), id)
@@ -54,7 +54,8 @@ func sawOOM(t *testing.T, id string) bool {
 	return in.State.OOMKilled
 }
 
-// listens tells whether a process of a container listens on a port, as the host sees it.
+// listens reports whether a process of a container listens on a port, as seen from
+// the host.
 func listens(t *testing.T, id string) bool {
 	t.Helper()
 	in, err := cli.ContainerInspect(t.Context(), id)
@@ -143,8 +144,8 @@ func TestCheck_Failures(t *testing.T) {
 			if c.entrypoint != "" {
 				s.Process = mesh.Process{Entrypoint: []string{c.entrypoint}}
 			}
-			// A verdict that comes with an hour to go comes early; one that does not
-			// come is a failure after some minutes.
+			// A verdict with an hour to go comes early; if it does not come, the
+			// test fails after some minutes.
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
 			in := b.start(s)
@@ -153,8 +154,8 @@ func TestCheck_Failures(t *testing.T) {
 			}
 			began := time.Now()
 			seen, err := b.Check(ctx, in, c.check, nil)
-			// The engine itself does not always see why the kernel killed a container: it
-			// reads of it in another place than of the exit, and may be too late.
+			// The engine does not always see why the kernel killed a container: it
+			// reads that separately from the exit, and may be too late.
 			for try := 0; c.memory > 0 && try < 5 && !sawOOM(t, in.ID); try++ {
 				in = b.start(s)
 				seen, err = b.Check(ctx, in, c.check, nil)

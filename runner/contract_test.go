@@ -28,7 +28,7 @@ func TestRunner_Contract(t *testing.T) {
 	})
 }
 
-// get asks a running instance for a page, from the machine.
+// get requests a page from a running instance, from the machine.
 func get(t *testing.T, id, path string) {
 	t.Helper()
 	x, err := cli.ContainerExecCreate(t.Context(), id, container.ExecOptions{Cmd: []string{"/app", "get", "http://127.0.0.1:8080" + path}})

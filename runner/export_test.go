@@ -15,13 +15,13 @@ var Describe = describe
 // Span prints a duration.
 var Span = span
 
-// ExecListeners looks by a process in the container.
+// ExecListeners looks with a process in the container.
 func ExecListeners(ctx context.Context, r *Runner, id string) ([]netip.AddrPort, bool) {
 	table, ok := r.execTable(ctx, id)
 	return parseListeners(table), ok
 }
 
-// Judge says what is wrong with a program.
+// Judge explains what is wrong with a program.
 func Judge(program string, mode fs.FileMode, head []byte, has func(string) bool) string {
 	return judge(program, programFile{mode: mode, size: int64(len(head)), head: head}, has).text
 }

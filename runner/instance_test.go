@@ -130,7 +130,7 @@ func TestStop(t *testing.T) {
 	if len(mounts) != 1 {
 		t.Fatalf("mounts %+v", mounts)
 	}
-	// It heeds SIGTERM: nobody waits for the hour that it may take.
+	// It stops on SIGTERM: nobody waits for the hour that it may take.
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var wg sync.WaitGroup

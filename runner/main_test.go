@@ -65,8 +65,8 @@ func testMain(m *testing.M) (code int, err error) {
 	return engine.Tests(m, app, shell), nil
 }
 
-// bench is a Runner of a server of its own, with one stack that is removed when
-// the test ends.
+// bench is a Runner for its own server, with one stack that is removed when the test
+// ends.
 type bench struct {
 	*runner.Runner
 	t      *testing.T
@@ -141,7 +141,7 @@ func (b *bench) exitWait(id string) {
 	}
 }
 
-// eventually polls, because what it waits for gives no event.
+// eventually polls for something that has no event.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)

@@ -141,8 +141,8 @@ func TestRunOneOff_CancelKills(t *testing.T) {
 	b.noContainers()
 }
 
-// The engine of the tests may be too old to take a terminal's size with its command
-// (API 1.42), so this one does nothing but tell what it was asked for.
+// The engine of the tests may be too old to accept a terminal's size with its
+// command (API 1.42), so this one only reports what it was asked for.
 func TestTerminalSizes_AreAskedForAtOnce(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex

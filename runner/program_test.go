@@ -66,7 +66,7 @@ func programs(t *testing.T) string {
 	return in.ID
 }
 
-// Why a program cannot be started is told by what it is, not by the kernel's "no such
+// The error says why a program cannot be started, instead of the kernel's "no such
 // file", in a check, in a shell, and in a one-off command.
 func TestCheck_WhyAProgramCannotStart(t *testing.T) {
 	t.Parallel()
@@ -115,7 +115,7 @@ func TestCheck_WhyAProgramCannotStart(t *testing.T) {
 			}
 		}
 	}
-	// What ends with such a code by itself is not explained.
+	// A command that ends with such a code by itself is not explained.
 	s := b.spec("web")
 	s.Image, s.Process = img, mesh.Process{Entrypoint: []string{"/bin/sh", "-c"}, Cmd: []string{"echo config: not found; exit 3"}}
 	in := b.start(s)
@@ -163,8 +163,8 @@ func FuzzJudge(f *testing.F) {
 	})
 }
 
-// Users and folders of an image that are not there are its author's to mend: they were
-// told as faults of mesh itself.
+// Missing users and folders in an image are for its author to fix: they were
+// reported as faults of mesh itself.
 func TestStart_WhyAnImageCannotStart(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

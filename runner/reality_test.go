@@ -15,7 +15,7 @@ import (
 	"mesh/runner"
 )
 
-// watched passes on the events of a bench's own server.
+// watched passes on the events of the bench's own server.
 func (b *bench) watched() <-chan mesh.InstanceEvent {
 	b.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -28,7 +28,7 @@ func (b *bench) watched() <-chan mesh.InstanceEvent {
 	return events
 }
 
-// await returns the next event that ok takes.
+// await returns the next event that ok accepts.
 func await(t *testing.T, events <-chan mesh.InstanceEvent, what string, ok func(mesh.InstanceEvent) bool) mesh.InstanceEvent {
 	t.Helper()
 	late := time.After(30 * time.Second)
@@ -46,7 +46,8 @@ func await(t *testing.T, events <-chan mesh.InstanceEvent, what string, ok func(
 
 func changed(e mesh.InstanceEvent) bool { return e.Changed && !e.Image }
 
-// The engine's events tell what somebody did to a container from what it did itself.
+// The engine's events distinguish what somebody did to a container from what it did
+// itself.
 func TestWatch_TellsHandsFromCrashes(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -70,8 +71,8 @@ func TestWatch_TellsHandsFromCrashes(t *testing.T) {
 	hand("its own exit", false, func(string) error { return nil }, "exit", "7")
 }
 
-// A pause, a disconnect and a removed network are told, are seen by Look, and are
-// mended by Revive.
+// A pause, a disconnect and a removed network are reported, seen by Look, and
+// repaired by Revive.
 func TestRevive_MendsWhatIsBent(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -120,7 +121,7 @@ func TestRevive_MendsWhatIsBent(t *testing.T) {
 	}
 	back("disconnected")
 
-	// Its network is another one of the same name now.
+	// Its network is now another one with the same name.
 	if err := cli.NetworkDisconnect(t.Context(), net, in.ID, true); err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +136,7 @@ func TestRevive_MendsWhatIsBent(t *testing.T) {
 	if err != nil || !got.Addr.IsValid() {
 		t.Errorf("in a new network: %+v, %v", got, err)
 	}
-	// The same, ended: the engine remembers the old network.
+	// The same, but it has ended: the engine remembers the old network.
 	if err := cli.NetworkDisconnect(t.Context(), net, in.ID, true); err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +155,7 @@ func TestRevive_MendsWhatIsBent(t *testing.T) {
 }
 
 // A container whose network was removed while it was stopped cannot start again: the
-// error says that another one has to take its place.
+// error says that another one must replace it.
 func TestRevive_NetworkWentWhileStopped(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -189,7 +190,8 @@ func TestStop_Paused(t *testing.T) {
 	t.Logf("it took %s", time.Since(began))
 }
 
-// BenchmarkLook and BenchmarkList tell what it costs to compare reality with the record.
+// BenchmarkLook and BenchmarkList measure the cost of comparing reality with the
+// records.
 func BenchmarkLook(b *testing.B) { benchList(b, true) }
 func BenchmarkList(b *testing.B) { benchList(b, false) }
 

@@ -14,7 +14,7 @@ import (
 	"mesh/runner"
 )
 
-// proxy stands between a client and the engine; its connections can be cut.
+// proxy is between a client and the engine; its connections can be cut.
 type proxy struct {
 	mu    sync.Mutex
 	conns []net.Conn
@@ -69,7 +69,8 @@ func (p *proxy) cut() {
 	p.conns = nil
 }
 
-// startsAndEnds passes on these alone: others test on the same engine, and remove images.
+// startsAndEnds only passes on these: others test on the same engine, and remove
+// images.
 func startsAndEnds(to chan<- mesh.InstanceEvent) func(mesh.InstanceEvent) {
 	return func(e mesh.InstanceEvent) {
 		if !e.Changed {

@@ -22,8 +22,8 @@ func configs(t *testing.T, dir string) (n int) {
 	return n
 }
 
-// A thousand config:set --no-restart left a thousand versions of the config vars, with
-// every old secret in them.
+// A thousand config:set --no-restart left a thousand versions of the config vars,
+// with every old secret in them.
 func TestBounds_ConfigsGoWithTheirReleases(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -19,8 +19,8 @@ import (
 	"mesh/store"
 )
 
-// edit rewrites the values of a closed database. fn gets the names of the buckets and
-// the key, and the value, and returns the value that is to be there.
+// edit rewrites the values of a closed database. fn gets the names of the buckets
+// and the key, and the value, and returns the new value.
 func edit(t *testing.T, dir string, fn func(path []string, v []byte) []byte) {
 	t.Helper()
 	db := must(bbolt.Open(filepath.Join(dir, "mesh.db"), 0o600, &bbolt.Options{NoSync: true}))(t)
@@ -121,7 +121,7 @@ func rekey(t *testing.T, dir string, path []string, key string) {
 	}
 }
 
-// Each key of a database, of buckets too, loses a bit.
+// Each key of a database, including those of buckets, loses a bit.
 func TestOpen_NoFlippedKeyIsBelieved(t *testing.T) {
 	t.Parallel()
 	whole := t.TempDir()
@@ -166,7 +166,7 @@ func TestOpen_NoFlippedKeyIsBelieved(t *testing.T) {
 	}
 }
 
-// everything is what a store says of itself.
+// everything is all that a store reports about itself.
 func everything(t *testing.T, s *store.Store) string {
 	ctx := t.Context()
 	var b strings.Builder
@@ -191,8 +191,9 @@ func everything(t *testing.T, s *store.Store) string {
 	return b.String()
 }
 
-// Each value of a database loses a bit, at several places. Nothing may be read that was
-// not written: it is refused, named as damaged, or made anew; and nothing goes away.
+// Each value of a database loses a bit, at several places. Nothing may be read that
+// was not written: it is refused, reported as damaged, or rebuilt; and nothing is
+// lost.
 func TestOpen_NoFlippedBitIsBelieved(t *testing.T) {
 	t.Parallel()
 	whole := t.TempDir()

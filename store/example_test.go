@@ -10,7 +10,7 @@ import (
 	"mesh/store"
 )
 
-// What is acknowledged is on disk, and a stack that is not there has a kind of its own.
+// What is acknowledged is on disk, and a missing stack has its own kind of error.
 func ExampleOpen() {
 	dir, err := os.MkdirTemp("", "store")
 	if err != nil {

@@ -24,8 +24,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// What a power cut, a full disk or a wrong restore can leave: the state is gone, and the
-// rest is there. Beginning anew beside it deleted every repository.
+// A power cut, a full disk or a wrong restore can leave a directory where the state
+// is gone and the rest is there. Starting afresh beside it deleted every repository.
 func TestOpen_RefusesToBeginAnewBesideOtherParts(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]func(t *testing.T, dir string){

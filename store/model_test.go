@@ -12,7 +12,7 @@ import (
 	"mesh/store"
 )
 
-// model is what the store has to hold.
+// model is what the store should contain.
 type model struct {
 	stacks   map[mesh.StackName]mesh.Stack
 	releases map[mesh.StackName][]mesh.Release
@@ -33,8 +33,8 @@ func (m *model) owner(h mesh.Host) mesh.StackName {
 	return ""
 }
 
-// TestStore_AgreesWithAModel does random things to a store and to maps, opens it
-// anew now and then, and compares.
+// TestStore_AgreesWithAModel does random things to a store and to maps, reopens the
+// store now and then, and compares.
 func TestStore_AgreesWithAModel(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(3) {

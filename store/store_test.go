@@ -51,7 +51,7 @@ func open(t testing.TB, dir string) *store.Store {
 	return s
 }
 
-// reopen closes s and opens what it has written.
+// reopen closes s and opens the directory again.
 func closed(t testing.TB, dir string, fill func(*store.Store)) {
 	t.Helper()
 	s, err := store.Open(dir)
@@ -105,7 +105,7 @@ func plain(c mesh.Config) map[string]string {
 	return out
 }
 
-// sameStack compares what is recorded; a Revision says only when it was read.
+// sameStack compares the records; a Revision only shows when one was read.
 func sameStack(a, b mesh.Stack) bool {
 	a.Revision, b.Revision = 0, 0
 	ca, cb := plain(a.Config), plain(b.Config)
@@ -162,11 +162,11 @@ func TestCreateStack_NameTakenOrRefused(t *testing.T) {
 	if all := must(s.Stacks(t.Context()))(t); len(all) != 1 {
 		t.Errorf("a refused stack is there: %v", all)
 	}
-	// Nothing of the refused one is left in the index of domains.
+	// Nothing of the refused stack is left in the index of domains.
 	create(t, s, mesh.Stack{Name: "third", Domains: []mesh.Host{"b.example"}})
 }
 
-// Of two records the later one has the larger Revision, whichever way it was had.
+// Of two records the later one has the larger Revision, however it was read.
 func TestStack_Revision(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir())
@@ -380,7 +380,7 @@ func TestCommit_WhollyOrNotAtAll(t *testing.T) {
 		}
 		same(what, mesh.StatusRunning)
 	}
-	// A deployment that was settled as failed does not come to life again.
+	// A deployment that was recorded as failed does not come back to life.
 	d.Status, d.Reason = mesh.StatusFailed, "cancelled"
 	if err := s.UpdateDeployment(t.Context(), d); err != nil {
 		t.Fatal(err)
@@ -472,7 +472,7 @@ func TestDestroyStack_LeavesNothing(t *testing.T) {
 	if left, err := filepath.Glob(filepath.Join(s.Dir(), "logs", "[^.]*")); err != nil || len(left) != 0 {
 		t.Errorf("output is left: %v, %v", left, err)
 	}
-	// A stack of the same name starts from nothing.
+	// A stack of the same name starts empty.
 	st := create(t, s, mesh.Stack{Name: "blog", Domains: []mesh.Host{"a.example"}})
 	if rs := must(s.Releases(t.Context(), "blog", 0))(t); st.Current != 0 || len(rs) != 0 {
 		t.Errorf("the new stack has %v", rs)
@@ -536,7 +536,8 @@ func TestOutput(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	// A number is used once; what lay there was an earlier stack's of that name.
+	// A number is used once; anything there belonged to an earlier stack of that
+	// name.
 	if got := read(1); got != "two\n" || read(2) != "" {
 		t.Errorf("got %q", got)
 	}
@@ -654,7 +655,7 @@ func TestOpen_DamagedFileIsToldNotDied(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	// Nothing holds the file after a refusal: the backup can be put in its place.
+	// Nothing holds the file after a refusal: a backup can replace it.
 	if err := os.WriteFile(path, whole, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -700,7 +701,7 @@ func TestOpen_SecretKey(t *testing.T) {
 	}
 }
 
-// A server that is killed between making the database and making the key comes up.
+// A server that is killed between creating the database and creating the key starts.
 func TestOpen_KilledBeforeTheKeyWasMade(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

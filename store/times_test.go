@@ -42,7 +42,7 @@ func TestFileTimes(t *testing.T) {
 	}
 	has("blog", want)
 
-	// It follows the stack.
+	// It moves with the stack.
 	d, err := s.BeginDeployment(ctx, mesh.Deployment{Stack: "blog", Kind: mesh.DeployRename, Status: mesh.StatusRunning})
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +56,7 @@ func TestFileTimes(t *testing.T) {
 	has("journal", want)
 	has("blog", mesh.FileTimes{})
 
-	// A file that is damaged, anywhere, is as good as none.
+	// A file that is damaged anywhere counts as missing.
 	path := filepath.Join(dir, "times", "journal")
 	data, err := os.ReadFile(path)
 	if err != nil {

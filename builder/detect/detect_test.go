@@ -21,7 +21,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// tree makes a tree of the files of an archive.
+// tree makes a tree from the files of an archive.
 func tree(files map[string]string) fs.FS {
 	t := fstest.MapFS{}
 	for n, s := range files {
@@ -52,8 +52,8 @@ func settings(text string) (s detect.Settings) {
 	return s
 }
 
-// Each file of testdata is a tree, with NAME=VALUE settings on top, and the plan
-// that it has to give.
+// Each file of testdata is a tree, with NAME=VALUE settings at the top, and the
+// expected plan.
 func TestDetect_Golden(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -115,8 +115,8 @@ func TestDetect_Golden(t *testing.T) {
 	}
 }
 
-// parses tells whether BuildKit understands a Dockerfile, and an engine of 2020
-// does: no heredocs, and CMD in exec form.
+// parses reports whether BuildKit and an engine of 2020 understand a Dockerfile: no
+// heredocs, and CMD in exec form.
 func parses(t *testing.T, text string) {
 	t.Helper()
 	res, err := parser.Parse(strings.NewReader(text))
@@ -199,7 +199,7 @@ func TestDetect_BrokenFiles(t *testing.T) {
 	}
 }
 
-// An .env that is committed is for the build, and for nobody who asks a server for it.
+// A committed .env reaches the build, but no server serves it.
 func TestDetect_EnvIsNotHandedOut(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -225,7 +225,8 @@ func TestDetect_EnvIsNotHandedOut(t *testing.T) {
 	}
 }
 
-// What files say stays where it is put: one line of a comment, one word of a command.
+// Text from files stays where it is put: in one line of a comment, in one word of a
+// command.
 func TestDetect_FilesBeginNoInstruction(t *testing.T) {
 	t.Parallel()
 	for name, files := range map[string]map[string]string{
@@ -268,7 +269,7 @@ func TestDetect_FilesBeginNoInstruction(t *testing.T) {
 	}
 }
 
-// What a tree says ends in a Dockerfile: no name of it may begin a line of its own.
+// Text from a tree ends up in a Dockerfile: no name may begin its own line.
 func FuzzDetect(f *testing.F) {
 	f.Add("package.json", `{"scripts":{"start":"node a.js\nRUN evil"},"engines":{"node":"20\nRUN evil"}}`)
 	f.Add("requirements.txt", "flask\n")

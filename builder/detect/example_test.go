@@ -8,7 +8,7 @@ import (
 	"mesh/builder/detect"
 )
 
-// A tree without a Dockerfile gets one that a person can read, and keep.
+// A tree without a Dockerfile gets one that a person can read and keep.
 func ExampleDetect() {
 	plan, err := detect.Detect(fstest.MapFS{"public/index.html": {Data: []byte("<h1>Hello</h1>")}}, detect.Settings{})
 	if err != nil {

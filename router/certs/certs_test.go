@@ -25,8 +25,8 @@ import (
 	"mesh/router/certs/certstest"
 )
 
-// world is a router with certificates, and a real ACME server that validates by
-// way of its listeners.
+// world is a router with certificates, and a real ACME server that validates through
+// its listeners.
 type world struct {
 	*certs.Certs
 	t       *testing.T
@@ -40,8 +40,8 @@ type world struct {
 
 const perHour = 3
 
-// begin starts it, without a way of validation if one is named. A certificate lasts
-// as long as validity says.
+// begin starts it, without the named validation method. A certificate lasts as long
+// as validity says.
 func begin(t *testing.T, validity time.Duration, without string) *world {
 	t.Helper()
 	w := &world{t: t}
@@ -95,7 +95,7 @@ func begin(t *testing.T, validity time.Duration, without string) *world {
 	return w
 }
 
-// zone proves by DNS that names are its own, as a plug-in of a DNS provider does.
+// zone proves by DNS that names belong to it, like a plugin for a DNS provider.
 type zone struct {
 	acme            *certstest.Server
 	proved, cleaned atomic.Int64
@@ -131,7 +131,7 @@ func (w *world) route(stack mesh.StackName, hosts ...mesh.Host) {
 	w.Want(stack, hosts)
 }
 
-// get asks over TLS.
+// get sends a request over TLS.
 func (w *world) get(host string) (body string, leaf *x509.Certificate, err error) {
 	tr := &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: w.root}, ForceAttemptHTTP2: true, DisableKeepAlives: true,
@@ -196,7 +196,7 @@ func TestACME_IssuesOneForEachHost(t *testing.T) {
 			t.Errorf("the certificate of %s is for %v", host, leaf.DNSNames)
 		}
 	}
-	// One bad name blocks no other, and says why.
+	// One bad name blocks no other, and reports why.
 	until(t, "the failure", func() bool { return w.List("blog", hosts)[1].Error != "" })
 	list := w.List("blog", hosts)
 	if list[0].Source != mesh.CertificateACME || list[0].Expires.IsZero() || !strings.Contains(list[0].Issuer, "Pebble") || list[0].Error != "" {
@@ -209,7 +209,8 @@ func TestACME_IssuesOneForEachHost(t *testing.T) {
 		t.Error("a host without a certificate is served over TLS")
 	}
 
-	// Without TLS there are redirects now, but for the one that has no certificate.
+	// Requests without TLS are now redirected, except for the host without a
+	// certificate.
 	client := &http.Client{
 		Transport:     &http.Transport{DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -255,7 +256,8 @@ func TestACME_StrangersMakeItAskForNothing(t *testing.T) {
 	if n := w.acme.Orders.Load() - had; n != 0 {
 		t.Fatalf("%d certificates were asked for", n)
 	}
-	// Below a wildcard each name gets one when it is first asked for, within limits.
+	// Below a wildcard each name gets a certificate at the first request, within
+	// limits.
 	name := func(n int) string { return fmt.Sprintf("n%d.apps.example.test", n) }
 	for n := range 5 {
 		_, leaf, err := w.get(name(n))
@@ -266,7 +268,7 @@ func TestACME_StrangersMakeItAskForNothing(t *testing.T) {
 			t.Errorf("name %d has got a certificate, too", n)
 		}
 	}
-	// After a restart there is room for further ones beside those that are there.
+	// After a restart there is room for further names besides the existing ones.
 	again, err := certs.Open(w.options)
 	if err != nil {
 		t.Fatal(err)
@@ -314,7 +316,7 @@ func TestACME_EitherValidationWillDo(t *testing.T) {
 	}
 }
 
-// Where neither port can be reached, a plug-in for the DNS provider will do.
+// If neither port can be reached, a plugin for the DNS provider works.
 func TestACME_ByDNS(t *testing.T) {
 	w := begin(t, time.Hour, "http-01 and tls-alpn-01")
 	w.route("blog", "blog.example.test", "www.example.test")
@@ -369,7 +371,7 @@ func TestACME_RateLimitIsNotHammered(t *testing.T) {
 	}
 }
 
-// What was obtained is there after a restart, without another order.
+// A certificate is still there after a restart, without another order.
 func TestACME_KeepsWhatItHas(t *testing.T) {
 	w := begin(t, time.Hour, "")
 	w.route("blog", "blog.example.test")

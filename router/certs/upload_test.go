@@ -204,7 +204,7 @@ func TestUpload_Refused(t *testing.T) {
 	}
 }
 
-// One that has expired hides none that ACME has given, and is better than none.
+// An expired certificate hides none from ACME, and is better than none.
 func TestUpload_Expired(t *testing.T) {
 	w := begin(t, time.Hour, "")
 	key := newKey(t)
@@ -224,7 +224,7 @@ func TestUpload_Expired(t *testing.T) {
 	if l := w.List("blog", []mesh.Host{"blog.example.test"}); l[0].Source != mesh.CertificateACME || !w.Live("blog.example.test") {
 		t.Errorf("%+v", l)
 	}
-	// Without another one people see why.
+	// Without another one, people see why.
 	dir := t.TempDir()
 	now := time.Now().Add(-time.Hour)
 	u, err := certs.Open(certs.Options{Dir: dir, Now: func() time.Time { return now }, Belongs: func(string) (mesh.StackName, bool) { return "blog", true }})
@@ -246,7 +246,7 @@ func TestUpload_IsTheStacksOwn(t *testing.T) {
 	dir := t.TempDir()
 	u := openUploads(t, dir)
 	key := newKey(t)
-	// Who may deploy shop gets no further by a certificate for blog's host.
+	// A certificate for blog's host does not help a key that may only deploy shop.
 	c := newChain(t, key, time.Now().Add(time.Hour), "www.shop.test", "blog.example.test", "*.example.test")
 	data := certificate(c.leaf) + certificate(c.middle) + pkcs8(t, key)
 	if covered, _, err := u.Add("shop", []mesh.Host{"www.shop.test"}, []byte(data)); err != nil || len(covered) != 1 {
@@ -268,7 +268,7 @@ func TestUpload_IsTheStacksOwn(t *testing.T) {
 			t.Errorf("%s: %v, %v", f, info.Mode(), err)
 		}
 	}
-	// The one that lasts longer wins.
+	// The one that lasts longer is used.
 	longer := newChain(t, key, time.Now().Add(2*time.Hour), "blog.example.test")
 	if _, _, err := u.Add("blog", []mesh.Host{"blog.example.test"}, []byte(certificate(longer.leaf)+pkcs8(t, key))); err != nil {
 		t.Fatal(err)
@@ -282,7 +282,7 @@ func TestUpload_IsTheStacksOwn(t *testing.T) {
 	if err := u.Remove("blog", "blog.example.test"); err == nil {
 		t.Error("removed twice")
 	}
-	// A stack's new name takes them along, also after a restart.
+	// They move to a stack's new name, also after a restart.
 	if err := errors.Join(u.Rename("shop", "store"), u.Rename("shop", "store")); err != nil {
 		t.Error(err)
 	}
@@ -298,7 +298,7 @@ func TestUpload_IsTheStacksOwn(t *testing.T) {
 	}
 }
 
-// What clients will not trust is taken with a word.
+// A certificate that clients will not trust is accepted with a warning.
 func TestUpload_Doubts(t *testing.T) {
 	t.Parallel()
 	key := newKey(t)

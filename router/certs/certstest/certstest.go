@@ -1,5 +1,5 @@
 // Package certstest runs a real ACME server, letsencrypt/pebble, for tests. All
-// names that it validates are this machine's.
+// names that it validates belong to this machine.
 package certstest
 
 import (
@@ -25,7 +25,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Server is an ACME server that listens on the loopback.
+// Server is an ACME server on loopback.
 type Server struct {
 	Directory string            // URL
 	Own       *x509.Certificate // that it shows itself
@@ -41,14 +41,14 @@ type Server struct {
 	dns  []*dns.Server
 }
 
-// Options say how a Server validates, and what it gives.
+// Options configure how a Server validates, and what it issues.
 type Options struct {
 	HTTPPort, TLSPort int           // where it validates
 	Validity          time.Duration // of its certificates, in whole seconds
 	Log               io.Writer
 }
 
-// Start starts one. Close ends it.
+// Start starts a server. Close ends it.
 func Start(o Options) (*Server, error) {
 	// Without these it waits, and refuses some requests, to teach clients patience.
 	for k, v := range map[string]string{"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"} {
@@ -87,8 +87,8 @@ func Start(o Options) (*Server, error) {
 	return s, nil
 }
 
-// withoutRenewalInfo leaves RFC 9773 out of the directory: pebble's part of it has a
-// data race, for which the race detector would fail the test.
+// withoutRenewalInfo removes RFC 9773 from the directory: pebble's code for it has a
+// data race, which would fail the test under the race detector.
 func withoutRenewalInfo(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	rec := httptest.NewRecorder()
 	next.ServeHTTP(rec, r)
@@ -110,7 +110,7 @@ func (s *Server) Close() {
 	}
 }
 
-// PEM is a certificate as files have it.
+// PEM is a certificate in the format of files.
 func PEM(c *x509.Certificate) []byte {
 	var b bytes.Buffer
 	_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // a bytes.Buffer takes all
