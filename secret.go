@@ -8,8 +8,6 @@ import (
 	"slices"
 )
 
-const mask = "••••••"
-
 // Secret is a value that must not be shown: a config var, a password. Every verb of
 // fmt, slog and every encoder that honours encoding.TextMarshaler show a mask. The
 // value is behind a pointer, so that a Secret in an unexported field, where fmt may
@@ -31,13 +29,13 @@ func (s Secret) Reveal() string {
 func (s Secret) Equal(o Secret) bool { return s.Reveal() == o.Reveal() }
 
 // Format prints a mask whatever the verb.
-func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, mask) }
+func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, Mask) }
 
 // MarshalText returns a mask.
-func (s Secret) MarshalText() ([]byte, error) { return []byte(mask), nil }
+func (s Secret) MarshalText() ([]byte, error) { return []byte(Mask), nil }
 
 // LogValue returns a mask.
-func (s Secret) LogValue() slog.Value { return slog.StringValue(mask) }
+func (s Secret) LogValue() slog.Value { return slog.StringValue(Mask) }
 
 // Config is the config vars of a stack, by name. Do not change a Config that has
 // been handed over: make a new one with With or Clone.

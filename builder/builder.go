@@ -297,7 +297,7 @@ func (j *job) warn() {
 		j.out.warn(fmt.Sprintf("%d files are Git LFS pointers without their content: %s", n, strings.Join(names, ", ")))
 	}
 	for _, name := range j.df.args {
-		if _, given := j.args[name]; given && telling(name) {
+		if _, given := j.args[name]; given && mesh.NameTells(name) {
 			j.out.warn(fmt.Sprintf("ARG %s: anyone can read its value from the image; use RUN --mount=type=secret,id=%s", name, name))
 		}
 	}

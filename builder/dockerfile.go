@@ -232,14 +232,6 @@ func (d *dockerfile) matcher(f *files) (*patternmatcher.PatternMatcher, error) {
 	return m, nil
 }
 
-// tellingWords are parts of names whose values should not be in an image.
-var tellingWords = []string{"SECRET", "TOKEN", "KEY", "PASS", "PWD", "CREDENTIAL", "AUTH", "DSN", "DATABASE_URL", "DB_URL", "REDIS_URL", "MONGO_URL", "MONGODB_URI", "AMQP_URL"}
-
-func telling(name string) bool {
-	name = strings.NewReplacer("AUTHOR", "", "BYPASS", "", "COMPASS", "").Replace(strings.ToUpper(name))
-	return slices.ContainsFunc(tellingWords, func(w string) bool { return strings.Contains(name, w) })
-}
-
 // sortPaths sorts in the order of the file sync: "a", "a/x", "a.b".
 func sortPaths(paths []string) {
 	key := func(p string) string { return strings.ReplaceAll(p, "/", "\x00") }

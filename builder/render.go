@@ -2,7 +2,6 @@ package builder
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -19,18 +18,15 @@ import (
 )
 
 const (
-	indent        = "       "
-	warnMark      = " !     "
-	heartbeat     = 30 * time.Second // of silence, before a line says what is still running
-	pullEvery     = 2 * time.Second
-	longStep      = time.Second // a step that takes at least this long gets a line at its end
-	notable       = 50 * time.Millisecond
-	evidence      = 30       // lines of a failing step
-	maxPart       = 64 << 10 // of a line without an end
-	alwaysMasked  = 6        // values of at least this many bytes are always masked
-	tellingMasked = 4        // the same, if the name suggests a secret
-	argMasked     = 3        // the same, for build args in the names of steps
-	maskedInLines = "••••••"
+	indent    = "       "
+	warnMark  = " !     "
+	heartbeat = 30 * time.Second // of silence, before a line says what is still running
+	pullEvery = 2 * time.Second
+	longStep  = time.Second // a step that takes at least this long gets a line at its end
+	notable   = 50 * time.Millisecond
+	evidence  = 30       // lines of a failing step
+	maxPart   = 64 << 10 // of a line without an end
+	argMasked = 3        // values of build args of at least this many bytes are masked in the names of steps
 )
 
 // printer writes whole lines and masks config values in them.
@@ -46,13 +42,9 @@ type printer struct {
 
 func newPrinter(w io.Writer, c mesh.Config) *printer {
 	p := &printer{w: w, wrote: make(chan struct{}, 1)}
-	for name, v := range c {
-		for part := range strings.Lines(v.Reveal()) { // a key file appears line by line
-			if part = strings.TrimSpace(part); len(part) >= tellingMasked && telling(name) || len(part) >= alwaysMasked && !isWord(part) {
-				p.secret = append(p.secret, part)
-				p.longest = max(p.longest, len(part)-1)
-			}
-		}
+	p.secret = c.Hidden(isWord)
+	for _, part := range p.secret {
+		p.longest = max(p.longest, len(part)-1)
 	}
 	p.values = masker(p.secret)
 	p.names = p.values
@@ -77,17 +69,9 @@ func isWord(s string) bool {
 	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyz-_./") == "" || strings.Trim(s[1:], "abcdefghijklmnopqrstuvwxyz") == ""
 }
 
-// masker replaces the longest values first: one value may contain another.
+// masker hides values, and mesh's own prefix, which is not part of the tree's build.
 func masker(values []string) *strings.Replacer {
-	values = slices.Clone(values)
-	slices.SortFunc(values, func(a, b string) int {
-		return cmp.Or(cmp.Compare(len(b), len(a)), strings.Compare(a, b))
-	})
-	pairs := []string{detect.ConfigPrefix, ""} // mesh's own, which is not part of the tree's build
-	for _, v := range slices.Compact(values) {
-		pairs = append(pairs, v, maskedInLines)
-	}
-	return strings.NewReplacer(pairs...)
+	return mesh.NewMasker(values, detect.ConfigPrefix)
 }
 
 // line writes one line of a program's output.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,34 +41,15 @@ func newTranscript(record io.WriteCloser, client io.Writer) *transcript {
 	return &transcript{record: record, client: client, hide: strings.NewReplacer(), last: time.Now()}
 }
 
-// minHidden is how long a value must be to be masked in output: shorter ones
-// ("1", "true", "web") are no secrets, and masking them would garble every line.
-const minHidden = 6
-
-// mask hides the values of config vars from now on, line by line where a value
-// has several.
+// mask hides the values of config vars from now on.
 func (t *transcript) mask(configs ...mesh.Config) {
-	seen := map[string]bool{}
 	var values []string
 	for _, c := range configs {
-		for _, v := range c {
-			for l := range strings.SplitSeq(v.Reveal(), "\n") {
-				if l = strings.TrimSpace(l); len(l) >= minHidden && !seen[l] {
-					seen[l] = true
-					values = append(values, l)
-				}
-			}
-		}
-	}
-	// The longest first: a value may begin with another one.
-	slices.SortStableFunc(values, func(a, b string) int { return len(b) - len(a) })
-	pairs := make([]string, 0, 2*len(values))
-	for _, v := range values {
-		pairs = append(pairs, v, "••••••")
+		values = append(values, c.Hidden(nil)...)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.hide = strings.NewReplacer(pairs...)
+	t.hide = mesh.NewMasker(values)
 }
 
 // clean masks a text that goes elsewhere.

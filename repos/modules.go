@@ -214,7 +214,7 @@ func relativeURL(base, rel string) string {
 var password = regexp.MustCompile(`^([a-z]+://[^/@:]*):[^/@]*@`)
 
 func withoutPassword(url string) string {
-	return password.ReplaceAllString(url, "$1:••••••@")
+	return password.ReplaceAllString(url, "$1:"+mesh.Mask+"@")
 }
 
 func shownURL(url string) string { return mesh.Visible(mesh.Clip(withoutPassword(url), 200)) }
