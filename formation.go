@@ -1,8 +1,10 @@
 package mesh
 
 import (
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // Formation is the wanted number of instances of each service.
@@ -34,4 +36,13 @@ type Scale struct {
 	Service  ServiceName
 	To       int
 	Relative bool // To is added to the current number
+}
+
+// String lists the services with their numbers of instances, "web=2 worker=1".
+func (f Formation) String() string {
+	var parts []string
+	for _, s := range f.Services() {
+		parts = append(parts, fmt.Sprintf("%s=%d", s, f[s]))
+	}
+	return strings.Join(parts, " ")
 }

@@ -267,7 +267,7 @@ func (j *job) command() string {
 			words = append(words, w)
 		}
 	}
-	return strings.Join(append(words, orElse(j.files.inside, ".")), " ")
+	return strings.Join(append(words, cmp.Or(j.files.inside, ".")), " ")
 }
 
 var secretMount = regexp.MustCompile(`--mount=type=secret,(?:[^\s]*,)?id=([A-Za-z0-9_.-]+)`)

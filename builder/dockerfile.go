@@ -2,6 +2,7 @@ package builder
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -120,14 +121,7 @@ func (d *dockerfile) checkTarget(target string) error {
 	}
 	named := slices.DeleteFunc(slices.Clone(d.stages), func(s string) bool { return s == "" })
 	return mesh.Errorf(mesh.Invalid, "%s has no stage %q (set by target=)", d.shown, target).
-		WithHint("its stages are %s", orElse(strings.Join(named, ", "), "not named"))
-}
-
-func orElse(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
+		WithHint("its stages are %s", cmp.Or(strings.Join(named, ", "), "not named"))
 }
 
 // declaredArgs returns the names that a Dockerfile declares with ARG, before the

@@ -2,6 +2,7 @@ package builder
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -112,8 +113,8 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 	}
 	if strings.HasPrefix(name, "RUN") && execFailed.MatchString(text) {
 		m := execFailed.FindStringSubmatch(text)
-		e.Text = fmt.Sprintf("%s'%s' cannot start %s", j.at(line), shorten(name, 60), orElse(m[1], m[3]))
-		e.Hint = orElse(j.scriptFault(line, name, text, output), "the image does not contain it at that step")
+		e.Text = fmt.Sprintf("%s'%s' cannot start %s", j.at(line), shorten(name, 60), cmp.Or(m[1], m[3]))
+		e.Hint = cmp.Or(j.scriptFault(line, name, text, output), "the image does not contain it at that step")
 		return e
 	}
 	if m := submatch(noSecret, text); m != "" {

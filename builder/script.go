@@ -2,6 +2,7 @@ package builder
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"path"
 	"regexp"
@@ -40,7 +41,7 @@ func (j *job) scriptFault(line int, command, text string, output []string) strin
 		}
 	}
 	if m := execFailed.FindStringSubmatch(text); m != nil {
-		named = append(named, orElse(m[1], m[3]))
+		named = append(named, cmp.Or(m[1], m[3]))
 	}
 	tried := len(named)
 	command = strings.TrimPrefix(command, "RUN ")

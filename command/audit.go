@@ -62,11 +62,7 @@ func runAudit(ctx context.Context, c *call) error {
 		}
 		rows = append(rows, []string{c.when(e.At), string(e.By), on, mesh.Clip(e.Action, 60), mesh.Clip(e.Result, 80)})
 	}
-	if c.json {
-		return c.printJSON(list)
-	}
-	c.table([]string{"WHEN", "BY", "STACK", "WHAT", "RESULT"}, rows)
-	return nil
+	return c.list(list, []string{"WHEN", "BY", "STACK", "WHAT", "RESULT"}, rows)
 }
 
 // audit records a command that changes something or prints secrets, or that failed

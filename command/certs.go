@@ -69,11 +69,7 @@ func runCerts(_ context.Context, c *call) error {
 		}
 		list, rows = append(list, j), append(rows, row)
 	}
-	if c.json {
-		return c.printJSON(list)
-	}
-	c.table([]string{"HOST", "SOURCE", "EXPIRES", "LAST ERROR"}, rows)
-	return nil
+	return c.list(list, []string{"HOST", "SOURCE", "EXPIRES", "LAST ERROR"}, rows)
 }
 
 // maxPEM is more than any chain with its key.

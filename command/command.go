@@ -198,27 +198,36 @@ func (c *call) lineOf(last []string) string {
 	}
 }
 
-// leading takes the stack off the front of a command line, where the client puts
-// the one that the checkout names.
-func (c *call) leading(words []string) ([]string, error) {
+// StackOption looks for an option that names the stack (-a, -s, --app, --stack) at the
+// front of words, and returns the name and how many words it takes: 0 if there is none.
+// The name is empty if it is missing.
+func StackOption(words []string) (name string, n int) {
 	if len(words) == 0 {
-		return nil, nil
+		return "", 0
 	}
-	name, value, joined := strings.Cut(words[0], "=")
-	switch name {
+	switch option, value, joined := strings.Cut(words[0], "="); option {
 	case "-a", "-s", "--app", "--stack":
-	default:
-		return words, nil
-	}
-	words = words[1:]
-	if !joined {
-		if len(words) == 0 {
-			return nil, mesh.Errorf(mesh.Invalid, "%s needs the name of a stack", name)
+		if joined || len(words) == 1 {
+			return value, 1
 		}
-		value, words = words[0], words[1:]
+		return words[1], 2
 	}
-	c.named = value
-	return c.leading(words) // the client's comes first, and what was typed wins
+	return "", 0
+}
+
+// leading takes the stack off the front of a command line, where the client puts
+// the one that the checkout names. The last one wins: it is what was typed.
+func (c *call) leading(words []string) ([]string, error) {
+	for {
+		name, n := StackOption(words)
+		switch {
+		case n == 0:
+			return words, nil
+		case name == "" && n == len(words):
+			return nil, mesh.Errorf(mesh.Invalid, "%s needs the name of a stack", words[0])
+		}
+		c.named, words = name, words[n:]
+	}
 }
 
 func argCount(def *definition, args []string) string {
@@ -420,6 +429,15 @@ func (s *Commands) PrintError(w io.Writer, err error) {
 			_, _ = fmt.Fprintf(w, "hint:  %s\n", mesh.Visible(l))
 		}
 	}
+}
+
+// list prints what a listing command has found: v for a program, rows for a person.
+func (c *call) list(v any, heading []string, rows [][]string) error {
+	if c.json {
+		return c.printJSON(v)
+	}
+	c.table(heading, rows)
+	return nil
 }
 
 // printJSON prints v for a program.

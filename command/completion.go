@@ -171,8 +171,11 @@ func (d *definition) words() []string {
 // withoutStack leaves out the options that name a stack, or a server, in front.
 func withoutStack(words []string) []string {
 	for len(words) > 0 {
+		_, n := StackOption(words)
 		switch {
-		case slices.Contains([]string{"-a", "-s", "--app", "--stack", "--host", "--data"}, words[0]):
+		case n > 0:
+			words = words[n:]
+		case words[0] == "--host", words[0] == "--data":
 			words = words[min(2, len(words)):]
 		case strings.HasPrefix(words[0], "-"):
 			words = words[1:]

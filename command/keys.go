@@ -71,11 +71,7 @@ func runKeys(ctx context.Context, c *call) error {
 		}
 		rows = append(rows, []string{j.Name, j.Role, stacks, j.Fingerprint, c.when(j.Added)})
 	}
-	if c.json {
-		return c.printJSON(list)
-	}
-	c.table([]string{"KEY", "ROLE", "STACKS", "FINGERPRINT", "ADDED"}, rows)
-	return nil
+	return c.list(list, []string{"KEY", "ROLE", "STACKS", "FINGERPRINT", "ADDED"}, rows)
 }
 
 // maxKeyText is more than the longest public key takes (RSA with 16384 bits).

@@ -208,11 +208,7 @@ func runScale(ctx context.Context, c *call) error {
 	if c.json {
 		return c.printJSON(form.Clone())
 	}
-	var parts []string
-	for _, s := range form.Services() {
-		parts = append(parts, fmt.Sprintf("%s=%d", s, form[s]))
-	}
-	_, _ = fmt.Fprintln(c.Stdout, strings.Join(parts, " "))
+	_, _ = fmt.Fprintln(c.Stdout, form)
 	return nil
 }
 

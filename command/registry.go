@@ -53,11 +53,7 @@ func runRegistries(ctx context.Context, c *call) error {
 		list = append(list, registryJSON{r.Host, r.User, r.Added, string(r.AddedBy)})
 		rows = append(rows, []string{r.Host, r.User, string(r.AddedBy), c.when(r.Added)})
 	}
-	if c.json {
-		return c.printJSON(list)
-	}
-	c.table([]string{"REGISTRY", "USER", "BY", "SINCE"}, rows)
-	return nil
+	return c.list(list, []string{"REGISTRY", "USER", "BY", "SINCE"}, rows)
 }
 
 // maxPassword is more than the longest token that registries hand out (Google's

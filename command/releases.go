@@ -127,11 +127,7 @@ func runReleases(ctx context.Context, c *call) error {
 		}
 		rows = append(rows, []string{j.Release, mark, commit, j.Description, j.By, c.when(j.Created)})
 	}
-	if c.json {
-		return c.printJSON(list)
-	}
-	c.table([]string{"RELEASE", "", "COMMIT", "WHAT", "BY", "WHEN"}, rows)
-	return nil
+	return c.list(list, []string{"RELEASE", "", "COMMIT", "WHAT", "BY", "WHEN"}, rows)
 }
 
 func runReleaseInfo(ctx context.Context, c *call) error {
@@ -253,11 +249,7 @@ func runDeployments(ctx context.Context, c *call) error {
 		}
 		rows = append(rows, []string{d.Number.String(), string(d.Kind), d.Release.String(), mesh.Clip(what, 50), string(d.By), c.when(d.Created), took, mesh.Clip(result, 90)})
 	}
-	if c.json {
-		return c.printJSON(list)
-	}
-	c.table([]string{"NUMBER", "KIND", "RELEASE", "WHAT", "BY", "WHEN", "TOOK", "RESULT"}, rows)
-	return nil
+	return c.list(list, []string{"NUMBER", "KIND", "RELEASE", "WHAT", "BY", "WHEN", "TOOK", "RESULT"}, rows)
 }
 
 func (c *call) deployment(ctx context.Context) (mesh.Deployment, error) {

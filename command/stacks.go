@@ -262,11 +262,7 @@ func formationLine(f map[string]int) string {
 	for k, n := range f {
 		form[mesh.ServiceName(k)] = n
 	}
-	var parts []string
-	for _, s := range form.Services() {
-		parts = append(parts, fmt.Sprintf("%s=%d", s, form[s]))
-	}
-	return strings.Join(parts, " ")
+	return form.String()
 }
 
 func runStacksDestroy(ctx context.Context, c *call) error {

@@ -2,8 +2,8 @@ package deploy
 
 import (
 	"context"
-	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -59,10 +59,10 @@ func (d *Deployer) Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyN
 	if err != nil {
 		return nil, err
 	}
-	if formationEqual(next, cur.Formation) && len(d.tickets(stack)) == 0 {
+	if maps.Equal(next, cur.Formation) && len(d.tickets(stack)) == 0 {
 		return next, nil
 	}
-	subject := "Scale " + formationText(next)
+	subject := "Scale " + next.String()
 	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployScale, By: by, Subject: subject}
 	err = d.rerelease(ctx, dep, out, subject, func(_ context.Context, _ *attempt, st mesh.Stack, r *mesh.Release) (func(*mesh.Stack), error) {
 		f, err := apply(r.Formation, r.Services)
@@ -91,24 +91,4 @@ func names(m map[mesh.ServiceName]mesh.Service) []string {
 	}
 	slices.Sort(out)
 	return out
-}
-
-func formationEqual(a, b mesh.Formation) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for k, n := range a {
-		if m, ok := b[k]; !ok || m != n {
-			return false
-		}
-	}
-	return true
-}
-
-func formationText(f mesh.Formation) string {
-	var parts []string
-	for _, s := range f.Services() {
-		parts = append(parts, fmt.Sprintf("%s=%d", s, f[s]))
-	}
-	return strings.Join(parts, " ")
 }

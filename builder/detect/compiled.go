@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"cmp"
 	"io/fs"
 	"path"
 	"regexp"
@@ -39,7 +40,7 @@ func deno(s *source, p *plan) error {
 		if s.has("deno.lock") {
 			install += " --frozen"
 		}
-		p.found(install, orElse(s.first("deno.lock"), config))
+		p.found(install, cmp.Or(s.first("deno.lock"), config))
 		p.build = append(copies(s.present("deno.json", "deno.jsonc", "deno.lock", "package.json", ".npmrc")), "RUN "+install)
 	}
 	p.build = append(p.build, "COPY . .")
@@ -143,7 +144,7 @@ func rust(s *source, p *plan) error {
 	case oldest != "":
 		p.found("Rust "+version, "the newest; rust-version in Cargo.toml says "+mesh.Clip(oldest, 40))
 	default:
-		p.found("Rust "+version, orElse(v.from, "the default"))
+		p.found("Rust "+version, cmp.Or(v.from, "the default"))
 	}
 	p.buildImage, p.image = "rust:"+version+"-bookworm", "debian:bookworm-slim"
 	p.add(rustNeeds, func(n string) bool {
@@ -185,7 +186,7 @@ func rustPrograms(s *source, c cargoTOML) (names []string) {
 		names = append(names, c.Package.Name)
 	}
 	for _, b := range c.Bin {
-		names = append(names, orElse(b.Name, c.Package.Name))
+		names = append(names, cmp.Or(b.Name, c.Package.Name))
 	}
 	for _, f := range rustBins(s) {
 		n := strings.TrimSuffix(path.Base(f), ".rs")
@@ -255,12 +256,12 @@ func rustStubs(s *source, c cargoTOML) (files []string) {
 		}
 	}
 	add("src/main.rs")
-	add(orElse(c.Lib.Path, "src/lib.rs"))
+	add(cmp.Or(c.Lib.Path, "src/lib.rs"))
 	for _, f := range rustBins(s) {
 		add(f)
 	}
 	for _, b := range c.Bin {
-		add(orElse(b.Path, "src/bin/"+b.Name+".rs"))
+		add(cmp.Or(b.Path, "src/bin/"+b.Name+".rs"))
 		if b.Path != "" && !slices.Contains(files, b.Path) {
 			return nil
 		}

@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -128,7 +129,7 @@ func install(packages []string, release string) string {
 	packages = slices.Clone(packages)
 	if release == bullseye {
 		for i, n := range packages {
-			packages[i] = orElse(inBullseye[n], n)
+			packages[i] = cmp.Or(inBullseye[n], n)
 		}
 	}
 	slices.Sort(packages)

@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -246,7 +247,7 @@ func packageManager(s *source, j packageJSON) manager {
 	}
 	switch name {
 	case "bun":
-		m := manager{name: "bun", why: why, setup: "npm install --global bun@" + orElse(version, "1"), install: "bun install", cache: "/root/.bun/install/cache", files: []string{"bun.lock", "bun.lockb", "bunfig.toml"}}
+		m := manager{name: "bun", why: why, setup: "npm install --global bun@" + cmp.Or(version, "1"), install: "bun install", cache: "/root/.bun/install/cache", files: []string{"bun.lock", "bun.lockb", "bunfig.toml"}}
 		if strings.HasPrefix(lock, "bun.") {
 			m.install += " --frozen-lockfile"
 		}
@@ -257,7 +258,7 @@ func packageManager(s *source, j packageJSON) manager {
 			version = map[string]string{"9.0": "9", "6.0": "8", "5.4": "7"}[number.FindString(lockfileVersion.FindString(s.read("pnpm-lock.yaml")))]
 		}
 		m := manager{
-			name: "pnpm", why: why, setup: "npm install --global pnpm@" + orElse(version, "9"), install: "pnpm install --store-dir=/root/.pnpm", prune: "CI=true pnpm install --prod --ignore-scripts --store-dir=/root/.pnpm", cache: "/root/.pnpm",
+			name: "pnpm", why: why, setup: "npm install --global pnpm@" + cmp.Or(version, "9"), install: "pnpm install --store-dir=/root/.pnpm", prune: "CI=true pnpm install --prod --ignore-scripts --store-dir=/root/.pnpm", cache: "/root/.pnpm",
 			files: []string{"pnpm-lock.yaml", "pnpm-workspace.yaml", ".pnpmfile.cjs"},
 		}
 		if lock == "pnpm-lock.yaml" {
@@ -267,13 +268,13 @@ func packageManager(s *source, j packageJSON) manager {
 		return m
 	case "yarn":
 		m := manager{
-			name: "yarn", why: why, setup: "npm install --global --force yarn@" + orElse(version, "1.22.22"), install: "yarn install --frozen-lockfile", prune: "yarn install --production --ignore-scripts --prefer-offline --frozen-lockfile", cache: "/usr/local/share/.cache/yarn",
+			name: "yarn", why: why, setup: "npm install --global --force yarn@" + cmp.Or(version, "1.22.22"), install: "yarn install --frozen-lockfile", prune: "yarn install --production --ignore-scripts --prefer-offline --frozen-lockfile", cache: "/usr/local/share/.cache/yarn",
 			files: []string{"yarn.lock"},
 		}
 		if s.has(".yarnrc.yml") || version != "" && !strings.HasPrefix(version, "1.") {
 			// From npm's registry, like everything else: corepack would use another
 			// host. If the tree has its own yarn (yarnPath), that one takes over.
-			version, m.berry, m.config = orElse(version, "4"), true, s.read(".yarnrc.yml")
+			version, m.berry, m.config = cmp.Or(version, "4"), true, s.read(".yarnrc.yml")
 			m.setup = "npm install --global --force @yarnpkg/cli-dist@" + version
 			m.install, m.prune, m.cache = "yarn install --immutable", "", "/root/.yarn/berry/cache"
 			if major := lines(version, 1); major != "2" && major != "3" {
@@ -301,13 +302,6 @@ func packageManager(s *source, j packageJSON) manager {
 var yarnLinker = regexp.MustCompile(`(?m)^nodeLinker:\s*["']?(node-modules|pnpm)`)
 
 var lockfileVersion = regexp.MustCompile(`(?m)^lockfileVersion: '?[0-9.]+`)
-
-func orElse(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
-}
 
 // nodeInstall fills the build stage. The files that define the dependencies are
 // copied first, so that they are only installed again when these have changed.
@@ -553,7 +547,7 @@ func nodeStatic(s *source, p *plan, j packageJSON) error {
 		if out, err = angularOut(s, j); err != nil {
 			return err
 		}
-		why = orElse(s.first("angular.json"), why)
+		why = cmp.Or(s.first("angular.json"), why)
 	}
 	if s.set.BuildCommand == "" && strings.Contains(j.Scripts["build"], "--outDir") {
 		f := strings.Fields(j.Scripts["build"])
@@ -610,7 +604,7 @@ func angularOut(s *source, j packageJSON) (string, error) {
 	if !ok {
 		build = config.Projects[name].Targets["build"]
 	}
-	out, browser := "dist/"+orElse(name, j.Name), "browser"
+	out, browser := "dist/"+cmp.Or(name, j.Name), "browser"
 	if strings.HasSuffix(build.Builder, ":browser") || strings.HasSuffix(build.Builder, ":browser-esbuild") {
 		browser = "" // before Angular 17
 	}

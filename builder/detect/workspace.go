@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"cmp"
 	"encoding/json"
 	"io/fs"
 	"path"
@@ -26,7 +27,7 @@ func (s *source) climb(belongs func(top *source, at string) bool) bool {
 		if !plainPath.MatchString(at) {
 			return false // the name would need quoting in too many places
 		}
-		tree, err := fs.Sub(s.whole, orElse(dir, "."))
+		tree, err := fs.Sub(s.whole, cmp.Or(dir, "."))
 		if err != nil {
 			return false
 		}

@@ -301,17 +301,19 @@ func environment(stdout, stderr io.Writer) (env [][2]string) {
 
 // interactive tells whether a command wants a terminal when there is one.
 func interactive(words []string) bool {
-	for i := 0; i < len(words); i++ {
-		switch words[i] {
-		case "-a", "-s", "--app", "--stack":
-			i++
-		case "run", "enter":
-			return true
-		default:
-			return false
+	words = afterStack(words)
+	return len(words) > 0 && (words[0] == "run" || words[0] == "enter")
+}
+
+// afterStack is what follows the options that name a stack at the front.
+func afterStack(words []string) []string {
+	for {
+		_, n := command.StackOption(words)
+		if n == 0 {
+			return words
 		}
+		words = words[n:]
 	}
-	return false
 }
 
 func isTerminal(x any) bool {

@@ -15,6 +15,7 @@ import (
 
 	"mesh"
 	"mesh/builder/detect"
+	"mesh/command"
 	"mesh/deploy/manifest"
 )
 
@@ -24,9 +25,10 @@ func ejects(words []string) bool {
 	var named []string
 	eject := false
 	for i := 0; i < len(words); i++ {
+		_, n := command.StackOption(words[i:])
 		switch w := words[i]; {
-		case w == "-a" || w == "-s" || w == "--app" || w == "--stack":
-			i++
+		case n > 0:
+			i += n - 1
 		case w == "--eject" || w == "--eject=true":
 			eject = true
 		case !strings.HasPrefix(w, "-"):
@@ -99,13 +101,9 @@ func eject(words []string, ask func(words []string, stdout io.Writer) error, std
 
 // stackWords are the options that name the stack.
 func stackWords(words []string) (out []string) {
-	for i, w := range words {
-		switch name, _, joined := strings.Cut(w, "="); name {
-		case "-a", "-s", "--app", "--stack":
-			if out = append(out, w); !joined && i+1 < len(words) {
-				out = append(out, words[i+1])
-			}
-		}
+	for i := range words {
+		_, n := command.StackOption(words[i:])
+		out = append(out, words[i:i+n]...)
 	}
 	return out
 }

@@ -47,17 +47,7 @@ type sourceFile struct {
 // isDeploy tells whether words are a deploy of the working directory, and with
 // which Dockerfile. What comes without one, a prebuilt image, has no source here.
 func isDeploy(words []string) (dockerfile string, ok bool) {
-	for len(words) > 0 {
-		name, _, joined := strings.Cut(words[0], "=")
-		if !slices.Contains([]string{"-a", "-s", "--app", "--stack"}, name) {
-			break
-		}
-		n := 2
-		if joined {
-			n = 1
-		}
-		words = words[min(n, len(words)):]
-	}
+	words = afterStack(words)
 	if len(words) == 0 || words[0] != "deploy" {
 		return "", false
 	}
