@@ -54,3 +54,10 @@ func (c Config) Clone() Config {
 
 // Equal reports whether both have the same names with the same values.
 func (c Config) Equal(o Config) bool { return maps.EqualFunc(c, o, Secret.Equal) }
+
+// ConfigChange is a batch of changes of config vars: first Set, then Unset.
+type ConfigChange struct {
+	Set        Config
+	Unset      []string
+	RecordOnly bool // the next release takes them; otherwise they become one
+}

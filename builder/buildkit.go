@@ -22,6 +22,7 @@ import (
 	"github.com/moby/buildkit/session/secrets/secretsprovider"
 	"github.com/moby/buildkit/session/upload/uploadprovider"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/patternmatcher"
 	"github.com/opencontainers/go-digest"
 	"github.com/tonistiigi/fsutil"
 
@@ -66,6 +67,46 @@ func (b *Builder) dial(ctx context.Context) (*bkclient.Client, error) {
 
 // buildkit builds with BuildKit, and the Dockerfile frontend in this process.
 func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, error) {
+	ignore, err := j.df.matcher(j.files)
+	if err != nil {
+		return mesh.Image{}, err
+	}
+	opt, done := j.solveOpt(ignore)
+	defer done()
+	render := newRenderer(j.out)
+	statuses := make(chan *bkclient.SolveStatus)
+	rendered := make(chan struct{})
+	go func() {
+		defer close(rendered)
+		render.run(statuses)
+	}()
+	s := &solve{job: j, attrs: opt.FrontendAttrs, ignore: ignore}
+	res, err := bk.Build(ctx, opt, "mesh", s.frontend, statuses)
+	<-rendered
+	if s.same != nil && ctx.Err() == nil {
+		return j.reused(ctx, s.same)
+	}
+	if ctx.Err() != nil {
+		j.awaitKilled(ctx, bk, render, s.lines)
+		if errors.Is(context.Cause(ctx), errTimeout) {
+			return mesh.Image{}, j.timedOut(render)
+		}
+	}
+	if s.failed != nil {
+		err = s.failed
+	}
+	if err != nil {
+		return mesh.Image{}, j.explain(ctx, err, render, s.lines)
+	}
+	return mesh.Image{
+		// Not "containerimage.config.digest": if the engine keeps images in containerd,
+		// an image's ID is the digest of its manifest.
+		ID: res.ExporterResponse[exptypes.ExporterImageDigestKey], Shell: s.shell, Work: render.work(),
+	}, nil
+}
+
+// frontendAttrs are the options of the Dockerfile frontend.
+func (j *job) frontendAttrs() map[string]string {
 	attrs := map[string]string{
 		"filename": j.df.path,
 		// Use a local image without asking a registry. v29 asks by default, and then
@@ -96,113 +137,106 @@ func (j *job) buildkit(ctx context.Context, bk *bkclient.Client) (mesh.Image, er
 	for k, v := range j.labels() {
 		attrs["label:"+k] = v
 	}
+	return attrs
+}
+
+// solveOpt is what BuildKit is asked for. done must be called after the build.
+func (j *job) solveOpt(ignore *patternmatcher.PatternMatcher) (opt bkclient.SolveOpt, done func()) {
+	attrs, done := j.frontendAttrs(), func() {}
 	secrets := map[string][]byte{}
 	for k, v := range j.secrets() {
 		secrets[k] = []byte(v)
-	}
-	ignore, err := j.df.matcher(j.files)
-	if err != nil {
-		return mesh.Image{}, err
 	}
 	attach := []session.Attachable{secretsprovider.FromMap(secrets), authServer{credentials: j.credentials}}
 	mounts := map[string]fsutil.FS{"context": j.files, "dockerfile": j.df.mount()}
 	if !j.files.syncable() {
 		t := j.files.tar(ignore, nil)
-		defer t.Close()
+		done = func() { _ = t.Close() }
 		up := uploadprovider.New()
 		attrs["context"], attrs["dockerfilekey"] = up.Add(t), "dockerfile"
 		attach = append(attach, up)
 		delete(mounts, "context")
 	}
-	export := bkclient.ExportEntry{Type: bkclient.ExporterImage, Attrs: map[string]string{}}
-	export.Type = "moby" // with "image", v29 makes an image without a name
+	// With the type "image", v29 makes an image without a name.
+	export := bkclient.ExportEntry{Type: "moby", Attrs: map[string]string{}}
 	if len(j.Tags) > 0 {
 		export.Attrs["name"] = strings.Join(j.Tags, ",") // an empty name is an invalid reference
 	}
-
-	render := newRenderer(j.out)
-	statuses := make(chan *bkclient.SolveStatus)
-	rendered := make(chan struct{})
-	go func() {
-		defer close(rendered)
-		render.run(statuses)
-	}()
-	var (
-		img    mesh.Image
-		lines  *lineRecorder
-		failed error // the frontend's, with its type
-		same   *image.Summary
-	)
-	res, err := bk.Build(ctx, bkclient.SolveOpt{
+	return bkclient.SolveOpt{
 		// BuildKit keeps the last context of each key and asks for the difference.
 		SharedKey:     j.server + "/" + string(j.Stack),
 		FrontendAttrs: attrs, LocalMounts: mounts, Session: attach, Exports: []bkclient.ExportEntry{export},
-	}, "mesh", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
-		if caps := c.BuildOpts().LLBCaps; j.group.parent != "" && caps.Supports(pb.CapExecMetaCgroupParent) != nil {
-			j.unlimited(ctx, errors.New("the engine cannot run builds in "+Slice+": use Docker 23 or later, or \"exec-opts\": [\"native.cgroupdriver=cgroupfs\"] in /etc/docker/daemon.json"))
-		}
-		caps := engineCaps{c.BuildOpts().LLBCaps}
-		if failed = j.df.checkFlags(caps); failed != nil {
-			return nil, failed
-		}
-		c = guarded{c, j}
-		if bases, known := j.resolve(ctx, c, attrs["image-resolve-mode"]); known {
-			onbuild, more := triggers(bases), map[string]string{}
-			for name, value := range onbuild.pick(j.Config, j.Commit) {
-				j.args[name], more["build-arg:"+name] = value, value
-			}
-			source, old, err := j.reuse(ctx, bases, onbuild)
-			if err != nil {
-				return nil, err
-			}
-			if old != nil {
-				same, failed = old, errReused
-				return nil, failed
-			}
-			more["label:"+labelSource], more["label:"+labelSeal] = source, j.sealOf(string(j.Stack), source)
-			c = with{c, more}
-		}
-		lines = newLineRecorder(c)
-		var r *gateway.Result
-		r, failed = frontend.Build(ctx, marked{Client: lines, job: j, caps: caps, moved: j.movedSince(ctx, ignore)})
-		if failed == nil {
-			failed = strip(r, j.Settings.User)
-		}
-		if failed != nil {
-			return nil, failed
-		}
-		if ref, err := r.SingleRef(); err == nil && ref != nil {
-			img.Shell = hasShell(func(p string) (fs.FileMode, string, error) {
-				st, err := ref.StatFile(ctx, gateway.StatRequest{Path: p})
-				if err != nil {
-					return 0, "", err
-				}
-				return fs.FileMode(st.Mode), st.Linkname, nil
-			})
-		}
-		return r, nil
-	}, statuses)
-	<-rendered
-	if same != nil && ctx.Err() == nil {
-		return j.reused(ctx, same)
+	}, done
+}
+
+// solve is one run of the Dockerfile frontend, and what it has found out.
+type solve struct {
+	*job
+	attrs  map[string]string
+	ignore *patternmatcher.PatternMatcher
+
+	lines  *lineRecorder
+	failed error          // the frontend's, with its type
+	same   *image.Summary // an image of the same source, which makes the build unnecessary
+	shell  bool           // the image has one
+}
+
+// frontend builds the Dockerfile, unless there is an image of the same source.
+func (s *solve) frontend(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+	if caps := c.BuildOpts().LLBCaps; s.group.parent != "" && caps.Supports(pb.CapExecMetaCgroupParent) != nil {
+		s.unlimited(ctx, errors.New("the engine cannot run builds in "+Slice+": use Docker 23 or later, or \"exec-opts\": [\"native.cgroupdriver=cgroupfs\"] in /etc/docker/daemon.json"))
 	}
-	if ctx.Err() != nil {
-		j.awaitKilled(ctx, bk, render, lines)
-		if errors.Is(context.Cause(ctx), errTimeout) {
-			return mesh.Image{}, j.timedOut(render)
-		}
+	caps := engineCaps{c.BuildOpts().LLBCaps}
+	if s.failed = s.df.checkFlags(caps); s.failed != nil {
+		return nil, s.failed
 	}
-	if failed != nil {
-		err = failed
-	}
+	c, err := s.known(ctx, guarded{c, s.job})
 	if err != nil {
-		return mesh.Image{}, j.explain(ctx, err, render, lines)
+		return nil, err
 	}
-	// Not "containerimage.config.digest": if the engine keeps images in containerd,
-	// an image's ID is the digest of its manifest.
-	img.ID = res.ExporterResponse[exptypes.ExporterImageDigestKey]
-	img.Work = render.work()
-	return img, nil
+	s.lines = newLineRecorder(c)
+	var r *gateway.Result
+	r, s.failed = frontend.Build(ctx, marked{Client: s.lines, job: s.job, caps: caps, moved: s.movedSince(ctx, s.ignore)})
+	if s.failed == nil {
+		s.failed = strip(r, s.Settings.User)
+	}
+	if s.failed != nil {
+		return nil, s.failed
+	}
+	if ref, err := r.SingleRef(); err == nil && ref != nil {
+		s.shell = hasShell(func(p string) (fs.FileMode, string, error) {
+			st, err := ref.StatFile(ctx, gateway.StatRequest{Path: p})
+			if err != nil {
+				return 0, "", err
+			}
+			return fs.FileMode(st.Mode), st.Linkname, nil
+		})
+	}
+	return r, nil
+}
+
+// known looks at the base images: it gives their ONBUILD triggers what they ask for,
+// and fails with errReused if there is an image of the same source. Without knowledge of
+// the base images, c is returned unchanged.
+func (s *solve) known(ctx context.Context, c gateway.Client) (gateway.Client, error) {
+	bases, known := s.resolve(ctx, c, s.attrs["image-resolve-mode"])
+	if !known {
+		return c, nil
+	}
+	onbuild, more := triggers(bases), map[string]string{}
+	for name, value := range onbuild.pick(s.Config, s.Commit) {
+		s.args[name], more["build-arg:"+name] = value, value
+	}
+	source, old, err := s.reuse(ctx, bases, onbuild)
+	if err != nil {
+		return nil, err
+	}
+	if old != nil {
+		s.same, s.failed = old, errReused
+		return nil, s.failed
+	}
+	more["label:"+labelSource], more["label:"+labelSeal] = source, s.sealOf(string(s.Stack), source)
+	return with{c, more}, nil
 }
 
 // awaitKilled returns when no step of the build is running. BuildKit gives up a

@@ -137,11 +137,11 @@ func (f *fake) DestroyStack(_ context.Context, name mesh.StackName, by mesh.KeyN
 	return nil
 }
 
-func (f *fake) SetConfig(_ context.Context, _ mesh.StackName, _ mesh.KeyName, set mesh.Config, unset []string, recordOnly bool, _ io.Writer) ([]string, error) {
+func (f *fake) SetConfig(_ context.Context, _ mesh.StackName, _ mesh.KeyName, change mesh.ConfigChange, _ io.Writer) ([]string, error) {
 	if f.setConfig != nil {
-		return f.setConfig(set, unset, recordOnly)
+		return f.setConfig(change.Set, change.Unset, change.RecordOnly)
 	}
-	return append(set.Names(), unset...), nil
+	return append(change.Set.Names(), change.Unset...), nil
 }
 
 func (f *fake) Rebuild(_ context.Context, name mesh.StackName, by mesh.KeyName, noCache bool, _ io.Writer) error {

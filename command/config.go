@@ -13,10 +13,9 @@ import (
 
 // Configs changes config vars.
 type Configs interface {
-	// SetConfig sets and then unsets, as one batch and one release, and returns the names
-	// that have changed. With recordOnly the next release takes them. It writes the
-	// deployment's lines to out.
-	SetConfig(ctx context.Context, stack mesh.StackName, by mesh.KeyName, set mesh.Config, unset []string, recordOnly bool, out io.Writer) ([]string, error)
+	// SetConfig makes one release of a batch, unless it is RecordOnly, and returns the
+	// names that have changed. It writes the deployment's lines to out.
+	SetConfig(ctx context.Context, stack mesh.StackName, by mesh.KeyName, change mesh.ConfigChange, out io.Writer) ([]string, error)
 }
 
 var configCommands = []*definition{
@@ -152,7 +151,7 @@ func runConfigSet(ctx context.Context, c *call) error {
 		// to. Nothing else is taken away.
 		set[fromStdin] = mesh.NewSecret(strings.TrimSuffix(strings.TrimSuffix(data, "\n"), "\r"))
 	}
-	return c.changeConfig(ctx, set, nil, "set")
+	return c.changeConfig(ctx, mesh.ConfigChange{Set: set}, "set")
 }
 
 func runConfigUnset(ctx context.Context, c *call) error {
@@ -161,12 +160,12 @@ func runConfigUnset(ctx context.Context, c *call) error {
 			return c.usage("config:unset takes names only, not %q", mesh.Clip(n[:strings.IndexByte(n, '=')], 60)+"=…")
 		}
 	}
-	return c.changeConfig(ctx, nil, c.args, "unset")
+	return c.changeConfig(ctx, mesh.ConfigChange{Unset: c.args}, "unset")
 }
 
-func (c *call) changeConfig(ctx context.Context, set mesh.Config, unset []string, verb string) error {
-	recordOnly, _ := c.flags.GetBool("no-restart")
-	changed, err := c.Configs.SetConfig(ctx, c.stack.Name, c.Key.Name, set, unset, recordOnly, c.Stderr)
+func (c *call) changeConfig(ctx context.Context, change mesh.ConfigChange, verb string) error {
+	change.RecordOnly, _ = c.flags.GetBool("no-restart")
+	changed, err := c.Configs.SetConfig(ctx, c.stack.Name, c.Key.Name, change, c.Stderr)
 	if err != nil {
 		return err
 	}
@@ -177,7 +176,7 @@ func (c *call) changeConfig(ctx context.Context, set mesh.Config, unset []string
 	switch {
 	case len(changed) == 0:
 		c.say("%s: nothing to change\n", st.Name)
-	case st.Current == 0, recordOnly:
+	case st.Current == 0, change.RecordOnly:
 		c.say("%s: %s %s; in force with the next release\n", st.Name, verb, strings.Join(changed, ", "))
 	default:
 		c.say("%s %s: %s %s\n", st.Name, st.Current, verb, strings.Join(changed, ", "))

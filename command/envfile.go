@@ -81,7 +81,7 @@ func runConfigImport(ctx context.Context, c *call) error {
 	if len(set) == 0 {
 		return mesh.Errorf(mesh.Invalid, "there are no config vars on standard input").WithHint("ssh mesh config:import -a %s < .env", c.stack.Name)
 	}
-	return c.changeConfig(ctx, set, nil, "set")
+	return c.changeConfig(ctx, mesh.ConfigChange{Set: set}, "set")
 }
 
 // parseConfig reads what exportConfig writes, and .env files as people write

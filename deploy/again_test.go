@@ -25,10 +25,10 @@ func TestAgain_BuildsWhatIsGoneByItself(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := d.SetConfig(t.Context(), "blog", "x", mesh.Config{"NOW": mesh.NewSecret("in force")}, nil, false, io.Discard); err != nil {
+		if _, err := d.SetConfig(t.Context(), "blog", "x", mesh.ConfigChange{Set: mesh.Config{"NOW": mesh.NewSecret("in force")}}, io.Discard); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := d.SetConfig(t.Context(), "blog", "x", mesh.Config{"LATER": mesh.NewSecret("recorded")}, nil, true, io.Discard); err != nil {
+		if _, err := d.SetConfig(t.Context(), "blog", "x", mesh.ConfigChange{Set: mesh.Config{"LATER": mesh.NewSecret("recorded")}, RecordOnly: true}, io.Discard); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := d.Lock(t.Context(), "blog", "x", "frozen"); err != nil {

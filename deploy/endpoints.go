@@ -66,9 +66,9 @@ func (d *Deployer) Publish(ctx context.Context, stack mesh.StackName, by mesh.Ke
 			return err
 		}
 		anew := func(s mesh.ServiceName) bool { return s == e.Service }
-		st, err = d.roll(ctx, a, st, r, anew, func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
+		st, err = d.roll(ctx, a, rollout{stack: st, release: r, anew: anew, commit: func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
 			return d.commit(ctx, a, nil, change)
-		})
+		}})
 		if err != nil {
 			return err
 		}

@@ -58,7 +58,7 @@ func (q *queue) push() *pushed {
 
 func (q *queue) config(name string) *pushed {
 	return q.do(func(ctx context.Context, out io.Writer) error {
-		_, err := q.d.SetConfig(ctx, "blog", "ci", mesh.Config{name: mesh.NewSecret("x")}, nil, false, out)
+		_, err := q.d.SetConfig(ctx, "blog", "ci", mesh.ConfigChange{Set: mesh.Config{name: mesh.NewSecret("x")}}, out)
 		return err
 	})
 }

@@ -104,7 +104,7 @@ func TestManifest_GoesWithTheRelease(t *testing.T) {
 			t.Fatal(err)
 		}
 		checked("/old")
-		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.Config{"A": mesh.NewSecret("b")}, nil, false, io.Discard); err != nil {
+		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.ConfigChange{Set: mesh.Config{"A": mesh.NewSecret("b")}}, io.Discard); err != nil {
 			t.Fatal(err)
 		}
 		if got := stack(t, w).Effective().Health; got != "/old" {

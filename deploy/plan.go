@@ -11,12 +11,11 @@ import (
 	"mesh/deploy/manifest"
 )
 
-// release is a release in the making: all but its number.
-func (d *Deployer) release(a *attempt, st mesh.Stack, img mesh.Image, commit mesh.Commit, cfg mesh.Config, services map[mesh.ServiceName]mesh.Service, formation mesh.Formation, description string) mesh.Release {
-	return mesh.Release{
-		Stack: st.Name, Number: a.next, Created: d.Now().UTC(), By: a.dep.By, Description: description, Deployment: a.dep.Number,
-		Commit: commit, Image: img, Config: cfg, Services: services, Formation: formation,
-	}
+// newRelease fills in what every new release of a stack has: its number, who made it,
+// and when.
+func (d *Deployer) newRelease(a *attempt, r mesh.Release) mesh.Release {
+	r.Stack, r.Number, r.Created, r.By, r.Deployment = a.dep.Stack, a.next, d.Now().UTC(), a.dep.By, a.dep.Number
+	return r
 }
 
 // services puts together what a stack runs: what its tree names, or web from the

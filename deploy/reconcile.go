@@ -9,93 +9,29 @@ import (
 	"mesh"
 )
 
-// Reconcile makes containers, routes and refs equal to the store. It is called
-// before anything listens, and when an engine that was away is back. What runs
-// and is wanted is adopted as it is; what is wanted and does not run is started in the
-// background; what a stack no longer wants, and what destroyed stacks have left, is
-// stopped and removed. What nothing is known of is left alone, and told: what is missing
-// may be the record. With an engine
-// that does not answer it puts the refs right, and returns the engine's error.
+// Reconcile makes containers, routes and refs equal to the store. Call it before
+// anything listens, and when an engine that was away is back. What runs and should run
+// is adopted unchanged; what should run and does not is started in the background; what
+// a stack no longer wants, and what destroyed stacks have left, is stopped and removed.
+// What belongs to no recorded stack is left alone and reported: the record may be what
+// is missing. If the engine does not answer, Reconcile puts the refs right and returns
+// the engine's error.
 func (d *Deployer) Reconcile(ctx context.Context) error {
 	stacks, err := d.Store.Stacks(ctx)
 	if err != nil {
 		return err
 	}
 	damaged, whole := d.damaged()
-	var all []error
-	for i, st := range stacks {
-		if damaged[st.Name] {
-			continue
-		}
-		if st.Was != "" && !d.isRenaming(st.Was) {
-			if stacks[i], err = d.finishRename(ctx, st); err != nil {
-				all = append(all, err)
-			}
-		}
-		if d.fleet.Has(st.Name) {
-			continue // the deployments that are open there are alive
-		}
-		if err := d.closeRecords(ctx, st); err != nil {
-			all = append(all, fmt.Errorf("settle the records of %s: %w", st.Name, err))
-		}
-	}
+	all := []error{d.finishRecords(ctx, stacks, damaged)}
 	running, err := d.Runner.List(ctx)
 	if err != nil {
-		recalled := d.fleet.Recall(ctx, stacks, whole)
-		for name := range whole {
-			d.hold(name, recalled[name])
-		}
-		for _, st := range stacks {
-			// Routes that wait beat routes that do not exist, and routes that are there
-			// beat both: the instances may well serve without their engine.
-			if d.fleet.Has(st.Name) || whole[st.Name] {
-				continue
-			}
-			if aerr := d.adopt(ctx, st, recalled[st.Name], false); aerr != nil {
-				all = append(all, fmt.Errorf("adopt %s: %w", st.Name, aerr))
-			}
-		}
-		return errors.Join(append(all, err)...)
+		return errors.Join(append(all, d.adoptRecalled(ctx, stacks, whole), err)...)
 	}
-	by := map[mesh.StackName][]mesh.Instance{}
-	for _, in := range running {
-		by[in.Stack] = append(by[in.Stack], in)
-	}
-	for name := range whole {
-		d.hold(name, running)
-	}
-	for _, st := range stacks {
-		if whole[st.Name] {
-			continue
-		}
-		if d.fleet.Has(st.Name) {
-			// What was read above may be old by now: the lane is taken first, and all
-			// read again.
-			d.adoptLater(st.Name)
-			continue
-		}
-		if err := d.adopt(ctx, st, by[st.Name], true); err != nil {
-			all = append(all, fmt.Errorf("adopt %s: %w", st.Name, err))
-		}
-	}
-	there, err := d.Runner.Stacks(ctx)
-	if err == nil {
-		// A server that was killed in the middle of a stacks:destroy may have removed all
-		// but the images.
-		var images []mesh.StackName
-		images, err = d.Builder.Stacks(ctx)
-		there = append(there, images...)
-	}
+	all = append(all, d.adoptAll(ctx, stacks, running, whole))
+	there, destroyed, err := d.leftBehind(ctx)
 	if err != nil {
 		return errors.Join(append(all, err)...)
 	}
-	destroyed, err := d.Store.Destroyed(ctx)
-	if err != nil {
-		return errors.Join(append(all, err)...)
-	}
-	there = append(there, destroyed...)
-	slices.Sort(there)
-	there = slices.Compact(there)
 	var unknown []mesh.StackName
 	for _, name := range there {
 		if _, err := d.Store.Stack(ctx, name); !errors.Is(err, mesh.NoStack) || d.isRenaming(name) {
@@ -117,6 +53,95 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 	}
 	d.unknown.Store(&unknown)
 	return errors.Join(all...)
+}
+
+// finishRecords completes what a killed server has left half done in the store and in
+// the repositories: renames, open deployments, the deploy branch.
+func (d *Deployer) finishRecords(ctx context.Context, stacks []mesh.Stack, damaged map[mesh.StackName]bool) error {
+	var all []error
+	for i, st := range stacks {
+		if damaged[st.Name] {
+			continue
+		}
+		if st.Was != "" && !d.isRenaming(st.Was) {
+			var err error
+			if stacks[i], err = d.finishRename(ctx, st); err != nil {
+				all = append(all, err)
+			}
+		}
+		if d.fleet.Has(st.Name) {
+			continue // the deployments that are open there are alive
+		}
+		if err := d.closeRecords(ctx, st); err != nil {
+			all = append(all, fmt.Errorf("close the records of %s: %w", st.Name, err))
+		}
+	}
+	return errors.Join(all...)
+}
+
+// adoptAll adopts the stacks, with what runs of each. A stack in whole is held: its
+// record cannot be read.
+func (d *Deployer) adoptAll(ctx context.Context, stacks []mesh.Stack, running []mesh.Instance, whole map[mesh.StackName]bool) error {
+	by := map[mesh.StackName][]mesh.Instance{}
+	for _, in := range running {
+		by[in.Stack] = append(by[in.Stack], in)
+	}
+	for name := range whole {
+		d.hold(name, running)
+	}
+	var all []error
+	for _, st := range stacks {
+		switch {
+		case whole[st.Name]:
+		case d.fleet.Has(st.Name):
+			// What was read may be old by now: the lane is taken first, and all read again.
+			d.adoptLater(st.Name)
+		default:
+			if err := d.adopt(ctx, st, by[st.Name], true); err != nil {
+				all = append(all, fmt.Errorf("adopt %s: %w", st.Name, err))
+			}
+		}
+	}
+	return errors.Join(all...)
+}
+
+// adoptRecalled adopts the stacks while the engine is away, with what was last seen and
+// answers. Routes that wait are better than none, and routes that work are better than
+// both: the instances may well serve without their engine.
+func (d *Deployer) adoptRecalled(ctx context.Context, stacks []mesh.Stack, whole map[mesh.StackName]bool) error {
+	recalled := d.fleet.Recall(ctx, stacks, whole)
+	for name := range whole {
+		d.hold(name, recalled[name])
+	}
+	var all []error
+	for _, st := range stacks {
+		if d.fleet.Has(st.Name) || whole[st.Name] {
+			continue
+		}
+		if err := d.adopt(ctx, st, recalled[st.Name], false); err != nil {
+			all = append(all, fmt.Errorf("adopt %s: %w", st.Name, err))
+		}
+	}
+	return errors.Join(all...)
+}
+
+// leftBehind names the stacks that the engine has something of, and those that were
+// destroyed and may have left something. A server that was killed in the middle of a
+// stacks:destroy may have removed everything but the images.
+func (d *Deployer) leftBehind(ctx context.Context) (there, destroyed []mesh.StackName, err error) {
+	if there, err = d.Runner.Stacks(ctx); err != nil {
+		return nil, nil, err
+	}
+	images, err := d.Builder.Stacks(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if destroyed, err = d.Store.Destroyed(ctx); err != nil {
+		return nil, nil, err
+	}
+	there = slices.Concat(there, images, destroyed)
+	slices.Sort(there)
+	return slices.Compact(there), destroyed, nil
 }
 
 // closeRecords ends the deployments that a killed server left open, and puts the

@@ -146,7 +146,7 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 	if st.Stopped {
 		r.Formation = nil
 	}
-	next, err := d.roll(ctx, a, moved, r, all, func(ctx context.Context, moved mesh.Stack) (mesh.Stack, error) {
+	next, err := d.roll(ctx, a, rollout{stack: moved, release: r, anew: all, commit: func(ctx context.Context, moved mesh.Stack) (mesh.Stack, error) {
 		a.dep.Ended = d.Now().UTC()
 		next, err := d.Store.RenameStack(ctx, a.dep, moved.Name, func(s *mesh.Stack) error {
 			if s.Lock != nil {
@@ -174,7 +174,7 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 			a.dep.Stack, a.dep.Status = moved.Name, mesh.StatusLive
 		}
 		return next, err
-	})
+	}})
 	if err != nil {
 		if a.dep.Status != mesh.StatusLive {
 			d.removeStack(context.WithoutCancel(ctx), moved.Name) // its network; nobody else can have begun under that name

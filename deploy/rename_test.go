@@ -181,7 +181,7 @@ func TestRename_KeepsOthersOut(t *testing.T) {
 		var tried atomic.Bool
 		w.Runner.StartFunc = func(s mesh.InstanceSpec) error {
 			if s.Stack == "shop" && tried.CompareAndSwap(false, true) {
-				_, err := d.SetConfig(t.Context(), "blog", "x", mesh.Config{"A": mesh.NewSecret("b")}, nil, false, io.Discard)
+				_, err := d.SetConfig(t.Context(), "blog", "x", mesh.ConfigChange{Set: mesh.Config{"A": mesh.NewSecret("b")}}, io.Discard)
 				_, cerr := d.CreateStack(t.Context(), "shop", "x")
 				perr := d.AdmitPush(t.Context(), mesh.Key{Role: mesh.RoleAdmin}, "blog")
 				for _, err := range []error{err, cerr, perr} {
@@ -317,7 +317,7 @@ func TestRename_TakesWhatIsCurrentInItsTurn(t *testing.T) {
 		renamed(t, w, d)
 		w.Runner.DetachedFunc = func() {
 			w.Runner.DetachedFunc = nil
-			if _, err := d.SetConfig(t.Context(), "blog", "x", mesh.Config{"NEW": mesh.NewSecret("value")}, nil, false, io.Discard); err != nil {
+			if _, err := d.SetConfig(t.Context(), "blog", "x", mesh.ConfigChange{Set: mesh.Config{"NEW": mesh.NewSecret("value")}}, io.Discard); err != nil {
 				t.Error(err)
 			}
 		}
@@ -344,7 +344,7 @@ func TestRename_IsFinishedAfterADeployment(t *testing.T) {
 		if err := d.RenameStack(t.Context(), "blog", "shop", "laptop", io.Discard); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := d.SetConfig(t.Context(), "shop", "x", mesh.Config{"A": mesh.NewSecret("b")}, nil, false, io.Discard); err != nil {
+		if _, err := d.SetConfig(t.Context(), "shop", "x", mesh.ConfigChange{Set: mesh.Config{"A": mesh.NewSecret("b")}}, io.Discard); err != nil {
 			t.Fatal(err)
 		}
 		stop()

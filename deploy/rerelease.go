@@ -31,8 +31,9 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 			return err
 		}
 		a.out.mask(st.Config, cur.Config)
-		r := d.release(a, st, cur.Image, cur.Commit, st.Config, cur.Services, formation(st, cur.Services), description)
-		r.Source, r.Declared, r.Elsewhere = cur.Source, cur.Declared, cur.Elsewhere
+		r := cur
+		r.Description, r.Config, r.Formation = description, st.Config, formation(st, cur.Services)
+		r = d.newRelease(a, r)
 		also, err := change(ctx, a, st, &r)
 		if err != nil {
 			return err
@@ -49,7 +50,7 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 		if dep.Kind == mesh.DeployScale {
 			anew = none
 		}
-		st, err = d.roll(ctx, a, st, run, anew, func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
+		st, err = d.roll(ctx, a, rollout{stack: st, release: run, anew: anew, commit: func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
 			return d.commit(ctx, a, &r, func(s *mesh.Stack) error {
 				if s.Lock != nil && !free {
 					return locked(*s) // since this began
@@ -60,7 +61,7 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 				}
 				return nil
 			})
-		})
+		}})
 		if err != nil {
 			return err
 		}

@@ -67,17 +67,18 @@ func (d *Deployer) rerun(ctx context.Context, dep mesh.Deployment, out io.Writer
 			if a.next, err = d.nextRelease(ctx, st.Name); err != nil {
 				return err
 			}
-			next := d.release(a, st, r.Image, r.Commit, r.Config, r.Services, r.Formation, againText(r))
-			next.Source, next.Declared, next.Elsewhere = r.Source, r.Declared, r.Elsewhere
+			next := r
+			next.Description = againText(r)
+			next = d.newRelease(a, next)
 			if err := d.ensureImage(ctx, a, st, &next); err != nil {
 				return err
 			}
 			made, r, anew = &next, next, all
 		}
 		st.Stopped = false
-		st, err = d.roll(ctx, a, st, r, anew, func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
+		st, err = d.roll(ctx, a, rollout{stack: st, release: r, anew: anew, commit: func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
 			return d.commit(ctx, a, made, func(s *mesh.Stack) error { s.Stopped = false; return nil })
-		})
+		}})
 		if err != nil {
 			return err
 		}
@@ -113,9 +114,9 @@ func (d *Deployer) Stop(ctx context.Context, stack mesh.StackName, by mesh.KeyNa
 			return err
 		}
 		r.Formation = nil
-		st, err = d.roll(ctx, a, st, r, none, func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
+		st, err = d.roll(ctx, a, rollout{stack: st, release: r, anew: none, commit: func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
 			return d.commit(ctx, a, nil, func(s *mesh.Stack) error { s.Stopped = true; return nil })
-		})
+		}})
 		if err != nil {
 			return err
 		}

@@ -11,19 +11,26 @@ import (
 	"mesh/deploy/fleet"
 )
 
-// roll starts what r runs beside what runs now, commits, switches traffic, and
-// retires what r leaves out. Instances that run the same already stay, except
-// those of services that anew names. When anything fails before commit has
-// succeeded, the new instances are gone again and nothing has changed. From
-// commit on, the rollout is finished whether or not ctx ends. commit gets st with
-// the subnet that the instances are in.
-func (d *Deployer) roll(ctx context.Context, a *attempt, st mesh.Stack, r mesh.Release, anew func(mesh.ServiceName) bool, commit func(context.Context, mesh.Stack) (mesh.Stack, error)) (mesh.Stack, error) {
+// rollout is what roll rolls out.
+type rollout struct {
+	stack   mesh.Stack
+	release mesh.Release                                          // to run; without its formation, nothing runs
+	anew    func(mesh.ServiceName) bool                           // services of which no running instance is kept
+	commit  func(context.Context, mesh.Stack) (mesh.Stack, error) // records it; gets the stack with the subnet of the instances
+}
+
+// roll starts what the release runs beside what runs now, commits, switches traffic, and
+// retires what the release leaves out. Instances that already run the same stay. If
+// anything fails before commit has succeeded, the new instances are removed and nothing
+// has changed. From commit on, the rollout is finished whether or not ctx ends.
+func (d *Deployer) roll(ctx context.Context, a *attempt, o rollout) (mesh.Stack, error) {
+	st, r := o.stack, o.release
 	want, err := specs(st, r, a.dep.Number)
 	if err != nil {
 		return st, err
 	}
 	was := st.Current
-	keep, start := d.fleet.Split(st.Name, want, anew)
+	keep, start := d.fleet.Split(st.Name, want, o.anew)
 	if len(start) > 0 {
 		a.step("starting", "Starting %s", counts(start))
 	}
@@ -51,7 +58,7 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, st mesh.Stack, r mesh.R
 		return st, context.Cause(ctx)
 	}
 	ctx = context.WithoutCancel(ctx)
-	if st, err = commit(ctx, st); err != nil {
+	if st, err = o.commit(ctx, st); err != nil {
 		undo()
 		return st, err
 	}

@@ -526,7 +526,7 @@ func TestSetConfig_IsOneReleaseOfTheSameImage(t *testing.T) {
 		mustPush(t, w, d, app)
 		var out deploytest.Output
 		set := mesh.Config{"A": mesh.NewSecret("one-secret-value"), "B": mesh.NewSecret("2")}
-		changed, err := d.SetConfig(t.Context(), "blog", "ci", set, nil, false, &out)
+		changed, err := d.SetConfig(t.Context(), "blog", "ci", mesh.ConfigChange{Set: set}, &out)
 		if err != nil || fmt.Sprint(changed) != "[A B]" || strings.Contains(out.String(), "one-secret-value") {
 			t.Fatalf("%v, %v\n%s", changed, err, out.String())
 		}
@@ -538,13 +538,13 @@ func TestSetConfig_IsOneReleaseOfTheSameImage(t *testing.T) {
 		if e := w.Runner.Containers()[0].Spec.Env; e["A"].Reveal() != "one-secret-value" || e["MESH_RELEASE"].Reveal() != "v2" || e["PORT"].Reveal() != "8080" {
 			t.Errorf("got %v", e)
 		}
-		if changed, err := d.SetConfig(t.Context(), "blog", "ci", set, nil, false, &out); err != nil || len(changed) != 0 || stack(t, w).Current != 2 {
+		if changed, err := d.SetConfig(t.Context(), "blog", "ci", mesh.ConfigChange{Set: set}, &out); err != nil || len(changed) != 0 || stack(t, w).Current != 2 {
 			t.Errorf("the same again: %v, %v, %s", changed, err, stack(t, w).Current)
 		}
-		if _, err := d.SetConfig(t.Context(), "blog", "ci", nil, []string{"A", "NOPE"}, false, &out); !errors.Is(err, mesh.NotFound) || stack(t, w).Current != 2 {
+		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.ConfigChange{Unset: []string{"A", "NOPE"}}, &out); !errors.Is(err, mesh.NotFound) || stack(t, w).Current != 2 {
 			t.Errorf("half a batch: %v", err)
 		}
-		if changed, err := d.SetConfig(t.Context(), "blog", "ci", nil, []string{"A"}, false, &out); err != nil || fmt.Sprint(changed) != "[A]" || len(stack(t, w).Config) != 1 {
+		if changed, err := d.SetConfig(t.Context(), "blog", "ci", mesh.ConfigChange{Unset: []string{"A"}}, &out); err != nil || fmt.Sprint(changed) != "[A]" || len(stack(t, w).Config) != 1 {
 			t.Errorf("unset: %v, %v", changed, err)
 		}
 		sound(t, w)
@@ -556,7 +556,7 @@ func TestSetConfig_FailedChecksChangeNothing(t *testing.T) {
 		d, _ := w.Start()
 		mustPush(t, w, d, app)
 		w.Runner.CheckFunc = func(context.Context, mesh.Instance) (string, error) { return "", failed(mesh.Failed, "ill") }
-		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.Config{"A": mesh.NewSecret("x")}, nil, false, io.Discard); err == nil {
+		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.ConfigChange{Set: mesh.Config{"A": mesh.NewSecret("x")}}, io.Discard); err == nil {
 			t.Error("no error")
 		}
 		sound(t, w)
@@ -570,7 +570,7 @@ func TestSetConfig_RecordOnlyWaitsForTheNextRelease(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()
 		mustPush(t, w, d, app)
-		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.Config{"A": mesh.NewSecret("x")}, nil, true, io.Discard); err != nil {
+		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.ConfigChange{Set: mesh.Config{"A": mesh.NewSecret("x")}, RecordOnly: true}, io.Discard); err != nil {
 			t.Fatal(err)
 		}
 		if w.Runner.Names() != "web.1@c1" || stack(t, w).Current != 1 {
@@ -597,11 +597,11 @@ func TestSetConfig_Limits(t *testing.T) {
 			t.Fatal(err)
 		}
 		for name, v := range map[string]string{"PORT": "1", "A-B": "x", "A": "a\x00b", "BIG": strings.Repeat("x", 1<<20)} {
-			if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.Config{name: mesh.NewSecret(v)}, nil, false, io.Discard); !errors.Is(err, mesh.Invalid) {
+			if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.ConfigChange{Set: mesh.Config{name: mesh.NewSecret(v)}}, io.Discard); !errors.Is(err, mesh.Invalid) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.Config{"A": mesh.NewSecret("1")}, nil, false, io.Discard); err != nil || len(stack(t, w).Config) != 1 {
+		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.ConfigChange{Set: mesh.Config{"A": mesh.NewSecret("1")}}, io.Discard); err != nil || len(stack(t, w).Config) != 1 {
 			t.Errorf("before the first push: %v", err)
 		}
 		sound(t, w)
@@ -664,7 +664,7 @@ func TestRollback_IsTheOldImageAndConfigAsANewRelease(t *testing.T) {
 		if err := d.Rollback(t.Context(), "blog", "ci", 0, io.Discard); !errors.Is(err, mesh.Conflict) {
 			t.Errorf("before v1: %v", err)
 		}
-		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.Config{"A": mesh.NewSecret("x")}, nil, false, io.Discard); err != nil {
+		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.ConfigChange{Set: mesh.Config{"A": mesh.NewSecret("x")}}, io.Discard); err != nil {
 			t.Fatal(err)
 		}
 		mustPush(t, w, d, map[string]string{"Procfile": "web: ./two"})
@@ -728,7 +728,7 @@ func TestStopAndStart(t *testing.T) {
 		if err := d.Restart(t.Context(), "blog", "ci", "", io.Discard); !errors.Is(err, mesh.Conflict) {
 			t.Errorf("restart: %v", err)
 		}
-		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.Config{"A": mesh.NewSecret("x")}, nil, false, io.Discard); err != nil || len(w.Runner.Containers()) != 0 {
+		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.ConfigChange{Set: mesh.Config{"A": mesh.NewSecret("x")}}, io.Discard); err != nil || len(w.Runner.Containers()) != 0 {
 			t.Errorf("config of a stopped stack: %v, %s", err, w.Runner.Names())
 		}
 		stop()

@@ -190,7 +190,7 @@ func TestSetConfig_ManyAndLarge(t *testing.T) {
 		for i := range 1000 {
 			many[fmt.Sprintf("VAR_%d", i)] = mesh.NewSecret(strings.Repeat("v", 900))
 		}
-		if _, err := d.SetConfig(t.Context(), "blog", "x", many, nil, false, io.Discard); err != nil {
+		if _, err := d.SetConfig(t.Context(), "blog", "x", mesh.ConfigChange{Set: many}, io.Discard); err != nil {
 			t.Fatal(err)
 		}
 		if n := len(release(t, w, 2).Config); n != 1000 {
@@ -198,7 +198,7 @@ func TestSetConfig_ManyAndLarge(t *testing.T) {
 		}
 		refused := func(c mesh.Config, text string) {
 			t.Helper()
-			_, err := d.SetConfig(t.Context(), "blog", "x", c, nil, false, io.Discard)
+			_, err := d.SetConfig(t.Context(), "blog", "x", mesh.ConfigChange{Set: c}, io.Discard)
 			if !errors.Is(err, mesh.Invalid) || !strings.Contains(err.Error(), text) {
 				t.Errorf("got %v", err)
 			}

@@ -78,8 +78,10 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 	}
 	d.OnStep(StepBuilt, string(st.Name))
 	svcs := services(st, src.declared)
-	r := d.release(a, st, img, src.commit, st.Config, svcs, formation(st, svcs), src.description)
-	r.Source, r.Declared, r.Elsewhere = src.text, src.declared, src.image != nil
+	r := d.newRelease(a, mesh.Release{
+		Description: src.description, Commit: src.commit, Elsewhere: src.image != nil, Source: src.text, Declared: src.declared,
+		Image: img, Config: st.Config, Services: svcs, Formation: formation(st, svcs),
+	})
 	if _, err := specs(st, r, a.dep.Number); err != nil {
 		return err
 	}
@@ -95,7 +97,7 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 		return err
 	}
 	st.Stopped = false
-	st, err = d.roll(ctx, a, st, r, all, func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
+	st, err = d.roll(ctx, a, rollout{stack: st, release: r, anew: all, commit: func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
 		return d.commit(ctx, a, &r, func(s *mesh.Stack) error {
 			if s.Lock != nil {
 				return locked(*s) // since this began
@@ -107,7 +109,7 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 			s.Stopped = false
 			return nil
 		})
-	})
+	}})
 	if err != nil {
 		return err
 	}

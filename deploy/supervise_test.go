@@ -209,7 +209,7 @@ func TestReconcile_AdoptsRunning(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, stop := w.Start()
 		mustPush(t, w, d, map[string]string{"Procfile": "web: ./serve\nworker: ./work"})
-		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.Config{"A": mesh.NewSecret("x")}, nil, false, io.Discard); err != nil {
+		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.ConfigChange{Set: mesh.Config{"A": mesh.NewSecret("x")}}, io.Discard); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -386,7 +386,7 @@ func TestReconcile_InterruptedDeployment(t *testing.T) {
 			return d.Push(t.Context(), w.Commit("blog", map[string]string{"Procfile": "web: ./two\nworker: ./work"}), io.Discard)
 		}},
 		"config": {false, func(t *testing.T, _ *deploytest.World, d *deploy.Deployer) error {
-			_, err := d.SetConfig(t.Context(), "blog", "ci", mesh.Config{"A": mesh.NewSecret("x")}, nil, false, io.Discard)
+			_, err := d.SetConfig(t.Context(), "blog", "ci", mesh.ConfigChange{Set: mesh.Config{"A": mesh.NewSecret("x")}}, io.Discard)
 			return err
 		}},
 		"scale up": {false, func(t *testing.T, _ *deploytest.World, d *deploy.Deployer) error {

@@ -78,13 +78,13 @@ func TestPromote_SameImageTargetsConfig(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()
 		mustPush(t, w, d, map[string]string{"Procfile": "web: ./serve\nrelease: ./migrate"})
-		if _, err := d.SetConfig(t.Context(), "blog", "x", mesh.Config{"ENV": mesh.NewSecret("staging-value")}, nil, false, io.Discard); err != nil {
+		if _, err := d.SetConfig(t.Context(), "blog", "x", mesh.ConfigChange{Set: mesh.Config{"ENV": mesh.NewSecret("staging-value")}}, io.Discard); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := d.CreateStack(t.Context(), "live", "x"); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := d.SetConfig(t.Context(), "live", "x", mesh.Config{"ENV": mesh.NewSecret("live-value")}, nil, false, io.Discard); err != nil {
+		if _, err := d.SetConfig(t.Context(), "live", "x", mesh.ConfigChange{Set: mesh.Config{"ENV": mesh.NewSecret("live-value")}}, io.Discard); err != nil {
 			t.Fatal(err)
 		}
 		if err := d.SetReleaseCommand(t.Context(), "live", "./other"); err != nil {
@@ -150,7 +150,7 @@ func TestRepoState_NamesOnlyWhatRuns(t *testing.T) {
 			t.Fatal(err)
 		}
 		at("promoted", "")
-		if _, err := d.SetConfig(t.Context(), "blog", "x", mesh.Config{"A": mesh.NewSecret("b")}, nil, false, io.Discard); err != nil {
+		if _, err := d.SetConfig(t.Context(), "blog", "x", mesh.ConfigChange{Set: mesh.Config{"A": mesh.NewSecret("b")}}, io.Discard); err != nil {
 			t.Fatal(err)
 		}
 		at("promoted, and its config changed", "")

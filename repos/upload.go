@@ -88,119 +88,41 @@ func badTar(format string, args ...any) error {
 	return mesh.Errorf(mesh.Invalid, format, args...).WithHint("send the tree as a tar: tar cz . | ssh mesh deploy -a STACK")
 }
 
-// read takes the tar in. many is called once when the tree turns out to have many
-// files, and may wait.
+// read reads the tar. many is called once if the tree turns out to have many files, and
+// may wait.
 func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64, many func() error) error {
-	in := bufio.NewReaderSize(src, 64<<10)
-	magic, err := in.Peek(2)
-	if len(magic) == 0 {
-		if err != nil && !errors.Is(err, io.EOF) {
-			return err
-		}
-		return badTar("there is nothing on standard input")
+	in, err := plainTar(src)
+	if err != nil {
+		return err
 	}
-	if len(magic) == 2 && magic[0] == 0x1f && magic[1] == 0x8b {
-		z, err := gzip.NewReader(in)
-		if err != nil {
-			return badTar("standard input is no gzip file: %w", err)
-		}
-		in = bufio.NewReaderSize(z, 64<<10)
-	}
-	if kind := otherFormat(in); kind != "" {
-		return badTar("standard input is %s: mesh reads a tar, plain or with gzip", kind)
-	}
-	total, asked := size{}, false
-	out := bufio.NewWriterSize(u.spool, 256<<10)
-	offset, linked := int64(0), int64(0) // bytes of files, and of hard links to them
+	r := &tarReader{unpacked: u, limit: limit, out: bufio.NewWriterSize(u.spool, 256<<10)}
 	whole := &ending{Reader: in}
-	for t := tar.NewReader(whole); ; {
+	r.tar = tar.NewReader(whole)
+	for asked := false; ; {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		h, err := t.Next()
+		h, err := r.tar.Next()
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
 			return broken(ctx, err)
 		}
-		if h.Typeflag == tar.TypeXGlobalHeader {
-			continue
-		}
-		name, err := inTree(h.Name)
-		if err != nil {
+		if err := r.take(ctx, h); err != nil {
 			return err
 		}
-		if name == "" || name == ".git" || strings.HasPrefix(name, ".git/") {
-			continue
-		}
-		e, from := mesh.TreeEntry{Path: name}, int64(0)
-		switch h.Typeflag {
-		case tar.TypeDir:
-			e.Mode = fs.ModeDir | 0o755
-		case tar.TypeSymlink:
-			if len(h.Linkname) > maxPath {
-				return badTar("the link %s leads to a name longer than %d bytes", quote(name), maxPath)
-			}
-			if _, ok := u.links[h.Linkname]; !ok {
-				u.links[h.Linkname] = h.Linkname
-			}
-			e.Mode, e.Link, e.ID = fs.ModeSymlink|0o777, u.links[h.Linkname], hexSum(blobSum(int64(len(h.Linkname))), h.Linkname)
-		case tar.TypeLink:
-			to, err := inTree(h.Linkname)
-			if err != nil {
-				return err
-			}
-			i, ok := u.index[to]
-			if !ok || u.entries[i].Mode.IsDir() {
-				return badTar("%s is a link to %s, which does not come before it", quote(name), quote(to))
-			}
-			target := u.entries[i]
-			if linked += target.Size; offset+linked > limit {
-				return mesh.Errorf(mesh.Invalid, "the tree is larger than %d MB, its hard links counted", limit>>20).WithHint(leaveOutOfUpload)
-			}
-			e = target
-			e.Path, from = name, u.at[i]
-		case tar.TypeReg, tar.TypeGNUSparse:
-			if h.Size > limit-offset-linked {
-				return mesh.Errorf(mesh.Invalid, "the tree is larger than %d MB", limit>>20).WithHint(leaveOutOfUpload)
-			}
-			e.Mode, e.Size = 0o644, h.Size
-			if h.Mode&0o111 != 0 {
-				e.Mode = 0o755
-			}
-			sum := blobSum(h.Size)
-			n, err := io.Copy(io.MultiWriter(out, sum), t)
-			if err != nil {
-				return broken(ctx, err)
-			}
-			if n != h.Size {
-				return broken(ctx, io.ErrUnexpectedEOF)
-			}
-			e.ID, from = hex.EncodeToString(sum.Sum(nil)), offset
-			offset += n
-		default:
-			return badTar("%s is a device, a pipe or something else that is no file, folder or link", quote(name))
-		}
-		if i, again := u.index[name]; again {
-			total.entries--
-			total.names -= int64(len(name) + len(u.entries[i].Link))
-			u.entries[i], u.at[i] = e, from
-		} else {
-			u.add(e, from)
-		}
-		total.count(e)
 		if len(u.entries) == largeUpload && !asked {
 			asked = true
 			if err := many(); err != nil {
 				return err
 			}
 		}
-		if err := total.check(leaveOutOfUpload); err != nil {
+		if err := r.total.check(leaveOutOfUpload); err != nil {
 			return err
 		}
 	}
-	if err := out.Flush(); err != nil {
+	if err := r.out.Flush(); err != nil {
 		return err
 	}
 	switch {
@@ -209,7 +131,132 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64, many fu
 	case len(u.entries) == 0:
 		return badTar("the tar on standard input is empty")
 	}
-	return u.list(total)
+	return u.list(r.total)
+}
+
+// plainTar returns the tar in src, unpacked if it is in gzip. What is neither is refused.
+func plainTar(src io.Reader) (*bufio.Reader, error) {
+	in := bufio.NewReaderSize(src, 64<<10)
+	magic, err := in.Peek(2)
+	if len(magic) == 0 {
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
+		}
+		return nil, badTar("there is nothing on standard input")
+	}
+	if len(magic) == 2 && magic[0] == 0x1f && magic[1] == 0x8b {
+		z, err := gzip.NewReader(in)
+		if err != nil {
+			return nil, badTar("standard input is not a gzip file: %w", err)
+		}
+		in = bufio.NewReaderSize(z, 64<<10)
+	}
+	if kind := otherFormat(in); kind != "" {
+		return nil, badTar("standard input is %s: mesh reads a tar, plain or with gzip", kind)
+	}
+	return in, nil
+}
+
+// tarReader takes the entries of a tar into a tree.
+type tarReader struct {
+	*unpacked
+	tar    *tar.Reader
+	limit  int64 // bytes of all files
+	out    *bufio.Writer
+	total  size
+	offset int64 // bytes of files so far: where the next one begins in the spool
+	linked int64 // bytes of hard links to them, which become copies
+}
+
+// take takes one entry. An entry with the name of an earlier one replaces it.
+func (r *tarReader) take(ctx context.Context, h *tar.Header) error {
+	if h.Typeflag == tar.TypeXGlobalHeader {
+		return nil
+	}
+	name, err := inTree(h.Name)
+	if err != nil {
+		return err
+	}
+	if name == "" || name == ".git" || strings.HasPrefix(name, ".git/") {
+		return nil
+	}
+	e, from, err := r.entry(ctx, h, name)
+	if err != nil {
+		return err
+	}
+	if i, again := r.index[name]; again {
+		r.total.entries--
+		r.total.names -= int64(len(name) + len(r.entries[i].Link))
+		r.entries[i], r.at[i] = e, from
+	} else {
+		r.add(e, from)
+	}
+	r.total.count(e)
+	return nil
+}
+
+// entry reads an entry and its content; from is where in the spool that begins.
+func (r *tarReader) entry(ctx context.Context, h *tar.Header, name string) (e mesh.TreeEntry, from int64, err error) {
+	e.Path = name
+	switch h.Typeflag {
+	case tar.TypeDir:
+		e.Mode = fs.ModeDir | 0o755
+		return e, 0, nil
+	case tar.TypeSymlink:
+		if len(h.Linkname) > maxPath {
+			return e, 0, badTar("the link %s leads to a name longer than %d bytes", quote(name), maxPath)
+		}
+		if _, ok := r.links[h.Linkname]; !ok {
+			r.links[h.Linkname] = h.Linkname
+		}
+		e.Mode, e.Link, e.ID = fs.ModeSymlink|0o777, r.links[h.Linkname], hexSum(blobSum(int64(len(h.Linkname))), h.Linkname)
+		return e, 0, nil
+	case tar.TypeLink:
+		return r.hardLink(h, name)
+	case tar.TypeReg, tar.TypeGNUSparse:
+		return r.file(ctx, h, name)
+	}
+	return e, 0, badTar("%s is a device, a pipe or something else that is not a file, folder or link", quote(name))
+}
+
+// hardLink makes a copy of an earlier file, which takes no room in the spool.
+func (r *tarReader) hardLink(h *tar.Header, name string) (e mesh.TreeEntry, from int64, err error) {
+	to, err := inTree(h.Linkname)
+	if err != nil {
+		return e, 0, err
+	}
+	i, ok := r.index[to]
+	if !ok || r.entries[i].Mode.IsDir() {
+		return e, 0, badTar("%s is a link to %s, which does not come before it", quote(name), quote(to))
+	}
+	e = r.entries[i]
+	if r.linked += e.Size; r.offset+r.linked > r.limit {
+		return e, 0, mesh.Errorf(mesh.Invalid, "the tree is larger than %d MB, its hard links counted", r.limit>>20).WithHint(leaveOutOfUpload)
+	}
+	e.Path = name
+	return e, r.at[i], nil
+}
+
+// file copies a file into the spool.
+func (r *tarReader) file(ctx context.Context, h *tar.Header, name string) (e mesh.TreeEntry, from int64, err error) {
+	if h.Size > r.limit-r.offset-r.linked {
+		return e, 0, mesh.Errorf(mesh.Invalid, "the tree is larger than %d MB", r.limit>>20).WithHint(leaveOutOfUpload)
+	}
+	e = mesh.TreeEntry{Path: name, Mode: 0o644, Size: h.Size}
+	if h.Mode&0o111 != 0 {
+		e.Mode = 0o755
+	}
+	sum := blobSum(h.Size)
+	n, err := io.Copy(io.MultiWriter(r.out, sum), r.tar)
+	if err != nil {
+		return e, 0, broken(ctx, err)
+	}
+	if n != h.Size {
+		return e, 0, broken(ctx, io.ErrUnexpectedEOF)
+	}
+	e.ID, from = hex.EncodeToString(sum.Sum(nil)), r.offset
+	r.offset += n
+	return e, from, nil
 }
 
 func (u *unpacked) add(e mesh.TreeEntry, from int64) {

@@ -170,7 +170,7 @@ func TestUnpack_Refusals(t *testing.T) {
 		"an empty tar":       {tarOf(t), "is empty"},
 		"only .git":          {tarOf(t, ".git/config|x"), "is empty"},
 		"no tar":             {random, "is no tar"},
-		"no gzip":            {[]byte("\x1f\x8bxxxxxxxxxxxx"), "no gzip"},
+		"no gzip":            {[]byte("\x1f\x8bxxxxxxxxxxxx"), "not a gzip"},
 		"cut off":            {whole[:len(whole)/2], "cut off"},
 		"cut off early":      {whole[:300], "cut off"},
 		"cut between files":  {whole[:512+100_352], "its end is missing"},

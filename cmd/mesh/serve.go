@@ -119,6 +119,11 @@ type server struct {
 
 // serve runs the server until ctx ends or another process has taken over, which
 // each value from hup asks for.
+//
+// Four contexts end one after the other. control is the first: no new sessions, no new
+// deployments. traffic follows once requests in flight have ended, then parted, for the
+// sessions that only read. background ends last: the router outlives its traffic, and
+// the traffic outlives whoever asks for a stop.
 func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, log *slog.Logger, stdout io.Writer) (err error) {
 	h, err := newHandover()
 	if err != nil {
@@ -133,90 +138,34 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 		return err
 	}
 	defer func() { err = errors.Join(err, c.store.Close()) }() // of the last one; closing twice is nothing
-	if sv.listen, err = listen(ctx, s, h); err != nil {
+	defer sv.close()
+	if err := sv.prepare(ctx); err != nil {
 		return err
 	}
-	defer sv.listen.close()
-	if at := sv.listen.socket.Addr().String(); filepath.Dir(at) != filepath.Clean(s.Data) {
-		log.Warn("nothing can be written to the data directory: the local socket is elsewhere", "socket", at)
-	}
-	if sv.engine, err = engine.New(s.DockerHost, p.engine); err != nil {
-		return err
-	}
-	defer func() { _ = sv.engine.Close() }()
-	if sv.journal, err = journal.Open(filepath.Join(s.Data, "router"), journal.Options{Logger: log}); err != nil {
-		return err
-	}
-	if sv.events, err = journal.Open(filepath.Join(s.Data, "events"), journal.Options{Logger: log, Source: "mesh", Size: 256 << 10, Every: 50 * time.Millisecond}); err != nil {
-		return err
-	}
-	o := router.Options{Logger: log, Trusted: s.trusted, ProxyProtocol: s.ProxyProtocol, PerClient: s.PerClient, Access: sv.access, HSTS: s.HSTS}
-	if sv.listen.https != nil {
-		if sv.certs, err = sv.openCerts(); err != nil {
-			return err
-		}
-		defer sv.certs.Close()
-		o.Secure, o.Challenge, o.HTTPSPort = sv.certs.Live, sv.certs.Challenge, port(sv.listen.https)
-	}
-	rt := router.New(o)
-	sv.router = &handoverRouter{Router: rt, journals: []*journal.Journal{sv.journal, sv.events}, certs: sv.certs, gone: h.gone(), log: log}
-	sv.metrics = newMetrics(rt, sv.certs)
 	c.wire()
 	c.reconcile(ctx, !h.upg.HasParent())
 
-	// The router outlives its traffic, and that what asks for it to stop.
-	back, endBack := context.WithCancel(context.WithoutCancel(ctx))
-	defer endBack()
-	var behind errgroup.Group
-	runs := []func(context.Context) error{sv.router.Run, sv.journal.Run, sv.events.Run}
-	if sv.certs != nil {
-		runs = append(runs, sv.certs.Run)
-	}
-	for _, run := range runs {
-		behind.Go(func() error {
-			if err := run(back); !errors.Is(err, context.Canceled) {
-				return err
-			}
-			return nil
-		})
-	}
-	// The front outlives ctx: it serves on while old requests end.
-	front, fctx := errgroup.WithContext(back)
-	until, endControl := context.WithCancelCause(ctx)
+	background, endBackground := context.WithCancel(context.WithoutCancel(ctx))
+	defer endBackground()
+	behind := sv.runBackground(background)
+	front, frontCtx := errgroup.WithContext(background)
+	control, endControl := context.WithCancelCause(ctx)
 	defer endControl(nil)
-	context.AfterFunc(fctx, func() { endControl(context.Cause(fctx)) })
-	traffic, endTraffic := context.WithCancel(fctx)
+	context.AfterFunc(frontCtx, func() { endControl(context.Cause(frontCtx)) })
+	traffic, endTraffic := context.WithCancel(frontCtx)
 	defer endTraffic()
-	front.Go(func() error { return sv.router.Serve(traffic, sv.listen.http) })
-	if l := sv.listen.https; l != nil {
-		front.Go(func() error { return sv.router.ServeTLS(traffic, l, sv.certs.TLSConfig()) })
-	}
-	if l := sv.listen.admin; l != nil {
-		engine := c.runner // c changes when another process fails to take over
-		front.Go(func() error { return serveAdmin(traffic, l, sv.metrics, engine) })
-	}
-	go func() {
-		for {
-			select {
-			case <-hup:
-				if _, err := h.ask(until); err != nil {
-					log.Error("not upgraded: this process serves on", "err", err)
-				}
-			case <-until.Done():
-				return
-			}
-		}
-	}()
-	partCtx, endParted := context.WithCancel(back)
+	sv.serveTraffic(traffic, front, c.runner) // c changes when another process fails to take over
+	go sv.upgradeOn(control, hup)
+	parted, endParted := context.WithCancel(background)
 	defer endParted()
-	sv.part = partCtx
+	sv.part = parted
 
-	next, err := sv.control(until, c, stdout)
+	next, err := sv.control(control, c, stdout)
 	if next != nil {
 		_, _ = daemon.SdNotify(false, fmt.Sprintf("MAINPID=%d", next.PID))
 		log.Info("another process has taken over", "pid", next.PID, "version", next.Version)
 		go func() {
-			if next.dies(fctx) {
+			if next.dies(frontCtx) {
 				log.Error("the process that had taken over is gone: this one ends, so that another one can be started", "pid", next.PID)
 				endParted()
 				sv.router.Cut()
@@ -227,8 +176,8 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 		log.Info("stopping")
 		h.upg.Stop()
 		endParted()
-		if fctx.Err() == nil {
-			sv.finishRequests(back)
+		if frontCtx.Err() == nil {
+			sv.finishRequests(background)
 		}
 	}
 	endTraffic()
@@ -236,8 +185,97 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	err = errors.Join(err, sv.parted.Wait()) // before the front, whose end ends them
 	limit.Stop()
 	err = errors.Join(err, front.Wait())
-	endBack()
+	endBackground()
 	return errors.Join(err, behind.Wait())
+}
+
+// prepare opens what lives as long as the process: listeners, journals, certificates,
+// the router. close closes it, also after an error.
+func (sv *server) prepare(ctx context.Context) (err error) {
+	s := sv.settings
+	if sv.listen, err = listen(ctx, s, sv.handover); err != nil {
+		return err
+	}
+	if at := sv.listen.socket.Addr().String(); filepath.Dir(at) != filepath.Clean(s.Data) {
+		sv.log.Warn("nothing can be written to the data directory: the local socket is elsewhere", "socket", at)
+	}
+	if sv.engine, err = engine.New(s.DockerHost, sv.program.engine); err != nil {
+		return err
+	}
+	if sv.journal, err = journal.Open(filepath.Join(s.Data, "router"), journal.Options{Logger: sv.log}); err != nil {
+		return err
+	}
+	if sv.events, err = journal.Open(filepath.Join(s.Data, "events"), journal.Options{Logger: sv.log, Source: "mesh", Size: 256 << 10, Every: 50 * time.Millisecond}); err != nil {
+		return err
+	}
+	o := router.Options{Logger: sv.log, Trusted: s.trusted, ProxyProtocol: s.ProxyProtocol, PerClient: s.PerClient, Access: sv.access, HSTS: s.HSTS}
+	if sv.listen.https != nil {
+		if sv.certs, err = sv.openCerts(); err != nil {
+			return err
+		}
+		o.Secure, o.Challenge, o.HTTPSPort = sv.certs.Live, sv.certs.Challenge, port(sv.listen.https)
+	}
+	rt := router.New(o)
+	sv.router = &handoverRouter{Router: rt, journals: []*journal.Journal{sv.journal, sv.events}, certs: sv.certs, gone: sv.handover.gone(), log: sv.log}
+	sv.metrics = newMetrics(rt, sv.certs)
+	return nil
+}
+
+// close closes what prepare has opened.
+func (sv *server) close() {
+	if sv.certs != nil {
+		sv.certs.Close()
+	}
+	if sv.engine != nil {
+		_ = sv.engine.Close()
+	}
+	if sv.listen != nil {
+		sv.listen.close()
+	}
+}
+
+// runBackground runs what serves no request itself: the journals, renewals, the router's
+// own work.
+func (sv *server) runBackground(ctx context.Context) *errgroup.Group {
+	runs := []func(context.Context) error{sv.router.Run, sv.journal.Run, sv.events.Run}
+	if sv.certs != nil {
+		runs = append(runs, sv.certs.Run)
+	}
+	behind := &errgroup.Group{}
+	for _, run := range runs {
+		behind.Go(func() error {
+			if err := run(ctx); !errors.Is(err, context.Canceled) {
+				return err
+			}
+			return nil
+		})
+	}
+	return behind
+}
+
+// serveTraffic takes requests on all listeners until ctx ends.
+func (sv *server) serveTraffic(ctx context.Context, front *errgroup.Group, run *runner.Runner) {
+	front.Go(func() error { return sv.router.Serve(ctx, sv.listen.http) })
+	if l := sv.listen.https; l != nil {
+		front.Go(func() error { return sv.router.ServeTLS(ctx, l, sv.certs.TLSConfig()) })
+	}
+	if l := sv.listen.admin; l != nil {
+		front.Go(func() error { return serveAdmin(ctx, l, sv.metrics, run) })
+	}
+}
+
+// upgradeOn starts another process for each value from hup, until ctx ends.
+func (sv *server) upgradeOn(ctx context.Context, hup <-chan os.Signal) {
+	for {
+		select {
+		case <-hup:
+			if _, err := sv.handover.ask(ctx); err != nil {
+				sv.log.Error("not upgraded: this process serves on", "err", err)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // finishRequests lets requests that are under way end, those in the process before this one
