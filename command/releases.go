@@ -1,12 +1,9 @@
 package command
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -25,19 +22,6 @@ type History interface {
 	Deployments(ctx context.Context, stack mesh.StackName, limit int) ([]mesh.Deployment, error)
 	// ReadOutput opens the recorded output of a deployment, which may still grow.
 	ReadOutput(stack mesh.StackName, n mesh.DeploymentNumber) (io.ReadCloser, error)
-}
-
-// Deployments go back to an earlier release, and end or wait for what is under way.
-type Deployments interface {
-	// Rollback makes a new release of what an earlier one was. It writes the
-	// deployment's lines to out as they come, and returns a *mesh.Reported when they
-	// have told what went wrong.
-	Rollback(ctx context.Context, stack mesh.StackName, by mesh.KeyName, n mesh.ReleaseNumber, out io.Writer) error
-	// Cancel ends a deployment that waits or runs, the running one when n is 0, and
-	// returns it as it has ended. It fails with NotFound when there is none.
-	Cancel(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber, by mesh.KeyName) (mesh.Deployment, error)
-	// Done is closed when the deployment has ended; nil: it has already.
-	Done(stack mesh.StackName, n mesh.DeploymentNumber) <-chan struct{}
 }
 
 var releaseCommands = []*definition{
@@ -194,155 +178,5 @@ func runRollback(ctx context.Context, c *call) error {
 		return err
 	}
 	c.say("%s %s: %s\n", st.Name, st.Current, r.Description)
-	return nil
-}
-
-type deploymentJSON struct {
-	Number  int        `json:"number"`
-	Kind    string     `json:"kind"`
-	Status  string     `json:"status"`
-	Release string     `json:"release,omitempty"`
-	Commit  string     `json:"commit,omitempty"`
-	What    string     `json:"what"`
-	By      string     `json:"by"`
-	Created time.Time  `json:"created"`
-	Ended   *time.Time `json:"ended,omitempty"`
-	Reason  string     `json:"reason,omitempty"`
-	Output  *string    `json:"output,omitempty"`
-}
-
-func toDeploymentJSON(d mesh.Deployment) deploymentJSON {
-	j := deploymentJSON{
-		Number: int(d.Number), Kind: string(d.Kind), Status: string(d.Status), Commit: string(d.Commit), What: d.Subject,
-		By: string(d.By), Created: d.Created, Reason: d.Reason,
-	}
-	if d.Release > 0 {
-		j.Release = d.Release.String()
-	}
-	if !d.Ended.IsZero() {
-		j.Ended = &d.Ended
-	}
-	return j
-}
-
-func runDeployments(ctx context.Context, c *call) error {
-	n, _ := c.flags.GetInt("lines")
-	deps, err := c.History.Deployments(ctx, c.stack.Name, n)
-	if err != nil {
-		return err
-	}
-	list := make([]deploymentJSON, 0, len(deps))
-	var rows [][]string
-	for _, d := range deps {
-		list = append(list, toDeploymentJSON(d))
-		what := d.Subject
-		if d.Commit != "" {
-			what = d.Commit.Short() + " " + what
-		}
-		result := string(d.Status)
-		if d.Reason != "" {
-			result += ": " + strings.TrimPrefix(d.Reason, result+": ")
-		}
-		took := "-"
-		if !d.Ended.IsZero() {
-			took = fmt.Sprintf("%.1fs", d.Ended.Sub(d.Created).Seconds())
-		}
-		rows = append(rows, []string{d.Number.String(), string(d.Kind), d.Release.String(), mesh.Clip(what, 50), string(d.By), c.when(d.Created), took, mesh.Clip(result, 90)})
-	}
-	return c.list(list, []string{"NUMBER", "KIND", "RELEASE", "WHAT", "BY", "WHEN", "TOOK", "RESULT"}, rows)
-}
-
-func (c *call) deployment(ctx context.Context) (mesh.Deployment, error) {
-	n := c.stack.LastNumber
-	if len(c.args) > 0 {
-		var err error
-		if n, err = mesh.ParseDeploymentNumber(c.args[0]); err != nil {
-			return mesh.Deployment{}, err
-		}
-	}
-	if n == 0 {
-		return mesh.Deployment{}, mesh.Errorf(mesh.NotFound, "%s has no deployment yet", c.stack.Name)
-	}
-	return c.History.Deployment(ctx, c.stack.Name, n)
-}
-
-// followEvery is how often the recorded output of a running deployment is read on.
-const followEvery = 50 * time.Millisecond
-
-func runDeploymentShow(ctx context.Context, c *call) error {
-	d, err := c.deployment(ctx)
-	if err != nil {
-		return err
-	}
-	out, err := c.History.ReadOutput(c.stack.Name, d.Number)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	if c.json {
-		data, err := io.ReadAll(out)
-		if err != nil {
-			return err
-		}
-		j, text := toDeploymentJSON(d), string(data)
-		j.Output = &text
-		return c.printJSON(j)
-	}
-	follow, _ := c.flags.GetBool("follow")
-	done := c.Deployments.Done(c.stack.Name, d.Number)
-	r := bufio.NewReader(out)
-	copyRest := func() error {
-		data, err := io.ReadAll(r)
-		if err == nil && len(data) > 0 {
-			_, err = c.Stdout.Write(bytes.ToValidUTF8(data, []byte("?")))
-		}
-		return err
-	}
-	for follow {
-		if err := copyRest(); err != nil {
-			return err
-		}
-		t := time.NewTimer(followEvery)
-		select {
-		case <-done:
-			follow = false
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return context.Cause(ctx)
-		}
-		t.Stop()
-	}
-	if err := copyRest(); err != nil {
-		return err
-	}
-	if d, err = c.History.Deployment(ctx, c.stack.Name, d.Number); err != nil {
-		return err
-	}
-	if wanted, _ := c.flags.GetBool("follow"); wanted && d.Status.Final() && d.Status != mesh.StatusLive && d.Status != mesh.StatusDryRun {
-		if d.Status == mesh.StatusCancelled {
-			return mesh.ExitCode(mesh.ExitStatus(mesh.Cancelled))
-		}
-		return mesh.ExitCode(1)
-	}
-	return nil
-}
-
-func runDeploymentCancel(ctx context.Context, c *call) error {
-	var n mesh.DeploymentNumber
-	if len(c.args) > 0 {
-		var err error
-		if n, err = mesh.ParseDeploymentNumber(c.args[0]); err != nil {
-			return err
-		}
-	}
-	d, err := c.Deployments.Cancel(ctx, c.stack.Name, n, c.Key.Name)
-	if err != nil {
-		return err
-	}
-	if d.Status == mesh.StatusLive {
-		return mesh.Errorf(mesh.Conflict, "deployment %s was past its switch and is live", d.Number).WithHint("take it back with: ssh mesh rollback -a %s", c.stack.Name)
-	}
-	c.say("deployment %s of %s: %s\n", d.Number, c.stack.Name, d.Status)
 	return nil
 }

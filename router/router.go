@@ -33,7 +33,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -291,45 +290,6 @@ func (r *Router) sweepAll() {
 	}
 }
 
-// front is one listener that is being served.
-type front struct {
-	tls     bool
-	conns   gauge // connections, without upgraded ones
-	clients clients
-	leaving atomic.Bool // nothing new is accepted: connections end with their next answer
-	wave    atomic.Pointer[wave]
-	early   []*wave // the earlier waves, guarded by Router.mu
-}
-
-// wave is everything that arrived on one listener between two calls of Settle.
-type wave struct{ active gauge } // requests and upgraded connections
-
-// join counts a request in the current wave.
-func (f *front) join() *wave {
-	for {
-		w := f.wave.Load()
-		w.active.add()
-		if f.wave.Load() == w { // otherwise Settle may have found it empty before
-			return w
-		}
-		w.active.done()
-	}
-}
-
-// finished are the waves that are over.
-func (r *Router) finished(f *front) []*wave {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(f.early)
-}
-
-// waves are all that may still have something in progress.
-func (r *Router) waves(f *front) []*wave {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return append(slices.Clone(f.early), f.wave.Load())
-}
-
 // Serve accepts HTTP/1.1 and, with prior knowledge, HTTP/2 requests from l until ctx
 // ends. Then it accepts no more connections, gives open requests and upgraded
 // connections Options.Grace to end, and closes the rest. A kept connection is told
@@ -441,104 +401,3 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 	}
 	return err
 }
-
-// Settle returns when no request and no upgraded connection is left of those in
-// progress now, or when ctx ends. Later ones are served meanwhile. Call it before
-// Serve ends, so that nobody waits long for the next process: Serve then cuts what
-// is left of the old ones, and upgraded connections that have arrived since, at
-// once, and lets other requests end.
-func (r *Router) Settle(ctx context.Context) {
-	var over []*wave
-	r.mu.Lock()
-	r.fronts.Range(func(k, _ any) bool {
-		f := k.(*front)
-		w := f.wave.Swap(new(wave))
-		f.early = append(f.early, w)
-		over = append(over, w)
-		return true
-	})
-	r.mu.Unlock()
-	for _, w := range over {
-		_ = w.active.wait(ctx)
-	}
-}
-
-// Cut ends all requests that apps have received, and all upgraded connections, at
-// once.
-func (r *Router) Cut() {
-	r.fronts.Range(func(k, _ any) bool {
-		for _, w := range r.waves(k.(*front)) {
-			r.cut(w)
-		}
-		return true
-	})
-}
-
-// cut ends all exchanges and upgraded connections of w.
-func (r *Router) cut(w *wave) {
-	if n := w.active.load(); n > 0 {
-		r.log.Warn("requests cut: the router stops", "requests", n)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, t := range r.targets {
-		t.cutWave(w)
-	}
-}
-
-// Status describes a stack's traffic now.
-type Status struct {
-	Stack   mesh.StackName
-	Hosts   []mesh.Host
-	Down    mesh.DownReason
-	Waiting int // requests that wait for an instance
-	Targets []TargetStatus
-	Totals  Totals
-}
-
-// TargetStatus describes an instance's traffic now.
-type TargetStatus struct {
-	mesh.Target
-	InFlight    int  // requests and upgraded connections
-	Connections int  // open to the instance, including idle ones
-	SetAside    bool // the last attempt to connect failed
-}
-
-// Snapshot returns the state of all stacks, by name. It is a copy; each figure was
-// true at some moment during the call.
-func (r *Router) Snapshot() []Status {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	all := make([]Status, 0, len(r.stacks))
-	for _, e := range r.stacks {
-		rt := e.cur.Load()
-		s := Status{Stack: rt.Stack, Hosts: slices.Clone(rt.Hosts), Down: rt.Down, Waiting: e.waiting(), Totals: e.totals()}
-		for _, t := range rt.targets {
-			ep := t.ep.Load()
-			s.Targets = append(s.Targets, TargetStatus{
-				Target:   mesh.Target{ID: t.id, Name: ep.name, Addr: ep.addr},
-				InFlight: int(t.inflight.load()), Connections: int(t.open.Load()), SetAside: t.aside.Load() != 0,
-			})
-		}
-		all = append(all, s)
-	}
-	slices.SortFunc(all, func(a, b Status) int { return strings.Compare(string(a.Stack), string(b.Stack)) })
-	return all
-}
-
-// Connections counts the clients' connections, without TLS and with it, but without
-// upgraded ones.
-func (r *Router) Connections() (plain, tls int) {
-	r.fronts.Range(func(k, _ any) bool {
-		if f := k.(*front); f.tls {
-			tls += int(f.conns.load())
-		} else {
-			plain += int(f.conns.load())
-		}
-		return true
-	})
-	return plain, tls
-}
-
-// UnknownHosts counts the requests for hosts that belong to no stack.
-func (r *Router) UnknownHosts() uint64 { return r.unknownHosts.Load() }

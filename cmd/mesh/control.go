@@ -1,0 +1,267 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sync/errgroup"
+
+	"mesh"
+	"mesh/builder"
+	"mesh/command"
+	"mesh/deploy"
+	"mesh/hooks"
+	"mesh/receiver"
+	"mesh/repos"
+	"mesh/runner"
+	"mesh/store"
+)
+
+// control is what writes: the store, and what stands around it.
+type control struct {
+	*server
+	store    *store.Store
+	hostKey  ssh.Signer
+	repos    *repos.Repos
+	runner   *runner.Runner
+	deployer *deploy.Deployer
+	receiver *receiver.Receiver
+}
+
+// control runs what writes until ctx ends, or until another process has taken
+// over, which it returns. If one fails to, this process goes on.
+func (sv *server) control(ctx context.Context, c *control, stdout io.Writer) (*successor, error) {
+	for first := true; ; first = false {
+		serving, err := c.serve(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if first {
+			if err := sv.announce(c, stdout); err != nil {
+				sv.log.Warn("ready file not written", "err", err)
+			}
+			defer sv.forget()
+		}
+		next, wish, err := c.run(ctx, serving)
+		if next == nil {
+			return nil, err
+		}
+		err = next.letIn(ctx)
+		wish.answer <- upgradeResult{next: next.Successor, err: err}
+		if err == nil {
+			return next, nil
+		}
+		if ctx.Err() != nil {
+			return nil, nil
+		}
+		again, err := sv.open(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("go on after an upgrade that failed: %w", err)
+		}
+		*c = *again
+		c.wire()
+		c.reconcile(ctx, false)
+	}
+}
+
+// open opens the store, which makes this process the one that writes.
+func (sv *server) open(ctx context.Context) (_ *control, err error) {
+	c := &control{server: sv}
+	if sv.settings.StartOver {
+		if err := startOver(sv.settings.Data, sv.log); err != nil {
+			return nil, err
+		}
+	}
+	if c.store, err = store.Open(sv.settings.Data); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.store.Close())
+		}
+	}()
+	for _, note := range c.store.Notes() {
+		sv.log.Warn("found in the data directory", "what", note)
+	}
+	for _, d := range c.store.Damaged() {
+		sv.log.Error("a record is damaged", "stack", d.Stack, "record", d.What, "why", d.Why)
+	}
+	keyFile := filepath.Join(sv.settings.Data, "ssh_host_ed25519_key")
+	_, kerr := os.Lstat(keyFile)
+	newKey := errors.Is(kerr, os.ErrNotExist)
+	if c.hostKey, err = receiver.HostKey(keyFile); err != nil {
+		return nil, err
+	}
+	if c.repos, err = c.openRepos(); err != nil {
+		return nil, err
+	}
+	if newKey {
+		c.tellNewHostKey(ctx)
+	}
+	if err := c.clearAway(ctx); err != nil {
+		sv.log.Warn("not all that belongs to no stack could be cleared away", "err", err)
+	}
+	return c, nil
+}
+
+// openRepos opens the repositories and installs git's hooks. A disk that takes nothing
+// keeps pushes out, and nothing else.
+func (c *control) openRepos() (*repos.Repos, error) {
+	folder := filepath.Join(c.settings.Data, "hooks")
+	switch err := hooks.Install(folder); {
+	case err != nil && mesh.NoRoom(err):
+		c.log.Warn("hooks not installed: pushes will fail", "err", err)
+	case err != nil:
+		return nil, fmt.Errorf("install the hooks: %w", err)
+	}
+	o := repos.Options{
+		Dir: c.settings.Data, Hooks: folder, MaxInput: c.maxPush, Logger: c.log, Key: receiver.HostKey, Needed: c.needed,
+		Deployed: func(ctx context.Context, stack mesh.StackName) (mesh.RepoState, error) {
+			return c.deployer.RepoState(ctx, stack)
+		},
+	}
+	if c.settings.egress != nil {
+		o.Egress = c.settings.egress
+	}
+	return repos.Open(o)
+}
+
+// wire puts the parts together.
+func (c *control) wire() {
+	s, log := c.settings, c.log
+	c.runner = runner.New(c.engine, runner.Options{Server: c.store.Server(), Logger: log, Labels: c.labels})
+	url := c.urls
+	c.deployer = deploy.New(deploy.Options{
+		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store, log)), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
+		OnEnded: c.metrics.deployed, OnBuilt: c.metrics.built,
+		Events: events{c.events, c.journal, c.certs, log}, EndSessions: func(fp string) { c.receiver.EndSessions(fp) },
+		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, HostNetworks: hostNetworks, OnStep: c.reached,
+		Memory: memory{filepath.Join(s.Data, "instances.json")},
+	})
+	self := &serverInfo{
+		engine: c.engine, store: c.store, repos: c.repos, notes: &c.notes, handover: c.handover, stacks: c.deployer.Findings,
+		info: mesh.ServerInfo{
+			Version: c.version, Started: c.started, SSH: c.listen.ssh.Addr().String(), HTTP: c.listen.http.Addr().String(), Domain: s.Domain,
+			Data: s.Data, HostKey: ssh.FingerprintSHA256(c.hostKey.PublicKey()),
+		},
+	}
+	if c.listen.admin != nil {
+		self.info.Admin = c.listen.admin.Addr().String()
+	}
+	var uploads command.Certs
+	if c.certs != nil {
+		uploads = c.certs
+	}
+	commands := &command.Commands{
+		Stacks: c.store, History: c.store, Keys: c.store, Registries: c.store, AuditLog: c.store,
+		Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Certs: uploads, Server: self,
+		Uploads: c.repos, DeployKeys: c.repos,
+		Lifecycle: c.deployer, Configs: c.deployer, Builds: c.deployer, Processes: c.deployer, Services: c.deployer, Endpoints: c.deployer,
+		Hosts: c.deployer, Freezer: c.deployer, Deploys: c.deployer, Deployments: c.deployer, OneOffs: c.deployer,
+		Keyring: c.deployer, SignIns: c.deployer, Auditor: c.deployer, Lives: c.deployer, Collector: c.deployer,
+		Version: c.version, URL: url, Logger: log, Now: time.Now,
+	}
+	c.receiver = receiver.New(receiver.Options{Repos: c.repos, Keys: c.store, Deployer: c.deployer, Commands: commands, HostKey: c.hostKey, Logger: log})
+}
+
+// reconcile makes what runs and what is routed equal to the store. One-off
+// containers may be swept when no process can be using them.
+func (c *control) reconcile(ctx context.Context, sweep bool) {
+	if sweep {
+		if err := c.runner.Sweep(ctx); err != nil {
+			c.log.Warn("one-off containers not swept", "err", err)
+		}
+	}
+	if err := c.runner.Attach(ctx); err != nil {
+		c.log.Warn("the stacks' networks not joined", "err", err)
+	}
+	if err := c.deployer.Reconcile(ctx); err != nil {
+		if errors.Is(err, mesh.Unavailable) {
+			c.log.Warn("the Docker Engine does not answer: nothing can be deployed until it does", "err", err)
+		} else {
+			c.log.Error("not all could be made equal to the store", "err", err)
+		}
+	}
+}
+
+// serve begins to take connections; the group ends with ctx or the first fault.
+func (c *control) serve(ctx context.Context) (*errgroup.Group, error) {
+	tcp, err := share(c.listen.ssh)
+	if err != nil {
+		return nil, err
+	}
+	local, err := share(c.listen.socket)
+	if err != nil {
+		return nil, errors.Join(err, tcp.Close())
+	}
+	// Sessions end with ctx or, once this control has gone, with those that have parted.
+	until, end := context.WithCancel(ctx)
+	context.AfterFunc(c.part, end)
+	g, gctx := errgroup.WithContext(until)
+	g.Go(func() error { return c.receiver.Serve(gctx, tcp) })
+	g.Go(func() error { return c.receiver.ServeLocal(gctx, local) })
+	return g, nil
+}
+
+// run supervises until ctx ends, or until somebody asks for a successor, one is
+// there, and nothing is under way any more. The store is closed when it returns.
+func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor, upgradeRequest, error) {
+	back, endBack := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the sessions, which it serves
+	supervised := make(chan error, 1)
+	go func() {
+		var g errgroup.Group
+		g.Go(func() error { c.purgeLost(back); return nil })
+		g.Go(func() error { return c.deployer.Run(back) })
+		supervised <- g.Wait()
+	}()
+	shut := func() error {
+		endBack()
+		return errors.Join(<-supervised, c.store.Close())
+	}
+	served := make(chan error, 1)
+	go func() { served <- serving.Wait() }()
+	for {
+		select {
+		case err := <-served:
+			return nil, upgradeRequest{}, errors.Join(err, shut())
+		case a := <-c.handover.asked:
+			next, err := c.handover.start(ctx)
+			if err != nil {
+				a.answer <- upgradeResult{err: err}
+				continue
+			}
+			c.log.Info("handing over", "pid", next.PID, "version", next.Version)
+			c.finishDeployments(ctx)
+			if ctx.Err() != nil { // stopped meanwhile, which ends the new process, too
+				a.answer <- upgradeResult{err: context.Cause(ctx)}
+				return nil, upgradeRequest{}, errors.Join(<-served, shut())
+			}
+			c.parted.Go(func() error { return <-served })
+			return next, a, shut()
+		}
+	}
+}
+
+// finishDeployments brings what is under way to its end. Others can sign in for as long as
+// instances drain, and wait from then on.
+func (c *control) finishDeployments(ctx context.Context) {
+	quiet, cancel := context.WithTimeoutCause(ctx, comeUp, errBusy)
+	defer cancel()
+	_ = c.deployer.WaitIdle(quiet) // the next lines see to what is left
+	limit, cancel := context.WithTimeoutCause(ctx, settleTime, errBusy)
+	defer cancel()
+	if err := c.receiver.Retire(limit); err != nil {
+		c.log.Warn("sessions cut for the new process", "err", err)
+	}
+	if err := c.deployer.WaitIdle(limit); err != nil {
+		c.log.Warn("deployments cut for the new process", "err", err)
+	}
+}
+
+var errBusy = errors.New("it took too long")

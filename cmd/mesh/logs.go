@@ -1,0 +1,53 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+
+	"mesh"
+	"mesh/journal"
+	"mesh/router/certs"
+	"mesh/runner"
+)
+
+// logs are the lines of stacks, from wherever they are kept.
+type logs struct {
+	runner         *runner.Runner
+	router, events *journal.Journal
+}
+
+// Logs gives those of one source; without one, those of instances.
+func (l logs) Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
+	switch q.Source {
+	case "router":
+		return l.router.Logs(ctx, q, fn)
+	case "mesh":
+		return l.events.Logs(ctx, q, fn)
+	}
+	return l.runner.Logs(ctx, q, fn)
+}
+
+// events keeps mesh's own lines; what is renamed with a stack is its requests and
+// certificates, too.
+type events struct {
+	own, requests *journal.Journal
+	certs         *certs.Certs // nil without TLS
+	log           *slog.Logger
+}
+
+// Event keeps a line.
+func (e events) Event(stack mesh.StackName, l mesh.LogLine) {
+	e.own.Add(stack, func(b []byte) []byte { return append(journal.AppendStart(b, l.At, l.Name), l.Text...) })
+}
+
+// Rename renames a stack's logs.
+func (e events) Rename(from, to mesh.StackName) {
+	e.own.Rename(from, to)
+	e.requests.Rename(from, to)
+	if e.certs == nil {
+		return
+	}
+	if err := e.certs.Rename(from, to); err != nil {
+		e.log.Warn("uploaded certificates not renamed", "stack", to, "err", err)
+	}
+}

@@ -1,0 +1,43 @@
+package command
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"mesh"
+)
+
+// PrintError tells a person what is wrong and what to do about it. What is no
+// fault of theirs goes to the log, and they see a short id of it.
+func (s *Commands) PrintError(w io.Writer, err error) {
+	var reported *mesh.Reported
+	if errors.As(err, &reported) {
+		return
+	}
+	var e *mesh.Error
+	if err = mesh.TellNoRoom(err); !errors.As(err, &e) {
+		if errors.Is(err, context.Canceled) {
+			return
+		}
+		var b [4]byte
+		_, _ = rand.Read(b[:])
+		id := hex.EncodeToString(b[:])
+		s.Logger.Error("command failed", "id", id, "err", err)
+		_, _ = fmt.Fprintf(w, "error: mesh itself failed (id %s)\nhint:  the server's log has the details under that id\n", id)
+		return
+	}
+	_, _ = fmt.Fprintf(w, "error: %s\n", mesh.Visible(e.Text))
+	for l := range strings.SplitSeq(e.Hint, "\n") {
+		switch {
+		case strings.HasPrefix(l, "usage: "):
+			_, _ = fmt.Fprintln(w, mesh.Visible(l))
+		case l != "":
+			_, _ = fmt.Fprintf(w, "hint:  %s\n", mesh.Visible(l))
+		}
+	}
+}

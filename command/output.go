@@ -1,0 +1,70 @@
+package command
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+
+	"mesh"
+)
+
+// harmless passes on text of mesh's own, in which what others chose may stand: no
+// control sequence of theirs reaches a terminal. It is for whole writes of whole runes.
+type harmless struct{ w io.Writer }
+
+func (h harmless) Write(p []byte) (int, error) {
+	if _, err := io.WriteString(h.w, mesh.VisibleOutput(string(p))); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// say prints an answer, and tell what is said besides. Texts among args may be
+// somebody else's: each stays on its line.
+func (c *call) say(format string, args ...any) {
+	_, _ = fmt.Fprintf(c.Stdout, format, visible(args)...)
+}
+
+func (c *call) tell(format string, args ...any) {
+	_, _ = fmt.Fprintf(c.Stderr, format, visible(args)...)
+}
+
+func visible(args []any) []any {
+	out := make([]any, len(args))
+	for i, a := range args {
+		if v := reflect.ValueOf(a); v.Kind() == reflect.String {
+			a = mesh.Visible(v.String())
+		}
+		out[i] = a
+	}
+	return out
+}
+
+// crlf is a terminal in raw mode.
+type crlf struct{ w io.Writer }
+
+func (c crlf) Write(p []byte) (int, error) {
+	if _, err := io.WriteString(c.w, strings.ReplaceAll(string(p), "\n", "\r\n")); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// list prints what a listing command has found: v for a program, rows for a person.
+func (c *call) list(v any, heading []string, rows [][]string) error {
+	if c.json {
+		return c.printJSON(v)
+	}
+	c.table(heading, rows)
+	return nil
+}
+
+// printJSON prints v for a program.
+func (c *call) printJSON(v any) error {
+	enc := json.NewEncoder(c.Stdout)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}

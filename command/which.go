@@ -1,0 +1,158 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"mesh"
+)
+
+// StackOption looks for an option that names the stack (-a, -s, --app, --stack) at the
+// front of words, and returns the name and how many words it takes: 0 if there is none.
+// The name is empty if it is missing.
+func StackOption(words []string) (name string, n int) {
+	if len(words) == 0 {
+		return "", 0
+	}
+	switch option, value, joined := strings.Cut(words[0], "="); option {
+	case "-a", "-s", "--app", "--stack":
+		if joined || len(words) == 1 {
+			return value, 1
+		}
+		return words[1], 2
+	}
+	return "", 0
+}
+
+// leading takes the stack off the front of a command line, where the client puts
+// the one that the checkout names. The last one wins: it is what was typed.
+func (c *call) leading(words []string) ([]string, error) {
+	for {
+		name, n := StackOption(words)
+		switch {
+		case n == 0:
+			return words, nil
+		case name == "" && n == len(words):
+			return nil, mesh.Errorf(mesh.Invalid, "%s needs the name of a stack", words[0])
+		}
+		c.named, words = name, words[n:]
+	}
+}
+
+// findStack finds the stack that is meant: by option, by SSH user, by the first
+// argument, or because there is only one.
+func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []string, error) {
+	app, _ := c.flags.GetString("app")
+	if s, _ := c.flags.GetString("stack"); s != "" {
+		if app != "" && app != s {
+			return mesh.Stack{}, nil, c.usage("-a %s and -s %s name two stacks", mesh.Clip(app, 60), mesh.Clip(s, 60))
+		}
+		app = s
+	}
+	if app == "" {
+		app = c.named
+	}
+	all, err := c.Stacks.Stacks(ctx)
+	if err != nil {
+		return mesh.Stack{}, nil, err
+	}
+	all = slices.DeleteFunc(all, func(s mesh.Stack) bool { return !c.Key.May(mesh.AccessRead, s.Name) })
+	byName := func(name string) (mesh.Stack, bool) {
+		i := slices.IndexFunc(all, func(s mesh.Stack) bool { return string(s.Name) == name })
+		if i < 0 {
+			return mesh.Stack{}, false
+		}
+		return all[i], true
+	}
+	if app != "" {
+		st, ok := byName(app)
+		if name, err := mesh.ParseStackName(app); !ok && err == nil && c.def.creates && c.Key.May(mesh.AccessDeploy, name) {
+			return mesh.Stack{Name: name}, args, nil
+		}
+		if st.Name = mesh.StackName(app); !ok && c.unreadable(st.Name) != "" {
+			if c.def.topic == "stacks" && c.def.verb == "destroy" {
+				return st, args, nil // it takes no more than the name
+			}
+			_, err := c.Stacks.Stack(ctx, st.Name)
+			return st, nil, err
+		}
+		if !ok {
+			return st, nil, noStack(app, all)
+		}
+		return st, args, nil
+	}
+	if st, ok := byName(c.User); ok {
+		return st, args, nil
+	}
+	if len(args) > 0 && c.flags.ArgsLenAtDash() != 0 {
+		if st, ok := byName(args[0]); ok {
+			args = args[1:]
+			if c.def.verbatim && len(args) > 0 && args[0] == "--" {
+				args = args[1:]
+			}
+			return st, args, nil
+		}
+	}
+	switch len(all) {
+	case 1:
+		return all[0], args, nil
+	case 0:
+		return mesh.Stack{}, nil, &mesh.Error{Kind: mesh.NoStack, Text: "there is no stack yet", Hint: "push one: git remote add mesh ssh://mesh@HOST:PORT/NAME && git push mesh main"}
+	}
+	var names []string
+	for _, s := range all {
+		names = append(names, string(s.Name))
+	}
+	return mesh.Stack{}, nil, c.usage("which stack? there are %s; name one with -a", mesh.Clip(strings.Join(names, ", "), 400))
+}
+
+// unreadable tells which damaged record keeps a stack from being read, to those who may
+// read the stack.
+func (c *call) unreadable(name mesh.StackName) string {
+	for _, d := range c.Stacks.Damaged() {
+		if d.Whole && d.Stack == name && name != "" && c.Key.May(mesh.AccessRead, name) {
+			return d.What
+		}
+	}
+	return ""
+}
+
+func noStack(name string, all []mesh.Stack) error {
+	e := mesh.Errorf(mesh.NoStack, "no stack is named %q", mesh.Clip(name, 60)).WithHint("list all with: ssh mesh stacks")
+	best, dist := "", 3
+	for _, s := range all {
+		if d := distance(name, string(s.Name)); d < dist {
+			best, dist = string(s.Name), d
+		}
+	}
+	if best != "" {
+		e.Hint = fmt.Sprintf("there is %q; list all with: ssh mesh stacks", best)
+	}
+	return e
+}
+
+// distance is the Levenshtein distance of two words.
+func distance(a, b string) int {
+	if len(a) > 64 || len(b) > 64 {
+		return 64
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		last := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := last
+			if a[i] != b[j] {
+				cost++
+			}
+			last = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

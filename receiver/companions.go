@@ -1,0 +1,72 @@
+package receiver
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/gliderlabs/ssh"
+	gossh "golang.org/x/crypto/ssh"
+
+	"mesh"
+)
+
+// offered tells whether some key has the public key that a client offers. A
+// client whose key is unknown is told which one it was and what an admin has to
+// type, unless the same key came along with a known one before.
+func (r *Receiver) offered(ctx ssh.Context, pub ssh.PublicKey) bool {
+	fp := gossh.FingerprintSHA256(pub)
+	keys, err := r.Keys.Keys(ctx)
+	if err != nil {
+		r.Logger.Error("keys not readable", "err", err)
+		return false
+	}
+	if slices.ContainsFunc(keys, func(k mesh.Key) bool { return k.Fingerprint == fp }) {
+		return true
+	}
+	st := state(ctx)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if slices.Contains(st.rejected, fp) || len(st.rejected) > maxAuthTries {
+		return false
+	}
+	st.rejected = append(st.rejected, fp)
+	r.unknown.note(func(more int) {
+		r.Logger.Info("unknown key", "key", fp, "remote", ctx.RemoteAddr().String(), "more", more)
+	})
+	if st.banner != nil && !r.unknownKeys.known(fp) {
+		line := strings.TrimSpace(string(gossh.MarshalAuthorizedKey(pub)))
+		_ = st.banner.SendAuthBanner(fmt.Sprintf("mesh: the key %s is not known here. An admin lets it in with:\n  ssh mesh ssh-keys:add NAME %s\n", fp, line))
+	}
+	if st.banner != nil && len(st.rejected) == maxAuthTries {
+		_ = st.banner.SendAuthBanner(fmt.Sprintf("mesh: your ssh offered %d keys, and none is known here. If another one is, offer only that one:\n  ssh -o IdentitiesOnly=yes -i ~/.ssh/KEY …\n", maxAuthTries))
+	}
+	return false
+}
+
+// companions remembers unknown keys that were offered before a known one: the
+// other keys in a user's agent, which are not worth a banner every time.
+type companions struct {
+	mu  sync.Mutex
+	set map[string]bool
+}
+
+func newCompanions() *companions { return &companions{set: map[string]bool{}} }
+
+func (c *companions) add(fps []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.set)+len(fps) > 10_000 {
+		clear(c.set)
+	}
+	for _, fp := range fps {
+		c.set[fp] = true
+	}
+}
+
+func (c *companions) known(fp string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.set[fp]
+}

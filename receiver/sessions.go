@@ -1,0 +1,147 @@
+package receiver
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/gliderlabs/ssh"
+)
+
+// Retire lets another process take the connections that come from now on, which
+// wait in the listeners' queues until it does. It returns when nothing is left
+// here that changes anything: sessions that only read from an instance or write to
+// it (see mesh.Request.Parted) go on until Serve's context ends. When ctx ends
+// first, all sessions are ended, and it returns ctx's cause.
+func (r *Receiver) Retire(ctx context.Context) error {
+	var all []*sessions
+	r.servers.Range(func(k, _ any) bool {
+		all = append(all, k.(*sessions))
+		return true
+	})
+	for _, s := range all {
+		s.retire()
+	}
+	var err error
+	for _, s := range all {
+		if serr := s.waitIdle(ctx); serr != nil {
+			s.cut()
+			_ = s.waitIdle(context.WithoutCancel(ctx))
+			err = serr
+		}
+	}
+	return err
+}
+
+// sessions counts the sessions of a server. A sync.WaitGroup would not do: a
+// session may begin while the server already waits for the end of the others.
+type sessions struct {
+	cut   func() // ends all sessions
+	close func() // closes the listener
+
+	mu      sync.Mutex
+	n       int
+	ended   bool
+	retired bool
+	idle    chan struct{} // closed when the last one has gone after end
+	// busy is the sessions that change something, and the connections whose first
+	// session has yet to come: whoever has got in is served.
+	busy  int
+	quiet chan struct{} // closed when busy is 0, and made anew
+}
+
+func newSessions(cut, closeListener func()) *sessions {
+	return &sessions{cut: cut, close: closeListener, idle: make(chan struct{}), quiet: make(chan struct{})}
+}
+
+// hold makes settled wait until release is called.
+func (s *sessions) hold() (release func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.holdLocked()
+}
+
+func (s *sessions) holdLocked() (release func()) {
+	s.busy++
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.busy--; s.busy == 0 {
+			close(s.quiet)
+			s.quiet = make(chan struct{})
+		}
+	})
+}
+
+// waitIdle returns when nothing is held, or ctx's cause.
+func (s *sessions) waitIdle(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		busy, quiet := s.busy, s.quiet
+		s.mu.Unlock()
+		if busy == 0 {
+			return nil
+		}
+		select {
+		case <-quiet:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// retire closes the listener, and keeps sessions from connections that had one.
+func (s *sessions) retire() {
+	s.mu.Lock()
+	s.retired = true
+	s.mu.Unlock()
+	s.close()
+}
+
+func (s *sessions) retiring() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.retired
+}
+
+// handler refuses sessions once the server ends.
+func (s *sessions) handler(next ssh.Handler) ssh.Handler {
+	return func(sess ssh.Session) {
+		ctx := sess.Context()
+		first := state(ctx).firstSession()
+		s.mu.Lock()
+		if s.ended || s.retired && !first {
+			s.mu.Unlock()
+			_, _ = fmt.Fprintf(sess.Stderr(), "error: %s\nhint:  try again\n", errStopping.Text)
+			_ = sess.Exit(1)
+			return
+		}
+		s.n++
+		release := s.holdLocked()
+		s.mu.Unlock()
+		state(ctx).release()
+		if ch, _ := ctx.Value(sessionKey{}).(*channelState); ch != nil {
+			ch.part = release
+		}
+		defer func() {
+			release()
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.n--; s.n == 0 && s.ended {
+				close(s.idle)
+			}
+		}()
+		next(sess)
+	}
+}
+
+// end lets no more sessions begin and waits for those that are open.
+func (s *sessions) end() {
+	s.mu.Lock()
+	s.ended = true
+	if s.n == 0 {
+		close(s.idle)
+	}
+	s.mu.Unlock()
+	<-s.idle
+}
