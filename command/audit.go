@@ -26,10 +26,10 @@ type Auditor interface {
 
 var auditCommands = []*definition{
 	{
-		topic: "audit", short: "List who did what, when, and how it went, the newest first", access: mesh.AccessAdmin, quiet: true, json: true, run: runAudit,
+		topic: "audit", short: "List what keys did, newest first", access: mesh.AccessAdmin, quiet: true, json: true, run: runAudit,
 		flags: func(f *pflag.FlagSet) {
-			f.IntP("lines", "n", 50, "at most so many; 0 for all")
-			f.StringP("app", "a", "", "only what was done to this `STACK`")
+			f.IntP("lines", "n", 50, "maximum number of rows (0: all)")
+			f.StringP("app", "a", "", "only actions on this `STACK`")
 		},
 	},
 }

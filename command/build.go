@@ -30,7 +30,7 @@ var buildCommands = []*definition{
 		stack: true, access: mesh.AccessDeploy, min: 1, max: maxArgs, run: runBuildSet,
 	},
 	{
-		topic: "build", verb: "dockerfile", args: "[--eject]", short: "Print the Dockerfile of the last commit, written or generated",
+		topic: "build", verb: "dockerfile", args: "[--eject]", short: "Print the Dockerfile of the last commit, or a generated one",
 		long: "Prints the repository's own Dockerfile, or the one that mesh generates if there is none. In a checkout,\n" +
 			"\"mesh build:dockerfile --eject\" generates it from the files there and writes it to ./Dockerfile, with a\n" +
 			".dockerignore if there is none. From then on it belongs to the repository: change it and commit it.",

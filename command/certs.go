@@ -19,10 +19,10 @@ type Certs interface {
 
 var certCommands = []*definition{
 	{
-		topic: "certs", short: "List the certificates of a stack's hosts: source, expiry, last error", stack: true, json: true, run: runCerts,
+		topic: "certs", short: "List the certificates of a stack's hosts", stack: true, json: true, run: runCerts,
 	},
 	{
-		topic: "certs", verb: "add", args: "< PEM", short: "Use a certificate of your own for the hosts of a stack that it covers",
+		topic: "certs", verb: "add", args: "< PEM", short: "Use your own certificate for the hosts it covers",
 		long:  "Chain and key come on standard input, in any order: cat fullchain.pem privkey.pem | ssh mesh certs:add -a blog",
 		stack: true, access: mesh.AccessDeploy, run: runCertsAdd,
 	},
@@ -43,7 +43,7 @@ type certJSON struct {
 
 func (c *call) certs() (Certs, error) {
 	if c.Certs == nil {
-		return nil, mesh.Errorf(mesh.Conflict, "this server takes no requests over TLS").WithHint("start it with --https-addr :443")
+		return nil, mesh.Errorf(mesh.Conflict, "this server does not serve HTTPS").WithHint("start it with --https-addr :443")
 	}
 	return c.Certs, nil
 }
@@ -95,7 +95,7 @@ func runCertsAdd(_ context.Context, c *call) error {
 	for _, h := range covered {
 		names = append(names, string(h))
 	}
-	c.say("%s: the certificate is used for %s\n", c.stack.Name, strings.Join(names, ", "))
+	c.say("added the certificate for %s to %s\n", strings.Join(names, ", "), c.stack.Name)
 	return nil
 }
 
@@ -111,6 +111,6 @@ func runCertsRemove(_ context.Context, c *call) error {
 	if err := all.Remove(c.stack.Name, host); err != nil {
 		return err
 	}
-	c.say("%s: the uploaded certificate for %s is removed\n", c.stack.Name, host)
+	c.say("removed the uploaded certificate for %s from %s\n", host, c.stack.Name)
 	return nil
 }

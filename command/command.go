@@ -198,7 +198,7 @@ func argCount(def *definition, args []string) string {
 	if len(args) < def.min {
 		return def.name() + " needs more arguments"
 	}
-	return fmt.Sprintf("%s takes no argument %q", def.name(), mesh.Clip(args[def.max], 60))
+	return fmt.Sprintf("%s does not take the argument %q", def.name(), mesh.Clip(args[def.max], 60))
 }
 
 func (c *call) denied(need mesh.Access) error {
@@ -228,7 +228,7 @@ func (c *call) parse(words []string) error {
 	fs.SetOutput(io.Discard)
 	fs.SortFlags = false
 	if c.def.stack {
-		fs.StringP("app", "a", "", "the `STACK` that is meant")
+		fs.StringP("app", "a", "", "the `STACK`")
 		fs.StringP("stack", "s", "", "the same")
 	}
 	if c.def.json {

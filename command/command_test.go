@@ -421,17 +421,17 @@ func TestStack_IsFoundInOrder(t *testing.T) {
 		{"-a before what stands in front", two, "-a shop config:get -a blog NAME", nil, "blog"},
 		{"-a before the user", two, "config:get -a shop NAME", []option{user("blog")}, "shop"},
 		{"the user", two, "config:get NAME", []option{user("shop")}, "shop"},
-		{"the user before the first word", two, "config:get blog NAME", []option{user("shop")}, `2 error: config:get takes no argument "NAME"`},
+		{"the user before the first word", two, "config:get blog NAME", []option{user("shop")}, `2 error: config:get does not take the argument "NAME"`},
 		{"the first word", two, "config:get shop NAME", nil, "shop"},
 		{"the only one", one, "config:get NAME", nil, "blog"},
 		{"the only one the key may see", two, "config:get NAME", []option{as(limited)}, "shop"},
-		{"ambiguous", two, "config:get NAME", nil, "2 error: which stack? there are blog, shop; name one with -a"},
+		{"ambiguous", two, "config:get NAME", nil, "2 error: which stack? choose one with -a: blog, shop"},
 		{"no such", two, "config:get -a shpo NAME", nil, "20 error: no stack is named \"shpo\"\nhint:  there is \"shop\"; list all with: ssh mesh stacks"},
 		{"not its own", two, "config:get -a blog NAME", []option{as(limited)}, "20 error: no stack is named \"blog\"\nhint:  list all with"},
 		{"not its own, as the user", two, "config:get NAME", []option{as(limited), user("blog")}, "shop"},
-		{"not its own, as first word", two, "config:get blog NAME", []option{as(limited)}, `2 error: config:get takes no argument "NAME"`},
-		{"none", stacks(), "config:get NAME", nil, "20 error: there is no stack yet"},
-		{"two names", two, "config:get -a blog -s shop NAME", nil, "2 error: -a blog and -s shop name two stacks"},
+		{"not its own, as first word", two, "config:get blog NAME", []option{as(limited)}, `2 error: config:get does not take the argument "NAME"`},
+		{"none", stacks(), "config:get NAME", nil, "20 error: there are no stacks yet"},
+		{"two names", two, "config:get -a blog -s shop NAME", nil, "2 error: -a blog and -s shop name different stacks"},
 		{"front without a name", two, "-a", nil, "2 error: -a needs the name of a stack"},
 		{"words behind -- are no stack", two, "config:get -- shop NAME", nil, "2 error: which stack?"},
 	} {
@@ -744,7 +744,7 @@ func TestDeploymentsShow_FollowGivesTheVerdict(t *testing.T) {
 			t.Errorf("%s, only shown, ends with %d", status, r.status)
 		}
 	}
-	if r := do(t, stacks("blog"), "deployments:show"); r.status != 1 || !strings.Contains(r.err, "no deployment yet") {
+	if r := do(t, stacks("blog"), "deployments:show"); r.status != 1 || !strings.Contains(r.err, "no deployments yet") {
 		t.Errorf("got %d, %s", r.status, r.err)
 	}
 }

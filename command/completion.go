@@ -14,7 +14,7 @@ import (
 
 var completionCommands = []*definition{
 	{
-		topic: "completion", args: "bash|zsh|fish", short: "Print what makes a shell complete mesh's commands and options", min: 1, max: 1, run: runCompletion,
+		topic: "completion", args: "bash|zsh|fish", short: "Print a shell completion script", min: 1, max: 1, run: runCompletion,
 		long: "bash: `source <(mesh completion bash)` in ~/.bashrc; zsh: `source <(mesh completion zsh)` in ~/.zshrc,\n" +
 			"below compinit; fish: `mesh completion fish > ~/.config/fish/completions/mesh.fish`.",
 	},
@@ -60,14 +60,14 @@ func runCompletion(_ context.Context, c *call) error {
 	scripts := map[string]string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}
 	s, ok := scripts[c.args[0]]
 	if !ok {
-		return c.usage("there is no completion for %q: bash, zsh and fish have one", mesh.Clip(c.args[0], 40))
+		return c.usage("no completion for %q; use bash, zsh or fish", mesh.Clip(c.args[0], 40))
 	}
 	_, err := io.WriteString(c.Stdout, s)
 	return err
 }
 
 // own are the words of the binary that are not in the table.
-var own = [][2]string{{"serve", "run the server"}, {"restore", "make a data directory out of a backup"}}
+var own = [][2]string{{"serve", "run the server"}, {"restore", "turn a backup into a data directory"}}
 
 // Complete prints what the last of words can become, one a line, with what it is
 // behind a tab. It needs no server.
@@ -120,8 +120,8 @@ func Complete(w io.Writer, words []string) {
 	}
 	if strings.HasPrefix(last, "-") {
 		if def.stack {
-			offer("-a", "the stack that is meant")
-			offer("--app", "the stack that is meant")
+			offer("-a", "the stack")
+			offer("--app", "the stack")
 		}
 		if def.json {
 			offer("--json", "print JSON")

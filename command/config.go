@@ -20,19 +20,19 @@ type Configs interface {
 
 var configCommands = []*definition{
 	{
-		topic: "config", short: "List the names of the config vars; their values only with --show", stack: true, exact: true, json: true, run: runConfig,
-		flags: func(f *pflag.FlagSet) { f.Bool("show", false, "with their values, which needs the role deploy") },
+		topic: "config", short: "List the names of the config vars; --show adds the values", stack: true, exact: true, json: true, run: runConfig,
+		flags: func(f *pflag.FlagSet) { f.Bool("show", false, "include the values; needs the role deploy") },
 	},
 	{
-		topic: "config", verb: "export", short: "Print the config vars with their values, for config:import",
+		topic: "config", verb: "export", short: "Print config vars and values for config:import",
 		stack: true, access: mesh.AccessDeploy, exact: true, run: runConfigExport,
 		flags: func(f *pflag.FlagSet) { f.String("format", "shell", "the `FORMAT`: shell, envfile or json") },
 	},
 	{
-		topic: "config", verb: "import", args: "< FILE", short: "Set the config vars that standard input holds, in any format of config:export, as one release",
+		topic: "config", verb: "import", args: "< FILE", short: "Set config vars from standard input, as one release", long: "Standard input may have any format that config:export prints.",
 		stack: true, access: mesh.AccessDeploy, run: runConfigImport,
 		flags: func(f *pflag.FlagSet) {
-			f.Bool("no-restart", false, "record only; the next release brings them into force")
+			f.Bool("no-restart", false, "record only; takes effect with the next release")
 		},
 	},
 	{
@@ -40,20 +40,20 @@ var configCommands = []*definition{
 		stack: true, access: mesh.AccessDeploy, exact: true, min: 1, max: 1, json: true, run: runConfigGet,
 	},
 	{
-		topic: "config", verb: "set", args: "NAME=VALUE…", short: "Set config vars and roll them out as one release, without downtime",
-		long: "`NAME=-` reads the value from standard input, which is the way for secrets and for values of several\n" +
-			"lines. Over plain ssh, quote once more: `ssh mesh \"config:set -a blog MOTD='hello world'\"`; the client\n" +
-			"`mesh config:set` needs no second quoting.",
+		topic: "config", verb: "set", args: "NAME=VALUE…", short: "Set config vars and release them, without downtime",
+		long: "`NAME=-` reads the value from standard input: use it for secrets and multi-line values.\n" +
+			"Over plain ssh, quote twice: `ssh mesh \"config:set -a blog MOTD='hello world'\"`. The client\n" +
+			"`mesh config:set` needs no extra quoting.",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: maxArgs, run: runConfigSet,
 		flags: func(f *pflag.FlagSet) {
-			f.Bool("no-restart", false, "record only; the next release brings them into force")
+			f.Bool("no-restart", false, "record only; takes effect with the next release")
 		},
 	},
 	{
-		topic: "config", verb: "unset", args: "NAME…", short: "Remove config vars and roll that out as one release",
+		topic: "config", verb: "unset", args: "NAME…", short: "Remove config vars, as one release",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: maxArgs, run: runConfigUnset,
 		flags: func(f *pflag.FlagSet) {
-			f.Bool("no-restart", false, "record only; the next release brings it into force")
+			f.Bool("no-restart", false, "record only; takes effect with the next release")
 		},
 	},
 }
@@ -122,7 +122,7 @@ func runConfigSet(ctx context.Context, c *call) error {
 		if !ok {
 			// Not quoted: it may well be the other half of a value.
 			return mesh.Errorf(mesh.Invalid, "argument %d is not NAME=VALUE", i+1).
-				WithHint("a value with blanks has to be quoted once more, ssh mesh \"config:set -a %s NAME='a value'\", or read from standard input: ssh mesh config:set -a %s NAME=- < file", c.stack.Name, c.stack.Name)
+				WithHint("quote a value with spaces twice, ssh mesh \"config:set -a %s NAME='a value'\", or read it from standard input: ssh mesh config:set -a %s NAME=- < file", c.stack.Name, c.stack.Name)
 		}
 		if _, err := mesh.ParseVarName(name); err != nil {
 			return err
@@ -132,7 +132,7 @@ func runConfigSet(ctx context.Context, c *call) error {
 		}
 		if value == "-" {
 			if fromStdin != "" {
-				return c.usage("only one value can be read from standard input, and %s is one already", fromStdin)
+				return c.usage("only one value can come from standard input, and %s already does", fromStdin)
 			}
 			fromStdin = name
 		}
@@ -140,7 +140,7 @@ func runConfigSet(ctx context.Context, c *call) error {
 	}
 	if fromStdin != "" {
 		if c.TTY {
-			return mesh.Errorf(mesh.Invalid, "the value of %s has to come from standard input, and that is a terminal", fromStdin).
+			return mesh.Errorf(mesh.Invalid, "the value of %s must come from standard input, which is a terminal", fromStdin).
 				WithHint("pipe it: ssh mesh config:set -a %s %s=- < file", c.stack.Name, fromStdin)
 		}
 		data, err := c.text("the bytes of "+fromStdin, maxValue)
@@ -157,7 +157,7 @@ func runConfigSet(ctx context.Context, c *call) error {
 func runConfigUnset(ctx context.Context, c *call) error {
 	for _, n := range c.args {
 		if strings.Contains(n, "=") {
-			return c.usage("config:unset takes names only, not %q", mesh.Clip(n[:strings.IndexByte(n, '=')], 60)+"=…")
+			return c.usage("config:unset takes names, not %q", mesh.Clip(n[:strings.IndexByte(n, '=')], 60)+"=…")
 		}
 	}
 	return c.changeConfig(ctx, mesh.ConfigChange{Unset: c.args}, "unset")
@@ -177,7 +177,7 @@ func (c *call) changeConfig(ctx context.Context, change mesh.ConfigChange, verb 
 	case len(changed) == 0:
 		c.say("%s: nothing to change\n", st.Name)
 	case st.Current == 0, change.RecordOnly:
-		c.say("%s: %s %s; in force with the next release\n", st.Name, verb, strings.Join(changed, ", "))
+		c.say("%s: %s %s; takes effect with the next release\n", st.Name, verb, strings.Join(changed, ", "))
 	default:
 		c.say("%s %s: %s %s\n", st.Name, st.Current, verb, strings.Join(changed, ", "))
 	}

@@ -32,27 +32,27 @@ type Uploads interface {
 
 var deployCommands = []*definition{
 	{
-		topic: "deploy", args: "[PATH]", short: "Deploy without git: the working directory, or a prebuilt image, the way a push is deployed",
-		long: "In a checkout, `mesh deploy` sends the working directory as it is, committed or not, without what\n" +
-			".gitignore and .dockerignore leave out, and, where there is no Dockerfile, without an .env that is\n" +
-			"not committed. Over plain ssh a tar is read from standard input:\n" +
-			"`tar cz . | ssh mesh deploy -a blog`. With --image the server pulls the image, and records its digest;\n" +
+		topic: "deploy", args: "[PATH]", short: "Deploy the working directory or an image, without git",
+		long: "In a checkout, `mesh deploy` uploads the working directory, committed or not, except what .gitignore\n" +
+			"and .dockerignore exclude. If there is no Dockerfile, an uncommitted .env is excluded as well. Over\n" +
+			"plain ssh, a tar is read from standard input:\n" +
+			"`tar cz . | ssh mesh deploy -a blog`. With --image the server pulls an image and records its digest.\n" +
 			"`docker save IMG | ssh mesh deploy -a blog --load IMG` needs no registry.",
 		stack: true, creates: true, access: mesh.AccessDeploy, max: 1, run: runDeploy,
 		flags: func(f *pflag.FlagSet) {
-			f.String("dockerfile", "", "build with this Dockerfile, `PATH` in the tree")
+			f.String("dockerfile", "", "build with the Dockerfile at `PATH` in the tree")
 			f.Lookup("dockerfile").NoOptDefVal = mesh.DefaultDockerfile
 			f.String("image", "", "deploy the prebuilt image `REF`, pulled by the server")
-			f.String("load", "", "deploy the image `REF` out of what docker save writes to standard input")
-			f.Bool("no-pull", false, "with --image: take the engine's own copy, and ask no registry")
-			f.Bool("no-cache", false, "build every step anew")
-			f.Bool("dry-run", false, "build, then stop; nothing changes")
-			f.String("source", "", "what is deployed, for the record: a `TEXT`")
+			f.String("load", "", "deploy the image `REF` from a docker save on standard input")
+			f.Bool("no-pull", false, "with --image: use the engine's copy, without a registry")
+			f.Bool("no-cache", false, "run every build step")
+			f.Bool("dry-run", false, "build, then stop")
+			f.String("source", "", "`TEXT` that describes the deployment")
 		},
 	},
 	{
-		topic: "promote", args: "TO", short: "Deploy the image that a stack (-a FROM) runs to the stack TO, with TO's config and release command",
-		long:  "Nothing is built: it is the same image. `ssh mesh promote live -a staging`",
+		topic: "promote", args: "TO", short: "Deploy the image that one stack (-a FROM) runs to another",
+		long:  "TO gets the same image, with its own config and release command: `ssh mesh promote live -a staging`",
 		stack: true, ownCheck: true, min: 1, max: 1, run: runPromote,
 	},
 }
@@ -83,13 +83,13 @@ func runDeploy(ctx context.Context, c *call) error {
 	}
 	switch {
 	case img != "" && load != "":
-		return c.usage("--image and --load name two sources")
+		return c.usage("--image and --load cannot be combined")
 	case (img != "" || load != "") && (c.flags.Changed("dockerfile") || u.NoCache):
-		return c.usage("a prebuilt image is not built: --dockerfile and --no-cache mean nothing with it")
+		return c.usage("--dockerfile and --no-cache do not apply to a prebuilt image")
 	case local && img == "":
-		return c.usage("--no-pull goes with --image")
+		return c.usage("--no-pull needs --image")
 	case len(c.args) > 0 && !c.flags.Changed("dockerfile"):
-		return c.usage("deploy takes no argument %q", mesh.Clip(c.args[0], 60))
+		return c.usage("deploy does not take the argument %q", mesh.Clip(c.args[0], 60))
 	case len(c.args) > 0:
 		u.Dockerfile = c.args[0] // --dockerfile PATH, whose value may be left out
 	}
@@ -108,7 +108,7 @@ func runDeploy(ctx context.Context, c *call) error {
 	case img != "":
 		u.From, u.Subject = mesh.From{Ref: img, Local: local, Public: len(c.Key.Stacks) > 0}, "Image "+img
 	case c.TTY:
-		return mesh.Errorf(mesh.Invalid, "the source has to come from standard input, and that is a terminal").
+		return mesh.Errorf(mesh.Invalid, "the source must come from standard input, which is a terminal").
 			WithHint("in a checkout: mesh deploy; elsewhere: tar cz . | ssh mesh deploy -a %s", c.stack.Name)
 	case load != "":
 		u.From, u.Subject = mesh.From{Ref: load, Archive: c.Upload}, "Image "+load+", loaded"
@@ -148,12 +148,12 @@ func (c *call) admitImage(ref string) error {
 		name = name[:i]
 	}
 	if ours && !c.Key.May(mesh.AccessRead, mesh.StackName(name)) {
-		return mesh.Errorf(mesh.NotFound, "there is no image %s, or it is private", mesh.Clip(ref, 80))
+		return mesh.Errorf(mesh.NotFound, "the image %s does not exist, or it is private", mesh.Clip(ref, 80))
 	}
 	if len(c.Key.Stacks) > 0 && !ours {
 		// What lies in the engine without being its stacks' may be anybody's.
 		if local, _ := c.flags.GetBool("no-pull"); local {
-			return mesh.Errorf(mesh.Denied, "the key %q is limited to stacks, and may not use what else is in the engine", c.Key.Name).WithHint("deploy it without --no-pull, from a registry")
+			return mesh.Errorf(mesh.Denied, "the key %q is limited to stacks and may not use other images of the engine", c.Key.Name).WithHint("deploy it from a registry, without --no-pull")
 		}
 	}
 	return nil
@@ -166,7 +166,7 @@ func (c *call) deployed(ctx context.Context, name mesh.StackName, dry bool) erro
 		return err
 	}
 	if dry {
-		c.say("%s: built; nothing has changed\n", name)
+		c.say("built %s; nothing has changed\n", name)
 		return nil
 	}
 	c.say("%s %s: %s\n", name, st.Current, c.URL(c.Hosts.Domains(st)[0]))

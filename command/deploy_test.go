@@ -53,14 +53,14 @@ func TestDeploy_Refusals(t *testing.T) {
 		text   string
 		opts   []option
 	}{
-		{"deploy --image a --load b", 2, "two sources", nil},
+		{"deploy --image a --load b", 2, "cannot be combined", nil},
 		{"deploy --image", 2, "flag needs an argument", nil},
 		{"deploy --image=", 2, "needs the name of an image", nil},
-		{"deploy --image a --dockerfile", 2, "is not built", nil},
-		{"deploy --no-pull", 2, "goes with --image", nil},
-		{"deploy blog x", 2, `takes no argument "x"`, nil},
+		{"deploy --image a --dockerfile", 2, "do not apply to a prebuilt image", nil},
+		{"deploy --no-pull", 2, "needs --image", nil},
+		{"deploy blog x", 2, `does not take the argument "x"`, nil},
 		{"deploy --dockerfile ../x", 2, "not a path inside", nil},
-		{"deploy", 2, "that is a terminal", []option{terminal}},
+		{"deploy", 2, "which is a terminal", []option{terminal}},
 		{"deploy -a Not_A_Name", 20, "no stack", nil},
 		{"deploy -a new", 20, "no stack", []option{as(mesh.Key{Name: "ci", Role: mesh.RoleDeploy, Stacks: []mesh.StackName{"blog"}})}},
 		{"deploy -a blog", 1, "may not use deploy", []option{as(mesh.Key{Name: "eye", Role: mesh.RoleRead})}},
@@ -111,7 +111,7 @@ func TestPromoteAndRename(t *testing.T) {
 	if r := do(t, f, "promote live -a blog", as(mesh.Key{Name: "eye", Role: mesh.RoleRead})); r.status != 1 || !strings.Contains(r.err, "may not deploy to live") {
 		t.Errorf("got %d %s", r.status, r.err)
 	}
-	if r := do(t, f, "stacks rename -a blog shop"); r.status != 0 || r.out != "blog is called shop now, at http://shop.localhost:8080\n" {
+	if r := do(t, f, "stacks rename -a blog shop"); r.status != 0 || r.out != "renamed blog to shop: http://shop.localhost:8080\n" {
 		t.Errorf("got %d %s%s", r.status, r.out, r.err)
 	}
 	if r := do(t, f, "apps:rename blog Shop"); r.status != 2 {
@@ -138,7 +138,7 @@ func TestRun_Detached(t *testing.T) {
 	if r := do(t, f, "run:logs run.2000"); r.status != 0 || !strings.Contains(r.out, "app[run.2000]: hello") {
 		t.Errorf("got %d %s%s", r.status, r.out, r.err)
 	}
-	if r := do(t, f, "run logs run.2000 -t"); r.status != 137 || !strings.Contains(r.err, "has ended with exit code 137") {
+	if r := do(t, f, "run logs run.2000 -t"); r.status != 137 || !strings.Contains(r.err, "run.2000 ended with exit code 137") {
 		t.Errorf("got %d %s%s", r.status, r.out, r.err)
 	}
 	if r := do(t, f, "run:logs run.1"); r.status != 1 || !strings.Contains(r.err, `no detached run "run.1"`) {

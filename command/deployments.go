@@ -89,7 +89,7 @@ func (c *call) deployment(ctx context.Context) (mesh.Deployment, error) {
 		}
 	}
 	if n == 0 {
-		return mesh.Deployment{}, mesh.Errorf(mesh.NotFound, "%s has no deployment yet", c.stack.Name)
+		return mesh.Deployment{}, mesh.Errorf(mesh.NotFound, "%s has no deployments yet", c.stack.Name)
 	}
 	return c.History.Deployment(ctx, c.stack.Name, n)
 }
@@ -169,7 +169,7 @@ func runDeploymentCancel(ctx context.Context, c *call) error {
 		return err
 	}
 	if d.Status == mesh.StatusLive {
-		return mesh.Errorf(mesh.Conflict, "deployment %s was past its switch and is live", d.Number).WithHint("take it back with: ssh mesh rollback -a %s", c.stack.Name)
+		return mesh.Errorf(mesh.Conflict, "deployment %s had already switched traffic and is live", d.Number).WithHint("undo it with: ssh mesh rollback -a %s", c.stack.Name)
 	}
 	c.say("deployment %s of %s: %s\n", d.Number, c.stack.Name, d.Status)
 	return nil

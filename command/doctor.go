@@ -27,7 +27,7 @@ var doctorCommands = []*definition{
 		topic: "server", verb: "info", short: "Show versions, addresses, disk and Docker", access: mesh.AccessAdmin, quiet: true, json: true, run: runServerInfo,
 	},
 	{
-		topic: "doctor", short: "Look for what is wrong, and how to mend it; exit status 1 when something is", access: mesh.AccessAdmin, quiet: true, json: true, run: runDoctor,
+		topic: "doctor", short: "Find problems and how to fix them; exit status 1 if any", access: mesh.AccessAdmin, quiet: true, json: true, run: runDoctor,
 	},
 }
 

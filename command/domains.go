@@ -21,17 +21,17 @@ type Hosts interface {
 
 var domainCommands = []*definition{
 	{
-		topic: "domains", short: "List the host names that lead to a stack", stack: true, json: true, run: runDomains,
+		topic: "domains", short: "List the host names of a stack", stack: true, json: true, run: runDomains,
 	},
 	{
-		topic: "domains", verb: "add", args: "HOST", short: "Route a host name to a stack; one host belongs to one stack",
+		topic: "domains", verb: "add", args: "HOST", short: "Add a host name to a stack",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runDomainsAdd,
 		flags: func(f *pflag.FlagSet) {
-			f.String("redirect-to", "", "tell who asks for it to go to this other `HOST` of the stack")
+			f.String("redirect-to", "", "redirect requests to this other `HOST` of the stack")
 		},
 	},
 	{
-		topic: "domains", verb: "remove", args: "HOST", short: "Take a host name from a stack",
+		topic: "domains", verb: "remove", args: "HOST", short: "Remove a host name from a stack",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runDomainsRemove,
 	},
 }
@@ -70,10 +70,10 @@ func runDomainsAdd(ctx context.Context, c *call) error {
 		return err
 	}
 	if to != "" {
-		c.say("%s is redirected to %s\n", host, to)
+		c.say("redirected %s to %s\n", host, to)
 		return nil
 	}
-	c.say("%s leads to %s: %s\n", host, c.stack.Name, c.URL(host))
+	c.say("added %s to %s: %s\n", host, c.stack.Name, c.URL(host))
 	return nil
 }
 
@@ -85,6 +85,6 @@ func runDomainsRemove(ctx context.Context, c *call) error {
 	if err := c.Hosts.RemoveDomain(ctx, c.stack.Name, host); err != nil {
 		return err
 	}
-	c.say("%s leads to %s no more\n", host, c.stack.Name)
+	c.say("removed %s from %s\n", host, c.stack.Name)
 	return nil
 }

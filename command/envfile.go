@@ -62,12 +62,12 @@ func validJSON(name string, v mesh.Secret) error {
 	if utf8.ValidString(v.Reveal()) {
 		return nil
 	}
-	return mesh.Errorf(mesh.Invalid, "the value of %s is not valid UTF-8, which JSON cannot hold", name).WithHint("take it from config:get, or from config:export --format shell")
+	return mesh.Errorf(mesh.Invalid, "the value of %s is not valid UTF-8, so it cannot be JSON", name).WithHint("use config:get, or config:export --format shell")
 }
 
 func runConfigImport(ctx context.Context, c *call) error {
 	if c.TTY {
-		return mesh.Errorf(mesh.Invalid, "the config vars have to come from standard input, and that is a terminal").
+		return mesh.Errorf(mesh.Invalid, "the config vars must come from standard input, which is a terminal").
 			WithHint("ssh mesh config:import -a %s < .env", c.stack.Name)
 	}
 	data, err := c.text("the config vars", maxValue)
@@ -79,7 +79,7 @@ func runConfigImport(ctx context.Context, c *call) error {
 		return err
 	}
 	if len(set) == 0 {
-		return mesh.Errorf(mesh.Invalid, "there are no config vars on standard input").WithHint("ssh mesh config:import -a %s < .env", c.stack.Name)
+		return mesh.Errorf(mesh.Invalid, "no config vars on standard input").WithHint("ssh mesh config:import -a %s < .env", c.stack.Name)
 	}
 	return c.changeConfig(ctx, mesh.ConfigChange{Set: set}, "set")
 }
@@ -96,7 +96,7 @@ func parseConfig(text string) (mesh.Config, error) {
 	if strings.HasPrefix(strings.TrimSpace(text), "{") {
 		var plain map[string]string
 		if err := json.Unmarshal([]byte(text), &plain); err != nil {
-			return nil, mesh.Errorf(mesh.Invalid, "this is no JSON object of strings").WithHint(`it has to look like {"NAME": "value"}`)
+			return nil, mesh.Errorf(mesh.Invalid, "this is not a JSON object of strings").WithHint(`it must look like {"NAME": "value"}`)
 		}
 		for name, v := range plain {
 			if _, err := mesh.ParseVarName(name); err != nil {
@@ -117,14 +117,14 @@ func parseConfig(text string) (mesh.Config, error) {
 		}
 		// The text of a line may be a secret: errors give its number only.
 		bad := func(why string) error {
-			return mesh.Errorf(mesh.Invalid, "line %d: %s", at, why).WithHint("a line is NAME=VALUE, with the value in quotes where it has blanks or several lines")
+			return mesh.Errorf(mesh.Invalid, "line %d: %s", at, why).WithHint("write NAME=VALUE, and quote a value with spaces or several lines")
 		}
 		if after, ok := strings.CutPrefix(rest, "export"); ok && strings.IndexAny(after, " \t") == 0 {
 			rest = strings.TrimLeft(after, " \t")
 		}
 		eq := strings.IndexAny(rest, "=\n")
 		if eq < 0 || rest[eq] != '=' {
-			return nil, bad("there is no =")
+			return nil, bad("it has no =")
 		}
 		name, err := mesh.ParseVarName(strings.TrimRight(rest[:eq], " \t"))
 		if err != nil {
@@ -135,7 +135,7 @@ func parseConfig(text string) (mesh.Config, error) {
 			return nil, bad(err.Error())
 		}
 		if _, twice := set[name]; twice {
-			return nil, bad(name + " is there twice")
+			return nil, bad(name + " is set twice")
 		}
 		set[name] = mesh.NewSecret(value)
 		line += strings.Count(text[:len(text)-len(after)], "\n")
@@ -182,7 +182,7 @@ func parseValue(s string) (value, after string, err error) {
 		default:
 			line, _, _ := strings.Cut(s, "\n")
 			if rest := strings.TrimLeft(line, " \t"); rest != "" && (rest[0] != '#' || rest == line) {
-				return "", "", mesh.Errorf(mesh.Invalid, "there is more behind the closing quote")
+				return "", "", mesh.Errorf(mesh.Invalid, "text follows the closing quote")
 			}
 			return b.String(), afterLine(s), nil
 		}
@@ -215,7 +215,7 @@ func plainText(s string) (string, error) {
 			}
 			n++
 		}
-		return "", mesh.Errorf(mesh.Invalid, "line %d is not valid UTF-8", n).WithHint("save the file as UTF-8; encode a value that is no text, for example with: base64 -w0 FILE")
+		return "", mesh.Errorf(mesh.Invalid, "line %d is not valid UTF-8", n).WithHint("save the file as UTF-8; encode a binary value, for example with: base64 -w0 FILE")
 	}
 	return s, nil
 }

@@ -55,15 +55,15 @@ func TestParseConfig_AsPeopleWriteIt(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"A=1\nnonsense here\n":    "line 2: there is no =",
+		"A=1\nnonsense here\n":    "line 2: it has no =",
 		"A='x\n":                  "line 1: a quote (') is not closed",
 		"A=1\nB=\"2\n3\nC=4\n":    `line 2: a quote (") is not closed`,
-		"A='x' y\n":               "line 1: there is more behind the closing quote",
-		"A=1\nA=2\n":              "line 2: A is there twice",
+		"A='x' y\n":               "line 1: text follows the closing quote",
+		"A=1\nA=2\n":              "line 2: A is set twice",
 		"1A=2\n":                  `"1A" is not a config var name`,
 		"PORT=80\n":               "PORT cannot be set",
-		"{\"A\": 1}":              "no JSON object of strings",
-		"A=\"x\ny\"\nB=1\nsecret": "line 4: there is no =",
+		"{\"A\": 1}":              "not a JSON object of strings",
+		"A=\"x\ny\"\nB=1\nsecret": "line 4: it has no =",
 	} {
 		if _, err := parseConfig(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)

@@ -28,7 +28,7 @@ func (s *Commands) PrintError(w io.Writer, err error) {
 		_, _ = rand.Read(b[:])
 		id := hex.EncodeToString(b[:])
 		s.Logger.Error("command failed", "id", id, "err", err)
-		_, _ = fmt.Fprintf(w, "error: mesh itself failed (id %s)\nhint:  the server's log has the details under that id\n", id)
+		_, _ = fmt.Fprintf(w, "error: internal error (id %s)\nhint:  search the server's log for this id\n", id)
 		return
 	}
 	_, _ = fmt.Fprintf(w, "error: %s\n", mesh.Visible(e.Text))

@@ -64,3 +64,12 @@ func Parses(line string) error {
 	}
 	return nil
 }
+
+// Shorts are the lines of help, by command.
+func Shorts() map[string]string {
+	out := map[string]string{}
+	for _, d := range table() {
+		out[d.name()] = d.short
+	}
+	return out
+}

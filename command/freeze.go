@@ -24,24 +24,24 @@ type Freezer interface {
 
 var freezeCommands = []*definition{
 	{
-		topic: "maintenance", short: "Tell whether a stack is in maintenance", stack: true, json: true, run: runMaintenance,
+		topic: "maintenance", short: "Show whether a stack is in maintenance", stack: true, json: true, run: runMaintenance,
 	},
 	{
-		topic: "maintenance", verb: "on", short: "Answer all requests with 503; the instances run on", stack: true, access: mesh.AccessDeploy,
+		topic: "maintenance", verb: "on", short: "Answer all requests with 503; instances keep running", stack: true, access: mesh.AccessDeploy,
 		run: func(ctx context.Context, c *call) error { return c.maintain(ctx, true) },
 		flags: func(f *pflag.FlagSet) {
 			f.Bool("page", false, "show browsers the HTML on standard input: maintenance:on --page < page.html")
 		},
 	},
 	{
-		topic: "maintenance", verb: "off", short: "Send requests to the instances again", stack: true, access: mesh.AccessDeploy,
+		topic: "maintenance", verb: "off", short: "Serve requests again", stack: true, access: mesh.AccessDeploy,
 		run: func(ctx context.Context, c *call) error { return c.maintain(ctx, false) },
 	},
 	{
-		topic: "lock", args: "[REASON…]", short: "Freeze a stack: no push, rollback or change of config makes a release", stack: true, access: mesh.AccessDeploy, max: maxArgs, run: runLock,
+		topic: "lock", args: "[REASON…]", short: "Block releases: pushes, rollbacks and config changes", stack: true, access: mesh.AccessDeploy, max: maxArgs, run: runLock,
 	},
 	{
-		topic: "unlock", short: "Let releases be made again", stack: true, access: mesh.AccessDeploy, run: runUnlock,
+		topic: "unlock", short: "Allow releases again", stack: true, access: mesh.AccessDeploy, run: runUnlock,
 	},
 }
 
@@ -72,9 +72,9 @@ func (c *call) maintain(ctx context.Context, on bool) error {
 		}
 		switch {
 		case len(data) == 0:
-			return c.usage("there is no page on standard input")
+			return c.usage("no page on standard input")
 		case len(data) > maxPage:
-			return mesh.Errorf(mesh.Invalid, "the page is longer than %d KiB", maxPage>>10).WithHint("put pictures and styles elsewhere")
+			return mesh.Errorf(mesh.Invalid, "the page is longer than %d KiB", maxPage>>10).WithHint("put images and styles elsewhere")
 		case !utf8.Valid(data):
 			return mesh.Errorf(mesh.Invalid, "the page is not UTF-8")
 		}
@@ -100,6 +100,6 @@ func runUnlock(ctx context.Context, c *call) error {
 	if err := c.Freezer.Unlock(ctx, c.stack.Name); err != nil {
 		return err
 	}
-	c.say("%s is unlocked\n", c.stack.Name)
+	c.say("unlocked %s\n", c.stack.Name)
 	return nil
 }

@@ -29,21 +29,21 @@ type DeployKeys interface {
 
 var gcCommands = []*definition{
 	{
-		topic: "gc", args: "[--dry-run]", short: "Remove images that no rollback needs, and what the build cache has above its limit",
-		long: "This happens by itself after each deployment. The images of the current and the five releases before it stay, for\n" +
-			"each stack, and so does whatever is not this server's.",
+		topic: "gc", args: "[--dry-run]", short: "Remove images that no rollback needs, and excess build cache",
+		long: "mesh does this after each deployment. For each stack it keeps the images of the current release and of the\n" +
+			"five before it. Images that do not belong to this server are never removed.",
 		access: mesh.AccessAdmin, json: true, run: runGC,
-		flags: func(fs *pflag.FlagSet) { fs.Bool("dry-run", false, "print what would go, and remove nothing") },
+		flags: func(fs *pflag.FlagSet) { fs.Bool("dry-run", false, "print what would be removed") },
 	},
 	{
-		topic: "git", verb: "deploy-key", short: "Print the public key that private submodules have to let in",
-		long:  "Add it where the submodules are, as a key that may read; their URLs in .gitmodules have to be ssh:// ones.",
+		topic: "git", verb: "deploy-key", short: "Print the stack's public key, for private submodules",
+		long:  "Add it as a read-only key where the submodules are hosted. Their URLs in .gitmodules must begin with ssh://.",
 		stack: true, access: mesh.AccessDeploy, run: runDeployKey,
 	},
 	{
-		topic: "build", verb: "cache", args: "[--clear]", short: "Show how large the engine's build cache is, or empty it",
+		topic: "build", verb: "cache", args: "[--clear]", short: "Show the size of the build cache, or empty it",
 		access: mesh.AccessAdmin, json: true, run: runBuildCache,
-		flags: func(fs *pflag.FlagSet) { fs.Bool("clear", false, "empty it: the next builds run every step") },
+		flags: func(fs *pflag.FlagSet) { fs.Bool("clear", false, "empty the cache; the next builds run every step") },
 	},
 }
 

@@ -77,3 +77,13 @@ func TestHints_CanBeTyped(t *testing.T) {
 		}
 	}
 }
+
+// A line of help fits beside the command, and begins with what the command does.
+func TestHelp_LinesAreShort(t *testing.T) {
+	t.Parallel()
+	for name, short := range command.Shorts() {
+		if len([]rune(short)) > 60 || short == "" || short[0] < 'A' || short[0] > 'Z' || strings.HasSuffix(short, ".") {
+			t.Errorf("%s: %q has %d characters", name, short, len([]rune(short)))
+		}
+	}
+}

@@ -29,16 +29,16 @@ var keyCommands = []*definition{
 		topic: "ssh-keys", short: "List the keys and what they may do", access: mesh.AccessAdmin, quiet: true, json: true, run: runKeys,
 	},
 	{
-		topic: "ssh-keys", verb: "add", args: "NAME < KEY.pub", short: "Let a public key in, read from standard input or given behind the name",
-		long:   "The first key gets the role admin, the others deploy, unless --role says otherwise. With --stack the key is\nlimited to those stacks and sees no others.",
+		topic: "ssh-keys", verb: "add", args: "NAME < KEY.pub", short: "Add a public key, from standard input or after the name",
+		long:   "The first key gets the role admin, later ones deploy, unless --role says otherwise. With --stack, the key\ncan see and use only those stacks.",
 		access: mesh.AccessAdmin, min: 1, max: maxArgs, run: runKeysAdd,
 		flags: func(f *pflag.FlagSet) {
 			f.String("role", "", "the `ROLE`: admin, deploy or read")
-			f.StringArray("stack", nil, "only this `STACK`; may be given several times")
+			f.StringArray("stack", nil, "limit the key to this `STACK`; may be repeated")
 		},
 	},
 	{
-		topic: "ssh-keys", verb: "remove", args: "NAME", short: "Shut a key out", access: mesh.AccessAdmin, min: 1, max: 1, run: runKeysRemove,
+		topic: "ssh-keys", verb: "remove", args: "NAME", short: "Remove a key", access: mesh.AccessAdmin, min: 1, max: 1, run: runKeysRemove,
 	},
 }
 
@@ -85,7 +85,7 @@ func runKeysAdd(ctx context.Context, c *call) error {
 	text := strings.Join(c.args[1:], " ")
 	if text == "" {
 		if c.TTY {
-			return mesh.Errorf(mesh.Invalid, "the key has to come from standard input, and that is a terminal").WithHint("ssh mesh ssh-keys:add %s < ~/.ssh/id_ed25519.pub", name)
+			return mesh.Errorf(mesh.Invalid, "the key must come from standard input, which is a terminal").WithHint("ssh mesh ssh-keys:add %s < ~/.ssh/id_ed25519.pub", name)
 		}
 		if text, err = c.text("the bytes of the key", maxKeyText); err != nil {
 			return err
@@ -126,27 +126,27 @@ func runKeysAdd(ctx context.Context, c *call) error {
 	if err := c.Keyring.AddKey(ctx, k); err != nil {
 		return err
 	}
-	c.say("%s may come in as %s: %s\n", k.Name, k.Role, k.Fingerprint)
+	c.say("added key %s (%s): %s\n", k.Name, k.Role, k.Fingerprint)
 	return nil
 }
 
 func parsePublicKey(text string) (ssh.PublicKey, error) {
 	switch {
 	case strings.TrimSpace(text) == "":
-		return nil, mesh.Errorf(mesh.Invalid, "there is no key on standard input").WithHint("ssh mesh ssh-keys:add NAME < ~/.ssh/id_ed25519.pub")
+		return nil, mesh.Errorf(mesh.Invalid, "no key on standard input").WithHint("ssh mesh ssh-keys:add NAME < ~/.ssh/id_ed25519.pub")
 	case strings.Contains(text, "PRIVATE KEY"):
-		return nil, mesh.Errorf(mesh.Invalid, "this is a private key, which nobody else should ever see").WithHint("give the public one, whose file ends in .pub; if the private key has been seen, make a new pair")
+		return nil, mesh.Errorf(mesh.Invalid, "this is a private key; never send it to anyone").WithHint("send the public key, from the file that ends in .pub; if others have seen the private key, create a new pair")
 	}
 	pub, _, options, rest, err := ssh.ParseAuthorizedKey([]byte(text))
 	switch {
 	case err != nil:
-		return nil, mesh.Errorf(mesh.Invalid, "this is not a public key: %q", mesh.Clip(strings.TrimSpace(text), 40)).WithHint(`it is one line such as "ssh-ed25519 AAAA… name"`)
+		return nil, mesh.Errorf(mesh.Invalid, "this is not a public key: %q", mesh.Clip(strings.TrimSpace(text), 40)).WithHint(`it must be one line like "ssh-ed25519 AAAA… name"`)
 	case len(options) > 0:
-		return nil, mesh.Errorf(mesh.Invalid, "options in front of a key (%s) mean nothing here", mesh.Clip(strings.Join(options, ","), 60)).WithHint("give the key alone; --role and --stack limit it")
+		return nil, mesh.Errorf(mesh.Invalid, "options before the key (%s) are not supported", mesh.Clip(strings.Join(options, ","), 60)).WithHint("remove them; limit the key with --role and --stack")
 	case strings.TrimSpace(string(rest)) != "":
-		return nil, mesh.Errorf(mesh.Invalid, "there is more than one key").WithHint("add them one by one, each under a name of its own")
+		return nil, mesh.Errorf(mesh.Invalid, "standard input has more than one key").WithHint("add them one at a time, each with its own name")
 	case pub.Type() == "ssh-dss":
-		return nil, mesh.Errorf(mesh.Invalid, "DSA keys are too weak to be let in").WithHint("make an ed25519 key: ssh-keygen -t ed25519")
+		return nil, mesh.Errorf(mesh.Invalid, "DSA keys are too weak").WithHint("create an ed25519 key: ssh-keygen -t ed25519")
 	}
 	return pub, nil
 }
@@ -156,6 +156,6 @@ func runKeysRemove(ctx context.Context, c *call) error {
 	if err := c.Keyring.RemoveKey(ctx, name, c.Key.Name); err != nil {
 		return err
 	}
-	c.say("%s is shut out\n", name)
+	c.say("removed key %s\n", name)
 	return nil
 }

@@ -30,16 +30,16 @@ type Lives interface {
 
 var logCommands = []*definition{
 	{
-		topic: "logs", short: "Print what the instances have printed, and what mesh did to them", stack: true, json: true, exact: true, parts: true, run: runLogs,
-		long: "A line is: time, source[name]: text. The source is app for what an instance has printed, mesh for\n" +
-			"deployments, crashes and the like. With -t it goes on across deploys and restarts, until Ctrl-C.\n" +
-			"The router's line of each request is printed with --source router alone.",
+		topic: "logs", short: "Print the output of the instances, with mesh's own events", stack: true, json: true, exact: true, parts: true, run: runLogs,
+		long: "A line is: time source[name]: text. The source is app for the output of an instance, and mesh for\n" +
+			"deployments, crashes and other events. -t keeps following across deploys and restarts, until Ctrl-C.\n" +
+			"--source router prints a line for each request.",
 		flags: func(f *pflag.FlagSet) {
-			f.BoolP("tail", "t", false, "go on with what comes")
+			f.BoolP("tail", "t", false, "keep following")
 			f.IntP("lines", "n", 100, "the last `N` lines; -1 for all")
-			f.StringP("ps", "p", "", "only this `SERVICE` or instance (web, web.1)")
-			f.Duration("since", 0, "only what is newer than this `AGE` (1h)")
-			f.String("source", "", "only this `SOURCE`: app, router or mesh")
+			f.StringP("ps", "p", "", "only this `SERVICE` or instance, for example web or web.1")
+			f.Duration("since", 0, "only lines newer than this `AGE`, for example 1h")
+			f.String("source", "", "only lines from this `SOURCE`: app, router or mesh")
 		},
 	},
 }
@@ -68,7 +68,7 @@ func runLogs(ctx context.Context, c *call) error {
 	if since, _ := c.flags.GetDuration("since"); since > 0 {
 		q.Since = c.Now().Add(-since)
 	} else if since < 0 {
-		return c.usage("--since takes an age, such as 1h")
+		return c.usage("--since takes an age, for example 1h")
 	}
 	if ps, _ := c.flags.GetString("ps"); ps != "" {
 		if in, err := mesh.ParseInstanceName(ps); err == nil {
@@ -133,5 +133,5 @@ func (c *call) knownService(ctx context.Context, svc mesh.ServiceName) error {
 	for _, n := range r.Formation.Services() {
 		names = append(names, string(n))
 	}
-	return mesh.Errorf(mesh.NotFound, "%s has no service %q", c.stack.Name, svc).WithHint("it has %s", strings.Join(names, ", "))
+	return mesh.Errorf(mesh.NotFound, "%s has no service %q", c.stack.Name, svc).WithHint("it has: %s", strings.Join(names, ", "))
 }

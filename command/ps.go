@@ -37,20 +37,20 @@ type Traffic interface {
 
 var psCommands = []*definition{
 	{
-		topic: "ps", short: "List the instances with their state, and the requests of the last minute", stack: true, json: true, run: runPS,
+		topic: "ps", short: "List instances, their state, and last minute's requests", stack: true, json: true, run: runPS,
 	},
 	{
 		topic: "ps", verb: "scale", args: "[SERVICE=N | SERVICE+N | SERVICE-N …]",
-		short: "Change how many instances there are, all or nothing; without arguments, print it to paste back",
+		short: "Set the number of instances; without arguments, print it",
 		stack: true, access: mesh.AccessRead, max: maxArgs, json: true, run: runScale,
 	},
 	{
-		topic: "ps", verb: "rebuild", short: "Build the current commit anew, with the base images and settings of now, and roll it out",
+		topic: "ps", verb: "rebuild", short: "Build the current commit again with current base images",
 		stack: true, access: mesh.AccessDeploy, run: runRebuild,
 		flags: func(fs *pflag.FlagSet) { fs.Bool("no-cache", false, "run every step") },
 	},
 	{
-		topic: "ps", verb: "restart", args: "[SERVICE]", short: "Replace the instances by new ones, without downtime",
+		topic: "ps", verb: "restart", args: "[SERVICE]", short: "Replace the instances with new ones, without downtime",
 		stack: true, access: mesh.AccessDeploy, max: 1, run: runRestart,
 	},
 	{
@@ -127,7 +127,7 @@ func runPS(_ context.Context, c *call) error {
 			c.tell("%s is stopped; start it with: ssh mesh ps:start -a %s\n", c.stack.Name, c.stack.Name)
 			c.loss()
 		default:
-			c.tell("%s is scaled to nothing\n", c.stack.Name)
+			c.tell("%s is scaled to zero\n", c.stack.Name)
 		}
 		return nil
 	}
@@ -232,7 +232,7 @@ func runRestart(ctx context.Context, c *call) error {
 	if svc != "" {
 		what = string(svc)
 	}
-	c.say("%s: restarted %s\n", c.stack.Name, what)
+	c.say("restarted %s: %s\n", c.stack.Name, what)
 	return nil
 }
 
@@ -248,6 +248,6 @@ func runStart(ctx context.Context, c *call) error {
 	if err := c.Processes.Start(ctx, c.stack.Name, c.Key.Name, c.Stderr); err != nil {
 		return err
 	}
-	c.say("%s is started\n", c.stack.Name)
+	c.say("started %s\n", c.stack.Name)
 	return nil
 }

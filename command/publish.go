@@ -20,23 +20,23 @@ type Endpoints interface {
 
 var publishCommands = []*definition{
 	{
-		topic: "svc", verb: "publish", args: "NAME", short: "Give a service other than web a part of a host's requests",
-		long: "The service gets the requests for the endpoint's host whose path is the endpoint's or below it; of several\n" +
-			"endpoints the one with the longest path counts, and what no endpoint takes is web's. The path is compared decoded,\n" +
-			"with case, part by part: /api covers /api/v2 and not /apis. The app sees it whole; nothing is cut off. A host that no\n" +
-			"stack has becomes one of this stack's. The service listens on $PORT like web, must answer GET / with anything but a\n" +
-			"5xx to count as healthy, and is started anew for that.",
+		topic: "svc", verb: "publish", args: "NAME", short: "Route part of a host's requests to a service",
+		long: "The service gets the requests for the endpoint's host whose path is the endpoint's path or below it. If several\n" +
+			"endpoints match, the longest path wins; web gets all other requests. Paths are compared decoded, with case, part by\n" +
+			"part: /api covers /api/v2 but not /apis. The app sees the whole path. A host that belongs to no stack is added to\n" +
+			"this stack. The service listens on $PORT like web, must answer GET / with anything but a 5xx to be healthy, and is\n" +
+			"restarted for this.",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runPublish,
 		flags: func(f *pflag.FlagSet) {
-			f.String("endpoint", "", "the `URL`, such as https://www.example.com/api")
+			f.String("endpoint", "", "the `URL`, for example https://www.example.com/api")
 		},
 	},
 	{
-		topic: "svc", verb: "unpublish", args: "NAME", short: "Give a service's endpoints, or one of them, back to web",
-		long:  "Its instances go on running, and the hosts stay the stack's.",
+		topic: "svc", verb: "unpublish", args: "NAME", short: "Remove one or all endpoints of a service",
+		long:  "web gets the requests again. The instances keep running, and the hosts stay with the stack.",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runUnpublish,
 		flags: func(f *pflag.FlagSet) {
-			f.String("endpoint", "", "this `URL` only")
+			f.String("endpoint", "", "only this `URL`")
 		},
 	},
 }
@@ -48,7 +48,7 @@ func runPublish(ctx context.Context, c *call) error {
 	}
 	at, _ := c.flags.GetString("endpoint")
 	if at == "" {
-		return c.usage("say where: --endpoint https://HOST/PATH")
+		return c.usage("name the endpoint: --endpoint https://HOST/PATH")
 	}
 	e, err := mesh.ParseEndpoint(at)
 	if err != nil {
@@ -58,9 +58,9 @@ func runPublish(ctx context.Context, c *call) error {
 	if err := c.Endpoints.Publish(ctx, c.stack.Name, c.Key.Name, e, c.Stderr); err != nil {
 		return err
 	}
-	c.say("%s: %s is published at %s\n", c.stack.Name, name, e)
+	c.say("published %s of %s at %s\n", name, c.stack.Name, e)
 	if !slices.Contains(c.Hosts.Domains(c.stack), e.Host) {
-		c.say("%s leads to %s now\n", e.Host, c.stack.Name)
+		c.say("added %s to %s\n", e.Host, c.stack.Name)
 	}
 	return nil
 }
@@ -83,7 +83,7 @@ func runUnpublish(ctx context.Context, c *call) error {
 		return err
 	}
 	for _, e := range taken {
-		c.say("%s: %s is not published at %s any more\n", c.stack.Name, name, e)
+		c.say("unpublished %s of %s from %s\n", name, c.stack.Name, e)
 	}
 	return nil
 }

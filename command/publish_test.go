@@ -27,10 +27,10 @@ func TestPublish(t *testing.T) {
 	t.Parallel()
 	f := full()
 	for line, want := range map[string]string{
-		"svc:publish -a blog worker --endpoint https://WWW.example.com/api/":     "blog: worker is published at https://www.example.com/api\n",
-		"service publish worker -a blog --endpoint=http://new.example.com":       "blog: worker is published at https://new.example.com/\nnew.example.com leads to blog now\n",
-		"svc:unpublish -a blog worker":                                           "blog: worker is not published at https://a.example/ any more\nblog: worker is not published at https://b.example/x any more\n",
-		"svc unpublish blog worker --endpoint https://blog.localhost/caf%C3%A9/": "blog: worker is not published at https://blog.localhost/caf%C3%A9 any more\n",
+		"svc:publish -a blog worker --endpoint https://WWW.example.com/api/":     "published worker of blog at https://www.example.com/api\n",
+		"service publish worker -a blog --endpoint=http://new.example.com":       "published worker of blog at https://new.example.com/\nadded new.example.com to blog\n",
+		"svc:unpublish -a blog worker":                                           "unpublished worker of blog from https://a.example/\nunpublished worker of blog from https://b.example/x\n",
+		"svc unpublish blog worker --endpoint https://blog.localhost/caf%C3%A9/": "unpublished worker of blog from https://blog.localhost/caf%C3%A9\n",
 	} {
 		if r := do(t, f, line); r.status != 0 || r.out != want {
 			t.Errorf("%s: %d, %q, %s", line, r.status, r.out, r.err)
@@ -46,7 +46,7 @@ func TestPublish(t *testing.T) {
 	}
 	f.did = nil
 	for line, want := range map[string]string{
-		"svc:publish -a blog worker":                                       "say where: --endpoint",
+		"svc:publish -a blog worker":                                       "name the endpoint: --endpoint",
 		"svc:publish -a blog worker --endpoint www.example.com/api":        "does not begin with https://",
 		"svc:publish -a blog worker --endpoint https://*.example.com/":     "not a wildcard",
 		"svc:publish -a blog worker --endpoint https://example.com:8080/a": "without a port",

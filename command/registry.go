@@ -22,16 +22,16 @@ type SignIns interface {
 
 var registryCommands = []*definition{
 	{
-		topic: "registry", short: "List the registries that the server has signed in to", access: mesh.AccessAdmin, quiet: true, json: true, run: runRegistries,
+		topic: "registry", short: "List the registries the server is signed in to", access: mesh.AccessAdmin, quiet: true, json: true, run: runRegistries,
 	},
 	{
-		topic: "registry", verb: "login", args: "HOST USER < PASSWORD", short: "Sign in to a registry, for its private images",
-		long: "They can be deployed with `deploy --image` and built from with FROM, by all stacks. The password, or token, is\n" +
-			"read from standard input, tried, and kept sealed; no command prints it.",
+		topic: "registry", verb: "login", args: "HOST USER < PASSWORD", short: "Sign the server in to a registry",
+		long: "All stacks can then deploy its private images with `deploy --image` and use them in FROM. The password or token is\n" +
+			"read from standard input, checked, and stored encrypted. No command prints it.",
 		access: mesh.AccessAdmin, min: 2, max: 2, run: runRegistryLogin,
 	},
 	{
-		topic: "registry", verb: "logout", args: "HOST", short: "Forget how to sign in to a registry", access: mesh.AccessAdmin, min: 1, max: 1, run: runRegistryLogout,
+		topic: "registry", verb: "logout", args: "HOST", short: "Sign the server out of a registry", access: mesh.AccessAdmin, min: 1, max: 1, run: runRegistryLogout,
 	},
 }
 
@@ -67,10 +67,10 @@ func runRegistryLogin(ctx context.Context, c *call) error {
 	}
 	user := c.args[1]
 	if user == "" || len(user) > 255 || strings.ContainsAny(user, ":\x00\r\n") {
-		return c.usage("%q is no user name", mesh.Clip(user, 60))
+		return c.usage("%q is not a user name", mesh.Clip(user, 60))
 	}
 	if c.TTY {
-		return mesh.Errorf(mesh.Invalid, "the password has to come from standard input, and that is a terminal").WithHint("ssh mesh registry:login %s %s < password", host, user)
+		return mesh.Errorf(mesh.Invalid, "the password must come from standard input, which is a terminal").WithHint("ssh mesh registry:login %s %s < password", host, user)
 	}
 	data, err := c.text("the bytes of the password", maxPassword)
 	if err != nil {
@@ -78,7 +78,7 @@ func runRegistryLogin(ctx context.Context, c *call) error {
 	}
 	password := strings.TrimRight(strings.TrimPrefix(data, "\ufeff"), "\r\n")
 	if password == "" {
-		return c.usage("there is no password on standard input")
+		return c.usage("no password on standard input")
 	}
 	err = c.SignIns.SignIn(ctx, mesh.Registry{Host: host, User: user, Password: mesh.NewSecret(password), AddedBy: c.Key.Name})
 	if err != nil {

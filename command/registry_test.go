@@ -28,9 +28,9 @@ func TestRegistry(t *testing.T) {
 		"registry:login":               "needs more arguments",
 		"registry:login ghcr.io":       "needs more arguments",
 		"registry:login not/a/host x":  "not the host of a registry",
-		"registry:login ghcr.io a:b":   "is no user name",
+		"registry:login ghcr.io a:b":   "is not a user name",
 		"registry:login ghcr.io me":    "no password on standard input",
-		"registry:login ghcr.io me pw": "takes no argument",
+		"registry:login ghcr.io me pw": "does not take the argument",
 		"registry:logout ../x":         "not the host of a registry",
 	} {
 		if r := do(t, f, line); r.status != 2 || !strings.Contains(r.err, text) {

@@ -26,34 +26,34 @@ type History interface {
 
 var releaseCommands = []*definition{
 	{
-		topic: "releases", short: "List the releases, the newest first", stack: true, json: true, run: runReleases,
+		topic: "releases", short: "List the releases, newest first", stack: true, json: true, run: runReleases,
 		flags: limitFlag,
 	},
 	{
 		topic: "releases", verb: "info", args: "vN", short: "Show a release", stack: true, json: true, min: 1, max: 1, run: runReleaseInfo,
 	},
 	{
-		topic: "rollback", args: "[vN]", short: "Make a new release of an earlier one's image, config and commands, without a build",
+		topic: "rollback", args: "[vN]", short: "Release an earlier image, config and commands again",
 		stack: true, access: mesh.AccessDeploy, max: 1, run: runRollback,
 	},
 	{
-		topic: "deployments", short: "List the deployments, the newest first, with their results", stack: true, json: true, run: runDeployments,
+		topic: "deployments", short: "List the deployments and their results, newest first", stack: true, json: true, run: runDeployments,
 		flags: limitFlag,
 	},
 	{
-		topic: "deployments", verb: "show", args: "[N]", short: "Print the recorded output of a deployment, by default the last one's",
+		topic: "deployments", verb: "show", args: "[N]", short: "Print the recorded output of a deployment (default: last)",
 		stack: true, json: true, max: 1, run: runDeploymentShow,
 		flags: func(f *pflag.FlagSet) {
-			f.BoolP("follow", "f", false, "go on until it has ended; its result is the exit status")
+			f.BoolP("follow", "f", false, "follow until it ends; its result is the exit status")
 		},
 	},
 	{
-		topic: "deployments", verb: "cancel", args: "[N]", short: "Cancel the deployment that is running, or one that waits",
+		topic: "deployments", verb: "cancel", args: "[N]", short: "Cancel the running deployment, or one that waits",
 		stack: true, access: mesh.AccessDeploy, max: 1, run: runDeploymentCancel,
 	},
 }
 
-func limitFlag(f *pflag.FlagSet) { f.IntP("lines", "n", 20, "at most so many; 0 for all") }
+func limitFlag(f *pflag.FlagSet) { f.IntP("lines", "n", 20, "maximum number of rows (0: all)") }
 
 type releaseJSON struct {
 	Release     string            `json:"release"`

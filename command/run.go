@@ -24,35 +24,35 @@ type OneOffs interface {
 
 var runCommands = []*definition{
 	{
-		topic: "run", args: "[--] COMMAND…", short: "Run a one-off command with the image and config of the current release",
-		long: "The exit status is the command's own. With a terminal (ssh -t) it gets one, too. The image's shell\n" +
-			"runs the line as it arrives, as ssh does: ssh mesh 'run -- echo $PATH | wc -c'. The container is gone\n" +
-			"when the command has ended or the connection has. With --detach it goes on by itself, for 24 hours\n" +
-			"at most; see run:list, run:logs and run:stop. A command of one of these names needs the --.",
+		topic: "run", args: "[--] COMMAND…", short: "Run a one-off command in a new container",
+		long: "The container has the image and config of the current release. The exit status is that of the command.\nWith ssh -t the command gets a terminal. The image's shell\n" +
+			"runs the line as it arrives, as ssh does: ssh mesh 'run -- echo $PATH | wc -c'. The container is removed\n" +
+			"when the command or the connection ends. With --detach it keeps running, for 24 hours at most: see\n" +
+			"run:list, run:logs and run:stop. A command with one of these names needs the --.",
 		stack: true, access: mesh.AccessDeploy, verbatim: true, terminal: true, parts: true, min: 1, max: maxArgs, run: runRun,
 		flags: func(f *pflag.FlagSet) {
-			f.StringArrayP("env", "e", nil, "a further variable, `NAME=VALUE`")
-			f.BoolP("detach", "d", false, "do not wait for it; print its name")
+			f.StringArrayP("env", "e", nil, "set a variable: `NAME=VALUE`")
+			f.BoolP("detach", "d", false, "do not wait; print the name of the run")
 		},
 	},
 	{
 		topic: "run", verb: "list", short: "List the detached runs of the last 24 hours", stack: true, quiet: true, json: true, run: runRunList,
 	},
 	{
-		topic: "run", verb: "logs", args: "NAME", short: "Print what a detached run has printed", stack: true, quiet: true, exact: true, json: true, min: 1, max: 1, run: runRunLogs,
+		topic: "run", verb: "logs", args: "NAME", short: "Print the output of a detached run", stack: true, quiet: true, exact: true, json: true, min: 1, max: 1, run: runRunLogs,
 		flags: func(f *pflag.FlagSet) {
-			f.BoolP("tail", "t", false, "go on until it has ended")
+			f.BoolP("tail", "t", false, "follow until it ends")
 			f.IntP("lines", "n", -1, "the last `N` lines; -1 for all")
 		},
 	},
 	{
-		topic: "run", verb: "stop", args: "NAME", short: "End a detached run and remove it with its output",
+		topic: "run", verb: "stop", args: "NAME", short: "Stop a detached run and remove it and its output",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runRunStop,
 	},
 	{
 		topic: "enter", args: "INSTANCE [-- COMMAND…]", short: "Run a command, a shell by default, inside a running instance",
-		long: "It sees the instance's files and processes; run gets a container of its own instead. The exit status\n" +
-			"is the command's own. With a terminal (ssh -t) it gets one, too. It ends with the connection.",
+		long: "It sees the files and processes of the instance; run uses a new container instead. The exit status is\n" +
+			"that of the command. With ssh -t the command gets a terminal. It ends with the connection.",
 		stack: true, access: mesh.AccessDeploy, verbatim: true, terminal: true, parts: true, min: 1, max: maxArgs, run: runEnter,
 	},
 }
@@ -102,7 +102,7 @@ func runRun(ctx context.Context, c *call) error {
 			return err
 		}
 		_, _ = fmt.Fprintln(c.Stdout, r.Name)
-		c.tell("it runs on by itself, until %s at most; see it with: ssh mesh run:logs -a %s %s -t\n", r.Until.UTC().Format(time.RFC3339), c.stack.Name, r.Name)
+		c.tell("running in the background until %s at most; follow it with: ssh mesh run:logs -a %s %s -t\n", r.Until.UTC().Format(time.RFC3339), c.stack.Name, r.Name)
 		return nil
 	}
 	code, err := c.OneOffs.RunCommand(ctx, run)
@@ -144,7 +144,7 @@ func runRunList(ctx context.Context, c *call) error {
 		return c.printJSON(list)
 	}
 	if len(rows) == 0 {
-		c.tell("%s has no detached run\n", c.stack.Name)
+		c.tell("%s has no detached runs\n", c.stack.Name)
 		return nil
 	}
 	c.table([]string{"RUN", "STATE", "BY", "STARTED", "COMMAND"}, rows)
@@ -187,9 +187,9 @@ func runRunLogs(ctx context.Context, c *call) error {
 		return err // stopped and removed meanwhile
 	}
 	if r.Running {
-		return mesh.Errorf(mesh.Unavailable, "the output of %s has broken off, and it goes on", r.Name).WithHint("follow it again: ssh mesh run:logs -a %s %s -t", c.stack.Name, r.Name)
+		return mesh.Errorf(mesh.Unavailable, "the output of %s was cut off; it is still running", r.Name).WithHint("follow it again: ssh mesh run:logs -a %s %s -t", c.stack.Name, r.Name)
 	}
-	c.tell("%s has ended with exit code %d\n", r.Name, r.ExitCode)
+	c.tell("%s ended with exit code %d\n", r.Name, r.ExitCode)
 	return exit(ctx, r.ExitCode, nil)
 }
 
@@ -197,7 +197,7 @@ func runRunStop(ctx context.Context, c *call) error {
 	if err := c.OneOffs.StopRun(ctx, c.stack.Name, c.args[0]); err != nil {
 		return err
 	}
-	c.say("%s: %s is ended\n", c.stack.Name, c.args[0])
+	c.say("stopped %s of %s\n", c.args[0], c.stack.Name)
 	return nil
 }
 

@@ -21,14 +21,14 @@ func serverCommands() []*definition {
 			},
 		},
 		{
-			topic: "help", args: "[TOPIC]", short: "List the commands, or those of a topic", max: 2,
+			topic: "help", args: "[TOPIC]", short: "List all commands, or those of a topic", max: 2,
 			run: func(_ context.Context, c *call) error {
 				if len(c.args) == 0 {
-					_, _ = fmt.Fprint(c.Stdout, "usage: ssh mesh COMMAND   or, in a checkout or on the server: mesh COMMAND\n\n")
+					_, _ = fmt.Fprint(c.Stdout, "usage: ssh mesh COMMAND, or in a checkout or on the server: mesh COMMAND\n\n")
 					if err := c.help(c.Stdout, "", nil); err != nil {
 						return err
 					}
-					_, _ = fmt.Fprint(c.Stdout, "\nThe stack is named by -a STACK, or before the command's arguments, or as the SSH user.\nMore about one: ssh mesh help COMMAND\nOn the server itself: mesh serve (mesh serve --help), mesh restore FILE.tar; as root: mesh confine, mesh firewall\n")
+					_, _ = fmt.Fprint(c.Stdout, "\nName the stack with -a STACK, as the first argument, or as the SSH user.\nHelp for one command: ssh mesh help COMMAND\nOn the server itself: mesh serve (mesh serve --help), mesh restore FILE.tar; as root: mesh confine, mesh firewall\n")
 					return nil
 				}
 				if d, _, err := find(c.args); err == nil && (d.verb != "" || single(d.topic)) {

@@ -28,23 +28,23 @@ type Services interface {
 
 var serviceCommands = []*definition{
 	{
-		topic: "svc", short: "List the services, their commands and where those come from", stack: true, json: true, run: runServices,
+		topic: "svc", short: "List the services, their commands and who set them", stack: true, json: true, run: runServices,
 	},
 	{
 		topic: "svc", verb: "update", args: "NAME",
-		short: "Change a service, or make one, and roll that out as a release",
-		long: "The command wins over the Procfile's, and that over the image's. It runs in the image's shell, so that\n" +
-			"config vars expand. An empty value takes a setting back.",
+		short: "Change or create a service, as one release",
+		long: "The command overrides the Procfile's, which overrides the image's. It runs in the image's shell, so\n" +
+			"config vars expand. An empty value clears a setting.",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runServiceUpdate,
 		flags: func(f *pflag.FlagSet) {
 			f.String("command", "", "the `COMMAND` line")
-			f.String("memory", "", "the most memory an instance may take, such as 512m or 2g")
-			f.String("cpus", "", "the most cores an instance may take, such as 0.5")
-			f.String("stop-timeout", "", "from SIGTERM to SIGKILL when an instance retires, such as 2m")
+			f.String("memory", "", "memory limit of an instance, for example 512m or 2g")
+			f.String("cpus", "", "CPU limit of an instance in cores, for example 0.5")
+			f.String("stop-timeout", "", "time from SIGTERM to SIGKILL, for example 2m")
 		},
 	},
 	{
-		topic: "svc", verb: "delete", args: "NAME", short: "Take back what svc:update has said of a service",
+		topic: "svc", verb: "delete", args: "NAME", short: "Clear the svc:update settings of a service",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runServiceDelete,
 	},
 }
@@ -109,7 +109,7 @@ func runServices(ctx context.Context, c *call) error {
 		switch {
 		case command != "":
 		case s.From == "svc:publish":
-			command = "(no release has it yet)"
+			command = "(in no release yet)"
 			if c.stack.Current > 0 {
 				command = "(not in " + c.stack.Current.String() + ")"
 			}
@@ -148,26 +148,26 @@ func runServiceUpdate(ctx context.Context, c *call) error {
 	var set mesh.ServiceSettings
 	set.Command, _ = c.flags.GetString("command")
 	if strings.ContainsRune(set.Command, 0) {
-		return c.usage("the command has a NUL byte in it")
+		return c.usage("the command contains a NUL byte")
 	}
 	if v, _ := c.flags.GetString("memory"); v != "" {
 		if set.Memory, err = units.RAMInBytes(v); err != nil || set.Memory < leastMemory {
-			return c.usage("--memory %q is not an amount of memory of 6m or more, such as 512m or 2g", mesh.Clip(v, 40))
+			return c.usage("--memory %q is not a size of at least 6m; use 512m or 2g, for example", mesh.Clip(v, 40))
 		}
 	}
 	if v, _ := c.flags.GetString("cpus"); v != "" {
 		if set.CPUs, err = strconv.ParseFloat(v, 64); err != nil || !(set.CPUs >= leastCPUs && set.CPUs <= mostCPUs) {
-			return c.usage("--cpus %q is not a number of cores, such as 0.5 or 2", mesh.Clip(v, 40))
+			return c.usage("--cpus %q is not a number of cores; use 0.5 or 2, for example", mesh.Clip(v, 40))
 		}
 	}
 	if v, _ := c.flags.GetString("stop-timeout"); v != "" {
 		if set.StopTimeout, err = time.ParseDuration(v); err != nil || set.StopTimeout < time.Second || set.StopTimeout > time.Hour {
-			return c.usage("--stop-timeout %q is not a time from 1s to 1h, such as 45s or 2m", mesh.Clip(v, 40))
+			return c.usage("--stop-timeout %q is not a time from 1s to 1h; use 45s or 2m, for example", mesh.Clip(v, 40))
 		}
 	}
 	changed := func(flag string) bool { return c.flags.Changed(flag) }
 	if !changed("command") && !changed("memory") && !changed("cpus") && !changed("stop-timeout") {
-		return c.usage("say what to change: --command, --memory, --cpus or --stop-timeout")
+		return c.usage("name what to change: --command, --memory, --cpus or --stop-timeout")
 	}
 	err = c.Services.UpdateService(ctx, c.stack.Name, c.Key.Name, name, func(s *mesh.ServiceSettings) {
 		if changed("command") {
@@ -197,7 +197,7 @@ func runServiceDelete(ctx context.Context, c *call) error {
 	if err := c.Services.DeleteService(ctx, c.stack.Name, c.Key.Name, name, c.Stderr); err != nil {
 		return err
 	}
-	return c.releaseLine(ctx, "took back what svc:update has said of "+string(name))
+	return c.releaseLine(ctx, "cleared the svc:update settings of "+string(name))
 }
 
 // releaseLine is the answer of a command that made a release, or recorded
@@ -208,7 +208,7 @@ func (c *call) releaseLine(ctx context.Context, did string) error {
 		return err
 	}
 	if st.Current == 0 {
-		c.say("%s: %s; in force with the first release\n", st.Name, did)
+		c.say("%s: %s; takes effect with the first release\n", st.Name, did)
 		return nil
 	}
 	c.say("%s %s: %s\n", st.Name, st.Current, did)
@@ -221,7 +221,7 @@ func runSetReleaseCommand(ctx context.Context, c *call) error {
 		return err
 	}
 	if line == "" {
-		c.say("%s: the release command is left to the Procfile\n", c.stack.Name)
+		c.say("%s: the release command is the Procfile's\n", c.stack.Name)
 		return nil
 	}
 	c.say("%s: the release command is: %s\n", c.stack.Name, line)

@@ -59,7 +59,7 @@ func split(line string) (words []string, starts []int, err error) {
 			}
 		case '\\':
 			if i++; i >= len(line) {
-				return nil, nil, &mesh.Error{Kind: mesh.Invalid, Text: "the command line ends with a backslash", Hint: "quote once more: ssh mesh \"config:set KEY='a value'\""}
+				return nil, nil, &mesh.Error{Kind: mesh.Invalid, Text: "the command line ends with a backslash", Hint: "quote twice: ssh mesh \"config:set KEY='a value'\""}
 			}
 			if line[i] != '\n' {
 				word.WriteByte(line[i])
@@ -77,7 +77,7 @@ func split(line string) (words []string, starts []int, err error) {
 func unbalanced(q string) error {
 	return &mesh.Error{
 		Kind: mesh.Invalid, Text: "a quote (" + q + ") is not closed in the command line",
-		Hint: "ssh takes one level of quotes away; quote once more: ssh mesh \"config:set KEY='a value'\"",
+		Hint: "ssh strips one level of quoting; quote twice: ssh mesh \"config:set KEY='a value'\"",
 	}
 }
 

@@ -108,7 +108,7 @@ func TestTable_IsSane(t *testing.T) {
 	for _, d := range table() {
 		name := d.name()
 		if seen[name] {
-			t.Errorf("%s is there twice", name)
+			t.Errorf("%s is set twice", name)
 		}
 		seen[name] = true
 		if d.topic == "" || d.short == "" || d.run == nil {

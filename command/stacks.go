@@ -27,10 +27,10 @@ type Lifecycle interface {
 
 var stackCommands = []*definition{
 	{
-		topic: "stacks", short: "List the stacks that the key may see", json: true, run: runStacks,
+		topic: "stacks", short: "List the stacks", json: true, run: runStacks,
 	},
 	{
-		topic: "stacks", verb: "create", args: "NAME", short: "Make a stack, which the first push would do by itself",
+		topic: "stacks", verb: "create", args: "NAME", short: "Create a stack (the first push does this as well)",
 		access: mesh.AccessDeploy, ownCheck: true, min: 1, max: 1, run: runStacksCreate,
 	},
 	{
@@ -38,20 +38,20 @@ var stackCommands = []*definition{
 	},
 	{
 		topic: "stacks", verb: "set-release-command", args: "-- [COMMAND…]",
-		short: "Set the command that is run before a push goes live; no words leave it to the Procfile",
+		short: "Set the command that runs before a push goes live", long: "Without words, the release command of the Procfile is used.",
 		stack: true, access: mesh.AccessDeploy, verbatim: true, max: maxArgs, run: runSetReleaseCommand,
 	},
 	{
-		topic: "stacks", verb: "rename", args: "NEW", short: "Give a stack another name: its host, its remote and the keys limited to it follow",
-		long:  "Instances of the new name are started beside the old ones, so that domains added to the stack lose no\nrequest. Its host below the base domain changes at once.",
+		topic: "stacks", verb: "rename", args: "NEW", short: "Rename a stack, with its host, remote and limited keys",
+		long:  "mesh starts new instances beside the old ones, so the stack's own domains lose no request. Its host below\nthe base domain changes at once.",
 		stack: true, access: mesh.AccessAdmin, min: 1, max: 1, run: runStacksRename,
 	},
 	{
 		topic: "stacks", verb: "destroy",
-		short: "Remove a stack for good: containers, images, repository, routes, logs and config",
+		short: "Remove a stack and everything that belongs to it",
 		stack: true, access: mesh.AccessAdmin, run: runStacksDestroy,
 		flags: func(f *pflag.FlagSet) {
-			f.String("confirm", "", "the stack's `NAME`, once more")
+			f.String("confirm", "", "the `NAME` of the stack again")
 			_ = f.SetAnnotation("confirm", required, nil)
 		},
 	},
@@ -139,7 +139,7 @@ func runStacks(ctx context.Context, c *call) error {
 		return c.printJSON(list)
 	}
 	if len(list) == 0 {
-		_, _ = fmt.Fprintln(c.Stderr, "There is no stack yet. Push one: git remote add mesh ssh://mesh@HOST:PORT/NAME && git push mesh main")
+		_, _ = fmt.Fprintln(c.Stderr, "No stacks yet. Push one: git remote add mesh ssh://mesh@HOST:PORT/NAME && git push mesh main")
 		return nil
 	}
 	var rows [][]string
@@ -198,7 +198,7 @@ func runStacksCreate(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	c.say("%s is made; it will be at %s\n", st.Name, c.URL(c.Hosts.Domains(st)[0]))
+	c.say("created %s; after the first push it will be at %s\n", st.Name, c.URL(c.Hosts.Domains(st)[0]))
 	return nil
 }
 
@@ -208,7 +208,7 @@ func runStacksRename(ctx context.Context, c *call) error {
 		return err
 	}
 	if !c.Key.May(mesh.AccessAdmin, to) {
-		return mesh.Errorf(mesh.Denied, "the key %q is limited to other stacks, and may not take the name %s", c.Key.Name, to).
+		return mesh.Errorf(mesh.Denied, "the key %q is limited to other stacks and may not use the name %s", c.Key.Name, to).
 			WithHint("ask an admin of the server to rename it")
 	}
 	if err := c.Lifecycle.RenameStack(ctx, c.stack.Name, to, c.Key.Name, c.Stderr); err != nil {
@@ -220,7 +220,7 @@ func runStacksRename(ctx context.Context, c *call) error {
 	}
 	was := c.stack.Name
 	c.stack.Name, c.args = to, []string{"-a", string(was), string(to)} // for the audit log: the old name is nobody's now
-	c.say("%s is called %s now, at %s\n", was, to, c.URL(c.Hosts.Domains(st)[0]))
+	c.say("renamed %s to %s: %s\n", was, to, c.URL(c.Hosts.Domains(st)[0]))
 	return nil
 }
 
@@ -268,12 +268,12 @@ func formationLine(f map[string]int) string {
 func runStacksDestroy(ctx context.Context, c *call) error {
 	confirm, _ := c.flags.GetString("confirm")
 	if confirm != string(c.stack.Name) {
-		return mesh.Errorf(mesh.Invalid, "destroying %s cannot be undone: confirm it by its name", c.stack.Name).
+		return mesh.Errorf(mesh.Invalid, "destroying %s cannot be undone; confirm with its name", c.stack.Name).
 			WithHint("ssh mesh stacks:destroy -a %s --confirm %s", c.stack.Name, c.stack.Name)
 	}
 	if err := c.Lifecycle.DestroyStack(ctx, c.stack.Name, c.Key.Name); err != nil {
 		return err
 	}
-	c.say("%s is destroyed\n", c.stack.Name)
+	c.say("destroyed %s\n", c.stack.Name)
 	return nil
 }

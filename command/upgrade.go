@@ -9,14 +9,14 @@ import (
 
 var upgradeCommands = []*definition{
 	{
-		topic: "upgrade", short: "Hand over to the binary on the server's disk; no request is lost",
-		long:   "Deployments under way end first; sessions that begin meanwhile wait. If the new binary does not come\nup, the old one serves on.",
+		topic: "upgrade", short: "Switch to the mesh binary on disk without losing requests",
+		long:   "Running deployments finish first, and new sessions wait. If the new binary does not start, the old one\nkeeps serving.",
 		access: mesh.AccessAdmin, quiet: true, json: true, parts: true, run: runUpgrade,
 	},
 }
 
 func runUpgrade(ctx context.Context, c *call) error {
-	_, _ = fmt.Fprintln(c.Stderr, "waiting for what is under way, then for the new process")
+	_, _ = fmt.Fprintln(c.Stderr, "waiting for running deployments and the new process")
 	// Afterwards the audit log is another process's.
 	c.Auditor.Audit(ctx, c.Key.Name, "", "upgrade", nil)
 	next, err := c.Server.Upgrade(ctx)

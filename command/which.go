@@ -47,7 +47,7 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 	app, _ := c.flags.GetString("app")
 	if s, _ := c.flags.GetString("stack"); s != "" {
 		if app != "" && app != s {
-			return mesh.Stack{}, nil, c.usage("-a %s and -s %s name two stacks", mesh.Clip(app, 60), mesh.Clip(s, 60))
+			return mesh.Stack{}, nil, c.usage("-a %s and -s %s name different stacks", mesh.Clip(app, 60), mesh.Clip(s, 60))
 		}
 		app = s
 	}
@@ -99,13 +99,13 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 	case 1:
 		return all[0], args, nil
 	case 0:
-		return mesh.Stack{}, nil, &mesh.Error{Kind: mesh.NoStack, Text: "there is no stack yet", Hint: "push one: git remote add mesh ssh://mesh@HOST:PORT/NAME && git push mesh main"}
+		return mesh.Stack{}, nil, &mesh.Error{Kind: mesh.NoStack, Text: "there are no stacks yet", Hint: "push one: git remote add mesh ssh://mesh@HOST:PORT/NAME && git push mesh main"}
 	}
 	var names []string
 	for _, s := range all {
 		names = append(names, string(s.Name))
 	}
-	return mesh.Stack{}, nil, c.usage("which stack? there are %s; name one with -a", mesh.Clip(strings.Join(names, ", "), 400))
+	return mesh.Stack{}, nil, c.usage("which stack? choose one with -a: %s", mesh.Clip(strings.Join(names, ", "), 400))
 }
 
 // unreadable tells which damaged record keeps a stack from being read, to those who may
