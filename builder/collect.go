@@ -180,6 +180,11 @@ func (b *Builder) removeImage(ctx context.Context, ref string) error {
 		b.log.DebugContext(ctx, "image kept", "image", ref, "err", err)
 		return nil
 	}
+	// Of two removals of one image at the same time, Docker 20.10 answers one with an
+	// error of its own ("unrecognized image ID"), and not that it is gone.
+	if there, perr := b.Present(ctx, ref); perr == nil && !there {
+		return nil
+	}
 	return err
 }
 

@@ -3,6 +3,8 @@ package builder_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/docker/docker/api/types/container"
@@ -92,5 +94,31 @@ func TestStacks(t *testing.T) {
 	got, err := b.Stacks(t.Context())
 	if err != nil || len(got) != 1 || got[0] != b.stack {
 		t.Errorf("got %v, %v; want %s", got, err, b.stack)
+	}
+}
+
+// A deployment collects in the background what "gc" removes at the same time.
+func TestCollect_ManyAtOnce(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for i := range 3 {
+		img, _ := b.must(b.fresh(tree{"Dockerfile": from(fmt.Sprintf("RUN echo %d > /n", i))}))
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				if err := b.Collect(t.Context(), b.stack, nil); err != nil {
+					t.Error(err)
+				}
+			})
+			all.Go(func() {
+				if _, err := b.Sweep(t.Context(), func(mesh.StackName, string) bool { return false }, false); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if there, err := b.Present(t.Context(), img.ID); err != nil || there {
+			t.Errorf("the image is there: %v, %v", there, err)
+		}
 	}
 }
