@@ -74,7 +74,7 @@ const (
 	Crashed     Condition = "crashed"     // it ended by itself, or for lack of memory
 	Failing     Condition = "failing"     // it runs, or cannot start, and fails its check
 	Halted      Condition = "halted"      // somebody stopped or killed it without mesh
-	Paused      Condition = "paused"      // somebody paused its container
+	Paused      Condition = "paused"      // its container was paused
 	Unreachable Condition = "unreachable" // its container is not in the network of its stack
 	Missing     Condition = "missing"     // its container does not exist
 	NoImage     Condition = "no image"    // neither its container nor the image for another one exists

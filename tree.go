@@ -10,7 +10,7 @@ import (
 )
 
 // ErrOutside is the error for a link that leads out of its tree.
-var ErrOutside = errors.New("leads out of the tree")
+var ErrOutside = errors.New("points outside the tree")
 
 // maxLinks is the number of links that are followed on the way to one file, as in
 // Linux (path_resolution(7)).
@@ -19,7 +19,7 @@ const maxLinks = 40
 // FollowLinks returns the entry of a path in a tree, following symbolic links in any
 // part of it inside the tree. lookup finds an entry by its complete path. The tree
 // itself is a folder without a path. The error is fs.ErrNotExist if there is no such
-// entry, and ErrOutside if a link leads out of the tree; absolute links do.
+// entry, and ErrOutside if a link points outside the tree; absolute links do.
 func FollowLinks(name string, lookup func(path string) (TreeEntry, bool)) (TreeEntry, error) {
 	var done []string
 	rest := strings.Split(path.Clean(name), "/")

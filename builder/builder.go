@@ -307,7 +307,7 @@ func (j *job) warn() {
 func (b *Builder) Tag(ctx context.Context, imageID, ref string) error {
 	err := b.cli.ImageTag(ctx, imageID, ref)
 	if errdefs.IsNotFound(err) {
-		return &mesh.Error{Kind: mesh.NotFound, Text: "the image " + imageID + " is gone from the engine", Hint: "push again", Err: err}
+		return &mesh.Error{Kind: mesh.NotFound, Text: "the image " + imageID + " is missing from the engine", Hint: "push again", Err: err}
 	}
 	return b.fault(ctx, "tag "+ref, err)
 }

@@ -424,12 +424,12 @@ func TestPS_SaysWhatIsWrong(t *testing.T) {
 	f := stacks("blog")
 	f.status = []mesh.InstanceStatus{
 		{Name: mesh.InstanceName{Service: "web", Slot: 1}, State: mesh.Unknown, Why: "the Docker Engine does not answer"},
-		{Name: mesh.InstanceName{Service: "web", Slot: 2}, State: mesh.Paused, Why: "somebody paused its container"},
+		{Name: mesh.InstanceName{Service: "web", Slot: 2}, State: mesh.Paused, Why: "its container was paused"},
 		{Name: mesh.InstanceName{Service: "web", Slot: 3}, State: mesh.Crashed, ExitCode: 3, Crashes: 2},
 	}
-	f.loss = "the image is gone; mesh is making it again"
+	f.loss = "the image is missing; mesh is rebuilding it"
 	got := do(t, f, "ps")
-	for _, want := range []string{"unknown: the Docker Engine does not answer", "paused: somebody paused its container", "crashed (exit 3) 2×"} {
+	for _, want := range []string{"unknown: the Docker Engine does not answer", "paused: its container was paused", "crashed (exit 3) 2×"} {
 		if !strings.Contains(got.out, want) {
 			t.Errorf("no %q in %s", want, got.out)
 		}

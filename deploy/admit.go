@@ -23,9 +23,9 @@ func (d *Deployer) AdmitPush(ctx context.Context, key mesh.Key, stack mesh.Stack
 	}
 	switch {
 	case exists && !key.May(mesh.AccessRead, stack), !exists && !key.May(mesh.AccessDeploy, stack):
-		return mesh.Errorf(mesh.NoStack, "no stack is named %q", stack).WithHint("list those that your key may see with: ssh mesh stacks")
+		return mesh.Errorf(mesh.NoStack, "no stack is named %q", stack).WithHint("list the stacks your key can see: ssh mesh stacks")
 	case !key.May(mesh.AccessDeploy, stack):
-		return mesh.Errorf(mesh.Denied, "the key %q may read %s but not push to it", key.Name, stack).WithHint("ask an admin for the deploy role")
+		return mesh.Errorf(mesh.Denied, "the key %q can read %s but not push to it", key.Name, stack).WithHint("ask an admin for the deploy role")
 	}
 	if st.Lock != nil {
 		return locked(st)
@@ -33,7 +33,7 @@ func (d *Deployer) AdmitPush(ctx context.Context, key mesh.Key, stack mesh.Stack
 	if d.DiskFree != nil {
 		if free, err := d.DiskFree(); err == nil && free < minFree {
 			return mesh.Errorf(mesh.Unavailable, "the server's disk is full: %d MB free, a push needs %d MB", free>>20, minFree>>20).
-				WithHint("make room on the server, for example with: docker system prune")
+				WithHint("free disk space on the server, for example with: docker system prune")
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -59,7 +59,7 @@ func (d *Deployer) AdmitRef(ctx context.Context, key mesh.Key, stack mesh.StackN
 	branch := st.Settings.Branch
 	switch {
 	case branch != "" && ref.Branch() != branch && ref.New == "":
-		return mesh.Errorf(mesh.NotFound, "there is no branch %s here", mesh.Clip(ref.Branch(), 60))
+		return mesh.Errorf(mesh.NotFound, "%s has no branch %s", stack, mesh.Clip(ref.Branch(), 60))
 	case ref.New == "":
 		return mesh.Errorf(mesh.Denied, "the deploy branch cannot be deleted").WithHint("to remove the stack: ssh mesh stacks:destroy -a %s --confirm %s", stack, stack)
 	case branch != "" && ref.Branch() != branch:

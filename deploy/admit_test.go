@@ -209,7 +209,7 @@ func TestTagImage(t *testing.T) {
 				t.Errorf("%s: %q", tag, line)
 			}
 		}
-		if line := strings.Join(d.TagImages(t.Context(), "blog", []mesh.Tag{{Name: "v2.0", Commit: mesh.Commit(strings.Repeat("b", 40))}}), "\n"); !strings.Contains(line, "was never deployed here. Deploy it with: git push -f mesh bbbbbbb:refs/heads/main") {
+		if line := strings.Join(d.TagImages(t.Context(), "blog", []mesh.Tag{{Name: "v2.0", Commit: mesh.Commit(strings.Repeat("b", 40))}}), "\n"); !strings.Contains(line, "has not been deployed. Deploy it with: git push -f mesh bbbbbbb:refs/heads/main") {
 			t.Errorf("said %q", line)
 		}
 	})

@@ -23,9 +23,9 @@ const self mesh.KeyName = "mesh"
 // againText describes the release that stands in for r.
 func againText(r mesh.Release) string {
 	if r.Commit != "" {
-		return fmt.Sprintf("Build %s again: the image of %s was gone", r.Commit.Short(), r.Number)
+		return fmt.Sprintf("Build %s again: the image of %s was missing", r.Commit.Short(), r.Number)
 	}
-	return fmt.Sprintf("Get the image of %s again: it was gone", r.Number)
+	return fmt.Sprintf("Get the image of %s again: it was missing", r.Number)
 }
 
 // imagePresent refuses what needs the image of a release that is gone, and says what
@@ -39,7 +39,7 @@ func (d *Deployer) imagePresent(ctx context.Context, r mesh.Release) error {
 }
 
 func (d *Deployer) goneError(ctx context.Context, r mesh.Release) *mesh.Error {
-	return mesh.Errorf(mesh.NotFound, "the image of %s of %s (%s) is gone from the engine", r.Number, r.Stack, r.Image.Ref).
+	return mesh.Errorf(mesh.NotFound, "the image of %s of %s (%s) is missing from the engine", r.Number, r.Stack, r.Image.Ref).
 		WithHint("%s", d.remedy(ctx, r))
 }
 
@@ -47,9 +47,9 @@ func (d *Deployer) goneError(ctx context.Context, r mesh.Release) *mesh.Error {
 func (d *Deployer) remedy(ctx context.Context, r mesh.Release) string {
 	if _, ok := d.origin(ctx, r); ok || r.Image.Digest != "" {
 		if st, err := d.Store.Stack(ctx, r.Stack); err == nil && st.Current != r.Number {
-			return fmt.Sprintf("have it made again: ssh mesh rollback -a %s %s", r.Stack, r.Number)
+			return fmt.Sprintf("rebuild it: ssh mesh rollback -a %s %s", r.Stack, r.Number)
 		}
-		return fmt.Sprintf("have it made again: ssh mesh ps:rebuild -a %s", r.Stack)
+		return fmt.Sprintf("rebuild it: ssh mesh ps:rebuild -a %s", r.Stack)
 	}
 	return anew(r)
 }
@@ -62,11 +62,11 @@ func anew(r mesh.Release) string {
 		return fmt.Sprintf("deploy it again: ssh mesh deploy -a %s --image %s", r.Stack, what)
 	case what != r.Source:
 		ref := strings.TrimSuffix(what, ", loaded")
-		return fmt.Sprintf("bring it back from where it is: docker save %s | ssh mesh deploy -a %s --load %s", ref, r.Stack, ref)
+		return fmt.Sprintf("load it again: docker save %s | ssh mesh deploy -a %s --load %s", ref, r.Stack, ref)
 	case r.Elsewhere && from != "":
 		return fmt.Sprintf("promote it again: ssh mesh promote %s -a %s", r.Stack, from)
 	}
-	return fmt.Sprintf("upload it again, in the folder that it came from: tar c . | ssh mesh deploy -a %s", r.Stack)
+	return fmt.Sprintf("upload it again, from its folder: tar c . | ssh mesh deploy -a %s", r.Stack)
 }
 
 // origin is the stack in whose repository the commit of a release is: its own, or the
@@ -116,7 +116,7 @@ func (d *Deployer) again(ctx context.Context, a *attempt, st mesh.Stack, r mesh.
 	origin, ok := d.origin(ctx, r)
 	switch {
 	case ok:
-		a.step("building", "The image %s is gone from the engine: building %s again", r.Image.Ref, r.Commit.Short())
+		a.step("building", "The image %s is missing from the engine: building %s again", r.Image.Ref, r.Commit.Short())
 		tree, closeTree, err := d.openTree(ctx, a, origin, r.Commit)
 		if err != nil {
 			return mesh.Image{}, phaseFailed("build failed", err)
@@ -125,7 +125,7 @@ func (d *Deployer) again(ctx context.Context, a *attempt, st mesh.Stack, r mesh.
 		src := source{commit: r.Commit, tree: tree, tag: r.Commit.Short()}
 		return d.image(ctx, a, st, src)
 	case r.Image.Digest != "":
-		a.detail("the image %s is gone from the engine: getting it again", r.Image.Ref)
+		a.detail("the image %s is missing from the engine: pulling it again", r.Image.Ref)
 		return d.image(ctx, a, st, source{from: mesh.From{Ref: r.Image.Digest}})
 	}
 	return mesh.Image{}, d.goneError(ctx, r)
@@ -133,7 +133,7 @@ func (d *Deployer) again(ctx context.Context, a *attempt, st mesh.Stack, r mesh.
 
 var (
 	errBusyStack = mesh.Errorf(mesh.Conflict, "another deployment is under way")
-	errImageBack = mesh.Errorf(mesh.Conflict, "the image is there again")
+	errImageBack = mesh.Errorf(mesh.Conflict, "the image is back")
 )
 
 // restore makes a release that stands in for the current one, whose image is gone.

@@ -114,7 +114,7 @@ func TestAgain_FailureIsToldAndTriedAgain(t *testing.T) {
 		if got := d.Status("blog")[0]; got.State != mesh.NoImage || !strings.Contains(got.Why, "npm is down") {
 			t.Errorf("ps says %+v", got)
 		}
-		if f := d.Findings(t.Context()); len(f) != 2 || !strings.Contains(f[1].What, "npm is down") || f[1].Mend != "have it made again: ssh mesh ps:rebuild -a blog" {
+		if f := d.Findings(t.Context()); len(f) != 2 || !strings.Contains(f[1].What, "npm is down") || f[1].Mend != "rebuild it: ssh mesh ps:rebuild -a blog" {
 			t.Errorf("doctor says %+v", f)
 		}
 		if w.Repos.Head("blog") != "" {

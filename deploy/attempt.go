@@ -164,10 +164,10 @@ func (a *attempt) fail(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil && !a.past && errors.As(cause, &e):
 	case ctx.Err() != nil && !a.past:
-		e = mesh.Errorf(mesh.Cancelled, "cancelled: the client went away")
+		e = mesh.Errorf(mesh.Cancelled, "cancelled: the client disconnected")
 	case !errors.As(err, &e):
 		a.d.Logger.Error("deployment failed", "stack", a.dep.Stack, "deployment", int(a.dep.Number), "err", a.out.clean(err.Error()))
-		e = mesh.Errorf(mesh.Failed, "mesh itself failed: %w", err).WithHint("the server's log has the details; try again")
+		e = mesh.Errorf(mesh.Failed, "internal error: %w", err).WithHint("search the server's log for the details, and try again")
 	}
 	// What goes on from here reaches git's report, the audit log and the server's.
 	f := *e
@@ -214,5 +214,5 @@ func (d *Deployer) stillServing(ctx context.Context, name mesh.StackName) string
 			return fmt.Sprintf("Nothing has changed: %s is still serving at %s", st.Current, d.url(name))
 		}
 	}
-	return fmt.Sprintf("Nothing has changed: %s is current; see what it does with: ssh mesh ps -a %s", st.Current, name)
+	return fmt.Sprintf("Nothing has changed: %s is current; check it with: ssh mesh ps -a %s", st.Current, name)
 }

@@ -40,6 +40,6 @@ func (d *Deployer) RepoState(ctx context.Context, stack mesh.StackName) (mesh.Re
 func (d *Deployer) resetBranch(ctx context.Context, stack mesh.StackName) {
 	err := d.Repos.ResetBranch(ctx, stack)
 	if err != nil && !errors.Is(err, mesh.NoStack) && ctx.Err() == nil {
-		d.Logger.Warn("deploy branch not moved", "stack", stack, "err", err)
+		d.Logger.Warn("deploy branch not reset", "stack", stack, "err", err)
 	}
 }

@@ -103,7 +103,7 @@ func (d *Deployer) room(ctx context.Context, a *attempt) error {
 		return err
 	}
 	return mesh.Errorf(mesh.Unavailable, "the server's disk is full: %s free for images, a build needs %s", megabytes(free), megabytes(need)).
-		WithHint("make room on the server: see docker system df, or destroy stacks that nobody needs")
+		WithHint("free disk space on the server: see docker system df, or destroy unused stacks")
 }
 
 // ClearCache empties the engine's build cache; the next builds run every step.

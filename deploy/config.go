@@ -34,8 +34,8 @@ func applied(c mesh.ConfigChange, stack mesh.StackName, old mesh.Config) (mesh.C
 		size += len(name) + len(v.Reveal())
 	}
 	if size > maxConfig {
-		return nil, nil, mesh.Errorf(mesh.Invalid, "the config vars of %s would take %d bytes; the limit is %d", stack, size, maxConfig).
-			WithHint("keep large values in a file of the image or in a store of their own")
+		return nil, nil, mesh.Errorf(mesh.Invalid, "the config vars of %s would be %d bytes long; the limit is %d", stack, size, maxConfig).
+			WithHint("keep large values in a file of the image, or in a data store")
 	}
 	slices.Sort(changed)
 	return cfg, changed, nil

@@ -27,5 +27,5 @@ func (d *Deployer) hold(name mesh.StackName, running []mesh.Instance) {
 		d.Logger.Warn("domains of a damaged stack not read", "stack", name, "err", err)
 	}
 	n := d.fleet.Hold(name, hosts, running)
-	d.Logger.Error("a record of this stack is damaged: its instances are left alone and routed as last seen", "stack", name, "instances", n)
+	d.Logger.Error("a record of this stack is damaged: its instances keep running, with their last known routes", "stack", name, "instances", n)
 }

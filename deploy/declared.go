@@ -66,7 +66,7 @@ func wanted(vars map[string]manifest.Var, st mesh.Stack) (mesh.Config, error) {
 		}
 	}
 	if len(missing) > 0 {
-		return nil, mesh.Errorf(mesh.Failed, "app.json wants config vars that are not set: %s", strings.Join(missing, ", ")).
+		return nil, mesh.Errorf(mesh.Failed, "app.json requires config vars that are not set: %s", strings.Join(missing, ", ")).
 			WithHint("ssh mesh config:set -a %s %s=…", st.Name, strings.Join(missing, "=… "))
 	}
 	return config, nil

@@ -138,7 +138,7 @@ func (d *Deployer) Run(ctx context.Context) error {
 	d.background(d.keepImages)
 	err := d.Runner.Watch(ctx, d.fleet.Event, func() {
 		if err := d.Reconcile(ctx); err != nil && ctx.Err() == nil {
-			d.Logger.Error("not reconciled after the engine was away", "err", err)
+			d.Logger.Error("reconciling failed after the engine came back", "err", err)
 		}
 	})
 	d.end(mesh.Errorf(mesh.Cancelled, "mesh was stopped").WithHint("push again"))

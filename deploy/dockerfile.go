@@ -22,7 +22,7 @@ func (d *Deployer) Dockerfile(ctx context.Context, name mesh.StackName) (text st
 	}
 	i := slices.IndexFunc(last, func(dep mesh.Deployment) bool { return dep.Commit != "" })
 	if i < 0 {
-		return "", false, mesh.Errorf(mesh.NotFound, "nothing has been pushed to %s yet", name).WithHint("push it, or print it in a checkout with: mesh build:dockerfile --eject")
+		return "", false, mesh.Errorf(mesh.NotFound, "nothing has been pushed to %s yet", name).WithHint("push first, or write one in a checkout: mesh build:dockerfile --eject")
 	}
 	tree, _, closeTree, err := d.Repos.Open(ctx, name, last[i].Commit)
 	if err != nil {

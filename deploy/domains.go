@@ -23,16 +23,16 @@ func (d *Deployer) AddDomain(ctx context.Context, name mesh.StackName, host, to 
 	}
 	return d.changeDomains(ctx, name, func(st *mesh.Stack) error {
 		if slices.Contains(st.Domains, host) {
-			return mesh.Errorf(mesh.Conflict, "%s leads to %s already", host, name)
+			return mesh.Errorf(mesh.Conflict, "%s already belongs to %s", host, name)
 		}
 		if to != "" {
 			switch {
 			case strings.HasPrefix(string(host), "*"):
 				return mesh.Errorf(mesh.Invalid, "a wildcard cannot be redirected").WithHint("redirect one host at a time")
 			case strings.HasPrefix(string(to), "*"):
-				return mesh.Errorf(mesh.Invalid, "%s is no host that a browser could be sent to", to).WithHint("name one host")
+				return mesh.Errorf(mesh.Invalid, "%s is not a host that browsers can be redirected to", to).WithHint("name one host")
 			case to != d.host(name) && !slices.Contains(st.Domains, to), st.Redirects[to] != "":
-				return mesh.Errorf(mesh.Invalid, "%s is no host of %s that serves it", to, name).WithHint("add that one first: ssh mesh domains:add -a %s %s", name, to)
+				return mesh.Errorf(mesh.Invalid, "%s is not a host of %s, or is itself a redirect", to, name).WithHint("add it first: ssh mesh domains:add -a %s %s", name, to)
 			}
 			if st.Redirects == nil {
 				st.Redirects = map[mesh.Host]mesh.Host{}
@@ -60,13 +60,13 @@ func (d *Deployer) mayHave(stacks []mesh.Stack, stack mesh.StackName, host mesh.
 	labels := strings.Split(strings.TrimPrefix(below, "."), ".")
 	switch label := labels[len(labels)-1]; {
 	case mesh.Reserved(label):
-		return mesh.Errorf(mesh.Denied, "%s is mesh's own", host).WithHint("choose a name below %s, or one of another domain", d.host(stack))
+		return mesh.Errorf(mesh.Denied, "%s is reserved for mesh", host).WithHint("choose a name below %s, or in another domain", d.host(stack))
 	case label == string(stack) && len(labels) > 1:
 		return nil
 	}
 	if !key.May(mesh.AccessAdmin, "") {
 		return mesh.Errorf(mesh.Denied, "%s belongs to the server: its base domain is %s", host, d.Domain).
-			WithHint("choose a name below %s, or one of another domain; or ask an admin to add it", d.host(stack))
+			WithHint("choose a name below %s, or in another domain; or ask an admin to add it", d.host(stack))
 	}
 	return nil
 }
@@ -95,13 +95,13 @@ func (d *Deployer) owner(stacks []mesh.Stack, host mesh.Host) (mesh.Stack, bool)
 }
 
 func ownName(host mesh.Host, stack mesh.StackName) error {
-	return mesh.Errorf(mesh.Conflict, "%s is the own name of the stack %s", host, stack)
+	return mesh.Errorf(mesh.Conflict, "%s is the name of the stack %s", host, stack)
 }
 
 // RemoveDomain takes a host name from a stack.
 func (d *Deployer) RemoveDomain(ctx context.Context, name mesh.StackName, host mesh.Host) error {
 	if host == d.host(name) {
-		return mesh.Errorf(mesh.Conflict, "%s is the stack's own name and stays", host)
+		return mesh.Errorf(mesh.Conflict, "%s is the stack's own name and cannot be removed", host)
 	}
 	return d.changeDomains(ctx, name, func(st *mesh.Stack) error {
 		i := slices.Index(st.Domains, host)
@@ -110,13 +110,13 @@ func (d *Deployer) RemoveDomain(ctx context.Context, name mesh.StackName, host m
 		}
 		for from, to := range st.Redirects {
 			if to == host {
-				return mesh.Errorf(mesh.Conflict, "%s is redirected to %s", from, host).WithHint("remove that one first: ssh mesh domains:remove -a %s %s", name, from)
+				return mesh.Errorf(mesh.Conflict, "%s is redirected to %s", from, host).WithHint("remove the redirect first: ssh mesh domains:remove -a %s %s", name, from)
 			}
 		}
 		for _, e := range st.Endpoints {
 			if e.Host == host {
 				return mesh.Errorf(mesh.Conflict, "%s is published at %s", e.Service, e).
-					WithHint("take that back first: ssh mesh svc:unpublish -a %s %s --endpoint %s", name, e.Service, e)
+					WithHint("unpublish it first: ssh mesh svc:unpublish -a %s %s --endpoint %s", name, e.Service, e)
 			}
 		}
 		delete(st.Redirects, host)

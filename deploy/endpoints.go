@@ -14,7 +14,7 @@ import (
 // answer HTTP, and when they do not, nothing has changed.
 func (d *Deployer) Publish(ctx context.Context, stack mesh.StackName, by mesh.KeyName, e mesh.Endpoint, out io.Writer) error {
 	if e.Service == mesh.Web {
-		return mesh.Errorf(mesh.Invalid, "web cannot be published: it gets all that no other service does").WithHint("add a host for it with: ssh mesh domains:add -a %s %s", stack, e.Host)
+		return mesh.Errorf(mesh.Invalid, "web cannot be published: it already gets all other requests").WithHint("add a host for it with: ssh mesh domains:add -a %s %s", stack, e.Host)
 	}
 	change := func(s *mesh.Stack) error { return d.addEndpoint(s, e) }
 	st, err := d.Store.Stack(ctx, stack)
@@ -89,10 +89,10 @@ func (d *Deployer) addEndpoint(s *mesh.Stack, e mesh.Endpoint) error {
 		switch {
 		case !o.Same(e):
 		case o.Service == e.Service:
-			return mesh.Errorf(mesh.Conflict, "%s is published at %s already", e.Service, e)
+			return mesh.Errorf(mesh.Conflict, "%s is already published at %s", e.Service, e)
 		default:
 			return mesh.Errorf(mesh.Conflict, "%s is the endpoint of %s", e, o.Service).
-				WithHint("take that back first: ssh mesh svc:unpublish -a %s %s --endpoint %s", s.Name, o.Service, e)
+				WithHint("unpublish it first: ssh mesh svc:unpublish -a %s %s --endpoint %s", s.Name, o.Service, e)
 		}
 	}
 	if to := s.Redirects[e.Host]; to != "" {

@@ -22,7 +22,7 @@ func (d *Deployer) Enter(ctx context.Context, name mesh.InstanceName, run mesh.R
 		words = []string{"/bin/sh", "-c", "if command -v bash >/dev/null 2>&1; then exec bash; fi; exec /bin/sh"}
 	case len(words) == 0:
 		return 0, mesh.Errorf(mesh.Invalid, "the image of %s has no shell", run.Stack).
-			WithHint("name a program that it has: ssh mesh enter -a %s %s -- PROGRAM", run.Stack, name)
+			WithHint("name a program in the image: ssh mesh enter -a %s %s -- PROGRAM", run.Stack, name)
 	}
 	d.Logger.Info("instance entered", "stack", run.Stack, "instance", name.String(), "key", string(run.By))
 	code, err := d.Runner.Exec(ctx, mesh.Exec{

@@ -27,10 +27,10 @@ func (d *Deployer) Findings(ctx context.Context) []mesh.Finding {
 			case in.Why != "":
 				what += ": " + in.Why
 			}
-			out = append(out, mesh.Finding{What: what, Mend: fmt.Sprintf("mesh tries again by itself; see why: ssh mesh logs -a %s", st.Name)})
+			out = append(out, mesh.Finding{What: what, Mend: fmt.Sprintf("mesh retries by itself; see the reason: ssh mesh logs -a %s", st.Name)})
 		}
 		if loss := d.Loss(st.Name); loss != "" {
-			mend := fmt.Sprintf("to have it made now: ssh mesh ps:rebuild -a %s", st.Name)
+			mend := fmt.Sprintf("rebuild it now: ssh mesh ps:rebuild -a %s", st.Name)
 			if r, err := d.Store.Release(ctx, st.Name, st.Current); err == nil {
 				mend = d.remedy(ctx, r)
 			}
@@ -44,8 +44,8 @@ func (d *Deployer) Findings(ctx context.Context) []mesh.Finding {
 	for _, name := range unknown {
 		if _, err := d.Store.Stack(ctx, name); errors.Is(err, mesh.NoStack) {
 			out = append(out, mesh.Finding{
-				What: fmt.Sprintf("the engine has containers, networks or images of %s, which is not recorded", name),
-				Mend: fmt.Sprintf("restore the backup that has it; or remove them: ssh mesh stacks:create %s; ssh mesh stacks:destroy -a %s --confirm %s", name, name, name),
+				What: fmt.Sprintf("the engine has containers, networks or images of %s, which is not a known stack", name),
+				Mend: fmt.Sprintf("restore a backup that contains it, or remove them: ssh mesh stacks:create %s; ssh mesh stacks:destroy -a %s --confirm %s", name, name, name),
 			})
 		}
 	}

@@ -16,7 +16,7 @@ func (d *Deployer) Follow(ctx context.Context, stack mesh.StackName, commit mesh
 		if t.deployment.Commit != commit {
 			continue
 		}
-		_, _ = fmt.Fprintf(out, "-----> %s is being deployed already, as %s; waiting for its verdict\n", commit.Short(), describe(t.deployment))
+		_, _ = fmt.Fprintf(out, "-----> %s is already being deployed as %s; waiting for the result\n", commit.Short(), describe(t.deployment))
 		select {
 		case <-t.done:
 		case <-ctx.Done():

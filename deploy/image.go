@@ -50,7 +50,7 @@ func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src sou
 		return img, nil
 	case src.tree == nil:
 		b.Config = nil
-		a.step("getting the image", "Image %s", src.from.Ref)
+		a.step("pulling the image", "Image %s", src.from.Ref)
 	default:
 		if src.dockerfile != "" {
 			b.Settings.Dockerfile = src.dockerfile

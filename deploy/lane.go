@@ -128,8 +128,8 @@ func (d *Deployer) Cancel(ctx context.Context, stack mesh.StackName, n mesh.Depl
 		case <-ctx.Done():
 			return mesh.Deployment{}, context.Cause(ctx)
 		case <-late.C:
-			return mesh.Deployment{}, mesh.Errorf(mesh.Unavailable, "deployment %s was told to end, and has not ended yet", t.deployment.Number).
-				WithHint("see what it waits for: ssh mesh deployments:show -a %s %d", stack, t.deployment.Number)
+			return mesh.Deployment{}, mesh.Errorf(mesh.Unavailable, "deployment %s was cancelled and has not ended yet", t.deployment.Number).
+				WithHint("see its output: ssh mesh deployments:show -a %s %d", stack, t.deployment.Number)
 		}
 		return d.Store.Deployment(ctx, stack, t.deployment.Number)
 	}

@@ -162,7 +162,7 @@ func TestLane_CancelAnswers(t *testing.T) {
 			return nil
 		}
 		deaf := q.push()
-		if _, err := q.d.Cancel(t.Context(), "blog", 0, "boss"); !errors.Is(err, mesh.Unavailable) || !strings.Contains(err.Error(), "deployment #2 was told to end, and has not ended yet") {
+		if _, err := q.d.Cancel(t.Context(), "blog", 0, "boss"); !errors.Is(err, mesh.Unavailable) || !strings.Contains(err.Error(), "deployment #2 was cancelled and has not ended yet") {
 			t.Errorf("got %v", err)
 		}
 		close(q.free)

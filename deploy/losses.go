@@ -47,15 +47,15 @@ const (
 func (l *loss) text(now time.Time) string {
 	switch {
 	case l.busy:
-		return "the image is gone; mesh is making it again"
+		return "the image is missing; mesh is rebuilding it"
 	case l.hopeless:
-		return "the image is gone, and mesh cannot make it again: " + l.why
+		return "the image is missing, and mesh cannot rebuild it: " + l.why
 	case l.fails > 0:
-		return fmt.Sprintf("the image is gone, and could not be made again: %s; the next try is in %s", l.why, l.next.Sub(now).Round(time.Second))
+		return fmt.Sprintf("the image is missing, and rebuilding it failed: %s; next attempt in %s", l.why, l.next.Sub(now).Round(time.Second))
 	case l.down:
-		return "the image is gone; mesh makes it again"
+		return "the image is missing; mesh will rebuild it"
 	}
-	return "the image is gone; mesh makes it again when it is needed"
+	return "the image is missing; mesh rebuilds it when it is needed"
 }
 
 // text says what is to be known of the image of a stack's current release when it is
@@ -228,7 +228,7 @@ func (d *Deployer) noteImage(ctx context.Context, stack mesh.StackName, n mesh.R
 	}
 	if text, news := d.losses.lost(stack, n, false); news {
 		d.note(stack, "image", "%s", text)
-		d.Logger.Warn("the image of a release is gone", "stack", stack, "release", n.String())
+		d.Logger.Warn("the image of a release is missing", "stack", stack, "release", n.String())
 		d.resetBranch(ctx, stack)
 	}
 }

@@ -63,7 +63,7 @@ func TestManifest_FailedPostdeployStaysLive(t *testing.T) {
 		if err != nil || stack(t, w).Current != 1 {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		for _, want := range []string{"Predeploy: ./before", "it says why", `postdeploy failed: "./after" exited 3`, "v1 is live all the same"} {
+		for _, want := range []string{"Predeploy: ./before", "it says why", `postdeploy failed: "./after" exited 3`, "v1 is live anyway"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("no %q in\n%s", want, out)
 			}

@@ -37,7 +37,7 @@ func (d *Deployer) Promote(ctx context.Context, from, to mesh.StackName, by mesh
 			return err
 		}
 		a.out.mask(r.Config) // nothing of it goes along, and nothing of it is printed
-		a.step("promoting", "Promoting %s of %s: the same image", r.Number, from)
+		a.step("promoting", "Promoting %s of %s", r.Number, from)
 		src := source{
 			commit: r.Commit, image: &r.Image, declared: r.Declared, tag: r.Commit.Short(), description: subject,
 			text: fmt.Sprintf("%s %s", from, r.Number),

@@ -44,7 +44,7 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 			d.Logger.Info("removing what a destroyed stack has left", "stack", name)
 			d.removeStack(ctx, name)
 		default:
-			d.Logger.Warn("the engine has containers, networks or images of a stack that is not recorded: they are left alone", "stack", name)
+			d.Logger.Warn("the engine has containers, networks or images of an unknown stack; leaving them alone", "stack", name)
 			unknown = append(unknown, name)
 			if len(whole) > 0 { // it may be what a damaged record was of
 				d.hold(name, running)
@@ -159,7 +159,7 @@ func (d *Deployer) closeRecords(ctx context.Context, st mesh.Stack) error {
 		if dep.Status.Final() || open[dep.Number] {
 			continue
 		}
-		dep.Status, dep.Reason, dep.Ended = mesh.StatusFailed, "mesh was stopped meanwhile", d.Now().UTC()
+		dep.Status, dep.Reason, dep.Ended = mesh.StatusFailed, "mesh was stopped in the meantime", d.Now().UTC()
 		if err := d.Store.UpdateDeployment(ctx, dep); err != nil {
 			return err
 		}

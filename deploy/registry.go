@@ -16,7 +16,7 @@ func (d *Deployer) SignIn(ctx context.Context, r mesh.Registry) error {
 	if err := d.Store.PutRegistry(ctx, r); err != nil {
 		return err
 	}
-	d.Logger.Info("signed in to a registry", "registry", r.Host, "key", string(r.AddedBy))
+	d.Logger.Info("signed in to registry", "registry", r.Host, "key", string(r.AddedBy))
 	return nil
 }
 
@@ -25,6 +25,6 @@ func (d *Deployer) SignOut(ctx context.Context, host string, by mesh.KeyName) er
 	if err := d.Store.RemoveRegistry(ctx, host); err != nil {
 		return err
 	}
-	d.Logger.Info("signed out of a registry", "registry", host, "key", string(by))
+	d.Logger.Info("signed out of registry", "registry", host, "key", string(by))
 	return nil
 }

@@ -55,13 +55,13 @@ func (d *Deployer) runOnce(ctx context.Context, a *attempt, st mesh.Stack, r mes
 	case rctx.Err() != nil:
 		e := mesh.Errorf(mesh.Failed, "%s failed: %q took longer than %s", what, mesh.Clip(command, 60), timeout)
 		e.Output = tail.last
-		return e.WithHint("it has been ended; give it longer with: ssh mesh build:set -a %s release-timeout=%s", st.Name, 2*timeout)
+		return e.WithHint("it was stopped; raise the limit with: ssh mesh build:set -a %s release-timeout=%s", st.Name, 2*timeout)
 	case err != nil:
 		return phaseFailed(what+" failed", err)
 	case code != 0:
 		return &mesh.Error{
 			Kind: mesh.Failed, Text: fmt.Sprintf("%s failed: %q exited %d", what, mesh.Clip(command, 60), code), Output: tail.last,
-			Hint: "it must succeed, and may run again: nothing has been switched",
+			Hint: "it must succeed before traffic switches; it runs again with the next push",
 		}
 	}
 	a.timed(began, "%s done", what)

@@ -21,7 +21,7 @@ func renaming(name mesh.StackName) error {
 // afterwards.
 func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by mesh.KeyName, out io.Writer) error {
 	if name == to {
-		return mesh.Errorf(mesh.Invalid, "%s is called so already", name)
+		return mesh.Errorf(mesh.Invalid, "%s already has this name", name)
 	}
 	st, err := d.Store.Stack(ctx, name)
 	if err != nil {
@@ -37,7 +37,7 @@ func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by 
 	for _, o := range stacks {
 		switch {
 		case o.Name == to:
-			return mesh.Errorf(mesh.Conflict, "there is a stack named %q already", to).WithHint("choose another name")
+			return mesh.Errorf(mesh.Conflict, "a stack named %q already exists", to).WithHint("choose another name")
 		case o.Was == to:
 			return renaming(to)
 		}
@@ -49,15 +49,15 @@ func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by 
 	if n, err := d.Runner.OneOffs(ctx, name); err != nil {
 		return err
 	} else if n > 0 {
-		return mesh.Errorf(mesh.Conflict, "%d one-off commands of %s are running, and would be ended", n, name).WithHint("wait for them")
+		return mesh.Errorf(mesh.Conflict, "%d one-off commands of %s are still running and would be stopped", n, name).WithHint("wait for them")
 	}
 	runs, err := d.Runs(ctx, name)
 	if err != nil {
 		return err
 	}
 	if i := slices.IndexFunc(runs, func(r mesh.DetachedRun) bool { return r.Running }); i >= 0 {
-		return mesh.Errorf(mesh.Conflict, "%s of %s is running, and would be ended", runs[i].Name, name).
-			WithHint("wait for it, or end it: ssh mesh run:stop -a %s %s", name, runs[i].Name)
+		return mesh.Errorf(mesh.Conflict, "%s of %s is still running and would be stopped", runs[i].Name, name).
+			WithHint("wait for it, or stop it: ssh mesh run:stop -a %s %s", name, runs[i].Name)
 	}
 	if err := d.beginRename(name, to); err != nil {
 		return err
@@ -153,7 +153,7 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 				return locked(*s) // since this began
 			}
 			if s.Current != st.Current {
-				return mesh.Errorf(mesh.Conflict, "%s has become current meanwhile", s.Current).WithHint("try again")
+				return mesh.Errorf(mesh.Conflict, "%s became current in the meantime", s.Current).WithHint("try again")
 			}
 			s.Subnet = moved.Subnet
 			s.Redirects = maps.Clone(s.Redirects)
@@ -184,14 +184,14 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 	ctx = context.WithoutCancel(ctx)
 	d.Logger.Info("stack renamed", "stack", next.Name, "was", st.Name, "key", string(a.dep.By))
 	d.lives.end(st.Name, mesh.Errorf(mesh.NoStack, "%s was renamed to %s by %s", st.Name, next.Name, a.dep.By).
-		WithHint("go on with: ssh mesh logs -a %s -t", next.Name))
+		WithHint("continue with: ssh mesh logs -a %s -t", next.Name))
 	d.Events.Rename(st.Name, next.Name) // before its routes go, and its logs with them
 	retired = d.retire(next, d.fleet.Renamed(st.Name, next.Name))
 	if next, err = d.finishRename(ctx, next); err != nil {
-		d.Logger.Warn("rename not finished; the next start does it", "stack", next.Name, "err", err)
+		d.Logger.Warn("rename not finished; the next start finishes it", "stack", next.Name, "err", err)
 		retired = func(context.Context) bool { return false } // its images are still under the old name
 	}
-	a.detail("the remote is called %s now: git remote set-url mesh …/%s", next.Name, next.Name)
+	a.detail("update your remote: git remote set-url mesh …/%s", next.Name)
 	a.done(next)
 	return retired, nil
 }

@@ -24,7 +24,7 @@ func (d *Deployer) Rollback(ctx context.Context, stack mesh.StackName, by mesh.K
 		}
 	}
 	if n == st.Current {
-		return mesh.Errorf(mesh.Conflict, "%s is the current release of %s already", n, stack).WithHint("list them with: ssh mesh releases -a %s", stack)
+		return mesh.Errorf(mesh.Conflict, "%s is already the current release of %s", n, stack).WithHint("list them with: ssh mesh releases -a %s", stack)
 	}
 	target, err := d.Store.Release(ctx, stack, n)
 	if err != nil {

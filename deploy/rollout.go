@@ -50,7 +50,7 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, o rollout) (mesh.Stack,
 		if ev, dead := d.fleet.Died(in.ID); dead {
 			undo()
 			return st, mesh.Errorf(mesh.Failed, "%s became healthy and then ended with exit code %d", in.Name, ev.Instance.ExitCode).
-				WithHint("look at what it printed: its memory limit, a connection that failed after the start")
+				WithHint("check its output, its memory limit, and connections that it opens after the start")
 		}
 	}
 	if ctx.Err() != nil {

@@ -32,7 +32,7 @@ func (d *Deployer) Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyN
 				n += was
 			}
 			if n < 0 || n > maxInstances {
-				return nil, mesh.Errorf(mesh.Invalid, "%s cannot have %d instances: from 0 to %d are possible", c.Service, n, maxInstances)
+				return nil, mesh.Errorf(mesh.Invalid, "%s cannot have %d instances: use 0 to %d", c.Service, n, maxInstances)
 			}
 			f[c.Service] = n
 		}

@@ -13,7 +13,7 @@ import (
 // to exist with it.
 func (d *Deployer) UpdateService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, change func(*mesh.ServiceSettings), out io.Writer) error {
 	if name == mesh.ReleaseCommand {
-		return mesh.Errorf(mesh.Invalid, "the release command is no service").WithHint("set it with: ssh mesh stacks:set-release-command -a %s -- COMMAND", stack)
+		return mesh.Errorf(mesh.Invalid, "the release command is not a service").WithHint("set it with: ssh mesh stacks:set-release-command -a %s -- COMMAND", stack)
 	}
 	return d.changeServices(ctx, stack, by, "Update "+string(name), func(s map[mesh.ServiceName]mesh.ServiceSettings) error {
 		v := s[name]
@@ -28,7 +28,7 @@ func (d *Deployer) UpdateService(ctx context.Context, stack mesh.StackName, by m
 func (d *Deployer) DeleteService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, out io.Writer) error {
 	return d.changeServices(ctx, stack, by, "Delete "+string(name), func(s map[mesh.ServiceName]mesh.ServiceSettings) error {
 		if _, ok := s[name]; !ok {
-			return mesh.Errorf(mesh.NotFound, "svc:update has said nothing of %s", name).WithHint("see where its command comes from: ssh mesh svc -a %s", stack)
+			return mesh.Errorf(mesh.NotFound, "%s has no svc:update settings", name).WithHint("list the services: ssh mesh svc -a %s", stack)
 		}
 		delete(s, name)
 		return nil

@@ -67,8 +67,8 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 		return err
 	} else if skip {
 		a.dep.Status, a.dep.Ended = mesh.StatusSkipped, d.Now().UTC()
-		a.out.say(fmt.Sprintf("=====> Skipped: nothing that watch=%s names has changed since %s, which stays", strings.Join(st.Effective().Watch, ","), st.Current))
-		a.detail("build it all the same with: git push -o deploy")
+		a.out.say(fmt.Sprintf("=====> Skipped: no file that watch=%s names has changed since %s", strings.Join(st.Effective().Watch, ","), st.Current))
+		a.detail("build anyway with: git push -o deploy")
 		return d.Store.UpdateDeployment(ctx, a.dep)
 	}
 	d.tellDeclared(a, st, src.manifest, config)
@@ -122,7 +122,7 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 			}
 		}
 		a.out.line(" !     " + err.Error())
-		a.detail("%s is live all the same", r.Number)
+		a.detail("%s is live anyway", r.Number)
 	}
 	a.done(st)
 	return nil

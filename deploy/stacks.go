@@ -107,7 +107,7 @@ func (d *Deployer) removeStack(ctx context.Context, name mesh.StackName) {
 	}
 	d.background(func(ctx context.Context) {
 		for try := 1; err != nil && try < removeTries; try++ {
-			d.Logger.Warn("not all of a stack removed yet", "stack", name, "err", err)
+			d.Logger.Warn("stack not completely removed yet", "stack", name, "err", err)
 			if !fleet.Wait(ctx, fleet.Backoff(try), nil) {
 				return
 			}

@@ -38,7 +38,7 @@ func (d *Deployer) subnet(taken []mesh.Stack) (netip.Prefix, error) {
 			return p, nil
 		}
 	}
-	return netip.Prefix{}, mesh.Errorf(mesh.Unavailable, "no network is left for another stack: all %d of %s are in use", count, d.Pool)
+	return netip.Prefix{}, mesh.Errorf(mesh.Unavailable, "no network is free for another stack: all %d of %s are in use", count, d.Pool)
 }
 
 // subnetTries is how often a stack gets another network when something else on

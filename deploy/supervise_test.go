@@ -461,7 +461,7 @@ func TestReconcile_InterruptedDeployment(t *testing.T) {
 					sound(t, w)
 					after := stack(t, w)
 					committed := step == deploy.StepCommitted || step == deploy.StepSwitched || step == deploy.StepRetiring
-					if dep := last(t, w); (dep.Status == mesh.StatusLive) != committed || !committed && dep.Reason != "mesh was stopped meanwhile" {
+					if dep := last(t, w); (dep.Status == mesh.StatusLive) != committed || !committed && dep.Reason != "mesh was stopped in the meantime" {
 						t.Errorf("deployment %+v", dep)
 					}
 					if after.Current != before.Current || !after.Stopped && after.Current > 0 && w.Router.Targets("blog") == "" {

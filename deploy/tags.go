@@ -68,10 +68,10 @@ func (d *Deployer) TagImages(ctx context.Context, stack mesh.StackName, tags []m
 func (d *Deployer) tagImage(ctx context.Context, stack mesh.StackName, t mesh.Tag, releases []mesh.Release, branch string) string {
 	tag := mesh.Visible(t.Name) // git lets anything but control characters into a name
 	if !imageTag.MatchString(tag) || tag == "latest" {
-		return fmt.Sprintf("tag %s is stored; it cannot name an image", mesh.Clip(tag, 60))
+		return fmt.Sprintf("tag %s is stored; it is not a valid image name", mesh.Clip(tag, 60))
 	}
 	if ownTag.MatchString(tag) {
-		return fmt.Sprintf("tag %s is stored; it names no image, for that is how mesh names its own", tag)
+		return fmt.Sprintf("tag %s is stored; it does not name an image, because mesh uses this name itself", tag)
 	}
 	for _, r := range releases {
 		if r.Commit != t.Commit {
@@ -80,9 +80,9 @@ func (d *Deployer) tagImage(ctx context.Context, stack mesh.StackName, t mesh.Ta
 		ref := fmt.Sprintf("mesh/%s:%s", stack, tag)
 		if err := d.Builder.Tag(ctx, r.Image.ID, ref); err != nil {
 			d.Logger.Warn("image not tagged", "stack", stack, "err", err)
-			return fmt.Sprintf("tag %s is stored; the image of %s is gone", tag, r.Number)
+			return fmt.Sprintf("tag %s is stored; the image of %s is missing", tag, r.Number)
 		}
 		return fmt.Sprintf("tag %s: the image of %s is also called %s", tag, r.Number, ref)
 	}
-	return fmt.Sprintf("tag %s is stored; its commit %s was never deployed here. Deploy it with: git push -f mesh %s:refs/heads/%s", tag, t.Commit.Short(), t.Commit.Short(), branch)
+	return fmt.Sprintf("tag %s is stored; its commit %s has not been deployed. Deploy it with: git push -f mesh %s:refs/heads/%s", tag, t.Commit.Short(), t.Commit.Short(), branch)
 }

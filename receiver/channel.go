@@ -100,7 +100,7 @@ func (r *Receiver) channel(serving context.Context, srv *ssh.Server, conn *gossh
 		select {
 		case <-returned:
 		case <-t.C:
-			r.Logger.Warn("a session that did not end is cut off", "remote", conn.RemoteAddr().String())
+			r.Logger.Warn("cut off a session that did not end", "remote", conn.RemoteAddr().String())
 			_ = conn.Close()
 		}
 	})()

@@ -37,10 +37,10 @@ func (r *Receiver) offered(ctx ssh.Context, pub ssh.PublicKey) bool {
 	})
 	if st.banner != nil && !r.unknownKeys.known(fp) {
 		line := strings.TrimSpace(string(gossh.MarshalAuthorizedKey(pub)))
-		_ = st.banner.SendAuthBanner(fmt.Sprintf("mesh: the key %s is not known here. An admin lets it in with:\n  ssh mesh ssh-keys:add NAME %s\n", fp, line))
+		_ = st.banner.SendAuthBanner(fmt.Sprintf("mesh: the key %s is not authorized. An admin can add it with:\n  ssh mesh ssh-keys:add NAME %s\n", fp, line))
 	}
 	if st.banner != nil && len(st.rejected) == maxAuthTries {
-		_ = st.banner.SendAuthBanner(fmt.Sprintf("mesh: your ssh offered %d keys, and none is known here. If another one is, offer only that one:\n  ssh -o IdentitiesOnly=yes -i ~/.ssh/KEY …\n", maxAuthTries))
+		_ = st.banner.SendAuthBanner(fmt.Sprintf("mesh: your ssh offered %d keys, and none of them is authorized. If another key is, offer only that one:\n  ssh -o IdentitiesOnly=yes -i ~/.ssh/KEY …\n", maxAuthTries))
 	}
 	return false
 }

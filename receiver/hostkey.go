@@ -31,7 +31,7 @@ func HostKey(path string) (gossh.Signer, error) {
 	key, err := gossh.ParsePrivateKey(data)
 	if err != nil {
 		return nil, mesh.Errorf(mesh.Unavailable, "the host key %s is damaged: %w", path, err).
-			WithHint("put it back from a backup; if there is none, remove it, and tell everybody that the server's key will be a new one")
+			WithHint("restore it from a backup; if there is none, remove it and tell all users that the host key changes")
 	}
 	return key, nil
 }

@@ -12,7 +12,7 @@ import (
 
 // errStalled ends a session whose transfer stands still: its ssh may be alive and
 // answer, while what feeds it hangs.
-var errStalled = mesh.Errorf(mesh.Cancelled, "nothing was transferred for too long").WithHint("try again; if it stalls again, look at the network and at the disk on your side")
+var errStalled = mesh.Errorf(mesh.Cancelled, "nothing was transferred for too long").WithHint("try again; if it stalls again, check your network and disk")
 
 // watch ends a context when a transfer stands still. It may be used from several
 // goroutines.

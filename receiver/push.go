@@ -255,7 +255,7 @@ func (p *push) update(ctx context.Context, refs []mesh.RefUpdate) bool {
 func (p *push) count(ref mesh.RefUpdate) error {
 	if p.refs++; p.refs > maxPushRefs {
 		return mesh.Errorf(mesh.Invalid, "the push moves more than %d branches and tags", maxPushRefs).
-			WithHint("push the branch alone: git push mesh BRANCH; of the tags only those that you deploy")
+			WithHint("push only the branch: git push mesh BRANCH; push only tags that you deploy")
 	}
 	if ref.Tag() == "" || ref.Old != "" || ref.New == "" {
 		return nil
@@ -359,7 +359,7 @@ func (p *push) tag(ctx context.Context, ref mesh.RefUpdate, options []string) (m
 	commit, perr := p.r.Repos.Peel(p.stack, ref.New)
 	if slices.Contains(options, "deploy") {
 		if perr != nil {
-			return refuse(mesh.Errorf(mesh.Invalid, "the tag %s names no commit", mesh.Clip(ref.Tag(), 60)).WithHint("tag a commit: git tag -f %s COMMIT", mesh.Clip(ref.Tag(), 60)))
+			return refuse(mesh.Errorf(mesh.Invalid, "the tag %s does not point to a commit", mesh.Clip(ref.Tag(), 60)).WithHint("tag a commit: git tag -f %s COMMIT", mesh.Clip(ref.Tag(), 60)))
 		}
 		if reason := p.deployTag(ctx, ref, commit, options); reason != "" {
 			return mesh.Tag{}, reason
@@ -368,7 +368,7 @@ func (p *push) tag(ctx context.Context, ref mesh.RefUpdate, options []string) (m
 	}
 	switch _, err := p.r.Deployer.RepoState(ctx, p.stack); {
 	case errors.Is(err, mesh.NoStack):
-		return refuse(mesh.Errorf(mesh.NoStack, "there is no stack %s yet, so there is nothing to tag", p.stack).
+		return refuse(mesh.Errorf(mesh.NoStack, "the stack %s does not exist yet, so there is nothing to tag", p.stack).
 			WithHint("push a branch first, or deploy the tag: git push -o deploy mesh %s", mesh.Clip(ref.Tag(), 60)))
 	case err != nil:
 		return refuse(err)
@@ -454,7 +454,7 @@ func (p *push) options(m *mesh.Push, options []string) string {
 		case "detach":
 			m.Detach = true
 		default:
-			err := mesh.Errorf(mesh.Invalid, "there is no push option %q", mesh.Clip(o, 60)).WithHint("there are no-cache, dry-run, detach and deploy")
+			err := mesh.Errorf(mesh.Invalid, "there is no push option %q", mesh.Clip(o, 60)).WithHint("use no-cache, dry-run, detach or deploy")
 			printRefusal(p.out, err)
 			return p.reason(err)
 		}
@@ -477,7 +477,7 @@ func (p *push) reason(err error) string {
 			return "cancelled"
 		}
 		p.r.Logger.Error("push not deployed", "stack", p.stack, "err", err)
-		return "mesh itself failed: its log has the details"
+		return "internal error; see the server's log"
 	}
 	line, _, _ := strings.Cut(e.Text, "\n")
 	return mesh.Clip(mesh.Visible(strings.TrimSpace(line)), 200)
@@ -493,11 +493,11 @@ func unpackFault(talk string) *mesh.Error {
 	switch {
 	case m != nil:
 		return mesh.Errorf(mesh.Invalid, "git object %s is refused: %s (%s)", m[1], mesh.Clip(mesh.Visible(m[3]), 72), m[2]).
-			WithHint("if it is in an old commit only, push the files without their history: git push -f mesh $(git commit-tree -m deploy 'HEAD^{tree}'):refs/heads/main")
+			WithHint("if only an old commit has it, push without history: git push -f mesh $(git commit-tree -m deploy 'HEAD^{tree}'):refs/heads/main")
 	case strings.Contains(talk, "No space left on device"), strings.Contains(talk, "Disk quota exceeded"):
-		return mesh.Errorf(mesh.Unavailable, "the server's disk is full").WithHint("make room on the server, for example with: docker system prune; then push again")
+		return mesh.Errorf(mesh.Unavailable, "the server's disk is full").WithHint("free disk space on the server, for example with: docker system prune; then push again")
 	case strings.Contains(talk, "exceeds maximum allowed size"):
-		return mesh.Errorf(mesh.Invalid, "the push is larger than the server takes").WithHint("keep large files in Git LFS, or push without history: git push -f mesh $(git commit-tree -m deploy 'HEAD^{tree}'):refs/heads/main")
+		return mesh.Errorf(mesh.Invalid, "the push is larger than the server accepts").WithHint("keep large files in Git LFS, or push without history: git push -f mesh $(git commit-tree -m deploy 'HEAD^{tree}'):refs/heads/main")
 	case strings.Contains(talk, "attempting to allocate"), strings.Contains(talk, "out of memory"):
 		return mesh.Errorf(mesh.Invalid, "the push has an object that is too large to unpack").WithHint("keep large files in Git LFS: git lfs migrate import --above=100MB")
 	}

@@ -484,7 +484,7 @@ func TestPush_TagBeforeAnyBranch(t *testing.T) {
 		t.Errorf("%v, deployed %+v\n%s", err, r.d.got, out)
 	}
 	blob := r.Object("blob", "x")
-	if out, err := r.try("push", "-o", "deploy", "mesh", blob+":refs/tags/blob"); err == nil || !strings.Contains(out, "the tag blob names no commit") {
+	if out, err := r.try("push", "-o", "deploy", "mesh", blob+":refs/tags/blob"); err == nil || !strings.Contains(out, "the tag blob does not point to a commit") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	r.Commit("two")

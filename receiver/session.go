@@ -92,11 +92,11 @@ func (r *Receiver) dispatch(ctx ssh.Context, s ssh.Session, key mesh.Key) error 
 		}
 		return r.lfsTransfer(ctx, s, key, name, m[2])
 	case strings.HasPrefix(raw, "git-lfs"):
-		return mesh.Errorf(mesh.Invalid, "this server takes Git LFS objects over SSH only").WithHint("that needs Git LFS 3.0 or later; see: git lfs version")
+		return mesh.Errorf(mesh.Invalid, "this server accepts Git LFS objects only over SSH").WithHint("use Git LFS 3.0 or later; see: git lfs version")
 	case strings.HasPrefix(raw, "git-upload-archive"):
-		return mesh.Errorf(mesh.Invalid, "git archive --remote is not served").WithHint("clone the repository instead")
+		return mesh.Errorf(mesh.Invalid, "git archive --remote is not supported").WithHint("clone the repository instead")
 	}
-	return mesh.Errorf(mesh.Invalid, "%q names no repository here", mesh.Clip(raw, 120)).
+	return mesh.Errorf(mesh.Invalid, "%q is not a repository on this server", mesh.Clip(raw, 120)).
 		WithHint("a remote is ssh://mesh@HOST:PORT/STACK, where STACK uses a-z, 0-9 and -")
 }
 

@@ -169,7 +169,7 @@ func (r *Receiver) connected(ctx ssh.Context, c net.Conn, open *sessions) net.Co
 	place, ok := r.gate.enter(ctx, from, queueTime)
 	if !ok {
 		r.refusals.note(func(more int) {
-			r.Logger.Warn("too many connections that have not signed in", "remote", from, "more", more)
+			r.Logger.Warn("too many connections that have not authenticated", "remote", from, "more", more)
 		})
 		return nil
 	}

@@ -67,8 +67,8 @@ func (s *size) add(name int, below size) {
 
 // What to do about a tree beyond the limits, by the way it came.
 const (
-	leaveOutOfGit    = "remove from git what the build does not need: git rm -r --cached FOLDER"
-	leaveOutOfUpload = "leave out what the build does not need with .dockerignore or .gitignore"
+	leaveOutOfGit    = "remove files that the build does not need from git: git rm -r --cached FOLDER"
+	leaveOutOfUpload = "exclude files that the build does not need in .dockerignore or .gitignore"
 )
 
 // check returns an error that names the limit when s is beyond one.
@@ -173,7 +173,7 @@ func (s *storage) bounded(id plumbing.Hash, what string, limit int64) error {
 	}
 	if n > limit {
 		return mesh.Errorf(mesh.Invalid, "the git object %s has %d MB; %s may have %d MB", id.String()[:7], n>>20, what, limit>>20).
-			WithHint("push a commit whose history does not have it: git checkout --orphan fresh && git commit -m fresh && git push mesh HEAD:BRANCH")
+			WithHint("push a commit without it in its history: git checkout --orphan fresh && git commit -m fresh && git push mesh HEAD:BRANCH")
 	}
 	return nil
 }

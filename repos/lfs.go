@@ -82,7 +82,7 @@ type commandReader struct {
 
 func (c *commandReader) Read(p []byte) (int, error) {
 	if c.left <= 0 {
-		return 0, fmt.Errorf("a command may have %d MB", maxLFSCommand>>20)
+		return 0, fmt.Errorf("the limit for a command is %d MB", maxLFSCommand>>20)
 	}
 	n, err := c.Reader.Read(p[:min(int64(len(p)), c.left)])
 	c.left -= int64(n)
@@ -137,9 +137,9 @@ func (b *lfsBackend) StartUpload(oid transfer.Oid, r io.Reader, _ ...string) (an
 	switch {
 	case err != nil:
 	case n > left:
-		err = fmt.Errorf("the objects of this stack have %d MB, and may have %d MB together; keep older ones elsewhere", used>>20, cmp.Or(b.total, maxLFS)>>20)
+		err = fmt.Errorf("the objects of this stack have %d MB, and the limit is %d MB; keep older ones elsewhere", used>>20, cmp.Or(b.total, maxLFS)>>20)
 	case n > b.max:
-		err = fmt.Errorf("an object may have %d MB", b.max>>20)
+		err = fmt.Errorf("the limit for an object is %d MB", b.max>>20)
 	}
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return nil, full(err)

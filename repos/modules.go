@@ -83,7 +83,7 @@ func (r *Repos) FetchModules(ctx context.Context, stack mesh.StackName, commit m
 			}
 			if !skipped[e.Path] {
 				skipped[e.Path] = true
-				say(fmt.Sprintf("submodule %s is left out: .gitmodules has update = none", printable(e.Path)))
+				say(fmt.Sprintf("submodule %s is skipped: .gitmodules has update = none", printable(e.Path)))
 			}
 			return true
 		})
@@ -102,8 +102,8 @@ func (r *Repos) FetchModules(ctx context.Context, stack mesh.StackName, commit m
 			fetched = true
 		}
 	}
-	return fetched, mesh.Errorf(mesh.Failed, "there are submodules in submodules, more than %d deep", moduleDepth).
-		WithHint("take the innermost ones out of .gitmodules, or give them update = none")
+	return fetched, mesh.Errorf(mesh.Failed, "submodules are nested more than %d deep", moduleDepth).
+		WithHint("remove the innermost ones from .gitmodules, or give them update = none")
 }
 
 // missingModules are the submodules of a tree whose commit is not here.
@@ -180,8 +180,8 @@ func (l moduleSpecList) url(at string) (string, error) {
 		return spec.url, nil
 	}
 	if spec.parent == "" {
-		return "", mesh.Errorf(mesh.Failed, "the submodule %s has the relative URL %q, and mesh cannot know what it is relative to", shown, printable(spec.url)).
-			WithHint("give the whole URL: git submodule set-url %s https://HOST/REPOSITORY", shown)
+		return "", mesh.Errorf(mesh.Failed, "the submodule %s has the relative URL %q, and mesh does not know the base URL", shown, printable(spec.url)).
+			WithHint("use a full URL: git submodule set-url %s https://HOST/REPOSITORY", shown)
 	}
 	base, err := l.url(spec.parent)
 	if err != nil {
@@ -239,7 +239,7 @@ func (r *Repos) reach(ctx context.Context, stack mesh.StackName, raw string) (to
 	scheme, host := hostOf(raw)
 	if !moduleHost.MatchString(host) {
 		return to, nil, mesh.Errorf(mesh.Invalid, "%q is not a host", printable(mesh.Clip(host, 100))).
-			WithHint("correct the URL in .gitmodules; escape blanks in it as %%20")
+			WithHint("correct the URL in .gitmodules; escape spaces as %%20")
 	}
 	if r.Egress != nil {
 		if err := r.Egress.Check(ctx, host); err != nil {
@@ -292,7 +292,7 @@ func (r *Repos) fetchModule(ctx context.Context, stack mesh.StackName, e mesh.Tr
 	shown := shownURL(raw)
 	if !moduleURL.MatchString(raw) {
 		return mesh.Errorf(mesh.Failed, "the submodule %s cannot be fetched from %q", printable(e.Path), shown).
-			WithHint("give a URL with https:// or ssh:// in .gitmodules: files lead nowhere from here")
+			WithHint("use an https:// or ssh:// URL in .gitmodules")
 	}
 	to, stop, err := r.reach(ctx, stack, raw)
 	if err != nil {
@@ -341,7 +341,7 @@ func (r *Repos) fetchModule(ctx context.Context, stack mesh.StackName, e mesh.Tr
 	lines := strings.Split(printableLines(string(out)), "\n")
 	return &mesh.Error{
 		Kind: mesh.Failed, Text: fmt.Sprintf("the submodule %s cannot be fetched from %s", printable(e.Path), shown), Output: lines, Err: err,
-		Hint: fmt.Sprintf("if it is private, let this key read it, and give an ssh:// URL in .gitmodules: ssh mesh git:deploy-key -a %s", stack),
+		Hint: fmt.Sprintf("if it is private, give this key read access, and use an ssh:// URL in .gitmodules: ssh mesh git:deploy-key -a %s", stack),
 	}
 }
 

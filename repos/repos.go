@@ -49,7 +49,7 @@ type Repos struct {
 	turn  map[mesh.StackName]chan struct{} // holds one while somebody moves refs
 }
 
-// Options is what Repos need. Dir, Deployed and Key must be set.
+// Options is what Repos need. Dir and Key must be set, and Deployed before the first use.
 type Options struct {
 	Dir      string // the data directory; the repositories are in its folder repos
 	Hooks    string // the folder of git's hooks; empty: Dir/hooks
@@ -163,7 +163,7 @@ func (r *Repos) tidy(ctx context.Context, stack mesh.StackName, keep bool) error
 		}
 	}
 	if err := r.clean(ctx, stack, cleanSlack); err != nil {
-		r.Logger.Warn("a repository was not cleaned of what nothing needs", "stack", stack, "err", err)
+		r.Logger.Warn("repository not cleaned of unused objects", "stack", stack, "err", err)
 	}
 	return nil
 }

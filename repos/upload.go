@@ -204,7 +204,7 @@ func (r *tarReader) entry(ctx context.Context, h *tar.Header, name string) (e me
 		return e, 0, nil
 	case tar.TypeSymlink:
 		if len(h.Linkname) > maxPath {
-			return e, 0, badTar("the link %s leads to a name longer than %d bytes", quote(name), maxPath)
+			return e, 0, badTar("the link %s points to a name longer than %d bytes", quote(name), maxPath)
 		}
 		if _, ok := r.links[h.Linkname]; !ok {
 			r.links[h.Linkname] = h.Linkname
@@ -319,7 +319,7 @@ func broken(ctx context.Context, err error) error {
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return badTar("the tar on standard input is cut off")
 	}
-	return badTar("standard input is no tar: %w", err)
+	return badTar("standard input is not a tar: %w", err)
 }
 
 func blobSum(size int64) hash.Hash {
@@ -339,9 +339,9 @@ func inTree(name string) (string, error) {
 	case len(name) > maxPath:
 		return "", badTar("the name %s is longer than %d bytes", quote(name), maxPath)
 	case strings.HasPrefix(name, "/"), slices.Contains(strings.Split(name, "/"), ".."):
-		return "", badTar("%s leads out of the tree", quote(name))
+		return "", badTar("%s points outside the tree", quote(name))
 	case strings.ContainsRune(name, 0):
-		return "", badTar("%s has a NUL byte in it", quote(name))
+		return "", badTar("%s contains a NUL byte", quote(name))
 	}
 	name = path.Clean(name)
 	if name == "." {
@@ -359,7 +359,7 @@ func (u *unpacked) list(total size) error {
 		name := u.entries[i].Path
 		for d := path.Dir(name); d != "."; d = path.Dir(d) {
 			if at, ok := u.index[d]; ok && !u.entries[at].Mode.IsDir() {
-				return badTar("%s is below %s, which is no folder", quote(name), quote(d))
+				return badTar("%s is below %s, which is not a folder", quote(name), quote(d))
 			} else if ok {
 				break
 			}

@@ -180,7 +180,7 @@ func TestUnpack_Refusals(t *testing.T) {
 		"zstd":               {[]byte("\x28\xb5\x2f\xfd\x04"), "compressed with zstd"},
 		"zip":                {[]byte("PK\x03\x04\x14\x00"), "a zip archive"},
 		"gzip twice":         {gzipped(gzipped(whole)), "compressed with gzip twice"},
-		"climbs out":         {tarOf(t, "../a|1"), `"../a" leads out of the tree`},
+		"climbs out":         {tarOf(t, "../a|1"), `"../a" points outside the tree`},
 		"climbs out inside":  {tarOf(t, "a/../../b|1"), "leads out"},
 		"absolute":           {tarOf(t, "/etc/passwd|1"), "leads out"},
 		"a pipe":             {tarOf(t, "p|fifo"), `"p" is a device`},

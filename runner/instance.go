@@ -151,7 +151,7 @@ func startFault(name, image string, err error) error {
 	e := &mesh.Error{Kind: mesh.Failed, Hint: "correct the command, or the image's ENTRYPOINT and CMD", Err: err}
 	switch {
 	case errdefs.IsNotFound(err) && strings.Contains(text, "No such image"):
-		return &mesh.Error{Kind: mesh.NotFound, Text: fmt.Sprintf("%s cannot start: the image %s is gone from the engine", name, short(image)), Hint: "build it again: ssh mesh ps:rebuild", Err: err}
+		return &mesh.Error{Kind: mesh.NotFound, Text: fmt.Sprintf("%s cannot start: the image %s is missing from the engine", name, short(image)), Hint: "build it again: ssh mesh ps:rebuild", Err: err}
 	case noSuchUser.MatchString(text):
 		m := noSuchUser.FindStringSubmatch(text)
 		e.Text = fmt.Sprintf("%s cannot start: the image has no %s %q, but its USER names it", name, m[1], m[2])

@@ -87,7 +87,7 @@ func TestStart_Failures(t *testing.T) {
 		kind   mesh.Kind
 		text   string
 	}{
-		"no image":          {func(s *mesh.InstanceSpec) { s.Image = "sha256:" + strings.Repeat("0", 64) }, mesh.NotFound, "web.1 cannot start: the image 000000000000 is gone from the engine"},
+		"no image":          {func(s *mesh.InstanceSpec) { s.Image = "sha256:" + strings.Repeat("0", 64) }, mesh.NotFound, "web.1 cannot start: the image 000000000000 is missing from the engine"},
 		"too little memory": {func(s *mesh.InstanceSpec) { s.Memory = 1 << 20 }, mesh.Failed, "web.1 cannot start: its memory limit is below the engine's minimum of 6 MB"},
 		"too many CPUs":     {func(s *mesh.InstanceSpec) { s.CPUs = 4096 }, mesh.Failed, "web.1 cannot start: this machine cannot provide its CPU limit"},
 	} {

@@ -64,8 +64,8 @@ func (h *serverInfo) Backup(ctx context.Context, w io.Writer) (files int, err er
 		// Whoever reads it has gone, or cannot write it down. Half a backup must not look
 		// like one.
 		if err != nil && to.err != nil && ctx.Err() == nil {
-			err = mesh.Errorf(mesh.Cancelled, "the backup was cut off after %d files, and is of no use: %w", files, to.err).
-				WithHint("make room where it is written, and try again: ssh mesh backup > FILE.tar")
+			err = mesh.Errorf(mesh.Cancelled, "the backup was cut off after %d files and cannot be used: %w", files, to.err).
+				WithHint("free space where it is written, and try again: ssh mesh backup > FILE.tar")
 		}
 	}()
 	about, err := json.Marshal(backupHeader{Format: backupFormat, Version: h.info.Version, Created: time.Now().UTC()})

@@ -23,7 +23,7 @@ const confineTime = 20 * time.Second
 func confineMain(args []string, stdout io.Writer) error {
 	s, err := parseSettings(args, os.Getenv)
 	if errors.Is(err, pflag.ErrHelp) {
-		_, _ = fmt.Fprintln(stdout, "usage: mesh confine [FLAGS OF mesh serve]\n\nLimits the memory (--build-memory) and the processes of builds, until the machine is\nstarted anew. It takes the rights of root: a server without them needs it before.")
+		_, _ = fmt.Fprintln(stdout, "usage: mesh confine [FLAGS OF mesh serve]\n\nLimits the memory (--build-memory) and the processes of builds, until the machine\nrestarts. It needs root: run it before a server that does not run as root.")
 		return nil
 	}
 	if err != nil {

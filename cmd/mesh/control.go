@@ -87,7 +87,7 @@ func (sv *server) open(ctx context.Context) (_ *control, err error) {
 		}
 	}()
 	for _, note := range c.store.Notes() {
-		sv.log.Warn("found in the data directory", "what", note)
+		sv.log.Warn("note about the data directory", "what", note)
 	}
 	for _, d := range c.store.Damaged() {
 		sv.log.Error("a record is damaged", "stack", d.Stack, "record", d.What, "why", d.Why)
@@ -105,7 +105,7 @@ func (sv *server) open(ctx context.Context) (_ *control, err error) {
 		c.tellNewHostKey(ctx)
 	}
 	if err := c.clearAway(ctx); err != nil {
-		sv.log.Warn("not all that belongs to no stack could be cleared away", "err", err)
+		sv.log.Warn("leftovers of unknown stacks not completely moved aside", "err", err)
 	}
 	return c, nil
 }
@@ -122,9 +122,6 @@ func (c *control) openRepos() (*repos.Repos, error) {
 	}
 	o := repos.Options{
 		Dir: c.settings.Data, Hooks: folder, MaxInput: c.maxPush, Logger: c.log, Key: receiver.HostKey, Needed: c.needed,
-		Deployed: func(ctx context.Context, stack mesh.StackName) (mesh.RepoState, error) {
-			return c.deployer.RepoState(ctx, stack)
-		},
 	}
 	if c.settings.egress != nil {
 		o.Egress = c.settings.egress
@@ -144,6 +141,7 @@ func (c *control) wire() {
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, HostNetworks: hostNetworks, OnStep: c.reached,
 		Memory: memory{filepath.Join(s.Data, "instances.json")},
 	})
+	c.repos.Deployed = c.deployer.RepoState
 	self := &serverInfo{
 		engine: c.engine, store: c.store, repos: c.repos, notes: &c.notes, handover: c.handover, stacks: c.deployer.Findings,
 		info: mesh.ServerInfo{
@@ -179,13 +177,13 @@ func (c *control) reconcile(ctx context.Context, sweep bool) {
 		}
 	}
 	if err := c.runner.Attach(ctx); err != nil {
-		c.log.Warn("the stacks' networks not joined", "err", err)
+		c.log.Warn("stack networks not joined", "err", err)
 	}
 	if err := c.deployer.Reconcile(ctx); err != nil {
 		if errors.Is(err, mesh.Unavailable) {
-			c.log.Warn("the Docker Engine does not answer: nothing can be deployed until it does", "err", err)
+			c.log.Warn("the Docker Engine does not answer: deployments fail until it does", "err", err)
 		} else {
-			c.log.Error("not all could be made equal to the store", "err", err)
+			c.log.Error("reconciling failed in part", "err", err)
 		}
 	}
 }

@@ -28,7 +28,7 @@ var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?$|
 var userName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
 
 func badHost(s string) error {
-	return mesh.Errorf(mesh.Invalid, "%q names no server", mesh.Clip(s, 80)).WithHint("give ssh://mesh@HOST:PORT or HOST[:PORT]")
+	return mesh.Errorf(mesh.Invalid, "%q is not a server address", mesh.Clip(s, 80)).WithHint("use ssh://mesh@HOST:PORT or HOST[:PORT]")
 }
 
 // parseHost reads "ssh://mesh@host:port" or "[user@]host[:port]".

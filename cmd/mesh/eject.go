@@ -47,7 +47,7 @@ func eject(words []string, ask func(words []string, stdout io.Writer) error, std
 		var out bytes.Buffer
 		values := map[string]string{}
 		if err := ask(append(stackWords(words), "build", "--json"), &out); err != nil || json.Unmarshal(out.Bytes(), &values) != nil {
-			_, _ = fmt.Fprintln(stderr, "the stack's build settings cannot be read from the server; going on without them")
+			_, _ = fmt.Fprintln(stderr, "cannot read the stack's build settings from the server; continuing without them")
 		}
 		for name, v := range values {
 			_ = set.Set(name, v) // one that this client does not know is none of its business
@@ -67,7 +67,7 @@ func eject(words []string, ask func(words []string, stdout io.Writer) error, std
 	root := filepath.FromSlash(set.Root)
 	file := filepath.Join(root, mesh.DefaultDockerfile)
 	if _, err := os.Lstat(file); err == nil && !slices.Contains(words, "--force") {
-		return mesh.Errorf(mesh.Conflict, "there is a %s already", file).WithHint("to write over it: mesh build:dockerfile --eject --force")
+		return mesh.Errorf(mesh.Conflict, "%s already exists", file).WithHint("to overwrite it: mesh build:dockerfile --eject --force")
 	}
 	scope := filepath.FromSlash(set.Context)
 	dir, err := filepath.Rel(cmp.Or(scope, "."), cmp.Or(root, "."))
@@ -84,17 +84,17 @@ func eject(words []string, ask func(words []string, stdout io.Writer) error, std
 	if err := os.WriteFile(file, []byte(plan.Dockerfile), 0o644); err != nil { //nolint:gosec // as git has files
 		return err
 	}
-	_, _ = fmt.Fprintf(stderr, "%s is written: %s, because %s\n", file, plan.Title(), plan.Because)
+	_, _ = fmt.Fprintf(stderr, "wrote %s: %s, because %s\n", file, plan.Title(), plan.Because)
 	context := filepath.Join(scope, filepath.FromSlash(plan.Context))
 	ignore := filepath.Join(context, ".dockerignore")
 	if _, err := os.Lstat(ignore); errors.Is(err, fs.ErrNotExist) {
 		if err := os.WriteFile(ignore, []byte(plan.Ignore), 0o644); err != nil { //nolint:gosec // as above
 			return err
 		}
-		_, _ = fmt.Fprintf(stderr, "%s is written, too\n", ignore)
+		_, _ = fmt.Fprintf(stderr, "wrote %s\n", ignore)
 	}
 	if seen := filepath.ToSlash(context); seen != set.Context { // a Dockerfile of the repository's own sees all of it
-		_, _ = fmt.Fprintf(stderr, "it is written for what is in %s/ alone: before the next push, say context = %q in mesh.toml, or ssh mesh build:set context=%s\n", context, seen, seen)
+		_, _ = fmt.Fprintf(stderr, "it builds %s/ alone: before the next push, set context = %q in mesh.toml, or run: ssh mesh build:set context=%s\n", context, seen, seen)
 	}
 	return nil
 }

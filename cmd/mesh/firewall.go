@@ -33,10 +33,9 @@ type inForce struct {
 
 const firewallHelp = `usage: mesh firewall [--remove] [FLAGS OF mesh serve]
 
-Shuts the metadata service of a cloud off from containers, and keeps the Docker Engine
-from fetching from the machine itself and its network for builds, --fetch-allow excepted.
-Takes the rights of root and iptables. The rules last until the machine is started anew;
-mesh.service sets them at each start.
+Blocks cloud metadata services for containers, and blocks builds in the Docker Engine from
+fetching from this machine and its network, except for --fetch-allow. Needs root and
+iptables. The rules last until the machine restarts; mesh.service sets them at each start.
 `
 
 // firewallMain is "mesh firewall".
@@ -76,7 +75,7 @@ func firewallMain(args []string, stdout io.Writer) error {
 		_, _ = fmt.Fprintln(stdout, "builds cannot reach the machine and its network through the engine")
 	}
 	if err != nil {
-		return mesh.Errorf(mesh.Failed, "not all rules are in force: %w", err).WithHint("run it as root, with iptables installed; the rules for the engine need control groups version 2")
+		return mesh.Errorf(mesh.Failed, "some rules could not be set: %w", err).WithHint("run it as root, with iptables installed; the rules for the engine need cgroup v2")
 	}
 	return jerr
 }

@@ -160,12 +160,12 @@ type successor struct {
 // start runs the binary on disk and waits until it is there.
 func (h *handover) start(ctx context.Context) (*successor, error) {
 	if why := firstProcess(); why != "" {
-		return nil, mesh.Errorf(mesh.Conflict, "%s: its end would be the container's", why).WithHint("start a new container from the new image instead")
+		return nil, mesh.Errorf(mesh.Conflict, "%s: ending it would end the container", why).WithHint("start a new container from the new image instead")
 	}
 	wait, cancel := context.WithTimeout(ctx, comeUp)
 	defer cancel()
 	if err := h.upg.WaitForParent(wait); err != nil && wait.Err() != nil {
-		return nil, mesh.Errorf(mesh.Conflict, "the process before this one has not ended yet").WithHint("try again in a moment")
+		return nil, mesh.Errorf(mesh.Conflict, "the previous process has not ended yet").WithHint("try again in a moment")
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -201,9 +201,9 @@ func (h *handover) start(ctx context.Context) (*successor, error) {
 		_ = c.Close() // if it lives it will find the store locked
 		select {
 		case err := <-n.up:
-			return nil, mesh.Errorf(mesh.Failed, "the new process ended before it could take over: %w", err).WithHint("the server's log has what it said; this process serves on")
+			return nil, mesh.Errorf(mesh.Failed, "the new process ended before it could take over: %w", err).WithHint("see the server's log; this process keeps serving")
 		default:
-			return nil, fmt.Errorf("the new process does not speak: %w", rerr)
+			return nil, fmt.Errorf("the new process does not answer: %w", rerr)
 		}
 	}
 	return n, nil
@@ -215,7 +215,7 @@ func (n *successor) letIn(ctx context.Context) error {
 	select {
 	case err := <-n.up:
 		if err != nil {
-			return mesh.Errorf(mesh.Failed, "the new process ended before it could take over: %w", err).WithHint("the server's log has what it said; this process serves on")
+			return mesh.Errorf(mesh.Failed, "the new process ended before it could take over: %w", err).WithHint("see the server's log; this process keeps serving")
 		}
 		return nil
 	case <-ctx.Done():
@@ -291,7 +291,7 @@ func (p *handoverRouter) Drain(ctx context.Context, id string, upgraded time.Dur
 		select {
 		case <-p.gone:
 		case <-ctx.Done():
-			p.log.Warn("an instance has to go while the process before this one may be using it", "id", id)
+			p.log.Warn("stopping an instance that the previous process may still use", "id", id)
 		}
 	}
 	return p.Router.Drain(ctx, id, upgraded)

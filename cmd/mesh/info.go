@@ -66,31 +66,31 @@ func (h *serverInfo) Diagnose(ctx context.Context) []mesh.Finding {
 		}
 	}
 	look(i.Engine != "", "the Docker Engine answers ("+i.Engine+", API "+i.EngineAPI+")", "the Docker Engine does not answer",
-		"start it, for example with: systemctl start docker; or name it with --docker-host")
+		"start it, for example with: systemctl start docker; or set --docker-host")
 	if i.Engine != "" {
 		ictx, cancel := context.WithTimeout(ctx, engineTimeout)
 		info, err := h.engine.Info(ictx)
 		cancel()
-		look(err == nil && info.InitBinary != "", "the engine has an init for containers", "the engine has no init for containers: apps would not be stopped cleanly",
+		look(err == nil && info.InitBinary != "", "the engine has an init process for containers", "the engine has no init process for containers: apps are not stopped cleanly",
 			"install docker-init (Debian: apt-get install tini docker.io)")
 		look(err == nil && (info.MemoryLimit && info.PidsLimit), "the engine can limit memory and processes", "the engine cannot limit memory or processes",
-			"turn the memory and pids cgroups on in the kernel's command line")
-		look(err == nil && info.LiveRestoreEnabled, "apps go on running while the Docker Engine restarts",
-			"apps stop while the Docker Engine restarts, for an upgrade say", `put "live-restore": true into /etc/docker/daemon.json and reload docker`)
+			"enable the memory and pids cgroups on the kernel command line")
+		look(err == nil && info.LiveRestoreEnabled, "apps keep running while the Docker Engine restarts",
+			"apps stop while the Docker Engine restarts, for example for an upgrade", `set "live-restore": true in /etc/docker/daemon.json and reload docker`)
 	}
 	const setFirewall = "as root on the server: mesh firewall (mesh.service runs it at each start)"
 	wall := firewalled()
-	look(wall.Containers, "containers cannot reach the metadata service of a cloud", "containers may reach the metadata service of a cloud (169.254.169.254)", setFirewall)
-	look(wall.Engine, "the engine is kept from the machine's network in builds", "a build may reach the machine's network by a name that resolves anew", setFirewall+"; it needs control groups version 2")
-	look(i.Git != "", "git is there ("+i.Git+")", "git is not there", "install it, for example with: apt-get install git")
-	look(i.DiskFree >= lowDisk, fmt.Sprintf("the disk has room (%d GiB free)", i.DiskFree>>30), fmt.Sprintf("the disk is nearly full (%d MiB free)", i.DiskFree>>20),
-		"make room, for example with: docker system prune")
+	look(wall.Containers, "containers cannot reach cloud metadata services", "containers can reach cloud metadata services (169.254.169.254)", setFirewall)
+	look(wall.Engine, "builds cannot reach the machine's network through the engine", "builds can reach the machine's network with a name that changes its address", setFirewall+"; this needs cgroup v2")
+	look(i.Git != "", "git is installed ("+i.Git+")", "git is not installed", "install it, for example with: apt-get install git")
+	look(i.DiskFree >= lowDisk, fmt.Sprintf("the disk has free space (%d GiB free)", i.DiskFree>>30), fmt.Sprintf("the disk is nearly full (%d MiB free)", i.DiskFree>>20),
+		"free space, for example with: docker system prune")
 	out = append(out, h.stacks(ctx)...)
 	err := h.store.Check()
 	if n := len(h.store.Damaged()); err == nil && n > 0 {
-		err = fmt.Errorf("%d records of it, see below", n)
+		err = fmt.Errorf("%d records, see below", n)
 	}
-	look(err == nil, "the data file is sound", fmt.Sprintf("the data file is damaged: %v", err), "stop mesh and put a backup in its place (docs/operating.md, Restore)")
+	look(err == nil, "the data file is sound", fmt.Sprintf("the data file is damaged: %v", err), "stop mesh and restore a backup (docs/operating.md, Restore)")
 	out = append(out, h.records(ctx)...)
 	keys, err := h.store.Keys(ctx)
 	admins := 0
@@ -99,7 +99,7 @@ func (h *serverInfo) Diagnose(ctx context.Context) []mesh.Finding {
 			admins++
 		}
 	}
-	look(err == nil && admins > 0, fmt.Sprintf("there are keys (%d, %d of them admins)", len(keys), admins), "there is no admin key",
+	look(err == nil && admins > 0, fmt.Sprintf("%d keys, %d of them admin keys", len(keys), admins), "no admin key",
 		"on the server: mesh ssh-keys:add NAME --role admin < KEY.pub")
 	return out
 }
@@ -111,11 +111,11 @@ func (h *serverInfo) records(ctx context.Context) (out []mesh.Finding) {
 		mend := "restore a backup: mesh restore --data NEW-DIR BACKUP.tar (docs/operating.md, Damaged records)"
 		switch {
 		case d.Whole:
-			what += "; its instances are left alone and get their requests as last seen"
+			what += "; its instances keep running with their last known routes"
 		case d.Stack != "":
-			what += fmt.Sprintf("; %s runs on and cannot be changed", d.Stack)
+			what += fmt.Sprintf("; %s keeps running and cannot be changed", d.Stack)
 		case strings.HasPrefix(d.What, "the key "):
-			mend = "nobody gets in by it; add it again: mesh ssh-keys:add NAME < KEY.pub"
+			mend = "it does not work; add it again: mesh ssh-keys:add NAME < KEY.pub"
 		case strings.HasPrefix(d.What, "the sign-in "):
 			mend = "sign in again: ssh mesh registry:login HOST USER < password"
 		case strings.HasPrefix(d.What, "entry "):
@@ -135,8 +135,8 @@ func (h *serverInfo) records(ctx context.Context) (out []mesh.Finding) {
 		r, err := h.store.Release(ctx, st.Name, st.Current)
 		if err == nil && r.Here() && st.Was == "" && !h.repos.Exists(st.Name) {
 			out = append(out, mesh.Finding{
-				What: fmt.Sprintf("the repository of %s is gone: it serves, but cannot be cloned or built again", st.Name),
-				Mend: fmt.Sprintf("push it again: git push mesh %s; or put repos/ back from a backup", cmp.Or(st.Settings.Branch, "main")),
+				What: fmt.Sprintf("the repository of %s is missing: the stack serves, but cannot be cloned or rebuilt", st.Name),
+				Mend: fmt.Sprintf("push it again: git push mesh %s; or restore repos/ from a backup", cmp.Or(st.Settings.Branch, "main")),
 			})
 		}
 	}
@@ -144,8 +144,8 @@ func (h *serverInfo) records(ctx context.Context) (out []mesh.Finding) {
 	if err == nil && len(lost) > 0 {
 		dir := filepath.Join(h.info.Data, "lost")
 		out = append(out, mesh.Finding{
-			What: fmt.Sprintf("%d things that belong to no stack were moved to %s: %s", len(lost), dir, mesh.Clip(strings.Join(lost, ", "), 300)),
-			Mend: fmt.Sprintf("look at them; each is removed %d days after the time in its name, or at once with: rm -r %s", int(store.LostFor.Hours()/24), filepath.Join(dir, lost[0])),
+			What: fmt.Sprintf("moved %d items of unknown stacks to %s: %s", len(lost), dir, mesh.Clip(strings.Join(lost, ", "), 300)),
+			Mend: fmt.Sprintf("check them; mesh removes each one %d days after the time in its name; remove them now with: rm -r %s", int(store.LostFor.Hours()/24), filepath.Join(dir, lost[0])),
 		})
 	}
 	return out

@@ -40,7 +40,7 @@ func (n *notes) list() []mesh.Finding {
 func startOver(data string, log *slog.Logger) error {
 	moved, err := store.StartOver(data, time.Now())
 	for _, path := range moved {
-		log.Warn("moved aside for a new beginning", "path", path)
+		log.Warn("moved aside to start over", "path", path)
 	}
 	return err
 }
@@ -53,10 +53,10 @@ func (c *control) tellNewHostKey(ctx context.Context) {
 		return
 	}
 	fp := ssh.FingerprintSHA256(c.hostKey.PublicKey())
-	c.log.Warn("the SSH host key was missing and a new one was made: every client is warned of a changed host", "fingerprint", fp)
+	c.log.Warn("the SSH host key was missing; created a new one: SSH clients will warn about it", "fingerprint", fp)
 	c.notes.add(mesh.Finding{
-		What: "the SSH host key was missing: the new one is " + fp + ", and every client is warned of a changed host",
-		Mend: "put ssh_host_ed25519_key back from a backup and restart mesh; or tell everybody to type: ssh-keygen -R '[HOST]:PORT'",
+		What: "the SSH host key was missing: the new one is " + fp + "; SSH clients will warn about it",
+		Mend: "restore ssh_host_ed25519_key from a backup and restart mesh; or tell users to run: ssh-keygen -R '[HOST]:PORT'",
 	})
 }
 
@@ -70,11 +70,11 @@ func (c *control) clearAway(ctx context.Context) error {
 	}
 	for _, st := range stacks {
 		if r, err := c.store.Release(ctx, st.Name, st.Current); err == nil && r.Here() && !c.repos.Exists(st.Name) && (st.Was == "" || !c.repos.Exists(st.Was)) {
-			c.log.Warn("the repository of a stack is gone", "stack", st.Name)
+			c.log.Warn("the repository of a stack is missing", "stack", st.Name)
 		}
 	}
 	if slices.ContainsFunc(c.store.Damaged(), func(d mesh.Damage) bool { return d.Whole }) {
-		c.log.Warn("nothing is cleared away while records are damaged")
+		c.log.Warn("keeping leftovers while records are damaged")
 		return nil
 	}
 	destroyed, err := c.store.Destroyed(ctx)
@@ -90,10 +90,10 @@ func (c *control) clearAway(ctx context.Context) error {
 		to, err := store.MoveAside(data, path, strings.ReplaceAll(rel, string(filepath.Separator), "-"), time.Now())
 		if err != nil {
 			// A full disk, say. It is in nobody's way where it is.
-			c.log.Warn("of no stack, and not moved aside", "path", path, "err", err)
+			c.log.Warn("leftover of an unknown stack not moved aside", "path", path, "err", err)
 			return nil
 		}
-		c.log.Warn("of no stack: moved aside", "path", path, "to", to, "kept", store.LostFor)
+		c.log.Warn("moved aside a leftover of an unknown stack", "path", path, "to", to, "kept", store.LostFor)
 		return nil
 	}
 	if abs, err := filepath.Abs(data); err == nil {
@@ -114,7 +114,7 @@ func (c *control) clearAway(ctx context.Context) error {
 			case strings.HasPrefix(name, "."), slices.ContainsFunc(stacks, func(s mesh.Stack) bool { return s.Name == stack || s.Was == stack }):
 			case slices.Contains(destroyed, stack):
 				if err := os.RemoveAll(path); err != nil {
-					c.log.Warn("what a destroyed stack has left was not removed", "path", path, "err", err)
+					c.log.Warn("leftovers of a destroyed stack not removed", "path", path, "err", err)
 				}
 			default:
 				_ = aside(path) // it has told
@@ -142,10 +142,10 @@ func (c *control) purgeLost(ctx context.Context) {
 	for {
 		gone, err := store.PurgeLost(c.settings.Data, time.Now())
 		for _, name := range gone {
-			c.log.Info("removed what was moved aside", "name", name)
+			c.log.Info("removed what had been moved aside", "name", name)
 		}
 		if err != nil {
-			c.log.Warn("not all that was moved aside could be removed", "err", err)
+			c.log.Warn("some of what was moved aside could not be removed", "err", err)
 		}
 		select {
 		case <-day.C:

@@ -66,7 +66,7 @@ func listen(ctx context.Context, s settings, h *handover) (_ *listeners, err err
 			e := mesh.Errorf(mesh.Unavailable, "--%s %s cannot be listened on: %w", flag, addr, err)
 			switch {
 			case errors.Is(err, syscall.EADDRINUSE):
-				e = mesh.Errorf(mesh.Conflict, "--%s %s: the port is in use", flag, addr).WithHint("stop what uses it (ss -ltnp shows it), or choose another with --%s", flag)
+				e = mesh.Errorf(mesh.Conflict, "--%s %s: the port is in use", flag, addr).WithHint("stop the program that uses it (find it with ss -ltnp), or choose another port with --%s", flag)
 			case errors.Is(err, syscall.EACCES):
 				e.Hint = "ports below 1024 need root, or: setcap cap_net_bind_service=+ep " + os.Args[0]
 			}
@@ -97,8 +97,8 @@ func listen(ctx context.Context, s settings, h *handover) (_ *listeners, err err
 	}
 	for _, x := range given {
 		if x != nil {
-			faults = append(faults, mesh.Errorf(mesh.Invalid, "systemd hands over a socket at %s that no setting names", x.Addr()).
-				WithHint("make ListenStream= in the socket unit the same as MESH_SSH_ADDR, MESH_HTTP_ADDR and so on"))
+			faults = append(faults, mesh.Errorf(mesh.Invalid, "systemd passed a socket at %s that no setting names", x.Addr()).
+				WithHint("set ListenStream= in the socket unit to the same addresses as MESH_SSH_ADDR, MESH_HTTP_ADDR and so on"))
 			_ = x.Close()
 		}
 	}
@@ -139,7 +139,7 @@ func meets(setting string, a net.Addr) bool {
 func listenSocket(ctx context.Context, path string) (net.Listener, error) {
 	// sun_path of unix(7) has 108 bytes, one of them for the end.
 	if len(path) > 107 {
-		return nil, mesh.Errorf(mesh.Invalid, "the path of the local socket is too long (%d bytes, 107 are possible): %s", len(path), path).
+		return nil, mesh.Errorf(mesh.Invalid, "the path of the local socket is too long (%d bytes; the limit is 107): %s", len(path), path).
 			WithHint("choose a shorter data directory with --data")
 	}
 	l, err := socketAt(ctx, path)

@@ -22,7 +22,7 @@ func local(socket string, words []string, stdin io.Reader, stdout, stderr io.Wri
 	conn, err := new(net.Dialer).DialContext(context.Background(), "unix", socket)
 	if err != nil {
 		return mesh.Errorf(mesh.Unavailable, "no mesh server answers at %s: %w", socket, err).
-			WithHint("start one with: mesh serve; or name one with --host ssh://mesh@HOST:PORT, --data DIR, or a git remote called mesh")
+			WithHint("start one with: mesh serve; or name a server with --host ssh://mesh@HOST:PORT, --data DIR, or a git remote called mesh")
 	}
 	// The socket's path and mode are what is trusted, not the key behind it.
 	sc, chans, reqs, err := ssh.NewClientConn(conn, "mesh", &ssh.ClientConfig{User: "local", HostKeyCallback: ssh.InsecureIgnoreHostKey()}) //nolint:gosec // see above
@@ -65,7 +65,7 @@ func local(socket string, words []string, stdin io.Reader, stdout, stderr io.Wri
 	}
 	var missing *ssh.ExitMissingError
 	if errors.As(err, &missing) {
-		return mesh.Errorf(mesh.Unavailable, "the server went away").WithHint("see whether it runs, and its log")
+		return mesh.Errorf(mesh.Unavailable, "the server closed the connection").WithHint("check that it is running, and its log")
 	}
 	return err
 }

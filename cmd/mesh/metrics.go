@@ -62,16 +62,16 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	descStacks      = describe("mesh_stacks", "Stacks with a route.")
-	descWaiting     = describe("mesh_requests_waiting", "Requests that wait for an instance.", "stack")
+	descWaiting     = describe("mesh_requests_waiting", "Requests waiting for an instance.", "stack")
 	descInFlight    = describe("mesh_requests_in_flight", "Requests and upgraded connections at an instance.", "stack", "instance")
 	descRequests    = describe("mesh_requests_total", "Requests by the first digit of their status.", "stack", "status")
 	descBytes       = describe("mesh_response_bytes_total", "Bytes of bodies sent to clients.", "stack")
-	descErrors      = describe("mesh_request_errors_total", "Requests that mesh answered itself or cut, by why.", "stack", "code")
-	descDuration    = describe("mesh_request_duration_seconds", "How long requests took, upgraded connections left out.", "stack")
+	descErrors      = describe("mesh_request_errors_total", "Requests that mesh answered itself or cut off, by reason.", "stack", "code")
+	descDuration    = describe("mesh_request_duration_seconds", "Duration of requests, without upgraded connections.", "stack")
 	descTargets     = describe("mesh_targets", "Instances that get traffic.", "stack", "state")
-	descConnections = describe("mesh_connections", "Open connections of clients, upgraded ones left out.", "tls")
+	descConnections = describe("mesh_connections", "Open client connections, without upgraded ones.", "tls")
 	descExpiry      = describe("mesh_certificate_expiry_seconds", "When certificates expire, in Unix time.", "host", "source")
-	descStrangers   = describe("mesh_unknown_host_requests_total", "Requests for hosts that no stack has.")
+	descStrangers   = describe("mesh_unknown_host_requests_total", "Requests for unknown hosts.")
 )
 
 func (t traffic) Describe(ch chan<- *prometheus.Desc) {

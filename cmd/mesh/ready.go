@@ -50,7 +50,7 @@ func (sv *server) announce(c *control, stdout io.Writer) error {
 	if err != nil { // one of an earlier process would lead astray
 		_ = os.Remove(path + ".new")
 		_ = os.Remove(path)
-		sv.notes.add(mesh.Finding{What: fmt.Sprintf("nothing can be written to %s: %v", sv.settings.Data, err), Mend: "make room on the server, and restart mesh"})
+		sv.notes.add(mesh.Finding{What: fmt.Sprintf("nothing can be written to %s: %v", sv.settings.Data, err), Mend: "free space on the server, and restart mesh"})
 	}
 	return errors.Join(err, sv.handover.ready())
 }

@@ -26,11 +26,11 @@ import (
 func restoreMain(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	fs := pflag.NewFlagSet("restore", pflag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	data := fs.String("data", os.Getenv("MESH_DATA"), "the data `DIR` to make")
+	data := fs.String("data", os.Getenv("MESH_DATA"), "the data `DIR` to create")
 	const usage = "usage: mesh restore [--data DIR] FILE.tar"
 	switch err := fs.Parse(args); {
 	case errors.Is(err, pflag.ErrHelp):
-		_, _ = fmt.Fprintf(stdout, "%s\n\nMake a data directory out of a backup; - reads it from standard input.\n\n%s", usage, fs.FlagUsages())
+		_, _ = fmt.Fprintf(stdout, "%s\n\nTurns a backup into a data directory. With -, reads it from standard input.\n\n%s", usage, fs.FlagUsages())
 		return nil
 	case err != nil:
 		return mesh.Errorf(mesh.Invalid, "%w", err).WithHint(usage)
@@ -59,9 +59,9 @@ func restoreMain(args []string, stdin io.Reader, stdout, stderr io.Writer) error
 	for _, w := range warnings {
 		_, _ = fmt.Fprintf(stderr, "warning: %s\n", w)
 	}
-	_, _ = fmt.Fprintf(stdout, "%d files are restored to %s; start the server with: mesh serve --data %s\n", n, *data, *data)
-	_, _ = fmt.Fprintf(stderr, "Images are not in a backup. The server builds those that this machine does not have from the repositories, one after the other;\n"+
-		"see how far it is with: mesh stacks; mesh doctor. What came from mesh deploy has to be deployed again.\n")
+	_, _ = fmt.Fprintf(stdout, "restored %d files to %s; start the server with: mesh serve --data %s\n", n, *data, *data)
+	_, _ = fmt.Fprintf(stderr, "A backup does not contain images. The server rebuilds missing ones from the repositories, one at a time;\n"+
+		"follow it with: mesh stacks; mesh doctor. Deploy uploads (mesh deploy) again yourself.\n")
 	return nil
 }
 
@@ -73,19 +73,19 @@ func spool(r io.Reader, dir string) (*os.File, error) {
 		f, err = os.CreateTemp("", "mesh-restore-*")
 	}
 	if err != nil {
-		return nil, mesh.Errorf(mesh.Unavailable, "the backup cannot be kept while it is looked at: %w", err).WithHint("give its file instead of -")
+		return nil, mesh.Errorf(mesh.Unavailable, "the backup cannot be stored while it is checked: %w", err).WithHint("name its file instead of -")
 	}
 	if err := os.Remove(f.Name()); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	if _, err := io.Copy(f, r); err != nil {
-		return nil, errors.Join(mesh.Errorf(mesh.Unavailable, "the backup cannot be kept while it is looked at: %w", err).WithHint("give its file instead of -"), f.Close())
+		return nil, errors.Join(mesh.Errorf(mesh.Unavailable, "the backup cannot be stored while it is checked: %w", err).WithHint("name its file instead of -"), f.Close())
 	}
 	return f, nil
 }
 
 func badBackup(format string, args ...any) error {
-	return mesh.Errorf(mesh.Invalid, format, args...).WithHint("give what ssh mesh backup > FILE.tar has written")
+	return mesh.Errorf(mesh.Invalid, format, args...).WithHint("use a file written by: ssh mesh backup > FILE.tar")
 }
 
 // counting is a reader without a Seek, so that a tar reader takes every byte.
@@ -113,16 +113,16 @@ func verify(src io.ReadSeeker) (files int, sound bool, err error) {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
 			if files == 0 {
-				return 0, false, badBackup("this is no backup of mesh: it is empty")
+				return 0, false, badBackup("this is not a mesh backup: it is empty")
 			}
-			return 0, false, badBackup("the backup is cut off behind %d files", files-1)
+			return 0, false, badBackup("the backup is cut off after %d files", files-1)
 		}
 		if err != nil {
-			return 0, false, badBackup("this is no backup, or cut off: %w", err)
+			return 0, false, badBackup("this is not a backup, or it is cut off: %w", err)
 		}
 		if files == 0 {
 			if h.Name != manifestName || json.NewDecoder(io.LimitReader(t, 1<<16)).Decode(&m) != nil || m.Format < 1 {
-				return 0, false, badBackup("this is no backup of mesh")
+				return 0, false, badBackup("this is not a mesh backup")
 			}
 			if m.Format > backupFormat {
 				return 0, false, mesh.Errorf(mesh.Conflict, "the backup was written by a later mesh (%s)", m.Version).WithHint("restore it with that version")
@@ -155,13 +155,13 @@ func entry(h *tar.Header, format int, seen map[string]bool) error {
 	top, _, _ := strings.Cut(name, "/")
 	switch {
 	case h.Typeflag != tar.TypeReg && h.Typeflag != tar.TypeDir:
-		return badBackup("the backup is not sound: %q is neither a file nor a folder", clipped)
+		return badBackup("the backup is invalid: %q is neither a file nor a folder", clipped)
 	case !filepath.IsLocal(name) || path.Clean(name) != name:
-		return badBackup("the backup is not sound: the name %q leads out of the data directory", clipped)
+		return badBackup("the backup is invalid: the name %q points outside the data directory", clipped)
 	case format > 1 && !slices.Contains(backedUp, top):
-		return badBackup("the backup is not sound: %q is nothing of mesh's", clipped)
+		return badBackup("the backup is invalid: %q does not belong to mesh", clipped)
 	case seen[name]:
-		return badBackup("the backup is not sound: %q is there twice", clipped)
+		return badBackup("the backup is invalid: %q is in it twice", clipped)
 	}
 	seen[name] = true
 	return nil
@@ -171,7 +171,7 @@ func entry(h *tar.Header, format int, seen map[string]bool) error {
 func verifyEnd(src io.ReadSeeker, format, files int, at int64, text string) error {
 	var n int
 	if _, err := fmt.Sscan(text, &n); err != nil || n != files {
-		return badBackup("the backup is damaged: it has %d files, and should have %.20q", files, text)
+		return badBackup("the backup is damaged: it has %d files instead of %.20q", files, text)
 	}
 	if format == 1 && !strings.Contains(text, "sha256") {
 		return nil
@@ -192,11 +192,11 @@ func verifyEnd(src io.ReadSeeker, format, files int, at int64, text string) erro
 	case err != nil:
 		return err
 	case text != ending(files, sum.Sum(nil)):
-		return badBackup("the backup is damaged: its checksum is not that of its content")
+		return badBackup("the backup is damaged: its checksum does not match")
 	case len(rest) < len(want):
 		return badBackup("the backup is cut off at its end")
 	case !bytes.Equal(rest, want):
-		return badBackup("the backup is damaged at its end, or something follows it")
+		return badBackup("the backup is damaged at its end, or has trailing data")
 	}
 	return nil
 }
@@ -224,14 +224,14 @@ func restore(src io.ReadSeeker, dir string) (files int, warnings []string, err e
 		return 0, nil, err
 	}
 	if !sound {
-		warnings = append(warnings, "this backup is of an earlier mesh and has no checksum: whether it is whole cannot be told")
+		warnings = append(warnings, "this backup is from an earlier mesh and has no checksum: it may be incomplete")
 	}
 	if _, err := src.Seek(0, io.SeekStart); err != nil {
 		return 0, nil, err
 	}
 	_, serr := os.Stat(dir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return 0, nil, mesh.Errorf(mesh.Unavailable, "%s cannot be made: %w", dir, err)
+		return 0, nil, mesh.Errorf(mesh.Unavailable, "%s cannot be created: %w", dir, err)
 	}
 	root, err := os.OpenRoot(dir) // no name in an archive leads out of it
 	if err != nil {
@@ -253,7 +253,7 @@ func restore(src io.ReadSeeker, dir string) (files int, warnings []string, err e
 	for t := tar.NewReader(src); ; {
 		h, err := t.Next()
 		if err != nil {
-			return 0, nil, badBackup("the backup has changed while it was read: %w", err)
+			return 0, nil, badBackup("the backup changed while it was read: %w", err)
 		}
 		if h.Name == endName {
 			break

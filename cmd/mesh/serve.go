@@ -140,7 +140,7 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 		log.Info("another process has taken over", "pid", next.PID, "version", next.Version)
 		go func() {
 			if next.dies(frontCtx) {
-				log.Error("the process that had taken over is gone: this one ends, so that another one can be started", "pid", next.PID)
+				log.Error("the new process has ended; ending this one, so that another can start", "pid", next.PID)
 				endParted()
 				sv.router.Cut()
 			}
@@ -171,7 +171,7 @@ func (sv *server) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	if at := sv.listen.socket.Addr().String(); filepath.Dir(at) != filepath.Clean(s.Data) {
-		sv.log.Warn("nothing can be written to the data directory: the local socket is elsewhere", "socket", at)
+		sv.log.Warn("the data directory is not writable; the local socket is elsewhere", "socket", at)
 	}
 	if sv.engine, err = engine.New(s.DockerHost, sv.program.engine); err != nil {
 		return err
@@ -244,7 +244,7 @@ func (sv *server) upgradeOn(ctx context.Context, hup <-chan os.Signal) {
 		select {
 		case <-hup:
 			if _, err := sv.handover.ask(ctx); err != nil {
-				sv.log.Error("not upgraded: this process serves on", "err", err)
+				sv.log.Error("upgrade failed; this process keeps serving", "err", err)
 			}
 		case <-ctx.Done():
 			return

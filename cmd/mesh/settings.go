@@ -148,7 +148,7 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 		return s, mesh.Errorf(mesh.Invalid, "mesh serve: %w", err).WithHint("list the flags with: mesh serve -h")
 	}
 	if fs.NArg() > 0 {
-		return s, mesh.Errorf(mesh.Invalid, "mesh serve takes no argument %q", mesh.Clip(fs.Arg(0), 60)).WithHint("list the flags with: mesh serve -h")
+		return s, mesh.Errorf(mesh.Invalid, "mesh serve does not take the argument %q", mesh.Clip(fs.Arg(0), 60)).WithHint("list the flags with: mesh serve -h")
 	}
 	var faults []error
 	bad := func(flag, value, why string) {

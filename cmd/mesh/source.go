@@ -109,7 +109,7 @@ func openSource(ctx context.Context, dir, dockerfile string) (*source, error) {
 		s.files = append(s.files, f)
 	}
 	if len(s.files) == 0 {
-		return nil, mesh.Errorf(mesh.Invalid, "there is nothing to deploy in %s", dir).WithHint("go to the folder with your code; to deploy an image: mesh deploy --image REF")
+		return nil, mesh.Errorf(mesh.Invalid, "nothing to deploy in %s", dir).WithHint("change to the folder with your code; to deploy an image: mesh deploy --image REF")
 	}
 	s.what = describeCheckout(ctx, dir)
 	return s, nil
@@ -208,7 +208,7 @@ func dockerignore(dir, dockerfile string, names []string) (keep func(string) boo
 	}
 	m, err := patternmatcher.New(patterns)
 	if err != nil {
-		return nil, mesh.Errorf(mesh.Invalid, "%s has a line that is no pattern: %w", file, err)
+		return nil, mesh.Errorf(mesh.Invalid, "%s has an invalid pattern: %w", file, err)
 	}
 	return func(name string) bool {
 		base := path.Base(name)
@@ -269,7 +269,7 @@ func (s *source) sendFile(w io.Writer, f sourceFile, size int64, progress io.Wri
 	defer r.Close()
 	n, err := io.Copy(io.MultiWriter(w, progress), io.LimitReader(r, size))
 	if err == nil && n < size {
-		err = mesh.Errorf(mesh.Failed, "%s has become shorter while it was read", f.name).WithHint("deploy again when nothing writes there")
+		err = mesh.Errorf(mesh.Failed, "%s became shorter while it was read", f.name).WithHint("deploy again when nothing is writing to it")
 	}
 	return err
 }
@@ -277,7 +277,7 @@ func (s *source) sendFile(w io.Writer, f sourceFile, size int64, progress io.Wri
 // bar shows how far an upload is, on a terminal; elsewhere it says what is sent.
 func (s *source) bar(stderr io.Writer) io.Writer {
 	for _, m := range s.modules {
-		_, _ = fmt.Fprintf(stderr, "warning: %s is a repository of its own, and is not sent; git push has submodules fetched\n", m)
+		_, _ = fmt.Fprintf(stderr, "warning: %s is a separate repository and is not uploaded; with git push, mesh fetches submodules\n", m)
 	}
 	total := fmt.Sprintf("%d files, %s", len(s.files), units.HumanSize(float64(s.size)))
 	if !isTerminal(stderr) {

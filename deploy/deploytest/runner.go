@@ -81,7 +81,7 @@ func (r *Runner) Start(ctx context.Context, spec mesh.InstanceSpec) (mesh.Instan
 		}
 	}
 	if r.Images != nil && !r.Images(spec.Image) {
-		return mesh.Instance{}, mesh.Errorf(mesh.NotFound, "%s cannot start: the image %s is gone from the engine", spec.Name, spec.Image)
+		return mesh.Instance{}, mesh.Errorf(mesh.NotFound, "%s cannot start: the image %s is missing from the engine", spec.Name, spec.Image)
 	}
 	in := r.Put(spec, mesh.InstanceRunning)
 	r.tell(mesh.InstanceEvent{Instance: in, At: time.Now()})

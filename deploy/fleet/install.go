@@ -147,7 +147,7 @@ func adopted(before *member, spec mesh.InstanceSpec, in mesh.Instance, there, kn
 	m.spec = spec
 	switch {
 	case !there:
-		m.healthy, m.ails, m.why = false, mesh.Missing, "it has no container"
+		m.healthy, m.ails, m.why = false, mesh.Missing, "its container does not exist"
 		if !known {
 			m.ails, m.why = mesh.Unknown, engineAway
 		}

@@ -80,7 +80,7 @@ func (f *Fleet) look(ctx context.Context) (again bool) {
 	there, err := f.Runner.Look(ctx)
 	if err != nil {
 		if ctx.Err() == nil && !errors.Is(err, mesh.Unavailable) {
-			f.Logger.Warn("what runs was not looked at", "err", err)
+			f.Logger.Warn("instances not compared with the record", "err", err)
 		}
 		return false // an engine that comes back is told by Watch
 	}
@@ -127,7 +127,7 @@ func (f *Fleet) compareLocked(g *group, m *member, in mesh.Instance, found bool)
 		what, why := ailment(in)
 		f.ailsLocked(g, m, what, why, 0)
 	case in.Addr != m.instance.Addr:
-		f.Note(g.stack.Name, m.instance.Name.String(), "is at %s now, and was at %s", in.Addr, m.instance.Addr)
+		f.Note(g.stack.Name, m.instance.Name.String(), "moved to %s from %s", in.Addr, m.instance.Addr)
 		m.instance.Addr = in.Addr
 		f.markLocked(g.stack.Name)
 	default:
@@ -142,8 +142,8 @@ func ailment(in mesh.Instance) (mesh.Condition, string) {
 	case mesh.InstanceRunning:
 		return mesh.Unreachable, "its container is not in the network of its stack"
 	case mesh.InstancePaused:
-		return mesh.Paused, "somebody paused its container"
+		return mesh.Paused, "its container was paused"
 	case mesh.InstanceCreated, mesh.InstanceExited:
 	}
-	return mesh.Halted, "its container does not run"
+	return mesh.Halted, "its container is not running"
 }

@@ -52,7 +52,7 @@ func (f *Fleet) keepMemory(ctx context.Context) {
 			return
 		}
 		if err := f.Memory.Save(now); err != nil {
-			f.Logger.Warn("where instances are was not saved", "err", err)
+			f.Logger.Warn("instance addresses not saved", "err", err)
 			return
 		}
 		last = now
@@ -97,7 +97,7 @@ func (f *Fleet) remembered() []mesh.Instance {
 	}
 	last, err := f.Memory.Load()
 	if err != nil {
-		f.Logger.Warn("where instances were is not known", "err", err)
+		f.Logger.Warn("last known instance addresses not read", "err", err)
 	}
 	return last
 }

@@ -92,7 +92,7 @@ func (f *Fleet) endedLocked(g *group, m *member, ev mesh.InstanceEvent) {
 	if m.instance.OOM {
 		oom = ", out of memory"
 	}
-	f.Note(g.stack.Name, m.instance.Name.String(), "crashed (exit %d%s), %d×; the next try is in %s", m.instance.ExitCode, oom, m.crashes, wait)
+	f.Note(g.stack.Name, m.instance.Name.String(), "crashed (exit %d%s), %d×; next attempt in %s", m.instance.ExitCode, oom, m.crashes, wait)
 	f.Logger.Warn("instance crashed", "stack", g.stack.Name, "instance", m.instance.Name.String(),
 		"exit", m.instance.ExitCode, "oom", m.instance.OOM, "crashes", m.crashes, "retry", wait)
 	f.bringBack(g, m, wait)
@@ -105,7 +105,7 @@ func (f *Fleet) ailsLocked(g *group, m *member, what mesh.Condition, why string,
 	m.healthy, m.since, m.ails, m.why, m.ended = false, now, what, why, 0
 	m.next = now.Add(wait)
 	f.markLocked(g.stack.Name)
-	f.Note(g.stack.Name, m.instance.Name.String(), "is %s: %s; mesh mends it", what, why)
+	f.Note(g.stack.Name, m.instance.Name.String(), "is %s: %s; mesh is fixing it", what, why)
 	f.Logger.Warn("instance does not serve", "stack", g.stack.Name, "instance", m.instance.Name.String(), "is", string(what), "why", why)
 	f.bringBack(g, m, wait)
 }
@@ -212,7 +212,7 @@ func (f *Fleet) revive(ctx context.Context, stack mesh.StackName, m *member) tim
 		delete(f.died, in.ID)
 		m.instance, m.healthy, m.since, m.ails, m.why, m.fails = in, true, f.Now(), "", "", 0
 		f.markLocked(stack)
-		f.Note(stack, name.String(), "is up again")
+		f.Note(stack, name.String(), "is running again")
 		f.Logger.Info("instance is back", "stack", stack, "instance", name.String())
 		return 0
 	}
@@ -268,14 +268,14 @@ func Reason(err error) string {
 	if errors.As(err, &e) {
 		return e.Text
 	}
-	return "mesh itself failed; its log has the details"
+	return "internal error; see the server's log"
 }
 
 // replace starts a new container for a member whose own cannot run any more.
 func (f *Fleet) replace(ctx context.Context, stack mesh.StackName, m *member) (mesh.Instance, error) {
 	f.mu.Lock()
 	spec, was := m.spec, m.instance
-	gone := mesh.Errorf(mesh.NotFound, "%s is not wanted any more", was.Name)
+	gone := mesh.Errorf(mesh.NotFound, "%s is no longer needed", was.Name)
 	if !f.isMemberLocked(stack, m) {
 		f.mu.Unlock()
 		return mesh.Instance{}, gone

@@ -84,7 +84,7 @@ func (m *Manifest) env(name string, raw json.RawMessage) error {
 	}{}
 	if err := json.Unmarshal(raw, &v.Value); err != nil {
 		if err := json.Unmarshal(raw, &v); err != nil {
-			return bad("app.json", 0, fmt.Sprintf("env.%s is neither a text nor an object with value, required or generator", name))
+			return bad("app.json", 0, fmt.Sprintf("env.%s must be a string, or an object with value, required or generator", name))
 		}
 	}
 	if v.Generator != "" && v.Generator != "secret" {
@@ -104,7 +104,7 @@ func (m *Manifest) formation(name string, quantity *int, command string) error {
 	}
 	if quantity != nil {
 		if *quantity < 0 || *quantity > 100 {
-			return bad("app.json", 0, fmt.Sprintf("formation.%s.quantity is %d; it has to be 0 to 100", svc, *quantity))
+			return bad("app.json", 0, fmt.Sprintf("formation.%s.quantity is %d; it must be 0 to 100", svc, *quantity))
 		}
 		m.Formation[svc] = *quantity
 	}

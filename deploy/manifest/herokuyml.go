@@ -50,8 +50,8 @@ func (m *Manifest) herokuYML(text string) error {
 		}
 	}
 	if len(files) > 1 {
-		return bad("heroku.yml", 0, "build.docker has several Dockerfiles, and a stack has one image: "+strings.Join(slices.Sorted(maps.Keys(files)), ", ")).
-			WithHint("give each a stack of its own with dockerfile=, or use one image with a service for each command")
+		return bad("heroku.yml", 0, "build.docker has several Dockerfiles, but a stack has one image: "+strings.Join(slices.Sorted(maps.Keys(files)), ", ")).
+			WithHint("use one stack per Dockerfile with dockerfile=, or one image with a service per command")
 	}
 	if dockerfile != "" {
 		if err := errors.Join(m.set("heroku.yml", "dockerfile", dockerfile), m.set("heroku.yml", "target", stage)); err != nil {

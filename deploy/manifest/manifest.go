@@ -166,13 +166,13 @@ func treeFile(t mesh.Tree, name string) (string, error) {
 	})
 	switch {
 	case errors.Is(err, mesh.ErrOutside):
-		return "", mesh.Errorf(mesh.Failed, "%s is a link to %q, which leads out of the repository", name, mesh.Clip(e.Link, 100)).WithHint("commit the file itself")
+		return "", mesh.Errorf(mesh.Failed, "%s is a link to %q, which points outside the repository", name, mesh.Clip(e.Link, 100)).WithHint("commit the file itself")
 	case err != nil:
 		return "", brokenLink(entries, name)
 	case !e.Mode.IsRegular():
 		return "", nil
 	case e.Size > maxManifest:
-		return "", mesh.Errorf(mesh.Failed, "%s is larger than %d KB", name, maxManifest>>10).WithHint("shorten it: commands of more than a line are better off in a script")
+		return "", mesh.Errorf(mesh.Failed, "%s is larger than %d KB", name, maxManifest>>10).WithHint("shorten it: move long commands into a script")
 	}
 	r, err := t.Open(e)
 	if err != nil {
@@ -192,7 +192,7 @@ func brokenLink(entries []mesh.TreeEntry, name string) error {
 	for _, e := range entries {
 		if e.Path == name && e.Link != "" {
 			return mesh.Errorf(mesh.Failed, "%s is a link to %q, which is not in the repository", name, mesh.Clip(e.Link, 100)).
-				WithHint("commit the file it should lead to, or remove the link: git rm %s", name)
+				WithHint("commit the file it points to, or remove the link: git rm %s", name)
 		}
 	}
 	return nil

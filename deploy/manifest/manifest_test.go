@@ -88,7 +88,7 @@ func TestManifest_Refuses(t *testing.T) {
 		"not TOML":              {"mesh.toml", "a = 1\nroot = \n", "mesh.toml:2: "},
 		"an unknown setting":    {"mesh.toml", "rot = \"web\"", `mesh.toml: there is no build setting "rot"`},
 		"a table":               {"mesh.toml", "[web]\nx = 1", "mesh.toml: web has to be a text"},
-		"the branch":            {"mesh.toml", "branch = \"main\"", "mesh.toml: branch is no matter of the tree"},
+		"the branch":            {"mesh.toml", "branch = \"main\"", "mesh.toml: branch cannot be set in mesh.toml"},
 		"a path that climbs":    {"mesh.toml", "root = \"../x\"", `mesh.toml: "../x" is not a path inside the repository`},
 		"an absolute path":      {"mesh.toml", "dockerfile = \"/etc/passwd\"", "mesh.toml: "},
 		"not JSON":              {"app.json", "{\n\"env\": ,}", "app.json:2: "},
@@ -98,7 +98,7 @@ func TestManifest_Refuses(t *testing.T) {
 		"a quantity":            {"app.json", `{"formation": {"web": {"quantity": 1000}}}`, "app.json: formation.web.quantity is 1000"},
 		"a service name":        {"app.json", `{"formation": {"We b": {}}}`, "app.json: "},
 		"not YAML":              {"heroku.yml", "a: [", "heroku.yml: "},
-		"two images":            {"heroku.yml", "build: {docker: {web: Dockerfile, worker: w/Dockerfile}}", "heroku.yml: build.docker has several Dockerfiles, and a stack has one image: Dockerfile, w/Dockerfile"},
+		"two images":            {"heroku.yml", "build: {docker: {web: Dockerfile, worker: w/Dockerfile}}", "heroku.yml: build.docker has several Dockerfiles, but a stack has one image: Dockerfile, w/Dockerfile"},
 		"no Dockerfile named":   {"heroku.yml", "build: {docker: {web: {target: x}}}", "heroku.yml: build.docker.web names no Dockerfile"},
 	} {
 		t.Run(name, func(t *testing.T) {

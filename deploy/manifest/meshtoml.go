@@ -37,10 +37,10 @@ func (m *Manifest) meshTOML(text string) error {
 			}
 			value = strings.Join(words, ",")
 		default:
-			return bad("mesh.toml", 0, fmt.Sprintf("%s has to be a text, a list or a truth value", mesh.Clip(name, 60)))
+			return bad("mesh.toml", 0, fmt.Sprintf("%s must be a string, a list or a boolean", mesh.Clip(name, 60)))
 		}
 		if name == "branch" {
-			return bad("mesh.toml", 0, "branch is no matter of the tree").WithHint("set it with: ssh mesh build:set branch=NAME")
+			return bad("mesh.toml", 0, "branch cannot be set in mesh.toml").WithHint("set it with: ssh mesh build:set branch=NAME")
 		}
 		if err := m.set("mesh.toml", name, value); err != nil {
 			return err

@@ -281,7 +281,7 @@ func words(s string) map[string]bool {
 // classify parses a command as sh does.
 func classify(command string) (commandKind, error) {
 	if strings.ContainsRune(command, 0) {
-		return 0, errors.New("it has a NUL in it")
+		return 0, errors.New("it contains a NUL")
 	}
 	if len(command) > mesh.MaxCommand {
 		return compound, nil // an image's own: the parser's stack grows with what is nested

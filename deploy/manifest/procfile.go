@@ -22,7 +22,7 @@ func ParseProcfile(text string) (services map[mesh.ServiceName]string, err error
 		bad := func(why string) error {
 			return &mesh.Error{
 				Kind: mesh.Failed, Text: fmt.Sprintf("Procfile:%d: %s", n, why),
-				Hint: "a line is NAME: COMMAND, for example: web: ./server --port $PORT",
+				Hint: "write NAME: COMMAND, for example: web: ./server --port $PORT",
 			}
 		}
 		name, command, ok := strings.Cut(line, ":")
@@ -39,7 +39,7 @@ func ParseProcfile(text string) (services map[mesh.ServiceName]string, err error
 		case command == "":
 			return nil, bad(fmt.Sprintf("%s has no command", svc))
 		case strings.ContainsRune(command, 0):
-			return nil, bad(fmt.Sprintf("the command of %s has a NUL in it", svc))
+			return nil, bad(fmt.Sprintf("the command of %s contains a NUL", svc))
 		case twice:
 			return nil, bad(fmt.Sprintf("%s is there twice", svc))
 		}
