@@ -204,7 +204,7 @@ func TestTagImage(t *testing.T) {
 		if line := strings.Join(d.TagImages(t.Context(), "blog", []mesh.Tag{{Name: "v1.0", Commit: c}}), "\n"); !strings.Contains(line, "mesh/blog:v1.0") || w.Builder.Tagged("mesh/blog:v1.0") != release(t, w, 1).Image.ID {
 			t.Errorf("said %q", line)
 		}
-		for tag, says := range map[string]string{"latest": "cannot name an image", "a/b": "cannot name an image", "-x": "cannot name an image", strings.Repeat("a", 129): "cannot name an image"} {
+		for tag, says := range map[string]string{"latest": "is not a valid image name", "a/b": "is not a valid image name", "-x": "is not a valid image name", strings.Repeat("a", 129): "is not a valid image name"} {
 			if line := strings.Join(d.TagImages(t.Context(), "blog", []mesh.Tag{{Name: tag, Commit: c}}), "\n"); !strings.Contains(line, says) {
 				t.Errorf("%s: %q", tag, line)
 			}

@@ -46,7 +46,7 @@ func TestAgain_BuildsWhatIsGoneByItself(t *testing.T) {
 			most = max(most, building)
 			defer func() { building-- }()
 			if b.Stack == "blog" {
-				if got := d.Status("blog")[0]; got.State != mesh.NoImage || !strings.Contains(got.Why, "making it again") {
+				if got := d.Status("blog")[0]; got.State != mesh.NoImage || !strings.Contains(got.Why, "rebuilding it") {
 					t.Errorf("ps says %+v", got)
 				}
 				if s, err := d.RepoState(ctx, "blog"); err != nil || s.Commit != "" {
@@ -78,7 +78,7 @@ func TestAgain_BuildsWhatIsGoneByItself(t *testing.T) {
 			t.Errorf("%d builds at once", most)
 		}
 		r := release(t, w, 3)
-		if r.By != "mesh" || !strings.Contains(r.Description, "the image of v2 was gone") || r.Config["NOW"].Reveal() != "in force" || len(r.Config) != 1 {
+		if r.By != "mesh" || !strings.Contains(r.Description, "the image of v2 was missing") || r.Config["NOW"].Reveal() != "in force" || len(r.Config) != 1 {
 			t.Errorf("got %+v", r)
 		}
 		if st := stack(t, w); st.Config["LATER"].Reveal() != "recorded" || st.Lock == nil {

@@ -194,10 +194,10 @@ func TestPublish_Refusals(t *testing.T) {
 			{"gone", "https://www.example.com/x", mesh.NotFound, `no service "gone"`},
 			{"web", "https://www.example.com/x", mesh.Invalid, "web cannot be published"},
 			{"worker", "https://shop.example.com/x", mesh.Conflict, "belongs to another stack"},
-			{"worker", "https://shop.localhost/x", mesh.Conflict, "own name of the stack shop"},
+			{"worker", "https://shop.localhost/x", mesh.Conflict, "is the name of the stack shop"},
 			{"worker", "https://old.example.com/x", mesh.Conflict, "is redirected to www.example.com"},
 			{"worker", "https://www.example.com/api/", mesh.Conflict, "is the endpoint of api"},
-			{"api", "https://www.example.com/api", mesh.Conflict, "api is published at https://www.example.com/api already"},
+			{"api", "https://www.example.com/api", mesh.Conflict, "api is already published at https://www.example.com/api"},
 		} {
 			if err := publish(t, d, "blog", tc.service, tc.at, io.Discard); !errors.Is(err, tc.want) || !strings.Contains(err.Error(), tc.text) {
 				t.Errorf("%s at %s: %v", tc.service, tc.at, err)

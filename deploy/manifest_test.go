@@ -136,7 +136,7 @@ func TestWatch_SkipsAndComparesWithWhatIsDeployed(t *testing.T) {
 		mustPush(t, w, d, map[string]string{"Dockerfile": "FROM scratch", "web/a": "1", "docs": "1", "mesh.toml": "watch = [\"web/**\", \"Dockerfile\"]"})
 		files := map[string]string{"Dockerfile": "FROM scratch", "web/a": "1", "docs": "2", "mesh.toml": "watch = [\"web/**\", \"Dockerfile\"]"}
 		out, err := push(t, w, d, files)
-		if err != nil || !strings.Contains(out, "Skipped: nothing that watch=web/**,Dockerfile names has changed since v1") || last(t, w).Status != mesh.StatusSkipped || stack(t, w).Current != 1 {
+		if err != nil || !strings.Contains(out, "Skipped: no file that watch=web/**,Dockerfile names has changed since v1") || last(t, w).Status != mesh.StatusSkipped || stack(t, w).Current != 1 {
 			t.Errorf("%v, %s\n%s", err, last(t, w).Status, out)
 		}
 		files["web/b"] = "new" // added

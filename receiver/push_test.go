@@ -477,7 +477,7 @@ func TestPush_TagBeforeAnyBranch(t *testing.T) {
 	c := r.Commit("one")
 	r.Git("tag", "-a", "-m", "x", "v1")
 	out, err := r.try("push", "mesh", "v1")
-	if err == nil || !strings.Contains(out, "! [remote rejected] v1 -> v1 (there is no stack blog yet") || !strings.Contains(out, "git push -o deploy mesh v1") || r.repos.Exists("blog") {
+	if err == nil || !strings.Contains(out, "! [remote rejected] v1 -> v1 (the stack blog does not exist yet") || !strings.Contains(out, "git push -o deploy mesh v1") || r.repos.Exists("blog") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if out, err := r.try("push", "-o", "deploy", "mesh", "v1"); err != nil || len(r.d.got) != 1 || r.d.got[0].Commit != c || r.d.got[0].Branch != "" {

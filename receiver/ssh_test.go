@@ -196,10 +196,10 @@ func TestSSH_KnownKeyIsIn(t *testing.T) {
 	if out, status := run(t, c, "nonsense"); !strings.HasPrefix(out, "error: there is no command") || status != 2 {
 		t.Errorf("got %q, %d", out, status)
 	}
-	if out, status := run(t, c, "git-upload-pack '../etc'"); !strings.Contains(out, "names no repository") || status != 2 {
+	if out, status := run(t, c, "git-upload-pack '../etc'"); !strings.Contains(out, "is not a repository on this server") || status != 2 {
 		t.Errorf("got %q, %d", out, status)
 	}
-	if out, status := run(t, c, "git-upload-archive 'blog'"); !strings.Contains(out, "not served") || status != 2 {
+	if out, status := run(t, c, "git-upload-archive 'blog'"); !strings.Contains(out, "not supported") || status != 2 {
 		t.Errorf("got %q, %d", out, status)
 	}
 }

@@ -37,7 +37,7 @@ func TestLFS_EndlessBatch(t *testing.T) {
 	in := &commandReader{Reader: io.MultiReader(strings.NewReader(start), list), left: maxLFSCommand}
 	b := &lfsBackend{dir: t.TempDir(), max: 1 << 20, in: in}
 	err := transfer.NewProcessor(transfer.NewPktline(in, io.Discard), b).ProcessCommands(transfer.DownloadOperation)
-	if err == nil || !strings.Contains(err.Error(), "a command may have 4 MB") {
+	if err == nil || !strings.Contains(err.Error(), "the limit for a command is 4 MB") {
 		t.Errorf("got %v", err)
 	}
 	if list.read > maxLFSCommand {
@@ -80,7 +80,7 @@ func TestLFS_ObjectsOfAStack(t *testing.T) {
 	for i, c := range []struct {
 		size int
 		want string
-	}{{100, ""}, {60, "may have 0 MB together"}, {50, ""}, {1, "may have 0 MB together"}} {
+	}{{100, ""}, {60, "the limit is 0 MB"}, {50, ""}, {1, "the limit is 0 MB"}} {
 		data := strings.Repeat(string(rune('a'+i)), c.size)
 		oid := transfer.Oid(fmt.Sprintf("%x", sha256.Sum256([]byte(data))))
 		state, err := b.StartUpload(oid, strings.NewReader(data))

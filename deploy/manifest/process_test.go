@@ -316,7 +316,7 @@ func TestParseProcfile(t *testing.T) {
 	}
 	for text, says := range map[string]string{
 		"web": "Procfile:1: \"web\" has no colon", "\n\nweb:": "Procfile:3: web has no command", "web: a\nweb: b": "Procfile:2: web is there twice",
-		"Web: a": "Procfile:1", "my_app: a": "Procfile:1", "web: a\x00": "has a NUL", ": a": "Procfile:1", "<html>:": "Procfile:1",
+		"Web: a": "Procfile:1", "my_app: a": "Procfile:1", "web: a\x00": "contains a NUL", ": a": "Procfile:1", "<html>:": "Procfile:1",
 	} {
 		if got, err := ParseProcfile(text); !errors.Is(err, mesh.Failed) && !errors.Is(err, mesh.Invalid) || !strings.Contains(err.Error(), says) {
 			t.Errorf("ParseProcfile(%q) = %v, %v, want %q", text, got, err, says)
