@@ -152,27 +152,27 @@ var settings = []Setting{
 		},
 	},
 	{
-		"check-timeout", "TIME", "time an instance has to become healthy", brief(DefaultCheckTimeout),
+		"check-timeout", "TIME", "time an instance has to become healthy", Brief(DefaultCheckTimeout),
 		timeKind(time.Second, time.Hour, func(s *Settings) *time.Duration { return &s.CheckTimeout }),
 	},
 	{
-		"drain", "TIME", "time for open requests when an instance retires", brief(DefaultDrain),
+		"drain", "TIME", "time for open requests when an instance retires", Brief(DefaultDrain),
 		timeKind(0, 24*time.Hour, func(s *Settings) *time.Duration { return &s.Drain }),
 	},
 	{
-		"websocket-drain", "TIME", "time for WebSockets and other upgraded connections then", brief(DefaultDrain),
+		"websocket-drain", "TIME", "time for WebSockets and other upgraded connections then", Brief(DefaultDrain),
 		timeKind(0, 24*time.Hour, func(s *Settings) *time.Duration { return &s.UpgradedDrain }),
 	},
 	{
-		"stop-timeout", "TIME", "time from SIGTERM to SIGKILL", brief(DefaultStopTimeout),
+		"stop-timeout", "TIME", "time from SIGTERM to SIGKILL", Brief(DefaultStopTimeout),
 		timeKind(time.Second, time.Hour, func(s *Settings) *time.Duration { return &s.StopTimeout }),
 	},
 	{
-		"first-byte", "TIME", "time the app has to begin an answer; takes effect at once", brief(DefaultFirstByte),
+		"first-byte", "TIME", "time the app has to begin an answer; takes effect at once", Brief(DefaultFirstByte),
 		timeKind(time.Second, 24*time.Hour, func(s *Settings) *time.Duration { return &s.FirstByte }),
 	},
 	{
-		"release-timeout", "TIME", "time limit of the release command", brief(DefaultReleaseTime),
+		"release-timeout", "TIME", "time limit of the release command", Brief(DefaultReleaseTime),
 		timeKind(time.Second, 24*time.Hour, func(s *Settings) *time.Duration { return &s.ReleaseTimeout }),
 	},
 }
@@ -334,7 +334,7 @@ func boolKind(field func(*Settings) **bool) kind {
 
 // timeKind accepts times from least to most, but not 0, which is the default.
 func timeKind(least, most time.Duration, field func(*Settings) *time.Duration) kind {
-	bounds := fmt.Sprintf("a time from %s to %s", brief(max(least, time.Millisecond)), brief(most))
+	bounds := fmt.Sprintf("a time from %s to %s", Brief(max(least, time.Millisecond)), Brief(most))
 	return kind{
 		bounds,
 		func(s Settings) string {
@@ -358,8 +358,8 @@ func timeKind(least, most time.Duration, field func(*Settings) *time.Duration) k
 	}
 }
 
-// brief is a duration without units that are zero: "1h" and not "1h0m0s".
-func brief(d time.Duration) string {
+// Brief is a duration without units that are zero: "1h" and not "1h0m0s".
+func Brief(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
 		s = strings.TrimSuffix(s, "0s")

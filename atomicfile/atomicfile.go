@@ -1,7 +1,7 @@
-// Package atomicfile writes small files that are whole or not there at all, whatever
-// happens to the process or the machine meanwhile.
+// Package atomicfile writes small files completely or not at all, whatever happens
+// to the process or the machine meanwhile.
 //
-// It is not for files that grow, nor for large ones: the content is in memory.
+// It is not for growing or large files: the content is in memory.
 package atomicfile
 
 import (
@@ -11,12 +11,13 @@ import (
 	"path/filepath"
 )
 
-// Write replaces the file at path, or creates it with the given permissions: it writes
-// a file beside it, syncs it, renames it, and syncs the folder, which must exist. When
-// Write returns nil, the content survives a loss of power. After an error the old file
-// is there, unless only the last sync failed. A reader sees the old or the new file.
+// Write replaces the file at path, or creates it with the given permissions: it
+// writes a file beside it, syncs it, renames it, and syncs the folder, which must
+// exist. When Write returns nil, the content survives a power loss. After an error
+// the old file is still there, unless only the last sync failed. Readers see the old
+// or the new file.
 //
-// A process that is killed may leave a file that begins with a dot and the name.
+// A killed process may leave a file whose name begins with a dot and the name.
 func Write(path string, data []byte, perm fs.FileMode) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*")

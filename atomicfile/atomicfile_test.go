@@ -30,7 +30,7 @@ func TestWrite(t *testing.T) {
 	}
 }
 
-// A write that fails leaves what was there, and nothing else.
+// A write that fails leaves the old file, and nothing else.
 func TestWrite_Failures(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -1,7 +1,7 @@
-// Package engine is the connection to the Docker Engine: a client whose questions have
-// time limits, and what the engine's failures mean to people.
+// Package engine is the connection to the Docker Engine: a client with time limits,
+// and errors of the engine in terms that people understand.
 //
-// What is asked of the engine is left to builder and runner.
+// builder and runner decide what to ask the engine.
 package engine
 
 import (
@@ -12,9 +12,9 @@ import (
 	"mesh"
 )
 
-// New returns a client of the engine at address, or where Docker's own variables say if
-// that is empty. Nothing has been asked of the engine yet. read is how long it may take
-// to answer a question, a change four times as long; 0: 30 s.
+// New returns a client of the engine at address, or where Docker's own variables
+// point if that is empty. It does not talk to the engine yet. read is how long the
+// engine may take to answer a query; a change may take four times as long. 0: 30 s.
 func New(address string, read time.Duration) (*docker.Client, error) {
 	opts := []docker.Opt{docker.FromEnv, docker.WithAPIVersionNegotiation()}
 	if address != "" {
@@ -25,12 +25,12 @@ func New(address string, read time.Duration) (*docker.Client, error) {
 		err = limit(c, read)
 	}
 	if err != nil {
-		return nil, mesh.Errorf(mesh.Invalid, "the Docker Engine's address cannot be used: %w", err).WithHint("give one such as unix:///var/run/docker.sock with --docker-host")
+		return nil, mesh.Errorf(mesh.Invalid, "the Docker Engine's address cannot be used: %w", err).WithHint("set a URL such as unix:///var/run/docker.sock with --docker-host")
 	}
 	return c, nil
 }
 
-// limit gives the requests of a client time limits. Its hijacked connections (an
+// limit gives the requests of a client time limits. Hijacked connections (an
 // attached terminal, BuildKit) do not pass through here.
 func limit(c *docker.Client, read time.Duration) error {
 	if read == 0 {
@@ -38,6 +38,6 @@ func limit(c *docker.Client, read time.Duration) error {
 	}
 	hc := c.HTTPClient()
 	hc.Transport = limits{next: hc.Transport, read: read, change: read * (changeLimit / readLimit)}
-	// As an option it keeps what the client knows of its connections.
+	// As an option, it keeps the client's connection settings.
 	return docker.WithHTTPClient(hc)(c)
 }

@@ -51,7 +51,7 @@ func Unreachable(host string, err error) *mesh.Error {
 	}
 }
 
-// DiskFull is the error of an engine that has no room for images or containers.
+// DiskFull is the error of an engine that has no space for images or containers.
 func DiskFull(err error) *mesh.Error {
 	return &mesh.Error{
 		Kind: mesh.Unavailable, Text: "the server's disk is full",

@@ -10,9 +10,9 @@ import (
 )
 
 // How long the engine may take to answer. An engine that hangs (SIGSTOP, a disk that
-// does not answer) takes connections and never answers: without limits every command
-// hung until its client went away. A read takes milliseconds, and a change of one
-// container a second; both get more, for a machine that is very busy.
+// does not answer) accepts connections and never answers: without limits, every
+// command hung until its client left. A read takes milliseconds, and a change of one
+// container a second; both get more, for a very busy machine.
 const (
 	readLimit   = 30 * time.Second
 	changeLimit = 2 * time.Minute
@@ -25,15 +25,15 @@ type limits struct {
 }
 
 var (
-	// What may take as long as it takes: it moves images, or asks a registry.
+	// These may take as long as they need: they move images, or ask a registry.
 	unlimitedPath = regexp.MustCompile(`^(/v[\d.]+)?(/build|/session|/grpc|/auth|/system/df|/distribution/.*|/images/(create|load|get|prune)|/images/.*/(get|push)|/build/prune|/(containers|networks|volumes)/prune|/containers/.*/(export|archive))$`)
-	// What goes on for long, once it has begun to answer.
+	// These continue for a long time, once the answer has begun.
 	streamPath = regexp.MustCompile(`^(/v[\d.]+)?(/events|/containers/.*/(logs|wait|attach|stats)|/exec/.*/start)$`)
 	execPath   = regexp.MustCompile(`/(exec|resize|json)$`)
 )
 
-// limit tells how long a request may take, 0 for ever, and whether that is for the
-// whole answer or for its beginning.
+// limit returns how long a request may take, 0 for no limit, and whether that covers
+// the whole answer or only its beginning.
 func (l limits) limit(r *http.Request) (limit time.Duration, whole bool) {
 	switch path := r.URL.Path; {
 	case unlimitedPath.MatchString(path):
@@ -46,7 +46,7 @@ func (l limits) limit(r *http.Request) (limit time.Duration, whole bool) {
 	return l.change, true
 }
 
-// errSlow is a net.Error, which the client takes for a connection that failed.
+// errSlow is a net.Error, so the client treats it as a failed connection.
 var errSlow error = slowError{}
 
 type slowError struct{}
@@ -57,7 +57,7 @@ func (slowError) Timeout() bool { return true }
 
 func (slowError) Temporary() bool { return true }
 
-// RoundTrip does one request within its limit.
+// RoundTrip sends one request within its limit.
 func (l limits) RoundTrip(r *http.Request) (*http.Response, error) {
 	limit, whole := l.limit(r)
 	if limit == 0 {
@@ -91,7 +91,7 @@ type limitedBody struct {
 func (b *limitedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil && errors.Is(context.Cause(b.ctx), errSlow) {
-		err = io.ErrUnexpectedEOF // as a connection that was cut
+		err = io.ErrUnexpectedEOF // like a connection that was cut
 	}
 	return n, err
 }

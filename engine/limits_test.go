@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Every path of the engine's API that mesh uses has the limit that fits it.
+// Every path of the engine's API that mesh uses has the right limit.
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	l := limits{read: time.Second, change: time.Minute}
@@ -52,7 +52,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// An answer that stops in the middle ends as a connection that was cut.
+// An answer that stops in the middle ends like a connection that was cut.
 func TestLimits_HalfAnAnswer(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "engine.sock"))

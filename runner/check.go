@@ -373,5 +373,5 @@ func span(d time.Duration) string {
 	if d < time.Second && d > 0 {
 		return strconv.FormatFloat(d.Round(100*time.Millisecond).Seconds(), 'f', -1, 64) + "s"
 	}
-	return strings.TrimSuffix(d.Round(time.Second).String(), "m0s") + map[bool]string{true: "m"}[d.Round(time.Second) >= time.Minute && d.Round(time.Second)%time.Minute == 0]
+	return mesh.Brief(d.Round(time.Second))
 }

@@ -43,7 +43,7 @@ func FuzzParseListeners(f *testing.F) {
 func TestSpan(t *testing.T) {
 	t.Parallel()
 	for d, want := range map[time.Duration]string{
-		300 * time.Millisecond: "0.3s", time.Second: "1s", 15400 * time.Millisecond: "15s", time.Minute: "1m", 90 * time.Second: "1m30s", time.Hour: "1h0m", 0: "0s",
+		300 * time.Millisecond: "0.3s", time.Second: "1s", 15400 * time.Millisecond: "15s", time.Minute: "1m", 90 * time.Second: "1m30s", time.Hour: "1h", 0: "0s",
 	} {
 		if got := runner.Span(d); got != want {
 			t.Errorf("%s: got %q, want %q", d, got, want)

@@ -64,8 +64,8 @@ func (sv *server) control(ctx context.Context, c *control, stdout io.Writer) (*s
 		if err != nil {
 			return nil, fmt.Errorf("go on after an upgrade that failed: %w", err)
 		}
+		again.wire() // before the copy: what open has made asks again for its deployer
 		*c = *again
-		c.wire()
 		c.reconcile(ctx, false)
 	}
 }
