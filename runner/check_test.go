@@ -89,7 +89,7 @@ func TestCheck_Failures(t *testing.T) {
 			text: `web.1 cannot start: the image has no program "gunicorn"`, hint: "correct the command",
 		},
 		{
-			name: "not executable", entrypoint: "/proc/version", check: mesh.Check{Settle: time.Hour},
+			name: "not executable", entrypoint: "/proc/version", check: mesh.Check{Settle: 30 * time.Minute},
 			text: `web.1 cannot start: "/proc/version" is not executable`, hint: "chmod",
 		},
 		{
@@ -101,8 +101,8 @@ func TestCheck_Failures(t *testing.T) {
 			text: "web.1 exited with code 0 before it answered on port 8080", hint: "foreground",
 		},
 		{
-			name: "exit without HTTP", args: []string{"exit", "4"}, check: mesh.Check{Settle: time.Hour},
-			text: "web.1 exited with code 4 within 1h of its start",
+			name: "exit without HTTP", args: []string{"exit", "4"}, check: mesh.Check{Settle: 30 * time.Minute},
+			text: "web.1 exited with code 4 within 30m of its start",
 		},
 		{
 			name: "never listens", args: []string{"print", "thinking", "wait"}, check: mesh.Check{HTTP: true, Timeout: time.Second},

@@ -227,18 +227,19 @@ func cmdCrowd(ts *testscript.TestScript, neg bool, args []string) {
 			results <- result{string(out), err}
 		}()
 	}
-	var all strings.Builder
+	var all, faults strings.Builder
 	failed := 0
 	for range n {
 		r := <-results
 		all.WriteString(r.out)
 		if r.err != nil {
 			failed++
+			fmt.Fprintf(&faults, "%v: %s", r.err, r.out)
 		}
 	}
 	ts.Check(os.WriteFile(ts.MkAbs("crowd.out"), []byte(all.String()), 0o600))
 	if failed > 0 {
-		ts.Fatalf("%d of %d failed:\n%s", failed, n, all.String())
+		ts.Fatalf("%d of %d failed:\n%s", failed, n, faults.String())
 	}
 }
 

@@ -333,7 +333,8 @@ func TestACME_ByDNS(t *testing.T) {
 }
 
 func TestACME_Renews(t *testing.T) {
-	w := begin(t, 6*time.Second, "")
+	t.Parallel()
+	w := begin(t, 20*time.Second, "") // a third of which is for the renewal
 	w.route("blog", "blog.example.test")
 	var first *x509.Certificate
 	until(t, "the first certificate", func() bool {
