@@ -2,12 +2,14 @@
 GOLANGCI  := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2
 BENCHSTAT := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 VULN      := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+NFPM      := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.0
+CYCLONEDX := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 20s
 
-.PHONY: help build run demo test quick transcripts examples docker-test golden fuzz bench bench-router bench-compare lint fmt soak systemd docs vuln image check clean
+.PHONY: help build run demo test quick transcripts examples docker-test golden fuzz bench bench-router bench-compare lint fmt soak systemd docs vuln image release release-check check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -77,7 +79,7 @@ bench-compare: ## benchmarks of REF and of the work tree through benchstat: make
 lint: export GOLANGCI_LINT_CACHE = $(CURDIR)/tmp/lint
 lint: ## golangci-lint and shellcheck
 	go run $(GOLANGCI) run ./...
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/* .ci/run; else echo "shellcheck is not installed: the scripts are not checked"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/* contrib/install contrib/debian/p* .ci/run; else echo "shellcheck is not installed: the scripts are not checked"; fi
 
 fmt: ## format the code
 	go run $(GOLANGCI) fmt ./...
@@ -90,7 +92,7 @@ soak: engine ## load during deploys, upgrades and restarts, repeatedly: make soa
 	go test -race ./cmd/mesh -run "TestScripts/(noloss|upgrade|activation|https)$$" -count $(or $(N),5) -timeout 60m
 
 systemd: engine ## mesh under a real systemd, in a container: restarts, reloads, crashes, build limits: make systemd N=3
-	scripts/systemd $(or $(N),20)
+	NFPM=$(NFPM) CYCLONEDX=$(CYCLONEDX) scripts/systemd $(or $(N),20)
 
 vuln: ## check for known vulnerabilities; needs the network
 	go run $(VULN) ./...
@@ -98,8 +100,15 @@ vuln: ## check for known vulnerabilities; needs the network
 image: build ## the server as an image, from bin/mesh
 	DOCKER_BUILDKIT=1 docker build --build-arg BINARY=prebuilt -t mesh/mesh:$(VERSION) .
 
+# DRY=1 only builds dist/: archives, packages, bills of materials and checksums.
+release: ## changelog, commit, tag and dist/ of a version: make release VERSION=v0.9.0 [DRY=1]
+	scripts/release "$(VERSION)" $(NFPM) $(CYCLONEDX)
+
+release-check: ## build a release twice, in two places, and compare every byte
+	scripts/release-check $(NFPM) $(CYCLONEDX)
+
 check: ## what CI runs
 	.ci/run
 
 clean: ## remove build output
-	rm -rf bin
+	rm -rf bin dist

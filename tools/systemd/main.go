@@ -35,6 +35,7 @@ const (
 func main() {
 	c := &checks{}
 	flag.IntVar(&c.rounds, "n", 20, "how often to restart, and to reload")
+	flag.StringVar(&c.program, "program", "/usr/local/bin/mesh", "`file` with the installed binary")
 	flag.StringVar(&c.next, "next", "", "`file` with the binary to upgrade to, of another version")
 	flag.StringVar(&c.unable, "unlimited", "", "`reason` for which builds cannot be limited here, from the log; empty: they must be")
 	flag.StringVar(&c.only, "only", "", "do those checks alone that have this in their `name`")
@@ -47,6 +48,7 @@ func main() {
 
 type checks struct {
 	rounds       int
+	program      string // where mesh is installed
 	next, unable string
 	only         string
 	apps         string // the IDs of the app's containers
@@ -171,14 +173,14 @@ func (c *checks) reloads() (string, error) {
 }
 
 func (c *checks) upgrade() (string, error) {
-	if _, err := run("install", "-m", "755", c.next, "/usr/local/bin/mesh"); err != nil {
+	if _, err := run("install", "-m", "755", c.next, c.program); err != nil {
 		return "", err
 	}
 	said, err := c.again(1, "ssh", "mesh", "upgrade")
 	if err != nil {
 		return "", err
 	}
-	on, err := run("/usr/local/bin/mesh", "version")
+	on, err := run(c.program, "version")
 	if err != nil {
 		return "", err
 	}
@@ -190,7 +192,7 @@ func (c *checks) upgrade() (string, error) {
 }
 
 func (c *checks) broken() (string, error) {
-	const bin = "/usr/local/bin/mesh"
+	bin := c.program
 	if _, err := run("mv", bin, bin+".good"); err != nil {
 		return "", err
 	}
