@@ -14,7 +14,7 @@ func (d *Deployer) AdmitPush(ctx context.Context, key mesh.Key, stack mesh.Stack
 	st, err := d.Store.Stack(ctx, stack)
 	exists := err == nil
 	if key.May(mesh.AccessDeploy, stack) {
-		if err := d.free(stack); err != nil {
+		if err := d.names.free(stack); err != nil {
 			return err
 		}
 	}

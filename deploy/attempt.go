@@ -29,7 +29,7 @@ type attempt struct {
 // before do has committed, do must undo what it did and return.
 func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writer, do func(context.Context, *attempt) error) (err error) {
 	if dep.Kind != mesh.DeployRename {
-		if err := d.free(dep.Stack); err != nil {
+		if err := d.names.free(dep.Stack); err != nil {
 			return err
 		}
 	}
@@ -66,7 +66,7 @@ func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writ
 			d.Logger.Warn("deployment output not recorded", "stack", dep.Stack, "deployment", int(dep.Number), "err", cerr)
 		}
 	}()
-	leave, err := d.queue(ctx, t, func(ahead mesh.Deployment) {
+	leave, err := d.lanes.queue(ctx, t, func(ahead mesh.Deployment) {
 		a.headline()
 		a.detail("waiting for %s", describe(ahead))
 	})

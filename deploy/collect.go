@@ -27,7 +27,7 @@ func (d *Deployer) wantedImages(ctx context.Context) (images map[string]bool, bu
 		if err := d.keptImages(ctx, st.Name, images); err != nil {
 			return nil, nil, err
 		}
-		busy[st.Name] = len(d.tickets(st.Name)) > 0
+		busy[st.Name] = len(d.lanes.tickets(st.Name)) > 0
 	}
 	return images, busy, nil
 }
@@ -90,7 +90,7 @@ func (d *Deployer) room(ctx context.Context, a *attempt) error {
 	if err != nil {
 		return err
 	}
-	busy[a.dep.Stack] = len(d.tickets(a.dep.Stack)) > 1 // besides this one, which has no image yet
+	busy[a.dep.Stack] = len(d.lanes.tickets(a.dep.Stack)) > 1 // besides this one, which has no image yet
 	if _, err := d.Builder.Sweep(ctx, func(stack mesh.StackName, id string) bool {
 		return images[id] || busy[stack] || d.doubtful(ctx, stack) || d.stray(stack)
 	}, false); err != nil {
@@ -126,7 +126,7 @@ func (d *Deployer) collect(stack mesh.StackName, last mesh.DeploymentNumber) {
 		}
 		// A build that is under way has an image that no release has yet. This
 		// deployment may not have left the lane, and has one.
-		if slices.ContainsFunc(d.tickets(stack), func(t *ticket) bool { return t.deployment.Number != last }) {
+		if slices.ContainsFunc(d.lanes.tickets(stack), func(t *ticket) bool { return t.deployment.Number != last }) {
 			return
 		}
 		err := d.Builder.Collect(ctx, stack, keep)

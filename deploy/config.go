@@ -57,7 +57,7 @@ func (d *Deployer) SetConfig(ctx context.Context, stack mesh.StackName, by mesh.
 	}
 	_, changed, err := applied(c, stack, st.Config)
 	// What is under way may change it before this has its turn.
-	if err != nil || len(changed) == 0 && len(d.tickets(stack)) == 0 {
+	if err != nil || len(changed) == 0 && len(d.lanes.tickets(stack)) == 0 {
 		return changed, err
 	}
 	record := func() error {

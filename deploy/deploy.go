@@ -72,17 +72,10 @@ type Deployer struct {
 	work sync.WaitGroup
 
 	fleet  *fleet.Fleet
+	lanes  lanes
+	names  names
 	losses losses
 	lives  lives
-
-	mu    sync.Mutex
-	lanes map[mesh.StackName]*lane
-	// Stacks whose record is gone and whose remains are being removed: their names
-	// are not free yet.
-	destroying map[mesh.StackName]bool
-	// The old and the new names of stacks that are being renamed: no deployment may
-	// begin there.
-	renaming map[mesh.StackName]bool
 
 	unknown  atomic.Pointer[[]mesh.StackName] // what the engine has of no stack, as of the last Reconcile
 	detached chan struct{}                    // holds one when a detached run has been started
@@ -115,7 +108,7 @@ func New(o Options) *Deployer {
 		o.OnStep = func(Step, string) {}
 	}
 	d := &Deployer{
-		Options: o, lanes: map[mesh.StackName]*lane{}, destroying: map[mesh.StackName]bool{}, renaming: map[mesh.StackName]bool{},
+		Options: o, lanes: lanes{by: map[mesh.StackName]*lane{}}, names: newNames(),
 		losses: newLosses(o.Now), detached: make(chan struct{}, 1),
 	}
 	d.life, d.end = context.WithCancelCause(context.Background())

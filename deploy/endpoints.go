@@ -38,7 +38,7 @@ func (d *Deployer) Publish(ctx context.Context, stack mesh.StackName, by mesh.Ke
 	if _, ok := r.Services[e.Service]; !ok {
 		return noService(stack, e.Service, r)
 	}
-	if (st.Stopped || st.Published(e.Service)) && len(d.tickets(stack)) == 0 {
+	if (st.Stopped || st.Published(e.Service)) && len(d.lanes.tickets(stack)) == 0 {
 		return d.changeDomains(ctx, stack, change) // nothing to start
 	}
 	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployServices, By: by, Subject: "Publish " + string(e.Service) + " at " + e.String()}

@@ -12,7 +12,7 @@ import (
 // Follow writes the output of the deployment of a commit that waits or runs, and
 // returns its verdict.
 func (d *Deployer) Follow(ctx context.Context, stack mesh.StackName, commit mesh.Commit, out io.Writer) (found bool, err error) {
-	for _, t := range d.tickets(stack) {
+	for _, t := range d.lanes.tickets(stack) {
 		if t.deployment.Commit != commit {
 			continue
 		}
@@ -38,7 +38,7 @@ func (d *Deployer) Follow(ctx context.Context, stack mesh.StackName, commit mesh
 // Done returns a channel that is closed when the deployment has ended; closed
 // already when it does not wait or run.
 func (d *Deployer) Done(stack mesh.StackName, n mesh.DeploymentNumber) <-chan struct{} {
-	for _, t := range d.tickets(stack) {
+	for _, t := range d.lanes.tickets(stack) {
 		if t.deployment.Number == n {
 			return t.done
 		}

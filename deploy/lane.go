@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"mesh"
@@ -18,6 +19,12 @@ type lane struct {
 	waiting []*ticket
 }
 
+// lanes are the lanes of all stacks. They may be used from several goroutines.
+type lanes struct {
+	mu sync.Mutex
+	by map[mesh.StackName]*lane
+}
+
 // ticket is a deployment's place in a lane.
 type ticket struct {
 	deployment mesh.Deployment
@@ -29,38 +36,38 @@ type ticket struct {
 
 // queue waits for the deployment's turn and returns how to leave. wait is called
 // with the one that is waited for, when there is one.
-func (d *Deployer) queue(ctx context.Context, t *ticket, wait func(mesh.Deployment)) (leave func(), err error) {
+func (l *lanes) queue(ctx context.Context, t *ticket, wait func(mesh.Deployment)) (leave func(), err error) {
 	stack := t.deployment.Stack
-	d.mu.Lock()
-	l := d.lanes[stack]
-	if l == nil {
-		l = &lane{}
-		d.lanes[stack] = l
+	l.mu.Lock()
+	one := l.by[stack]
+	if one == nil {
+		one = &lane{}
+		l.by[stack] = one
 	}
-	if l.running == nil {
-		l.running = t
+	if one.running == nil {
+		one.running = t
 		close(t.turn)
-		d.mu.Unlock()
-		return func() { d.leave(stack, t) }, nil
+		l.mu.Unlock()
+		return func() { l.leave(stack, t) }, nil
 	}
 	if hasSource(t) {
-		for _, w := range l.waiting {
+		for _, w := range one.waiting {
 			if hasSource(w) {
 				w.cancel(mesh.Errorf(mesh.Cancelled, "replaced by a newer push, deployment %s", t.deployment.Number))
 			}
 		}
-		l.waiting = slices.DeleteFunc(l.waiting, hasSource)
+		one.waiting = slices.DeleteFunc(one.waiting, hasSource)
 	}
-	l.waiting = append(l.waiting, t)
-	ahead := l.running.deployment
-	d.mu.Unlock()
+	one.waiting = append(one.waiting, t)
+	ahead := one.running.deployment
+	l.mu.Unlock()
 
 	wait(ahead)
 	select {
 	case <-t.turn:
-		return func() { d.leave(stack, t) }, nil
+		return func() { l.leave(stack, t) }, nil
 	case <-ctx.Done():
-		d.leave(stack, t)
+		l.leave(stack, t)
 		return nil, context.Cause(ctx)
 	}
 }
@@ -77,35 +84,48 @@ func hasSource(t *ticket) bool {
 }
 
 // leave gives the lane to the next one, or takes t out of the queue.
-func (d *Deployer) leave(stack mesh.StackName, t *ticket) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	l := d.lanes[stack]
-	if l == nil {
+func (l *lanes) leave(stack mesh.StackName, t *ticket) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	one := l.by[stack]
+	if one == nil {
 		return
 	}
-	if l.running != t {
-		l.waiting = slices.DeleteFunc(l.waiting, func(w *ticket) bool { return w == t })
+	if one.running != t {
+		one.waiting = slices.DeleteFunc(one.waiting, func(w *ticket) bool { return w == t })
 		return
 	}
-	l.running = nil
-	if len(l.waiting) > 0 {
-		l.running, l.waiting = l.waiting[0], l.waiting[1:]
-		close(l.running.turn)
+	one.running = nil
+	if len(one.waiting) > 0 {
+		one.running, one.waiting = one.waiting[0], one.waiting[1:]
+		close(one.running.turn)
 		return
 	}
-	delete(d.lanes, stack)
+	delete(l.by, stack)
 }
 
 // tickets returns the deployments of a stack that run or wait, in order.
-func (d *Deployer) tickets(stack mesh.StackName) []*ticket {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	l := d.lanes[stack]
-	if l == nil || l.running == nil {
+func (l *lanes) tickets(stack mesh.StackName) []*ticket {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	one := l.by[stack]
+	if one == nil || one.running == nil {
 		return nil
 	}
-	return append([]*ticket{l.running}, l.waiting...)
+	return append([]*ticket{one.running}, one.waiting...)
+}
+
+// busy returns a channel that is closed when one of the deployments that run has ended;
+// nil when none runs.
+func (l *lanes) busy() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, one := range l.by {
+		if one.running != nil {
+			return one.running.done
+		}
+	}
+	return nil
 }
 
 // cancelWait is how long a cancel waits for its deployment to end: a command always
@@ -116,7 +136,7 @@ const cancelWait = 10 * time.Second
 // 0, and waits until it has ended, ten seconds at most. A deployment past its switch
 // cannot be cancelled and is finished.
 func (d *Deployer) Cancel(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber, by mesh.KeyName) (mesh.Deployment, error) {
-	for _, t := range d.tickets(stack) {
+	for _, t := range d.lanes.tickets(stack) {
 		if n != 0 && t.deployment.Number != n {
 			continue
 		}

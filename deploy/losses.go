@@ -198,7 +198,7 @@ func (d *Deployer) lookImages(ctx context.Context) {
 		return
 	}
 	for _, st := range stacks {
-		if st.Current == 0 || len(d.tickets(st.Name)) > 0 {
+		if st.Current == 0 || len(d.lanes.tickets(st.Name)) > 0 {
 			continue
 		}
 		r, err := d.Store.Release(ctx, st.Name, st.Current)
@@ -256,7 +256,7 @@ func (d *Deployer) remake(ctx context.Context, stack mesh.StackName) {
 	}
 	d.resetBranch(ctx, stack)
 	var err error
-	if len(d.tickets(stack)) > 0 {
+	if len(d.lanes.tickets(stack)) > 0 {
 		err = errBusyStack // what is under way may bring another release
 	} else {
 		err = d.restore(ctx, stack, self, nil)

@@ -34,7 +34,7 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 	}
 	var unknown []mesh.StackName
 	for _, name := range there {
-		if _, err := d.Store.Stack(ctx, name); !errors.Is(err, mesh.NoStack) || d.isRenaming(name) {
+		if _, err := d.Store.Stack(ctx, name); !errors.Is(err, mesh.NoStack) || d.names.isRenaming(name) {
 			continue
 		}
 		switch {
@@ -63,7 +63,7 @@ func (d *Deployer) finishRecords(ctx context.Context, stacks []mesh.Stack, damag
 		if damaged[st.Name] {
 			continue
 		}
-		if st.Was != "" && !d.isRenaming(st.Was) {
+		if st.Was != "" && !d.names.isRenaming(st.Was) {
 			var err error
 			if stacks[i], err = d.finishRename(ctx, st); err != nil {
 				all = append(all, err)
@@ -148,7 +148,7 @@ func (d *Deployer) leftBehind(ctx context.Context) (there, destroyed []mesh.Stac
 // deploy branch back to what is deployed.
 func (d *Deployer) closeRecords(ctx context.Context, st mesh.Stack) error {
 	open := map[mesh.DeploymentNumber]bool{}
-	for _, t := range d.tickets(st.Name) {
+	for _, t := range d.lanes.tickets(st.Name) {
 		open[t.deployment.Number] = true
 	}
 	deps, err := d.Store.Deployments(ctx, st.Name, 100)
@@ -247,7 +247,7 @@ func (d *Deployer) adoptLater(name mesh.StackName) {
 		defer cancel(nil)
 		t := &ticket{deployment: mesh.Deployment{Stack: name}, turn: make(chan struct{}), cancel: cancel, done: make(chan struct{})}
 		defer close(t.done)
-		leave, err := d.queue(ctx, t, func(mesh.Deployment) {})
+		leave, err := d.lanes.queue(ctx, t, func(mesh.Deployment) {})
 		if err != nil {
 			return
 		}

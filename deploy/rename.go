@@ -10,10 +10,6 @@ import (
 	"mesh"
 )
 
-func renaming(name mesh.StackName) error {
-	return mesh.Errorf(mesh.Conflict, "%s is being renamed", name).WithHint("try again in a moment")
-}
-
 // RenameStack gives a stack another name: its host below the base domain, its
 // remote, its network and its images follow, and so do the keys that are limited
 // to it. Instances of the new name are started beside the old ones and checked
@@ -59,14 +55,14 @@ func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by 
 		return mesh.Errorf(mesh.Conflict, "%s of %s is still running and would be stopped", runs[i].Name, name).
 			WithHint("wait for it, or stop it: ssh mesh run:stop -a %s %s", name, runs[i].Name)
 	}
-	if err := d.beginRename(name, to); err != nil {
+	if err := d.names.beginRename(name, to, &d.lanes); err != nil {
 		return err
 	}
-	defer d.endRename(to)
+	defer d.names.endRename(to)
 	left := false
 	defer func() {
 		if !left {
-			d.endRename(name)
+			d.names.endRename(name)
 		}
 	}()
 	subnet, err := d.subnet(stacks) // both networks live side by side for a while
@@ -92,7 +88,7 @@ func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by 
 		if err == nil {
 			left = true // the old name is taken until nothing of it is left
 			d.background(func(ctx context.Context) {
-				defer d.endRename(name)
+				defer d.names.endRename(name)
 				if old(ctx) {
 					d.removeStack(ctx, name) // the network, and what did not go
 				}
@@ -100,34 +96,6 @@ func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by 
 		}
 		return err
 	})
-}
-
-// beginRename keeps deployments off both names until endRename.
-func (d *Deployer) beginRename(name, to mesh.StackName) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	switch l := d.lanes[name]; {
-	case d.renaming[name] || d.destroying[name]:
-		return renaming(name)
-	case d.renaming[to] || d.destroying[to]:
-		return renaming(to)
-	case l != nil && l.running != nil:
-		return mesh.Errorf(mesh.Conflict, "%s is under way", describe(l.running.deployment)).WithHint("try again when it has ended")
-	}
-	d.renaming[name], d.renaming[to] = true, true
-	return nil
-}
-
-func (d *Deployer) isRenaming(name mesh.StackName) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.renaming[name]
-}
-
-func (d *Deployer) endRename(name mesh.StackName) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.renaming, name)
 }
 
 // rename does it. What it returns waits until the old instances have gone.

@@ -100,7 +100,7 @@ func (d *Deployer) Stop(ctx context.Context, stack mesh.StackName, by mesh.KeyNa
 	if st.Current == 0 {
 		return notDeployed(stack)
 	}
-	if st.Stopped && len(d.tickets(stack)) == 0 {
+	if st.Stopped && len(d.lanes.tickets(stack)) == 0 {
 		return nil
 	}
 	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployStop, By: by, Subject: "Stop"}

@@ -62,7 +62,7 @@ func (d *Deployer) oneOff(ctx context.Context, run mesh.Run, name mesh.InstanceN
 // RunCommand runs a one-off command with the image and config of the current
 // release, and returns its exit code. Its container is gone when it returns.
 func (d *Deployer) RunCommand(ctx context.Context, run mesh.Run) (int, error) {
-	if err := d.free(run.Stack); err != nil {
+	if err := d.names.free(run.Stack); err != nil {
 		return 0, err
 	}
 	o, err := d.oneOff(ctx, run, mesh.InstanceName{Service: runName, Slot: 1})
@@ -77,7 +77,7 @@ func (d *Deployer) RunCommand(ctx context.Context, run mesh.Run) (int, error) {
 // client and when mesh go away, and is ended and removed, with its output, after
 // 24 hours at the latest. The streams of run are not used.
 func (d *Deployer) Detach(ctx context.Context, run mesh.Run) (mesh.DetachedRun, error) {
-	if err := d.free(run.Stack); err != nil {
+	if err := d.names.free(run.Stack); err != nil {
 		return mesh.DetachedRun{}, err
 	}
 	there, err := d.Runner.Detached(ctx, run.Stack)

@@ -21,7 +21,7 @@ func (d *Deployer) Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyN
 		f = f.Clone()
 		for _, c := range changes {
 			if _, ok := known[c.Service]; known != nil && !ok {
-				return nil, mesh.Errorf(mesh.NotFound, "%s has no service %q", stack, c.Service).WithHint("it has %s", strings.Join(names(known), ", "))
+				return nil, mesh.Errorf(mesh.NotFound, "%s has no service %q", stack, c.Service).WithHint("it has %s", strings.Join(serviceNames(known), ", "))
 			}
 			n := c.To
 			if c.Relative {
@@ -59,7 +59,7 @@ func (d *Deployer) Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyN
 	if err != nil {
 		return nil, err
 	}
-	if maps.Equal(next, cur.Formation) && len(d.tickets(stack)) == 0 {
+	if maps.Equal(next, cur.Formation) && len(d.lanes.tickets(stack)) == 0 {
 		return next, nil
 	}
 	subject := "Scale " + next.String()
@@ -81,10 +81,10 @@ func (d *Deployer) Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyN
 }
 
 func noService(stack mesh.StackName, svc mesh.ServiceName, r mesh.Release) error {
-	return mesh.Errorf(mesh.NotFound, "%s has no service %q", stack, svc).WithHint("it has %s", strings.Join(names(r.Services), ", "))
+	return mesh.Errorf(mesh.NotFound, "%s has no service %q", stack, svc).WithHint("it has %s", strings.Join(serviceNames(r.Services), ", "))
 }
 
-func names(m map[mesh.ServiceName]mesh.Service) []string {
+func serviceNames(m map[mesh.ServiceName]mesh.Service) []string {
 	var out []string
 	for n := range m {
 		out = append(out, string(n))

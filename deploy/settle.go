@@ -23,15 +23,10 @@ func (d *Deployer) WaitIdle(ctx context.Context) error {
 	}
 }
 
-// underWay gives the end of something that Settle waits for; nil: there is nothing.
+// underWay returns the end of something that WaitIdle waits for; nil: there is nothing.
 func (d *Deployer) underWay() <-chan struct{} {
-	d.mu.Lock()
-	for _, l := range d.lanes {
-		if l.running != nil {
-			defer d.mu.Unlock()
-			return l.running.done
-		}
+	if end := d.lanes.busy(); end != nil {
+		return end
 	}
-	d.mu.Unlock()
 	return d.fleet.Leaving()
 }

@@ -10,7 +10,7 @@ import (
 
 // CreateStack records a new stack with a network of its own and routes its name.
 func (d *Deployer) CreateStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) (mesh.Stack, error) {
-	if err := d.free(name); err != nil {
+	if err := d.names.free(name); err != nil {
 		return mesh.Stack{}, err
 	}
 	st := mesh.Stack{Name: name, Created: d.Now().UTC(), CreatedBy: by}
@@ -42,7 +42,7 @@ func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mes
 	if _, err := d.Store.Stack(ctx, name); err != nil && !errors.Is(err, mesh.Damaged) {
 		return err
 	}
-	for _, t := range d.tickets(name) {
+	for _, t := range d.lanes.tickets(name) {
 		t.cancel(mesh.Errorf(mesh.Cancelled, "%s was destroyed by %s", name, by))
 		select {
 		case <-t.done:
@@ -51,14 +51,7 @@ func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mes
 		}
 	}
 	ctx = context.WithoutCancel(ctx)
-	d.mu.Lock()
-	d.destroying[name] = true
-	d.mu.Unlock()
-	defer func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		delete(d.destroying, name)
-	}()
+	defer d.names.destroy(name)()
 	// The record goes first: a server that is killed from here on removes the rest
 	// when it starts.
 	if err := d.Store.DestroyStack(ctx, name); err != nil {
@@ -70,19 +63,6 @@ func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mes
 	err := d.Repos.Remove(ctx, name) // before the last of it: what is left then is not known to be nobody's
 	d.removeStack(ctx, name)
 	return err
-}
-
-// free tells whether a name can be taken.
-func (d *Deployer) free(name mesh.StackName) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.destroying[name] {
-		return mesh.Errorf(mesh.Conflict, "%s is being destroyed", name).WithHint("try again in a moment")
-	}
-	if d.renaming[name] {
-		return renaming(name)
-	}
-	return nil
 }
 
 // removeTries is how often the engine is asked to let go of a stack's containers

@@ -71,7 +71,7 @@ func parse(text string) (note, error) {
 			return note{k, rest}, nil
 		}
 	}
-	return note{}, fmt.Errorf("it does not begin with %s:", strings.Join(kinds, ":, "))
+	return note{}, fmt.Errorf("it does not begin with one of %s", strings.Join(kinds, ", "))
 }
 
 // section is a version of the changelog: a list for each kind, whose items have the
