@@ -91,7 +91,7 @@ func (r *Receiver) channel(serving context.Context, srv *ssh.Server, conn *gossh
 		wait := endWait
 		switch cause := context.Cause(c); {
 		case errors.Is(cause, errKeyRemoved):
-			wait = shutOutWait
+			wait = removedWait
 		case !errors.Is(cause, errStopping):
 			return // the client has gone, and with it what waits for it
 		}

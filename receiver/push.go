@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -41,6 +42,8 @@ type push struct {
 	refs    int    // that this push moves, so far
 	tags    int    // that the stack will have; -1: not counted yet
 	refused string // the reason that the pusher was told last
+
+	deploying atomic.Bool // post-receive has begun
 }
 
 // Limits of the refs of a push and of a stack.
@@ -61,6 +64,11 @@ const (
 	closeGrace = 3 * time.Second
 	termGrace  = 2 * time.Second
 )
+
+// hookGrace is how long a deployment that is cancelled may take to end before git is
+// told to: it has the verdict that git's report and the deployment's record need. The
+// engine takes some seconds to kill a build step on a busy machine.
+const hookGrace = 10 * time.Second
 
 // receivePack takes one push.
 func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key, stack mesh.StackName) (err error) {
@@ -120,7 +128,7 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 
 	ended := make(chan struct{})
 	var tasks sync.WaitGroup
-	tasks.Go(func() { endGit(ctx, g, stdin, ended) })
+	tasks.Go(func() { endGit(ctx, g, stdin, ended, &p.deploying) })
 	tasks.Go(func() {
 		hook := func(ctx context.Context, c hooks.Call) bool {
 			transfer.done() // git has the pack
@@ -169,14 +177,14 @@ func (p *push) pushed() bool {
 }
 
 // endGit ends git when the session does.
-func endGit(ctx context.Context, g *exec.Cmd, stdin io.Closer, ended <-chan struct{}) {
+func endGit(ctx context.Context, g *exec.Cmd, stdin io.Closer, ended <-chan struct{}, deploying *atomic.Bool) {
 	select {
 	case <-ended:
 		return
 	case <-ctx.Done():
 	}
 	_ = stdin.Close()
-	if wait(ended, closeGrace) {
+	if wait(ended, closeGrace) || deploying.Load() && wait(ended, hookGrace) {
 		return
 	}
 	_ = syscall.Kill(-g.Process.Pid, syscall.SIGTERM)
@@ -296,6 +304,7 @@ func (p *push) moved() {
 
 // postReceive deploys the branch first, so that tags find its image.
 func (p *push) postReceive(ctx context.Context, c hooks.Call) bool {
+	p.deploying.Store(true)
 	p.moved()
 	p.mu.Lock()
 	atomic := p.caps.has("atomic")

@@ -122,6 +122,8 @@ type remote struct {
 	env   []string
 	recv  *Receiver
 	port  string
+
+	fingerprint string // of the pusher's key
 }
 
 // openRepos opens repositories with git's hooks, as a server does.
@@ -186,7 +188,7 @@ func newRemote(t *testing.T) *remote {
 	return &remote{w, d, bare, []string{
 		"GIT_SSH_COMMAND=ssh -F none -i " + key + " -o IdentitiesOnly=yes -o IdentityAgent=none -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_TERMINAL_PROMPT=0", "PATH=" + os.Getenv("PATH"), "HOME=" + w.Dir,
-	}, s.r, port}
+	}, s.r, port, ssh.FingerprintSHA256(k.PublicKey())}
 }
 
 func (r *remote) try(args ...string) (string, error) {
@@ -307,6 +309,35 @@ func TestPush_AtomicWithTwoBranches(t *testing.T) {
 	}
 	if got := refs(t, r.repos); got["refs/heads/a"]+got["refs/heads/b"]+got["refs/tags/v1"] != "" {
 		t.Errorf("refs are %v", got)
+	}
+}
+
+// A deployment that is cancelled ends when the engine lets it. Its verdict reaches the
+// pusher, who is still there, however long that takes.
+func TestPush_SlowEndHasItsVerdict(t *testing.T) {
+	t.Parallel()
+	r := newRemote(t)
+	r.Commit("one")
+	began := make(chan struct{})
+	r.d.set(func(d *pushes) {
+		d.push = func(ctx context.Context, _ mesh.Push, _ io.Writer) error {
+			close(began)
+			<-ctx.Done()
+			slow := time.NewTimer(closeGrace + 2*time.Second) // longer than git has without a hook
+			defer slow.Stop()
+			<-slow.C
+			return mesh.Errorf(mesh.Cancelled, "%v", context.Cause(ctx))
+		}
+	})
+	pushed := make(chan string, 1)
+	go func() {
+		out, _ := r.try("push", "mesh", "main")
+		pushed <- out
+	}()
+	within(t, began, "the deployment")
+	r.recv.EndSessions(r.fingerprint)
+	if out := within(t, pushed, "the end of the push"); !strings.Contains(out, "main -> main (the key has been removed)") {
+		t.Errorf("the pusher was told:\n%s", out)
 	}
 }
 

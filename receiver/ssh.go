@@ -21,8 +21,8 @@ const (
 	// that its output is closed (eow@openssh.com; compat.c, SSH_NEW_OPENSSH).
 	sshVersion = "OpenSSH_mesh"
 
-	shutOutWait = 5 * time.Second // for the sessions of a key that has been removed
-	endWait     = time.Minute     // for those of a server that stops: a rollout past its release is finished
+	removedWait = 15 * time.Second // for the sessions of a key that has been removed: the engine kills a build step in some seconds
+	endWait     = time.Minute      // for those of a server that stops: a rollout past its release is finished
 )
 
 // keys of values in an ssh.Context.
