@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -161,7 +162,7 @@ func TestOpen_TakesOverAnEarlierDirectory(t *testing.T) {
 	}
 	bare := 0
 	edit(t, dir, func(path []string, v []byte) []byte {
-		if len(v) > 0 && v[0] == '{' && !strings.Contains(string(v), `,"sum":"`) {
+		if json.Valid(v) && v[0] == '{' && !strings.Contains(string(v), `,"sum":"`) {
 			bare++
 		}
 		return v
