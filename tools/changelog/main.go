@@ -71,7 +71,7 @@ func parse(text string) (note, error) {
 			return note{k, rest}, nil
 		}
 	}
-	return note{}, fmt.Errorf("it does not begin with one of %s", strings.Join(kinds, ", "))
+	return note{}, fmt.Errorf("the first line begins with none of %s, and a colon", strings.Join(kinds, ", "))
 }
 
 // section is a version of the changelog: a list for each kind, whose items have the
@@ -104,8 +104,13 @@ func section(version, date string, notes []note) string {
 	return b.String()
 }
 
-// upper makes the first letter a capital, unless it is code.
-func upper(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+// upper makes the first letter a capital, unless it begins the name of the program.
+func upper(s string) string {
+	if strings.HasPrefix(s, "mesh ") {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
 
 // add puts a section in front of the first one, below the changelog's own head.
 func add(page, section string) (string, error) {

@@ -22,7 +22,7 @@ func TestChangelog(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write("first/a.md", "Fix: a fix of it\n")
+	write("first/a.md", "Fix: mesh is mended\n")
 	write("first/b.md", "New: `git push` deploys\n\nPush to it.\nThat is all.\n")
 	write("second/c.md", "Change: another default\n\nSet it.\n")
 	for _, args := range [][]string{{"v0.1.0", "2026-01-02", filepath.Join(dir, "first"), page}, {"v0.2.0", "2026-02-03", filepath.Join(dir, "second"), page}} {
@@ -32,7 +32,7 @@ func TestChangelog(t *testing.T) {
 	}
 	const want = "# Changelog\n\nWhat users notice.\n\n" +
 		"## v0.2.0 (2026-02-03)\n\n### Change\n\n- Another default\n\n  Set it.\n\n" +
-		"## v0.1.0 (2026-01-02)\n\n### New\n\n- `git push` deploys\n\n  Push to it.\n  That is all.\n\n### Fix\n\n- A fix of it\n"
+		"## v0.1.0 (2026-01-02)\n\n### New\n\n- `git push` deploys\n\n  Push to it.\n  That is all.\n\n### Fix\n\n- mesh is mended\n"
 	if got, _ := os.ReadFile(page); string(got) != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
