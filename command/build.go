@@ -26,7 +26,8 @@ var buildCommands = []*definition{
 	},
 	{
 		topic: "build", verb: "set", args: "NAME=VALUE…", short: "Change build and check settings for the next push",
-		long:  settingsHelp() + "\nmesh.toml in the repository takes the same names, except branch. A value set here wins.",
+		list:  settingsHelp(),
+		long:  "mesh.toml in the repository takes the same names, except branch. A value set here wins.",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: maxArgs, run: runBuildSet,
 	},
 	{

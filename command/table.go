@@ -17,6 +17,7 @@ type definition struct {
 	topic, verb string
 	args        string // of the usage line
 	short       string
+	list        string // lines in columns, each with its line end, before long; may be empty
 	long        string // more help; may be empty
 
 	access   mesh.Access
@@ -184,6 +185,9 @@ func unknown(typed, canonical string) error {
 func (c *call) help(w io.Writer, about string, one *definition) error {
 	if one != nil {
 		_, _ = fmt.Fprintf(w, "usage: ssh mesh %s\n\n%s.\n", one.usage(), one.short)
+		if one.list != "" {
+			_, _ = fmt.Fprintf(w, "\n%s", one.list)
+		}
 		if one.long != "" {
 			_, _ = fmt.Fprintf(w, "\n%s\n", one.long)
 		}
@@ -253,6 +257,9 @@ A role of *read* sees a stack, *deploy* changes it, *admin* changes the server.
 			p(" Has `--json`.")
 		}
 		p("\n\n")
+		if d.list != "" {
+			p("```\n%s```\n\n", d.list)
+		}
 		if d.long != "" {
 			p("%s\n\n", d.long)
 		}

@@ -88,7 +88,7 @@ func (h *serverInfo) Diagnose(ctx context.Context) []mesh.Finding {
 	out = append(out, h.stacks(ctx)...)
 	err := h.store.Check()
 	if n := len(h.store.Damaged()); err == nil && n > 0 {
-		err = fmt.Errorf("%d records, see below", n)
+		err = fmt.Errorf("%s, see below", counted(n, "record"))
 	}
 	look(err == nil, "the data file is sound", fmt.Sprintf("the data file is damaged: %v", err), "stop mesh and restore a backup (docs/operating.md, Restore)")
 	out = append(out, h.records(ctx)...)
@@ -99,9 +99,17 @@ func (h *serverInfo) Diagnose(ctx context.Context) []mesh.Finding {
 			admins++
 		}
 	}
-	look(err == nil && admins > 0, fmt.Sprintf("%d keys, %d of them admin keys", len(keys), admins), "no admin key",
+	look(err == nil && admins > 0, fmt.Sprintf("%s (%d admin)", counted(len(keys), "key"), admins), "no admin key",
 		"on the server: mesh ssh-keys:add NAME --role admin < KEY.pub")
 	return out
+}
+
+// counted returns a number and its noun, as "1 key" or "2 keys".
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // records tells which parts of the state are damaged, missing, or moved aside.
