@@ -245,7 +245,7 @@ func TestRollout_FailedBuildChangesNothing(t *testing.T) {
 		}
 		w.Repos.Move("blog", mesh.RepoState{Commit: release(t, w, 1).Commit}) // the receiver's part
 		sound(t, w)
-		// The same commit, repaired, is live.
+		// The same push with a build that works is live.
 		w.Builder.BuildFunc = nil
 		mustPush(t, w, d, app)
 		sound(t, w)

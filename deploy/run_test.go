@@ -136,7 +136,7 @@ func TestReleaseCommand_TimesOut(t *testing.T) {
 	})
 }
 
-// The setting was recorded with the first release of a stack, and then every push
+// Such a command was recorded for the first release of a stack, and then every push
 // failed.
 func TestUpdateService_RefusesACommandThatNothingCarries(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {

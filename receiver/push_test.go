@@ -243,7 +243,7 @@ func TestPush_Options(t *testing.T) {
 	if out, err := r.try("push", "-o", "nonsense", "mesh", "main"); err == nil || !strings.Contains(out, `there is no push option "nonsense"`) || len(r.d.got) != 1 {
 		t.Errorf("%v\n%s", err, out)
 	}
-	// It made the hook fail and left the push waiting forever.
+	// Such an option made the hook fail and left the push waiting forever.
 	if out, err := r.try("push", "-o", strings.Repeat("x", 20_000), "mesh", "main"); err == nil || !strings.Contains(out, "remote rejected") || len(r.d.got) != 1 {
 		t.Errorf("%v\n%s", err, out)
 	}
