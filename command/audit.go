@@ -12,9 +12,9 @@ import (
 	"mesh"
 )
 
-// AuditReader reads what keys did.
+// AuditReader reads the audit log.
 type AuditReader interface {
-	// AuditLog returns the newest first, limit of them at most, of all stacks when stack
+	// AuditLog returns at most limit entries, the newest first, of all stacks if stack
 	// is empty.
 	AuditLog(ctx context.Context, stack mesh.StackName, limit int) ([]mesh.AuditEntry, error)
 }
@@ -65,8 +65,8 @@ func runAudit(ctx context.Context, c *call) error {
 	return c.list(list, []string{"WHEN", "BY", "STACK", "WHAT", "RESULT"}, rows)
 }
 
-// audit records a command that changes something or prints secrets, or that failed
-// to. Of its arguments only what cannot be a value of a config var is kept.
+// audit records a command that changes something or prints secrets, or that failed to.
+// Of its arguments it keeps only those that cannot be a config var's value.
 func (c *call) audit(ctx context.Context, err error) {
 	scaled := c.def.name() == "ps:scale" && len(c.args) > 0
 	if c.def.quiet || c.def.access == mesh.AccessRead && !scaled && !c.def.ownCheck && len(c.audited) == 0 {
@@ -74,9 +74,9 @@ func (c *call) audit(ctx context.Context, err error) {
 	}
 	var exit mesh.ExitCode
 	if errors.As(err, &exit) {
-		err = nil // the command ran; what it did is its own affair
+		err = nil // the command ran; its exit code is not an error of mesh
 	}
-	// Of what cannot be read any part may be a value.
+	// If a line cannot be parsed, any part of it may be a value.
 	if errors.Is(err, mesh.Invalid) && (c.def.verbatim || c.def.topic == "config" && !validNames(c.args)) {
 		err = mesh.Errorf(mesh.Invalid, "refused: the arguments are not valid")
 	}
@@ -89,7 +89,7 @@ func (c *call) audit(ctx context.Context, err error) {
 		if c.def.topic == "config" {
 			name, _, ok := strings.Cut(a, "=")
 			if a = name; !varName.MatchString(name) || !ok && c.def.verb == "set" {
-				a = "…" // a part of a value that a shell has cut in pieces
+				a = "…" // part of a value that a shell has split
 			}
 		}
 		if a != "" {
@@ -105,12 +105,12 @@ func (c *call) audit(ctx context.Context, err error) {
 	c.Auditor.Audit(ctx, c.Key.Name, c.stack.Name, strings.Join(words, " "), err)
 }
 
-// program is a word that names a program: without blanks, quotes and =, behind which
-// a value could stand.
+// program matches a word that names a program: it has no blanks, quotes or =, so no
+// value can follow in it.
 var program = regexp.MustCompile(`^[A-Za-z0-9_./+-]+$`)
 
-// programOf keeps of a command line the program, and the instance in front of it when
-// there is one. What comes behind may be a password.
+// programOf keeps the program of a command line, and the instance before it if there is
+// one. The words after it may contain a password.
 func programOf(args []string, instance bool) (kept []string) {
 	most := 1
 	if instance {
@@ -125,11 +125,11 @@ func programOf(args []string, instance bool) (kept []string) {
 	return kept
 }
 
-// varName is what can be a name and no value that fell apart.
+// varName matches names of config vars.
 var varName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// validNames tells whether all arguments are NAME=VALUE: then an error quotes a
-// name, and otherwise perhaps a part of a value.
+// validNames reports whether all arguments are NAME=VALUE. If so, an error quotes a
+// name; otherwise it may quote part of a value.
 func validNames(args []string) bool {
 	for _, a := range args {
 		if !strings.Contains(a, "=") {

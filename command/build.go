@@ -11,12 +11,12 @@ import (
 	"mesh"
 )
 
-// Builds tells how a stack is built, and changes that.
+// Builds shows how a stack is built, and changes that.
 type Builds interface {
-	// Dockerfile returns the one that the last commit is built with, and whether mesh has
-	// written it.
+	// Dockerfile returns the Dockerfile of the last commit, and whether mesh generated
+	// it.
 	Dockerfile(ctx context.Context, stack mesh.StackName) (text string, managed bool, err error)
-	// SetSettings changes the settings by fn, for the next push.
+	// SetSettings changes the settings with fn, for the next push.
 	SetSettings(ctx context.Context, stack mesh.StackName, fn func(*mesh.Settings) error) (mesh.Stack, error)
 }
 
@@ -26,7 +26,8 @@ var buildCommands = []*definition{
 	},
 	{
 		topic: "build", verb: "set", args: "NAME=VALUE…", short: "Change build and check settings for the next push",
-		long:  settingsHelp() + "\nmesh.toml in the repository takes the same names, except branch. A value set here wins.",
+		list:  settingsHelp(),
+		long:  "mesh.toml in the repository takes the same names, except branch. A value set here wins.",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: maxArgs, run: runBuildSet,
 	},
 	{
@@ -46,7 +47,7 @@ var buildCommands = []*definition{
 	},
 }
 
-// settingsHelp is a line for each setting, with its default.
+// settingsHelp returns a line for each setting, with its default.
 func settingsHelp() string {
 	var b strings.Builder
 	for _, s := range mesh.BuildSettings() {

@@ -8,11 +8,11 @@ import (
 	"mesh"
 )
 
-// Certs has the certificates of hosts.
+// Certs manages the certificates of hosts.
 type Certs interface {
 	List(stack mesh.StackName, hosts []mesh.Host) []mesh.Certificate
-	// Add keeps a certificate and its key. It returns the hosts that it covers, and what
-	// may keep clients from trusting it, a sentence each.
+	// Add stores a certificate and its key. It returns the hosts that it covers, and
+	// the reasons why clients may not trust it, a sentence each.
 	Add(stack mesh.StackName, hosts []mesh.Host, pem []byte) (covered []mesh.Host, doubts []string, err error)
 	Remove(stack mesh.StackName, host mesh.Host) error
 }
@@ -72,7 +72,7 @@ func runCerts(_ context.Context, c *call) error {
 	return c.list(list, []string{"HOST", "SOURCE", "EXPIRES", "LAST ERROR"}, rows)
 }
 
-// maxPEM is more than any chain with its key.
+// maxPEM is more than any chain with its key needs.
 const maxPEM = 1 << 20
 
 func runCertsAdd(_ context.Context, c *call) error {

@@ -8,11 +8,11 @@ import (
 	"mesh"
 )
 
-// least is what a column keeps when a table is made to fit.
+// least is the minimum width of a column that is made narrower.
 const least = 8
 
-// fit makes columns narrower, the widest first and never the first, which names
-// what the row is about, until a table fits into a width.
+// fit makes columns narrower until a table fits into a width: the widest first, and
+// never the first column, which names the row.
 func fit(width []int, into int) {
 	if into <= 0 {
 		return
@@ -36,8 +36,8 @@ func fit(width []int, into int) {
 	}
 }
 
-// table prints rows in columns: the heading to stderr, the data to stdout. On a
-// screen it fits into its width.
+// table prints rows in columns: the heading to stderr, the data to stdout. On a screen
+// it fits the width.
 func (c *call) table(heading []string, rows [][]string) {
 	width := make([]int, len(heading))
 	for _, r := range append([][]string{heading}, rows...) {

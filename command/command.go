@@ -1,10 +1,9 @@
-// Package command is what people type: one table of commands, from which the
-// dispatch, the help, the documentation and the suggestions come. The same
-// commands with the same output run over ssh, the local socket and the client.
+// Package command implements everything that people type. Dispatch, help, documentation
+// and suggestions all come from one table of commands. The same commands run over SSH,
+// over the local socket and in the client, with the same output.
 //
-// It parses, checks rights, finds the stack that is meant, and prints. What a
-// command does is done by the Deployer, and what it shows comes from the State
-// and the Logs that it is given.
+// It parses command lines, checks rights, finds the stack, and prints. It leaves the
+// work to the values in Commands, which read and change the state.
 package command
 
 import (
@@ -23,17 +22,17 @@ import (
 
 // Stacks reads the stacks.
 type Stacks interface {
-	// Damaged lists the records that are not what was written. A stack whose own record
-	// is one of them is not among Stacks.
+	// Damaged returns the records that are not what was written. A stack whose own
+	// record is damaged is missing from Stacks.
 	Damaged() []mesh.Damage
 	Stacks(ctx context.Context) ([]mesh.Stack, error)
-	// Stack fails with NoStack when there is none, and with Damaged when its record
-	// cannot be read.
+	// Stack returns NoStack if there is no such stack, and Damaged if its record cannot
+	// be read.
 	Stack(ctx context.Context, name mesh.StackName) (mesh.Stack, error)
 }
 
-// Commands are all commands and what they work with: what they read, and whoever makes
-// the changes, by topic. All fields but Certs must be set.
+// Commands runs the commands. Its fields read and change the state, by topic. All
+// fields but Certs are required.
 type Commands struct {
 	Stacks     Stacks
 	History    History
@@ -61,11 +60,11 @@ type Commands struct {
 	Collector   Collector
 	Uploads     Uploads
 	DeployKeys  DeployKeys
-	Certs       Certs // nil: the server takes no requests over TLS
+	Certs       Certs // nil: the server does not serve TLS
 	Server      Server
 
 	Version string
-	URL     func(mesh.Host) string // how people reach a host
+	URL     func(mesh.Host) string // returns the URL of a host
 	Logger  *slog.Logger
 	Now     func() time.Time
 }
@@ -77,22 +76,22 @@ type call struct {
 	def   *definition
 	flags *pflag.FlagSet
 	args  []string
-	rest  string     // of verbatim commands: args as they stand in the line
-	named string     // the stack in front of the command
-	stack mesh.Stack // of commands that work on one
+	rest  string     // of verbatim commands: args as in the line
+	named string     // the stack named before the command
+	stack mesh.Stack // of commands that work on a stack
 	json  bool
-	acted bool // the command was begun
+	acted bool // the command has begun
 
-	audited []string // of its options, what the audit log keeps
+	audited []string // the options that the audit log keeps
 	view    screen
 
 	starts []int // of the words of Line
 
-	raw, rawErr io.Writer // stdout without the terminal's line ends, and stderr
+	raw, rawErr io.Writer // stdout without the line ends of a terminal, and stderr
 }
 
-// Run runs a command line. The error's kind makes the exit status; a mesh.ExitCode
-// needs no more words.
+// Run runs a command line. The kind of its error decides the exit status; a
+// mesh.ExitCode is not printed.
 func (s *Commands) Run(ctx context.Context, req mesh.Request) error {
 	if req.Upload == nil {
 		req.Upload = req.Stdin
@@ -181,8 +180,8 @@ func (c *call) run(ctx context.Context, exact io.Writer) error {
 	return def.run(ctx, c)
 }
 
-// lineOf is the last words of the command line as they stand in it. One word with
-// blanks is a command line, quoted whole.
+// lineOf returns the last words of the command line as they stand in it. A single word
+// with blanks is a whole command line in quotes.
 func (c *call) lineOf(last []string) string {
 	switch n := len(last); {
 	case n == 0:
@@ -206,7 +205,7 @@ func (c *call) denied(need mesh.Access) error {
 		WithHint("it has the role %s; ask an admin for %s", c.Key.Role, need)
 }
 
-// usage is an error in the arguments: exit status 2 and the usage line.
+// usage returns an error in the arguments: exit status 2 and the usage line.
 func (c *call) usage(format string, args ...any) error {
 	return mesh.Errorf(mesh.Invalid, format, args...).WithHint("usage: ssh mesh %s", c.def.usage())
 }
@@ -241,7 +240,7 @@ func (c *call) parse(words []string) error {
 	fs.SetInterspersed(!c.def.verbatim)
 	c.flags = fs
 	if err := fs.Parse(words); err != nil {
-		text, _, _ := strings.Cut(err.Error(), " flag: ") // behind it stands what Go's parsers say
+		text, _, _ := strings.Cut(err.Error(), " flag: ") // after it comes the message of Go's parsers
 		return c.usage("%s", strings.TrimSuffix(text, "\n"))
 	}
 	c.args = fs.Args()

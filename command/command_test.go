@@ -38,8 +38,8 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-// fake is all that commands work with, over a few values. The function fields bend
-// what a test wants to look into.
+// fake implements everything that commands work with, over a few values. A test changes
+// its behaviour with the function fields.
 type fake struct {
 	stacks      []mesh.Stack
 	releases    []mesh.Release // newest first
@@ -335,7 +335,7 @@ var (
 	admin = mesh.Key{Name: "laptop", Role: mesh.RoleAdmin}
 )
 
-// ran is what a command did.
+// ran is the result of a command.
 type ran struct {
 	out, err string
 	status   int
@@ -389,7 +389,7 @@ func stacks(names ...string) *fake {
 	return f
 }
 
-// which runs a command that tells its stack.
+// which runs a command that prints its stack.
 func which(t *testing.T, f *fake, line string, opts ...option) string {
 	t.Helper()
 	r := do(t, f, line, opts...)
@@ -749,7 +749,7 @@ func TestDeploymentsShow_FollowGivesTheVerdict(t *testing.T) {
 	}
 }
 
-// full is a server with something of everything.
+// full is a server with some of everything.
 func full() *fake {
 	commit := mesh.Commit(strings.Repeat("1a2b3c4d", 5))
 	release := func(n mesh.ReleaseNumber, what string) mesh.Release {
@@ -789,8 +789,8 @@ func full() *fake {
 	}
 }
 
-// TestOutput_Goldens holds what people and programs see of every command that
-// prints data.
+// TestOutput_Goldens holds the output of every command that prints data, for people and
+// for programs.
 func TestOutput_Goldens(t *testing.T) {
 	t.Parallel()
 	for name, line := range map[string]string{

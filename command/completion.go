@@ -20,9 +20,9 @@ var completionCommands = []*definition{
 	},
 }
 
-// The scripts ask "mesh __complete WORDS…" for what the last word can become: one
-// a line, and behind a tab what it is. In bash a colon ends a word, so what stands
-// before the last one is taken off again.
+// The scripts call "mesh __complete WORDS…" to complete the last word. It prints one
+// completion a line, with a description after a tab. In bash a colon ends a word, so
+// the part before the last colon is removed again.
 const (
 	bashCompletion = `_mesh() {
   local line=${COMP_LINE:0:COMP_POINT} IFS=$' \t\n'
@@ -66,11 +66,11 @@ func runCompletion(_ context.Context, c *call) error {
 	return err
 }
 
-// own are the words of the binary that are not in the table.
+// own holds the binary's own commands, which are not in the table.
 var own = [][2]string{{"serve", "run the server"}, {"restore", "turn a backup into a data directory"}}
 
-// Complete prints what the last of words can become, one a line, with what it is
-// behind a tab. It needs no server.
+// Complete prints the completions of the last word, one a line, with a description
+// after a tab. It needs no server.
 func Complete(w io.Writer, words []string) {
 	if len(words) == 0 {
 		words = []string{""}
@@ -135,14 +135,14 @@ func Complete(w io.Writer, words []string) {
 	}
 }
 
-// flagValues are what options take that take one of few words.
+// flagValues holds the values of options that take one of a few words.
 var flagValues = map[string][]string{
 	"role":   {"admin", "deploy", "read"},
 	"format": {formatShell, formatEnvfile, formatJSON},
 	"source": {"app", "router", "mesh"},
 }
 
-// words are the arguments of a command that takes one of few.
+// words returns the arguments of a command that takes one of a few words.
 func (d *definition) words() []string {
 	switch d.name() {
 	case "build:set", "build:unset":
@@ -168,7 +168,7 @@ func (d *definition) words() []string {
 	return nil
 }
 
-// withoutStack leaves out the options that name a stack, or a server, in front.
+// withoutStack drops leading options that name a stack or a server.
 func withoutStack(words []string) []string {
 	for len(words) > 0 {
 		_, n := StackOption(words)

@@ -14,7 +14,7 @@ import (
 // Configs changes config vars.
 type Configs interface {
 	// SetConfig makes one release of a batch, unless it is RecordOnly, and returns the
-	// names that have changed. It writes the deployment's lines to out.
+	// names that have changed. It writes the deployment's output to out.
 	SetConfig(ctx context.Context, stack mesh.StackName, by mesh.KeyName, change mesh.ConfigChange, out io.Writer) ([]string, error)
 }
 
@@ -86,7 +86,7 @@ func runConfig(_ context.Context, c *call) error {
 	}
 	for _, n := range names {
 		if show {
-			// Quoted where it has to be, so that a value of several lines stays one.
+			// Quote if necessary, so that a value of several lines stays one value.
 			_, _ = fmt.Fprintf(c.Stdout, "%s=%s\n", n, Join([]string{c.stack.Config[n].Reveal()}))
 			continue
 		}
@@ -110,8 +110,7 @@ func runConfigGet(_ context.Context, c *call) error {
 	return nil
 }
 
-// maxValue is what is read from standard input: more than a stack may hold in
-// all.
+// maxValue limits standard input. It is more than a stack may hold in total.
 const maxValue = 2 << 20
 
 func runConfigSet(ctx context.Context, c *call) error {
@@ -120,7 +119,7 @@ func runConfigSet(ctx context.Context, c *call) error {
 	for i, a := range c.args {
 		name, value, ok := strings.Cut(a, "=")
 		if !ok {
-			// Not quoted: it may well be the other half of a value.
+			// Do not quote it: it may be the other half of a value.
 			return mesh.Errorf(mesh.Invalid, "argument %d is not NAME=VALUE", i+1).
 				WithHint("quote a value with spaces twice, ssh mesh \"config:set -a %s NAME='a value'\", or read it from standard input: ssh mesh config:set -a %s NAME=- < file", c.stack.Name, c.stack.Name)
 		}
@@ -147,8 +146,8 @@ func runConfigSet(ctx context.Context, c *call) error {
 		if err != nil {
 			return err
 		}
-		// echo and editors end the last line, on Windows with CR LF; a value seldom means
-		// to. Nothing else is taken away.
+		// echo and editors end the last line, on Windows with CR LF; that is seldom
+		// part of the value. Nothing else is removed.
 		set[fromStdin] = mesh.NewSecret(strings.TrimSuffix(strings.TrimSuffix(data, "\n"), "\r"))
 	}
 	return c.changeConfig(ctx, mesh.ConfigChange{Set: set}, "set")

@@ -12,10 +12,11 @@ import (
 	"mesh"
 )
 
-// Deploys deploys what does not come by git. What writes to out is a deployment.
+// Deploys deploys sources that do not come by git. A method with an out parameter is a
+// deployment.
 type Deploys interface {
-	// AdmitPush tells whether the key may deploy to the stack, which need not exist,
-	// and whether that could succeed at all, before anything is received.
+	// AdmitPush reports whether the key may deploy to the stack, which need not exist,
+	// and whether that could succeed, before anything is received.
 	AdmitPush(ctx context.Context, key mesh.Key, stack mesh.StackName) error
 	Upload(ctx context.Context, u mesh.Upload, out io.Writer) error
 	Promote(ctx context.Context, from, to mesh.StackName, by mesh.KeyName, out io.Writer) error
@@ -23,10 +24,9 @@ type Deploys interface {
 
 // Uploads opens source trees that come as a tar.
 type Uploads interface {
-	// Unpack reads a tar, or a gzip of one, to its end, and returns its tree and what
-	// identifies its content, in hex. release must be called when nobody reads the
-	// tree any more. Nothing is left when it fails. What is wrong with the tar is a
-	// *mesh.Error.
+	// Unpack reads a tar, or a gzip of one, to its end, and returns its tree and a hex
+	// ID of its content. Call release when nothing reads the tree any more. If Unpack
+	// fails, nothing is left. A faulty tar gives a *mesh.Error.
 	Unpack(ctx context.Context, r io.Reader) (tree mesh.Tree, id string, release func(), err error)
 }
 
@@ -91,7 +91,7 @@ func runDeploy(ctx context.Context, c *call) error {
 	case len(c.args) > 0 && !c.flags.Changed("dockerfile"):
 		return c.usage("deploy does not take the argument %q", mesh.Clip(c.args[0], 60))
 	case len(c.args) > 0:
-		u.Dockerfile = c.args[0] // --dockerfile PATH, whose value may be left out
+		u.Dockerfile = c.args[0] // --dockerfile PATH; PATH may be omitted
 	}
 	if u.Dockerfile != "" {
 		if err := new(mesh.Settings).Set("dockerfile", u.Dockerfile); err != nil {
@@ -139,8 +139,8 @@ func runDeploy(ctx context.Context, c *call) error {
 	return c.deployed(ctx, u.Stack, u.DryRun)
 }
 
-// admitImage keeps a key from the images of stacks that it may not see: the engine
-// has those, too.
+// admitImage returns an error if an image belongs to a stack that the key may not see:
+// the engine has those images as well.
 func (c *call) admitImage(ref string) error {
 	ref = strings.TrimPrefix(strings.TrimPrefix(strings.ToLower(ref), "docker.io/"), "index.docker.io/")
 	name, ours := strings.CutPrefix(ref, "mesh/")
@@ -151,7 +151,7 @@ func (c *call) admitImage(ref string) error {
 		return mesh.Errorf(mesh.NotFound, "the image %s does not exist, or it is private", mesh.Clip(ref, 80))
 	}
 	if len(c.Key.Stacks) > 0 && !ours {
-		// What lies in the engine without being its stacks' may be anybody's.
+		// An image in the engine that belongs to no stack may be anyone's.
 		if local, _ := c.flags.GetBool("no-pull"); local {
 			return mesh.Errorf(mesh.Denied, "the key %q is limited to stacks and may not use other images of the engine", c.Key.Name).WithHint("deploy it from a registry, without --no-pull")
 		}
@@ -159,7 +159,7 @@ func (c *call) admitImage(ref string) error {
 	return nil
 }
 
-// deployed is the answer of a command that has deployed something new.
+// deployed prints the result of a command that has deployed something new.
 func (c *call) deployed(ctx context.Context, name mesh.StackName, dry bool) error {
 	st, err := c.Stacks.Stack(ctx, name)
 	if err != nil {
@@ -185,7 +185,7 @@ func runPromote(ctx context.Context, c *call) error {
 		return mesh.Errorf(mesh.Denied, "the key %q may not deploy to %s", c.Key.Name, to).WithHint("it has the role %s; ask an admin for deploy", c.Key.Role)
 	}
 	from := c.stack.Name
-	c.stack.Name, c.args = to, []string{string(to), "-a", string(from)} // for the audit log: it is TO that changes
+	c.stack.Name, c.args = to, []string{string(to), "-a", string(from)} // for the audit log: TO is the stack that changes
 	if err := c.Deploys.Promote(ctx, from, to, c.Key.Name, c.Stderr); err != nil {
 		return err
 	}

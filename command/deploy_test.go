@@ -74,7 +74,7 @@ func TestDeploy_Refusals(t *testing.T) {
 			t.Errorf("%s: %q", c.line, f.did)
 		}
 	}
-	// A key that is limited to stacks gets no other stack's image by its name.
+	// A key that is limited to stacks cannot use another stack's image by its name.
 	limited := as(mesh.Key{Name: "ci", Role: mesh.RoleDeploy, Stacks: []mesh.StackName{"blog"}})
 	for line, status := range map[string]int{
 		"deploy --image mesh/shop:v1":           1,
@@ -90,7 +90,7 @@ func TestDeploy_Refusals(t *testing.T) {
 			t.Errorf("%s: %d %s%q", line, r.status, r.err, f.did)
 		}
 	}
-	// What refuses a push refuses it before anything is received.
+	// A push that would be refused is refused before anything is received.
 	f := stacks("blog")
 	f.admit = mesh.Errorf(mesh.Conflict, "blog is locked")
 	if r := do(t, f, "deploy", stdin("TAR")); r.status != 1 || len(f.did) != 1 {
@@ -249,8 +249,8 @@ func TestLogs_SourcesByTime(t *testing.T) {
 	}
 }
 
-// While a log is followed, what there was comes first and in order, then what comes;
-// and the end has a reason.
+// A followed log begins with the existing lines, in order, then new lines; and its end
+// has a reason.
 func TestLogs_FollowsAllSources(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -288,7 +288,7 @@ func TestLogs_FollowsAllSources(t *testing.T) {
 	})
 }
 
-// A client whose output breaks off ends all that was read for it.
+// A client whose output breaks ends everything that was read for it.
 func TestLogs_ClientGoes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -351,15 +351,15 @@ func TestScreen_FitsColoursAndTimes(t *testing.T) {
 			t.Errorf("%s: got %q", what, got)
 		}
 	}
-	// A client's screen without a terminal: as on one, but with its own line ends.
+	// A client's screen without a terminal: as with one, but with its own line ends.
 	on := func(r *mesh.Request) { r.Env = map[string]string{mesh.EnvScreen: "60", mesh.EnvNoColor: "1"} }
 	if got := do(t, f, "ps", on).out; !strings.Contains(got, "1h ago") || strings.Contains(got, "\r") {
 		t.Errorf("got %q", got)
 	}
 }
 
-// What a command says and what it prints keep their order on a client's screen, of
-// which the server knows nothing: before stdout goes on, stderr has arrived.
+// The answers and messages of a command keep their order on a client's screen, which
+// the server cannot see: before stdout continues, stderr has arrived.
 func TestOrder_StdoutWaitsForStderr(t *testing.T) {
 	t.Parallel()
 	f := stacks("blog")

@@ -12,16 +12,17 @@ import (
 	"mesh"
 )
 
-// Deployments go back to an earlier release, and end or wait for what is under way.
+// Deployments rolls back, cancels and waits for deployments.
 type Deployments interface {
-	// Rollback makes a new release of what an earlier one was. It writes the
-	// deployment's lines to out as they come, and returns a *mesh.Reported when they
-	// have told what went wrong.
+	// Rollback makes a new release from an earlier one. It writes the deployment's
+	// output to out as it comes, and returns a *mesh.Reported if that output already
+	// shows the error.
 	Rollback(ctx context.Context, stack mesh.StackName, by mesh.KeyName, n mesh.ReleaseNumber, out io.Writer) error
-	// Cancel ends a deployment that waits or runs, the running one when n is 0, and
-	// returns it as it has ended. It fails with NotFound when there is none.
+	// Cancel ends a waiting or running deployment, the running one if n is 0, and
+	// returns its final record. It returns NotFound if there is none.
 	Cancel(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber, by mesh.KeyName) (mesh.Deployment, error)
-	// Done is closed when the deployment has ended; nil: it has already.
+	// Done returns a channel that is closed when the deployment has ended; nil if it
+	// has already.
 	Done(stack mesh.StackName, n mesh.DeploymentNumber) <-chan struct{}
 }
 
@@ -94,7 +95,7 @@ func (c *call) deployment(ctx context.Context) (mesh.Deployment, error) {
 	return c.History.Deployment(ctx, c.stack.Name, n)
 }
 
-// followEvery is how often the recorded output of a running deployment is read on.
+// followEvery is how often more of a running deployment's recorded output is read.
 const followEvery = 50 * time.Millisecond
 
 func runDeploymentShow(ctx context.Context, c *call) error {

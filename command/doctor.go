@@ -9,16 +9,16 @@ import (
 	"mesh"
 )
 
-// Server tells of the server itself and of its machine.
+// Server reports on the server and its machine, and manages them.
 type Server interface {
 	Info(ctx context.Context) mesh.ServerInfo
-	// Diagnose looks for what is wrong; it takes some seconds at most.
+	// Diagnose looks for problems. It takes a few seconds at most.
 	Diagnose(ctx context.Context) []mesh.Finding
-	// Backup writes a tar of all that the server owns, consistent in itself, and
-	// returns how many files are in it.
+	// Backup writes a consistent tar of everything that the server owns, and returns
+	// the number of files in it.
 	Backup(ctx context.Context, w io.Writer) (files int, err error)
-	// Upgrade starts the binary on disk in the place of this process, and returns
-	// what took over once it serves. After an error this process serves on.
+	// Upgrade replaces this process with the binary on disk, and returns the new
+	// process once it serves. After an error this process keeps serving.
 	Upgrade(ctx context.Context) (mesh.Successor, error)
 }
 

@@ -9,12 +9,12 @@ import (
 	"mesh"
 )
 
-// Hosts says which host names lead to a stack, and changes that at once.
+// Hosts reads and changes the host names of a stack. Changes take effect at once.
 type Hosts interface {
-	// Domains returns all host names of a stack, its own first.
+	// Domains returns all host names of a stack, the one below the base domain first.
 	Domains(st mesh.Stack) []mesh.Host
-	// AddDomain routes a host to a stack when the key may give it away. With to, another
-	// host of the stack, requests are told to go there.
+	// AddDomain routes a host to a stack if the key may give it away. If to, another
+	// host of the stack, is given, requests are redirected there.
 	AddDomain(ctx context.Context, name mesh.StackName, host, to mesh.Host, key mesh.Key) error
 	RemoveDomain(ctx context.Context, name mesh.StackName, host mesh.Host) error
 }

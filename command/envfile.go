@@ -11,7 +11,7 @@ import (
 	"mesh"
 )
 
-// The formats of config:export. Each is read back by config:import without loss.
+// The formats of config:export. config:import reads each of them back without loss.
 const (
 	formatShell   = "shell"   // export NAME='value', for eval
 	formatEnvfile = "envfile" // NAME="value" with \n for a line end, as dotenv libraries read it
@@ -57,7 +57,7 @@ func exportConfig(cfg mesh.Config, format string) (string, error) {
 	return b.String(), nil
 }
 
-// validJSON refuses a value that would not come out of JSON as it is.
+// validJSON returns an error for a value that JSON would change.
 func validJSON(name string, v mesh.Secret) error {
 	if utf8.ValidString(v.Reveal()) {
 		return nil
@@ -84,9 +84,9 @@ func runConfigImport(ctx context.Context, c *call) error {
 	return c.changeConfig(ctx, mesh.ConfigChange{Set: set}, "set")
 }
 
-// parseConfig reads what exportConfig writes, and .env files as people write
-// them: comments, blank lines, "export", values in either kind of quotes, over
-// several lines if need be, or bare to the end of the line. Nothing is expanded.
+// parseConfig parses the output of exportConfig, and .env files as people write them:
+// comments, blank lines, "export", values in either kind of quotes, over several lines
+// if necessary, or unquoted to the end of the line. It expands nothing.
 func parseConfig(text string) (mesh.Config, error) {
 	set := mesh.Config{}
 	text, err := plainText(text)
@@ -115,7 +115,7 @@ func parseConfig(text string) (mesh.Config, error) {
 			line++
 			continue
 		}
-		// The text of a line may be a secret: errors give its number only.
+		// The text of a line may be a secret, so errors give only its number.
 		bad := func(why string) error {
 			return mesh.Errorf(mesh.Invalid, "line %d: %s", at, why).WithHint("write NAME=VALUE, and quote a value with spaces or several lines")
 		}
@@ -151,7 +151,7 @@ func afterLine(s string) string {
 	return ""
 }
 
-// parseValue reads a value up to the end of its last line.
+// parseValue parses a value up to the end of its last line.
 func parseValue(s string) (value, after string, err error) {
 	bare := s
 	if s = strings.TrimLeft(s, " \t"); s == "" || s[0] != '\'' && s[0] != '"' {
@@ -190,7 +190,7 @@ func parseValue(s string) (value, after string, err error) {
 	return b.String(), "", nil
 }
 
-// withoutComment is a bare value up to a # that has a blank in front of it.
+// withoutComment returns an unquoted value up to a # with a blank before it.
 func withoutComment(line string) string {
 	for i := range line {
 		if line[i] == '#' && i > 0 && (line[i-1] == ' ' || line[i-1] == '\t') {
@@ -200,8 +200,8 @@ func withoutComment(line string) string {
 	return line
 }
 
-// plainText is a text as editors and shells of all systems write it, with the line ends
-// of Unix and without a byte order mark.
+// plainText converts a text from the editors and shells of any system: it gets Unix
+// line ends and loses a byte order mark.
 func plainText(s string) (string, error) {
 	if strings.HasPrefix(s, "\xff\xfe") || strings.HasPrefix(s, "\xfe\xff") {
 		return "", mesh.Errorf(mesh.Invalid, "standard input is UTF-16").WithHint("save it as UTF-8; in PowerShell: Get-Content .env | Set-Content -Encoding utf8 .env.utf8")
@@ -220,7 +220,7 @@ func plainText(s string) (string, error) {
 	return s, nil
 }
 
-// text reads standard input whole, as far as a limit in bytes.
+// text reads all of standard input, up to a limit in bytes.
 func (c *call) text(what string, limit int64) (string, error) {
 	data, err := io.ReadAll(io.LimitReader(c.Upload, limit+1))
 	if err != nil {
@@ -232,7 +232,7 @@ func (c *call) text(what string, limit int64) (string, error) {
 	return string(data), nil
 }
 
-// doubleQuoted reads to the closing quote, with the escapes of dotenv files.
+// doubleQuoted reads up to the closing quote, with the escapes of dotenv files.
 func doubleQuoted(b *strings.Builder, s string) (after string, ok bool) {
 	for i := 0; i < len(s); i++ {
 		switch {

@@ -23,8 +23,8 @@ func TestConfig_ExportImportRoundTrip(t *testing.T) {
 			t.Fatal(err)
 		}
 		if format == formatShell {
-			// In single quotes a CR LF is data; the reader takes CR LF for a line end, as
-			// files from other systems have it.
+			// In single quotes a CR LF is data, but the reader takes CR LF for a line
+			// end, as in files from other systems.
 			text = strings.ReplaceAll(text, "a\r\nb", "a\nb")
 		}
 		back, err := parseConfig(text)
@@ -97,7 +97,7 @@ func FuzzParseConfig(f *testing.F) {
 	})
 }
 
-// As dotenv for Node, python-dotenv, godotenv and docker compose agree to read it.
+// As dotenv for Node, python-dotenv, godotenv and docker compose all read it.
 func TestParseConfig_Blanks(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{

@@ -12,8 +12,8 @@ import (
 	"mesh"
 )
 
-// PrintError tells a person what is wrong and what to do about it. What is no
-// fault of theirs goes to the log, and they see a short id of it.
+// PrintError prints an error for a person, with its hint. Internal errors go to the
+// log; the person sees a short ID of the entry.
 func (s *Commands) PrintError(w io.Writer, err error) {
 	var reported *mesh.Reported
 	if errors.As(err, &reported) {

@@ -12,7 +12,7 @@ import (
 type Row struct {
 	Name  string
 	Stack bool
-	Flags []string // its options that take a text
+	Flags []string // its options that take a value
 }
 
 // Rows lists the table.
@@ -33,8 +33,8 @@ func Rows() (rows []Row) {
 	return rows
 }
 
-// Parses tells whether a command line names a command and options that exist, with as
-// many arguments as it takes. A last argument "…" stands for any number.
+// Parses reports whether a command line names an existing command and options, with a
+// valid number of arguments. A last argument "…" stands for any number.
 func Parses(line string) error {
 	words, starts, err := split(line)
 	if err != nil {
@@ -65,7 +65,7 @@ func Parses(line string) error {
 	return nil
 }
 
-// Shorts are the lines of help, by command.
+// Shorts returns the help lines, by command.
 func Shorts() map[string]string {
 	out := map[string]string{}
 	for _, d := range table() {

@@ -13,12 +13,13 @@ import (
 	"mesh"
 )
 
-// Freezer keeps deployments out of a stack, or requests.
+// Freezer keeps deployments or requests away from a stack.
 type Freezer interface {
-	// Lock fails with Conflict when the stack is locked, Unlock when it is not.
+	// Lock returns a Conflict if the stack is locked, Unlock if it is not.
 	Lock(ctx context.Context, stack mesh.StackName, by mesh.KeyName, why string) (mesh.Stack, error)
 	Unlock(ctx context.Context, stack mesh.StackName) error
-	// SetMaintenance answers all requests with 503 and page, HTML; empty: mesh's own.
+	// SetMaintenance answers all requests with 503 and page, which is HTML; empty means
+	// mesh's own page.
 	SetMaintenance(ctx context.Context, stack mesh.StackName, on bool, page string) error
 }
 
@@ -60,7 +61,7 @@ func runMaintenance(_ context.Context, c *call) error {
 	return nil
 }
 
-// maxPage is for a page of one's own, in bytes: it lies in the store.
+// maxPage limits a custom maintenance page, in bytes: it is kept in the store.
 const maxPage = 256 << 10
 
 func (c *call) maintain(ctx context.Context, on bool) error {

@@ -11,19 +11,19 @@ import (
 	"mesh"
 )
 
-// Collector lets go of what builds have left behind.
+// Collector removes what builds have left behind.
 type Collector interface {
-	// Collect removes the images that no rollback needs, and what the build cache has
-	// above its limit; with dry it only tells what that would be.
+	// Collect removes the images that no rollback needs, and shrinks the build cache to
+	// its limit. With dry it only reports what it would remove.
 	Collect(ctx context.Context, dry bool) (gone []mesh.Garbage, cache int64, err error)
 	Cache(ctx context.Context) (size, limit int64, err error)
 	ClearCache(ctx context.Context) (freed int64, err error)
 }
 
-// DeployKeys are what the repositories of stacks are known by elsewhere.
+// DeployKeys reads the keys that the stacks' repositories use elsewhere.
 type DeployKeys interface {
-	// DeployKey is the public key of a stack's repository; it is made when there is
-	// none.
+	// DeployKey returns the public key of a stack's repository. It creates the key if
+	// it is missing.
 	DeployKey(ctx context.Context, stack mesh.StackName) (string, error)
 }
 
@@ -88,7 +88,7 @@ func runGC(ctx context.Context, c *call) error {
 	if dry {
 		verb = "would be removed"
 	}
-	// Images share layers: what they take together is less than the sum.
+	// Images share layers, so together they take less than the sum.
 	c.say("%d images of at most %s, and %s of build cache, %s\n", len(gone), size(total), size(cache), verb)
 	return nil
 }
@@ -125,7 +125,7 @@ func runBuildCache(ctx context.Context, c *call) error {
 	return nil
 }
 
-// size is a number of bytes for people.
+// size formats a number of bytes for people.
 func size(n int64) string {
 	switch {
 	case n < 10e6:

@@ -14,18 +14,18 @@ import (
 	"mesh/command"
 )
 
-// typed finds the command lines in a text that tells what to type.
+// typed finds the command lines in a text that says what to type.
 var typed = regexp.MustCompile("(?:ssh mesh|mesh --data [^ ]+) ([a-z][a-z-]*(?::[a-z-]+)?(?: [^;,)`\\n]*)?)")
 
-// stands replaces what fmt would put in.
+// stands replaces the verbs of fmt.
 var stands = regexp.MustCompile(`%[-+ 0-9.]*[a-zA-Z]`)
 
-// Whatever a text of mesh tells people to type is a command that exists, with options
-// that it has and as many arguments as it takes.
+// Every command that a text of mesh tells people to type exists, with its options and a
+// valid number of arguments.
 func TestHints_CanBeTyped(t *testing.T) {
 	t.Parallel()
 	root := ".."
-	lines := map[string]string{} // by the line, where it stands
+	lines := map[string]string{} // the place of each line
 	look := func(text, where string) {
 		for _, m := range typed.FindAllStringSubmatch(text, -1) {
 			lines[m[1]] = where
@@ -78,7 +78,7 @@ func TestHints_CanBeTyped(t *testing.T) {
 	}
 }
 
-// A line of help fits beside the command, and begins with what the command does.
+// A help line fits beside the command, and begins with a verb.
 func TestHelp_LinesAreShort(t *testing.T) {
 	t.Parallel()
 	for name, short := range command.Shorts() {

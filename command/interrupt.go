@@ -7,12 +7,12 @@ import (
 	"mesh"
 )
 
-// errInterrupted is a Ctrl-C on a terminal.
+// errInterrupted is the cause after a Ctrl-C on a terminal.
 var errInterrupted = mesh.Errorf(mesh.Cancelled, "interrupted")
 
-// interruptible ends ctx at a Ctrl-C. A terminal of ours is raw: the key arrives as
-// a character (ETX) on stdin, and there is no line discipline that makes a signal
-// of it. The reading goes on until the session ends.
+// interruptible returns a context that ends at a Ctrl-C. mesh's terminals are raw: the
+// key arrives as a character (ETX) on stdin, and no line discipline turns it into a
+// signal. The reading goes on until the session ends.
 func (c *call) interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {

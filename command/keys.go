@@ -16,11 +16,11 @@ type KeyList interface {
 	Keys(ctx context.Context) ([]mesh.Key, error)
 }
 
-// Keyring changes who may come in.
+// Keyring adds and removes keys.
 type Keyring interface {
-	// AddKey fails with Conflict when the name or the key is there.
+	// AddKey returns a Conflict if the name or the key exists.
 	AddKey(ctx context.Context, k mesh.Key) error
-	// RemoveKey also ends the sessions that the key has.
+	// RemoveKey also ends the sessions of the key.
 	RemoveKey(ctx context.Context, name, by mesh.KeyName) error
 }
 

@@ -14,17 +14,18 @@ import (
 	"mesh"
 )
 
-// Logs reads what instances print.
+// Logs reads the output of instances.
 type Logs interface {
 	// Logs calls fn with each line of q.Source, oldest first, and returns fn's error.
-	// With Follow it calls q.Caught when what there was has been given, never while
-	// fn runs, and goes on until ctx ends.
+	// With Follow it calls q.Caught after the existing lines, never while fn runs, and
+	// continues until ctx ends.
 	Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error
 }
 
-// Lives tells when a stack is no more.
+// Lives reports the end of stacks.
 type Lives interface {
-	// Life ends when the stack is destroyed or renamed, with a cause that says which.
+	// Life returns a context that ends when the stack is destroyed or renamed, with a
+	// cause that says which.
 	Life(stack mesh.StackName) context.Context
 }
 
@@ -77,7 +78,7 @@ func runLogs(ctx context.Context, c *call) error {
 			return c.usage("%q is neither a service nor an instance", mesh.Clip(ps, 60))
 		}
 	}
-	// Not the router's lines, which would drown the others.
+	// Leave out the router's lines, which would drown the others.
 	sources := []string{sourceApp, sourceMesh}
 	if only, _ := c.flags.GetString("source"); only != "" {
 		if only != sourceRouter && !slices.Contains(sources, only) {
@@ -89,7 +90,7 @@ func runLogs(ctx context.Context, c *call) error {
 		return err
 	}
 	if q.Follow {
-		// There would never be another line: whoever follows has to know.
+		// No line would ever come again: whoever follows must know.
 		life := c.Lives.Life(c.stack.Name)
 		var end context.CancelCauseFunc
 		ctx, end = context.WithCancelCause(ctx)
@@ -98,14 +99,14 @@ func runLogs(ctx context.Context, c *call) error {
 	}
 	err := mergeLogs(ctx, c.Logs, q, sources, c.logPrinter())
 	if ctx.Err() != nil && !errors.Is(err, mesh.Unavailable) {
-		return context.Cause(ctx) // why it ends: a Ctrl-C, or the server that is stopped
+		return context.Cause(ctx) // why it ended: a Ctrl-C, or the server stops
 	}
 	return err
 }
 
-// logPrinter prints log lines, one call at a time.
+// logPrinter returns a function that prints log lines. It is for one goroutine.
 func (c *call) logPrinter() func(mesh.LogLine) error {
-	lines := json.NewEncoder(c.Stdout) // an object a line, for what reads as they come
+	lines := json.NewEncoder(c.Stdout) // one object a line, for programs that read lines as they come
 	lines.SetEscapeHTML(false)
 	return func(l mesh.LogLine) error {
 		if c.json {
@@ -116,8 +117,8 @@ func (c *call) logPrinter() func(mesh.LogLine) error {
 	}
 }
 
-// knownService refuses the name of a service that the current release does not
-// have: it would never print a line.
+// knownService returns an error for a service that the current release does not have:
+// it would never print a line.
 func (c *call) knownService(ctx context.Context, svc mesh.ServiceName) error {
 	if svc == "" || c.stack.Current == 0 {
 		return nil

@@ -7,16 +7,17 @@ import (
 	"mesh"
 )
 
-// source is one source of log lines on its way into a merge.
+// source is one source of log lines in a merge.
 type source struct {
-	kept chan mesh.LogLine // what there was, in order; closed at its end
-	err  error             // why there is no more; valid after done
+	kept chan mesh.LogLine // the existing lines, in order; closed after the last
+	err  error             // why it has ended; valid after done
 	done chan struct{}
 }
 
-// mergeLogs calls emit with the lines of several sources by their times, one at a
-// time, and returns emit's error. Of what there is the last q.Lines of all
-// together are given. With q.Follow lines go on as they come until ctx ends.
+// mergeLogs calls emit with the lines of several sources in the order of their times,
+// one at a time, and returns emit's error. Of the existing lines it emits only the last
+// q.Lines of all sources together. With q.Follow it then emits new lines as they come,
+// until ctx ends.
 func mergeLogs(ctx context.Context, logs Logs, q mesh.LogQuery, from []string, emit func(mesh.LogLine) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	live := make(chan mesh.LogLine)
@@ -62,7 +63,7 @@ func mergeLogs(ctx context.Context, logs Logs, q mesh.LogQuery, from []string, e
 	return nil
 }
 
-// read gives the lines of a source: those there are to kept, what comes to live.
+// read reads the lines of a source: existing ones go to kept, new ones to live.
 func (s *source) read(ctx context.Context, logs Logs, q mesh.LogQuery, name string, live chan<- mesh.LogLine) {
 	defer close(s.done)
 	q.Source = name
@@ -73,7 +74,7 @@ func (s *source) read(ctx context.Context, logs Logs, q mesh.LogQuery, name stri
 			close(s.kept)
 		}
 	}
-	q.Caught = end // called by the goroutine that gives the lines, or between two of them
+	q.Caught = end // called by the goroutine that sends the lines, or between two of them
 	s.err = logs.Logs(ctx, q, func(l mesh.LogLine) error {
 		select {
 		case to <- l:
@@ -88,7 +89,7 @@ func (s *source) read(ctx context.Context, logs Logs, q mesh.LogQuery, name stri
 	end()
 }
 
-// keptLogs prints what there is, the earliest line of all sources first.
+// keptLogs prints the existing lines, the earliest line of all sources first.
 func keptLogs(ctx context.Context, sources []*source, lines int, emit func(mesh.LogLine) error) error {
 	next := make([]*mesh.LogLine, len(sources))
 	advance := func(i int) error {
@@ -103,7 +104,7 @@ func keptLogs(ctx context.Context, sources []*source, lines int, emit func(mesh.
 			case <-sources[i].done:
 				return sources[i].err
 			default:
-				return nil // it goes on
+				return nil // more lines will come
 			}
 		case <-ctx.Done():
 			return nil

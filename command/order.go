@@ -6,15 +6,15 @@ import (
 	"sync"
 )
 
-// order keeps the two streams of a client without a terminal of ours in the order
-// in which they were written: OpenSSH's client, when it has something for both,
-// writes stdout first, so that a heading would come below its table.
+// order keeps stdout and stderr in the order in which they were written, for a client
+// without a terminal from mesh. If OpenSSH's client has something for both, it writes
+// stdout first, so a heading would appear below its table.
 type order struct {
 	ctx   context.Context // of the command
 	flush func(context.Context)
 
 	mu    sync.Mutex
-	later bool // something was written to stderr that may not have been shown yet
+	later bool // stderr may have output that is not shown yet
 }
 
 type ordered struct {

@@ -10,8 +10,8 @@ import (
 	"mesh"
 )
 
-// harmless passes on text of mesh's own, in which what others chose may stand: no
-// control sequence of theirs reaches a terminal. It is for whole writes of whole runes.
+// harmless passes on mesh's own text, which may quote others: no control sequence of
+// theirs reaches a terminal. Each write must consist of whole runes.
 type harmless struct{ w io.Writer }
 
 func (h harmless) Write(p []byte) (int, error) {
@@ -21,8 +21,8 @@ func (h harmless) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// say prints an answer, and tell what is said besides. Texts among args may be
-// somebody else's: each stays on its line.
+// say prints an answer to stdout, and tell prints other messages to stderr. args may
+// quote others: each argument stays on its line.
 func (c *call) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(c.Stdout, format, visible(args)...)
 }
@@ -42,7 +42,7 @@ func visible(args []any) []any {
 	return out
 }
 
-// crlf is a terminal in raw mode.
+// crlf writes to a terminal in raw mode.
 type crlf struct{ w io.Writer }
 
 func (c crlf) Write(p []byte) (int, error) {
@@ -52,7 +52,7 @@ func (c crlf) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// list prints what a listing command has found: v for a program, rows for a person.
+// list prints the result of a listing command: v for a program, rows for a person.
 func (c *call) list(v any, heading []string, rows [][]string) error {
 	if c.json {
 		return c.printJSON(v)
@@ -61,7 +61,7 @@ func (c *call) list(v any, heading []string, rows [][]string) error {
 	return nil
 }
 
-// printJSON prints v for a program.
+// printJSON prints v as JSON.
 func (c *call) printJSON(v any) error {
 	enc := json.NewEncoder(c.Stdout)
 	enc.SetIndent("", "  ")

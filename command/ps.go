@@ -13,25 +13,25 @@ import (
 	"mesh"
 )
 
-// Processes tells what runs of a stack, and changes that. What writes to out is a
-// deployment, whose lines come one by one.
+// Processes shows what runs of a stack, and changes that. A method with an out
+// parameter is a deployment and writes its output line by line.
 type Processes interface {
 	Status(stack mesh.StackName) []mesh.InstanceStatus
-	// Loss says what is to be known of the image of the current release when it is
-	// gone; empty: it is there.
+	// Loss describes the missing image of the current release, or returns "" if the
+	// image is present.
 	Loss(stack mesh.StackName) string
 	Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyName, changes []mesh.Scale, out io.Writer) (mesh.Formation, error)
-	// Restart replaces the instances of a service, or of all when it is empty.
+	// Restart replaces the instances of a service, or of all services if it is empty.
 	Restart(ctx context.Context, stack mesh.StackName, by mesh.KeyName, svc mesh.ServiceName, out io.Writer) error
 	Start(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error
 	Stop(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error
-	// Rebuild builds the current commit again, with the base images of now.
+	// Rebuild builds the current commit again, with today's base images.
 	Rebuild(ctx context.Context, stack mesh.StackName, by mesh.KeyName, noCache bool, out io.Writer) error
 }
 
-// Traffic tells what services have to do.
+// Traffic returns how busy services are.
 type Traffic interface {
-	// Minute is zero for a service that gets no requests.
+	// Minute returns zero for a service that gets no requests.
 	Minute(stack mesh.StackName, service mesh.ServiceName) mesh.Traffic
 }
 
@@ -76,7 +76,7 @@ type instanceJSON struct {
 	Traffic *trafficJSON `json:"service_last_minute,omitempty"`
 }
 
-// trafficJSON is of the instance's service.
+// trafficJSON is the traffic of the instance's service.
 type trafficJSON struct {
 	RPS    float64 `json:"rps"`
 	P50    float64 `json:"p50_ms"`
@@ -84,8 +84,8 @@ type trafficJSON struct {
 	Errors int     `json:"status_5xx"`
 }
 
-// traffic tells of a service's last minute, and prints it once a service; nil: it
-// had no requests.
+// traffic returns the last minute of a service's traffic, in JSON and in columns, the
+// columns once per service; nil if it had no requests.
 func (c *call) traffic(svc mesh.ServiceName) (*trafficJSON, []string) {
 	m := c.Traffic.Minute(c.stack.Name, svc)
 	if m.Requests == 0 {
@@ -136,14 +136,14 @@ func runPS(_ context.Context, c *call) error {
 	return nil
 }
 
-// loss tells that the image of the current release is gone.
+// loss prints that the image of the current release is missing.
 func (c *call) loss() {
 	if l := c.Processes.Loss(c.stack.Name); l != "" {
 		c.tell("%s: %s\n", c.stack.Name, l)
 	}
 }
 
-// condition is the state of an instance, for people.
+// condition formats the state of an instance for people.
 func condition(in mesh.InstanceStatus) string {
 	switch {
 	case in.State == mesh.Crashed && in.OOM:
@@ -156,10 +156,9 @@ func condition(in mesh.InstanceStatus) string {
 	return string(in.State)
 }
 
-// parseScale reads "web=2", "web+1", "web-1".
+// parseScale parses "web=2", "web+1" or "web-1".
 func parseScale(s string) (mesh.Scale, bool) {
-	// A service name may have a '-' in it: the operator is the last one before the
-	// number.
+	// A service name may contain a '-': the operator is the last one before the number.
 	i := strings.LastIndexAny(s, "=+-")
 	if i <= 0 {
 		return mesh.Scale{}, false

@@ -12,9 +12,10 @@ import (
 
 // Endpoints publishes services other than web.
 type Endpoints interface {
-	// Publish is a deployment: it writes its lines to out.
+	// Publish is a deployment: it writes its output to out.
 	Publish(ctx context.Context, stack mesh.StackName, by mesh.KeyName, e mesh.Endpoint, out io.Writer) error
-	// Unpublish takes one endpoint from a service, or all when at is nil, and returns those.
+	// Unpublish removes one endpoint from a service, or all if at is nil, and returns
+	// those removed.
 	Unpublish(ctx context.Context, stack mesh.StackName, service mesh.ServiceName, at *mesh.Endpoint) ([]mesh.Endpoint, error)
 }
 
@@ -88,7 +89,7 @@ func runUnpublish(ctx context.Context, c *call) error {
 	return nil
 }
 
-// endpointsOf lists where a service is published.
+// endpointsOf returns the endpoints of a service.
 func endpointsOf(st mesh.Stack, name mesh.ServiceName) (out []string) {
 	for _, e := range st.Endpoints {
 		if e.Service == name {

@@ -8,14 +8,14 @@ import (
 	"mesh"
 )
 
-// RegistryList reads which registries the server signs in to.
+// RegistryList reads the registries that the server signs in to.
 type RegistryList interface {
 	Registries(ctx context.Context) ([]mesh.Registry, error)
 }
 
-// SignIns changes them.
+// SignIns adds and removes sign-ins.
 type SignIns interface {
-	// SignIn fails with Denied when the registry does not let r in.
+	// SignIn returns Denied if the registry refuses r.
 	SignIn(ctx context.Context, r mesh.Registry) error
 	SignOut(ctx context.Context, host string, by mesh.KeyName) error
 }
@@ -56,8 +56,8 @@ func runRegistries(ctx context.Context, c *call) error {
 	return c.list(list, []string{"REGISTRY", "USER", "BY", "SINCE"}, rows)
 }
 
-// maxPassword is more than the longest token that registries hand out (Google's
-// access by a JSON key takes some 2,400 bytes).
+// maxPassword is more than the longest token of a registry (Google's access with a JSON
+// key takes about 2,400 bytes).
 const maxPassword = 16 << 10
 
 func runRegistryLogin(ctx context.Context, c *call) error {

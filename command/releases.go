@@ -11,13 +11,13 @@ import (
 	"mesh"
 )
 
-// History reads what was released and deployed.
+// History reads releases and deployments.
 type History interface {
-	// Release and Deployment fail with NotFound when it is not recorded, or not any more.
+	// Release and Deployment return NotFound if there is no record of it, or no longer.
 	Release(ctx context.Context, stack mesh.StackName, n mesh.ReleaseNumber) (mesh.Release, error)
 	Deployment(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber) (mesh.Deployment, error)
-	// Releases and Deployments return the newest first, limit of them at most, or all
-	// when limit is 0.
+	// Releases and Deployments return the newest first, at most limit of them, or all
+	// if limit is 0.
 	Releases(ctx context.Context, stack mesh.StackName, limit int) ([]mesh.Release, error)
 	Deployments(ctx context.Context, stack mesh.StackName, limit int) ([]mesh.Deployment, error)
 	// ReadOutput opens the recorded output of a deployment, which may still grow.

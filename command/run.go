@@ -13,10 +13,10 @@ import (
 
 // OneOffs runs commands beside the instances, or in one of them.
 type OneOffs interface {
-	// RunCommand and Enter return the exit code of the command, which ends with ctx.
+	// RunCommand and Enter return the exit code of the command. It ends with ctx.
 	RunCommand(ctx context.Context, run mesh.Run) (int, error)
 	Enter(ctx context.Context, name mesh.InstanceName, run mesh.Run) (int, error)
-	// Detach starts a command that goes on by itself, 24 hours at most.
+	// Detach starts a command that runs without a client, for at most 24 hours.
 	Detach(ctx context.Context, run mesh.Run) (mesh.DetachedRun, error)
 	Runs(ctx context.Context, stack mesh.StackName) ([]mesh.DetachedRun, error)
 	StopRun(ctx context.Context, stack mesh.StackName, name string) error
@@ -57,7 +57,7 @@ var runCommands = []*definition{
 	},
 }
 
-// streams is a run that is connected to the client.
+// streams returns a run that is connected to the client.
 func (c *call) streams(line string, words []string) mesh.Run {
 	run := mesh.Run{
 		Stack: c.stack.Name, By: c.Key.Name, Line: line, Words: words, TTY: c.TTY,
@@ -69,7 +69,7 @@ func (c *call) streams(line string, words []string) mesh.Run {
 	return run
 }
 
-// exit makes the result of a command in a container the session's.
+// exit makes the result of a command in a container the result of the session.
 func exit(ctx context.Context, code int, err error) error {
 	switch {
 	case ctx.Err() != nil:
@@ -151,7 +151,7 @@ func runRunList(ctx context.Context, c *call) error {
 	return nil
 }
 
-// detachedRun finds a detached run of the stack by its name.
+// detachedRun finds a detached run of the stack by name.
 func (c *call) detachedRun(ctx context.Context, name string) (mesh.DetachedRun, error) {
 	runs, err := c.OneOffs.Runs(ctx, c.stack.Name)
 	if err != nil {

@@ -9,10 +9,10 @@ import (
 	"mesh"
 )
 
-// screen is how output looks: for a person, or for whatever reads it.
+// screen is how to format output: for a person, or for a program.
 type screen struct {
 	person bool
-	width  int // in characters; 0: not known
+	width  int // in characters; 0: unknown
 	colour bool
 }
 
@@ -36,7 +36,7 @@ const (
 	bold   = "1"
 )
 
-// states are the words that say at a glance how something is.
+// states holds the words that show at a glance how something is.
 var states = map[string]string{
 	"up": green, "running": green, "live": green, "current": green, "ok": green,
 	"crashed": red, "failed": red, "missing": red, "failing": red, "halted": red, "paused": red, "unreachable": red, "no": red, "unknown": red,
@@ -53,7 +53,7 @@ func (c *call) paint(cell, text string) string {
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
 }
 
-// when is a time for people: relative on a screen, RFC 3339 elsewhere.
+// when formats a time: relative on a screen, RFC 3339 elsewhere.
 func (c *call) when(t time.Time) string {
 	if t.IsZero() {
 		return "-"

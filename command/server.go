@@ -40,13 +40,13 @@ func serverCommands() []*definition {
 	}
 }
 
-// Here runs one of the commands that need no server: help, completion and version,
-// which is that of the binary itself.
+// Here runs a command that needs no server: help, completion and version, which is the
+// version of the binary itself.
 func Here(version string, words []string, stdout, stderr io.Writer) error {
 	return (&Commands{Version: version}).Run(context.Background(), mesh.Request{Line: Join(words), Stdout: stdout, Stderr: stderr})
 }
 
-// single tells whether a topic has one command only.
+// single reports whether a topic has only one command.
 func single(topic string) bool {
 	n := 0
 	for _, d := range table() {

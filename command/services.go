@@ -15,13 +15,13 @@ import (
 	"mesh"
 )
 
-// Services changes what svc:update and stacks:set-release-command have said.
+// Services changes the settings of svc:update and stacks:set-release-command.
 type Services interface {
-	// UpdateService and DeleteService are deployments when the stack runs: they write
-	// their lines to out.
+	// UpdateService and DeleteService are deployments if the stack runs: they write
+	// their output to out.
 	UpdateService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, change func(*mesh.ServiceSettings), out io.Writer) error
 	DeleteService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, out io.Writer) error
-	// SetReleaseCommand takes effect with the next push; an empty line leaves it to the
+	// SetReleaseCommand takes effect with the next push. An empty line leaves it to the
 	// Procfile.
 	SetReleaseCommand(ctx context.Context, stack mesh.StackName, line string) error
 }
@@ -200,8 +200,8 @@ func runServiceDelete(ctx context.Context, c *call) error {
 	return c.releaseLine(ctx, "cleared the svc:update settings of "+string(name))
 }
 
-// releaseLine is the answer of a command that made a release, or recorded
-// something for the first one.
+// releaseLine prints the result of a command that made a release, or recorded something
+// for the first one.
 func (c *call) releaseLine(ctx context.Context, did string) error {
 	st, err := c.Stacks.Stack(ctx, c.stack.Name)
 	if err != nil {

@@ -7,20 +7,20 @@ import (
 	"mesh"
 )
 
-// Split cuts a command line into words as a shell does, quotes and backslashes
-// included (POSIX Shell Command Language, section 2.2), and expands nothing: $,
-// backquotes, ;, | and # are characters like any other. ssh joins its arguments
-// with one blank, so what the user's own shell has unquoted arrives unquoted.
+// Split splits a command line into words as a shell does, with quotes and backslashes
+// (POSIX Shell Command Language, section 2.2). It expands nothing: $, backquotes, ;, |
+// and # are ordinary characters. ssh joins its arguments with single blanks, so
+// arguments arrive without the quotes that the user's own shell has removed.
 func Split(line string) ([]string, error) {
 	words, _, err := split(line)
 	return words, err
 }
 
-// split also tells where in the line each word begins.
+// split also returns where each word begins in the line.
 func split(line string) (words []string, starts []int, err error) {
 	var (
 		word strings.Builder
-		open bool // a word has begun, be it an empty quoted one
+		open bool // a word has begun, perhaps an empty quoted one
 	)
 	for i := 0; i < len(line); i++ {
 		c := line[i]
@@ -83,8 +83,8 @@ func unbalanced(q string) error {
 
 var plain = regexp.MustCompile(`^[A-Za-z0-9_./:=@%+,-]+$`)
 
-// Join is the inverse of Split: a command line whose words are these, whatever
-// bytes they hold.
+// Join is the inverse of Split: it returns a command line with these words, whatever
+// bytes they contain.
 func Join(words []string) string {
 	var b strings.Builder
 	for i, w := range words {

@@ -56,8 +56,8 @@ func TestSplit_Starts(t *testing.T) {
 	}
 }
 
-// FuzzSplit: a line that can be split starts each word where it says, and what
-// Join makes of the words splits into them again.
+// FuzzSplit checks that in a line that can be split each word starts where Split says,
+// and that Join makes a line that splits into the same words.
 func FuzzSplit(f *testing.F) {
 	for _, s := range []string{`a 'b c' "d\"e" f\ g`, "''", "\\\n", "\"\\\n\"", "a\x00b", "\xff 'ä'", "\\\n a"} {
 		f.Add(s)
@@ -123,13 +123,14 @@ func TestTable_IsSane(t *testing.T) {
 		if d.max > 0 && d.args == "" || d.min > 0 && strings.HasPrefix(d.args, "[") && d.topic != "run" {
 			t.Errorf("%s: the usage line %q does not show its arguments", name, d.usage())
 		}
-		// What changes something needs more than the right to look, or looks itself.
+		// Commands that change something need more than the right to look, or check
+		// rights themselves.
 		writer := slices.Contains([]string{"set", "unset", "create", "destroy", "restart", "start", "stop", "cancel", "add", "remove", "import", "delete", "update", "rename"}, d.verb) ||
 			slices.Contains([]string{"run", "rollback", "deploy", "enter"}, d.topic)
 		if writer && !d.quiet && d.access == mesh.AccessRead {
 			t.Errorf("%s changes something and needs %s only", name, d.access)
 		}
-		// No other word leads here.
+		// No other word leads to this command.
 		if got, rest, err := find([]string{d.topic, d.verb}); d.verb != "" && (err != nil || got.name() != name || len(rest) != 0) {
 			t.Errorf("%q finds %v, %v", d.topic+" "+d.verb, got, err)
 		}

@@ -16,12 +16,12 @@ import (
 
 // Lifecycle creates, renames and destroys stacks.
 type Lifecycle interface {
-	// CreateStack fails with Conflict when the name is taken.
+	// CreateStack returns a Conflict if the name is taken.
 	CreateStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) (mesh.Stack, error)
-	// DestroyStack cancels the deployments that are under way, and returns when nothing
-	// can be served any more.
+	// DestroyStack cancels the stack's deployments, and returns when it cannot be
+	// served any more.
 	DestroyStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) error
-	// RenameStack is a deployment: it writes its lines to out.
+	// RenameStack is a deployment: it writes its output to out.
 	RenameStack(ctx context.Context, name, to mesh.StackName, by mesh.KeyName, out io.Writer) error
 }
 
@@ -57,7 +57,7 @@ var stackCommands = []*definition{
 	},
 }
 
-// stackJSON is a stack as programs see it.
+// stackJSON is the JSON form of a stack.
 type stackJSON struct {
 	Name       string         `json:"name"`
 	State      string         `json:"state"`
@@ -71,7 +71,7 @@ type stackJSON struct {
 	Created    time.Time      `json:"created"`
 	LastDeploy *time.Time     `json:"last_deploy,omitempty"`
 	LockedBy   string         `json:"locked_by,omitempty"`
-	Damaged    string         `json:"damaged,omitempty"` // a record of it
+	Damaged    string         `json:"damaged,omitempty"` // its damaged record
 }
 
 func (c *call) describe(ctx context.Context, st mesh.Stack) (stackJSON, error) {
@@ -127,7 +127,7 @@ func runStacks(ctx context.Context, c *call) error {
 	for _, st := range all {
 		s, err := c.describe(ctx, st)
 		if errors.Is(err, mesh.Damaged) {
-			continue // told below
+			continue // listed below
 		}
 		if err != nil {
 			return err
@@ -161,8 +161,8 @@ func runStacks(ctx context.Context, c *call) error {
 	return nil
 }
 
-// damagedStacks are those that cannot be read. The others that have a damaged record are
-// marked in the list.
+// damagedStacks returns the stacks that cannot be read. Other stacks with a damaged
+// record are marked in the list.
 func (c *call) damagedStacks(list []stackJSON) (out []stackJSON) {
 	for _, d := range c.Stacks.Damaged() {
 		if d.Stack == "" || !c.Key.May(mesh.AccessRead, d.Stack) {
@@ -219,7 +219,7 @@ func runStacksRename(ctx context.Context, c *call) error {
 		return err
 	}
 	was := c.stack.Name
-	c.stack.Name, c.args = to, []string{"-a", string(was), string(to)} // for the audit log: the old name is nobody's now
+	c.stack.Name, c.args = to, []string{"-a", string(was), string(to)} // for the audit log: nobody has the old name now
 	c.say("renamed %s to %s: %s\n", was, to, c.URL(c.Hosts.Domains(st)[0]))
 	return nil
 }

@@ -15,21 +15,22 @@ import (
 // definition is one command: a row of the table.
 type definition struct {
 	topic, verb string
-	args        string // of the usage line
+	args        string // for the usage line
 	short       string
+	list        string // lines in columns, each with its line end, before long; may be empty
 	long        string // more help; may be empty
 
 	access   mesh.Access
 	stack    bool // works on a stack
 	ownCheck bool // checks rights by itself
-	creates  bool // works on a stack that need not exist yet
-	terminal bool // takes what is typed on a terminal itself
+	creates  bool // works on a stack that need not exist
+	terminal bool // reads keys from a terminal itself
 	verbatim bool // options end at the first argument: what follows is a command
-	quiet    bool // not audited: it changes nothing
-	exact    bool // what it prints is data, and is passed on to the byte where no person looks at it
-	parts    bool // it may go on while another process takes over: see Request.Parted
+	quiet    bool // not audited: changes nothing
+	exact    bool // prints data, passed on byte for byte unless a person looks at it
+	parts    bool // may continue while another process takes over: see Request.Parted
 	json     bool
-	min, max int // arguments, the stack not counted
+	min, max int // number of arguments, not counting the stack
 	flags    func(*pflag.FlagSet)
 	run      func(context.Context, *call) error
 }
@@ -41,7 +42,7 @@ func (d *definition) name() string {
 	return d.topic + ":" + d.verb
 }
 
-// usage is the whole command line, with its options.
+// usage returns the whole command line, with its options.
 func (d *definition) usage() string {
 	u := d.name()
 	if d.stack {
@@ -82,17 +83,17 @@ func (d *definition) usage() string {
 	return u
 }
 
-// line is the command line without its options, for lists.
+// line returns the command line without its options, for lists.
 func (d *definition) line() string {
 	return strings.TrimSuffix(d.name()+" "+d.args, " ")
 }
 
-// required marks an option that must be given, in its annotations.
+// required is the annotation of an option that must be given.
 const required = "mesh_required"
 
 const maxArgs = 10_000
 
-// topics are the first words, with what else they may be called.
+// topics holds the topics and their synonyms.
 var topics = map[string][]string{
 	"stacks":      {"stack", "app", "apps"},
 	"deployments": {"deployment", "builds"},
@@ -105,13 +106,13 @@ var topics = map[string][]string{
 	"svc":         {"service", "services"},
 }
 
-// table is all commands. It is a function because help is one of them and reads
+// table returns all commands. It is a function because help is one of them and reads
 // it.
 func table() []*definition {
 	return slices.Concat(stackCommands, configCommands, psCommands, runCommands, serviceCommands, publishCommands, deployCommands, releaseCommands, logCommands, domainCommands, certCommands, freezeCommands, buildCommands, gcCommands, keyCommands, registryCommands, auditCommands, backupCommands, doctorCommands, upgradeCommands, completionCommands, serverCommands())
 }
 
-// Topic resolves a first word to the topic's own name.
+// topic resolves a first word to the topic's own name.
 func topic(word string) string {
 	for name, also := range topics {
 		if slices.Contains(also, word) {
@@ -121,8 +122,7 @@ func topic(word string) string {
 	return word
 }
 
-// find looks up "topic:verb", "topic verb" or "topic" and returns the words that
-// are left.
+// find looks up "topic:verb", "topic verb" or "topic" and returns the remaining words.
 func find(words []string) (*definition, []string, error) {
 	first, verb, joined := strings.Cut(words[0], ":")
 	name := topic(first)
@@ -184,6 +184,9 @@ func unknown(typed, canonical string) error {
 func (c *call) help(w io.Writer, about string, one *definition) error {
 	if one != nil {
 		_, _ = fmt.Fprintf(w, "usage: ssh mesh %s\n\n%s.\n", one.usage(), one.short)
+		if one.list != "" {
+			_, _ = fmt.Fprintf(w, "\n%s", one.list)
+		}
 		if one.long != "" {
 			_, _ = fmt.Fprintf(w, "\n%s\n", one.long)
 		}
@@ -253,6 +256,9 @@ A role of *read* sees a stack, *deploy* changes it, *admin* changes the server.
 			p(" Has `--json`.")
 		}
 		p("\n\n")
+		if d.list != "" {
+			p("```\n%s```\n\n", d.list)
+		}
 		if d.long != "" {
 			p("%s\n\n", d.long)
 		}

@@ -17,7 +17,7 @@ var upgradeCommands = []*definition{
 
 func runUpgrade(ctx context.Context, c *call) error {
 	_, _ = fmt.Fprintln(c.Stderr, "waiting for running deployments and the new process")
-	// Afterwards the audit log is another process's.
+	// From now on, the audit log belongs to another process.
 	c.Auditor.Audit(ctx, c.Key.Name, "", "upgrade", nil)
 	next, err := c.Server.Upgrade(ctx)
 	if err != nil {

@@ -22,8 +22,8 @@ func rows() []command.Row {
 	})
 }
 
-// What one person types must not move another one's cursor, nor make up a line: every
-// text argument and option of every command is tried with both.
+// Input from one person must not move another's cursor or add a line: the test tries
+// every text argument and option of every command with both.
 func TestFreeText_IsHarmlessEverywhere(t *testing.T) {
 	t.Parallel()
 	const bad = "x\x1b[2J\u009b2J\u202e\n2099-01-01T00:00:00Z  made  up  line"
@@ -71,7 +71,7 @@ func TestFreeText_IsHarmlessEverywhere(t *testing.T) {
 	}
 }
 
-// What others have chosen is harmless in every list.
+// Text chosen by others is harmless in every list.
 func TestFreeText_InRecords(t *testing.T) {
 	t.Parallel()
 	const bad = "x\x1b[2J\n2099-01-01T00:00:00Z  made  up"

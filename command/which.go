@@ -26,8 +26,8 @@ func StackOption(words []string) (name string, n int) {
 	return "", 0
 }
 
-// leading takes the stack off the front of a command line, where the client puts
-// the one that the checkout names. The last one wins: it is what was typed.
+// leading takes the stack off the front of a command line, where the client puts the
+// stack of the checkout. The last one wins, because a person typed it.
 func (c *call) leading(words []string) ([]string, error) {
 	for {
 		name, n := StackOption(words)
@@ -41,8 +41,8 @@ func (c *call) leading(words []string) ([]string, error) {
 	}
 }
 
-// findStack finds the stack that is meant: by option, by SSH user, by the first
-// argument, or because there is only one.
+// findStack finds the stack: by option, by SSH user, by the first argument, or because
+// there is only one.
 func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []string, error) {
 	app, _ := c.flags.GetString("app")
 	if s, _ := c.flags.GetString("stack"); s != "" {
@@ -73,7 +73,7 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 		}
 		if st.Name = mesh.StackName(app); !ok && c.unreadable(st.Name) != "" {
 			if c.def.topic == "stacks" && c.def.verb == "destroy" {
-				return st, args, nil // it takes no more than the name
+				return st, args, nil // it takes only the name
 			}
 			_, err := c.Stacks.Stack(ctx, st.Name)
 			return st, nil, err
@@ -108,8 +108,8 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 	return mesh.Stack{}, nil, c.usage("which stack? choose one with -a: %s", mesh.Clip(strings.Join(names, ", "), 400))
 }
 
-// unreadable tells which damaged record keeps a stack from being read, to those who may
-// read the stack.
+// unreadable describes the damaged record that keeps a stack from being read, to those
+// who may read the stack.
 func (c *call) unreadable(name mesh.StackName) string {
 	for _, d := range c.Stacks.Damaged() {
 		if d.Whole && d.Stack == name && name != "" && c.Key.May(mesh.AccessRead, name) {
@@ -133,7 +133,7 @@ func noStack(name string, all []mesh.Stack) error {
 	return e
 }
 
-// distance is the Levenshtein distance of two words.
+// distance returns the Levenshtein distance of two words.
 func distance(a, b string) int {
 	if len(a) > 64 || len(b) > 64 {
 		return 64

@@ -8,8 +8,8 @@ import (
 	"mesh"
 )
 
-// AdmitPush tells whether a key may push to a stack, which need not exist, and
-// whether a push could succeed at all, before anything is received.
+// AdmitPush reports whether a key may push to a stack, which need not exist, and
+// whether the push could succeed, before anything is received.
 func (d *Deployer) AdmitPush(ctx context.Context, key mesh.Key, stack mesh.StackName) error {
 	st, err := d.Store.Stack(ctx, stack)
 	exists := err == nil
@@ -41,7 +41,7 @@ func (d *Deployer) AdmitPush(ctx context.Context, key mesh.Key, stack mesh.Stack
 	return d.Runner.Ping(ctx)
 }
 
-// AdmitRef tells whether a ref may move: the deploy branch and tags may.
+// AdmitRef reports whether a ref may move. Only the deploy branch and tags may.
 func (d *Deployer) AdmitRef(ctx context.Context, key mesh.Key, stack mesh.StackName, ref mesh.RefUpdate) error {
 	if !key.May(mesh.AccessDeploy, stack) {
 		return mesh.Errorf(mesh.Denied, "the key %q may not push to %s", key.Name, stack)
@@ -69,6 +69,6 @@ func (d *Deployer) AdmitRef(ctx context.Context, key mesh.Key, stack mesh.StackN
 	return nil
 }
 
-// minFree is how much room there must be before a push is taken: a full disk in
-// the middle of one helps nobody.
+// minFree is the free space needed to accept a push: a disk that fills up in the middle
+// of one helps nobody.
 const minFree = 256 << 20

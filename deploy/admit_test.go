@@ -77,11 +77,11 @@ func TestAdmitRef(t *testing.T) {
 	})
 }
 
-// admin is a key of the server's admin.
+// admin is a key with the role admin.
 var admin = mesh.Key{Name: "admin", Role: mesh.RoleAdmin}
 
-// What is at or below the base domain is the server's to give, but for what is below a
-// stack's own name; and nobody takes a host out of another stack's wildcard.
+// Hosts at or below the base domain belong to the server, except those below a stack's
+// own name; and nobody takes a host out of another stack's wildcard.
 func TestDomains_BelowTheBaseDomain(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()
@@ -128,7 +128,7 @@ func TestDomains_BelowTheBaseDomain(t *testing.T) {
 	})
 }
 
-// A wildcard above the base domain would cover it.
+// A wildcard above the base domain would cover the base domain.
 func TestDomains_AboveTheBaseDomain(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		w.Options.Domain = "apps.example.com"

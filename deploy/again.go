@@ -10,17 +10,17 @@ import (
 	"mesh"
 )
 
-// self is who deployments are by that nobody asked for.
+// self is the author of deployments that nobody asked for.
 const self mesh.KeyName = "mesh"
 
-// The image of a release may be gone: pruned, or never there after a restore on another
-// machine. What is made again from the same source is another image: base images and
-// packages have moved on. So it becomes a new release, made by mesh, with the config,
-// the formation and the commands of the one that it stands in for; a release stays what
-// it was. The release command does not run again: it did for that release. A lock does
-// not stop it: nothing new is released.
+// The image of a release may be missing: pruned, or never present after a restore on
+// another machine. Building the same source again gives a different image, because base
+// images and packages have changed since. It therefore becomes a new release, by mesh,
+// with the config, the formation and the commands of the release that it replaces; the
+// old release never changes. The release command does not run again: it ran for the old
+// release. A lock does not prevent this, because nothing new is released.
 
-// againText describes the release that stands in for r.
+// againText describes the release that replaces r.
 func againText(r mesh.Release) string {
 	if r.Commit != "" {
 		return fmt.Sprintf("Build %s again: the image of %s was missing", r.Commit.Short(), r.Number)
@@ -28,8 +28,8 @@ func againText(r mesh.Release) string {
 	return fmt.Sprintf("Get the image of %s again: it was missing", r.Number)
 }
 
-// imagePresent refuses what needs the image of a release that is gone, and says what
-// brings it back.
+// imagePresent returns an error if the image of a release is missing. The error says
+// how to bring it back.
 func (d *Deployer) imagePresent(ctx context.Context, r mesh.Release) error {
 	ok, err := d.Builder.Present(ctx, r.Image.ID)
 	if err != nil || ok {
@@ -43,7 +43,7 @@ func (d *Deployer) goneError(ctx context.Context, r mesh.Release) *mesh.Error {
 		WithHint("%s", d.remedy(ctx, r))
 }
 
-// remedy is what to type to bring the image of a release back.
+// remedy returns the command that brings the image of a release back.
 func (d *Deployer) remedy(ctx context.Context, r mesh.Release) string {
 	if _, ok := d.origin(ctx, r); ok || r.Image.Digest != "" {
 		if st, err := d.Store.Stack(ctx, r.Stack); err == nil && st.Current != r.Number {
@@ -54,7 +54,8 @@ func (d *Deployer) remedy(ctx context.Context, r mesh.Release) string {
 	return anew(r)
 }
 
-// anew is what to type to deploy something again the way it came.
+// anew returns the command that deploys something again, in the way it was deployed
+// before.
 func anew(r mesh.Release) string {
 	what := strings.TrimPrefix(r.Source, "Image ")
 	switch from, _, _ := strings.Cut(r.Source, " "); {
@@ -69,9 +70,9 @@ func anew(r mesh.Release) string {
 	return fmt.Sprintf("upload it again, from its folder: tar c . | ssh mesh deploy -a %s", r.Stack)
 }
 
-// origin is the stack in whose repository the commit of a release is: its own, or the
-// one that it was promoted from. A commit names its tree, so any repository that has
-// deployed it gives the same one.
+// origin returns the stack whose repository has the commit of a release: the release's
+// own stack, or the one it was promoted from. A commit identifies its tree, so any
+// repository that has deployed it gives the same tree.
 func (d *Deployer) origin(ctx context.Context, r mesh.Release) (mesh.StackName, bool) {
 	if r.Commit == "" {
 		return "", false
@@ -95,7 +96,7 @@ func (d *Deployer) origin(ctx context.Context, r mesh.Release) (mesh.StackName, 
 	return "", false
 }
 
-// ensureImage makes the image of a release in the making again when it is gone.
+// ensureImage builds the image of an unfinished release again if it is missing.
 func (d *Deployer) ensureImage(ctx context.Context, a *attempt, st mesh.Stack, r *mesh.Release) error {
 	ok, err := d.Builder.Present(ctx, r.Image.ID)
 	if err != nil || ok {
@@ -109,8 +110,8 @@ func (d *Deployer) ensureImage(ctx context.Context, a *attempt, st mesh.Stack, r
 	return nil
 }
 
-// again makes the image of a release from the same source: the commit, or the digest of
-// a prebuilt image.
+// again makes the image of a release again from the same source: the commit, or the
+// digest of a prebuilt image.
 func (d *Deployer) again(ctx context.Context, a *attempt, st mesh.Stack, r mesh.Release) (mesh.Image, error) {
 	st.Declared, st.Config = r.Declared.Settings, r.Config
 	origin, ok := d.origin(ctx, r)
@@ -136,7 +137,7 @@ var (
 	errImageBack = mesh.Errorf(mesh.Conflict, "the image is back")
 )
 
-// restore makes a release that stands in for the current one, whose image is gone.
+// restore makes a release that replaces the current one, whose image is missing.
 func (d *Deployer) restore(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error {
 	st, err := d.Store.Stack(ctx, stack)
 	if err != nil {
@@ -152,7 +153,7 @@ func (d *Deployer) restore(ctx context.Context, stack mesh.StackName, by mesh.Ke
 		return errImageBack
 	}
 	if _, ok := d.origin(ctx, lost); !ok && lost.Image.Digest == "" {
-		return d.goneError(ctx, lost) // no deployment that could only fail
+		return d.goneError(ctx, lost) // no deployment that can only fail
 	}
 	text := againText(lost)
 	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployRebuild, By: by, Subject: text}
@@ -161,7 +162,7 @@ func (d *Deployer) restore(ctx context.Context, stack mesh.StackName, by mesh.Ke
 		if err != nil {
 			return nil, err
 		}
-		// What was recorded and not released yet stays so.
+		// Changes that were recorded but not released stay unreleased.
 		r.Config, r.Formation, r.Services = cur.Config, cur.Formation, cur.Services
 		return nil, nil
 	})

@@ -13,8 +13,8 @@ import (
 	"mesh/deploy/deploytest"
 )
 
-// A pruned engine, or a restore on an empty one: mesh builds by itself what is needed,
-// as a release of its own, with the same config, and one image at a time.
+// After a prune, or a restore on an empty engine, mesh builds the needed images by
+// itself, each as a new release with the same config, one image at a time.
 func TestAgain_BuildsWhatIsGoneByItself(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, stop := w.Start()
@@ -94,8 +94,8 @@ func TestAgain_BuildsWhatIsGoneByItself(t *testing.T) {
 	})
 }
 
-// A build that fails is told, tried again ever later, and lets a push of the same
-// commit through meanwhile.
+// A failed build is reported and tried again at growing intervals; meanwhile a push of
+// the same commit is possible.
 func TestAgain_FailureIsToldAndTriedAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()
@@ -130,7 +130,8 @@ func TestAgain_FailureIsToldAndTriedAgain(t *testing.T) {
 	})
 }
 
-// What mesh has no source of says which command brings it back, and is not tried.
+// If mesh has no source for an image, it says which command brings it back, and does
+// not try.
 func TestAgain_NoSource(t *testing.T) {
 	for name, c := range map[string]struct {
 		up   mesh.Upload
@@ -168,8 +169,8 @@ func TestAgain_NoSource(t *testing.T) {
 	}
 }
 
-// A prebuilt image is got again by its digest; a promoted one is built from the
-// repository that its commit is in.
+// A prebuilt image is pulled again by its digest; a promoted one is built from the
+// repository that has its commit.
 func TestAgain_DigestAndPromoted(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()
@@ -207,7 +208,8 @@ func TestAgain_DigestAndPromoted(t *testing.T) {
 	})
 }
 
-// What is stopped is not built until it is started; a rollback builds, too.
+// The image of a stopped stack is not built until the stack starts; a rollback also
+// builds.
 func TestAgain_StartAndRollbackBuild(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()

@@ -12,21 +12,21 @@ import (
 	"mesh"
 )
 
-// attempt is one deployment on its way: what it prints, where that is recorded,
-// and how it ends.
+// attempt is one deployment in progress: what it prints, where that is recorded, and
+// how it ends.
 type attempt struct {
 	d       *Deployer
 	dep     mesh.Deployment
 	started time.Time
 	out     *transcript
-	past    bool               // the release is recorded: it will be finished whatever happens
-	phase   string             // what is being done, for the heartbeat; guarded by out.mu
-	next    mesh.ReleaseNumber // of the release in the making
+	past    bool               // the release is recorded: the deployment will be finished in any case
+	phase   string             // the current phase, for the heartbeat; guarded by out.mu
+	next    mesh.ReleaseNumber // of the release being made
 }
 
-// attempt records a deployment, waits for its turn, and runs do. What do returns
-// is the verdict; it is recorded, printed to out, and returned. When ctx ends
-// before do has committed, do must undo what it did and return.
+// attempt records a deployment, waits for its turn, and runs do. The error of do is the
+// verdict, which is recorded, printed to out, and returned. If ctx ends before do has
+// committed, do must undo its work and return.
 func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writer, do func(context.Context, *attempt) error) (err error) {
 	if dep.Kind != mesh.DeployRename {
 		if err := d.names.free(dep.Stack); err != nil {
@@ -98,10 +98,10 @@ func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writ
 	return nil
 }
 
-// noteDeploy is what events of deployments are about.
+// noteDeploy is the source name of deployment events.
 const noteDeploy = "deploy"
 
-// what is deployed, in a few words.
+// what describes in a few words what is deployed.
 func (a *attempt) what() string {
 	if a.dep.Commit != "" {
 		return fmt.Sprintf("%s %q", a.dep.Commit.Short(), a.dep.Subject)
@@ -109,7 +109,7 @@ func (a *attempt) what() string {
 	return a.dep.Subject
 }
 
-// headline opens the output: what is deployed, by whom, under which number.
+// headline prints the first line: what is deployed, by whom, and under which number.
 func (a *attempt) headline() {
 	left := fmt.Sprintf("-----> %s: ", a.dep.Stack)
 	if a.dep.Commit != "" {
@@ -120,20 +120,20 @@ func (a *attempt) headline() {
 	a.out.say(right(left, "deployment "+a.dep.Number.String()))
 }
 
-// right puts a remark at the end of a line, in a column where there is room.
+// right appends a remark to a line, aligned to a column if there is room.
 func right(left, remark string) string {
 	const column = 72
 	return left + strings.Repeat(" ", max(2, column-len([]rune(left)))) + remark
 }
 
-// setPhase remembers what is being done.
+// setPhase records the current phase.
 func (a *attempt) setPhase(phase string) {
 	a.out.mu.Lock()
 	defer a.out.mu.Unlock()
 	a.phase = phase
 }
 
-// step prints a step and remembers it as what is being done.
+// step prints a step and records it as the current phase.
 func (a *attempt) step(phase, format string, args ...any) {
 	a.setPhase(phase)
 	a.out.say("-----> " + fmt.Sprintf(format, args...))
@@ -149,14 +149,14 @@ func (a *attempt) timed(since time.Time, format string, args ...any) {
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1fs", d.Seconds()) }
 
-// done prints the last line of a deployment that is live.
+// done prints the last line of a successful deployment.
 func (a *attempt) done(st mesh.Stack) {
 	took := seconds(a.d.Now().Sub(a.started))
 	a.out.say(fmt.Sprintf("=====> %s  %s  %s", a.d.url(st.Name), st.Current, took))
 }
 
-// fail records and prints the end of a deployment that is not live: what went
-// wrong, the evidence, what still serves, what to do.
+// fail records and prints the end of a failed deployment: the fault, the evidence, what
+// still serves, and what to do next.
 func (a *attempt) fail(ctx context.Context, err error) error {
 	cause := context.Cause(ctx)
 	after := context.WithoutCancel(ctx)
@@ -169,7 +169,7 @@ func (a *attempt) fail(ctx context.Context, err error) error {
 		a.d.Logger.Error("deployment failed", "stack", a.dep.Stack, "deployment", int(a.dep.Number), "err", a.out.clean(err.Error()))
 		e = mesh.Errorf(mesh.Failed, "internal error: %w", err).WithHint("search the server's log for the details, and try again")
 	}
-	// What goes on from here reaches git's report, the audit log and the server's.
+	// From here on, the error reaches git's report, the audit log and the server's log.
 	f := *e
 	f.Text, f.Hint, f.Err = a.out.clean(e.Text), a.out.clean(e.Hint), nil
 	e, err = &f, &f
@@ -198,7 +198,7 @@ func (a *attempt) fail(ctx context.Context, err error) error {
 	return &mesh.Reported{Err: err}
 }
 
-// stillServing says what a failed deployment has left as it was.
+// stillServing describes what a failed deployment has left running.
 func (d *Deployer) stillServing(ctx context.Context, name mesh.StackName) string {
 	st, err := d.Store.Stack(ctx, name)
 	switch {

@@ -44,7 +44,7 @@ func TestTranscript_MasksValues(t *testing.T) {
 	} {
 		tr.line(s)
 	}
-	// A value that comes in pieces is one line all the same.
+	// A value that is written in pieces is still one line.
 	for _, s := range []string{"in pie", "ces: hunter2", "hunter2 end\nnext hun", "ter2hunter2"} {
 		_, _ = io.WriteString(tr, s)
 	}
@@ -120,7 +120,7 @@ func TestTranscript_Heartbeat(t *testing.T) {
 		if s := after(2 * time.Second); s != "       … still working: building (30 s in all)\n" {
 			t.Errorf("after 31 s: %q", s)
 		}
-		tr.line("something") // the next one counts from here
+		tr.line("something") // the next heartbeat counts from here
 		if s := after(29 * time.Second); s != "something\n" {
 			t.Errorf("29 s after a line: %q", s)
 		}

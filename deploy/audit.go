@@ -8,8 +8,8 @@ import (
 	"mesh"
 )
 
-// Audit records who did what and how it went. Recording fails to the log only:
-// what was done is done.
+// Audit records who did what, and the outcome. If recording fails, Audit only logs
+// that: the action cannot be taken back.
 func (d *Deployer) Audit(ctx context.Context, by mesh.KeyName, stack mesh.StackName, action string, err error) {
 	result := "ok"
 	var e *mesh.Error

@@ -7,14 +7,14 @@ import (
 	"mesh"
 )
 
-// RepoState says what the deploy branch of a stack has to point to: the commit of
-// the current release. When the current release has no commit in the stack's own
-// repository (it was promoted, uploaded, or is a prebuilt image), or its image is
-// lost, the branch must be absent. git then always sends a push, also of the commit
-// that was deployed last: git calls a branch that stands at that commit already
-// "Everything up-to-date", and mesh would never hear of the push. A commit of mesh's
-// own on the branch would not do: a plain push would not be a fast-forward, and git
-// refuses that before it asks the server.
+// RepoState returns where the deploy branch of a stack must point: to the commit of the
+// current release. If the current release has no commit in the stack's own repository
+// (it was promoted, uploaded, or is a prebuilt image), or its image is missing, the
+// branch must be absent. git then always sends a push, even of the commit deployed
+// last. If the branch pointed to that commit, git would report "Everything up-to-date",
+// and mesh would never see the push. A commit made by mesh on the branch would not
+// help: a plain push would not be a fast-forward, and git refuses that before it asks
+// the server.
 func (d *Deployer) RepoState(ctx context.Context, stack mesh.StackName) (mesh.RepoState, error) {
 	st, err := d.Store.Stack(ctx, stack)
 	if err != nil {
@@ -34,8 +34,8 @@ func (d *Deployer) RepoState(ctx context.Context, stack mesh.StackName) (mesh.Re
 	return state, nil
 }
 
-// resetBranch puts a stack's deploy branch where RepoState says. It is called after
-// whatever may have changed that; what fails is put right when the next push ends, or
+// resetBranch moves a stack's deploy branch to where RepoState says. Call it after any
+// change that may affect RepoState. A failure is corrected when the next push ends, or
 // at the next start.
 func (d *Deployer) resetBranch(ctx context.Context, stack mesh.StackName) {
 	err := d.Repos.ResetBranch(ctx, stack)

@@ -8,9 +8,9 @@ import (
 	"mesh"
 )
 
-// wantedImages are the images that a rollback of some stack may need: those of its
-// current release and of the five before it. A stack with a deployment that waits or
-// runs is busy: it may have an image that no release has yet.
+// wantedImages returns the images that a rollback of any stack may need: those of its
+// current release and of the five before it. A stack with a waiting or running
+// deployment is busy: it may have an image that belongs to no release yet.
 func (d *Deployer) wantedImages(ctx context.Context) (images map[string]bool, busy map[mesh.StackName]bool, err error) {
 	stacks, err := d.Store.Stacks(ctx)
 	if err != nil {
@@ -18,7 +18,7 @@ func (d *Deployer) wantedImages(ctx context.Context) (images map[string]bool, bu
 	}
 	images, busy = map[string]bool{}, map[mesh.StackName]bool{}
 	for _, x := range d.Store.Damaged() {
-		busy[x.Stack] = x.Stack != "" // what it needs is not known
+		busy[x.Stack] = x.Stack != "" // the images it needs are not known
 	}
 	for _, st := range stacks {
 		if busy[st.Name] {
@@ -32,8 +32,8 @@ func (d *Deployer) wantedImages(ctx context.Context) (images map[string]bool, bu
 	return images, busy, nil
 }
 
-// doubtful tells whether a stack without a record may be one all the same, because there
-// are records that cannot be read.
+// doubtful reports whether a stack without a record may exist all the same, because
+// some records cannot be read.
 func (d *Deployer) doubtful(ctx context.Context, stack mesh.StackName) bool {
 	if _, whole := d.damaged(); len(whole) == 0 {
 		return false
@@ -42,14 +42,14 @@ func (d *Deployer) doubtful(ctx context.Context, stack mesh.StackName) bool {
 	return err != nil
 }
 
-// stray tells whether the engine has something of a stack that was never recorded here,
-// which only a person may remove.
+// stray reports whether the engine has something of a stack that was never recorded
+// here. Only a person may remove that.
 func (d *Deployer) stray(stack mesh.StackName) bool {
 	unknown := d.unknown.Load()
 	return unknown != nil && slices.Contains(*unknown, stack)
 }
 
-// keptImages adds the images of a stack that a rollback may need, by ID.
+// keptImages adds to images the images of a stack that a rollback may need, by ID.
 func (d *Deployer) keptImages(ctx context.Context, stack mesh.StackName, images map[string]bool) error {
 	kept, err := d.Store.Releases(ctx, stack, keepReleases+1)
 	for _, r := range kept {
@@ -58,9 +58,9 @@ func (d *Deployer) keptImages(ctx context.Context, stack mesh.StackName, images 
 	return err
 }
 
-// Collect removes the images that no rollback needs, of all stacks and of those that
-// are no more, and what the build cache has above its limit. With dry it only tells
-// what that would be. Nothing that is not this server's is touched.
+// Collect removes the images that no rollback needs, of existing and of removed stacks,
+// and shrinks the build cache to its limit. With dry it only reports what it would
+// remove. It touches nothing that belongs to another server.
 func (d *Deployer) Collect(ctx context.Context, dry bool) (gone []mesh.Garbage, cache int64, err error) {
 	images, busy, err := d.wantedImages(ctx)
 	if err != nil {
@@ -78,8 +78,8 @@ func (d *Deployer) Collect(ctx context.Context, dry bool) (gone []mesh.Garbage, 
 	return gone, cache, err
 }
 
-// room makes sure that a build does not run into a full disk: it makes room when
-// there is little, and refuses when that does not help.
+// room keeps a build from filling the disk. If little space is free, it frees some; if
+// that is not enough, it returns an error.
 func (d *Deployer) room(ctx context.Context, a *attempt) error {
 	free, need, known, err := d.Builder.Room(ctx)
 	if err != nil || !known || free >= need {
@@ -111,21 +111,21 @@ func (d *Deployer) ClearCache(ctx context.Context) (freed int64, err error) {
 	return d.Builder.PruneCache(ctx, true)
 }
 
-// Cache tells how large the engine's build cache is, and how large it may become.
+// Cache returns the size of the engine's build cache, and its limit.
 func (d *Deployer) Cache(ctx context.Context) (size, limit int64, err error) {
 	return d.Builder.Cache(ctx)
 }
 
-// collect lets go of the images of a stack that no rollback will need, and of what
-// the build cache has above its limit, in the background.
+// collect removes, in the background, the images of a stack that no rollback needs, and
+// shrinks the build cache to its limit.
 func (d *Deployer) collect(stack mesh.StackName, last mesh.DeploymentNumber) {
 	d.background(func(ctx context.Context) {
 		keep := map[string]bool{}
 		if err := d.keptImages(ctx, stack, keep); err != nil {
 			return
 		}
-		// A build that is under way has an image that no release has yet. This
-		// deployment may not have left the lane, and has one.
+		// A running build may have an image that belongs to no release yet. This
+		// deployment may still be in the lane; its image has a release.
 		if slices.ContainsFunc(d.lanes.tickets(stack), func(t *ticket) bool { return t.deployment.Number != last }) {
 			return
 		}

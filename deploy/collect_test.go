@@ -11,8 +11,8 @@ import (
 	"mesh/deploy/deploytest"
 )
 
-// The images of the current release and of the five before it stay: every rollback
-// that is offered works without a build.
+// The images of the current release and of the five before it stay: every offered
+// rollback works without a build.
 func TestCollect_KeepsWhatRollbacksNeed(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()
@@ -26,7 +26,7 @@ func TestCollect_KeepsWhatRollbacksNeed(t *testing.T) {
 		if err != nil || len(gone) > 0 {
 			t.Errorf("gone %v, %v", gone, err)
 		}
-		if err := d.Rollback(t.Context(), "blog", "laptop", 3, io.Discard); err != nil { // the oldest that is offered
+		if err := d.Rollback(t.Context(), "blog", "laptop", 3, io.Discard); err != nil { // the oldest one offered
 			t.Error(err)
 		}
 	})

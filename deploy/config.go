@@ -9,11 +9,11 @@ import (
 	"mesh"
 )
 
-// maxConfig bounds a stack's config vars, names and values together: the kernel
-// gives a process 2 MB for arguments and environment on most machines.
+// maxConfig limits the total size of a stack's config vars, names and values. On most
+// machines the kernel gives a process 2 MB for arguments and environment.
 const maxConfig = 1 << 20
 
-// applied returns the config with a change, and the names that have changed, in order.
+// applied returns the changed config, and the names that have changed, in order.
 func applied(c mesh.ConfigChange, stack mesh.StackName, old mesh.Config) (mesh.Config, []string, error) {
 	cfg, changed := old.Clone(), []string{}
 	for name, v := range c.Set {
@@ -41,10 +41,10 @@ func applied(c mesh.ConfigChange, stack mesh.StackName, old mesh.Config) (mesh.C
 	return cfg, changed, nil
 }
 
-// SetConfig changes config vars as one batch: set first, then unset. If the
-// stack runs, they become a new release, rolled out like a push, and nothing
-// changes if that fails. With RecordOnly they wait for the next release. It
-// returns the names that have changed.
+// SetConfig changes config vars as one batch: set first, then unset. If the stack runs,
+// they become a new release, rolled out like a push, and nothing changes if that fails.
+// With RecordOnly they take effect with the next release. SetConfig returns the names
+// that have changed.
 func (d *Deployer) SetConfig(ctx context.Context, stack mesh.StackName, by mesh.KeyName, c mesh.ConfigChange, out io.Writer) ([]string, error) {
 	for name, v := range c.Set {
 		if err := mesh.CheckVar(name, v); err != nil {
@@ -56,7 +56,7 @@ func (d *Deployer) SetConfig(ctx context.Context, stack mesh.StackName, by mesh.
 		return nil, err
 	}
 	_, changed, err := applied(c, stack, st.Config)
-	// What is under way may change it before this has its turn.
+	// A deployment in progress may change the config before this one has its turn.
 	if err != nil || len(changed) == 0 && len(d.lanes.tickets(stack)) == 0 {
 		return changed, err
 	}
@@ -77,8 +77,8 @@ func (d *Deployer) SetConfig(ctx context.Context, stack mesh.StackName, by mesh.
 	subject := verb + mesh.Clip(strings.Join(changed, ", "), 120)
 	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployConfig, By: by, Subject: subject}
 	err = d.rerelease(ctx, dep, out, subject, func(_ context.Context, a *attempt, st mesh.Stack, r *mesh.Release) (func(*mesh.Stack), error) {
-		// The stack's vars, not the release's: what was recorded with --no-restart
-		// comes into force now.
+		// Start from the stack's vars, not the release's: vars recorded with
+		// --no-restart take effect now.
 		cfg, ch, err := applied(c, stack, st.Config)
 		if err != nil {
 			return nil, err
@@ -87,7 +87,8 @@ func (d *Deployer) SetConfig(ctx context.Context, stack mesh.StackName, by mesh.
 		r.Config = cfg
 		a.out.mask(st.Config, cfg)
 		return func(s *mesh.Stack) {
-			// Once more: something may have been recorded with --no-restart meanwhile.
+			// Apply the change again: something may have been recorded with
+			// --no-restart meanwhile.
 			if again, _, err := applied(c, stack, s.Config); err == nil {
 				s.Config = again
 			} else {

@@ -4,8 +4,9 @@ import (
 	"mesh"
 )
 
-// damaged names the stacks that cannot be changed because a record of theirs is damaged.
-// Of those that are whole no more can be read, or what they run cannot.
+// damaged returns the stacks that cannot be changed because one of their records is
+// damaged. For those in whole, the stack record itself or its current release cannot be
+// read.
 func (d *Deployer) damaged() (some, whole map[mesh.StackName]bool) {
 	some, whole = map[mesh.StackName]bool{}, map[mesh.StackName]bool{}
 	for _, x := range d.Store.Damaged() {
@@ -18,9 +19,9 @@ func (d *Deployer) damaged() (some, whole map[mesh.StackName]bool) {
 	return some, whole
 }
 
-// hold lets a stack whose record cannot be read go on as it was: nothing of it is started
-// or stopped, and its hosts lead to its web instances. Its own settings are not known: it
-// has the defaults.
+// hold keeps a stack running whose record cannot be read: none of its instances are
+// started or stopped, and its hosts lead to its web instances. Its settings are
+// unknown, so it gets the defaults.
 func (d *Deployer) hold(name mesh.StackName, running []mesh.Instance) {
 	hosts, err := d.Store.DomainsOf(name)
 	if err != nil {

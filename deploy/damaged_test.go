@@ -17,8 +17,8 @@ import (
 	"mesh/store"
 )
 
-// damage changes the first value of a stack whose text has old in it, below the bucket
-// that is named, or the stack's own record when that is empty.
+// damage changes the first value of a stack that contains old, in the named bucket, or
+// the stack's own record if no bucket is named.
 func damage(t *testing.T, w *deploytest.World, bucket, old, now string) {
 	t.Helper()
 	dir := w.Store.Dir()
@@ -52,7 +52,7 @@ func damage(t *testing.T, w *deploytest.World, bucket, old, now string) {
 	}
 }
 
-// One bit of one record keeps one stack from being changed, and nothing from serving.
+// One bad bit in a record keeps one stack from being changed, and nothing from serving.
 func TestReconcile_DamagedRecordIsHeld(t *testing.T) {
 	for name, c := range map[string]struct{ bucket, old, now string }{
 		"a name in the stack":      {"", `"settings"`, `"rettings"`},
@@ -101,7 +101,7 @@ func TestReconcile_DamagedRecordIsHeld(t *testing.T) {
 				if w.Builder.Tagged("mesh/blog:v1") == "" {
 					t.Error("gc removed its image")
 				}
-				// The one thing that needs no record.
+				// The one action that needs no record.
 				if err := d.DestroyStack(t.Context(), "blog", "x"); err != nil {
 					t.Errorf("destroy: %v", err)
 				}

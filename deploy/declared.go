@@ -12,8 +12,8 @@ import (
 	"mesh/deploy/manifest"
 )
 
-// declared brings what a tree says of itself into a deployment: settings, config
-// vars and formation that nobody has set otherwise.
+// declared applies what a tree declares to a deployment: settings, config vars and
+// formation that nobody has set.
 func (d *Deployer) declared(a *attempt, st mesh.Stack, src *source) (mesh.Stack, error) {
 	if src.tree == nil {
 		st.Declared = src.declared.Settings
@@ -39,7 +39,7 @@ func (d *Deployer) declared(a *attempt, st mesh.Stack, src *source) (mesh.Stack,
 	return st, nil
 }
 
-// wanted is the config with the vars that app.json gives where there are none.
+// wanted returns the config with the defaults of app.json for vars that are not set.
 func wanted(vars map[string]manifest.Var, st mesh.Stack) (mesh.Config, error) {
 	config := maps.Clone(st.Config)
 	if config == nil {
@@ -72,7 +72,7 @@ func wanted(vars map[string]manifest.Var, st mesh.Stack) (mesh.Config, error) {
 	return config, nil
 }
 
-// keep records with the release what the tree has added.
+// keep records what the tree has added, with the release.
 func (src source) keep(s *mesh.Stack, config mesh.Config) {
 	s.Declared = src.declared.Settings
 	for name := range src.manifest.Vars {
@@ -94,7 +94,7 @@ func (src source) keep(s *mesh.Stack, config mesh.Config) {
 	}
 }
 
-// tellDeclared prints what is not as it is by default, and who said so.
+// tellDeclared prints every setting that is not the default, and where it came from.
 func (d *Deployer) tellDeclared(a *attempt, st mesh.Stack, m manifest.Manifest, before mesh.Config) {
 	var lines [][2]string
 	set := st.Effective()

@@ -1,11 +1,11 @@
-// Package deploy is the one writer of mesh: whatever changes a stack goes through
-// a Deployer, one change at a time per stack, and is live or has changed nothing.
+// Package deploy is the one writer of mesh. Every change to a stack goes through a
+// Deployer, one change per stack at a time, and either goes live or changes nothing.
 //
-// It turns pushes into builds, builds and config changes into releases, and
-// releases into running instances behind the router; it restarts what crashes,
-// and when the server starts it makes containers, routes and refs equal to the
-// store. How images are built, containers run, requests routed and records kept
-// is left to what it is given: Builder, Runner, Router, Repos and Store.
+// It turns pushes into builds, builds and config changes into releases, and releases
+// into running instances behind the router. It restarts instances that crash. When the
+// server starts, it makes containers, routes and refs match the store. It leaves
+// building images, running containers, routing requests and keeping records to its
+// Builder, Runner, Router, Repos and Store.
 //
 //	d := deploy.New(deploy.Options{…})
 //	d.Reconcile(ctx)      // before anything listens
@@ -25,8 +25,7 @@ import (
 	"mesh/deploy/fleet"
 )
 
-// Options is what a Deployer works with. All but the settings at the end must be
-// given.
+// Options holds what a Deployer works with. All fields before Domain are required.
 type Options struct {
 	Store   Store
 	Builder Builder
@@ -36,31 +35,31 @@ type Options struct {
 	Logger  *slog.Logger
 
 	Domain       string                                      // base domain: the stack blog is at blog.<Domain>
-	URL          func(mesh.Host) string                      // how people reach a host; nil: http://host
+	URL          func(mesh.Host) string                      // the URL of a host, for people; nil: http://host
 	Now          func() time.Time                            // nil: time.Now
-	Pool         netip.Prefix                                // the stacks' networks are cut from it; zero: 10.213.0.0/16
-	DiskFree     func() (uint64, error)                      // bytes free in the data directory; nil: not checked
-	HostNetworks func() []netip.Prefix                       // networks of the host that subnets must not meet; nil: none
-	OnEnded      func(mesh.Deployment)                       // told of each deployment that has ended; nil: nobody is
-	OnBuilt      func(took time.Duration, err error)         // told of each build; nil: nobody is
-	Events       Events                                      // nil: nothing is told to the stacks' logs
-	EndSessions  func(fingerprint string)                    // told of each key that has been removed, to end its sessions; nil: nobody
-	Memory       fleet.Memory                                // where instances were last seen; nil: that is not kept
-	Probe        func(context.Context, netip.AddrPort) error // tells whether something listens there; nil: by a TCP connection
-	OnStep       func(step Step, s string)                   // told of each step of a rollout, for tests that stop there; nil: nobody
+	Pool         netip.Prefix                                // the pool of the stacks' networks; zero: 10.213.0.0/16
+	DiskFree     func() (uint64, error)                      // free bytes in the data directory; nil: not checked
+	HostNetworks func() []netip.Prefix                       // networks of the host that subnets must not overlap; nil: none
+	OnEnded      func(mesh.Deployment)                       // called for each deployment that has ended; may be nil
+	OnBuilt      func(took time.Duration, err error)         // called for each build; may be nil
+	Events       Events                                      // gets mesh's own lines in the stacks' logs; nil: they are dropped
+	EndSessions  func(fingerprint string)                    // called for each removed key, to end its sessions; may be nil
+	Memory       fleet.Memory                                // where instances were last seen; nil: not kept
+	Probe        func(context.Context, netip.AddrPort) error // reports whether something listens there; nil: dials TCP
+	OnStep       func(step Step, s string)                   // called at each step of a rollout, for tests that stop there; may be nil
 }
 
-// Step is a point in a deployment at which the server may be killed in a test.
+// Step is a point in a deployment at which a test may kill the server.
 type Step string
 
 // The steps, in order.
 const (
 	StepBegun     Step = "begun"     // the deployment is recorded
-	StepBuilt     Step = "built"     // the image is there
+	StepBuilt     Step = "built"     // the image exists
 	StepStarted   Step = "started"   // the new containers run and are healthy
-	StepCommitted Step = "committed" // the release is recorded, the router not yet switched
+	StepCommitted Step = "committed" // the release is recorded, the router not switched yet
 	StepSwitched  Step = "switched"  // traffic goes to the new instances
-	StepRetiring  Step = "retiring"  // the old instances are on their way out
+	StepRetiring  Step = "retiring"  // the old instances are being retired
 )
 
 // Deployer changes stacks. Its methods may be called from several goroutines.
@@ -77,11 +76,11 @@ type Deployer struct {
 	losses losses
 	lives  lives
 
-	unknown  atomic.Pointer[[]mesh.StackName] // what the engine has of no stack, as of the last Reconcile
-	detached chan struct{}                    // holds one when a detached run has been started
+	unknown  atomic.Pointer[[]mesh.StackName] // stacks without a record that the engine has something of, as of the last Reconcile
+	detached chan struct{}                    // holds a value after a detached run was started
 }
 
-// New returns a Deployer that supervises nothing yet.
+// New returns a Deployer. It supervises nothing until Run is called.
 func New(o Options) *Deployer {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -121,10 +120,10 @@ func New(o Options) *Deployer {
 	return d
 }
 
-// Run watches the engine, restarts what crashes and adopts what an engine that
-// was away has changed, until ctx ends. It then waits for the background work,
-// which leaves containers alone: what has not been retired by then is retired at
-// the next start.
+// Run watches the engine, restarts instances that crash, and adopts the changes after
+// an outage of the engine, until ctx ends. It then waits for the background work, which
+// no longer touches containers: instances not yet retired by then are retired at the
+// next start.
 func (d *Deployer) Run(ctx context.Context) error {
 	d.background(d.expireRuns)
 	d.background(d.fleet.Run)
@@ -142,15 +141,15 @@ func (d *Deployer) Run(ctx context.Context) error {
 	return err
 }
 
-// host is the name that a stack has by itself.
+// host returns the host name of a stack below the base domain.
 func (d *Deployer) host(s mesh.StackName) mesh.Host {
 	return mesh.Host(string(s) + "." + d.Domain)
 }
 
-// url is where people find a stack.
+// url returns the URL of a stack.
 func (d *Deployer) url(s mesh.StackName) string { return d.URL(d.host(s)) }
 
-// background runs work that outlives the call that asked for it, until Run ends.
+// background runs work that outlives the call that started it, until Run ends.
 func (d *Deployer) background(fn func(context.Context)) {
 	d.work.Go(func() { fn(d.life) })
 }

@@ -9,8 +9,8 @@ import (
 	"mesh/deploy/manifest"
 )
 
-// Dockerfile is the text that a stack's last commit is built with, and whether
-// mesh has written it.
+// Dockerfile returns the Dockerfile of a stack's last commit, and whether mesh
+// generated it.
 func (d *Deployer) Dockerfile(ctx context.Context, name mesh.StackName) (text string, managed bool, err error) {
 	st, err := d.Store.Stack(ctx, name)
 	if err != nil {

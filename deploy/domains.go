@@ -8,8 +8,8 @@ import (
 	"mesh"
 )
 
-// AddDomain routes a host name to a stack, on behalf of a key. With to, another host
-// of the stack, requests for it are told to go there.
+// AddDomain routes a host name to a stack, on behalf of a key. If to, another host of
+// the stack, is given, requests are redirected there.
 func (d *Deployer) AddDomain(ctx context.Context, name mesh.StackName, host, to mesh.Host, key mesh.Key) error {
 	stacks, err := d.Store.Stacks(ctx)
 	if err != nil {
@@ -45,10 +45,11 @@ func (d *Deployer) AddDomain(ctx context.Context, name mesh.StackName, host, to 
 	})
 }
 
-// mayHave tells whether a key may give a host to a stack. What is at or below the base
-// domain is the server's: whoever has it gets the cookies of the whole domain, or what
-// is meant for a stack that does not exist yet. A stack has what is below its own name.
-// An admin of the server may give away the rest, but nothing that is reserved.
+// mayHave returns an error if a key may not give a host to a stack. Hosts at or below
+// the base domain belong to the server: whoever has one gets the cookies of the whole
+// domain, or requests meant for a stack that does not exist yet. A stack owns the hosts
+// below its own name. An admin of the server may give away the others, except reserved
+// ones.
 func (d *Deployer) mayHave(stacks []mesh.Stack, stack mesh.StackName, host mesh.Host, key mesh.Key) error {
 	below, ours := strings.CutSuffix("."+string(host), "."+d.Domain)
 	if parent, wild := strings.CutPrefix(string(host), "*."); wild && strings.HasSuffix(d.Domain, "."+parent) && !key.May(mesh.AccessAdmin, "") {
@@ -71,7 +72,8 @@ func (d *Deployer) mayHave(stacks []mesh.Stack, stack mesh.StackName, host mesh.
 	return nil
 }
 
-// mayCover tells whether a key may take a host out of the wildcard of another stack.
+// mayCover returns an error if a key may not take a host out of the wildcard of another
+// stack.
 func (d *Deployer) mayCover(stacks []mesh.Stack, stack mesh.StackName, host mesh.Host, key mesh.Key) error {
 	for _, parent, below := strings.Cut(string(host), "."); below; _, parent, below = strings.Cut(parent, ".") {
 		wildcard := mesh.Host("*." + parent)
@@ -84,8 +86,8 @@ func (d *Deployer) mayCover(stacks []mesh.Stack, stack mesh.StackName, host mesh
 	return nil
 }
 
-// owner is the stack that a host leads to, by the stack's own name or as one of its
-// domains.
+// owner returns the stack that a host leads to, by the stack's own name or by one of
+// its domains.
 func (d *Deployer) owner(stacks []mesh.Stack, host mesh.Host) (mesh.Stack, bool) {
 	i := slices.IndexFunc(stacks, func(o mesh.Stack) bool { return d.host(o.Name) == host || slices.Contains(o.Domains, host) })
 	if i < 0 {
@@ -125,7 +127,7 @@ func (d *Deployer) RemoveDomain(ctx context.Context, name mesh.StackName, host m
 	})
 }
 
-// changeDomains changes where the requests of a stack go, at once.
+// changeDomains changes the routing of a stack's requests. It takes effect at once.
 func (d *Deployer) changeDomains(ctx context.Context, name mesh.StackName, fn func(*mesh.Stack) error) error {
 	if _, err := d.Store.UpdateStack(ctx, name, fn); err != nil {
 		return err
@@ -134,7 +136,7 @@ func (d *Deployer) changeDomains(ctx context.Context, name mesh.StackName, fn fu
 	return nil
 }
 
-// Domains returns the host names that lead to a stack, its own first.
+// Domains returns the host names of a stack, the one below the base domain first.
 func (d *Deployer) Domains(st mesh.Stack) []mesh.Host {
 	return append([]mesh.Host{d.host(st.Name)}, st.Domains...)
 }

@@ -8,10 +8,10 @@ import (
 	"mesh"
 )
 
-// Publish gives a part of a host's requests to a service other than web. A host
-// that no stack has becomes one of this stack's. A service that runs and was not
-// published yet is started anew, as a rollout does it: its new instances must
-// answer HTTP, and when they do not, nothing has changed.
+// Publish routes part of a host's requests to a service other than web. A host that
+// belongs to no stack becomes a host of this stack. If the service runs and was not
+// published yet, it is replaced as in a rollout: its new instances must answer HTTP,
+// and if they do not, nothing changes.
 func (d *Deployer) Publish(ctx context.Context, stack mesh.StackName, by mesh.KeyName, e mesh.Endpoint, out io.Writer) error {
 	if e.Service == mesh.Web {
 		return mesh.Errorf(mesh.Invalid, "web cannot be published: it already gets all other requests").WithHint("add a host for it with: ssh mesh domains:add -a %s %s", stack, e.Host)
@@ -52,7 +52,7 @@ func (d *Deployer) Publish(ctx context.Context, stack mesh.StackName, by mesh.Ke
 			return err
 		}
 		if _, ok := r.Services[e.Service]; !ok {
-			return noService(stack, e.Service, r) // since this was asked for
+			return noService(stack, e.Service, r) // it was removed after this check began
 		}
 		a.out.mask(r.Config)
 		if err := d.imagePresent(ctx, r); err != nil {
@@ -77,13 +77,13 @@ func (d *Deployer) Publish(ctx context.Context, stack mesh.StackName, by mesh.Ke
 	})
 }
 
-// clonedEndpoints is a copy of st that addEndpoint may change.
+// clonedEndpoints returns a copy of st that addEndpoint may change.
 func clonedEndpoints(st mesh.Stack) mesh.Stack {
 	st.Domains, st.Endpoints = slices.Clone(st.Domains), slices.Clone(st.Endpoints)
 	return st
 }
 
-// addEndpoint is the change that Publish makes.
+// addEndpoint makes the change of Publish.
 func (d *Deployer) addEndpoint(s *mesh.Stack, e mesh.Endpoint) error {
 	for _, o := range s.Endpoints {
 		switch {
@@ -108,8 +108,8 @@ func (d *Deployer) addEndpoint(s *mesh.Stack, e mesh.Endpoint) error {
 	return nil
 }
 
-// foreign refuses a host of another stack, before anything is started for it. The
-// store would, too, at the end.
+// foreign returns an error if a host belongs to another stack, before anything is
+// started for it. The store would refuse it as well, but only at the end.
 func (d *Deployer) foreign(ctx context.Context, host mesh.Host, stack mesh.StackName) error {
 	stacks, err := d.Store.Stacks(ctx)
 	if err != nil {
@@ -124,9 +124,9 @@ func (d *Deployer) foreign(ctx context.Context, host mesh.Host, stack mesh.Stack
 	return mesh.Errorf(mesh.Conflict, "the domain %s belongs to another stack", host).WithHint("remove it there first: ssh mesh domains:remove -a STACK %s", host)
 }
 
-// Unpublish takes endpoints from a service, all of them when at is nil, and returns
-// those. Its instances go on running; web gets the requests, and the hosts stay the
-// stack's.
+// Unpublish removes an endpoint from a service, or all of them if at is nil, and
+// returns those removed. The instances keep running; web gets the requests, and the
+// stack keeps the hosts.
 func (d *Deployer) Unpublish(ctx context.Context, stack mesh.StackName, service mesh.ServiceName, at *mesh.Endpoint) (taken []mesh.Endpoint, err error) {
 	err = d.changeDomains(ctx, stack, func(s *mesh.Stack) error {
 		taken = nil

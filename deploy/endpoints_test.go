@@ -27,8 +27,7 @@ func publish(t *testing.T, d *deploy.Deployer, stack mesh.StackName, service mes
 	return d.Publish(t.Context(), stack, "ci", e, out)
 }
 
-// parts is what the router was told last: endpoints, and the services that get
-// traffic.
+// parts returns what the router got last: endpoints, and the services with traffic.
 func parts(t *testing.T, w *deploytest.World, stack mesh.StackName) string {
 	t.Helper()
 	r, _ := w.Router.Route(stack)
@@ -42,7 +41,7 @@ func parts(t *testing.T, w *deploytest.World, stack mesh.StackName) string {
 	return strings.Join(out, " ")
 }
 
-// checks remembers how each instance was last checked.
+// checks records how each instance was last checked.
 type checks struct {
 	mu   sync.Mutex
 	http map[string]bool
@@ -94,7 +93,7 @@ func TestPublish_StartsTheServiceAnewAndRoutesIt(t *testing.T) {
 		if st := stack(t, w); st.Current != 1 {
 			t.Errorf("publishing made release %s", st.Current)
 		}
-		// A further endpoint starts nothing, and brings its host.
+		// Another endpoint starts nothing, and adds its host.
 		at := w.Runner.Names()
 		if err := publish(t, d, "blog", "api", "https://api.example.com/", io.Discard); err != nil {
 			t.Fatal(err)
@@ -131,7 +130,7 @@ func TestPublish_StartsTheServiceAnewAndRoutesIt(t *testing.T) {
 		}
 		pass(time.Minute)
 		sound("back", both)
-		// Scaled to nothing, requests are told so; web is not concerned.
+		// With no instances, requests are told so; web is not affected.
 		if _, err := d.Scale(t.Context(), "blog", "ci", []mesh.Scale{{Service: "api", To: 0}}, io.Discard); err != nil {
 			t.Fatal(err)
 		}
@@ -230,8 +229,8 @@ func TestPublish_Refusals(t *testing.T) {
 	})
 }
 
-// Before the first release, and while the stack is stopped, it is recorded; the
-// first rollout checks by HTTP.
+// Before the first release, and while the stack is stopped, an endpoint is only
+// recorded; the first rollout checks by HTTP.
 func TestPublish_BeforeTheFirstReleaseAndWhileStopped(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()
@@ -267,7 +266,7 @@ func TestPublish_BeforeTheFirstReleaseAndWhileStopped(t *testing.T) {
 	})
 }
 
-// The endpoints on the stack's own host move with its name; the others stay.
+// Endpoints on the stack's own host follow its name; the others stay.
 func TestPublish_Rename(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, stop := w.Start()

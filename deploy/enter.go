@@ -7,7 +7,7 @@ import (
 	"mesh"
 )
 
-// Enter runs a command, a shell when it is empty, in the container of a running
+// Enter runs a command, or a shell if it is empty, in the container of a running
 // instance, and returns its exit code. The command ends with ctx.
 func (d *Deployer) Enter(ctx context.Context, name mesh.InstanceName, run mesh.Run) (int, error) {
 	in, release, up := d.fleet.Find(run.Stack, name)

@@ -8,7 +8,7 @@ import (
 	"mesh"
 )
 
-// Findings tells what is wrong with the stacks, for people.
+// Findings returns the problems of the stacks, for people.
 func (d *Deployer) Findings(ctx context.Context) []mesh.Finding {
 	stacks, err := d.Store.Stacks(ctx)
 	if err != nil {

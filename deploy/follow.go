@@ -9,7 +9,7 @@ import (
 	"mesh"
 )
 
-// Follow writes the output of the deployment of a commit that waits or runs, and
+// Follow writes the output of a commit's waiting or running deployment to out, and
 // returns its verdict.
 func (d *Deployer) Follow(ctx context.Context, stack mesh.StackName, commit mesh.Commit, out io.Writer) (found bool, err error) {
 	for _, t := range d.lanes.tickets(stack) {
@@ -35,8 +35,8 @@ func (d *Deployer) Follow(ctx context.Context, stack mesh.StackName, commit mesh
 	return false, nil
 }
 
-// Done returns a channel that is closed when the deployment has ended; closed
-// already when it does not wait or run.
+// Done returns a channel that is closed when the deployment has ended. If it neither
+// waits nor runs, the channel is closed already.
 func (d *Deployer) Done(stack mesh.StackName, n mesh.DeploymentNumber) <-chan struct{} {
 	for _, t := range d.lanes.tickets(stack) {
 		if t.deployment.Number == n {

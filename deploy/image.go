@@ -8,8 +8,9 @@ import (
 	"mesh"
 )
 
-// mayRead tells whose images a key may build from; nil: everybody's. The keys that are
-// limited to stacks have the limit; whoever uses the socket has none.
+// mayRead returns a function that reports whose images a key may build from; nil means
+// everybody's. Keys that are limited to stacks are limited here as well; the local
+// socket is not.
 func (d *Deployer) mayRead(ctx context.Context, by mesh.KeyName) (func(mesh.StackName) bool, error) {
 	keys, err := d.Store.Keys(ctx)
 	if err != nil {
@@ -22,7 +23,7 @@ func (d *Deployer) mayRead(ctx context.Context, by mesh.KeyName) (func(mesh.Stac
 	return func(stack mesh.StackName) bool { return keys[i].May(mesh.AccessRead, stack) }, nil
 }
 
-// image makes the image of a source, or takes the one that is there.
+// image makes the image of a source, or uses an existing one.
 func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src source) (mesh.Image, error) {
 	began := d.Now()
 	if src.tag == "" {
@@ -59,7 +60,7 @@ func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src sou
 			return mesh.Image{}, phaseFailed("build failed", err)
 		}
 		b.Fresh, b.Times = src.fresh, timeKeeper{d.Store, st.Name}
-		a.setPhase("building") // the builder says with what
+		a.setPhase("building") // the builder prints what it builds with
 	}
 	img, err := d.Builder.Build(ctx, b, a.out)
 	if src.tree != nil {
@@ -91,8 +92,8 @@ func (k timeKeeper) KeepFileTimes(ctx context.Context, t mesh.FileTimes) error {
 	return k.store.KeepFileTimes(ctx, k.stack, t)
 }
 
-// report is the line at the end of a build: the image, its size and how that has
-// changed, and where the time went.
+// report returns the line at the end of a build: the image, its size and how that has
+// changed, and how long each part took.
 func (d *Deployer) report(ctx context.Context, st mesh.Stack, img mesh.Image) string {
 	line := img.Ref + "  " + megabytes(img.Size)
 	if last, err := d.Store.Release(ctx, st.Name, st.Current); st.Current > 0 && err == nil && last.Image.Size > 0 {

@@ -6,8 +6,8 @@ import (
 	"mesh"
 )
 
-// AddKey lets a key in. The first key is an admin's: without one nobody could add
-// more over SSH.
+// AddKey adds a key. The first key must be an admin's: otherwise nobody could add more
+// over SSH.
 func (d *Deployer) AddKey(ctx context.Context, k mesh.Key) error {
 	k.Added = d.Now().UTC()
 	if err := d.Store.AddKey(ctx, k); err != nil {
@@ -17,8 +17,8 @@ func (d *Deployer) AddKey(ctx context.Context, k mesh.Key) error {
 	return nil
 }
 
-// RemoveKey shuts a key out. The last admin key may be removed: the local socket
-// lets an admin in whatever the keys are.
+// RemoveKey removes a key. The last admin key may be removed as well: the local socket
+// always has admin rights.
 func (d *Deployer) RemoveKey(ctx context.Context, name, by mesh.KeyName) error {
 	keys, err := d.Store.Keys(ctx)
 	if err != nil {

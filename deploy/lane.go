@@ -10,16 +10,15 @@ import (
 	"mesh"
 )
 
-// lane lets one deployment of a stack through at a time, in the order they came.
-// Among those that wait there is at most one push: a newer one takes its place,
-// because only the last one matters. Nothing of it is stored, so no lock outlives
-// the process, and a place is given up with the call that took it.
+// lane runs one deployment of a stack at a time, in order of arrival. At most one push
+// waits: a newer push replaces it, because only the last one matters. Nothing of a lane
+// is stored, so no lock outlives the process, and a call that ends gives up its place.
 type lane struct {
 	running *ticket
 	waiting []*ticket
 }
 
-// lanes are the lanes of all stacks. They may be used from several goroutines.
+// lanes holds the lanes of all stacks. It may be used from several goroutines.
 type lanes struct {
 	mu sync.Mutex
 	by map[mesh.StackName]*lane
@@ -34,8 +33,8 @@ type ticket struct {
 	err        error                   // its verdict; valid after done
 }
 
-// queue waits for the deployment's turn and returns how to leave. wait is called
-// with the one that is waited for, when there is one.
+// queue waits for the deployment's turn and returns the function that ends it. If it
+// has to wait, it calls wait with the deployment ahead.
 func (l *lanes) queue(ctx context.Context, t *ticket, wait func(mesh.Deployment)) (leave func(), err error) {
 	stack := t.deployment.Stack
 	l.mu.Lock()
@@ -72,8 +71,8 @@ func (l *lanes) queue(ctx context.Context, t *ticket, wait func(mesh.Deployment)
 	}
 }
 
-// hasSource tells whether a deployment hasSource a source of its own: of those, only the
-// last one matters.
+// hasSource reports whether a deployment has a source of its own. Of those that wait,
+// only the last one matters.
 func hasSource(t *ticket) bool {
 	switch t.deployment.Kind {
 	case mesh.DeployPush, mesh.DeployUpload, mesh.DeployImage, mesh.DeployPromote:
@@ -83,7 +82,7 @@ func hasSource(t *ticket) bool {
 	}
 }
 
-// leave gives the lane to the next one, or takes t out of the queue.
+// leave passes the lane to the next deployment, or takes t out of the queue.
 func (l *lanes) leave(stack mesh.StackName, t *ticket) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -104,7 +103,7 @@ func (l *lanes) leave(stack mesh.StackName, t *ticket) {
 	delete(l.by, stack)
 }
 
-// tickets returns the deployments of a stack that run or wait, in order.
+// tickets returns the running and waiting deployments of a stack, in order.
 func (l *lanes) tickets(stack mesh.StackName) []*ticket {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -115,8 +114,8 @@ func (l *lanes) tickets(stack mesh.StackName) []*ticket {
 	return append([]*ticket{one.running}, one.waiting...)
 }
 
-// busy returns a channel that is closed when one of the deployments that run has ended;
-// nil when none runs.
+// busy returns a channel that is closed when one of the running deployments has ended,
+// or nil if none runs.
 func (l *lanes) busy() <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -128,13 +127,13 @@ func (l *lanes) busy() <-chan struct{} {
 	return nil
 }
 
-// cancelWait is how long a cancel waits for its deployment to end: a command always
-// answers.
+// cancelWait limits how long Cancel waits for a deployment to end, so that the command
+// always answers.
 const cancelWait = 10 * time.Second
 
-// Cancel ends a deployment that is waiting or running, the running one when n is
-// 0, and waits until it has ended, ten seconds at most. A deployment past its switch
-// cannot be cancelled and is finished.
+// Cancel ends a waiting or running deployment, the running one if n is 0, and waits at
+// most ten seconds for its end. A deployment past its switch cannot be cancelled; it is
+// finished.
 func (d *Deployer) Cancel(ctx context.Context, stack mesh.StackName, n mesh.DeploymentNumber, by mesh.KeyName) (mesh.Deployment, error) {
 	for _, t := range d.lanes.tickets(stack) {
 		if n != 0 && t.deployment.Number != n {
@@ -156,7 +155,7 @@ func (d *Deployer) Cancel(ctx context.Context, stack mesh.StackName, n mesh.Depl
 	return mesh.Deployment{}, mesh.Errorf(mesh.NotFound, "no deployment of %s is waiting or running", stack)
 }
 
-// describe tells people which deployment is meant.
+// describe identifies a deployment for people.
 func describe(dep mesh.Deployment) string {
 	what := string(dep.Kind)
 	if dep.Commit != "" {

@@ -13,7 +13,7 @@ import (
 	"mesh/deploy/deploytest"
 )
 
-// queue is deployments of a stack whose builds wait to be let go.
+// queue holds deployments of a stack whose builds wait for the test.
 type queue struct {
 	t    *testing.T
 	w    *deploytest.World
@@ -153,7 +153,7 @@ func TestLane_ConfigIsNeverReplaced(t *testing.T) {
 	})
 }
 
-// A cancel answers, also when what it cancels does not heed it.
+// A cancel answers even if the cancelled deployment does not end.
 func TestLane_CancelAnswers(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		q := newQueue(t, w)

@@ -9,8 +9,8 @@ import (
 	"mesh/deploy/deploytest"
 )
 
-// A server that was killed in the middle of a stacks:destroy, after the containers and
-// before the images, removes the rest at its next start.
+// A server that was killed during stacks:destroy, after the containers and before the
+// images, removes the rest at its next start.
 func TestReconcile_RemovesImagesOfNoStack(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, stop := w.Start()

@@ -7,8 +7,8 @@ import (
 	"mesh"
 )
 
-// lives are the contexts that last as long as a stack has its name, of those stacks that
-// somebody follows.
+// lives holds a context for each stack that someone follows. It lasts as long as the
+// stack has its name.
 type lives struct {
 	mu sync.Mutex
 	by map[mesh.StackName]life
@@ -19,8 +19,8 @@ type life struct {
 	end context.CancelCauseFunc
 }
 
-// Life is a context that ends when the stack is destroyed or renamed; its cause is a
-// *mesh.Error that says which.
+// Life returns a context that ends when the stack is destroyed or renamed. Its cause is
+// a *mesh.Error that says which.
 func (d *Deployer) Life(stack mesh.StackName) context.Context { return d.lives.of(stack) }
 
 func (l *lives) of(stack mesh.StackName) context.Context {
@@ -37,7 +37,7 @@ func (l *lives) of(stack mesh.StackName) context.Context {
 	return found.ctx
 }
 
-// end ends the life of a stack, for whoever follows it.
+// end ends the life of a stack, for everyone who follows it.
 func (l *lives) end(stack mesh.StackName, why error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -8,7 +8,7 @@ import (
 	"mesh"
 )
 
-// locked says who has frozen a stack, since when and why.
+// locked returns an error that says who has locked a stack, since when and why.
 func locked(st mesh.Stack) error {
 	why := ""
 	if st.Lock.Why != "" {
@@ -18,8 +18,8 @@ func locked(st mesh.Stack) error {
 		WithHint("nothing is deployed until: ssh mesh unlock -a %s", st.Name)
 }
 
-// Lock freezes a stack: no push, rollback or change of config makes a release
-// until it is unlocked. Scaling, restarting, stopping and starting go on.
+// Lock freezes a stack: until it is unlocked, no push, rollback or config change makes
+// a release. Scaling, restarting, stopping and starting still work.
 func (d *Deployer) Lock(ctx context.Context, stack mesh.StackName, by mesh.KeyName, why string) (mesh.Stack, error) {
 	return d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) error {
 		if s.Lock != nil {
@@ -30,7 +30,7 @@ func (d *Deployer) Lock(ctx context.Context, stack mesh.StackName, by mesh.KeyNa
 	})
 }
 
-// Unlock lets releases be made again, whoever locked the stack.
+// Unlock allows releases again, whoever locked the stack.
 func (d *Deployer) Unlock(ctx context.Context, stack mesh.StackName) error {
 	_, err := d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) error {
 		if s.Lock == nil {

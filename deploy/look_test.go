@@ -13,8 +13,8 @@ import (
 	"mesh/deploy/deploytest"
 )
 
-// Whatever somebody does to a container behind mesh's back takes it out of the routes
-// within seconds, is told as it is, and is mended, whether or not an event tells of it.
+// Any change to a container behind mesh's back takes it out of the routes within
+// seconds, is reported correctly, and is repaired, with or without an event.
 func TestLook_MendsWhatIsBent(t *testing.T) {
 	for name, c := range map[string]struct {
 		bend func(*mesh.Instance)
@@ -75,7 +75,7 @@ func TestLook_AnotherAddressIsRoutedAtOnce(t *testing.T) {
 	})
 }
 
-// A container that runs and cannot come back is replaced, and not left over.
+// A running container that cannot come back is replaced and removed.
 func TestLook_WhatCannotReturnIsReplaced(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()
@@ -90,7 +90,7 @@ func TestLook_WhatCannotReturnIsReplaced(t *testing.T) {
 	})
 }
 
-// What is done by hand is no crash, and its wait does not grow.
+// A container stopped by hand did not crash, and its wait does not grow.
 func TestSupervise_ByHandIsNoCrash(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()
@@ -135,8 +135,8 @@ func TestSupervise_EngineRestartsAreNoCrashes(t *testing.T) {
 	})
 }
 
-// The engine comes back between the first look at it and the first event: nothing tells
-// that it was away.
+// The engine comes back between the first look at it and the first event: nothing
+// reports that it was away.
 func TestLook_EngineThatWasAwayAtTheStart(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, stop := w.Start()

@@ -12,11 +12,11 @@ import (
 	"mesh/deploy/fleet"
 )
 
-// losses are the current releases whose image is gone: which, since when they are made
-// again, and how that goes. It may be used from several goroutines.
+// losses are the current releases whose image is missing, with the progress of making
+// each image again. It may be used from several goroutines.
 type losses struct {
 	now  func() time.Time
-	wake chan struct{} // holds one when an image is to be made again
+	wake chan struct{} // holds a value when an image is to be made again
 
 	mu sync.Mutex
 	by map[mesh.StackName]*loss
@@ -26,24 +26,25 @@ func newLosses(now func() time.Time) losses {
 	return losses{now: now, wake: make(chan struct{}, 1), by: map[mesh.StackName]*loss{}}
 }
 
-// loss is a current release whose image is gone.
+// loss is a current release whose image is missing.
 type loss struct {
 	release  mesh.ReleaseNumber
-	down     bool      // instances need it: it is made again
-	busy     bool      // that is under way
-	fails    int       // tries that failed, in a row
-	hopeless bool      // there is no source to make it from
+	down     bool      // instances need the image, so it is made again
+	busy     bool      // it is being made
+	fails    int       // failed tries in a row
+	hopeless bool      // no source to make it from
 	why      string    // why the last try failed, or what to do
 	next     time.Time // of the next try
 }
 
-// Making images again: the next try after 10 s, doubling up to an hour: each is a deployment.
+// Making images again: the next try comes after 10 s, doubling up to an hour, because
+// each one is a deployment.
 const (
 	firstAgain = 10 * time.Second
 	mostAgain  = time.Hour
 )
 
-// text says of a loss what people have to know.
+// text describes a loss for people.
 func (l *loss) text(now time.Time) string {
 	switch {
 	case l.busy:
@@ -58,8 +59,8 @@ func (l *loss) text(now time.Time) string {
 	return "the image is missing; mesh rebuilds it when it is needed"
 }
 
-// text says what is to be known of the image of a stack's current release when it is
-// gone; empty: it is there, as far as mesh has looked.
+// text describes the missing image of a stack's current release. It returns "" if the
+// image is present, as far as mesh has checked.
 func (l *losses) text(stack mesh.StackName) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -69,8 +70,8 @@ func (l *losses) text(stack mesh.StackName) string {
 	return ""
 }
 
-// lost notes that the image of a stack's current release is gone, and has it made
-// again when instances need it (down). It returns what there is to say, when that is
+// lost notes that the image of a stack's current release is missing, and has it made
+// again if instances need it (down). It returns a text for people, and whether that is
 // news.
 func (l *losses) lost(stack mesh.StackName, n mesh.ReleaseNumber, down bool) (text string, news bool) {
 	l.mu.Lock()
@@ -91,8 +92,9 @@ func (l *losses) lost(stack mesh.StackName, n mesh.ReleaseNumber, down bool) (te
 	return x.text(l.now()), news
 }
 
-// found notes that the image of a stack's current release is there. It tells whether it
-// was gone, and whether instances needed it. What is being made is left alone.
+// found notes that the image of a stack's current release is present. It returns
+// whether the image was missing, and whether instances needed it. It does not touch an
+// image that is being made.
 func (l *losses) found(stack mesh.StackName) (was, down bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -104,9 +106,9 @@ func (l *losses) found(stack mesh.StackName) (was, down bool) {
 	return true, x.down
 }
 
-// down tells whether a stack's current release does not serve because its image is gone.
-// The deploy branch must not name its commit then: a push of that commit is what a person
-// tries first, and must not be called up to date.
+// down reports whether a stack's current release does not serve because its image is
+// missing. The deploy branch must not point to its commit then: people first try to
+// push that commit again, and git must not call it up to date.
 func (l *losses) down(stack mesh.StackName, n mesh.ReleaseNumber) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -114,7 +116,7 @@ func (l *losses) down(stack mesh.StackName, n mesh.ReleaseNumber) bool {
 	return x != nil && x.release == n && x.down
 }
 
-// begin marks the loss of a stack as being mended; nil: there is none.
+// begin marks the loss of a stack as being repaired. It returns nil if there is none.
 func (l *losses) begin(stack mesh.StackName) *loss {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -125,8 +127,8 @@ func (l *losses) begin(stack mesh.StackName) *loss {
 	return x
 }
 
-// end notes how mending x has ended, and returns what there is to say when it failed for
-// a reason of its own.
+// end records how the repair of x has ended. If it failed for a reason of its own, end
+// returns a text for people.
 func (l *losses) end(stack mesh.StackName, x *loss, err error) (text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -151,8 +153,9 @@ func (l *losses) end(stack mesh.StackName, x *loss, err error) (text string) {
 	return x.text(l.now())
 }
 
-// next is the stack whose image is to be made again now, the one that has waited
-// longest; without one, how long to wait. current is asked for what a stack runs.
+// next returns the stack whose image is to be made now, the one that has waited
+// longest. If none is due, it returns how long to wait. current returns what a stack
+// runs.
 func (l *losses) next(current func(mesh.StackName) (n mesh.ReleaseNumber, stopped, ok bool)) (due mesh.StackName, wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -163,10 +166,10 @@ func (l *losses) next(current func(mesh.StackName) (n mesh.ReleaseNumber, stoppe
 		n, stopped, ok := current(name)
 		switch {
 		case !ok || n != x.release:
-			delete(l.by, name) // destroyed, or deployed anew
+			delete(l.by, name) // destroyed, or deployed again
 			continue
 		case stopped:
-			x.down = false // its start makes it
+			x.down = false // its start makes the image
 		}
 		if !x.down || x.hopeless {
 			continue
@@ -180,18 +183,19 @@ func (l *losses) next(current func(mesh.StackName) (n mesh.ReleaseNumber, stoppe
 	return due, wait
 }
 
-// Loss says what is to be known of the image of a stack's current release when it is
-// gone; empty: it is there, as far as mesh has looked.
+// Loss describes the missing image of a stack's current release, for people. It returns
+// "" if the image is present, as far as mesh has checked.
 func (d *Deployer) Loss(stack mesh.StackName) string { return d.losses.text(stack) }
 
-// lost takes from the fleet that instances cannot start for want of their image.
+// lost is called by the fleet when instances cannot start because their image is
+// missing.
 func (d *Deployer) lost(stack mesh.StackName, n mesh.ReleaseNumber) {
 	if text, news := d.losses.lost(stack, n, true); news {
 		d.note(stack, "image", "%s", text)
 	}
 }
 
-// lookImages looks whether the images of the current releases are there.
+// lookImages checks whether the images of the current releases are present.
 func (d *Deployer) lookImages(ctx context.Context) {
 	stacks, err := d.Store.Stacks(ctx)
 	if err != nil {
@@ -215,7 +219,7 @@ func (d *Deployer) lookImages(ctx context.Context) {
 	}
 }
 
-// noteImage takes note of whether the image of a stack's current release is there.
+// noteImage records whether the image of a stack's current release is present.
 func (d *Deployer) noteImage(ctx context.Context, stack mesh.StackName, n mesh.ReleaseNumber, there bool) {
 	if there {
 		if was, down := d.losses.found(stack); was {
@@ -233,8 +237,8 @@ func (d *Deployer) noteImage(ctx context.Context, stack mesh.StackName, n mesh.R
 	}
 }
 
-// keepImages makes images again that are gone and needed, one at a time over all
-// stacks, until ctx ends: after a restore all of them are.
+// keepImages makes missing images again that instances need, until ctx ends. It makes
+// one at a time across all stacks, because after a restore all of them are missing.
 func (d *Deployer) keepImages(ctx context.Context) {
 	for ctx.Err() == nil {
 		stack, wait := d.losses.next(d.fleet.Current)
@@ -248,7 +252,7 @@ func (d *Deployer) keepImages(ctx context.Context) {
 	}
 }
 
-// remake makes the image of a stack's current release again, and a release of it.
+// remake makes the image of a stack's current release again, as a new release.
 func (d *Deployer) remake(ctx context.Context, stack mesh.StackName) {
 	x := d.losses.begin(stack)
 	if x == nil {
@@ -257,11 +261,11 @@ func (d *Deployer) remake(ctx context.Context, stack mesh.StackName) {
 	d.resetBranch(ctx, stack)
 	var err error
 	if len(d.lanes.tickets(stack)) > 0 {
-		err = errBusyStack // what is under way may bring another release
+		err = errBusyStack // the deployment in progress may bring another release
 	} else {
 		err = d.restore(ctx, stack, self, nil)
 	}
-	if errors.Is(err, errImageBack) { // another stack's build made the same one, or somebody loaded it
+	if errors.Is(err, errImageBack) { // another stack's build made the same image, or someone loaded it
 		d.losses.end(stack, x, nil)
 		d.fleet.Wake(stack, mesh.NoImage)
 		d.resetBranch(ctx, stack)
@@ -275,7 +279,7 @@ func (d *Deployer) remake(ctx context.Context, stack mesh.StackName) {
 	}
 }
 
-// Status returns what runs of a stack, in order.
+// Status returns the instances of a stack, in order.
 func (d *Deployer) Status(stack mesh.StackName) []mesh.InstanceStatus {
 	list := d.fleet.Status(stack)
 	for i := range list {

@@ -6,9 +6,9 @@ import (
 	"mesh"
 )
 
-// SetMaintenance answers all requests of a stack with 503, or sends them to its
-// instances again. The instances run on. It survives restarts. page is HTML that
-// browsers get meanwhile; empty: mesh's own.
+// SetMaintenance answers all requests of a stack with 503, or routes them to its
+// instances again. The instances keep running, and the setting survives restarts. page
+// is HTML for browsers; empty means mesh's own page.
 func (d *Deployer) SetMaintenance(ctx context.Context, stack mesh.StackName, on bool, page string) error {
 	_, err := d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) error { s.Maintained, s.Page = on, page; return nil })
 	if err != nil {

@@ -71,8 +71,8 @@ func TestManifest_FailedPostdeployStaysLive(t *testing.T) {
 	})
 }
 
-// What a tree says belongs to its release: a rollback checks the old code as the old
-// tree says, a promotion takes it along, and svc tells which file a command is from.
+// A tree's declarations belong to its release: a rollback checks the old code as the
+// old tree says, a promotion copies them, and svc shows which file a command is from.
 func TestManifest_GoesWithTheRelease(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()

@@ -13,8 +13,8 @@ import (
 )
 
 // A server that starts while the engine is away routes to where instances were last
-// seen, when they answer and can be no other stack's, and asks the engine as soon as it
-// is back.
+// seen, if they answer and can belong to no other stack, and asks the engine as soon as
+// it is back.
 func TestRecall_ServesWhileTheEngineIsAway(t *testing.T) {
 	for name, c := range map[string]struct {
 		bend   func(*mesh.Instance)
@@ -80,7 +80,7 @@ func TestRecall_ServesWhileTheEngineIsAway(t *testing.T) {
 	}
 }
 
-// What is remembered turns out to be gone when the engine is back.
+// The remembered instances turn out to be missing when the engine is back.
 func TestRecall_IsCheckedWhenTheEngineIsBack(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		w.Options.Memory, w.Options.Probe = &deploytest.Memory{}, func(context.Context, netip.AddrPort) error { return nil }
@@ -93,7 +93,7 @@ func TestRecall_IsCheckedWhenTheEngineIsBack(t *testing.T) {
 		d = w.Deployer()
 		_ = d.Reconcile(t.Context())
 		w.Runner.Vanish("c1")
-		w.Runner.Away = false // and nothing tells so: the next look finds it
+		w.Runner.Away = false // without an event: the next look finds it
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- d.Run(ctx) }()

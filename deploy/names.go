@@ -6,13 +6,13 @@ import (
 	"mesh"
 )
 
-// names are the names of stacks that nothing may begin under at the moment. They may be
-// used from several goroutines.
+// names holds the names of stacks under which nothing may begin at the moment. It may
+// be used from several goroutines.
 type names struct {
 	mu sync.Mutex
-	// Stacks whose record is gone and whose remains are being removed.
+	// Destroyed stacks whose remains are being removed.
 	destroying map[mesh.StackName]bool
-	// The old and the new names of stacks that are being renamed.
+	// The old and new names of stacks that are being renamed.
 	renaming map[mesh.StackName]bool
 }
 
@@ -37,7 +37,7 @@ func (n *names) free(name mesh.StackName) error {
 	return nil
 }
 
-// destroy keeps deployments off a name until done is called.
+// destroy keeps deployments away from a name until done is called.
 func (n *names) destroy(name mesh.StackName) (done func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -49,8 +49,8 @@ func (n *names) destroy(name mesh.StackName) (done func()) {
 	}
 }
 
-// beginRename keeps deployments off both names until endRename. It fails if something is
-// under way under one of them.
+// beginRename keeps deployments away from both names until endRename. It returns an
+// error if a deployment of one of them is in progress.
 func (n *names) beginRename(name, to mesh.StackName, all *lanes) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()

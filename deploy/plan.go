@@ -11,15 +11,14 @@ import (
 	"mesh/deploy/manifest"
 )
 
-// newRelease fills in what every new release of a stack has: its number, who made it,
-// and when.
+// newRelease fills in what every new release has: its number, who made it, and when.
 func (d *Deployer) newRelease(a *attempt, r mesh.Release) mesh.Release {
 	r.Stack, r.Number, r.Created, r.By, r.Deployment = a.dep.Stack, a.next, d.Now().UTC(), a.dep.By, a.dep.Number
 	return r
 }
 
-// services puts together what a stack runs: what its tree names, or web from the
-// image alone, with what svc:update says on top.
+// services combines what a stack runs: the services that its tree names, or web from
+// the image alone, with the settings of svc:update on top.
 func services(st mesh.Stack, tree mesh.Declared) map[mesh.ServiceName]mesh.Service {
 	out := map[mesh.ServiceName]mesh.Service{}
 	for name, command := range tree.Commands {
@@ -47,8 +46,8 @@ func services(st mesh.Stack, tree mesh.Declared) map[mesh.ServiceName]mesh.Servi
 	return out
 }
 
-// formation is how many instances of each service there are to be: what ps:scale
-// has said, else one.
+// formation returns how many instances of each service a stack should run: as set by
+// ps:scale, else one.
 func formation(st mesh.Stack, services map[mesh.ServiceName]mesh.Service) mesh.Formation {
 	out := mesh.Formation{}
 	for name := range services {
@@ -61,7 +60,7 @@ func formation(st mesh.Stack, services map[mesh.ServiceName]mesh.Service) mesh.F
 	return out
 }
 
-// env is what an instance finds in its environment.
+// env returns the environment of an instance.
 func env(r mesh.Release, name mesh.InstanceName) map[string]mesh.Secret {
 	e := map[string]mesh.Secret{}
 	if r.Commit != "" {
@@ -82,8 +81,8 @@ func env(r mesh.Release, name mesh.InstanceName) map[string]mesh.Secret {
 	return e
 }
 
-// specs lists what a release runs, an instance a slot. It fails, before anything
-// starts, when a command cannot run in the image.
+// specs returns one spec for each instance of a release. It fails before anything
+// starts if a command cannot run in the image.
 func specs(st mesh.Stack, r mesh.Release, dep mesh.DeploymentNumber) ([]mesh.InstanceSpec, error) {
 	var out []mesh.InstanceSpec
 	for _, svc := range r.Formation.Services() {
@@ -106,8 +105,8 @@ func specs(st mesh.Stack, r mesh.Release, dep mesh.DeploymentNumber) ([]mesh.Ins
 	return out, nil
 }
 
-// fingerprint is equal for specs that run the same thing, whatever the release
-// is called: scaling keeps the instances that are there.
+// fingerprint is equal for specs that run the same thing, even in different releases,
+// so scaling keeps existing instances.
 func fingerprint(s mesh.InstanceSpec) string {
 	plain := map[string][]byte{}
 	for k, v := range s.Env {
@@ -117,7 +116,7 @@ func fingerprint(s mesh.InstanceSpec) string {
 	}
 	data, err := json.Marshal([]any{s.Name.String(), s.Image, s.Process, plain, s.Memory, s.CPUs})
 	if err != nil {
-		panic(err) //nolint:forbidigo // no value above can fail to encode
+		panic(err) //nolint:forbidigo // every value above can be encoded
 	}
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:12])

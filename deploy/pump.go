@@ -8,23 +8,23 @@ import (
 	"time"
 )
 
-// pump passes output on to a client without ever waiting for it: a terminal that
-// has been stopped, or a pager, must not hold up a deployment, nor the lane that it
-// is in. The deployment's record has all of it.
+// pump passes output on to a client without ever blocking: a stopped terminal or a
+// pager must not hold up a deployment, nor its lane. The deployment's record has all of
+// the output.
 type pump struct {
 	to   io.Writer
-	wake chan struct{} // holds one when there is something to do
-	done chan struct{} // closed when all is written after close
+	wake chan struct{} // holds a value when there is work
+	done chan struct{} // closed when everything is written after close
 
 	mu      sync.Mutex
 	buf     []byte
-	dropped int // lines that had no room
+	dropped int // lines dropped for lack of room
 	closed  bool
 }
 
 const (
-	pumpRoom = 4 << 20          // of output that waits; what comes then is dropped, and that is said
-	pumpWait = 10 * time.Second // for a client that reads slowly, at the end
+	pumpRoom = 4 << 20          // bytes that wait; more is dropped, with a note
+	pumpWait = 10 * time.Second // for a slow client, at the end
 )
 
 func newPump(to io.Writer) *pump {
@@ -33,7 +33,7 @@ func newPump(to io.Writer) *pump {
 	return p
 }
 
-// Write takes whole lines, and never fails.
+// Write takes whole lines. It never fails.
 func (p *pump) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -60,7 +60,7 @@ func (p *pump) run() {
 		b, dropped, closed := p.buf, p.dropped, p.closed
 		p.buf, p.dropped = nil, 0
 		p.mu.Unlock()
-		_, err := p.to.Write(b) // one that fails is noticed by its context
+		_, err := p.to.Write(b) // its context notices a failed client
 		if err == nil && dropped > 0 {
 			_, _ = fmt.Fprintf(p.to, "       … %d lines skipped: the connection was too slow for them\n", dropped)
 		}
@@ -70,8 +70,8 @@ func (p *pump) run() {
 	}
 }
 
-// close waits until all is written, within bounds. The goroutine of a client that
-// reads no more ends with its connection.
+// close waits until everything is written, up to pumpWait. The goroutine of a client
+// that has stopped reading ends with its connection.
 func (p *pump) close() {
 	p.mu.Lock()
 	p.closed = true

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// waits is a client that reads nothing until it is let.
+// waits is a client that reads nothing until the test lets it.
 type waits struct {
 	read chan struct{}
 	mu   sync.Mutex
@@ -50,7 +50,7 @@ func TestPump_SlowClientMissesLinesAndIsTold(t *testing.T) {
 	})
 }
 
-// One that never reads holds up the end for a while, and no longer.
+// A client that never reads delays the end for a while, but not longer.
 func TestPump_ClientThatNeverReads(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -8,15 +8,14 @@ import (
 	"mesh"
 )
 
-// keepReleases is of how many releases before the current one the images stay,
-// so that a rollback needs no build.
+// keepReleases is how many releases before the current one keep their images, so that a
+// rollback needs no build.
 const keepReleases = 5
 
-// Push deploys a commit that is in the stack's repository: build, release
-// command, start, check, switch. The stack is made when there is none. It returns
-// nil when the commit is live, or, with Detach, when it has begun. When ctx ends
-// before the release is recorded, everything is undone; after that the rollout is
-// finished.
+// Push deploys a commit of the stack's repository: build, release command, start,
+// check, switch. It creates the stack if it does not exist. It returns nil when the
+// commit is live, or, with Detach, when the deployment has begun. If ctx ends before
+// the release is recorded, Push undoes everything; after that it finishes the rollout.
 func (d *Deployer) Push(ctx context.Context, p mesh.Push, out io.Writer) error {
 	if err := d.ensureStack(ctx, p.Stack, p.By); err != nil {
 		return err
@@ -33,7 +32,7 @@ func (d *Deployer) Push(ctx context.Context, p mesh.Push, out io.Writer) error {
 				repo: p.Stack, commit: p.Commit, branch: p.Branch, tag: p.Commit.Short(), description: "Deploy " + p.Commit.Short(),
 				noCache: p.NoCache, dryRun: p.DryRun, force: p.Force,
 				admit: func(st mesh.Stack) error {
-					// Another first push may have settled the branch while this one waited.
+					// Another first push may have set the branch while this one waited.
 					if b := st.Settings.Branch; b != "" && p.Branch != "" && b != p.Branch {
 						return mesh.Errorf(mesh.Denied, "%s deploys %s only: git push mesh %s:%s", p.Stack, b, p.Branch, b)
 					}

@@ -7,8 +7,8 @@ import (
 	"mesh"
 )
 
-// Rebuild builds the commit of the current release anew, with the base images and
-// the build settings of now, and rolls it out.
+// Rebuild builds the commit of the current release again, with today's base images and
+// build settings, and rolls it out.
 func (d *Deployer) Rebuild(ctx context.Context, name mesh.StackName, by mesh.KeyName, noCache bool, out io.Writer) error {
 	st, err := d.Store.Stack(ctx, name)
 	if err != nil {

@@ -9,12 +9,12 @@ import (
 	"mesh"
 )
 
-// Reconcile makes containers, routes and refs equal to the store. Call it before
-// anything listens, and when an engine that was away is back. What runs and should run
-// is adopted unchanged; what should run and does not is started in the background; what
-// a stack no longer wants, and what destroyed stacks have left, is stopped and removed.
-// What belongs to no recorded stack is left alone and reported: the record may be what
-// is missing. If the engine does not answer, Reconcile puts the refs right and returns
+// Reconcile makes containers, routes and refs match the store. Call it before anything
+// listens, and when the engine is back after an outage. It adopts unchanged the
+// instances that run and should run, starts missing ones in the background, and stops
+// and removes what a stack no longer wants and what destroyed stacks have left. It does
+// not touch what belongs to no recorded stack, but reports it: the record may be what
+// is missing. If the engine does not answer, Reconcile corrects the refs and returns
 // the engine's error.
 func (d *Deployer) Reconcile(ctx context.Context) error {
 	stacks, err := d.Store.Stacks(ctx)
@@ -39,14 +39,14 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 		}
 		switch {
 		case slices.ContainsFunc(stacks, func(s mesh.Stack) bool { return s.Was == name }):
-			// its images are another stack's now
+			// its images belong to another stack now
 		case slices.Contains(destroyed, name):
 			d.Logger.Info("removing what a destroyed stack has left", "stack", name)
 			d.removeStack(ctx, name)
 		default:
 			d.Logger.Warn("the engine has containers, networks or images of an unknown stack; leaving them alone", "stack", name)
 			unknown = append(unknown, name)
-			if len(whole) > 0 { // it may be what a damaged record was of
+			if len(whole) > 0 { // it may belong to a damaged record
 				d.hold(name, running)
 			}
 		}
@@ -55,8 +55,8 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 	return errors.Join(all...)
 }
 
-// finishRecords completes what a killed server has left half done in the store and in
-// the repositories: renames, open deployments, the deploy branch.
+// finishRecords completes what a killed server left unfinished in the store and in the
+// repositories: renames, open deployments, the deploy branch.
 func (d *Deployer) finishRecords(ctx context.Context, stacks []mesh.Stack, damaged map[mesh.StackName]bool) error {
 	var all []error
 	for i, st := range stacks {
@@ -70,7 +70,7 @@ func (d *Deployer) finishRecords(ctx context.Context, stacks []mesh.Stack, damag
 			}
 		}
 		if d.fleet.Has(st.Name) {
-			continue // the deployments that are open there are alive
+			continue // its open deployments are running
 		}
 		if err := d.closeRecords(ctx, st); err != nil {
 			all = append(all, fmt.Errorf("close the records of %s: %w", st.Name, err))
@@ -79,8 +79,8 @@ func (d *Deployer) finishRecords(ctx context.Context, stacks []mesh.Stack, damag
 	return errors.Join(all...)
 }
 
-// adoptAll adopts the stacks, with what runs of each. A stack in whole is held: its
-// record cannot be read.
+// adoptAll adopts the stacks with their running instances. A stack in whole is held,
+// because its record cannot be read.
 func (d *Deployer) adoptAll(ctx context.Context, stacks []mesh.Stack, running []mesh.Instance, whole map[mesh.StackName]bool) error {
 	by := map[mesh.StackName][]mesh.Instance{}
 	for _, in := range running {
@@ -94,7 +94,8 @@ func (d *Deployer) adoptAll(ctx context.Context, stacks []mesh.Stack, running []
 		switch {
 		case whole[st.Name]:
 		case d.fleet.Has(st.Name):
-			// What was read may be old by now: the lane is taken first, and all read again.
+			// The stack read above may be out of date: take the lane first, then read
+			// it again.
 			d.adoptLater(st.Name)
 		default:
 			if err := d.adopt(ctx, st, by[st.Name], true); err != nil {
@@ -105,9 +106,9 @@ func (d *Deployer) adoptAll(ctx context.Context, stacks []mesh.Stack, running []
 	return errors.Join(all...)
 }
 
-// adoptRecalled adopts the stacks while the engine is away, with what was last seen and
-// answers. Routes that wait are better than none, and routes that work are better than
-// both: the instances may well serve without their engine.
+// adoptRecalled adopts the stacks while the engine is away, with the instances that
+// were last seen and still answer. Routes that wait are better than none, and routes
+// that work are better than both: instances may serve without their engine.
 func (d *Deployer) adoptRecalled(ctx context.Context, stacks []mesh.Stack, whole map[mesh.StackName]bool) error {
 	recalled := d.fleet.Recall(ctx, stacks, whole)
 	for name := range whole {
@@ -125,9 +126,9 @@ func (d *Deployer) adoptRecalled(ctx context.Context, stacks []mesh.Stack, whole
 	return errors.Join(all...)
 }
 
-// leftBehind names the stacks that the engine has something of, and those that were
-// destroyed and may have left something. A server that was killed in the middle of a
-// stacks:destroy may have removed everything but the images.
+// leftBehind returns the stacks that the engine has something of, and the destroyed
+// stacks that may have left something. A server that was killed during stacks:destroy
+// may have removed everything but the images.
 func (d *Deployer) leftBehind(ctx context.Context) (there, destroyed []mesh.StackName, err error) {
 	if there, err = d.Runner.Stacks(ctx); err != nil {
 		return nil, nil, err
@@ -144,8 +145,8 @@ func (d *Deployer) leftBehind(ctx context.Context) (there, destroyed []mesh.Stac
 	return slices.Compact(there), destroyed, nil
 }
 
-// closeRecords ends the deployments that a killed server left open, and puts the
-// deploy branch back to what is deployed.
+// closeRecords ends the deployments that a killed server left open, and moves the
+// deploy branch back to the deployed commit.
 func (d *Deployer) closeRecords(ctx context.Context, st mesh.Stack) error {
 	open := map[mesh.DeploymentNumber]bool{}
 	for _, t := range d.lanes.tickets(st.Name) {
@@ -170,10 +171,10 @@ func (d *Deployer) closeRecords(ctx context.Context, st mesh.Stack) error {
 	return d.Repos.ResetBranch(ctx, st.Name)
 }
 
-// adopt takes over the instances of a stack that run what its current release
-// wants, and retires the others. When what runs is not known, because the engine is
-// away, running is what was last seen and answers: the others may be there, too, and
-// nothing is started or stopped.
+// adopt takes over the instances of a stack that run what its current release wants,
+// and retires the others. If the engine is away (known is false), running holds the
+// instances that were last seen and answer. The others may exist as well, so nothing is
+// started or stopped.
 func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Instance, known bool) error {
 	var r mesh.Release
 	if st.Current > 0 {
@@ -191,16 +192,16 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 	}
 	found := d.wanted(ctx, st, want, running)
 	d.fleet.Adopt(st, r, want, found, known)
-	d.refresh(ctx, st.Name) // what was recorded since st was read had nobody to be told to
+	d.refresh(ctx, st.Name) // the fleet had no group for changes recorded since st was read
 	if some, _ := d.damaged(); !known || some[st.Name] {
-		return nil // what else runs may be wanted by what cannot be read
+		return nil // an unreadable record may want the other instances
 	}
 	d.retire(st, slices.DeleteFunc(slices.Clone(running), func(in mesh.Instance) bool { return found[in.Name].ID == in.ID }))
 	return nil
 }
 
-// wanted chooses, for each slot, the instance that runs what is wanted: one that a
-// deployment started that went live, of several the newest.
+// wanted chooses the instance for each slot: one that runs what is wanted and was
+// started by a deployment that went live; of several, the newest.
 func (d *Deployer) wanted(ctx context.Context, st mesh.Stack, want []mesh.InstanceSpec, running []mesh.Instance) map[mesh.InstanceName]mesh.Instance {
 	live := map[mesh.DeploymentNumber]bool{}
 	best := map[mesh.InstanceName]mesh.Instance{}
@@ -226,9 +227,9 @@ func (d *Deployer) wanted(ctx context.Context, st mesh.Stack, want []mesh.Instan
 	return best
 }
 
-// wentLive tells whether what a deployment has started may serve. One that is not
-// recorded any more is among the oldest, and what it started has run since; what one
-// started whose record is damaged is left alone.
+// wentLive reports whether the instances that a deployment started may serve. A
+// deployment that is no longer recorded is among the oldest, and its instances have run
+// since. Instances of a deployment with a damaged record are left alone.
 func (d *Deployer) wentLive(ctx context.Context, st mesh.Stack, n mesh.DeploymentNumber) bool {
 	dep, err := d.Store.Deployment(ctx, st.Name, n)
 	switch {
@@ -240,7 +241,7 @@ func (d *Deployer) wentLive(ctx context.Context, st mesh.Stack, n mesh.Deploymen
 	return err == nil && dep.Status == mesh.StatusLive
 }
 
-// adoptLater adopts a stack in its turn, when no deployment is at work there.
+// adoptLater adopts a stack in its turn, when no deployment of it runs.
 func (d *Deployer) adoptLater(name mesh.StackName) {
 	d.background(func(ctx context.Context) {
 		ctx, cancel := context.WithCancelCause(ctx)
@@ -266,8 +267,8 @@ func (d *Deployer) adoptLater(name mesh.StackName) {
 	})
 }
 
-// refresh tells the fleet what is recorded of a stack by now. Whoever changes a record
-// calls it afterwards; of several records the latest counts, in whatever order they come.
+// refresh passes the current record of a stack to the fleet. Call it after every change
+// to a record. Of several records the latest counts, whatever their order.
 func (d *Deployer) refresh(ctx context.Context, stack mesh.StackName) {
 	switch st, err := d.Store.Stack(context.WithoutCancel(ctx), stack); {
 	case err == nil:

@@ -6,8 +6,8 @@ import (
 	"mesh"
 )
 
-// SignIn signs in to a registry, so that its private images can be pulled and built
-// from, and remembers how. Nothing is remembered of what the registry refuses.
+// SignIn signs in to a registry, so that private images can be pulled and built from,
+// and records the sign-in. If the registry refuses, nothing is recorded.
 func (d *Deployer) SignIn(ctx context.Context, r mesh.Registry) error {
 	if err := d.Builder.SignIn(ctx, r); err != nil {
 		return err
@@ -20,7 +20,7 @@ func (d *Deployer) SignIn(ctx context.Context, r mesh.Registry) error {
 	return nil
 }
 
-// SignOut forgets a registry.
+// SignOut removes the sign-in of a registry.
 func (d *Deployer) SignOut(ctx context.Context, host string, by mesh.KeyName) error {
 	if err := d.Store.RemoveRegistry(ctx, host); err != nil {
 		return err

@@ -10,8 +10,8 @@ import (
 	"mesh/deploy/manifest"
 )
 
-// releaseCommand runs what has to be done once before the new release gets
-// traffic, with its image and config: migrations, say.
+// releaseCommand runs the release command, for example migrations, once before the new
+// release gets traffic, with its image and config.
 func (d *Deployer) releaseCommand(ctx context.Context, a *attempt, st mesh.Stack, r mesh.Release) error {
 	command := r.Declared.Commands[mesh.ReleaseCommand]
 	if len(st.ReleaseCommand) > 0 {
@@ -20,8 +20,8 @@ func (d *Deployer) releaseCommand(ctx context.Context, a *attempt, st mesh.Stack
 	return d.runOnce(ctx, a, st, r, "release command", command)
 }
 
-// runOnce runs a command in a container of its own with a release's image and
-// config, and shows what it prints. The empty command is none.
+// runOnce runs a command in a new container with a release's image and config, and
+// shows its output. It does nothing if the command is empty.
 func (d *Deployer) runOnce(ctx context.Context, a *attempt, st mesh.Stack, r mesh.Release, what, command string) error {
 	if command == "" {
 		return nil
@@ -68,7 +68,7 @@ func (d *Deployer) runOnce(ctx context.Context, a *attempt, st mesh.Stack, r mes
 	return nil
 }
 
-// tail indents what a command prints and remembers its last lines.
+// tail indents the output of a command and keeps its last lines.
 type tail struct {
 	to   io.Writer
 	part []byte
@@ -102,8 +102,8 @@ func (t *tail) flush() {
 	_, _ = io.WriteString(t.to, "       "+line+"\n")
 }
 
-// SetReleaseCommand sets the command that is run before a push goes live; an
-// empty line leaves it to the Procfile again.
+// SetReleaseCommand sets the command that runs before a push goes live. If line is
+// empty, the Procfile decides again.
 func (d *Deployer) SetReleaseCommand(ctx context.Context, stack mesh.StackName, line string) error {
 	if err := mesh.CheckCommand(line); err != nil {
 		return err

@@ -10,11 +10,10 @@ import (
 	"mesh"
 )
 
-// RenameStack gives a stack another name: its host below the base domain, its
-// remote, its network and its images follow, and so do the keys that are limited
-// to it. Instances of the new name are started beside the old ones and checked
-// first, so that the stack's own domains lose no request. The old name is free
-// afterwards.
+// RenameStack renames a stack. Its host below the base domain, its remote, its network,
+// its images and the keys limited to it follow. It first starts and checks instances of
+// the new name beside the old ones, so that the stack's own domains lose no request.
+// Afterwards the old name is free.
 func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by mesh.KeyName, out io.Writer) error {
 	if name == to {
 		return mesh.Errorf(mesh.Invalid, "%s already has this name", name)
@@ -65,13 +64,13 @@ func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by 
 			d.names.endRename(name)
 		}
 	}()
-	subnet, err := d.subnet(stacks) // both networks live side by side for a while
+	subnet, err := d.subnet(stacks) // both networks exist side by side for a while
 	if err != nil {
 		return err
 	}
 	dep := mesh.Deployment{Stack: name, Kind: mesh.DeployRename, By: by, Subject: fmt.Sprintf("Rename to %s", to)}
 	return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
-		// As it is by now: something may have had its turn since.
+		// Read the stack again: another deployment may have had its turn since.
 		st, err := d.Store.Stack(ctx, name)
 		if err != nil {
 			return err
@@ -86,11 +85,11 @@ func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by 
 		moved.Name, moved.Was, moved.Subnet = to, name, subnet
 		old, err := d.rename(ctx, a, st, moved)
 		if err == nil {
-			left = true // the old name is taken until nothing of it is left
+			left = true // the old name is taken until nothing is left of it
 			d.background(func(ctx context.Context) {
 				defer d.names.endRename(name)
 				if old(ctx) {
-					d.removeStack(ctx, name) // the network, and what did not go
+					d.removeStack(ctx, name) // the network, and anything that failed to move
 				}
 			})
 		}
@@ -98,7 +97,8 @@ func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by 
 	})
 }
 
-// rename does it. What it returns waits until the old instances have gone.
+// rename makes the change. The returned function waits until the old instances have
+// retired.
 func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack) (retired func(context.Context) bool, err error) {
 	var r mesh.Release
 	if st.Current > 0 {
@@ -118,7 +118,7 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 		a.dep.Ended = d.Now().UTC()
 		next, err := d.Store.RenameStack(ctx, a.dep, moved.Name, func(s *mesh.Stack) error {
 			if s.Lock != nil {
-				return locked(*s) // since this began
+				return locked(*s) // it was locked after this began
 			}
 			if s.Current != st.Current {
 				return mesh.Errorf(mesh.Conflict, "%s became current in the meantime", s.Current).WithHint("try again")
@@ -145,7 +145,7 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 	}})
 	if err != nil {
 		if a.dep.Status != mesh.StatusLive {
-			d.removeStack(context.WithoutCancel(ctx), moved.Name) // its network; nobody else can have begun under that name
+			d.removeStack(context.WithoutCancel(ctx), moved.Name) // its network; nobody else can have used that name
 		}
 		return nil, err
 	}
@@ -153,21 +153,21 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 	d.Logger.Info("stack renamed", "stack", next.Name, "was", st.Name, "key", string(a.dep.By))
 	d.lives.end(st.Name, mesh.Errorf(mesh.NoStack, "%s was renamed to %s by %s", st.Name, next.Name, a.dep.By).
 		WithHint("continue with: ssh mesh logs -a %s -t", next.Name))
-	d.Events.Rename(st.Name, next.Name) // before its routes go, and its logs with them
+	d.Events.Rename(st.Name, next.Name) // before its routes, and with them its logs
 	retired = d.retire(next, d.fleet.Renamed(st.Name, next.Name))
 	if next, err = d.finishRename(ctx, next); err != nil {
 		d.Logger.Warn("rename not finished; the next start finishes it", "stack", next.Name, "err", err)
-		retired = func(context.Context) bool { return false } // its images are still under the old name
+		retired = func(context.Context) bool { return false } // its images still have the old name
 	}
 	a.detail("update your remote: git remote set-url mesh …/%s", next.Name)
 	a.done(next)
 	return retired, nil
 }
 
-// finishRename moves what a renamed stack has outside the store. It goes on where
-// a killed server stopped.
+// finishRename moves what a renamed stack has outside the store. It continues where a
+// killed server stopped.
 func (d *Deployer) finishRename(ctx context.Context, st mesh.Stack) (mesh.Stack, error) {
-	d.Events.Rename(st.Was, st.Name) // again, when a killed server has left it to this one
+	d.Events.Rename(st.Was, st.Name) // again, if a killed server left it unfinished
 	err := d.Repos.Rename(ctx, st.Was, st.Name)
 	if err == nil {
 		err = d.Builder.Rename(ctx, st.Was, st.Name)

@@ -15,7 +15,7 @@ import (
 	"mesh/deploy/deploytest"
 )
 
-// renamed makes a stack blog with a domain and two releases.
+// renamed creates a stack blog with a domain and two releases.
 func renamed(t *testing.T, w *deploytest.World, d *deploy.Deployer) {
 	t.Helper()
 	mustPush(t, w, d, app)
@@ -103,7 +103,7 @@ func TestRename_AllFollows(t *testing.T) {
 	})
 }
 
-// Domains of its own lose no request: at every moment they lead to somewhere.
+// The stack's own domains lose no request: at every moment they lead somewhere.
 func TestRename_DomainsAreAlwaysRouted(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		var d *deploy.Deployer
@@ -173,7 +173,7 @@ func TestRename_FailedCheckChangesNothing(t *testing.T) {
 	})
 }
 
-// Nothing begins under either name while it goes on.
+// Nothing begins under either name during the rename.
 func TestRename_KeepsOthersOut(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()
@@ -310,7 +310,7 @@ func TestRename_UnfinishedIsFinishedLater(t *testing.T) {
 	})
 }
 
-// What becomes current while a rename waits for its turn is what it starts.
+// A rename starts the release that is current when it has its turn.
 func TestRename_TakesWhatIsCurrentInItsTurn(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()
@@ -334,8 +334,7 @@ func TestRename_TakesWhatIsCurrentInItsTurn(t *testing.T) {
 	})
 }
 
-// A rename that could not be finished is, whatever has happened to the new name
-// since.
+// An unfinished rename is finished later, whatever has happened to the new name since.
 func TestRename_IsFinishedAfterADeployment(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		w.Builder.RenameFunc = func() error { return errors.New("the engine is busy") }
@@ -368,7 +367,7 @@ func TestRename_IsFinishedAfterADeployment(t *testing.T) {
 	})
 }
 
-// A client that reads nothing holds up no deployment, and not the next one.
+// A client that reads nothing holds up neither this deployment nor the next one.
 func TestAttempt_DoesNotWaitForItsClient(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()

@@ -7,9 +7,9 @@ import (
 	"mesh"
 )
 
-// rerelease makes a new release out of the current one. change alters it and
-// returns what else is to change in the stack with it; a nil r.Services after it
-// is a fault.
+// rerelease makes a new release from the current one. change alters it and returns a
+// function that makes further changes to the stack, or nil. If r.Services is nil
+// afterwards, that is a bug.
 func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Writer, description string, change func(context.Context, *attempt, mesh.Stack, *mesh.Release) (func(*mesh.Stack), error)) error {
 	return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
 		st, err := d.Store.Stack(ctx, dep.Stack)
@@ -19,7 +19,7 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 		if st.Current == 0 {
 			return notDeployed(dep.Stack)
 		}
-		free := dep.Kind == mesh.DeployScale || dep.By == self // what was released comes back
+		free := dep.Kind == mesh.DeployScale || dep.By == self // these only bring back what was released
 		if st.Lock != nil && !free {
 			return locked(st)
 		}
@@ -41,19 +41,19 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 		if err := d.ensureImage(ctx, a, st, &r); err != nil {
 			return err
 		}
-		st.Declared = r.Declared.Settings // how it is checked
+		st.Declared = r.Declared.Settings // the checks depend on it
 		run := r
 		if st.Stopped {
 			run.Formation = nil
 		}
-		anew := all // a release is what its instances were started with
+		anew := all // instances have the release they were started with
 		if dep.Kind == mesh.DeployScale {
 			anew = none
 		}
 		st, err = d.roll(ctx, a, rollout{stack: st, release: run, anew: anew, commit: func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
 			return d.commit(ctx, a, &r, func(s *mesh.Stack) error {
 				if s.Lock != nil && !free {
-					return locked(*s) // since this began
+					return locked(*s) // it was locked after this began
 				}
 				s.Declared = r.Declared.Settings
 				if also != nil {

@@ -8,8 +8,8 @@ import (
 	"mesh"
 )
 
-// Restart replaces the instances of a service, or of all when it is empty, by new
-// ones of the same release, without downtime.
+// Restart replaces the instances of a service, or of all services if it is empty, with
+// new ones of the same release, without downtime.
 func (d *Deployer) Restart(ctx context.Context, stack mesh.StackName, by mesh.KeyName, svc mesh.ServiceName, out io.Writer) error {
 	subject := "Restart"
 	anew := all
@@ -20,12 +20,12 @@ func (d *Deployer) Restart(ctx context.Context, stack mesh.StackName, by mesh.Ke
 	return d.rerun(ctx, mesh.Deployment{Stack: stack, Kind: mesh.DeployRestart, By: by, Subject: subject}, out, anew, svc)
 }
 
-// Start starts a stack that was stopped.
+// Start starts a stopped stack.
 func (d *Deployer) Start(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error {
 	return d.rerun(ctx, mesh.Deployment{Stack: stack, Kind: mesh.DeployStart, By: by, Subject: "Start"}, out, none, "")
 }
 
-// rerun rolls the current release out again.
+// rerun rolls out the current release again.
 func (d *Deployer) rerun(ctx context.Context, dep mesh.Deployment, out io.Writer, anew func(mesh.ServiceName) bool, svc mesh.ServiceName) error {
 	st, err := d.Store.Stack(ctx, dep.Stack)
 	if err != nil {
@@ -63,7 +63,7 @@ func (d *Deployer) rerun(ctx context.Context, dep mesh.Deployment, out io.Writer
 		if there, err := d.Builder.Present(ctx, r.Image.ID); err != nil {
 			return err
 		} else if !there {
-			// A release is what its image is: with another image it is another release.
+			// A different image makes a different release.
 			if a.next, err = d.nextRelease(ctx, st.Name); err != nil {
 				return err
 			}
@@ -90,8 +90,8 @@ func (d *Deployer) rerun(ctx context.Context, dep mesh.Deployment, out io.Writer
 	})
 }
 
-// Stop takes a stack out of service: no routes lead to it, its instances are
-// retired, and requests are told that it is stopped.
+// Stop takes a stack out of service: it removes the routes, retires the instances, and
+// answers requests with a note that the stack is stopped.
 func (d *Deployer) Stop(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error {
 	st, err := d.Store.Stack(ctx, stack)
 	if err != nil {

@@ -7,9 +7,9 @@ import (
 	"mesh"
 )
 
-// Rollback makes a new release with the image, config and commands of an earlier
-// one, the one before the current when n is 0, and rolls it out without a build.
-// How many instances there are stays as it is.
+// Rollback makes a new release with the image, config and commands of an earlier one,
+// or of the previous one if n is 0, and rolls it out without a build. The number of
+// instances stays the same.
 func (d *Deployer) Rollback(ctx context.Context, stack mesh.StackName, by mesh.KeyName, n mesh.ReleaseNumber, out io.Writer) error {
 	st, err := d.Store.Stack(ctx, stack)
 	if err != nil {

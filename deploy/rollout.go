@@ -11,18 +11,19 @@ import (
 	"mesh/deploy/fleet"
 )
 
-// rollout is what roll rolls out.
+// rollout is the input of roll.
 type rollout struct {
 	stack   mesh.Stack
-	release mesh.Release                                          // to run; without its formation, nothing runs
-	anew    func(mesh.ServiceName) bool                           // services of which no running instance is kept
+	release mesh.Release                                          // to run; with no formation, nothing runs
+	anew    func(mesh.ServiceName) bool                           // services that get new instances only
 	commit  func(context.Context, mesh.Stack) (mesh.Stack, error) // records it; gets the stack with the subnet of the instances
 }
 
-// roll starts what the release runs beside what runs now, commits, switches traffic, and
-// retires what the release leaves out. Instances that already run the same stay. If
-// anything fails before commit has succeeded, the new instances are removed and nothing
-// has changed. From commit on, the rollout is finished whether or not ctx ends.
+// roll starts the new instances of the release beside the running ones, commits,
+// switches traffic, and retires the instances that the release leaves out. Instances
+// that already run the same thing stay. If anything fails before commit has succeeded,
+// roll removes the new instances, and nothing has changed. From commit on, it finishes
+// the rollout even if ctx ends.
 func (d *Deployer) roll(ctx context.Context, a *attempt, o rollout) (mesh.Stack, error) {
 	st, r := o.stack, o.release
 	want, err := specs(st, r, a.dep.Number)
@@ -34,11 +35,11 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, o rollout) (mesh.Stack,
 	if len(start) > 0 {
 		a.step("starting", "Starting %s", counts(start))
 	}
-	stopped := st.Stopped // as the caller wants it, which is not recorded yet
+	stopped := st.Stopped // as the caller wants it; not recorded yet
 	st, started, err := d.startAll(ctx, a, st, start)
 	st.Stopped = stopped
 	undo := func() {
-		// Nobody has been served by them: no grace.
+		// They have served nobody, so they need no grace period.
 		d.fleet.StopAll(context.WithoutCancel(ctx), started, 0)
 	}
 	if err != nil {
@@ -86,9 +87,9 @@ func (a *attempt) switched(st mesh.Stack, was mesh.ReleaseNumber) {
 	}
 }
 
-// startAll starts instances beside what runs and waits until they are healthy, in the
-// stack's network or, when that turns out to be taken, in another one, which st has
-// then. It returns those it has started also when it fails.
+// startAll starts instances beside the running ones and waits until they are healthy.
+// If the stack's network turns out to be taken, it uses another one, which the returned
+// stack has. It returns the started instances even if it fails.
 func (d *Deployer) startAll(ctx context.Context, a *attempt, st mesh.Stack, specs []mesh.InstanceSpec) (mesh.Stack, []mesh.Instance, error) {
 	var started []mesh.Instance
 	began := d.Now()
@@ -123,7 +124,7 @@ func counts(specs []mesh.InstanceSpec) string {
 	return strings.Join(parts, " ")
 }
 
-// phaseFailed names the phase in front of a fault of the app's.
+// phaseFailed puts the phase in front of an error that the app caused.
 func phaseFailed(phase string, err error) error {
 	var e *mesh.Error
 	if !errors.As(err, &e) || e.Kind == mesh.Cancelled {
@@ -132,19 +133,19 @@ func phaseFailed(phase string, err error) error {
 	f := *e
 	f.Text = phase + ": " + e.Text
 	if e.Kind == mesh.Invalid {
-		f.Kind = mesh.Failed // of what was pushed, not of what was typed
+		f.Kind = mesh.Failed // what was pushed is at fault, not what was typed
 	}
 	return &f
 }
 
-// retire has instances that no route has leave in the background, each with the time
-// that its own release gives it.
+// retire retires instances without a route in the background, each with the times of
+// its own release.
 func (d *Deployer) retire(st mesh.Stack, ins []mesh.Instance) (retired func(context.Context) bool) {
 	set := st.Effective()
 	releases := map[mesh.ReleaseNumber]mesh.Release{}
 	return d.fleet.Retire(ins, func(in mesh.Instance) fleet.Exit {
 		if _, read := releases[in.Release]; !read {
-			// A release that cannot be read has no stop timeout of its own.
+			// An unreadable release has no stop timeout.
 			releases[in.Release], _ = d.Store.Release(context.Background(), st.Name, in.Release)
 		}
 		own := releases[in.Release].Services[in.Name.Service].StopTimeout

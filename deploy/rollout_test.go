@@ -25,7 +25,7 @@ var (
 	_ deploy.Repos   = (*deploytest.Repos)(nil)
 )
 
-// bubble runs a test with a world of its own, in a time of its own.
+// bubble runs a test in a separate world with its own clock.
 func bubble(t *testing.T, fn func(t *testing.T, w *deploytest.World)) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) { fn(t, deploytest.New(t)) })
@@ -33,7 +33,7 @@ func bubble(t *testing.T, fn func(t *testing.T, w *deploytest.World)) {
 
 var app = map[string]string{"Dockerfile": "FROM scratch\n"}
 
-// push pushes a commit and waits until all has settled.
+// push pushes a commit and waits until everything has settled.
 func push(t *testing.T, w *deploytest.World, d *deploy.Deployer, files map[string]string) (out string, err error) {
 	t.Helper()
 	var o deploytest.Output
@@ -67,7 +67,7 @@ func release(t *testing.T, w *deploytest.World, n mesh.ReleaseNumber) mesh.Relea
 	return r
 }
 
-// last is the last deployment.
+// last returns the last deployment.
 func last(t *testing.T, w *deploytest.World) mesh.Deployment {
 	t.Helper()
 	ds, err := w.Store.Deployments(t.Context(), "blog", 1)
@@ -77,8 +77,8 @@ func last(t *testing.T, w *deploytest.World) mesh.Deployment {
 	return ds[0]
 }
 
-// sound checks what has to be true whenever nothing is under way: what is recorded
-// runs, all of it and nothing else, traffic goes there, and refs say so.
+// sound checks what must be true whenever nothing is in progress: exactly the recorded
+// instances run, traffic goes to them, and refs match.
 func sound(t *testing.T, w *deploytest.World) {
 	t.Helper()
 	soundStack(t, w, "blog")
@@ -126,7 +126,7 @@ func soundStack(t *testing.T, w *deploytest.World, name mesh.StackName) {
 	if len(want) > 0 || len(targets) > 0 {
 		t.Errorf("wanted and missing: %v; traffic to %v, which is nowhere", want, targets)
 	}
-	// A branch that names a commit which does not run would make a push of it a no-op.
+	// If a branch points to a commit that does not run, a push of it does nothing.
 	head, served := w.Repos.Head(name), r.Commit
 	if !r.Here() {
 		served = ""
@@ -152,7 +152,7 @@ func soundStack(t *testing.T, w *deploytest.World, name mesh.StackName) {
 	}
 }
 
-// pass lets time pass in the bubble; it takes none.
+// pass advances the time in the bubble.
 func pass(d time.Duration) {
 	<-time.After(d)
 	synctest.Wait()
@@ -245,14 +245,14 @@ func TestRollout_FailedBuildChangesNothing(t *testing.T) {
 		}
 		w.Repos.Move("blog", mesh.RepoState{Commit: release(t, w, 1).Commit}) // the receiver's part
 		sound(t, w)
-		// The same again, mended, is live.
+		// The same push with a build that works is live.
 		w.Builder.BuildFunc = nil
 		mustPush(t, w, d, app)
 		sound(t, w)
 	})
 }
 
-// unchanged pushes something that must fail and leave v1 as it was.
+// unchanged pushes a commit that must fail and leave v1 unchanged.
 func unchanged(t *testing.T, w *deploytest.World, d *deploy.Deployer, files map[string]string, says string) {
 	t.Helper()
 	before := w.Runner.Names()
@@ -357,7 +357,7 @@ func TestRollout_DiesBetweenCheckAndSwitch(t *testing.T) {
 		d, _ := w.Start()
 		mustPush(t, w, d, app)
 		unchanged(t, w, d, app, "became healthy and then ended with exit code 9")
-		// After that: it is live, and comes back as every crash does.
+		// After that: it is live, and restarts as after every crash.
 		at = deploy.StepCommitted
 		if out, err := push(t, w, d, app); err != nil {
 			t.Fatal(err, out)
@@ -370,8 +370,8 @@ func TestRollout_DiesBetweenCheckAndSwitch(t *testing.T) {
 	})
 }
 
-// What is recorded of a stack's routes while a deployment has its release recorded
-// and not yet switched is routed, and so is what several record at once.
+// Route changes recorded while a deployment has recorded its release but not switched
+// yet take effect, even several at once.
 func TestRollout_ChangesOfRoutesMeanwhile(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		var d *deploy.Deployer

@@ -11,17 +11,17 @@ import (
 	"mesh/deploy/manifest"
 )
 
-// runName is what detached runs are numbered under: run.4211.
+// runName is the service name of detached runs, as in run.4211.
 const runName mesh.ServiceName = "run"
 
-// runLife is how long a detached run and its output are kept, whether or not it
-// has ended.
+// runLife is how long a detached run and its output are kept, whether or not it has
+// ended.
 const runLife = 24 * time.Hour
 
-// keepRuns is how many ended runs of a stack stay to be looked at.
+// keepRuns is how many ended runs of a stack are kept.
 const keepRuns = 20
 
-// oneOff is a command with the image and config of the current release.
+// oneOff returns a command with the image and config of the current release.
 func (d *Deployer) oneOff(ctx context.Context, run mesh.Run, name mesh.InstanceName) (mesh.OneOff, error) {
 	st, err := d.Store.Stack(ctx, run.Stack)
 	if err != nil {
@@ -59,8 +59,8 @@ func (d *Deployer) oneOff(ctx context.Context, run mesh.Run, name mesh.InstanceN
 	}, nil
 }
 
-// RunCommand runs a one-off command with the image and config of the current
-// release, and returns its exit code. Its container is gone when it returns.
+// RunCommand runs a one-off command with the image and config of the current release,
+// and returns its exit code. When it returns, the container has been removed.
 func (d *Deployer) RunCommand(ctx context.Context, run mesh.Run) (int, error) {
 	if err := d.names.free(run.Stack); err != nil {
 		return 0, err
@@ -73,9 +73,9 @@ func (d *Deployer) RunCommand(ctx context.Context, run mesh.Run) (int, error) {
 	return d.Runner.RunOneOff(ctx, o)
 }
 
-// Detach starts a one-off command with nobody connected. It goes on when the
-// client and when mesh go away, and is ended and removed, with its output, after
-// 24 hours at the latest. The streams of run are not used.
+// Detach starts a one-off command with no client connected. It keeps running when the
+// client or mesh exits. After at most 24 hours it is ended and removed, with its
+// output. The streams of run are not used.
 func (d *Deployer) Detach(ctx context.Context, run mesh.Run) (mesh.DetachedRun, error) {
 	if err := d.names.free(run.Stack); err != nil {
 		return mesh.DetachedRun{}, err
@@ -111,13 +111,13 @@ func (d *Deployer) Detach(ctx context.Context, run mesh.Run) (mesh.DetachedRun, 
 	return r, nil
 }
 
-// Runs lists the detached runs of a stack, the oldest first.
+// Runs returns the detached runs of a stack, the oldest first.
 func (d *Deployer) Runs(ctx context.Context, stack mesh.StackName) ([]mesh.DetachedRun, error) {
 	return d.Runner.Detached(ctx, stack)
 }
 
-// StopRun ends a detached run, with SIGTERM first when it runs, and removes it
-// with its output.
+// StopRun ends a detached run, with SIGTERM first if it still runs, and removes it and
+// its output.
 func (d *Deployer) StopRun(ctx context.Context, stack mesh.StackName, name string) error {
 	runs, err := d.Runner.Detached(ctx, stack)
 	if err != nil {
@@ -130,14 +130,14 @@ func (d *Deployer) StopRun(ctx context.Context, stack mesh.StackName, name strin
 	return d.Runner.Stop(ctx, runs[i].ID, mesh.DefaultStopTimeout)
 }
 
-// expireRuns removes detached runs whose time is up, and those that have ended
-// beyond the newest keepRuns of a stack, until ctx ends.
+// expireRuns removes detached runs that are older than runLife, and those that have
+// ended beyond the newest keepRuns of a stack, until ctx ends.
 func (d *Deployer) expireRuns(ctx context.Context) {
-	const again = time.Minute // when the engine does not answer
+	const again = time.Minute // if the engine does not answer
 	for {
 		next := d.expire(ctx, again)
 		if next == 0 {
-			next = runLife // nothing to wait for but a new one
+			next = runLife // only a new run is worth waking up for
 		}
 		t := time.NewTimer(next)
 		select {
@@ -151,7 +151,7 @@ func (d *Deployer) expireRuns(ctx context.Context) {
 	}
 }
 
-// expire does it once and tells when to look again; 0: when there is a new one.
+// expire does one pass and returns when to look again; 0 means when a new run starts.
 func (d *Deployer) expire(ctx context.Context, again time.Duration) (next time.Duration) {
 	runs, err := d.Runner.Detached(ctx, "")
 	if err != nil {

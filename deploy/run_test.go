@@ -50,7 +50,7 @@ func TestDetach_ExpiresAfterADay(t *testing.T) {
 		if got := names(); got != second {
 			t.Errorf("after a day: %q", got)
 		}
-		// A server that was away when its time came removes it at the start.
+		// If the server was away when its time came, the next start removes it.
 		stop()
 		pass(2 * time.Hour)
 		d, _ = w.Start()
@@ -60,7 +60,7 @@ func TestDetach_ExpiresAfterADay(t *testing.T) {
 		if err := d.StopRun(t.Context(), "blog", first); !errors.Is(err, mesh.NotFound) {
 			t.Errorf("got %v", err)
 		}
-		// Of the ended ones the newest stay, and none that runs is lost.
+		// Of the ended runs the newest stay, and no running one is removed.
 		running := run()
 		var ended []string
 		for range 25 {
@@ -136,7 +136,8 @@ func TestReleaseCommand_TimesOut(t *testing.T) {
 	})
 }
 
-// It was kept for the first release of a stack, and every push failed then.
+// Such a command was recorded for the first release of a stack, and then every push
+// failed.
 func TestUpdateService_RefusesACommandThatNothingCarries(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()

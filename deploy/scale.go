@@ -10,12 +10,12 @@ import (
 	"mesh"
 )
 
-// maxInstances of one service: more on one machine is a slip of the finger.
+// maxInstances limits the instances of a service. More on one machine is a slip of the
+// finger.
 const maxInstances = 100
 
-// Scale changes how many instances of services there are, all of them or none.
-// Instances that stay are not restarted. Before the first release it records what
-// is wanted.
+// Scale changes the number of instances of services, all of them or none. Instances
+// that stay are not restarted. Before the first release, it records the wanted numbers.
 func (d *Deployer) Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyName, changes []mesh.Scale, out io.Writer) (mesh.Formation, error) {
 	apply := func(f mesh.Formation, known map[mesh.ServiceName]mesh.Service) (mesh.Formation, error) {
 		f = f.Clone()
@@ -69,7 +69,7 @@ func (d *Deployer) Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyN
 		if err != nil {
 			return nil, err
 		}
-		// Scaling alone brings no recorded config into force.
+		// Scaling alone does not apply recorded config changes.
 		cur, err := d.Store.Release(ctx, stack, st.Current)
 		if err != nil {
 			return nil, err

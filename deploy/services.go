@@ -8,9 +8,8 @@ import (
 	"mesh"
 )
 
-// UpdateService changes what svc:update says of a service, and rolls that out as
-// a release when the stack runs. A service that the Procfile does not name begins
-// to exist with it.
+// UpdateService changes the svc:update settings of a service, and rolls them out as a
+// release if the stack runs. It creates a service that the Procfile does not name.
 func (d *Deployer) UpdateService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, change func(*mesh.ServiceSettings), out io.Writer) error {
 	if name == mesh.ReleaseCommand {
 		return mesh.Errorf(mesh.Invalid, "the release command is not a service").WithHint("set it with: ssh mesh stacks:set-release-command -a %s -- COMMAND", stack)
@@ -23,8 +22,8 @@ func (d *Deployer) UpdateService(ctx context.Context, stack mesh.StackName, by m
 	}, out)
 }
 
-// DeleteService forgets what svc:update has said of a service: its command is the
-// Procfile's or the image's again, and a service that neither has is gone.
+// DeleteService clears the svc:update settings of a service. Its command is the
+// Procfile's or the image's again; a service with neither is removed.
 func (d *Deployer) DeleteService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, out io.Writer) error {
 	return d.changeServices(ctx, stack, by, "Delete "+string(name), func(s map[mesh.ServiceName]mesh.ServiceSettings) error {
 		if _, ok := s[name]; !ok {

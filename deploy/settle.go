@@ -4,11 +4,11 @@ import (
 	"context"
 )
 
-// WaitIdle returns when no deployment runs or waits and no instance is on its way
-// out, or with ctx's cause when that ends first. It refuses nothing: that nothing
-// begins meanwhile is for the caller to see to. It is for a server that hands its
-// store to another process: what is left undone then, the other takes for its own
-// to mend, requests that drain here included.
+// WaitIdle returns when no deployment runs or waits and no instance is being retired,
+// or with ctx's cause if ctx ends first. It refuses nothing: the caller must see to it
+// that nothing begins meanwhile. It is for a server that hands its store to another
+// process. The other process would take unfinished work, even requests that drain here,
+// for its own to repair.
 func (d *Deployer) WaitIdle(ctx context.Context) error {
 	for {
 		under := d.underWay()
@@ -23,7 +23,8 @@ func (d *Deployer) WaitIdle(ctx context.Context) error {
 	}
 }
 
-// underWay returns the end of something that WaitIdle waits for; nil: there is nothing.
+// underWay returns a channel that is closed when something that WaitIdle waits for has
+// ended, or nil if there is nothing.
 func (d *Deployer) underWay() <-chan struct{} {
 	if end := d.lanes.busy(); end != nil {
 		return end

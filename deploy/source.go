@@ -11,30 +11,30 @@ import (
 	"mesh/deploy/manifest"
 )
 
-// source is what a deployment takes its image from.
+// source is where a deployment gets its image from.
 type source struct {
-	repo        mesh.StackName // whose repository has the commit, and so the tree; empty: tree, from or image is given
+	repo        mesh.StackName // whose repository has the commit and its tree; empty: tree, from or image is given
 	commit      mesh.Commit
 	branch      string                 // of a push
 	tree        mesh.Tree              // nil: a prebuilt image
 	from        mesh.From              // the prebuilt image
-	image       *mesh.Image            // one that is there already: nothing is built
-	declared    mesh.Declared          // by the tree, or by the release that the image is from
+	image       *mesh.Image            // an existing image: nothing is built
+	declared    mesh.Declared          // by the tree, or by the release that has the image
 	manifest    manifest.Manifest      // of the tree
-	force       bool                   // build also what touches nothing that is watched
-	fresh       bool                   // build also what was built before
-	dockerfile  string                 // instead of the stack's setting
-	tag         string                 // the image's name behind the colon
+	force       bool                   // build even if no watched file changed
+	fresh       bool                   // build even what was built before
+	dockerfile  string                 // overrides the stack's setting
+	tag         string                 // the part of the image's name after the colon
 	description string                 // of the release
-	text        string                 // of the release: what it was made from, when not from a push
+	text        string                 // of the release: its origin, if not a push
 	noCache     bool                   // build every step anew
 	dryRun      bool                   // build, then stop
-	admit       func(mesh.Stack) error // may refuse, in the deployment's turn; may be nil
-	change      func(*mesh.Stack)      // to the stack, with the release; may be nil
+	admit       func(mesh.Stack) error // may refuse the deployment in its turn; may be nil
+	change      func(*mesh.Stack)      // changes the stack with the release; may be nil
 }
 
-// deploySource makes a release out of a source and rolls it out: build, release
-// command, start, check, switch. It is what an attempt does.
+// deploySource makes a release from a source and rolls it out: build, release command,
+// start, check, switch. It runs in an attempt.
 func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) error {
 	st, err := d.Store.Stack(ctx, a.dep.Stack)
 	if err != nil {
@@ -100,7 +100,7 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 	st, err = d.roll(ctx, a, rollout{stack: st, release: r, anew: all, commit: func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
 		return d.commit(ctx, a, &r, func(s *mesh.Stack) error {
 			if s.Lock != nil {
-				return locked(*s) // since this began
+				return locked(*s) // it was locked after this began
 			}
 			src.keep(s, r.Config)
 			if src.change != nil {
@@ -116,7 +116,7 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 	d.tagRelease(context.WithoutCancel(ctx), st, r)
 	if err := d.runOnce(context.WithoutCancel(ctx), a, st, r, "postdeploy", src.manifest.Postdeploy); err != nil {
 		var e *mesh.Error
-		if errors.As(err, &e) { // what is ours is in the log
+		if errors.As(err, &e) { // internal errors are in the log
 			for _, l := range e.Output {
 				a.out.line("         " + l)
 			}
@@ -128,7 +128,7 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 	return nil
 }
 
-// nextRelease is the number that the next release will have.
+// nextRelease returns the number of the next release.
 func (d *Deployer) nextRelease(ctx context.Context, stack mesh.StackName) (mesh.ReleaseNumber, error) {
 	last, err := d.Store.Releases(ctx, stack, 1)
 	if err != nil || len(last) == 0 {
@@ -137,7 +137,7 @@ func (d *Deployer) nextRelease(ctx context.Context, stack mesh.StackName) (mesh.
 	return last[0].Number + 1, nil
 }
 
-// commit records the attempt as live, with its release when there is one.
+// commit records the attempt as live, with its release if it has one.
 func (d *Deployer) commit(ctx context.Context, a *attempt, r *mesh.Release, change func(*mesh.Stack) error) (mesh.Stack, error) {
 	a.dep.Ended = d.Now().UTC()
 	if r != nil {
@@ -152,9 +152,9 @@ func (d *Deployer) commit(ctx context.Context, a *attempt, r *mesh.Release, chan
 	return st, nil
 }
 
-// openTree opens the tree of a commit in the repository of a stack, with the submodules,
-// which are fetched when they are not there. It is for a deployment in its turn, which
-// has one tree open at a time.
+// openTree opens the tree of a commit in the repository of a stack, with its
+// submodules, which it fetches if they are missing. It is for a deployment in its turn,
+// which has one open tree at a time.
 func (d *Deployer) openTree(ctx context.Context, a *attempt, repo mesh.StackName, commit mesh.Commit) (mesh.Tree, func(), error) {
 	tree, _, closeTree, err := d.Repos.Open(ctx, repo, commit)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"mesh/deploy/fleet"
 )
 
-// CreateStack records a new stack with a network of its own and routes its name.
+// CreateStack records a new stack with its own network, and routes its name.
 func (d *Deployer) CreateStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) (mesh.Stack, error) {
 	if err := d.names.free(name); err != nil {
 		return mesh.Stack{}, err
@@ -31,13 +31,12 @@ func (d *Deployer) CreateStack(ctx context.Context, name mesh.StackName, by mesh
 		return st, err
 	}
 	d.fleet.Create(st)
-	d.refresh(ctx, name) // what was recorded since had nobody to be told to
+	d.refresh(ctx, name) // until now the fleet did not know the stack
 	return st, nil
 }
 
-// DestroyStack removes a stack: what runs, its images, network, routes,
-// repository, records and output. Deployments that are under way are cancelled
-// first.
+// DestroyStack removes a stack: its instances, images, network, routes, repository,
+// records and output. It first cancels its deployments.
 func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) error {
 	if _, err := d.Store.Stack(ctx, name); err != nil && !errors.Is(err, mesh.Damaged) {
 		return err
@@ -52,27 +51,26 @@ func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mes
 	}
 	ctx = context.WithoutCancel(ctx)
 	defer d.names.destroy(name)()
-	// The record goes first: a server that is killed from here on removes the rest
-	// when it starts.
+	// Remove the record first: a server that is killed after this removes the rest when
+	// it starts.
 	if err := d.Store.DestroyStack(ctx, name); err != nil {
 		return err
 	}
 	d.fleet.Drop(name)
 	d.lives.end(name, mesh.Errorf(mesh.NoStack, "%s was destroyed by %s", name, by))
 	d.Logger.Info("stack destroyed", "stack", name, "key", string(by))
-	err := d.Repos.Remove(ctx, name) // before the last of it: what is left then is not known to be nobody's
+	err := d.Repos.Remove(ctx, name) // before the note that it was destroyed: without that, leftovers have no known owner
 	d.removeStack(ctx, name)
 	return err
 }
 
-// removeTries is how often the engine is asked to let go of a stack's containers
-// and images before that is left to the next start.
+// removeTries is how often mesh asks the engine to remove a stack's containers and
+// images before it leaves that to the next start.
 const removeTries = 8
 
-// removeStack removes what a stack that is no more has in the engine, and then the note
-// that it was destroyed. An engine
-// that cannot, because it is away or a file system of its own is busy, is asked
-// again in the background.
+// removeStack removes what a destroyed stack has in the engine, and then the note that
+// it was destroyed. If the engine is away, or one of its file systems is busy,
+// removeStack tries again in the background.
 func (d *Deployer) removeStack(ctx context.Context, name mesh.StackName) {
 	remove := func(ctx context.Context) error {
 		err := errors.Join(d.Runner.RemoveStack(ctx, name), d.Builder.Collect(ctx, name, nil))
@@ -92,7 +90,7 @@ func (d *Deployer) removeStack(ctx context.Context, name mesh.StackName) {
 				return
 			}
 			if _, serr := d.Store.Stack(ctx, name); !errors.Is(serr, mesh.NoStack) {
-				return // there is a stack of that name again
+				return // a new stack has the name
 			}
 			err = remove(ctx)
 		}

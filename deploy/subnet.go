@@ -11,12 +11,12 @@ import (
 	"mesh"
 )
 
-// subnetBits is the size of a stack's network: 61 containers.
+// subnetBits is the prefix length of a stack's network: 61 containers.
 const subnetBits = 26
 
-// subnet chooses a network of the pool that meets no other. Docker's own default
-// pools end after 31 networks. The search begins anywhere, so that two servers on
-// one machine seldom want the same.
+// subnet chooses a network from the pool that overlaps no other. Docker's default pools
+// end after 31 networks. The search begins at a random place, so that two servers on
+// one machine seldom choose the same.
 func (d *Deployer) subnet(taken []mesh.Stack) (netip.Prefix, error) {
 	var used []netip.Prefix
 	for _, o := range taken {
@@ -41,13 +41,13 @@ func (d *Deployer) subnet(taken []mesh.Stack) (netip.Prefix, error) {
 	return netip.Prefix{}, mesh.Errorf(mesh.Unavailable, "no network is free for another stack: all %d of %s are in use", count, d.Pool)
 }
 
-// subnetTries is how often a stack gets another network when something else on
-// the machine has the one that was chosen.
+// subnetTries is how often a stack gets another network if something else on the
+// machine has the chosen one.
 const subnetTries = 8
 
-// withSubnet runs fn, which makes the stack's network when it is missing, and
-// again with another subnet when that one turns out to be taken by something that
-// mesh cannot see: the network of another server, made since.
+// withSubnet runs fn, which creates the stack's network if it is missing. It tries
+// another subnet if this one turns out to be taken by something that mesh cannot see,
+// such as the network of another server created since.
 func (d *Deployer) withSubnet(ctx context.Context, st mesh.Stack, fn func(mesh.Stack) error) (mesh.Stack, error) {
 	for try := 1; ; try++ {
 		err := fn(st)

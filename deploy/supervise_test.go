@@ -83,7 +83,7 @@ func TestSupervise_VanishedContainerIsReplaced(t *testing.T) {
 	})
 }
 
-// The container that replaces one that vanished is ill at first.
+// The container that replaces a vanished one is unhealthy at first.
 func TestSupervise_ReplacementThatIsIllIsTriedAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()
@@ -111,7 +111,7 @@ func TestSupervise_CrashOfWhatIsScaledAwayIsForgotten(t *testing.T) {
 		if _, err := d.Scale(t.Context(), "blog", "ci", []mesh.Scale{{Service: "web", To: 2}}, io.Discard); err != nil {
 			t.Fatal(err)
 		}
-		// web.2 vanishes, and is scaled away while its return is on its way.
+		// web.2 vanishes, and is scaled away during its restart.
 		w.Runner.ReviveFunc = nil
 		w.Runner.Vanish("c2")
 		synctest.Wait()
@@ -123,7 +123,7 @@ func TestSupervise_CrashOfWhatIsScaledAwayIsForgotten(t *testing.T) {
 	})
 }
 
-// A slot goes away between the look for its container and the making of another.
+// A slot is removed between the look for its container and the creation of another.
 func TestSupervise_SlotGoesWhileItIsReplaced(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()
@@ -164,7 +164,7 @@ func TestSupervise_KeptInstanceIsReplacedDuringARollout(t *testing.T) {
 	})
 }
 
-// What dies right after its check is not taken for healthy.
+// An instance that dies right after its check does not count as healthy.
 func TestSupervise_DiesRightAfterItsCheck(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()
@@ -232,8 +232,8 @@ func TestReconcile_AdoptsRunning(t *testing.T) {
 	})
 }
 
-// restarted pushes, ends the server, does something to the world, starts a server
-// and lets a minute pass.
+// restarted pushes, ends the server, changes the world, starts a server and lets a
+// minute pass.
 func restarted(t *testing.T, w *deploytest.World, between func()) *deploy.Deployer {
 	t.Helper()
 	d, stop := w.Start()
@@ -301,8 +301,8 @@ func TestReconcile_RemovesForeign(t *testing.T) {
 	})
 }
 
-// A record may be what is missing: an older backup, another mesh.db. What runs of a stack
-// that nobody has destroyed is left alone, and told.
+// The record may be what is missing: an older backup, another mesh.db. The instances of
+// a stack that nobody has destroyed are left alone and reported.
 func TestReconcile_LeavesWhatIsNotRecordedAlone(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d := restarted(t, w, func() {
@@ -320,7 +320,7 @@ func TestReconcile_LeavesWhatIsNotRecordedAlone(t *testing.T) {
 		}) {
 			t.Errorf("the doctor says %+v", d.Findings(t.Context()))
 		}
-		// What the hint says to type removes it.
+		// The command in the hint removes it.
 		if _, err := d.CreateStack(t.Context(), "unheard-of", "x"); err != nil {
 			t.Fatal(err)
 		}
@@ -338,7 +338,7 @@ func TestReconcile_EngineAway(t *testing.T) {
 		d, stop := w.Start()
 		mustPush(t, w, d, app)
 		stop()
-		w.Commit("blog", app) // a push that a killed server had let in
+		w.Commit("blog", app) // a push that a killed server had accepted
 		w.Router = deploytest.NewRouter()
 		w.Runner.SetAway(true)
 		d = w.Deployer()
@@ -368,15 +368,15 @@ func TestReconcile_EngineAway(t *testing.T) {
 	})
 }
 
-// killed is what a test panics with to end a server in the middle.
+// killed is the panic value with which a test ends a server in the middle.
 type killed struct{}
 
-// TestReconcile_InterruptedDeployment kills the server at every step of every kind
-// of deployment, starts another one, and looks whether something serves, nothing
-// is left over, and the refs are right.
+// TestReconcile_InterruptedDeployment kills the server at every step of every kind of
+// deployment, starts another one, and checks that something serves, nothing is left
+// over, and the refs are correct.
 func TestReconcile_InterruptedDeployment(t *testing.T) {
 	kinds := map[string]struct {
-		first bool // of the stack: there is nothing to fall back to
+		first bool // of the stack: there is nothing to return to
 		do    func(*testing.T, *deploytest.World, *deploy.Deployer) error
 	}{
 		"first push": {true, func(t *testing.T, w *deploytest.World, d *deploy.Deployer) error {

@@ -9,8 +9,8 @@ import (
 	"mesh"
 )
 
-// tagRelease names the image after its release and lets go of the images that no
-// rollback will need. Neither can fail a deployment that is live.
+// tagRelease tags the image with its release and removes the images that no rollback
+// needs. A failure cannot fail a deployment that is live.
 func (d *Deployer) tagRelease(ctx context.Context, st mesh.Stack, r mesh.Release) {
 	if err := d.Builder.Tag(ctx, r.Image.ID, fmt.Sprintf("mesh/%s:%s", st.Name, r.Number)); err != nil {
 		d.Logger.Warn("image not tagged", "stack", st.Name, "release", r.Number.String(), "err", err)
@@ -18,27 +18,26 @@ func (d *Deployer) tagRelease(ctx context.Context, st mesh.Stack, r mesh.Release
 	d.collect(st.Name, r.Deployment)
 }
 
-// imageTag is the rule for the part of an image name behind the colon, of the
-// distribution specification.
+// imageTag is the distribution specification's rule for the part of an image name after
+// the colon.
 var imageTag = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
 
-// ownTag is what images are called by their release, their commit and their
-// deployment.
+// ownTag matches the tags that mesh gives images: by release, commit and deployment.
 var ownTag = regexp.MustCompile(`^(v\d+|[0-9a-f]{7,40}|(deployment|from|upload)-.*)$`)
 
-// maxImageTags is how many images a push names after its tags, and how many lines it
-// prints about them: a repository may have thousands.
+// maxImageTags limits how many images a push tags with its git tags, and how many lines
+// it prints about them: a repository may have thousands.
 const maxImageTags = 20
 
-// TagImages names the images of releases made from the tags' commits after the git
-// tags, and returns a line for each of the first tags, and one about the rest.
+// TagImages tags the images of releases made from tagged commits with the git tags. It
+// returns a line for each of the first tags, and one about the rest.
 func (d *Deployer) TagImages(ctx context.Context, stack mesh.StackName, tags []mesh.Tag) (lines []string) {
 	releases, err := d.Store.Releases(ctx, stack, 50)
 	if err != nil {
 		d.Logger.Warn("images not tagged", "stack", stack, "err", err)
 		return nil
 	}
-	// Those that name an image come first: a line about it is worth more.
+	// Tags that name an image come first: a line about them is worth more.
 	built := func(t mesh.Tag) bool {
 		return slices.ContainsFunc(releases, func(r mesh.Release) bool { return r.Commit == t.Commit })
 	}
@@ -66,7 +65,7 @@ func (d *Deployer) TagImages(ctx context.Context, stack mesh.StackName, tags []m
 }
 
 func (d *Deployer) tagImage(ctx context.Context, stack mesh.StackName, t mesh.Tag, releases []mesh.Release, branch string) string {
-	tag := mesh.Visible(t.Name) // git lets anything but control characters into a name
+	tag := mesh.Visible(t.Name) // git allows all but control characters in a name
 	if !imageTag.MatchString(tag) || tag == "latest" {
 		return fmt.Sprintf("tag %s is stored; it is not a valid image name", mesh.Clip(tag, 60))
 	}

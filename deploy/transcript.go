@@ -14,13 +14,13 @@ import (
 	"mesh/deploy/fleet"
 )
 
-// heartbeat is how long a deployment may be silent before it says that it still
-// works: SSH clients and CI runners give up on silence after some minutes.
+// heartbeat is how long a deployment may be silent before it prints that it still
+// works: SSH clients and CI runners close silent connections after some minutes.
 const heartbeat = 30 * time.Second
 
-// transcript is the output of a deployment. It passes whole lines on to the one
-// who waits for it and to the record, with the values of config vars masked. It
-// may be written to from several goroutines.
+// transcript is the output of a deployment. It passes whole lines on to the waiting
+// client and to the record, with the values of config vars masked. It may be written to
+// from several goroutines.
 type transcript struct {
 	record io.WriteCloser
 	client io.Writer
@@ -52,26 +52,26 @@ func (t *transcript) mask(configs ...mesh.Config) {
 	t.hide = mesh.NewMasker(values)
 }
 
-// clean masks a text that goes elsewhere.
+// clean masks a text that is shown elsewhere.
 func (t *transcript) clean(s string) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.hide.Replace(s)
 }
 
-// line prints a line that may quote what an app or a build printed.
+// line prints a line that may quote an app or a build.
 func (t *transcript) line(s string) { _, _ = io.WriteString(t, s+"\n") }
 
-// say prints a line of mesh's own, unmasked: a config var that holds the stack's
-// URL must not blot it out of the result.
+// say prints one of mesh's own lines, unmasked: a config var that holds the stack's URL
+// must not hide it in the result.
 func (t *transcript) say(s string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.pass(s + "\n")
 }
 
-// Write takes any bytes and never fails: a client that went away is noticed by
-// its context, and the record by Close.
+// Write takes any bytes and never fails. The context notices a client that has
+// disconnected, and Close reports errors of the record.
 func (t *transcript) Write(b []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -102,7 +102,7 @@ func (t *transcript) begun() bool {
 	return t.any
 }
 
-// Close ends the record with what is left.
+// Close writes the last, unfinished line and closes the record.
 func (t *transcript) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -114,7 +114,7 @@ func (t *transcript) Close() error {
 	return errors.Join(t.rerr, t.record.Close())
 }
 
-// beat prints a line whenever there was none for a while.
+// beat prints a line after each period of silence.
 func (t *transcript) beat(ctx context.Context, phase func() string) {
 	start := time.Now()
 	for wait := heartbeat; fleet.Wait(ctx, wait, nil); {

@@ -8,10 +8,10 @@ import (
 	"mesh"
 )
 
-// Upload deploys a source that came without git, a tree or a prebuilt image, the
-// way a push is deployed: nil means that it is live, and when ctx ends before its
-// release is recorded, nothing has changed. The stack is made when there is none.
-// The tree is not used after Upload has returned.
+// Upload deploys a source that came without git, a tree or a prebuilt image, in the
+// same way as a push: nil means that it is live, and if ctx ends before its release is
+// recorded, nothing has changed. It creates the stack if it does not exist. It does not
+// use the tree after it returns.
 func (d *Deployer) Upload(ctx context.Context, u mesh.Upload, out io.Writer) error {
 	if err := d.ensureStack(ctx, u.Stack, u.By); err != nil {
 		return err
@@ -30,7 +30,7 @@ func (d *Deployer) Upload(ctx context.Context, u mesh.Upload, out io.Writer) err
 	})
 }
 
-// ensureStack makes a stack unless there is one.
+// ensureStack creates a stack if it does not exist.
 func (d *Deployer) ensureStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) error {
 	_, err := d.Store.Stack(ctx, name)
 	if !errors.Is(err, mesh.NoStack) {
@@ -38,7 +38,7 @@ func (d *Deployer) ensureStack(ctx context.Context, name mesh.StackName, by mesh
 	}
 	if _, err = d.CreateStack(ctx, name, by); err != nil {
 		if _, serr := d.Store.Stack(ctx, name); serr == nil {
-			return nil // somebody else's first push
+			return nil // another first push created it
 		}
 	}
 	return err

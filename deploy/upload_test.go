@@ -28,7 +28,7 @@ func TestUpload_IsDeployedLikeAPush(t *testing.T) {
 		if dep := last(t, w); dep.Kind != mesh.DeployUpload || dep.Status != mesh.StatusLive {
 			t.Errorf("got %+v", dep)
 		}
-		// What the Procfile said is known without the tree.
+		// The Procfile's services are known without the tree.
 		if err := d.UpdateService(t.Context(), "blog", "laptop", "worker", func(s *mesh.ServiceSettings) { s.Command = "./other" }, io.Discard); err != nil {
 			t.Fatal(err)
 		}
@@ -39,7 +39,7 @@ func TestUpload_IsDeployedLikeAPush(t *testing.T) {
 			t.Errorf("the worker runs %q", got)
 		}
 		// A push after it: the branch follows the push, and a rollback to the upload
-		// takes it away, so that the commit can be pushed again.
+		// removes the branch, so that the commit can be pushed again.
 		mustPush(t, w, d, app)
 		if err := d.Rollback(t.Context(), "blog", "laptop", 1, io.Discard); err != nil {
 			t.Fatal(err)
@@ -112,7 +112,7 @@ func TestPromote_SameImageTargetsConfig(t *testing.T) {
 		if len(released) != 1 || !strings.Contains(released[0], "live") || !strings.Contains(released[0], "./other") || !strings.Contains(released[0], "live-value") {
 			t.Errorf("released %q", released)
 		}
-		// The target's repository does not have the commit, and is left alone.
+		// The target's repository does not have the commit, and is not changed.
 		if s, err := d.RepoState(t.Context(), "live"); err != nil || s.Commit != "" {
 			t.Errorf("got %+v, %v", s, err)
 		}
@@ -124,8 +124,8 @@ func TestPromote_SameImageTargetsConfig(t *testing.T) {
 	})
 }
 
-// What is promoted, uploaded or a prebuilt image is no commit of the repository: the
-// deploy branch must not name one, or git would call a push of it up to date.
+// Promoted, uploaded and prebuilt images have no commit in the repository: the deploy
+// branch must be absent, or git would call a push up to date.
 func TestRepoState_NamesOnlyWhatRuns(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()

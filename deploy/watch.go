@@ -8,8 +8,8 @@ import (
 	"mesh/deploy/manifest"
 )
 
-// skipped tells whether a push touches nothing that the stack watches, compared
-// with what is deployed.
+// skipped reports whether a push changes no watched file, compared with the deployed
+// commit.
 func (d *Deployer) skipped(ctx context.Context, st mesh.Stack, src source) (bool, error) {
 	watch := st.Effective().Watch
 	if len(watch) == 0 || src.tree == nil || src.commit == "" || src.noCache || src.force || st.Current == 0 {
@@ -19,15 +19,15 @@ func (d *Deployer) skipped(ctx context.Context, st mesh.Stack, src source) (bool
 	if err != nil || !current.Here() {
 		return false, err
 	}
-	wait, cancel := context.WithTimeout(ctx, compareWait) // a second tree, for which there may be no room
+	wait, cancel := context.WithTimeout(ctx, compareWait) // a second tree, which may have to wait for memory
 	defer cancel()
 	old, _, closeOld, err := d.Repos.Open(wait, st.Name, current.Commit)
 	if err != nil {
-		return false, nil //nolint:nilerr // what cannot be compared is built
+		return false, nil //nolint:nilerr // build what cannot be compared
 	}
 	defer closeOld()
 	return !manifest.Touches(watch, old, src.tree), nil
 }
 
-// compareWait is how long a tree may take to open that is only compared with.
+// compareWait limits how long to wait for a tree that is only needed for comparison.
 const compareWait = 10 * time.Second

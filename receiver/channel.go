@@ -14,16 +14,16 @@ import (
 	"mesh"
 )
 
-// channelState is what the client has asked of one session channel. The terminal
-// is handled here and not by gliderlabs/ssh: its session rewrites line ends, and
-// a window-change that nobody reads stops its request loop.
+// channelState is what the client has requested of one session channel. mesh handles
+// the terminal itself because a session of gliderlabs/ssh rewrites line ends, and a
+// window-change that nobody reads stops its request loop.
 type channelState struct {
 	mu     sync.Mutex
 	tty    bool
 	size   mesh.WindowSize
 	resize chan mesh.WindowSize // holds the latest size only
-	part   func()               // the session needs nothing but its connection from now on
-	closed atomic.Bool          // the client takes no more output
+	part   func()               // the session needs only its connection from now on
+	closed atomic.Bool          // the client accepts no more output
 }
 
 func (s *channelState) resized(w mesh.WindowSize) {
@@ -37,8 +37,8 @@ func (s *channelState) resized(w mesh.WindowSize) {
 	s.resize <- w
 }
 
-// sessionContext ends with its channel, where gliderlabs' own ends only with the
-// connection: with ControlMaster a Ctrl-C closes nothing but the channel.
+// sessionContext ends with its channel. The context of gliderlabs/ssh ends only with
+// the connection, but with ControlMaster a Ctrl-C closes only the channel.
 type sessionContext struct {
 	ssh.Context
 	ctx context.Context
@@ -85,15 +85,15 @@ func (r *Receiver) channel(serving context.Context, srv *ssh.Server, conn *gossh
 	defer leave()
 	returned := make(chan struct{})
 	defer close(returned)
-	// A client that reads no more would keep a session that has to end for ever: a
-	// write to a channel without room is woken by nothing but the connection's end.
+	// A client that has stopped reading would keep an ending session forever: only the
+	// end of the connection wakes a write to a full channel.
 	defer context.AfterFunc(c, func() {
 		wait := endWait
 		switch cause := context.Cause(c); {
 		case errors.Is(cause, errKeyRemoved):
 			wait = removedWait
 		case !errors.Is(cause, errStopping):
-			return // the client has gone, and with it what waits for it
+			return // the client has disconnected, and with it whatever waits for it
 		}
 		t := time.NewTimer(wait)
 		defer t.Stop()
@@ -113,8 +113,8 @@ func (r *Receiver) channel(serving context.Context, srv *ssh.Server, conn *gossh
 	}
 }
 
-// newChannel notices when its channel closes, and refuses the requests that mesh
-// has no use for; gliderlabs/ssh would grant agent forwarding.
+// newChannel notices when its channel closes, and refuses requests that mesh does not
+// use; gliderlabs/ssh would grant agent forwarding.
 type newChannel struct {
 	gossh.NewChannel
 	state  *channelState
@@ -155,13 +155,14 @@ func (n newChannel) Accept() (gossh.Channel, <-chan *gossh.Request, error) {
 				_ = req.Reply(true, nil)
 				continue
 			case "eow@openssh.com":
-				// The client's output is closed: what it runs would get SIGPIPE from sshd.
+				// The client has closed its output: sshd would send SIGPIPE to the
+				// program.
 				n.state.closed.Store(true)
 				_ = req.Reply(true, nil)
 				continue
 			case "signal", "break":
-				// OpenSSH's client sends none for a Ctrl-C: it closes the channel, or the
-				// terminal passes the character on.
+				// OpenSSH's client sends no signal for a Ctrl-C: it closes the channel,
+				// or the terminal passes the character on.
 				_ = req.Reply(false, nil)
 				continue
 			case "env":
@@ -176,7 +177,7 @@ func (n newChannel) Accept() (gossh.Channel, <-chan *gossh.Request, error) {
 	return w, out, nil
 }
 
-// writable is a channel that takes no more once its client has closed its output
+// writable is a channel that accepts no more output once its client has closed it
 // (eow@openssh.com, section 2.1 of OpenSSH's PROTOCOL).
 type writable struct {
 	gossh.Channel
@@ -190,7 +191,7 @@ func (w *writable) Write(b []byte) (int, error) {
 	return w.Channel.Write(b)
 }
 
-// parsePTY reads the size out of a pty-req (RFC 4254, section 6.2).
+// parsePTY reads the size from a pty-req (RFC 4254, section 6.2).
 func parsePTY(payload []byte) (mesh.WindowSize, bool) {
 	var p struct {
 		Term                         string
@@ -203,7 +204,7 @@ func parsePTY(payload []byte) (mesh.WindowSize, bool) {
 	return windowSize(p.Columns, p.Rows), true
 }
 
-// windowSize keeps what clients claim within what terminals have.
+// windowSize limits the sizes that clients claim to those of real terminals.
 func windowSize(columns, rows uint32) mesh.WindowSize {
 	return mesh.WindowSize{Width: int(min(columns, 10_000)), Height: int(min(rows, 10_000))}
 }

@@ -12,9 +12,9 @@ import (
 	"mesh"
 )
 
-// offered tells whether some key has the public key that a client offers. A
-// client whose key is unknown is told which one it was and what an admin has to
-// type, unless the same key came along with a known one before.
+// offered reports whether some key has the public key that a client offers. A client
+// with an unknown key gets a banner that names it and what an admin must type, unless
+// the same key was offered together with a known one before.
 func (r *Receiver) offered(ctx ssh.Context, pub ssh.PublicKey) bool {
 	fp := gossh.FingerprintSHA256(pub)
 	keys, err := r.Keys.Keys(ctx)
@@ -45,8 +45,8 @@ func (r *Receiver) offered(ctx ssh.Context, pub ssh.PublicKey) bool {
 	return false
 }
 
-// companions remembers unknown keys that were offered before a known one: the
-// other keys in a user's agent, which are not worth a banner every time.
+// companions remembers unknown keys that were offered before a known one: other keys in
+// a user's agent, which do not need a banner every time.
 type companions struct {
 	mu  sync.Mutex
 	set map[string]bool

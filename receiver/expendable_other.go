@@ -2,5 +2,5 @@
 
 package receiver
 
-// expendable is for Linux.
+// expendable does nothing: oom_score_adj exists only on Linux.
 func expendable(int) {}

@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// Limits of what one kind of event writes to the log.
+// Limits of how much one kind of event writes to the log.
 const (
 	floodBurst = 10          // lines, in
-	floodTime  = time.Minute // after which what was left out is told in one line
+	floodTime  = time.Minute // after which one line counts the omitted events
 )
 
-// flood keeps an event that strangers can cause at will from filling the log. The
-// zero value is ready; it may be used from several goroutines.
+// flood keeps events that strangers can cause at will from filling the log. The zero
+// value is ready to use, from several goroutines.
 type flood struct {
 	mu      sync.Mutex
 	told    int // lines in this minute
@@ -20,8 +20,8 @@ type flood struct {
 	started bool
 }
 
-// note calls log for an event: at once for the first few in a minute, and once more
-// at its end with how many were left out.
+// note calls log for an event: at once for the first few in a minute, and once more at
+// the end of the minute with the number of omitted events.
 func (f *flood) note(log func(more int)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

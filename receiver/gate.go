@@ -9,28 +9,29 @@ import (
 	"time"
 )
 
-// Limits of connections that have not signed in. sshd_config's MaxStartups has the
-// same purpose; these are a little wider because pushes come in bursts, and who waits
-// is let in later where sshd drops at random.
+// Limits of connections that have not signed in. sshd_config's MaxStartups has the same
+// purpose. These limits are a little higher because pushes come in bursts, and a client
+// that waits gets in later, where sshd drops at random.
 const (
 	maxUnauth        = 100 // at once
-	maxUnauthKept    = 10  // more, for networks from which somebody signed in lately
-	maxUnauthPerNet  = 20  // of one network, the loopback address excepted
+	maxUnauthKept    = 10  // additional places, for networks with a recent sign-in
+	maxUnauthPerNet  = 20  // from one network, except the loopback address
 	maxWaiting       = 2000
 	maxWaitingPerNet = 600
-	maxFailedPerNet  = 120 // connections of one network that ended without signing in, in a minute
+	maxFailedPerNet  = 120 // connections of one network that ended without a sign-in, per minute
 
-	// While others wait, a client that owes the next message for so long loses its place.
+	// While others wait, a client that owes the next message for this long loses its
+	// place.
 	stallTime = 2 * time.Second
-	// How long who comes too early waits for a place.
+	// How long a connection waits for a place.
 	queueTime = time.Minute
 	// How long a network counts as known after a sign-in.
 	knownTime = 24 * time.Hour
 	maxKnown  = 10_000 // networks
 )
 
-// network is what the limits count by: an IPv4 address, or the /64 of an IPv6
-// address, which one customer of a provider has at least (RFC 6177).
+// network returns what the limits count by: an IPv4 address, or the /64 of an IPv6
+// address, the least that a provider gives one customer (RFC 6177).
 func network(remote net.Addr) string {
 	host, _, err := net.SplitHostPort(remote.String())
 	if err != nil {
@@ -53,25 +54,25 @@ func loopback(network string) bool {
 	return err == nil && a.IsLoopback()
 }
 
-// gate counts the connections that have not signed in. Who finds no place waits: the
-// networks take turns, and in each the newest comes first, because of those that have
-// waited for long most have gone or never meant to sign in.
+// gate counts the connections that have not signed in. A connection that finds no place
+// waits. The networks take turns, and in each network the newest connection comes
+// first: most that have waited long have disconnected or never meant to sign in.
 type gate struct {
 	now func() time.Time
 
 	mu      sync.Mutex
 	places  map[*place]bool
-	by      map[string]int // places of a network
+	by      map[string]int // places used by each network
 	queues  map[string][]*waiter
-	turns   []string // networks that have somebody waiting, next first
+	turns   []string // networks with waiting connections, next first
 	waiting int
-	known   map[string]time.Time // networks from which somebody signed in, and when last
+	known   map[string]time.Time // networks with a sign-in, and the time of the last one
 	failed  map[string]int       // in the minute that began at minute
 	minute  time.Time
 	reaped  time.Time
 }
 
-// waiter is somebody who waits for a place.
+// waiter is a connection that waits for a place.
 type waiter struct {
 	granted chan *place // buffered; gets one place
 }
@@ -80,17 +81,17 @@ type waiter struct {
 type place struct {
 	g       *gate
 	network string
-	close   atomic.Pointer[func()] // ends the connection; nil until it is known
-	owed    atomic.Int64           // UnixNano since when the client owes a message; 0: the server does
+	close   atomic.Pointer[func()] // ends the connection; nil until it is set
+	owed    atomic.Int64           // UnixNano since when the client owes a message; 0: the server owes one
 }
 
 func newGate() *gate {
 	return &gate{now: time.Now, places: map[*place]bool{}, by: map[string]int{}, queues: map[string][]*waiter{}, known: map[string]time.Time{}, failed: map[string]int{}}
 }
 
-// enter takes a place, waiting for one up to a time when all are taken: hundreds of
-// clients that come at once are let in one after the other. ok is false when there is
-// none; leave of the place gives it back.
+// enter takes a place, and waits for one, up to a time, if all are taken: hundreds of
+// clients that connect at once get in one after the other. ok is false if it got none.
+// The place's leave gives it back.
 func (g *gate) enter(ctx context.Context, network string, wait time.Duration) (p *place, ok bool) {
 	g.mu.Lock()
 	g.turnMinuteLocked()
@@ -132,7 +133,7 @@ func (g *gate) enter(ctx context.Context, network string, wait time.Duration) (p
 		g.mu.Lock()
 		left := g.dropLocked(network, w)
 		g.mu.Unlock()
-		if !left { // it was granted a place at this moment
+		if !left { // it got a place at this moment
 			return <-w.granted, true
 		}
 		return nil, false
@@ -166,7 +167,8 @@ func (g *gate) takeLocked(network string) *place {
 	return p
 }
 
-// dropLocked takes a waiter out of its queue; false: it is not in it.
+// dropLocked takes a waiter out of its queue. It returns false if the waiter is not in
+// it.
 func (g *gate) dropLocked(network string, w *waiter) bool {
 	q := g.queues[network]
 	for i, have := range q {
@@ -194,7 +196,7 @@ func deleteOne(list []string, s string) []string {
 	return list
 }
 
-// grantLocked gives free places to who waits for one.
+// grantLocked gives free places to waiting connections.
 func (g *gate) grantLocked() {
 	for tried := 0; tried < len(g.turns); {
 		network := g.turns[0]
@@ -233,7 +235,7 @@ func (g *gate) reap() {
 	}
 }
 
-// leave gives the place back. signedIn tells whether the client has signed in. It may
+// leave gives the place back. signedIn is true if the client has signed in. leave may
 // be called more than once; the first call counts.
 func (p *place) leave(signedIn bool) {
 	g := p.g
@@ -258,8 +260,8 @@ func (p *place) leave(signedIn bool) {
 	g.grantLocked()
 }
 
-// watched tells a place who owes the next message. The SSH handshake is a dialogue:
-// when the server has written last, the client is at it.
+// watched records in a place who owes the next message. The SSH handshake is a
+// dialogue: after the server has written, it is the client's turn.
 type watched struct {
 	net.Conn
 	p *place

@@ -64,7 +64,7 @@ func TestGate_PartsOfNetworks(t *testing.T) {
 		if len(g.places) != maxUnauth-1 {
 			t.Errorf("left twice: %d places", len(g.places))
 		}
-		// Somebody has signed in from there: there are places for such networks.
+		// A client has signed in from there: such networks have extra places.
 		for i := range 1 + maxUnauthKept {
 			if i == maxUnauthPerNet {
 				break
@@ -86,7 +86,7 @@ func TestGate_PartsOfNetworks(t *testing.T) {
 	})
 }
 
-// The networks take turns, and of one the newest comes first.
+// The networks take turns, and in each the newest connection comes first.
 func TestGate_Queue(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -145,8 +145,8 @@ func TestGate_QueueIsBounded(t *testing.T) {
 	})
 }
 
-// Clients that owe the next message lose their places to those who wait; a client that
-// waits for the server keeps its own.
+// Clients that owe the next message lose their places to waiting ones; a client that
+// waits for the server keeps its place.
 func TestGate_StalledClientsMakeRoom(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -196,8 +196,8 @@ func TestGate_FailedSignInsOfANetwork(t *testing.T) {
 	})
 }
 
-// 400 connections that send a version and nothing more, from the address that a
-// person signs in from for the first time.
+// 400 connections that send a version and nothing more, from the same address as a
+// person's first sign-in.
 func TestSSH_HalfOpenConnectionsLetOthersIn(t *testing.T) {
 	t.Parallel()
 	s := serve(t, nil)

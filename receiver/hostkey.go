@@ -14,8 +14,8 @@ import (
 	"mesh/atomicfile"
 )
 
-// HostKey reads the server's key from path, or makes one that stays: clients
-// remember it, and a new one looks like an attack to them. The file is there whole or
+// HostKey reads the server's key from path, or creates a permanent one: clients
+// remember it, and a new key looks like an attack. The file is written completely or
 // not at all.
 func HostKey(path string) (gossh.Signer, error) {
 	data, err := os.ReadFile(path)

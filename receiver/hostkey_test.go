@@ -13,7 +13,7 @@ import (
 func TestHostKey(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "key")
-	// What a killed server has left half written does no harm.
+	// An incomplete file from a killed server does no harm.
 	if err := os.WriteFile(path+".new", []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -10,12 +10,11 @@ import (
 	"mesh"
 )
 
-// errStalled ends a session whose transfer stands still: its ssh may be alive and
-// answer, while what feeds it hangs.
+// errStalled ends a session whose transfer has stalled: ssh may still be alive and
+// answer while its input hangs.
 var errStalled = mesh.Errorf(mesh.Cancelled, "nothing was transferred for too long").WithHint("try again; if it stalls again, check your network and disk")
 
-// watch ends a context when a transfer stands still. It may be used from several
-// goroutines.
+// watch ends a context when a transfer stalls. It may be used from several goroutines.
 type watch struct {
 	after time.Duration
 	timer *time.Timer
@@ -24,8 +23,8 @@ type watch struct {
 	ended bool
 }
 
-// newWatch returns a context that ends when nothing was moved for the given time, until
-// done is called.
+// newWatch returns a context that ends when nothing was transferred for the given time.
+// Calling done stops the watch.
 func newWatch(ctx context.Context, after time.Duration) (context.Context, *watch) {
 	c, cancel := context.WithCancelCause(ctx)
 	w := &watch{after: after}
@@ -34,7 +33,7 @@ func newWatch(ctx context.Context, after time.Duration) (context.Context, *watch
 	return c, w
 }
 
-// moved tells that something was transferred.
+// moved records that something was transferred.
 func (w *watch) moved() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -43,7 +42,7 @@ func (w *watch) moved() {
 	}
 }
 
-// done ends the watch, not its context: the transfer is over.
+// done ends the watch, but not its context: the transfer is complete.
 func (w *watch) done() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -51,10 +50,10 @@ func (w *watch) done() {
 	w.timer.Stop()
 }
 
-// reader counts what is read from r, and the end of it as the end of the transfer.
+// reader counts bytes read from r. EOF ends the watch.
 func (w *watch) reader(r io.Reader) io.Reader { return watchedReader{r, w} }
 
-// writer counts what is written to out.
+// writer counts bytes written to out.
 func (w *watch) writer(out io.Writer) io.Writer { return watchedWriter{out, w} }
 
 type watchedReader struct {
@@ -85,7 +84,7 @@ func (o watchedWriter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// idleReader fails when a read takes longer than the given time.
+// idleReader returns an error if a read takes longer than the given time.
 type idleReader struct {
 	*io.PipeReader
 	after time.Duration

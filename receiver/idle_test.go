@@ -62,8 +62,8 @@ func TestIdleReader(t *testing.T) {
 	})
 }
 
-// A pusher whose git hangs in mid-pack, and whose ssh answers keep-alives all the
-// same, is ended; nothing of the push is left.
+// A push whose git hangs in mid-pack is ended even if its ssh answers keep-alives;
+// nothing of the push is left.
 func TestPush_ThatStandsStillIsEnded(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)

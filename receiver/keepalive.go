@@ -7,8 +7,8 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 )
 
-// keepAlive closes a connection whose client has not answered three times in a
-// row: a laptop that went to sleep holds no deployment.
+// keepAlive closes a connection whose client has failed to answer three times in a row,
+// so that a sleeping laptop holds up no deployment.
 func keepAlive(ctx context.Context, conn *gossh.ServerConn, every time.Duration) {
 	t := time.NewTicker(every)
 	defer t.Stop()

@@ -10,11 +10,11 @@ import (
 	"mesh"
 )
 
-// lfsLine is what a client of Git LFS sends: a stack, and which way. Before version 3
-// there is no such command: objects went over HTTP.
+// lfsLine matches the command of a Git LFS client: a stack and a direction. Before
+// version 3 there was no such command: objects went over HTTP.
 var lfsLine = regexp.MustCompile(`^git-lfs-transfer '?(?:/|~/|/~/)?([a-z0-9][a-z0-9-]{0,62}?)(?:\.git)?/?'? (upload|download)$`)
 
-// lfsTransfer takes or gives the objects of Git LFS.
+// lfsTransfer receives or sends Git LFS objects.
 func (r *Receiver) lfsTransfer(ctx context.Context, s ssh.Session, key mesh.Key, stack mesh.StackName, way string) (err error) {
 	upload := way == "upload"
 	if upload {

@@ -2,13 +2,13 @@ package receiver
 
 import "sync"
 
-// maxOutLine is as much of a line as is sent in one. Longer lines than a pipe takes
-// in one piece (PIPE_BUF) are lost in part by git before 2.45.
+// maxOutLine is the most of a line that is sent at once. git before 2.45 loses part of
+// a line longer than PIPE_BUF, the size of an atomic pipe write.
 const maxOutLine = 4000
 
-// lines carries output to a pusher as whole, clean lines. It may be used from several
-// goroutines. A pusher who reads too slowly holds its writers up: a deployment has a
-// queue in front of it.
+// lines sends output to a pusher as whole, clean lines. It may be used from several
+// goroutines. A slow pusher blocks its writers: a deployment has a queue in front of
+// it.
 type lines struct {
 	send func([]byte) error // called by one goroutine at a time
 
@@ -20,8 +20,8 @@ type lines struct {
 
 func newLines(send func([]byte) error) *lines { return &lines{send: send} }
 
-// Write takes any bytes. It never fails. What one call finishes goes out in one
-// packet.
+// Write takes any bytes. It never fails. The lines that one call completes are sent in
+// one packet.
 func (l *lines) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -33,8 +33,8 @@ func (l *lines) Write(b []byte) (int, error) {
 		case c == '\n':
 			l.finish()
 		case c == '\r', c < 0x20 && c != '\t' && c != 0x1b, c == 0x7f:
-			// A NUL would swallow the rest of its packet, and git 2.55 shows the others
-			// as ^G.
+			// A NUL would end its packet early, and git 2.55 shows the other control
+			// characters as ^G.
 		default:
 			if l.part = append(l.part, c); len(l.part) >= maxOutLine {
 				l.finish()
@@ -52,7 +52,7 @@ func (l *lines) finish() {
 
 func (l *lines) flush() {
 	if len(l.whole) > 0 && l.send(l.whole) != nil {
-		l.closed = true // nobody listens any more
+		l.closed = true // the pusher has disconnected
 	}
 	l.whole = l.whole[:0]
 }

@@ -9,7 +9,7 @@ import (
 	"testing/synctest"
 )
 
-// sent is what a pusher gets of parts.
+// sent returns what a pusher gets.
 func sent(parts ...string) string {
 	var got bytes.Buffer
 	p := newLines(func(b []byte) error { got.Write(b); return nil })

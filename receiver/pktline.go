@@ -13,7 +13,7 @@ import (
 	"mesh"
 )
 
-// pkt-lines (gitprotocol-common(5)): four hex digits of length, which counts
+// pkt-lines (gitprotocol-common(5)) have a length of four hex digits, which counts
 // itself, then the payload. Lengths below four are delimiters without payload.
 
 const (
@@ -23,8 +23,8 @@ const (
 	flushPkt = "0000"
 )
 
-// readPkt reads one pkt-line whole, head included. payload is nil for a
-// delimiter. buf is reused when it is large enough.
+// readPkt reads a whole pkt-line, including its length. payload is nil for a delimiter.
+// buf is reused if it is large enough.
 func readPkt(r io.Reader, buf []byte) (whole, payload []byte, err error) {
 	buf = append(buf[:0], 0, 0, 0, 0)
 	if _, err := io.ReadFull(r, buf); err != nil {
@@ -54,7 +54,7 @@ func appendPkt(b []byte, payload string) []byte {
 	return fmt.Appendf(b, "%04x%s", len(payload)+pktHead, payload)
 }
 
-// capabilities are what a client has chosen of what git offered.
+// capabilities are the capabilities that a client has chosen from git's.
 type capabilities string
 
 func (c capabilities) has(name string) bool {
@@ -66,9 +66,9 @@ func (c capabilities) has(name string) bool {
 	return false
 }
 
-// readCapabilities passes the client's first command on and returns the
-// capabilities after its NUL. Shallow lines may come before it. ok is false when
-// the client sends no command: it has nothing to push.
+// readCapabilities passes the client's first command on and returns the capabilities
+// after its NUL. Shallow lines may come before it. ok is false if the client sends no
+// command, because it has nothing to push.
 func readCapabilities(w io.Writer, r io.Reader) (caps capabilities, ok bool, err error) {
 	for {
 		whole, payload, err := readPkt(r, nil)
@@ -87,19 +87,19 @@ func readCapabilities(w io.Writer, r io.Reader) (caps capabilities, ok bool, err
 	}
 }
 
-// filter stands between git's output and the client. It adds the kept commits to
-// the advertisement, puts the deploy output between git's packets, and holds the
-// report until git has ended.
+// filter sits between git's output and the client. It adds the kept commits to the
+// advertisement, inserts the deploy output between git's packets, and holds the report
+// until git has ended.
 type filter struct {
 	w      io.Writer
 	p      *push
 	shown  advertised
 	mu     sync.Mutex // one packet at a time
 	report bytes.Buffer
-	talk   []byte // the last of what git itself has said to the pusher
+	talk   []byte // the last of git's own messages to the pusher
 }
 
-// advertised is what a pusher is shown of a repository's branches.
+// advertised is what a pusher sees of a repository's branches.
 type advertised struct {
 	state mesh.RepoState // what is deployed
 	have  []mesh.Commit  // commits that clients need not send again
@@ -116,7 +116,7 @@ func (f *filter) emit(b []byte) error {
 	return err
 }
 
-// bandSize is the most that one side-band packet carries, so that it fits one SSH
+// bandSize is the largest payload of one side-band packet, so that it fits one SSH
 // packet of 32 KiB.
 const bandSize = 32768 - 9 - bandHead
 
@@ -132,11 +132,11 @@ func (f *filter) bandN(band byte, p []byte) error {
 	return nil
 }
 
-// band2 shows p to the pusher: git prints it behind "remote: ".
+// band2 shows p to the pusher: git prints it after "remote: ".
 func (f *filter) band2(p []byte) error { return f.bandN(2, p) }
 
-// run passes git's output on until it ends. settle is called before the report,
-// to let what was said before it get out.
+// run passes git's output on until it ends. It calls settle before the report, so that
+// earlier output is sent first.
 func (f *filter) run(r io.Reader, settle func()) error {
 	br := bufio.NewReaderSize(r, 64<<10)
 	if err := f.advertise(br); err != nil {
@@ -160,7 +160,7 @@ func (f *filter) run(r io.Reader, settle func()) error {
 		}
 		buf = whole
 		switch {
-		case !band: // the report comes raw, and the deployment is still to come
+		case !band: // the report comes raw, before the deployment
 			f.report.Write(whole)
 		case payload == nil:
 			settle()
@@ -178,7 +178,7 @@ func (f *filter) run(r io.Reader, settle func()) error {
 			}
 		case payload[0] == 1 && len(payload) > 1:
 			f.report.Write(payload[1:])
-		default: // an empty band 1 is a keep-alive, band 2 is git's own talk
+		default: // an empty band 1 is a keep-alive, band 2 is git's own message
 			if payload[0] == 2 {
 				f.talk = append(f.talk, payload[1:]...)
 				f.talk = f.talk[max(0, len(f.talk)-maxTalk):]
@@ -190,14 +190,14 @@ func (f *filter) run(r io.Reader, settle func()) error {
 	}
 }
 
-// maxTalk is how much of git's talk is kept to find the reason of a failure in.
+// maxTalk is how much of git's messages is kept, to find the reason of a failure.
 const maxTalk = 4 << 10
 
-// explain says in mesh's words why git could not take the pack, and what to do.
+// explain describes in mesh's words why git could not take the pack, and what to do.
 func (f *filter) explain() error {
 	_, payload, err := readPkt(bytes.NewReader(f.report.Bytes()), nil)
 	if err != nil || !bytes.HasPrefix(payload, []byte("unpack ")) || string(bytes.TrimSpace(payload)) == "unpack ok" {
-		return nil //nolint:nilerr // no report to explain
+		return nil //nolint:nilerr // there is no report to explain
 	}
 	fault := unpackFault(string(f.talk))
 	if fault == nil {
@@ -211,9 +211,8 @@ func (f *filter) explain() error {
 	return f.band2(b.Bytes())
 }
 
-// last lets a report out that is still held when git has ended: every report of a
-// client without side band, and that of a git which was killed, whose side band
-// has to be ended for it.
+// last sends a report that is still held when git has ended: any report of a client
+// without side band, and that of a killed git, whose side band must be closed.
 func (f *filter) last(band bool) error {
 	if f.report.Len() == 0 {
 		return nil
@@ -228,9 +227,9 @@ func (f *filter) last(band bool) error {
 	return f.emit([]byte(flushPkt))
 }
 
-// advertise passes the ref advertisement on (gitprotocol-pack(5)). Branches are
-// those that the pusher is to see; what git has besides, and the commits of pushes
-// that failed, become ".have" lines: their objects are not sent again.
+// advertise passes the ref advertisement on (gitprotocol-pack(5)). It shows the
+// branches that the pusher should see. git's other branches, and the commits of failed
+// pushes, become ".have" lines: their objects are not sent again.
 func (f *filter) advertise(r io.Reader) error {
 	var refs, have, after []string
 	caps := ""
@@ -265,7 +264,7 @@ func (f *filter) advertise(r io.Reader) error {
 			if err := f.emit(whole); err != nil {
 				return err
 			}
-		case name == "capabilities^{}": // git has nothing to show
+		case name == "capabilities^{}": // git has no refs to show
 		case id == "shallow":
 			after = append(after, line)
 		case name == ".have", strings.HasPrefix(name, "refs/heads/"):
@@ -290,13 +289,13 @@ func (f *filter) advertise(r io.Reader) error {
 	return f.emit([]byte(flushPkt))
 }
 
-// maxHave bounds the ".have" lines of an advertisement.
+// maxHave limits the ".have" lines of an advertisement.
 const maxHave = 100
 
 const zeroID = "0000000000000000000000000000000000000000"
 
-// rewrite puts the verdicts into git's report (report-status and
-// report-status-v2 of gitprotocol-pack(5)).
+// rewrite puts the verdicts into git's report (report-status and report-status-v2 of
+// gitprotocol-pack(5)).
 func (p *push) rewrite(report []byte) []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()

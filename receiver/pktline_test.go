@@ -126,7 +126,7 @@ const advert = string(idC) + " refs/heads/main\x00report-status side-band-64k\n"
 
 var deployedC = advertised{state: mesh.RepoState{Branch: "main", Commit: idC}}
 
-// filtered runs a filter over what git says and returns what the client gets.
+// filtered runs a filter over git's output and returns what the client gets.
 func filtered(t *testing.T, p *push, shown advertised, git string) (client string, settled int) {
 	t.Helper()
 	var out bytes.Buffer
@@ -167,8 +167,8 @@ func TestFilter_WithoutSideBand(t *testing.T) {
 	}
 }
 
-// A git that is killed after it wrote its report, and before the end of the side
-// band, must neither look like success nor break the client's reading.
+// A git that is killed between its report and the end of the side band must neither
+// look like success nor break the client's reading.
 func TestFilter_GitDiesBeforeTheEnd(t *testing.T) {
 	t.Parallel()
 	p := testPush(t, "report-status side-band-64k", map[string]string{})

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pipes opens both ends of a git that is about to be started.
+// pipes opens both pipes of a git that is about to start.
 func pipes(g *exec.Cmd) (stdin io.WriteCloser, stdout io.ReadCloser, err error) {
 	if stdin, err = g.StdinPipe(); err != nil {
 		return nil, nil, err
@@ -16,8 +16,8 @@ func pipes(g *exec.Cmd) (stdin io.WriteCloser, stdout io.ReadCloser, err error) 
 	return stdin, stdout, err
 }
 
-// widen gives a pipe to git the largest buffer an unprivileged process may ask
-// for: 15 % off the time of a large push.
+// widen gives a pipe to git the largest buffer that an unprivileged process may
+// request: it saves 15 % of the time of a large push.
 func widen(pipe any) {
 	f, ok := pipe.(interface{ Fd() uintptr })
 	if !ok {

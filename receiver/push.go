@@ -21,10 +21,10 @@ import (
 
 // push is one receive-pack.
 //
-// git moves the refs and then runs post-receive, in which the commit is deployed.
-// Its report, which it has written before that, is held back until there is a
-// verdict, and "ok" is passed on only for what has one: a hook that did not run
-// cannot make a push look accepted.
+// git moves the refs and then runs post-receive, in which the commit is deployed. git
+// writes its report before that. mesh holds the report until there is a verdict, and
+// passes "ok" on only for refs that have one: a hook that did not run cannot make a
+// push look accepted.
 type push struct {
 	r     *Receiver
 	key   mesh.Key
@@ -33,20 +33,20 @@ type push struct {
 
 	mu      sync.Mutex
 	caps    capabilities
-	started bool              // the client has sent a command: it has something to push
+	started bool              // the client has sent a command, so it has something to push
 	verdict map[string]string // ref → why it is refused; empty: accepted
-	unpack  string            // why git could not take the pack, when it is known
+	unpack  string            // why git could not take the pack, if known
 
-	// Used by the one goroutine that answers the hooks.
+	// Used only by the goroutine that answers the hooks.
 	release func() // gives back the turn to move refs; nil: it has none
 	refs    int    // that this push moves, so far
 	tags    int    // that the stack will have; -1: not counted yet
-	refused string // the reason that the pusher was told last
+	refused string // the last reason printed to the pusher
 
 	deploying atomic.Bool // post-receive has begun
 }
 
-// Limits of the refs of a push and of a stack.
+// Limits on the refs of a push and of a stack.
 const (
 	maxPushRefs = 1000
 	maxTags     = 2000
@@ -58,19 +58,19 @@ func (p *push) decide(ref, reason string) {
 	p.verdict[ref] = reason
 }
 
-// How long git may take to end after its client has gone. SIGTERM while it
-// receives would leave its quarantine behind, so closing its input comes first.
+// How long git may take to end after its client has disconnected. SIGTERM during a
+// receive would leave its quarantine behind, so its input is closed first.
 const (
 	closeGrace = 3 * time.Second
 	termGrace  = 2 * time.Second
 )
 
-// hookGrace is how long a deployment that is cancelled may take to end before git is
-// told to: it has the verdict that git's report and the deployment's record need. The
-// engine takes some seconds to kill a build step on a busy machine.
+// hookGrace is how long a cancelled deployment may take to end before git is stopped:
+// it produces the verdict for git's report and the deployment's record. On a busy
+// machine, the engine takes some seconds to kill a build step.
 const hookGrace = 10 * time.Second
 
-// receivePack takes one push.
+// receivePack handles one push.
 func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key, stack mesh.StackName) (err error) {
 	if err := r.Deployer.AdmitPush(ctx, key, stack); err != nil {
 		return err
@@ -138,7 +138,7 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 			r.Logger.Error("hook not served", "stack", stack, "err", err)
 		}
 	})
-	// Not waited for: it ends with the session, whose input it reads.
+	// Do not wait for it: it ends with the session, whose input it reads.
 	go p.feed(stdin, transfer.reader(s))
 
 	ferr := filter.run(stdout, p.out.Close)
@@ -163,7 +163,7 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 	return nil
 }
 
-// decided tells whether there is a verdict, which the pusher has been told.
+// decided reports whether there is a verdict that the pusher has seen.
 func (p *push) decided() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -176,7 +176,7 @@ func (p *push) pushed() bool {
 	return p.started
 }
 
-// endGit ends git when the session does.
+// endGit ends git when the session ends.
 func endGit(ctx context.Context, g *exec.Cmd, stdin io.Closer, ended <-chan struct{}, deploying *atomic.Bool) {
 	select {
 	case <-ended:
@@ -205,8 +205,8 @@ func wait(ch <-chan struct{}, d time.Duration) bool {
 	}
 }
 
-// feed copies what the client sends to git, and learns from its first line what
-// it can do.
+// feed copies the client's input to git, and reads the client's capabilities from its
+// first line.
 func (p *push) feed(stdin io.WriteCloser, client io.Reader) {
 	defer func() { _ = stdin.Close() }()
 	caps, ok, err := readCapabilities(stdin, client)
@@ -218,8 +218,8 @@ func (p *push) feed(stdin io.WriteCloser, client io.Reader) {
 	if err != nil {
 		return
 	}
-	// The end of the client's input is no hang-up: it half-closes once the pack is
-	// sent. A hang-up ends the session's context.
+	// EOF on the client's input is not a hang-up: the client closes that side once the
+	// pack is sent. A hang-up ends the session's context.
 	_, _ = io.CopyBuffer(struct{ io.Writer }{stdin}, client, make([]byte, 256<<10))
 }
 
@@ -248,7 +248,7 @@ func (p *push) update(ctx context.Context, refs []mesh.RefUpdate) bool {
 		}
 		if err != nil {
 			reason := p.reason(err)
-			if reason != p.refused { // once for a thousand refs
+			if reason != p.refused { // once, not for each of a thousand refs
 				printRefusal(p.out, err)
 			}
 			p.refused = reason
@@ -259,7 +259,7 @@ func (p *push) update(ctx context.Context, refs []mesh.RefUpdate) bool {
 	return true
 }
 
-// count refuses what would be beyond the limits of refs.
+// count refuses refs beyond the limits.
 func (p *push) count(ref mesh.RefUpdate) error {
 	if p.refs++; p.refs > maxPushRefs {
 		return mesh.Errorf(mesh.Invalid, "the push moves more than %d branches and tags", maxPushRefs).
@@ -282,7 +282,8 @@ func (p *push) count(ref mesh.RefUpdate) error {
 	return nil
 }
 
-// claim takes the turn to move refs, and puts a branch where the pusher has seen it.
+// claim takes the turn to move refs, and moves a branch to where the pusher has seen
+// it.
 func (p *push) claim(ctx context.Context, ref mesh.RefUpdate) error {
 	if p.release == nil {
 		release, err := p.r.Repos.TakeTurn(ctx, p.stack)
@@ -351,12 +352,12 @@ func (p *push) postReceive(ctx context.Context, c hooks.Call) bool {
 	return failed == ""
 }
 
-// tag stores a tag, and deploys its commit when that is asked for. It returns the
-// tag when it names a commit, and the reason when it is refused.
+// tag stores a tag, and deploys its commit if the options ask for it. It returns the
+// tag if it names a commit, and the reason if the tag is refused.
 func (p *push) tag(ctx context.Context, ref mesh.RefUpdate, options []string) (mesh.Tag, string) {
 	refuse := func(err error) (mesh.Tag, string) {
 		reason := p.reason(err)
-		if reason != p.refused { // once for a thousand tags
+		if reason != p.refused { // once, not for each of a thousand tags
 			printRefusal(p.out, err)
 		}
 		p.refused = reason
@@ -382,16 +383,16 @@ func (p *push) tag(ctx context.Context, ref mesh.RefUpdate, options []string) (m
 	case err != nil:
 		return refuse(err)
 	case perr != nil:
-		return mesh.Tag{}, "" // a tag of something that is no commit is only stored
+		return mesh.Tag{}, "" // a tag of something other than a commit is only stored
 	}
 	return mesh.Tag{Name: ref.Tag(), Commit: commit}, ""
 }
 
-// deploy returns the reason that goes into git's report, or nothing.
+// deploy deploys the branch's commit. It returns the reason for git's report, or "".
 func (p *push) deploy(ctx context.Context, ref mesh.RefUpdate, options []string) string {
 	if len(options) == 0 {
-		// The same commit may be on its way already: its verdict is this push's, unless it
-		// was a dry run.
+		// The same commit may be in deployment already. Its verdict is this push's as
+		// well, unless it was a dry run.
 		if found, err := p.r.Deployer.Follow(ctx, p.stack, ref.New, p.out); found && !errors.Is(err, mesh.Conflict) {
 			if err != nil {
 				return p.reason(err)
@@ -408,12 +409,12 @@ func (p *push) deploy(ctx context.Context, ref mesh.RefUpdate, options []string)
 		p.r.Logger.Warn("deploy branch not compared", "stack", p.stack, "err", err)
 	}
 	if m.DryRun || m.Detach || err == nil && !live {
-		p.undo(ctx, ref) // accepted, but not what is deployed, or not yet
+		p.undo(ctx, ref) // accepted, but not deployed, or not yet
 	}
 	return ""
 }
 
-// admitAndPush deploys m, which gets the options, when ref may be pushed.
+// admitAndPush deploys m with the options, if ref may be pushed.
 func (p *push) admitAndPush(ctx context.Context, ref mesh.RefUpdate, m *mesh.Push, options []string) string {
 	if err := p.r.Deployer.AdmitRef(ctx, p.key, p.stack, ref); err != nil {
 		printRefusal(p.out, err)
@@ -428,8 +429,8 @@ func (p *push) admitAndPush(ctx context.Context, ref mesh.RefUpdate, m *mesh.Pus
 	return ""
 }
 
-// isLive tells whether a commit is what is deployed: one that touches nothing that
-// is watched is not. Of a stack that does not exist, nothing is.
+// isLive reports whether a commit is deployed: one that changes no watched file is not.
+// A stack that does not exist has none.
 func (p *push) isLive(ctx context.Context, commit mesh.Commit) (bool, error) {
 	state, err := p.r.Deployer.RepoState(ctx, p.stack)
 	if errors.Is(err, mesh.NoStack) {
@@ -438,7 +439,7 @@ func (p *push) isLive(ctx context.Context, commit mesh.Commit) (bool, error) {
 	return state.Commit == commit, err
 }
 
-// deployTag deploys the commit of a tag, unless it is what is deployed already.
+// deployTag deploys the commit of a tag, unless it is deployed already.
 func (p *push) deployTag(ctx context.Context, ref mesh.RefUpdate, commit mesh.Commit, options []string) string {
 	live, err := p.isLive(ctx, commit)
 	if err != nil {
@@ -450,7 +451,7 @@ func (p *push) deployTag(ctx context.Context, ref mesh.RefUpdate, commit mesh.Co
 	return p.admitAndPush(ctx, ref, &mesh.Push{Stack: p.stack, By: p.key.Name, Commit: commit}, options)
 }
 
-// options reads push options; it returns the reason when one is unknown.
+// options reads push options. It returns the reason if one is unknown.
 func (p *push) options(m *mesh.Push, options []string) string {
 	for _, o := range options {
 		switch o {
@@ -471,14 +472,14 @@ func (p *push) options(m *mesh.Push, options []string) string {
 	return ""
 }
 
-// undo puts a ref back and keeps the objects for the next try.
+// undo moves a ref back and keeps the objects for the next try.
 func (p *push) undo(ctx context.Context, ref mesh.RefUpdate) {
 	if err := p.r.Repos.Undo(context.WithoutCancel(ctx), p.stack, ref); err != nil {
 		p.r.Logger.Warn("ref not put back", "stack", p.stack, "ref", ref.Ref, "err", err)
 	}
 }
 
-// reason is one line for git's report. Faults of mesh's own go to the log.
+// reason returns one line for git's report. It logs internal errors.
 func (p *push) reason(err error) string {
 	var e *mesh.Error
 	if err = mesh.TellNoRoom(err); !errors.As(err, &e) {
@@ -492,11 +493,12 @@ func (p *push) reason(err error) string {
 	return mesh.Clip(mesh.Visible(strings.TrimSpace(line)), 200)
 }
 
-// fsckLine is how git names an object that it refuses: its check and what is wrong.
+// fsckLine matches git's message about an object that it refuses: the check and the
+// fault.
 var fsckLine = regexp.MustCompile(`(?m)error: object ([0-9a-f]{7})[0-9a-f]*: ([A-Za-z0-9]+): ([^\r\n]+)`)
 
-// unpackFault finds in git's talk why it could not take a pack; nil when it is none
-// of the known reasons.
+// unpackFault finds in git's messages why it could not take a pack. It returns nil if
+// it finds no known reason.
 func unpackFault(talk string) *mesh.Error {
 	m := fsckLine.FindStringSubmatch(talk)
 	switch {

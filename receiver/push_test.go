@@ -29,7 +29,7 @@ import (
 	"mesh/repos/repostest"
 )
 
-// pushes is a Deployer that deploys by saying so.
+// pushes is a Deployer that only prints what it deploys.
 type pushes struct {
 	admit func(mesh.RefUpdate) error
 	push  func(ctx context.Context, p mesh.Push, out io.Writer) error
@@ -114,7 +114,7 @@ func (d *pushes) Follow(_ context.Context, _ mesh.StackName, c mesh.Commit, out 
 	return false, nil
 }
 
-// remote is a checkout whose remote is a server of its own.
+// remote is a checkout with a remote on its own server.
 type remote struct {
 	*repostest.Checkout
 	d     *pushes
@@ -140,7 +140,7 @@ func openRepos(t *testing.T, deployed func(context.Context, mesh.StackName) (mes
 	return r
 }
 
-// keptRefs is where repos keeps commits that were refused.
+// keptRefs is where repos keeps refused commits.
 const keptRefs = "refs/mesh/kept/"
 
 func refs(t *testing.T, r *repos.Repos) map[string]mesh.Commit {
@@ -243,7 +243,7 @@ func TestPush_Options(t *testing.T) {
 	if out, err := r.try("push", "-o", "nonsense", "mesh", "main"); err == nil || !strings.Contains(out, `there is no push option "nonsense"`) || len(r.d.got) != 1 {
 		t.Errorf("%v\n%s", err, out)
 	}
-	// It failed the hook and left the push waiting for ever.
+	// Such an option made the hook fail and left the push waiting forever.
 	if out, err := r.try("push", "-o", strings.Repeat("x", 20_000), "mesh", "main"); err == nil || !strings.Contains(out, "remote rejected") || len(r.d.got) != 1 {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -290,7 +290,7 @@ func TestPush_TagsFollowTheBranch(t *testing.T) {
 	}
 }
 
-// The first of two branches fails; with --atomic nothing may pass.
+// The first of two branches fails; with --atomic neither may be accepted.
 func TestPush_AtomicWithTwoBranches(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
@@ -312,8 +312,8 @@ func TestPush_AtomicWithTwoBranches(t *testing.T) {
 	}
 }
 
-// A deployment that is cancelled ends when the engine lets it. Its verdict reaches the
-// pusher, who is still there, however long that takes.
+// A cancelled deployment ends when the engine lets it. Its verdict reaches the pusher,
+// who is still connected, however long that takes.
 func TestPush_SlowEndHasItsVerdict(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
@@ -373,8 +373,8 @@ func TestPush_HangUpCancels(t *testing.T) {
 	}
 }
 
-// Everybody has read the list of refs before anybody's push has moved one: git alone
-// would refuse all but the first ("cannot lock ref").
+// Every push has read the list of refs before any push has moved one: git alone would
+// refuse all but the first ("cannot lock ref").
 func TestPush_ManyAtOnceWithTheSameOldRefs(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
@@ -388,7 +388,7 @@ func TestPush_ManyAtOnceWithTheSameOldRefs(t *testing.T) {
 		r.Git("checkout", "-q", "--detach", string(base))
 		commits = append(commits, string(r.Commit(fmt.Sprintf("of %d", i))))
 	}
-	// No deployment ends before all have begun: all pushes are under way at once.
+	// No deployment ends before all have begun: all pushes run at once.
 	var begun atomic.Int32
 	together := make(chan struct{})
 	pushFunc := func(ctx context.Context, _ mesh.Push, _ io.Writer) error {
@@ -420,8 +420,8 @@ func TestPush_ManyAtOnceWithTheSameOldRefs(t *testing.T) {
 	}
 }
 
-// While a push is under way, git has its commit on the branch. Others are shown what
-// is deployed: theirs is computed against that, and is not "up to date" by mistake.
+// During a push, git has its commit on the branch. Other pushers see the deployed
+// commit: their pushes are computed against that, and are not "up to date" by mistake.
 func TestPush_OthersSeeWhatIsDeployed(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
@@ -461,7 +461,8 @@ func TestPush_OthersSeeWhatIsDeployed(t *testing.T) {
 	}
 }
 
-// What runs is not of this repository, or is lost: the same commit is pushed again.
+// The running release is not from this repository, or its image is missing: the same
+// commit is pushed again.
 func TestPush_IsNoNoOpWhenSomethingElseServes(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
@@ -542,7 +543,7 @@ func TestPush_LimitsOfRefs(t *testing.T) {
 	}
 }
 
-// Commits that say oddly who made them and when are in old histories, and do no harm.
+// Old histories have commits with malformed authors and dates, which do no harm.
 func TestPush_OldAuthorLines(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
@@ -586,7 +587,7 @@ func TestPush_OldAuthorLines(t *testing.T) {
 	}
 }
 
-// What could do harm stays refused, with a way out that works.
+// Harmful objects are still refused, with a remedy that works.
 func TestPush_RefusedObjectsHaveAWayOut(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)

@@ -12,7 +12,7 @@ import (
 	"mesh"
 )
 
-// What only reads goes on, who has got in is served, and nobody else begins.
+// Read-only sessions continue, accepted connections are served, and no others begin.
 func TestRetire_LetsSessionsEnd(t *testing.T) {
 	t.Parallel()
 	s := serve(t, nil)
@@ -90,7 +90,7 @@ func TestRetire_CutsAtItsEnd(t *testing.T) {
 	}
 }
 
-// ssh fails when it cannot say that it goes.
+// ssh exits with an error if it cannot send its goodbye.
 func TestServe_LeavesClientsTimeToGo(t *testing.T) {
 	t.Parallel()
 	s := serve(t, nil)

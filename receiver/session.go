@@ -17,9 +17,9 @@ import (
 	"mesh"
 )
 
-// gitLine is what git's clients send: the service and one quoted path. Anything
-// else that begins with "git" is refused. The path is a stack's name, alone, below
-// "/" or "~/", with or without ".git".
+// gitLine matches the command of a git client: the service and one quoted path. Other
+// commands that begin with "git" are refused. The path is the name of a stack, alone or
+// below "/" or "~/", with or without ".git".
 var gitLine = regexp.MustCompile(`^git[ -](receive-pack|upload-pack) '(?:/|~/|/~/)?([a-z0-9][a-z0-9-]{0,62}?)(?:\.git)?/?'$`)
 
 // session answers one SSH session.
@@ -41,14 +41,15 @@ func (r *Receiver) session(s ssh.Session) {
 	_ = s.Exit(status)
 }
 
-// outputClosed tells whether the client takes no more output: "ssh mesh logs | head".
+// outputClosed reports whether the client accepts no more output: "ssh mesh logs |
+// head".
 func outputClosed(ctx ssh.Context) bool {
 	ch, _ := ctx.Value(sessionKey{}).(*channelState)
 	return ch != nil && ch.closed.Load()
 }
 
-// identify returns the key that signed in, as it is now: a key that has been
-// removed since is none.
+// identify returns the current record of the key that signed in. It returns an error if
+// the key has been removed since.
 func (r *Receiver) identify(ctx ssh.Context) (mesh.Key, error) {
 	conn, _ := ctx.Value(ssh.ContextKeyConn).(*gossh.ServerConn)
 	if conn == nil || conn.Permissions == nil {
@@ -100,7 +101,7 @@ func (r *Receiver) dispatch(ctx ssh.Context, s ssh.Session, key mesh.Key) error 
 		WithHint("a remote is ssh://mesh@HOST:PORT/STACK, where STACK uses a-z, 0-9 and -")
 }
 
-// command runs a command line of mesh.
+// command runs a mesh command line.
 func (r *Receiver) command(ctx ssh.Context, s ssh.Session, key mesh.Key, raw string) error {
 	ch, _ := ctx.Value(sessionKey{}).(*channelState)
 	stdin := until(ctx, s)
@@ -117,12 +118,12 @@ func (r *Receiver) command(ctx ssh.Context, s ssh.Session, key mesh.Key, raw str
 	return r.Commands.Run(ctx, req)
 }
 
-// flushTime is how long a client may take to answer: one that never does gets its
-// output all the same, in whatever order.
+// flushTime is how long a client may take to answer. A client that never answers still
+// gets its output, in any order.
 const flushTime = 2 * time.Second
 
-// flush waits until the client has answered a request, which it does after it has
-// taken in what was sent before.
+// flush waits until the client has answered a request, which it does after it has read
+// everything sent before.
 func flush(ctx context.Context, s ssh.Session) {
 	answered := make(chan struct{})
 	go func() {
@@ -138,8 +139,8 @@ func flush(ctx context.Context, s ssh.Session) {
 	}
 }
 
-// until reads from r as long as ctx lasts: a command that waits for its input must
-// not keep the server from stopping.
+// until reads from r until ctx ends: a command that waits for input must not keep the
+// server from stopping.
 func until(ctx context.Context, r io.Reader) *io.PipeReader {
 	pr, pw := io.Pipe()
 	go func() {
@@ -150,7 +151,7 @@ func until(ctx context.Context, r io.Reader) *io.PipeReader {
 	return pr
 }
 
-// terminalEnv keeps the variables that a client may set for a command.
+// terminalEnv returns the variables that a client may set for a command.
 func terminalEnv(env []string) map[string]string {
 	out := map[string]string{}
 	for _, kv := range env {
@@ -198,7 +199,7 @@ func (r *Receiver) uploadPack(ctx context.Context, s ssh.Session, key mesh.Key, 
 	return err
 }
 
-// gitStatus makes git's exit status the session's. git has said what was wrong.
+// gitStatus turns git's exit status into the session's. git has printed the error.
 func gitStatus(err error) error {
 	var ee interface{ ExitCode() int }
 	if !errors.As(err, &ee) {
@@ -210,7 +211,8 @@ func gitStatus(err error) error {
 	return mesh.ExitCode(128) // a signal ended it
 }
 
-// printRefusal tells a pusher why, in the form of the deploy output.
+// printRefusal prints to a pusher why a push is refused, in the form of the deploy
+// output.
 func printRefusal(w io.Writer, err error) {
 	var e *mesh.Error
 	if !errors.As(err, &e) {

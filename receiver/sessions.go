@@ -8,11 +8,11 @@ import (
 	"github.com/gliderlabs/ssh"
 )
 
-// Retire lets another process take the connections that come from now on, which
-// wait in the listeners' queues until it does. It returns when nothing is left
-// here that changes anything: sessions that only read from an instance or write to
-// it (see mesh.Request.Parted) go on until Serve's context ends. When ctx ends
-// first, all sessions are ended, and it returns ctx's cause.
+// Retire lets another process take new connections, which wait in the listeners' queues
+// until it does. It returns when no session left here can change anything: sessions
+// that only read from an instance or write to it (see mesh.Request.Parted) continue
+// until Serve's context ends. If ctx ends first, Retire ends all sessions and returns
+// ctx's cause.
 func (r *Receiver) Retire(ctx context.Context) error {
 	var all []*sessions
 	r.servers.Range(func(k, _ any) bool {
@@ -33,8 +33,8 @@ func (r *Receiver) Retire(ctx context.Context) error {
 	return err
 }
 
-// sessions counts the sessions of a server. A sync.WaitGroup would not do: a
-// session may begin while the server already waits for the end of the others.
+// sessions counts the sessions of a server. A sync.WaitGroup would not do: a session
+// may begin while the server already waits for the others.
 type sessions struct {
 	cut   func() // ends all sessions
 	close func() // closes the listener
@@ -43,18 +43,18 @@ type sessions struct {
 	n       int
 	ended   bool
 	retired bool
-	idle    chan struct{} // closed when the last one has gone after end
-	// busy is the sessions that change something, and the connections whose first
-	// session has yet to come: whoever has got in is served.
+	idle    chan struct{} // closed when the last one has ended after end
+	// busy counts the sessions that change something, and the connections whose first
+	// session has yet to come: every accepted connection is served.
 	busy  int
-	quiet chan struct{} // closed when busy is 0, and made anew
+	quiet chan struct{} // closed when busy is 0, then replaced
 }
 
 func newSessions(cut, closeListener func()) *sessions {
 	return &sessions{cut: cut, close: closeListener, idle: make(chan struct{}), quiet: make(chan struct{})}
 }
 
-// hold makes settled wait until release is called.
+// hold makes waitIdle wait until release is called.
 func (s *sessions) hold() (release func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -73,7 +73,7 @@ func (s *sessions) holdLocked() (release func()) {
 	})
 }
 
-// waitIdle returns when nothing is held, or ctx's cause.
+// waitIdle returns when nothing is held, or returns ctx's cause.
 func (s *sessions) waitIdle(ctx context.Context) error {
 	for {
 		s.mu.Lock()
@@ -90,7 +90,7 @@ func (s *sessions) waitIdle(ctx context.Context) error {
 	}
 }
 
-// retire closes the listener, and keeps sessions from connections that had one.
+// retire closes the listener, and refuses new sessions on connections that had one.
 func (s *sessions) retire() {
 	s.mu.Lock()
 	s.retired = true
@@ -135,7 +135,7 @@ func (s *sessions) handler(next ssh.Handler) ssh.Handler {
 	}
 }
 
-// end lets no more sessions begin and waits for those that are open.
+// end refuses new sessions and waits for the open ones.
 func (s *sessions) end() {
 	s.mu.Lock()
 	s.ended = true

@@ -7,7 +7,7 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 )
 
-// signedIn is the sessions there are, by the fingerprints of their keys.
+// signedIn holds the open sessions, by the fingerprints of their keys.
 type signedIn struct {
 	mu sync.Mutex
 	by map[string]map[*session]bool
@@ -20,7 +20,7 @@ type session struct {
 
 func newSignedIn() *signedIn { return &signedIn{by: map[string]map[*session]bool{}} }
 
-// enter counts a session in; removed tells whether its key has been removed since.
+// enter adds a session. removed reports whether its key has been removed since.
 func (s *signedIn) enter(conn *gossh.ServerConn, cancel context.CancelCauseFunc) (leave func(), removed func() bool) {
 	if conn == nil || conn.Permissions == nil {
 		return func() {}, func() bool { return false }

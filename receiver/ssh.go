@@ -17,32 +17,32 @@ const (
 	maxEnv       = 64 // env requests per session
 	maxAuthTries = 6  // agents offer many keys
 
-	// sshVersion begins as OpenSSH's does because its client tells only such servers
-	// that its output is closed (eow@openssh.com; compat.c, SSH_NEW_OPENSSH).
+	// sshVersion begins like OpenSSH's because its client reports closed output only to
+	// such servers (eow@openssh.com; compat.c, SSH_NEW_OPENSSH).
 	sshVersion = "OpenSSH_mesh"
 
-	removedWait = 15 * time.Second // for the sessions of a key that has been removed: the engine kills a build step in some seconds
-	endWait     = time.Minute      // for those of a server that stops: a rollout past its release is finished
+	removedWait = 15 * time.Second // for the sessions of a removed key: the engine takes some seconds to kill a build step
+	endWait     = time.Minute      // for the sessions of a stopping server: a rollout past its release is finished
 )
 
-// keys of values in an ssh.Context.
+// Keys of values in an ssh.Context.
 type (
 	connKey    struct{} // *connState
 	sessionKey struct{} // *channelState
 )
 
-// connState is what is known of a connection, by its ssh.Context.
+// connState is the state of a connection, in its ssh.Context.
 type connState struct {
 	mu       sync.Mutex
 	banner   gossh.ServerPreAuthConn
-	rejected []string // fingerprints offered that no key has
+	rejected []string // offered fingerprints of unknown keys
 	signedIn func()   // stops the login timer and frees the place at the gate
 	release  func()   // lets the server retire without waiting for a first session
 	sessions int
 	served   bool // it has had a session
 }
 
-// firstSession tells whether the connection has had no session yet.
+// firstSession reports whether the connection has had no session yet.
 func (st *connState) firstSession() bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -56,13 +56,13 @@ func state(ctx ssh.Context) *connState {
 	return st
 }
 
-// tcpServer is the server for the network. Public keys are the only way in.
+// tcpServer returns the server for the network. Only public keys can sign in.
 func (r *Receiver) tcpServer(serving context.Context, open *sessions) *ssh.Server {
 	srv := &ssh.Server{
 		Version: sshVersion,
 		Handler: open.handler(r.session),
-		// Without this handler gliderlabs/ssh would turn NoClientAuth on, whatever
-		// the config below says: a client without any key would be in.
+		// Without this handler gliderlabs/ssh would turn NoClientAuth on, whatever the
+		// config below says: a client without a key could sign in.
 		PublicKeyHandler: r.offered,
 		ConnCallback:     func(ctx ssh.Context, c net.Conn) net.Conn { return r.connected(ctx, c, open) },
 		ServerConfigCallback: func(ctx ssh.Context) *gossh.ServerConfig {
@@ -81,8 +81,8 @@ func (r *Receiver) tcpServer(serving context.Context, open *sessions) *ssh.Serve
 					gossh.KeyAlgoRSASHA256, gossh.KeyAlgoRSASHA512,
 				},
 				PreAuthConnCallback: func(c gossh.ServerPreAuthConn) { state(ctx).banner = c },
-				// What a client offers proves nothing: the identity is that of the key that
-				// signed, and this runs after the signature (CVE-2024-45337).
+				// An offered key proves nothing. The identity is the key that signed,
+				// and this runs after the signature (CVE-2024-45337).
 				VerifiedPublicKeyCallback: func(_ gossh.ConnMetadata, key gossh.PublicKey, _ *gossh.Permissions, _ string) (*gossh.Permissions, error) {
 					st := state(ctx)
 					st.signedIn()
@@ -96,7 +96,7 @@ func (r *Receiver) tcpServer(serving context.Context, open *sessions) *ssh.Serve
 	return srv
 }
 
-// localServer is the server for mesh.sock: the socket's mode is the key.
+// localServer returns the server for mesh.sock, which the mode of the socket protects.
 func (r *Receiver) localServer(serving context.Context, open *sessions) *ssh.Server {
 	srv := &ssh.Server{
 		Version: sshVersion,
@@ -120,7 +120,7 @@ func (r *Receiver) localServer(serving context.Context, open *sessions) *ssh.Ser
 	return srv
 }
 
-// Names of what sign-in leaves in a connection's permissions.
+// Names of the values that sign-in leaves in a connection's permissions.
 const (
 	fingerprintExt = "mesh-fingerprint"
 	localExt       = "mesh-local"
@@ -152,7 +152,8 @@ func (r *Receiver) serve(ctx context.Context, l net.Listener, server func(contex
 	}
 	_ = open.waitIdle(ctx) // sessions may still begin, if it retires
 	open.end()
-	// ssh fails when it cannot say that it goes, whatever the session's status was.
+	// ssh exits with an error if it cannot send its goodbye, whatever the session's
+	// status was.
 	leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTime)
 	defer cancel()
 	_ = srv.Shutdown(leave)
@@ -160,7 +161,8 @@ func (r *Receiver) serve(ctx context.Context, l net.Listener, server func(contex
 	return nil
 }
 
-// leaveTime is for clients to close their connections once their sessions have ended.
+// leaveTime is how long clients have to close their connections after their sessions
+// have ended.
 const leaveTime = time.Second
 
 // connected prepares a connection before anything is read from it.
@@ -175,8 +177,8 @@ func (r *Receiver) connected(ctx ssh.Context, c net.Conn, open *sessions) net.Co
 	}
 	end := func() { _ = c.Close(); place.leave(false) }
 	place.close.Store(&end)
-	// gliderlabs/ssh resets deadlines at every read, so a slow client would never
-	// run into one.
+	// gliderlabs/ssh resets deadlines at every read, so a slow client would never reach
+	// one.
 	timer := time.AfterFunc(r.Grace, end)
 	release := open.hold()
 	signedIn := sync.OnceFunc(func() {
@@ -188,8 +190,7 @@ func (r *Receiver) connected(ctx ssh.Context, c net.Conn, open *sessions) net.Co
 	return &earlyConn{Conn: watched{quickAck(c), place}, closed: func() { timer.Stop(); place.leave(false); release() }}
 }
 
-// earlyConn gives back what a connection has taken when it ends before its first
-// session.
+// earlyConn gives back what a connection has taken if it ends before its first session.
 type earlyConn struct {
 	net.Conn
 	closed func()

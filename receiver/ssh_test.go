@@ -24,7 +24,7 @@ import (
 	"mesh"
 )
 
-// keyList is Keys over a list.
+// keyList is a Keys over a list.
 type keyList struct {
 	mu   sync.Mutex
 	list []mesh.Key
@@ -48,7 +48,7 @@ func (k *keyList) clear() {
 	k.list = nil
 }
 
-// commands answers the lines that these tests send, as the real ones do.
+// commands answers the lines of these tests as the real commands do.
 type commands struct {
 	began chan struct{} // told of each "logs" that begins,
 	ended chan error    // and why its context ended
@@ -134,7 +134,7 @@ func serve(t *testing.T, bend func(*Options)) *server {
 	return s
 }
 
-// within waits for what has to come soon.
+// within waits for something that must happen soon.
 func within[T any](t *testing.T, ch <-chan T, what string) T {
 	t.Helper()
 	select {
@@ -167,7 +167,7 @@ func (s *server) client(role mesh.Role) *ssh.Client {
 	return c
 }
 
-// run runs a command in a session of its own.
+// run runs a command in a new session.
 func run(t *testing.T, c *ssh.Client, line string) (out string, status int) {
 	t.Helper()
 	s, err := c.NewSession()
@@ -235,7 +235,7 @@ func TestSSH_UnknownKeyIsToldHow(t *testing.T) {
 	if !strings.Contains(said, fp) || !strings.Contains(said, "ssh-keys:add NAME "+strings.TrimSpace(string(ssh.MarshalAuthorizedKey(stranger.PublicKey())))) {
 		t.Errorf("told %q", said)
 	}
-	// The same key offered along with a known one is nothing to tell any more.
+	// The same key, offered together with a known one, causes no more banners.
 	known := signer(t)
 	s.keys.add("laptop", mesh.RoleAdmin, known)
 	for _, quiet := range []bool{false, true} {
@@ -252,7 +252,7 @@ func TestSSH_UnknownKeyIsToldHow(t *testing.T) {
 	}
 }
 
-// borrowed has somebody's public key and signs with another private one.
+// borrowed offers someone's public key and signs with another private key.
 type borrowed struct {
 	ssh.Signer
 	public ssh.PublicKey
@@ -260,8 +260,8 @@ type borrowed struct {
 
 func (b borrowed) PublicKey() ssh.PublicKey { return b.public }
 
-// OpenSSH offers a key whose private half it does not have, is told that it would
-// do, and then signs in with another one (CVE-2024-45337).
+// OpenSSH offers a key whose private half it does not have, learns that it would be
+// accepted, and then signs in with another one (CVE-2024-45337).
 func TestSSH_OfferedKeyIsNoIdentity(t *testing.T) {
 	t.Parallel()
 	s := serve(t, nil)
@@ -298,7 +298,7 @@ func TestSSH_OfferedKeyIsNoIdentity(t *testing.T) {
 	if !strings.Contains(string(out), "asked by attacker") {
 		t.Errorf("somebody else is in:\n%s", out)
 	}
-	// Nor does a signature by another key do.
+	// A signature by another key does not work either.
 	if c, err := s.dial(ssh.PublicKeys(borrowed{attacker, victim.PublicKey()})); err == nil {
 		_ = c.Close()
 		t.Error("in without the private key")
@@ -352,7 +352,7 @@ func TestSSH_ForwardingIsRefused(t *testing.T) {
 	}
 }
 
-// tail starts a session that goes on until its context ends.
+// tail starts a session that lasts until its context ends.
 func (s *server) tail(c *ssh.Client) *ssh.Session {
 	s.t.Helper()
 	sess, err := c.NewSession()
@@ -443,7 +443,7 @@ func TestSSH_TenSessionsAndNoMore(t *testing.T) {
 	}
 }
 
-// terminal is a session with one, in which nothing runs yet.
+// terminal is a session with a terminal, in which nothing runs yet.
 func terminal(t *testing.T, c *ssh.Client) *ssh.Session {
 	t.Helper()
 	sess, err := c.NewSession()
@@ -541,7 +541,7 @@ func TestSSH_SilentConnectionsAreClosed(t *testing.T) {
 		closed <- err
 	}()
 	within(t, closed, "the connection to be closed")
-	// Who has signed in may take all the time.
+	// A client that has signed in may take its time.
 	c := s.client(mesh.RoleAdmin)
 	sess := s.tail(c)
 	silent, err := net.Dial("tcp", s.addr)

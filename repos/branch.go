@@ -15,9 +15,9 @@ import (
 	"mesh"
 )
 
-// ResetBranch makes the deploy branch point to what is deployed, removes all other
-// branches, and makes HEAD name the deploy branch. A stack without a repository needs
-// nothing. The error of Options.Deployed is returned as it is.
+// ResetBranch points the deploy branch to the deployed commit, removes all other
+// branches, and points HEAD to the deploy branch. A stack without a repository needs
+// nothing. An error of Options.Deployed is returned unchanged.
 func (r *Repos) ResetBranch(ctx context.Context, stack mesh.StackName) error {
 	state, err := r.Deployed(ctx, stack)
 	if err != nil || !r.Exists(stack) {
@@ -33,7 +33,7 @@ func (r *Repos) ResetBranch(ctx context.Context, stack mesh.StackName) error {
 		return err
 	}
 	if state.Branch != "" {
-		heads[state.Branch] += "" // the branch is looked at even when it does not exist
+		heads[state.Branch] += "" // check the branch even if it does not exist
 	}
 	for name, at := range heads {
 		want := mesh.Commit("")
@@ -64,10 +64,10 @@ func (r *Repos) ResetBranch(ctx context.Context, stack mesh.StackName) error {
 	return err
 }
 
-// Shown returns what a pusher of a stack is shown: the deploy branch at what is
-// deployed, whatever git has there while pushes are under way, no other branch, and the
-// commits that need not be sent again. So git's own "up to date" is true, and a push is
-// computed against what serves.
+// Shown returns what pushers of a stack see: the deploy branch at the deployed commit,
+// wherever git has it during pushes, no other branch, and the commits that need not be
+// sent again. So git's own "up to date" is true, and a push is computed against what
+// serves.
 func (r *Repos) Shown(ctx context.Context, stack mesh.StackName) (state mesh.RepoState, have []mesh.Commit, err error) {
 	state, err = r.Deployed(ctx, stack)
 	if err != nil && !errors.Is(err, mesh.NoStack) {
@@ -77,14 +77,14 @@ func (r *Repos) Shown(ctx context.Context, stack mesh.StackName) (state mesh.Rep
 		st := r.storage(stack)
 		defer st.Close()
 		if st.HasEncodedObject(plumbing.NewHash(string(state.Commit))) != nil {
-			state.Commit = "" // a repository that was emptied: everything has to be sent
+			state.Commit = "" // the repository was emptied: everything must be sent
 		}
 	}
 	return state, r.kept(stack), nil
 }
 
-// TakeTurn lets its caller move refs of a stack, alone, until it calls release. git
-// moves a ref only when it stands where the pusher has seen it.
+// TakeTurn lets its caller alone move refs of a stack until it calls release. git moves
+// a ref only if it is where the pusher has seen it.
 func (r *Repos) TakeTurn(ctx context.Context, stack mesh.StackName) (release func(), err error) {
 	r.turns.Lock()
 	turn := r.turn[stack]
@@ -101,10 +101,10 @@ func (r *Repos) TakeTurn(ctx context.Context, stack mesh.StackName) (release fun
 	}
 }
 
-// Claim puts a branch where the pusher has seen it; the caller has the turn. git would
-// refuse the push otherwise when another one has moved the branch since: of pushes that
-// come at once, all read the same list of refs. Which of them is deployed is decided in
-// the stack's lane.
+// Claim moves a branch to where the pusher has seen it; the caller has the turn.
+// Otherwise git would refuse the push if another one has moved the branch since: pushes
+// that come at once all read the same list of refs. The stack's lane decides which of
+// them is deployed.
 func (r *Repos) Claim(ctx context.Context, stack mesh.StackName, ref mesh.RefUpdate) error {
 	if ref.Branch() == "" {
 		return nil
@@ -116,8 +116,8 @@ func (r *Repos) Claim(ctx context.Context, stack mesh.StackName, ref mesh.RefUpd
 	return r.move(ctx, stack, ref.Ref, head, ref.Old)
 }
 
-// Undo puts a ref back that a refused push has moved, unless somebody has moved it
-// since: a tag to where it was, a branch to what is deployed, whose objects stay for
+// Undo moves back a ref that a refused push has moved, unless it was moved since: a tag
+// to where it was, a branch to the deployed commit. The branch's objects are kept for
 // the next attempt.
 func (r *Repos) Undo(ctx context.Context, stack mesh.StackName, ref mesh.RefUpdate) error {
 	if ref.Branch() == "" {
@@ -148,7 +148,7 @@ func (r *Repos) Undo(ctx context.Context, stack mesh.StackName, ref mesh.RefUpda
 	return r.move(ctx, stack, ref.Ref, ref.New, back)
 }
 
-// move changes a ref from old to new; either may be empty.
+// move changes a ref from old to to; either may be empty.
 func (r *Repos) move(ctx context.Context, stack mesh.StackName, ref string, old, to mesh.Commit) error {
 	zero := strings.Repeat("0", 40)
 	was := string(old)
@@ -163,7 +163,7 @@ func (r *Repos) move(ctx context.Context, stack mesh.StackName, ref string, old,
 	return err
 }
 
-// branch returns what a branch points to; empty when there is none.
+// branch returns the commit of a branch, or "" if there is none.
 func (r *Repos) branch(stack mesh.StackName, name string) (mesh.Commit, error) {
 	if name == "" {
 		return "", nil
@@ -172,8 +172,8 @@ func (r *Repos) branch(stack mesh.StackName, name string) (mesh.Commit, error) {
 	return heads[name], err
 }
 
-// heads reads the branches, without a process: it is done for every stack at
-// start.
+// heads reads the branches without starting a process, because it runs for every stack
+// at start.
 func (r *Repos) heads(stack mesh.StackName) (map[string]mesh.Commit, error) {
 	st := r.storage(stack)
 	defer st.Close()

@@ -13,10 +13,10 @@ import (
 	"mesh"
 )
 
-// Limits of a tree, whether a push, an upload, a submodule or Git LFS brought it.
-// A few hundred bytes of git objects can unfold to any number of paths, because a
-// tree may name another one as often as it likes; what is bounded here is the tree
-// as it unfolds. The Linux kernel has 90,000 files with 4 MB of paths.
+// Limits of a tree, whether it came by a push, an upload, a submodule or Git LFS. A few
+// hundred bytes of git objects can unfold to any number of paths, because trees may
+// name the same tree many times, so the limits apply to the unfolded tree. The Linux
+// kernel has 90,000 files with 4 MB of paths.
 const (
 	maxEntries   = 250_000  // files, folders and links
 	maxNames     = 32 << 20 // bytes of all paths and link targets together
@@ -24,9 +24,9 @@ const (
 	maxDepth     = 100      // folders in folders
 	maxTreeBytes = 8 << 30  // bytes of all files, each counted as often as it appears
 
-	// Trees are held in memory while they are built: 250 MB for one at the limits. Of
-	// those from git so many entries may be open at once, and of uploads with more than
-	// largeUpload entries so many.
+	// Trees are held in memory while they are built: 250 MB for one at the limits.
+	// These limits apply to the entries of open trees from git, and to the number of
+	// uploads with more than largeUpload entries.
 	maxOpen     = 2 * maxEntries
 	maxUploads  = 2
 	largeUpload = 25_000
@@ -35,24 +35,24 @@ const (
 	maxTreeObject = 32 << 20 // bytes of one tree object
 )
 
-// freed gives back to the system what a large tree has taken: the collector would keep
-// it for minutes.
+// freed returns the memory of a large tree to the system; the garbage collector would
+// keep it for minutes.
 func freed(large bool) {
 	if large {
 		debug.FreeOSMemory()
 	}
 }
 
-// size is what a tree takes when it is unfolded.
+// size is the size of an unfolded tree.
 type size struct {
 	entries int64
 	names   int64 // bytes of paths, relative to the tree, and of link targets
-	bytes   int64 // of the files
+	bytes   int64 // of all files
 	depth   int   // of folders below it
 	longest int   // bytes of the longest path
 }
 
-// add counts one entry of the given name, and what lies below it.
+// add counts one entry of the given name, and everything below it.
 func (s *size) add(name int, below size) {
 	s.entries += 1 + below.entries
 	s.names += int64(name) + below.names + below.entries*int64(name+1)
@@ -65,13 +65,13 @@ func (s *size) add(name int, below size) {
 	s.longest = max(s.longest, longest)
 }
 
-// What to do about a tree beyond the limits, by the way it came.
+// Hints for a tree beyond the limits, by the way it came.
 const (
 	leaveOutOfGit    = "remove files that the build does not need from git: git rm -r --cached FOLDER"
 	leaveOutOfUpload = "exclude files that the build does not need in .dockerignore or .gitignore"
 )
 
-// check returns an error that names the limit when s is beyond one.
+// check returns an error that names the limit if s is beyond one.
 func (s size) check(hint string) error {
 	refuse := func(format string, args ...any) error {
 		return mesh.Errorf(mesh.Invalid, format, args...).WithHint("%s", hint)
@@ -91,8 +91,8 @@ func (s size) check(hint string) error {
 	return nil
 }
 
-// survey measures trees in a repository without unfolding them: each distinct
-// object is looked at once. It is for one goroutine.
+// survey measures trees in a repository without unfolding them: it reads each distinct
+// object once. It is for one goroutine.
 type survey struct {
 	st    *storage
 	trees map[plumbing.Hash]size
@@ -103,7 +103,7 @@ func newSurvey(st *storage) *survey {
 	return &survey{st: st, trees: map[plumbing.Hash]size{}, blobs: map[plumbing.Hash]int64{}}
 }
 
-// tree measures what lies below a folder, whose path is for the refusal only.
+// tree measures a folder. The path is only for the error.
 func (v *survey) tree(ctx context.Context, id plumbing.Hash, dir string, depth int) (size, error) {
 	if have, ok := v.trees[id]; ok {
 		return have, nil
@@ -151,7 +151,7 @@ func (v *survey) tree(ctx context.Context, id plumbing.Hash, dir string, depth i
 	return s, nil
 }
 
-// blob is the size of a file's content.
+// blob returns the size of a file.
 func (v *survey) blob(id plumbing.Hash) (int64, error) {
 	if n, ok := v.blobs[id]; ok {
 		return n, nil
@@ -165,7 +165,7 @@ func (v *survey) blob(id plumbing.Hash) (int64, error) {
 
 const commitsAndTags = "a commit or a tag"
 
-// bounded fails when an object that is read whole is larger than it may be.
+// bounded returns an error if an object that must be read whole is too large.
 func (s *storage) bounded(id plumbing.Hash, what string, limit int64) error {
 	n, err := s.EncodedObjectSize(id)
 	if err != nil {
@@ -178,7 +178,7 @@ func (s *storage) bounded(id plumbing.Hash, what string, limit int64) error {
 	return nil
 }
 
-// commit, tag and tree read an object that is not larger than it may be.
+// commit, tag and tree read an object within its size limit.
 func (s *storage) commit(id plumbing.Hash) (*object.Commit, error) {
 	if err := s.bounded(id, commitsAndTags, maxCommit); err != nil {
 		return nil, err
@@ -200,8 +200,9 @@ func (s *storage) tree(id plumbing.Hash) (*object.Tree, error) {
 	return object.GetTree(s, id)
 }
 
-// Weigh refuses a commit, or a tag of one, whose tree is beyond the limits, before
-// anything of it is recorded. What is neither is only stored, and is not looked at.
+// Weigh returns an error for a commit, or a tag of one, whose tree is beyond the
+// limits, before anything of it is recorded. Other objects are only stored, and not
+// checked.
 func (r *Repos) Weigh(ctx context.Context, stack mesh.StackName, id mesh.Commit) error {
 	commit, err := r.Peel(stack, id)
 	if errors.Is(err, mesh.Invalid) {

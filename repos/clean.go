@@ -12,16 +12,16 @@ import (
 	"mesh"
 )
 
-// neededRefs are the commits that releases were built from, which an image may have to
-// be made of again. They are written before a repository is cleaned.
+// neededRefs are the commits of releases, whose images may have to be built again. They
+// are written before a repository is cleaned.
 const neededRefs = "refs/mesh/needed/"
 
-// cleanSlack is how many bytes of packs a repository may have beyond twice what it had
-// when it was last cleaned. What pushes leave that were refused long ago is in no branch
-// and no ref: without this it would be kept for ever.
+// cleanSlack is how many bytes of packs a repository may have beyond twice its size
+// after the last cleaning. Objects of pushes that were refused long ago are in no ref;
+// without cleaning they would be kept forever.
 const cleanSlack = 64 << 20
 
-// sizeFile has how many bytes of packs were left by the last cleaning.
+// sizeFile holds the bytes of packs after the last cleaning.
 const sizeFile = "mesh-cleaned"
 
 func packBytes(repo string) (n int64) {
@@ -34,9 +34,9 @@ func packBytes(repo string) (n int64) {
 	return n
 }
 
-// clean removes the objects that nothing needs when there may be many. No push is under
-// way, and r.mu is held. What a branch, a tag, a release, a submodule or one of the last
-// refused pushes needs stays.
+// clean removes objects that nothing needs, if there may be many. The caller holds
+// r.mu, and no push is in progress. clean keeps what a branch, a tag, a release, a
+// submodule or one of the last refused pushes needs.
 func (r *Repos) clean(ctx context.Context, stack mesh.StackName, slack int64) error {
 	repo := r.path(stack)
 	var last int64
@@ -54,7 +54,8 @@ func (r *Repos) clean(ctx context.Context, stack mesh.StackName, slack int64) er
 		return err
 	}
 	_, err = r.run(ctx, stack, "repack", "-a", "-d", "-q")
-	// Also after an error: what takes longer than it may is not tried with every push.
+	// Write it even after an error, so that a cleaning that takes too long is not tried
+	// with every push.
 	path := filepath.Join(repo, sizeFile)
 	if werr := os.WriteFile(path, []byte(strconv.FormatInt(packBytes(repo), 10)+"\n"), 0o600); err == nil {
 		err = werr
@@ -62,7 +63,7 @@ func (r *Repos) clean(ctx context.Context, stack mesh.StackName, slack int64) er
 	return err
 }
 
-// pin makes the refs below neededRefs those of the given commits, as far as they exist.
+// pin sets the refs below neededRefs to the given commits, as far as they exist.
 func (r *Repos) pin(ctx context.Context, stack mesh.StackName, needed []mesh.Commit) error {
 	out, err := r.run(ctx, stack, "for-each-ref", "--format=%(objectname)", neededRefs)
 	if err != nil {

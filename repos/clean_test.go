@@ -13,8 +13,8 @@ import (
 	"mesh"
 )
 
-// What refused pushes have left is removed when there is much of it; what a branch or a
-// release needs stays.
+// Large leftovers of refused pushes are removed; what a branch or a release needs
+// stays.
 func TestClean_KeepsWhatIsNeeded(t *testing.T) {
 	t.Parallel()
 	r := stackRepo(t)
@@ -28,7 +28,7 @@ func TestClean_KeepsWhatIsNeeded(t *testing.T) {
 		}
 		return strings.TrimSpace(string(out))
 	}
-	// commit makes a commit of a file that does not compress, in a pack of its own.
+	// commit makes a commit of a file that does not compress, in a separate pack.
 	commit := func(name string) mesh.Commit {
 		noise := make([]byte, 100_000)
 		_, _ = rand.Read(noise)

@@ -9,20 +9,20 @@ import (
 	"strings"
 )
 
-// Freeze makes a copy of all repositories as they are, for a backup, in a folder
-// that thaw removes. It takes no room: the files are hard links. git never writes
-// into a file that is there, so they stay what they are; no repository is packed
-// anew meanwhile, so nothing is missing.
+// Freeze copies all repositories for a backup, into a folder that thaw removes. The
+// copy takes no space, because its files are hard links. git never writes to an
+// existing file, so they do not change. No repository is repacked during Freeze, so
+// nothing is missing.
 //
-// first is called before, and no repository is renamed from then on: what it has
-// seen is there.
+// first is called before the copy. No repository is renamed after that, so the copy
+// contains everything that first has seen.
 func (r *Repos) Freeze(ctx context.Context, first func() error) (dir string, thaw func(), err error) {
 	r.names.Lock()
 	defer r.names.Unlock()
 	if err := first(); err != nil {
 		return "", nil, err
 	}
-	dir, err = os.MkdirTemp(r.dir, "freeze-*.new") // what a kill leaves is removed at the start
+	dir, err = os.MkdirTemp(r.dir, "freeze-*.new") // the next start removes it after a kill
 	if err != nil {
 		return "", nil, full(err)
 	}
@@ -41,7 +41,7 @@ func (r *Repos) Freeze(ctx context.Context, first func() error) (dir string, tha
 }
 
 func (r *Repos) freeze(ctx context.Context, from, to string) error {
-	r.mu.Lock() // as packing has it
+	r.mu.Lock() // as packing does
 	defer r.mu.Unlock()
 	return filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -56,7 +56,7 @@ func (r *Repos) freeze(ctx context.Context, from, to string) error {
 		}
 		switch name := d.Name(); {
 		case d.IsDir() && strings.HasPrefix(name, "tmp_objdir-"):
-			return filepath.SkipDir // a push under way
+			return filepath.SkipDir // a push in progress
 		case d.IsDir():
 			return os.MkdirAll(filepath.Join(to, rel), 0o700)
 		case !d.Type().IsRegular() || strings.HasSuffix(name, ".lock") || strings.HasPrefix(name, "tmp_"):

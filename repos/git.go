@@ -15,10 +15,10 @@ import (
 
 var gitProtocol = regexp.MustCompile(`^version=[012]$`)
 
-// settings are given with every git, so that no file in a repository decides.
+// settings are passed to every git, so that no file in a repository can override them.
 var settings = []string{
 	"receive.fsckObjects=true",
-	// What old histories have in them, nobody can mend, and does no harm: who and when.
+	// Nobody can fix these faults in old histories, and they do no harm.
 	"receive.fsck.zeroPaddedFilemode=ignore",
 	"receive.fsck.missingSpaceBeforeDate=ignore",
 	"receive.fsck.missingSpaceBeforeEmail=ignore",
@@ -35,7 +35,7 @@ var settings = []string{
 	"receive.fsck.missingCommitter=ignore",
 	"receive.fsck.missingTaggerEntry=ignore",
 	"receive.fsck.badTagName=ignore",
-	// A pack stays a pack: exploding one costs three times as much for large blobs.
+	// Keep packs: unpacking one costs three times as much for large blobs.
 	"receive.unpackLimit=1",
 	"core.bigFileThreshold=1m",
 	"receive.shallowUpdate=true",
@@ -49,9 +49,9 @@ var settings = []string{
 	"uploadpack.allowFilter=true", // git clone --filter=blob:none
 }
 
-// Git prepares a git of the given service in the stack's repository, with an
-// environment from scratch. Of what the client sent only the protocol version
-// gets through: GIT_CONFIG_* and their like would run code.
+// Git prepares a git of the given service in the stack's repository, with a clean
+// environment. Of the client's variables it keeps only the protocol version:
+// GIT_CONFIG_* and similar variables would run code.
 func (r *Repos) Git(ctx context.Context, stack mesh.StackName, client []string, service string, args ...string) *exec.Cmd {
 	dir := r.path(stack)
 	argv := []string{"-c", "safe.directory=" + dir, "-c", "core.hooksPath=" + r.Hooks, "-c", "receive.maxInputSize=" + strconv.FormatInt(r.MaxInput, 10)}
@@ -75,7 +75,7 @@ func (r *Repos) Git(ctx context.Context, stack mesh.StackName, client []string, 
 	return cmd
 }
 
-// run runs a git command to its end and returns what it printed.
+// run runs a git command to completion and returns its output.
 func (r *Repos) run(ctx context.Context, stack mesh.StackName, args ...string) (string, error) {
 	cmd := r.Git(ctx, stack, nil, args[0], args[1:]...)
 	var stderr bytes.Buffer
@@ -87,13 +87,14 @@ func (r *Repos) run(ctx context.Context, stack mesh.StackName, args ...string) (
 	return strings.TrimSpace(string(out)), nil
 }
 
-// env is the whole environment of a git.
+// env returns the whole environment of a git process.
 func (r *Repos) env() []string {
 	return []string{
 		"PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8", "HOME=" + r.home,
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_TERMINAL_PROMPT=0",
-		// What is streamed takes no memory; a commit, a tree or a delta that unpacks to
-		// more is no source. git stops at it by itself (wrapper.c, memory_limit_check).
+		// Streams take no memory. A commit, a tree or a delta that unpacks to more than
+		// this is not source code. git stops there by itself (wrapper.c,
+		// memory_limit_check).
 		"GIT_ALLOC_LIMIT=512m",
 	}
 }

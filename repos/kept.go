@@ -11,14 +11,14 @@ import (
 	"mesh"
 )
 
-// keptRefs are commits whose deployment failed or has yet to end: their objects
-// stay, so that a retry sends nothing. Clients do not see them.
+// keptRefs are commits whose deployment failed or has not ended: their objects stay, so
+// that a retry sends nothing. Clients do not see these refs.
 const (
 	keptRefs  = "refs/mesh/kept/"
 	keepCount = 5
 )
 
-// keep holds on to a commit that no branch will point to.
+// keep keeps a commit that no branch will point to.
 func (r *Repos) keep(ctx context.Context, stack mesh.StackName, c mesh.Commit) error {
 	if _, err := r.run(ctx, stack, "update-ref", keptRefs+string(c), string(c)); err != nil {
 		return err
@@ -42,7 +42,7 @@ func (r *Repos) kept(stack mesh.StackName) []mesh.Commit {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if !dirHasEntries(filepath.Join(r.path(stack), keptRefs)) {
-		return nil // the usual case, without a process
+		return nil // the usual case needs no process
 	}
 	out, err := r.run(ctx, stack, "for-each-ref", "--format=%(objectname)", "--sort=-committerdate", "--count="+strconv.Itoa(keepCount), keptRefs)
 	if err != nil {

@@ -23,9 +23,9 @@ import (
 	"mesh"
 )
 
-// TransferLFS takes or gives the objects of Git LFS, which come before the push that
-// needs them: it speaks git-lfs-transfer with a client until that ends or a read fails.
-// The objects are in the stack's repository, where git-lfs keeps them, too. The caller
+// TransferLFS receives or sends Git LFS objects, which come before the push that needs
+// them. It speaks git-lfs-transfer with a client until that ends or a read fails. The
+// objects are in the stack's repository, where git-lfs keeps them as well. The caller
 // has entered the repository.
 func (r *Repos) TransferLFS(ctx context.Context, stack mesh.StackName, upload bool, client io.Reader, out io.Writer) (err error) {
 	op := transfer.DownloadOperation
@@ -55,7 +55,7 @@ func (r *Repos) TransferLFS(ctx context.Context, stack mesh.StackName, upload bo
 	return nil
 }
 
-// lfs is the folder of a stack's objects.
+// lfs returns the folder of a stack's objects.
 func (r *Repos) lfs(stack mesh.StackName) string { return filepath.Join(r.path(stack), "lfs") }
 
 // lfsBackend is a folder of objects, for one client.
@@ -68,12 +68,12 @@ type lfsBackend struct {
 	open   []io.Closer
 }
 
-// maxLFSCommand is how many bytes a command of a client of Git LFS may have, objects
-// aside. Clients ask for 100 objects at a time (lfs.transfer.batchSize), in 8 KB; the
-// library keeps a list whole, and takes four times its bytes for it.
+// maxLFSCommand limits the bytes of a Git LFS client's command, without objects.
+// Clients ask for 100 objects at a time (lfs.transfer.batchSize), in 8 KB. The library
+// keeps the whole list, and uses four times its bytes.
 const maxLFSCommand = 4 << 20
 
-// commandReader bounds what is read between two calls of the backend. It is for one
+// commandReader limits how much is read between two calls of the backend. It is for one
 // goroutine.
 type commandReader struct {
 	io.Reader
@@ -95,7 +95,7 @@ func (b *lfsBackend) close() {
 	}
 }
 
-// Batch tells which objects are there.
+// Batch reports which objects are present.
 func (b *lfsBackend) Batch(_ transfer.Operation, list []transfer.OidWithSize) (items []transfer.BatchItem, err error) {
 	b.in.left = maxLFSCommand
 	for _, o := range list {
@@ -111,13 +111,13 @@ func (b *lfsBackend) Batch(_ transfer.Operation, list []transfer.OidWithSize) (i
 	return items, nil
 }
 
-// StartUpload reads an object into a file beside the others; FinishUpload is called
-// when its hash is right.
+// StartUpload reads an object into a file beside the others. FinishUpload is called if
+// its hash is right.
 func (b *lfsBackend) StartUpload(oid transfer.Oid, r io.Reader, _ ...string) (any, error) {
 	if !oid.Valid() || !b.upload {
 		return nil, transfer.ErrNotAllowed
 	}
-	b.in.left = math.MaxInt64 // the object has a limit of its own
+	b.in.left = math.MaxInt64 // the object has its own limit
 	defer func() { b.in.left = maxLFSCommand }()
 	tmp := filepath.Join(b.dir, "tmp")
 	if err := os.MkdirAll(tmp, 0o700); err != nil {
@@ -147,11 +147,11 @@ func (b *lfsBackend) StartUpload(oid transfer.Oid, r io.Reader, _ ...string) (an
 	return [2]string{f.Name(), oid.ExpectedPath(b.dir)}, nil
 }
 
-// maxLFS is how many bytes the objects of a stack may have together. They stay as long
-// as the stack does: which of them an old commit needs, only its files tell.
+// maxLFS limits the total bytes of a stack's objects. They are kept as long as the
+// stack, because only the files of an old commit show which objects it needs.
 const maxLFS = 32 << 30
 
-// used is how many bytes the objects have.
+// used returns the bytes of the stack's objects.
 func (b *lfsBackend) used() (sum int64, err error) {
 	err = filepath.WalkDir(filepath.Join(b.dir, "objects"), func(_ string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -173,7 +173,7 @@ type closer func() error
 
 func (c closer) Close() error { return c() }
 
-// FinishUpload puts an object where it belongs.
+// FinishUpload moves an object to its place.
 func (b *lfsBackend) FinishUpload(state any, _ ...string) error {
 	names, ok := state.([2]string)
 	if !ok {
@@ -185,7 +185,7 @@ func (b *lfsBackend) FinishUpload(state any, _ ...string) error {
 	return full(os.Rename(names[0], names[1]))
 }
 
-// Verify tells whether an object is there.
+// Verify reports whether an object is present.
 func (b *lfsBackend) Verify(oid transfer.Oid, args map[string]string) (transfer.Status, error) {
 	b.in.left = maxLFSCommand
 	if !oid.Valid() {
@@ -214,7 +214,7 @@ func (b *lfsBackend) Download(oid transfer.Oid, _ ...string) (fs.File, error) {
 	return f, err
 }
 
-// LockBackend has no locks: a deploy target is not where people edit.
+// LockBackend returns no locks: nobody edits files on a deploy target.
 func (b *lfsBackend) LockBackend() transfer.LockBackend { return noLocks{} }
 
 type noLocks struct{}
@@ -234,12 +234,12 @@ var (
 	lfsSize = regexp.MustCompile(`(?m)^size (\d+)$`)
 )
 
-// maxAttributes is how many bytes a .gitattributes may have.
+// maxAttributes limits the bytes of a .gitattributes.
 const maxAttributes = 1 << 20
 
-// smudge makes of the pointers of Git LFS in a tree the files that they point to,
-// where those are here. Pointers are looked for only where .gitattributes has the
-// filter: reading each small file would cost.
+// smudge replaces the Git LFS pointers in a tree with their files, if those are
+// present. It looks for pointers only where .gitattributes has the filter: reading
+// every small file would be slow.
 func (t *tree) smudge(dir string, total size) error {
 	uses := false
 	for _, e := range t.entries {
@@ -257,7 +257,7 @@ func (t *tree) smudge(dir string, total size) error {
 	if !uses {
 		return nil
 	}
-	grown := int64(0) // bytes of all files, pointers taken as what they point to
+	grown := int64(0) // bytes of all files, with pointers counted as their files
 	for i, e := range t.entries {
 		if !e.Mode.IsRegular() || e.Size < 100 || e.Size > 1024 { // the format's own limit
 			continue
@@ -294,8 +294,8 @@ func (t *tree) small(e mesh.TreeEntry) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(r, maxAttributes))
 }
 
-// checked reads an object of Git LFS and fails at its end when it is not what its
-// name says: a disk may forget.
+// checked reads a Git LFS object and returns an error at its end if the content does
+// not match its name: disks can lose data.
 type checked struct {
 	*os.File
 	want string

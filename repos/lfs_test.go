@@ -13,7 +13,7 @@ import (
 	"github.com/charmbracelet/git-lfs-transfer/transfer"
 )
 
-// endless repeats a text, and counts what was read of it.
+// endless repeats a text, and counts how much of it was read.
 type endless struct {
 	text string
 	at   int
@@ -28,7 +28,7 @@ func (e *endless) Read(p []byte) (int, error) {
 
 func packet(s string) string { return fmt.Sprintf("%04x%s", len(s)+4, s) }
 
-// A list of objects is kept whole by the library: one of 280 MB took a gigabyte, by a
+// The library keeps the whole list of objects: one of 280 MB took a gigabyte, sent by a
 // key that may only read.
 func TestLFS_EndlessBatch(t *testing.T) {
 	t.Parallel()
@@ -45,7 +45,7 @@ func TestLFS_EndlessBatch(t *testing.T) {
 	}
 }
 
-// The bound is that of one command: a session may have many, and an object is larger.
+// The limit applies to one command: a session may have many, and an object is larger.
 func TestLFS_ManyCommands(t *testing.T) {
 	t.Parallel()
 	batch := packet("batch\n") + packet("hash-algo=sha256\n") + "0001" + strings.Repeat(packet(strings.Repeat("a", 64)+" 12\n"), 10_000) + "0000"
@@ -72,7 +72,7 @@ func hexOf(s string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// The objects of a stack have a bound together, and one that does not fit leaves nothing.
+// A stack's objects share one limit, and an object beyond it leaves nothing.
 func TestLFS_ObjectsOfAStack(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -25,42 +25,43 @@ import (
 )
 
 const (
-	// moduleRefs keep the commits of submodules, which lie in the repository of the
-	// stack. Clients do not see them.
+	// moduleRefs keep the commits of submodules, which are stored in the stack's
+	// repository. Clients do not see these refs.
 	moduleRefs = "refs/mesh/modules/"
-	// deployKey is what a stack's repository is known by elsewhere.
+	// deployKey is the file of the key that a stack's repository uses elsewhere.
 	deployKey = "deploy_key"
 
-	moduleDepth   = 5 // of submodules in submodules
+	moduleDepth   = 5 // nested submodules
 	moduleTimeout = 10 * time.Minute
 )
 
-// moduleURL is a URL that submodules are fetched from. Others, a path of the server's
-// own disk among them, are refused, and so is what git could take for an option.
+// moduleURL matches the URLs that submodules may be fetched from. Others are refused,
+// including paths on the server's disk and anything that git could take for an option.
 var moduleURL = regexp.MustCompile(`^(?:https?|ssh|git)://[A-Za-z0-9_@\[][^\s]*$|^[A-Za-z0-9_][A-Za-z0-9._-]*@[A-Za-z0-9_][A-Za-z0-9._-]*:[^\s-][^\s]*$`)
 
-// moduleHost is a name or an address. url.Parse lets quotes, blanks and "$(" into the
-// zone of an IPv6 address (RFC 6874), and git hands GIT_SSH_COMMAND to a shell: an
-// address with a zone is refused. It would be link-local anyway.
+// moduleHost matches a name or an address. url.Parse allows quotes, blanks and "$(" in
+// the zone of an IPv6 address (RFC 6874), and git passes GIT_SSH_COMMAND to a shell, so
+// an address with a zone is refused. It would be link-local anyway.
 var moduleHost = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$|^[0-9A-Fa-f:.]+$`)
 
-// quoted is a word for the shell that git starts GIT_SSH_COMMAND with.
+// quoted quotes a word for the shell that git runs GIT_SSH_COMMAND with.
 func quoted(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
 
-// Egress keeps what is fetched for a stack from where it may not come from.
+// Egress restricts where a stack may fetch from.
 type Egress interface {
-	// Check refuses a host, a name or an address without a port, with a *mesh.Error.
+	// Check returns a *mesh.Error if a host, a name or an address without a port, is
+	// not allowed.
 	Check(ctx context.Context, host string) error
 	// Pin returns an address of a host that may be fetched from.
 	Pin(ctx context.Context, host string) (netip.Addr, error)
-	// Proxy is an HTTP proxy that reaches only what may be fetched from, until stop.
+	// Proxy starts an HTTP proxy that reaches only allowed addresses, until stop.
 	Proxy(ctx context.Context) (at *url.URL, stop func(), err error)
 }
 
-// FetchModules brings the submodules of a commit into the stack's repository, where
-// Open finds them, and calls say for each that has to be fetched, and for each that is
-// left out because .gitmodules says so. It returns whether there was any: the tree has
-// to be opened anew then.
+// FetchModules fetches the submodules of a commit into the stack's repository, where
+// Open finds them. It calls say for each submodule that must be fetched, and for each
+// that .gitmodules leaves out. It reports whether it fetched any: if so, open the tree
+// again.
 func (r *Repos) FetchModules(ctx context.Context, stack mesh.StackName, commit mesh.Commit, say func(string)) (fetched bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, moduleTimeout)
 	defer cancel()
@@ -106,7 +107,7 @@ func (r *Repos) FetchModules(ctx context.Context, stack mesh.StackName, commit m
 		WithHint("remove the innermost ones from .gitmodules, or give them update = none")
 }
 
-// missingModules are the submodules of a tree whose commit is not here.
+// missingModules returns the submodules of a tree whose commit is missing.
 func missingModules(t *tree) (list []mesh.TreeEntry) {
 	for _, e := range t.Entries() {
 		if e.Module != "" {
@@ -116,20 +117,20 @@ func missingModules(t *tree) (list []mesh.TreeEntry) {
 	return list
 }
 
-// moduleSpec is what .gitmodules says of a submodule (gitmodules(5)).
+// moduleSpec is the entry of a submodule in .gitmodules (gitmodules(5)).
 type moduleSpec struct {
 	url, update string
 	parent      string // path of the submodule whose .gitmodules it is; empty: the tree's own
 }
 
-// moduleSpecList is what is said of all submodules of a tree, by path.
+// moduleSpecList holds the entries of all submodules of a tree, by path.
 type moduleSpecList map[string]moduleSpec
 
-// maxModules is how many bytes a .gitmodules may have.
+// maxModules limits the bytes of a .gitmodules.
 const maxModules = 1 << 20
 
-// moduleSpecs reads the .gitmodules of a tree and of the submodules in it. Elsewhere git
-// does not look for one either.
+// moduleSpecs reads the .gitmodules of a tree and of the submodules in it, the only
+// places where git looks for one.
 func moduleSpecs(t *tree) (moduleSpecList, error) {
 	specs := moduleSpecList{}
 	for _, e := range t.Entries() {
@@ -167,9 +168,9 @@ func moduleSpecs(t *tree) (moduleSpecList, error) {
 	return specs, nil
 }
 
-// url is where a submodule is fetched from. One that is relative counts from where the
-// submodule around it came from; where the pushed repository itself came from is not
-// known here.
+// url returns where a submodule is fetched from. A relative URL is relative to that of
+// the surrounding submodule; the origin of the pushed repository itself is unknown
+// here.
 func (l moduleSpecList) url(at string) (string, error) {
 	spec, shown := l[at], printable(at)
 	if spec.url == "" {
@@ -190,7 +191,7 @@ func (l moduleSpecList) url(at string) (string, error) {
 	return relativeURL(base, spec.url), nil
 }
 
-// relativeURL is what git makes of a relative URL (relative_url in its remote.c).
+// relativeURL resolves a relative URL as git does (relative_url in its remote.c).
 func relativeURL(base, rel string) string {
 	base, sep := strings.TrimSuffix(base, "/"), "/"
 	for {
@@ -219,15 +220,15 @@ func withoutPassword(url string) string {
 
 func shownURL(url string) string { return mesh.Visible(mesh.Clip(withoutPassword(url), 200)) }
 
-// origin is how git reaches a submodule: what it needs in its environment, where no
-// list of processes shows it.
+// origin is how git reaches a submodule. It is passed in the environment, where no list
+// of processes shows it.
 type origin struct {
 	url string
 	env []string
 	set []string // configuration, KEY=VALUE
 }
 
-// reach prepares the way to a URL. stop ends what was started for it.
+// reach prepares access to a URL. stop ends what was started for it.
 func (r *Repos) reach(ctx context.Context, stack mesh.StackName, raw string) (to origin, stop func(), err error) {
 	key := filepath.Join(r.path(stack), deployKey)
 	if _, err := os.Stat(key); err != nil {
@@ -267,17 +268,17 @@ func (r *Repos) reach(ctx context.Context, stack mesh.StackName, raw string) (to
 	return to, stop, nil
 }
 
-// hostOf is the protocol and the host of a URL that moduleURL has let through.
+// hostOf returns the protocol and the host of a URL that matches moduleURL.
 func hostOf(raw string) (scheme, host string) {
 	if u, err := url.Parse(raw); err == nil && u.Scheme != "" && u.Host != "" {
 		return u.Scheme, u.Hostname()
 	}
-	_, host, _ = strings.Cut(raw, "@") // the form of scp
+	_, host, _ = strings.Cut(raw, "@") // in scp form
 	host, _, _ = strings.Cut(host, ":")
 	return "ssh", host
 }
 
-// pinned is a URL with the address in the place of its host.
+// pinned returns a URL with the address instead of its host.
 func pinned(raw, host string, addr netip.Addr) string {
 	to := addr.String()
 	if addr.Is6() {
@@ -286,8 +287,8 @@ func pinned(raw, host string, addr netip.Addr) string {
 	return strings.Replace(raw, host, to, 1)
 }
 
-// fetchModule gets one commit. A server that gives no commit by its id gives its
-// branches and tags.
+// fetchModule fetches one commit. If the server refuses to send a commit by its ID,
+// fetchModule fetches its branches and tags.
 func (r *Repos) fetchModule(ctx context.Context, stack mesh.StackName, e mesh.TreeEntry, raw string) error {
 	shown := shownURL(raw)
 	if !moduleURL.MatchString(raw) {
@@ -345,8 +346,8 @@ func (r *Repos) fetchModule(ctx context.Context, stack mesh.StackName, e mesh.Tr
 	}
 }
 
-// limitFiles lets a git write no file, a pack for one, that is larger: fetches have no
-// limit of their own, as pushes have in receive.maxInputSize.
+// limitFiles limits the size of the files that git writes, such as packs: fetches have
+// no limit like receive.maxInputSize for pushes.
 func limitFiles(cmd *exec.Cmd, size int64) {
 	sh, err := exec.LookPath("sh")
 	if err != nil {
@@ -357,7 +358,7 @@ func limitFiles(cmd *exec.Cmd, size int64) {
 	cmd.Path = sh
 }
 
-// printableLines are the last lines of what git has said.
+// printableLines returns the last lines of git's output.
 func printableLines(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
 	for i, l := range lines {
@@ -366,8 +367,8 @@ func printableLines(s string) string {
 	return strings.Join(lines[max(0, len(lines)-10):], "\n")
 }
 
-// DeployKey returns the public key that a stack's repository shows where submodules
-// are fetched from, and makes it when there is none.
+// DeployKey returns the public key that a stack's repository uses to fetch submodules.
+// It creates the key if it is missing.
 func (r *Repos) DeployKey(_ context.Context, stack mesh.StackName) (string, error) {
 	if err := r.Ensure(stack); err != nil {
 		return "", err
@@ -381,7 +382,7 @@ func (r *Repos) DeployKey(_ context.Context, stack mesh.StackName) (string, erro
 	return strings.TrimSpace(string(gossh.MarshalAuthorizedKey(key.PublicKey()))) + " mesh-" + string(stack), nil
 }
 
-// moduleTree is the tree of a submodule's commit, when that is here.
+// moduleTree returns the tree of a submodule's commit, if that is present.
 func (s *storage) moduleTree(id plumbing.Hash) (plumbing.Hash, bool, error) {
 	c, err := s.commit(id)
 	if errors.Is(err, plumbing.ErrObjectNotFound) {

@@ -13,7 +13,7 @@ import (
 	"mesh/repos/repostest"
 )
 
-// anywhere lets everything be fetched, from an address of its own.
+// anywhere allows every fetch, from a fixed address.
 type anywhere struct{ addr netip.Addr }
 
 func (anywhere) Check(context.Context, string) error { return nil }
@@ -24,8 +24,8 @@ func (anywhere) Proxy(context.Context) (*url.URL, func(), error) {
 	return &url.URL{Scheme: "http", Host: "127.0.0.1:1"}, func() {}, nil
 }
 
-// The URL of a submodule is what anybody with a deploy key writes, and the command for
-// ssh is run by a shell. The zone of an IPv6 address took commands in there.
+// Anyone with a deploy key can set the URL of a submodule, and a shell runs the command
+// for ssh. The zone of an IPv6 address allowed commands in there.
 func TestFetchModules_URLIsNoCommand(t *testing.T) {
 	t.Parallel()
 	for _, at := range []string{
@@ -38,7 +38,7 @@ func TestFetchModules_URLIsNoCommand(t *testing.T) {
 		"git@a;id>pwned:x",
 	} {
 		r := stackRepo(t)
-		// The server's own words of a host are no better.
+		// The server's own messages about a host are no safer.
 		r.Egress = anywhere{netip.MustParseAddr("2606:4700::1111").WithZone("$(id>pwned)")}
 		w := repostest.New(t)
 		w.Write(".gitmodules", []byte("[submodule \"m\"]\n\tpath = m\n\turl = \""+at+"\"\n"), 0o644)
@@ -57,8 +57,8 @@ func TestFetchModules_URLIsNoCommand(t *testing.T) {
 	}
 }
 
-// What git gets as the command for ssh is one word each, whatever the host and the
-// data directory are called.
+// In the ssh command that git gets, the host and the data directory are one word each,
+// whatever their names.
 func TestQuoted_IsOneWord(t *testing.T) {
 	t.Parallel()
 	w := repostest.New(t)

@@ -1,10 +1,10 @@
-// Package repos keeps the bare git repositories, one for each stack: the branches,
-// tags and objects that pushes bring, and what is read out of them again: the tree of a
-// commit, submodules, the objects of Git LFS, uploaded archives.
+// Package repos keeps the bare git repositories, one for each stack: it stores the
+// branches, tags and objects that pushes bring, and reads trees, submodules, Git LFS
+// objects and uploaded archives.
 //
-// It is the one home of a rule: the deploy branch is derived. It points to the commit
-// that is deployed, which Options.Deployed tells, and is put back there whenever no push
-// is under way. Who may push, and what a push sets in motion, is decided elsewhere.
+// It enforces one rule: the deploy branch is derived. It points to the deployed commit,
+// as returned by Options.Deployed, and is moved back there when no push is in progress.
+// Other packages decide who may push and what a push does.
 //
 //	r, err := repos.Open(repos.Options{Dir: dir, Deployed: deployer.RepoState, …})
 //	leave, err := r.Enter("shop", false) // around a push
@@ -32,24 +32,25 @@ import (
 	"mesh"
 )
 
-// Repos are the bare repositories of all stacks. They may be used from several
-// goroutines. Make them with Open.
+// Repos holds the bare repositories of all stacks. It may be used from several
+// goroutines. Create one with Open.
 type Repos struct {
 	Options
 	dir, home string
 
-	names  sync.Mutex // held while a repository gets another name, and by Freeze; before mu
+	names  sync.Mutex // held while a repository is renamed, and by Freeze; lock it before mu
 	mu     sync.Mutex
-	pushes map[mesh.StackName]int // pushes and transfers under way
+	pushes map[mesh.StackName]int // pushes and transfers in progress
 
-	open    *semaphore.Weighted // entries of trees that are open
+	open    *semaphore.Weighted // entries of open trees
 	uploads *semaphore.Weighted // uploads of many files
 
 	turns sync.Mutex
-	turn  map[mesh.StackName]chan struct{} // holds one while somebody moves refs
+	turn  map[mesh.StackName]chan struct{} // holds a value while someone moves refs
 }
 
-// Options is what Repos need. Dir and Key must be set, and Deployed before the first use.
+// Options holds what Repos needs. Dir and Key are required; set Deployed before the
+// first use.
 type Options struct {
 	Dir      string // the data directory; the repositories are in its folder repos
 	Hooks    string // the folder of git's hooks; empty: Dir/hooks
@@ -57,25 +58,25 @@ type Options struct {
 	Logger   *slog.Logger
 	Egress   Egress // limits where submodules are fetched from; nil: no limit
 
-	// Deployed returns what the deploy branch of a stack must point to, or an error that
-	// is mesh.NoStack. It is called with locks of Repos held and must not call Repos.
+	// Deployed returns where the deploy branch of a stack must point, or mesh.NoStack.
+	// It is called with locks of Repos held and must not call Repos.
 	Deployed func(ctx context.Context, stack mesh.StackName) (mesh.RepoState, error)
 
 	// Needed returns the commits that the releases of a stack were built from; nil:
-	// nothing is cleaned. It is called as Deployed is.
+	// nothing is cleaned. The rules of Deployed apply.
 	Needed func(ctx context.Context, stack mesh.StackName) ([]mesh.Commit, error)
 
-	// Key reads the private key in a file, which it creates when it is missing.
+	// Key reads the private key in a file, and creates it if it is missing.
 	Key func(path string) (gossh.Signer, error)
 }
 
-// maxPacks is how many packs a repository may have before they are put together:
-// each push adds one, and reading gets slower with their number (0.45 s with one,
-// 0.56 s with 400).
+// maxPacks is how many packs a repository may have before it is repacked. Each push
+// adds one, and reading gets slower with their number (0.45 s with one, 0.56 s with
+// 400).
 const maxPacks = 50
 
 // Open prepares the folder of the repositories and removes what a killed git may have
-// left in it. It fails when git is not installed.
+// left in it. It fails if git is not installed.
 func Open(o Options) (*Repos, error) {
 	if _, err := exec.LookPath("git"); err != nil {
 		return nil, mesh.Errorf(mesh.Unavailable, "git is not installed: %w", err).WithHint("install it, for example with: apt-get install git")
@@ -94,7 +95,7 @@ func Open(o Options) (*Repos, error) {
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return nil, err
 	}
-	// On a disk that is full or read-only nothing can be pushed; what runs is served.
+	// On a full or read-only disk nothing can be pushed, but running stacks are served.
 	if err := os.MkdirAll(r.home, 0o700); err != nil && !mesh.NoRoom(err) {
 		return nil, err
 	}
@@ -113,16 +114,16 @@ func (r *Repos) path(stack mesh.StackName) string {
 	return filepath.Join(r.dir, string(stack)+".git")
 }
 
-// Exists tells whether the stack has a repository.
+// Exists reports whether the stack has a repository.
 func (r *Repos) Exists(stack mesh.StackName) bool {
 	st, err := os.Stat(r.path(stack))
 	return err == nil && st.IsDir()
 }
 
 // Enter makes sure that the stack has a repository, and counts one more push or
-// transfer in it. leave must be called when that is over: the last one out puts the
-// deploy branch back to what is deployed, and removes the repository when there is no
-// such stack, unless keep says that a push which creates it may follow.
+// transfer in it. Call leave when that has ended. The last leave moves the deploy
+// branch back to the deployed commit, and removes the repository if the stack does not
+// exist, unless keep is set because a push that creates it may follow.
 func (r *Repos) Enter(stack mesh.StackName, keep bool) (leave func(context.Context) error, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -145,7 +146,7 @@ func (r *Repos) Enter(stack mesh.StackName, keep bool) (leave func(context.Conte
 	}, nil
 }
 
-// tidy leaves a repository as it has to be while nobody pushes. r.mu is held.
+// tidy cleans up a repository when nobody pushes. The caller holds r.mu.
 func (r *Repos) tidy(ctx context.Context, stack mesh.StackName, keep bool) error {
 	err := r.ResetBranch(ctx, stack)
 	if errors.Is(err, mesh.NoStack) {
@@ -168,7 +169,7 @@ func (r *Repos) tidy(ctx context.Context, stack mesh.StackName, keep bool) error
 	return nil
 }
 
-// Ensure creates the repository of a stack that has none yet.
+// Ensure creates the repository of a stack if it has none.
 func (r *Repos) Ensure(stack mesh.StackName) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -178,8 +179,8 @@ func (r *Repos) Ensure(stack mesh.StackName) error {
 	return r.init(stack)
 }
 
-// init creates a bare repository under another name and renames it, so that there
-// is none or a whole one.
+// init creates a bare repository under another name and renames it, so that it exists
+// completely or not at all.
 func (r *Repos) init(stack mesh.StackName) error {
 	dir := r.path(stack)
 	tmp := dir + ".new"
@@ -194,13 +195,13 @@ func (r *Repos) init(stack mesh.StackName) error {
 	return os.Rename(tmp, dir)
 }
 
-// Remove deletes the repository of a stack. There may be none.
+// Remove deletes the repository of a stack, if it has one.
 func (r *Repos) Remove(_ context.Context, stack mesh.StackName) error {
 	return os.RemoveAll(r.path(stack))
 }
 
-// Rename moves the repository of a stack to its new name. Without one it does
-// nothing, and neither when the new name has one: it was called before.
+// Rename moves the repository of a stack to its new name. It does nothing if there is
+// no repository, or if the new name already has one from an earlier call.
 func (r *Repos) Rename(_ context.Context, from, to mesh.StackName) error {
 	r.names.Lock()
 	defer r.names.Unlock()
@@ -212,10 +213,10 @@ func (r *Repos) Rename(_ context.Context, from, to mesh.StackName) error {
 	return os.Rename(r.path(from), r.path(to))
 }
 
-// Prune clears away the repositories of stacks that are no more. Those of destroyed
-// ones are deleted: a killed server did not get to it. What nothing is known of is given
-// to aside, which moves it out of the way: what is missing may be the record. It is for
-// the start, before anything is pushed.
+// Prune removes the repositories of stacks that no longer exist. It deletes those of
+// destroyed stacks, which a killed server has left. It passes unknown repositories to
+// aside, which moves them out of the way: the record may be what is missing. Call it at
+// start, before any push.
 func (r *Repos) Prune(stacks []mesh.Stack, destroyed []mesh.StackName, aside func(path string) error) error {
 	found, err := filepath.Glob(filepath.Join(r.dir, "*.git"))
 	if err != nil {

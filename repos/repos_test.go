@@ -19,8 +19,8 @@ import (
 	"mesh/repos/repostest"
 )
 
-// openRepos opens repositories in a folder of their own; state tells what is deployed
-// and may be changed while nothing else runs.
+// openRepos opens repositories in a new folder. state returns what is deployed, and may
+// be changed while nothing else runs.
 func openRepos(t testing.TB) *Repos { return openIn(t, t.TempDir(), &mesh.RepoState{}) }
 
 func openIn(t testing.TB, dir string, state *mesh.RepoState) *Repos {
@@ -41,7 +41,7 @@ func push(t *testing.T, w *repostest.Checkout, r *Repos, stack mesh.StackName, r
 	w.Git(append([]string{"push", "-q", "-f", r.path(stack)}, refspecs...)...)
 }
 
-// stackRepo makes the repository of blog.
+// stackRepo creates the repository of blog.
 func stackRepo(t *testing.T) *Repos {
 	t.Helper()
 	r := openRepos(t)
@@ -162,7 +162,7 @@ func TestResetBranch(t *testing.T) {
 	if got := reset("main", one); got["refs/heads/main"] != one {
 		t.Errorf("made again: %v", got)
 	}
-	// Branches in packed-refs are branches, too.
+	// Branches in packed-refs count as well.
 	push(t, w, r, "blog", "main:refs/heads/packed")
 	if _, err := r.run(t.Context(), "blog", "pack-refs", "--all"); err != nil {
 		t.Fatal(err)
@@ -202,7 +202,7 @@ func TestUndo_PutsBackAndKeepsFive(t *testing.T) {
 	if got := r.kept("blog"); !slices.Equal(got, want) {
 		t.Errorf("kept %v, want %v", got, want)
 	}
-	// Somebody has pushed since: their commit stays.
+	// Another push came since: its commit stays.
 	push(t, w, r, "blog", "main")
 	if err := r.Undo(t.Context(), "blog", mesh.RefUpdate{Ref: "refs/heads/main", New: bad[3]}); err != nil {
 		t.Fatal(err)
@@ -217,7 +217,7 @@ func TestUndo_PutsBackAndKeepsFive(t *testing.T) {
 	if got := refs(t, r)[keptRefs+string(bad[0])]; got != bad[0] {
 		t.Error("a commit that was just refused is not kept")
 	}
-	// A branch that is none of the stack's goes.
+	// A branch that does not belong to the stack is removed.
 	push(t, w, r, "blog", "main:refs/heads/x")
 	if err := r.Undo(t.Context(), "blog", mesh.RefUpdate{Ref: "refs/heads/x", New: bad[6]}); err != nil || refs(t, r)["refs/heads/x"] != "" {
 		t.Errorf("%v, %v", err, refs(t, r))
@@ -351,8 +351,8 @@ func TestOpen_TreeInOrder(t *testing.T) {
 	}
 }
 
-// More than 100 objects stay one pack with git's defaults, and less are exploded;
-// here it is a pack always.
+// By default git keeps more than 100 objects as one pack and unpacks fewer; here it is
+// always a pack.
 func TestOpen_ManyFilesInOnePack(t *testing.T) {
 	t.Parallel()
 	r := stackRepo(t)
@@ -445,8 +445,8 @@ func TestPeel(t *testing.T) {
 	}
 }
 
-// The repository of a stack that nobody destroyed is given away, not deleted: what is
-// missing may be the record.
+// The repository of a stack that nobody destroyed is moved aside, not deleted: the
+// record may be what is missing.
 func TestPrune_DeletesOnlyWhatWasDestroyed(t *testing.T) {
 	t.Parallel()
 	r := openRepos(t)

@@ -9,7 +9,7 @@ import (
 	"mesh"
 )
 
-// CountTags is how many tags a stack's repository has.
+// CountTags returns the number of tags in a stack's repository.
 func (r *Repos) CountTags(stack mesh.StackName) (n int, err error) {
 	st := r.storage(stack)
 	defer st.Close()

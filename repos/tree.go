@@ -21,12 +21,12 @@ import (
 	"mesh"
 )
 
-// largeObject is from which size on a blob is streamed from its pack instead of
-// read into memory: a 400 MB blob takes 9 MB of memory with it and 1.3 GB without.
+// largeObject is the size from which a blob is streamed from its pack instead of read
+// into memory: a 400 MB blob takes 9 MB of memory with this limit and 1.3 GB without.
 const largeObject = 1 << 20
 
-// storage opens the objects of a repository. go-git keeps the list of packs, and
-// is not safe for several goroutines, so every use opens its own.
+// storage opens the objects of a repository. go-git keeps the list of packs, and is not
+// safe for concurrent use, so every use opens its own.
 func (r *Repos) storage(stack mesh.StackName) *storage {
 	return &storage{filesystem.NewStorageWithOptions(osfs.New(r.path(stack)), cache.NewObjectLRU(16*cache.MiByte),
 		filesystem.Options{LargeObjectThreshold: largeObject})}
@@ -39,19 +39,19 @@ func (s *storage) Close() { _ = s.Storage.Close() }
 // tree is the tree of a commit, read from the objects.
 type tree struct {
 	entries []mesh.TreeEntry
-	large   map[string]string // files of Git LFS, by their id
-	modules map[string]bool   // paths of submodules whose commit is here
+	large   map[string]string // Git LFS files, by ID
+	modules map[string]bool   // paths of submodules whose commit is present
 	sizes   *survey
-	links   map[plumbing.Hash]string // targets: one object may be many links
+	links   map[plumbing.Hash]string // targets of links: one object may be many links
 	folders map[plumbing.Hash][]object.TreeEntry
 
 	mu sync.Mutex
 	st *storage
 }
 
-// Open opens the tree of a commit, and returns the first line of its message.
-// release must be called when nobody reads the tree any more. While the trees that are
-// open have maxOpen entries together, it waits.
+// Open opens the tree of a commit, and returns the first line of its message. Call
+// release when nothing reads the tree any more. Open blocks while the open trees have
+// maxOpen entries together.
 func (r *Repos) Open(ctx context.Context, stack mesh.StackName, commit mesh.Commit) (_ mesh.Tree, subject string, release func(), err error) {
 	st := r.storage(stack)
 	defer func() {
@@ -94,7 +94,7 @@ func (r *Repos) Open(ctx context.Context, stack mesh.StackName, commit mesh.Comm
 	return t, printable(subject), closeTree, nil
 }
 
-// Subject is the first line of a commit's message.
+// Subject returns the first line of a commit's message.
 func (r *Repos) Subject(_ context.Context, stack mesh.StackName, commit mesh.Commit) (string, error) {
 	st := r.storage(stack)
 	defer st.Close()
@@ -106,11 +106,11 @@ func (r *Repos) Subject(_ context.Context, stack mesh.StackName, commit mesh.Com
 	return printable(subject), nil
 }
 
-// printable makes a line from a pusher or from another server harmless, and short.
+// printable makes a line from a pusher or another server harmless and short.
 func printable(s string) string { return mesh.Clip(mesh.Visible(s), 72) }
 
-// list adds what lies below a folder, in the order that mesh.Tree promises: git
-// sorts a folder "a" as "a/", behind "a.b".
+// list adds everything below a folder, in the order that mesh.Tree promises: git sorts
+// a folder "a" as "a/", after "a.b".
 func (t *tree) list(ctx context.Context, id plumbing.Hash, dir string) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -164,7 +164,7 @@ func (t *tree) list(ctx context.Context, id plumbing.Hash, dir string) error {
 	return nil
 }
 
-// folder is what a tree object names, by name.
+// folder returns the entries of a tree object, sorted by name.
 func (t *tree) folder(id plumbing.Hash) ([]object.TreeEntry, error) {
 	if have, ok := t.folders[id]; ok {
 		return have, nil
@@ -181,11 +181,11 @@ func (t *tree) folder(id plumbing.Hash) ([]object.TreeEntry, error) {
 	return entries, nil
 }
 
-// maxFolders is how many tree objects are remembered while a tree is listed: the
-// same folder may appear any number of times.
+// maxFolders limits how many tree objects are cached while a tree is listed: the same
+// folder may appear many times.
 const maxFolders = 1000
 
-// link is the target of a symbolic link, which the survey has found short enough.
+// link returns the target of a symbolic link, which the survey has found short enough.
 func (t *tree) link(id plumbing.Hash) (string, error) {
 	if have, ok := t.links[id]; ok {
 		return have, nil

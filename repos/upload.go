@@ -23,26 +23,26 @@ import (
 	"mesh"
 )
 
-// unpacked is a tree that came as a tar: one file with all contents, which has no
-// name any more, and where in it each begins.
+// unpacked is a tree that came as a tar. All contents are in one unlinked file; at
+// holds where each begins.
 type unpacked struct {
 	entries []mesh.TreeEntry
-	at      []int64 // of entries: where in spool
+	at      []int64 // of entries: the offset in spool
 	spool   *os.File
 	index   map[string]int    // of entries, by path, while they are read
-	links   map[string]string // targets: a thousand links to one place hold it once
+	links   map[string]string // targets, shared: a thousand links to one place hold it once
 }
 
-// Unpack reads a tar, or a gzip of one, into a tree, and returns what identifies
-// its content, in hex. Files have the IDs that git would give them, so that a build
-// reuses what a push of the same files has left. release must be called when nobody
-// reads the tree any more. Nothing is left on disk when the process dies.
+// Unpack reads a tar, or a gzip of one, into a tree, and returns a hex ID of its
+// content. Files have the IDs that git would give them, so that a build reuses the
+// cache of a push with the same files. Call release when nothing reads the tree any
+// more. If the process dies, nothing is left on disk.
 //
-// Modes are git's: executable or not. Hard links become copies; a .git folder and
-// global headers, as git archive writes them, are left out. Devices, pipes, and
-// names that lead out of the tree are refused.
+// Modes are git's: executable or not. Hard links become copies. A .git folder and
+// global headers, as git archive writes them, are skipped. Devices, pipes, and names
+// that lead out of the tree are refused.
 func (r *Repos) Unpack(ctx context.Context, src io.Reader) (_ mesh.Tree, id string, release func(), err error) {
-	spool, err := os.CreateTemp(r.dir, "upload-*.new") // what a kill leaves is removed at the start
+	spool, err := os.CreateTemp(r.dir, "upload-*.new") // the next start removes it after a kill
 	if err != nil {
 		return nil, "", nil, full(err)
 	}
@@ -79,7 +79,7 @@ func (r *Repos) Unpack(ctx context.Context, src io.Reader) (_ mesh.Tree, id stri
 	return u, u.id(), sync.OnceFunc(func() { _ = spool.Close(); u.entries, u.at = nil, nil; leave(); freed(large) }), nil
 }
 
-// full says so when the cause of an error is a full disk.
+// full returns an error for people if the cause of err is a full disk.
 func full(err error) error {
 	return mesh.TellNoRoom(err)
 }
@@ -88,8 +88,8 @@ func badTar(format string, args ...any) error {
 	return mesh.Errorf(mesh.Invalid, format, args...).WithHint("send the tree as a tar: tar cz . | ssh mesh deploy -a STACK")
 }
 
-// read reads the tar. many is called once if the tree turns out to have many files, and
-// may wait.
+// read reads the tar. It calls many once if the tree turns out to have many files; many
+// may block.
 func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64, many func() error) error {
 	in, err := plainTar(src)
 	if err != nil {
@@ -134,7 +134,8 @@ func (u *unpacked) read(ctx context.Context, src io.Reader, limit int64, many fu
 	return u.list(r.total)
 }
 
-// plainTar returns the tar in src, unpacked if it is in gzip. What is neither is refused.
+// plainTar returns the tar in src, decompressed if it is in gzip. It refuses other
+// formats.
 func plainTar(src io.Reader) (*bufio.Reader, error) {
 	in := bufio.NewReaderSize(src, 64<<10)
 	magic, err := in.Peek(2)
@@ -157,18 +158,18 @@ func plainTar(src io.Reader) (*bufio.Reader, error) {
 	return in, nil
 }
 
-// tarReader takes the entries of a tar into a tree.
+// tarReader reads the entries of a tar into a tree.
 type tarReader struct {
 	*unpacked
 	tar    *tar.Reader
 	limit  int64 // bytes of all files
 	out    *bufio.Writer
 	total  size
-	offset int64 // bytes of files so far: where the next one begins in the spool
-	linked int64 // bytes of hard links to them, which become copies
+	offset int64 // bytes of files so far: the offset of the next one in the spool
+	linked int64 // bytes of hard links, which become copies
 }
 
-// take takes one entry. An entry with the name of an earlier one replaces it.
+// take reads one entry. An entry with the name of an earlier one replaces it.
 func (r *tarReader) take(ctx context.Context, h *tar.Header) error {
 	if h.Typeflag == tar.TypeXGlobalHeader {
 		return nil
@@ -195,7 +196,7 @@ func (r *tarReader) take(ctx context.Context, h *tar.Header) error {
 	return nil
 }
 
-// entry reads an entry and its content; from is where in the spool that begins.
+// entry reads an entry and its content; from is its offset in the spool.
 func (r *tarReader) entry(ctx context.Context, h *tar.Header, name string) (e mesh.TreeEntry, from int64, err error) {
 	e.Path = name
 	switch h.Typeflag {
@@ -219,7 +220,7 @@ func (r *tarReader) entry(ctx context.Context, h *tar.Header, name string) (e me
 	return e, 0, badTar("%s is a device, a pipe or something else that is not a file, folder or link", quote(name))
 }
 
-// hardLink makes a copy of an earlier file, which takes no room in the spool.
+// hardLink copies an earlier file, without using more of the spool.
 func (r *tarReader) hardLink(h *tar.Header, name string) (e mesh.TreeEntry, from int64, err error) {
 	to, err := inTree(h.Linkname)
 	if err != nil {
@@ -264,9 +265,9 @@ func (u *unpacked) add(e mesh.TreeEntry, from int64) {
 	u.entries, u.at = append(u.entries, e), append(u.at, from)
 }
 
-// ending notes that a reader has come to its end. A tar ends with two blocks of zeros
-// (POSIX.1 pax, "ustar Interchange Format"), and archive/tar reads nothing behind them;
-// it takes an end without them for the same. A tar that was cut between two files would
+// ending notes that a reader has reached its end. A tar ends with two blocks of zeros
+// (POSIX.1 pax, "ustar Interchange Format"), and archive/tar reads nothing after them,
+// but it also accepts an end without them. A tar that was cut between two files would
 // be deployed without the rest.
 type ending struct {
 	io.Reader
@@ -279,7 +280,8 @@ func (e *ending) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// otherFormat names what is no tar, by its first bytes; empty: it may be one.
+// otherFormat returns the name of a format other than tar, by its first bytes, or "" if
+// the input may be a tar.
 func otherFormat(in *bufio.Reader) string {
 	if header, _ := in.Peek(262); len(header) == 262 && string(header[257:]) == "ustar" {
 		return "" // its first file may be called BZhistory
@@ -301,7 +303,7 @@ func otherFormat(in *bufio.Reader) string {
 	return ""
 }
 
-// count adds an entry whose path is the whole one.
+// count adds an entry with its whole path.
 func (s *size) count(e mesh.TreeEntry) {
 	s.entries++
 	s.names += int64(len(e.Path) + len(e.Link))
@@ -309,7 +311,8 @@ func (s *size) count(e mesh.TreeEntry) {
 	s.depth = max(s.depth, 1+strings.Count(e.Path, "/"))
 }
 
-// broken is an error of reading: what is read may have ended early, or be no tar.
+// broken returns the error for a failed read: the input may have ended early, or not be
+// a tar.
 func broken(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
@@ -333,7 +336,7 @@ func hexSum(h hash.Hash, text string) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// inTree is the path of a tar's entry below the tree; empty: the tree itself.
+// inTree returns the path of a tar's entry below the tree; empty for the tree itself.
 func inTree(name string) (string, error) {
 	switch {
 	case len(name) > maxPath:
@@ -352,10 +355,10 @@ func inTree(name string) (string, error) {
 
 func quote(name string) string { return fmt.Sprintf("%q", mesh.Clip(name, 100)) }
 
-// list adds the folders that the tar does not name, and puts the entries into the order
-// that mesh.Tree promises.
+// list adds the folders that the tar does not name, and sorts the entries as mesh.Tree
+// promises.
 func (u *unpacked) list(total size) error {
-	for i := range len(u.entries) { // folders that are added have theirs
+	for i := range len(u.entries) { // added folders have an index already
 		name := u.entries[i].Path
 		for d := path.Dir(name); d != "."; d = path.Dir(d) {
 			if at, ok := u.index[d]; ok && !u.entries[at].Mode.IsDir() {
@@ -376,8 +379,8 @@ func (u *unpacked) list(total size) error {
 	return nil
 }
 
-// byPath sorts entries: a folder's content comes before what sorts behind its name:
-// "a", "a/x", "a.b".
+// byPath sorts entries: a folder's content comes right after the folder, before longer
+// names: "a", "a/x", "a.b".
 type byPath struct{ *unpacked }
 
 func (u byPath) Len() int           { return len(u.entries) }
@@ -387,7 +390,7 @@ func (u byPath) Swap(i, j int) {
 	u.at[i], u.at[j] = u.at[j], u.at[i]
 }
 
-// comparePaths orders names folder by folder: '/' is less than any other byte.
+// comparePaths compares names folder by folder: '/' sorts before any other byte.
 func comparePaths(a, b string) int {
 	for i := range min(len(a), len(b)) {
 		if a[i] == b[i] {

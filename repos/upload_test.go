@@ -122,8 +122,8 @@ func TestUnpack_Tree(t *testing.T) {
 	}
 }
 
-// The IDs are those that git gives the same files, so that the builder's times and
-// its cache are the same for a push and an upload.
+// Files have the IDs that git gives them, so that the builder's times and cache are the
+// same for a push and an upload.
 func TestUnpack_IDsAreGits(t *testing.T) {
 	t.Parallel()
 	r := openRepos(t)
@@ -213,7 +213,7 @@ func gzipped(data []byte) []byte {
 	return b.Bytes()
 }
 
-// A file's name may begin as another format does.
+// A file's name may begin like another format.
 func TestUnpack_NameLikeAMagicNumber(t *testing.T) {
 	t.Parallel()
 	tr, _, release, err := openRepos(t).Unpack(t.Context(), bytes.NewReader(tarOf(t, "BZhistory|1")))

@@ -20,7 +20,7 @@ import (
 	"mesh"
 )
 
-// backupHeader is the first file of a backup, by which restore knows it.
+// backupHeader is the first file of a backup. restore recognizes a backup by it.
 type backupHeader struct {
 	Format  int       `json:"format"`
 	Version string    `json:"mesh"`
@@ -33,18 +33,17 @@ const (
 	backupFormat = 2                 // 1 had no checksum
 )
 
-// ending is the text of the last file: how many files there were between the first and
-// it, and the SHA-256 of all bytes of the archive before its own header.
+// ending returns the text of the last file: the number of files between the first and
+// the last, and the SHA-256 of all bytes of the archive before the last file's header.
 func ending(files int, sum []byte) string { return fmt.Sprintf("%d\nsha256 %x\n", files, sum) }
 
-// backedUp is what a backup has, and nothing else: files, and folders with all that is
-// in them.
+// backedUp lists everything in a backup: files, and folders with all their content.
 var backedUp = []string{"mesh.db", "secret.key", "ssh_host_ed25519_key", "repos", "logs", "events", "router", "certs"}
 
-// leftOut tells what is not added as it lies there: repositories and the data file, of
-// which there is a snapshot, and what is being written. What backedUp does not have
-// belongs to the running process, is made anew at every start, describes the engine's
-// build cache (times), or is not mesh's.
+// leftOut reports whether a file is not copied as it is: repositories and the data
+// file, because there is a snapshot of them, and files being written. Anything not in
+// backedUp belongs to the running process, is created at every start, describes the
+// engine's build cache (times), or is not mesh's.
 func leftOut(name string) bool {
 	base, top := path.Base(name), name
 	if i := strings.IndexByte(name, '/'); i > 0 {
@@ -53,16 +52,16 @@ func leftOut(name string) bool {
 	return !slices.Contains(backedUp, top) || top == "repos" || top == "mesh.db" || strings.HasSuffix(base, ".new") || strings.HasSuffix(base, ".lock")
 }
 
-// Backup writes all that the server owns, as a tar. The state is a snapshot of one
-// instant, and is taken first: repositories and recorded output, which are added
-// to only, have at least what it speaks of.
+// Backup writes everything that the server owns, as a tar. It first takes a snapshot of
+// the state at one instant. Repositories and recorded output only grow, so they contain
+// at least what the state refers to.
 func (h *serverInfo) Backup(ctx context.Context, w io.Writer) (files int, err error) {
 	sum := sha256.New()
 	to := &hashing{w: w, sum: sum}
 	b := backup{ctx: ctx, t: tar.NewWriter(to)}
 	defer func() {
-		// Whoever reads it has gone, or cannot write it down. Half a backup must not look
-		// like one.
+		// The reader has disconnected, or cannot save it. Half a backup must not look
+		// like a whole one.
 		if err != nil && to.err != nil && ctx.Err() == nil {
 			err = mesh.Errorf(mesh.Cancelled, "the backup was cut off after %d files and cannot be used: %w", files, to.err).
 				WithHint("free space where it is written, and try again: ssh mesh backup > FILE.tar")
@@ -94,7 +93,7 @@ func (h *serverInfo) Backup(ctx context.Context, w io.Writer) (files int, err er
 	if err := b.walk(h.info.Data, "", leftOut); err != nil {
 		return b.files, err
 	}
-	// An archive that breaks off between two files looks as if it had ended.
+	// An archive that is cut between two files looks complete.
 	if err := b.t.Flush(); err != nil {
 		return b.files, err
 	}
@@ -104,7 +103,7 @@ func (h *serverInfo) Backup(ctx context.Context, w io.Writer) (files int, err er
 	return b.files, b.t.Close()
 }
 
-// hashing sums what it writes, and keeps the error of writing.
+// hashing hashes what it writes, and keeps the first write error.
 type hashing struct {
 	w   io.Writer
 	sum hash.Hash
@@ -134,7 +133,7 @@ func (b *backup) bytes(name string, data []byte) error {
 	return err
 }
 
-// add adds an open file, as long as it is now.
+// add adds an open file, up to its current length.
 func (b *backup) add(name string, f *os.File) error {
 	if b.ctx.Err() != nil {
 		return context.Cause(b.ctx)
@@ -155,7 +154,7 @@ func (b *backup) add(name string, f *os.File) error {
 	return err
 }
 
-// walk adds what lies below a folder. What vanishes meanwhile is left out.
+// walk adds the content of a folder. It skips files that vanish meanwhile.
 func (b *backup) walk(root, prefix string, skip func(string) bool) error {
 	return filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {

@@ -17,7 +17,7 @@ import (
 	"mesh/store"
 )
 
-// aBackup makes a server's data directory and backs it up.
+// aBackup creates a server's data directory and backs it up.
 func aBackup(t *testing.T) []byte {
 	t.Helper()
 	dir := t.TempDir()
@@ -49,7 +49,7 @@ func aBackup(t *testing.T) []byte {
 	return b.Bytes()
 }
 
-// refused wants a restore to fail with a sentence, and to write nothing.
+// refused checks that a restore fails with a sentence, and writes nothing.
 func refused(t *testing.T, what string, data []byte) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "data")
@@ -108,7 +108,7 @@ func TestRestore_NoFlippedBitIsBelieved(t *testing.T) {
 	}
 }
 
-// remade copies a backup, with another format and an entry more.
+// remade copies a backup, with another format and one more entry.
 func remade(t *testing.T, whole []byte, format int, more *tar.Header) []byte {
 	t.Helper()
 	var b bytes.Buffer

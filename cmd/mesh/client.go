@@ -16,9 +16,8 @@ import (
 	"mesh/command"
 )
 
-// client runs a command on the server that is found first: by --host or
-// MESH_HOST, by the git remote "mesh" of the current directory, by the local
-// socket.
+// client runs a command on the first server that it finds: by --host or MESH_HOST, by
+// the git remote "mesh" of the current directory, or by the local socket.
 func client(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	opt, words, err := clientOptions(args)
 	if err != nil {
@@ -33,7 +32,7 @@ func client(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	}
 	err = opt.run(words, stdin, stdout, stderr)
 	if f, ok := stdin.(*os.File); ok && sent != nil {
-		_ = f.Close() // who still writes there is told so
+		_ = f.Close() // makes writes to it fail
 		if serr := <-sent; serr != nil {
 			return serr
 		}
@@ -53,8 +52,8 @@ func (o clientFlags) run(words []string, stdin io.Reader, stdout, stderr io.Writ
 	return local(filepath.Join(o.data, "mesh.sock"), words, stdin, stdout, stderr)
 }
 
-// server is where --host or the checkout's git remote lead, unless the socket is
-// meant.
+// server returns the server of --host or of the checkout's git remote, unless the
+// socket was chosen.
 func (o clientFlags) server() (d destination, named bool, err error) {
 	if o.host != "" {
 		d, err = parseHost(o.host)
@@ -67,8 +66,7 @@ func (o clientFlags) server() (d destination, named bool, err error) {
 	return d, named, nil
 }
 
-// deploySource replaces standard input by the working directory when words deploy
-// it.
+// deploySource replaces standard input with the working directory if words deploy it.
 func deploySource(words []string, stdin io.Reader, stderr io.Writer) ([]string, io.Reader, <-chan error, error) {
 	dockerfile, ok := isDeploy(words)
 	if !ok {
@@ -86,8 +84,8 @@ func deploySource(words []string, stdin io.Reader, stderr io.Writer) ([]string, 
 	return append(slices.Clone(words), "--source", s.what), r, sent, err
 }
 
-// asker runs commands on the server that is named: by --host, the socket of --data
-// or the git remote. It is nil when none is.
+// asker returns a function that runs commands on the chosen server: by --host, the
+// socket of --data or the git remote. It returns nil if no server was chosen.
 func (o clientFlags) asker(stderr io.Writer) func([]string, io.Writer) error {
 	if _, named, _ := o.server(); !named && !o.local {
 		return nil
@@ -99,10 +97,10 @@ func (o clientFlags) asker(stderr io.Writer) func([]string, io.Writer) error {
 
 type clientFlags struct {
 	host, data string
-	local      bool // --data was given: the socket is meant
+	local      bool // --data was given: use the socket
 }
 
-// clientOptions takes the client's own options off the front.
+// clientOptions parses the client's own options at the front.
 func clientOptions(args []string) (clientFlags, []string, error) {
 	o := clientFlags{host: os.Getenv("MESH_HOST"), data: os.Getenv("MESH_DATA")}
 	for len(args) > 0 {
@@ -129,9 +127,9 @@ func clientOptions(args []string) (clientFlags, []string, error) {
 	return o, args, nil
 }
 
-// interrupted tells whether there was a Ctrl-C. The terminal signals ssh and us at
-// the same time, and ssh may be the first to have ended: on a machine whose
-// processors are busy, or rationed, by more than a tenth of a second.
+// interrupted reports whether there was a Ctrl-C. The terminal signals ssh and mesh at
+// the same time, and ssh may exit before mesh sees it: by more than a tenth of a second
+// on a machine with busy or limited processors.
 func interrupted(signals <-chan os.Signal) bool {
 	select {
 	case <-signals:
@@ -141,17 +139,17 @@ func interrupted(signals <-chan os.Signal) bool {
 	}
 }
 
-// openSSH tells whether the command that is run as ssh is one that knows -o.
+// openSSH reports whether the ssh command accepts -o.
 func openSSH(argv []string) bool {
 	if argv[0] == "/bin/sh" {
-		first, _, _ := strings.Cut(argv[len(argv)-1], " ") // GIT_SSH_COMMAND, whose name comes last
+		first, _, _ := strings.Cut(argv[len(argv)-1], " ") // GIT_SSH_COMMAND, which has the program last
 		return filepath.Base(first) == "ssh"
 	}
 	return filepath.Base(argv[0]) == "ssh"
 }
 
-// environment is what the server is told of the client's: whether a person looks
-// at all of the output, how wide the screen is, and whether colours are wanted.
+// environment returns what the server should know about the client: whether a person
+// looks at all of the output, how wide the screen is, and whether colours are wanted.
 func environment(stdout, stderr io.Writer) (env [][2]string) {
 	if f, ok := stdout.(*os.File); ok && isTerminal(stdout) && isTerminal(stderr) {
 		width, _, err := term.GetSize(int(f.Fd()))
@@ -166,13 +164,13 @@ func environment(stdout, stderr io.Writer) (env [][2]string) {
 	return env
 }
 
-// interactive tells whether a command wants a terminal when there is one.
+// interactive reports whether a command uses a terminal if there is one.
 func interactive(words []string) bool {
 	words = afterStack(words)
 	return len(words) > 0 && (words[0] == "run" || words[0] == "enter")
 }
 
-// afterStack is what follows the options that name a stack at the front.
+// afterStack returns the words after leading options that name a stack.
 func afterStack(words []string) []string {
 	for {
 		_, n := command.StackOption(words)

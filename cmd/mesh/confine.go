@@ -15,11 +15,11 @@ import (
 	"mesh/engine"
 )
 
-// confineTime is for the engine to answer, and systemd.
+// confineTime limits how long the engine and systemd may take to answer.
 const confineTime = 20 * time.Second
 
-// confineMain is "mesh confine": it limits builds with the settings of the server that
-// is about to start, which has not the rights for that.
+// confineMain implements "mesh confine". It limits builds with the settings of the
+// server that is about to start, which lacks the rights to do so itself.
 func confineMain(args []string, stdout io.Writer) error {
 	s, err := parseSettings(args, os.Getenv)
 	if errors.Is(err, pflag.ErrHelp) {

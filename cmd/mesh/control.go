@@ -23,7 +23,7 @@ import (
 	"mesh/store"
 )
 
-// control is what writes: the store, and what stands around it.
+// control is everything that writes: the store, and the parts that use it.
 type control struct {
 	*server
 	store    *store.Store
@@ -34,8 +34,8 @@ type control struct {
 	receiver *receiver.Receiver
 }
 
-// control runs what writes until ctx ends, or until another process has taken
-// over, which it returns. If one fails to, this process goes on.
+// control runs a control until ctx ends, or until another process has taken over, which
+// it then returns. If a process fails to take over, this one continues.
 func (sv *server) control(ctx context.Context, c *control, stdout io.Writer) (*successor, error) {
 	for first := true; ; first = false {
 		serving, err := c.serve(ctx)
@@ -64,13 +64,13 @@ func (sv *server) control(ctx context.Context, c *control, stdout io.Writer) (*s
 		if err != nil {
 			return nil, fmt.Errorf("go on after an upgrade that failed: %w", err)
 		}
-		again.wire() // before the copy: what open has made asks again for its deployer
+		again.wire() // before the copy: the parts that open made use its deployer
 		*c = *again
 		c.reconcile(ctx, false)
 	}
 }
 
-// open opens the store, which makes this process the one that writes.
+// open opens the store, which makes this process the writer.
 func (sv *server) open(ctx context.Context) (_ *control, err error) {
 	c := &control{server: sv}
 	if sv.settings.StartOver {
@@ -110,8 +110,8 @@ func (sv *server) open(ctx context.Context) (_ *control, err error) {
 	return c, nil
 }
 
-// openRepos opens the repositories and installs git's hooks. A disk that takes nothing
-// keeps pushes out, and nothing else.
+// openRepos opens the repositories and installs git's hooks. If the disk is full or
+// read-only, only pushes are refused.
 func (c *control) openRepos() (*repos.Repos, error) {
 	folder := filepath.Join(c.settings.Data, "hooks")
 	switch err := hooks.Install(folder); {
@@ -129,7 +129,7 @@ func (c *control) openRepos() (*repos.Repos, error) {
 	return repos.Open(o)
 }
 
-// wire puts the parts together.
+// wire connects the parts.
 func (c *control) wire() {
 	s, log := c.settings, c.log
 	c.runner = runner.New(c.engine, runner.Options{Server: c.store.Server(), Logger: log, Labels: c.labels})
@@ -168,8 +168,8 @@ func (c *control) wire() {
 	c.receiver = receiver.New(receiver.Options{Repos: c.repos, Keys: c.store, Deployer: c.deployer, Commands: commands, HostKey: c.hostKey, Logger: log})
 }
 
-// reconcile makes what runs and what is routed equal to the store. One-off
-// containers may be swept when no process can be using them.
+// reconcile makes the running instances and the routes match the store. With sweep it
+// removes one-off containers; set it only if no process can be using them.
 func (c *control) reconcile(ctx context.Context, sweep bool) {
 	if sweep {
 		if err := c.runner.Sweep(ctx); err != nil {
@@ -188,7 +188,7 @@ func (c *control) reconcile(ctx context.Context, sweep bool) {
 	}
 }
 
-// serve begins to take connections; the group ends with ctx or the first fault.
+// serve begins to accept connections. The group ends with ctx or at the first error.
 func (c *control) serve(ctx context.Context) (*errgroup.Group, error) {
 	tcp, err := share(c.listen.ssh)
 	if err != nil {
@@ -198,7 +198,7 @@ func (c *control) serve(ctx context.Context) (*errgroup.Group, error) {
 	if err != nil {
 		return nil, errors.Join(err, tcp.Close())
 	}
-	// Sessions end with ctx or, once this control has gone, with those that have parted.
+	// Sessions end with ctx or, after this control has ended, with the parted ones.
 	until, end := context.WithCancel(ctx)
 	context.AfterFunc(c.part, end)
 	g, gctx := errgroup.WithContext(until)
@@ -207,10 +207,10 @@ func (c *control) serve(ctx context.Context) (*errgroup.Group, error) {
 	return g, nil
 }
 
-// run supervises until ctx ends, or until somebody asks for a successor, one is
-// there, and nothing is under way any more. The store is closed when it returns.
+// run supervises until ctx ends, or until a successor was requested, has started, and
+// nothing is in progress any more. The store is closed when run returns.
 func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor, upgradeRequest, error) {
-	back, endBack := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the sessions, which it serves
+	back, endBack := context.WithCancel(context.WithoutCancel(ctx)) // it serves the sessions, so it outlives them
 	supervised := make(chan error, 1)
 	go func() {
 		var g errgroup.Group
@@ -236,7 +236,7 @@ func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor,
 			}
 			c.log.Info("handing over", "pid", next.PID, "version", next.Version)
 			c.finishDeployments(ctx)
-			if ctx.Err() != nil { // stopped meanwhile, which ends the new process, too
+			if ctx.Err() != nil { // stopped meanwhile, which ends the new process as well
 				a.answer <- upgradeResult{err: context.Cause(ctx)}
 				return nil, upgradeRequest{}, errors.Join(<-served, shut())
 			}
@@ -246,12 +246,12 @@ func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor,
 	}
 }
 
-// finishDeployments brings what is under way to its end. Others can sign in for as long as
-// instances drain, and wait from then on.
+// finishDeployments waits until everything in progress has ended. Clients can sign in
+// while instances drain; after that they wait.
 func (c *control) finishDeployments(ctx context.Context) {
 	quiet, cancel := context.WithTimeoutCause(ctx, comeUp, errBusy)
 	defer cancel()
-	_ = c.deployer.WaitIdle(quiet) // the next lines see to what is left
+	_ = c.deployer.WaitIdle(quiet) // the next lines handle what is left
 	limit, cancel := context.WithTimeoutCause(ctx, settleTime, errBusy)
 	defer cancel()
 	if err := c.receiver.Retire(limit); err != nil {

@@ -15,13 +15,13 @@ import (
 	"mesh/command"
 )
 
-// destination is a server over SSH.
+// destination is a server reached over SSH.
 type destination struct {
 	user, host, port string
-	stack            string // that the git remote names
+	stack            string // named by the git remote
 }
 
-// hostName is what may be handed to ssh as a host: nothing that it could take for
+// hostName matches hosts that are safe to pass to ssh: nothing that it could take for
 // an option, and nothing that a ProxyCommand could take for more than a name.
 var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?$|^[0-9a-fA-F:]+(%[A-Za-z0-9]+)?$`)
 
@@ -31,7 +31,7 @@ func badHost(s string) error {
 	return mesh.Errorf(mesh.Invalid, "%q is not a server address", mesh.Clip(s, 80)).WithHint("use ssh://mesh@HOST:PORT or HOST[:PORT]")
 }
 
-// parseHost reads "ssh://mesh@host:port" or "[user@]host[:port]".
+// parseHost parses "ssh://mesh@host:port" or "[user@]host[:port]".
 func parseHost(s string) (destination, error) {
 	raw := s
 	if !strings.Contains(raw, "://") {
@@ -48,7 +48,7 @@ func parseHost(s string) (destination, error) {
 	return d, nil
 }
 
-// stackOf is the stack that the path of a remote names.
+// stackOf returns the stack in the path of a remote.
 func stackOf(path string) string {
 	path = strings.TrimPrefix(strings.TrimPrefix(path, "/"), "~/")
 	name, err := mesh.ParseStackName(strings.TrimSuffix(strings.TrimSuffix(path, "/"), ".git"))
@@ -58,8 +58,8 @@ func stackOf(path string) string {
 	return string(name)
 }
 
-// remote reads the git remote "mesh" of the current directory, in either form
-// that git has: a URL or host:path.
+// remote reads the git remote "mesh" of the current directory, in either of git's
+// forms: a URL or host:path.
 func remote() (destination, bool) {
 	out, err := exec.CommandContext(context.Background(), "git", "remote", "get-url", "--push", "mesh").Output()
 	if err != nil {
@@ -81,15 +81,15 @@ func remote() (destination, bool) {
 	return destination{user: user, host: host, stack: stackOf(path)}, true
 }
 
-// run hands the words to the system's ssh, so that the user's own configuration,
-// agent and known hosts apply.
+// run passes the words to the system's ssh, so that the user's own configuration, agent
+// and known hosts apply.
 func (d destination) run(words []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	if d.stack != "" {
 		words = append([]string{"-a", d.stack}, words...)
 	}
 	argv := []string{"ssh"}
 	if g := os.Getenv("GIT_SSH_COMMAND"); g != "" {
-		// As git has it: a command line for the shell.
+		// As in git: a command line for the shell.
 		argv = []string{"/bin/sh", "-c", g + ` "$@"`, g}
 	} else if g := os.Getenv("GIT_SSH"); g != "" {
 		argv = []string{g}
@@ -98,7 +98,7 @@ func (d destination) run(words []string, stdin io.Reader, stdout, stderr io.Writ
 		argv = append(argv, "-p", d.port)
 	}
 	if openSSH(argv) {
-		var set []string // in one option: of several only the first counts
+		var set []string // in one option: ssh uses only the first of several
 		for _, kv := range environment(stdout, stderr) {
 			set = append(set, kv[0]+"="+kv[1])
 		}
@@ -113,14 +113,13 @@ func (d destination) run(words []string, stdin io.Reader, stdout, stderr io.Writ
 	if d.user != "" {
 		target = d.user + "@" + d.host
 	}
-	// "--": ssh looks for options behind the host, too, and the words may begin with
+	// "--": ssh also looks for options after the host, and the words may begin with
 	// one.
 	argv = append(argv, "--", target, command.Join(words))
 	cmd := exec.Command(argv[0], argv[1:]...) //nolint:gosec,noctx // ssh is what the user asked for, and ends with the terminal
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
-	// Ctrl-C reaches ssh as well, which is in the same process group; its status is
-	// ours.
-	// (Not ignored: ssh would inherit that.)
+	// Ctrl-C also reaches ssh, which is in the same process group. Return ssh's status.
+	// Do not ignore the signal: ssh would inherit that.
 	interrupts := make(chan os.Signal, 1)
 	signal.Notify(interrupts, os.Interrupt)
 	defer signal.Stop(interrupts)
@@ -130,7 +129,7 @@ func (d destination) run(words []string, stdin io.Reader, stdout, stderr io.Writ
 	case err == nil:
 		return nil
 	case errors.As(err, &ee) && ee.ExitCode() == 255 && interrupted(interrupts):
-		return mesh.ExitCode(130) // ssh's own status for being interrupted is 255
+		return mesh.ExitCode(130) // ssh itself exits with 255 when interrupted
 	case errors.As(err, &ee) && ee.ExitCode() >= 0:
 		return mesh.ExitCode(ee.ExitCode())
 	case errors.As(err, &ee):

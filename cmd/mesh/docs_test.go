@@ -17,7 +17,7 @@ import (
 
 const top = "../.." // of the repository
 
-// TestDocs_Fresh fails when a page is not what "make docs" prints.
+// TestDocs_Fresh fails if a page differs from the output of "make docs".
 func TestDocs_Fresh(t *testing.T) {
 	for page, print := range map[string]func(io.Writer){"commands.md": command.Document, "settings.md": documentSettings} {
 		var want bytes.Buffer
@@ -28,8 +28,8 @@ func TestDocs_Fresh(t *testing.T) {
 	}
 }
 
-// TestDocs_EveryFlag fails when a flag of mesh serve has no environment variable,
-// but for the one that no server needs at every start.
+// TestDocs_EveryFlag fails if a flag of mesh serve has no environment variable, except
+// the one that no server needs at every start.
 func TestDocs_EveryFlag(t *testing.T) {
 	var s settings
 	flags := 0
@@ -44,8 +44,8 @@ func TestDocs_EveryFlag(t *testing.T) {
 	}
 }
 
-// TestDocs_EveryVerb fails when a verb of the scripts has no row in their README, or
-// the README one that there is not.
+// TestDocs_EveryVerb fails if a verb of the scripts has no row in their README, or the
+// README has a row for an unknown verb.
 func TestDocs_EveryVerb(t *testing.T) {
 	page := read(t, filepath.Join("testdata", "script", "README.md"))
 	rows := map[string]bool{}
@@ -115,7 +115,7 @@ func read(t *testing.T, path string) string {
 	return string(data)
 }
 
-// anchors are the headings of a page as links name them.
+// anchors returns the headings of a page as links name them.
 func anchors(text string) map[string]bool {
 	found := map[string]bool{}
 	for _, m := range heading.FindAllStringSubmatch(fence.ReplaceAllString(text, ""), -1) {

@@ -51,7 +51,7 @@ func executable(path string) bool {
 	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }
 
-// clock is what two runs of the same command print differently.
+// clock matches the times in which two runs of the same command differ.
 var clock = regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+(Z|\+00:00)|\b\d+s ago`)
 
 // cmdDoors runs one command of mesh's through all three doors, ssh, the local
@@ -60,11 +60,11 @@ var clock = regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+(Z|\+00:00)|\b\d+s ago`)
 //
 //	doors [-status N] [-in FILE] [-changes] WORDS…
 //
-// With -changes stdout may differ: the first one changes something, and the others
-// find it changed.
+// With -changes stdout may differ: the first run changes something, and the others find
+// it changed.
 //
-// What they print goes to the file doors.out. "ssh mesh" gets the words as a shell
-// would have it, so no word of a script may need quotes there.
+// The output goes to the file doors.out. "ssh mesh" gets the words as a shell passes
+// them, so no word of a script may need quotes there.
 func cmdDoors(ts *testscript.TestScript, neg bool, args []string) {
 	want, in, changes := 0, "", false
 	for len(args) > 1 && strings.HasPrefix(args[0], "-") {
@@ -117,10 +117,9 @@ func cmdDoors(ts *testscript.TestScript, neg bool, args []string) {
 //
 //	terminal STEPS COMMAND…
 //
-// The steps, one a line: "expect RE" waits until what has been printed since the
-// last one matches; "send TEXT" types, with Go's escapes (\r, \x03); "resize
-// ROWSxCOLUMNS"; "status N" is what the command ends with. All output goes to the
-// file terminal.out.
+// The steps, one a line: "expect RE" waits until the output since the last match
+// matches; "send TEXT" types, with Go's escapes (\r, \x03); "resize ROWSxCOLUMNS";
+// "status N" is the expected exit status. All output goes to the file terminal.out.
 func cmdTerminal(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: terminal STEPS COMMAND…")
@@ -203,8 +202,8 @@ func cmdTerminal(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdCrowd runs a command N times at once, "%d" in its words being the number, and
-// fails unless all succeed: crowd N COMMAND…. What they print goes to crowd.out.
+// cmdCrowd runs a command N times at once, with "%d" in its words replaced by the
+// number, and fails unless all succeed: crowd N COMMAND…. The output goes to crowd.out.
 func cmdCrowd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: crowd N COMMAND…")
@@ -243,10 +242,9 @@ func cmdCrowd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdHidden fails when a text is anywhere below the script's folder: in a file of
-// the server's data, in what it has logged, in what any command has printed into a
-// file. The repositories and the files named *.plant are left out, which is where a
-// script keeps the text itself.
+// cmdHidden fails if a text is anywhere below the script's folder: in a file of the
+// server's data, in its log, or in a file with a command's output. It skips the
+// repositories and the files named *.plant, where a script keeps the text itself.
 func cmdHidden(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: hidden TEXT")
@@ -271,9 +269,9 @@ func cmdHidden(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdRegistry serves an empty image registry on a loopback address, which the
-// engine takes without TLS, and sets $REGISTRY to its address: registry [PASSWORD].
-// With a password it lets only the user robot in.
+// cmdRegistry serves an empty image registry on a loopback address, which the engine
+// accepts without TLS, and sets $REGISTRY to its address: registry [PASSWORD]. With a
+// password it accepts only the user robot.
 func cmdRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) > 1 {
 		ts.Fatalf("usage: registry [PASSWORD]")

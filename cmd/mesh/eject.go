@@ -19,8 +19,8 @@ import (
 	"mesh/deploy/manifest"
 )
 
-// ejects tells whether a command line is "build:dockerfile --eject", which the
-// client does itself: it is about files that lie here.
+// ejects reports whether a command line is "build:dockerfile --eject". The client runs
+// that itself, because it works on local files.
 func ejects(words []string) bool {
 	var named []string
 	eject := false
@@ -38,9 +38,8 @@ func ejects(words []string) bool {
 	return eject && (slices.Equal(named, []string{"build:dockerfile"}) || slices.Equal(named, []string{"build", "dockerfile"}))
 }
 
-// eject writes the Dockerfile that mesh would build the folder with. ask runs a
-// command on the server, whose settings of the stack count; it is nil when no
-// server is meant.
+// eject writes the Dockerfile that mesh would build the folder with. ask runs a command
+// on the server, whose settings of the stack apply; it is nil if no server was chosen.
 func eject(words []string, ask func(words []string, stdout io.Writer) error, stderr io.Writer) error {
 	var set mesh.Settings
 	if ask != nil {
@@ -50,7 +49,7 @@ func eject(words []string, ask func(words []string, stdout io.Writer) error, std
 			_, _ = fmt.Fprintln(stderr, "cannot read the stack's build settings from the server; continuing without them")
 		}
 		for name, v := range values {
-			_ = set.Set(name, v) // one that this client does not know is none of its business
+			_ = set.Set(name, v) // ignore a setting that this client does not know
 		}
 	}
 	m, err := manifest.Read(set.Root, func(name string) (string, error) {
@@ -72,7 +71,7 @@ func eject(words []string, ask func(words []string, stdout io.Writer) error, std
 	scope := filepath.FromSlash(set.Context)
 	dir, err := filepath.Rel(cmp.Or(scope, "."), cmp.Or(root, "."))
 	if err != nil || !filepath.IsLocal(dir) {
-		scope, dir = root, "" // as the server has it, context= has no effect then
+		scope, dir = root, "" // as on the server: context= has no effect then
 	}
 	plan, err := detect.Folder(os.DirFS(cmp.Or(scope, ".")), filepath.ToSlash(dir), detect.Settings{
 		Packages: set.Packages, BuildPackages: set.BuildPackages, BaseImage: set.BaseImage,
@@ -93,13 +92,13 @@ func eject(words []string, ask func(words []string, stdout io.Writer) error, std
 		}
 		_, _ = fmt.Fprintf(stderr, "wrote %s\n", ignore)
 	}
-	if seen := filepath.ToSlash(context); seen != set.Context { // a Dockerfile of the repository's own sees all of it
+	if seen := filepath.ToSlash(context); seen != set.Context { // the repository's own Dockerfile sees all of it
 		_, _ = fmt.Fprintf(stderr, "it builds %s/ alone: before the next push, set context = %q in mesh.toml, or run: ssh mesh build:set context=%s\n", context, seen, seen)
 	}
 	return nil
 }
 
-// stackWords are the options that name the stack.
+// stackWords returns the options that name the stack.
 func stackWords(words []string) (out []string) {
 	for i := range words {
 		_, n := command.StackOption(words[i:])

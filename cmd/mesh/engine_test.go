@@ -8,8 +8,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// hang is a way to the engine that can be made to hang, as an engine that got SIGSTOP
-// does: it takes connections and bytes, and answers nothing.
+// hang is a proxy to the engine that can hang like an engine stopped by SIGSTOP: it
+// accepts connections and bytes, and answers nothing.
 type hang struct {
 	mu    sync.Mutex
 	gate  chan struct{} // closed: what comes passes
@@ -25,8 +25,8 @@ func (h *hang) open() <-chan struct{} {
 
 var hangs sync.Map // by $WORK
 
-// cmdHang stands between a server and the engine: hang way, before the server is
-// started; hang begin; hang end; hang away and hang back, as an engine that was stopped.
+// cmdHang puts a hang between a server and the engine: hang way, before the server
+// starts; hang begin; hang end; hang away and hang back, like a stopped engine.
 func cmdHang(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: hang way | begin | end | away | back")

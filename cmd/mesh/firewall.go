@@ -18,17 +18,18 @@ import (
 	"mesh/egress"
 )
 
-// firewallState is where "mesh firewall" says what is in force, for the doctor, who has
-// not the rights to look. It is gone when the machine is started anew, as the rules are.
+// firewallState is the file in which "mesh firewall" records the rules in force, for
+// the doctor, which lacks the rights to look. Like the rules, it is lost when the
+// machine reboots.
 const firewallState = "/run/mesh-firewall.json"
 
-// firewallTime is for iptables, which waits for others that use it.
+// firewallTime limits how long iptables may take; it waits for other users of its lock.
 const firewallTime = time.Minute
 
-// inForce is what firewallState holds.
+// inForce is the content of firewallState.
 type inForce struct {
-	Containers bool `json:"containers"` // metadata is shut off from containers
-	Engine     bool `json:"engine"`     // the engine is kept from the machine and its network
+	Containers bool `json:"containers"` // containers cannot reach metadata services
+	Engine     bool `json:"engine"`     // the engine cannot reach the machine and its network
 }
 
 const firewallHelp = `usage: mesh firewall [--remove] [FLAGS OF mesh serve]
@@ -38,7 +39,7 @@ fetching from this machine and its network, except for --fetch-allow. Needs root
 iptables. The rules last until the machine restarts; mesh.service sets them at each start.
 `
 
-// firewallMain is "mesh firewall".
+// firewallMain implements "mesh firewall".
 func firewallMain(args []string, stdout io.Writer) error {
 	remove := false
 	var rest []string
@@ -96,7 +97,7 @@ func iptables(ctx context.Context, program string, args ...string) error {
 	return nil
 }
 
-// engineGroup is the control group of the engine of this machine.
+// engineGroup returns the control group of this machine's engine.
 func engineGroup() string {
 	const usual = "system.slice/docker.service"
 	pid, err := os.ReadFile("/run/docker.pid")
@@ -115,7 +116,7 @@ func engineGroup() string {
 	return usual
 }
 
-// firewalled says what of the firewall is in force.
+// firewalled returns which parts of the firewall are in force.
 func firewalled() (f inForce) {
 	data, err := os.ReadFile(firewallState)
 	if err == nil {

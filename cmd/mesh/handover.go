@@ -23,8 +23,8 @@ import (
 	"mesh/router/certs"
 )
 
-// How a process takes over from another one, without a request lost and with one
-// writer at any time:
+// How a process takes over from another without losing a request, and with one writer
+// at any time:
 //
 //	old                                  new
 //	starts the binary on disk  ───────▶  inherits the listeners, says that it is there
@@ -37,16 +37,16 @@ import (
 //	requests, WebSockets and followed
 //	logs end (30 s), exits  ──────────▶  may drain instances again
 //
-// When the new process dies anywhere on its way, the old one opens the store
-// again and goes on.
+// If the new process dies at any point, the old one opens the store again and
+// continues.
 
-// handover is this process's place in that line.
+// handover is this process's part in that sequence.
 type handover struct {
-	upg   *tableflip.Upgrader // nil where there can be none
+	upg   *tableflip.Upgrader // nil if a handover is impossible
 	asked chan upgradeRequest
 }
 
-// upgradeRequest is for a successor. answer holds one value.
+// upgradeRequest asks for a successor. answer holds one value.
 type upgradeRequest struct{ answer chan upgradeResult }
 
 type upgradeResult struct {
@@ -54,7 +54,7 @@ type upgradeResult struct {
 	err  error
 }
 
-// ask wants a successor and waits for it.
+// ask requests a successor and waits for it.
 func (h *handover) ask(ctx context.Context) (mesh.Successor, error) {
 	a := upgradeRequest{answer: make(chan upgradeResult, 1)}
 	select {
@@ -73,10 +73,10 @@ func (h *handover) ask(ctx context.Context) (mesh.Successor, error) {
 const (
 	// wire is the name of the socket between the two processes.
 	wire = "mesh-handover"
-	// comeUp is for the new process to say that it is there, and for the one before
-	// this one to end.
+	// comeUp limits how long the new process may take to start, and how long the
+	// process before this one may take to exit.
 	comeUp = time.Minute
-	// settleTime is for the deployments and sessions that are under way.
+	// settleTime limits how long deployments and sessions may take to finish.
 	settleTime = 10 * time.Minute
 )
 
@@ -90,8 +90,8 @@ func newHandover() (*handover, error) {
 	return h, nil
 }
 
-// await says that this process is there, and returns when the one before it has
-// closed the store; at once when there is none.
+// await reports that this process has started, and returns when the process before it
+// has closed the store, or at once if there is none.
 func (h *handover) await(ctx context.Context, version string) error {
 	f, err := h.upg.File(wire)
 	if err != nil || f == nil {
@@ -108,12 +108,12 @@ func (h *handover) await(ctx context.Context, version string) error {
 	if err := json.NewEncoder(c).Encode(mesh.Successor{PID: os.Getpid(), Version: version}); err != nil {
 		return fmt.Errorf("take over: %w", err)
 	}
-	// The end of the other process is an end of file too, and lets go of the store.
+	// If the other process dies, that is an end of file as well, and frees the store.
 	_, _ = c.Read(make([]byte, 1))
 	return context.Cause(ctx)
 }
 
-// inherited gives the listener that the process before this one has passed, or nil.
+// inherited returns the listener passed by the process before this one, or nil.
 func (h *handover) inherited(network, name string) (net.Listener, error) {
 	return h.upg.Listener(network, name)
 }
@@ -127,24 +127,25 @@ func (h *handover) pass(network, name string, l net.Listener) error {
 	return h.upg.AddListener(network, name, x)
 }
 
-// ready lets the process before this one go, or tells systemd that the start is
-// over. After a hand-over systemd hears of the new process from the old one, the only
-// one that it listens to.
+// ready releases the process before this one, or tells systemd that the start is
+// complete. After a handover, the old process tells systemd about the new one, because
+// systemd listens to nobody else.
 func (h *handover) ready() error {
 	if !h.upg.HasParent() {
-		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd there is nobody to tell
+		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd this does nothing
 	}
 	return h.upg.Ready()
 }
 
-// gone is closed when the process before this one has ended; nil: there was none.
+// gone returns a channel that is closed when the process before this one has exited, or
+// nil if there was none.
 func (h *handover) gone() <-chan struct{} {
 	if !h.upg.HasParent() {
 		return nil
 	}
 	ended := make(chan struct{})
 	go func() {
-		_ = h.upg.WaitForParent(context.Background()) // however it ended
+		_ = h.upg.WaitForParent(context.Background()) // the way it ended does not matter
 		close(ended)
 	}()
 	return ended
@@ -154,10 +155,10 @@ func (h *handover) gone() <-chan struct{} {
 type successor struct {
 	mesh.Successor
 	wire net.Conn
-	up   chan error // its first request can come, or it is dead
+	up   chan error // receives nil when it serves, or an error when it has died
 }
 
-// start runs the binary on disk and waits until it is there.
+// start runs the binary on disk and waits until it has started.
 func (h *handover) start(ctx context.Context) (*successor, error) {
 	if why := firstProcess(); why != "" {
 		return nil, mesh.Errorf(mesh.Conflict, "%s: ending it would end the container", why).WithHint("start a new container from the new image instead")
@@ -185,7 +186,8 @@ func (h *handover) start(ctx context.Context) (*successor, error) {
 	go func() {
 		err := h.upg.Upgrade()
 		for err != nil && ctx.Err() == nil && strings.Contains(err.Error(), "parent hasn't exited") {
-			// It has: see above. The library is about to notice and has no other word for it.
+			// It has: see above. The library is about to notice, and has no other way
+			// to report it.
 			runtime.Gosched()
 			err = h.upg.Upgrade()
 		}
@@ -198,7 +200,7 @@ func (h *handover) start(ctx context.Context) (*successor, error) {
 		rerr = json.Unmarshal(line, &n.Successor)
 	}
 	if rerr != nil {
-		_ = c.Close() // if it lives it will find the store locked
+		_ = c.Close() // if it lives, it will find the store locked
 		select {
 		case err := <-n.up:
 			return nil, mesh.Errorf(mesh.Failed, "the new process ended before it could take over: %w", err).WithHint("see the server's log; this process keeps serving")
@@ -223,7 +225,7 @@ func (n *successor) letIn(ctx context.Context) error {
 	}
 }
 
-// dies tells whether the process ends before ctx does.
+// dies reports whether the process exits before ctx ends.
 func (n *successor) dies(ctx context.Context) bool {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
@@ -232,7 +234,7 @@ func (n *successor) dies(ctx context.Context) bool {
 		case <-ctx.Done():
 			return false
 		case <-tick.C:
-			// A zombie is no more after a moment: the library collects it.
+			// A zombie disappears after a moment: the library reaps it.
 			if unix.Kill(n.PID, 0) != nil {
 				return true
 			}
@@ -240,7 +242,7 @@ func (n *successor) dies(ctx context.Context) bool {
 	}
 }
 
-// firstProcess names the process if a container lives as long as it does.
+// firstProcess names this process if a container lives only as long as it does.
 func firstProcess() string {
 	if os.Getpid() == 1 {
 		return "this server is the first process of a container"
@@ -252,18 +254,18 @@ func firstProcess() string {
 	return ""
 }
 
-// handoverRouter is a router that takes no instance for drained as long as the process
-// before this one, whose requests it cannot count, is there. It also sees to it
-// that stacks with routes, and only they, have logs and certificates.
+// handoverRouter is a router that treats no instance as drained while the process
+// before this one exists, because it cannot count the requests there. It also keeps
+// logs and certificates for exactly the stacks with routes.
 type handoverRouter struct {
 	*router.Router
 	journals []*journal.Journal
 	certs    *certs.Certs    // nil without TLS
-	gone     <-chan struct{} // closed when it has ended
+	gone     <-chan struct{} // closed when that process has exited
 	log      *slog.Logger
 }
 
-// Switch is Router.Switch.
+// Switch implements fleet.Router.
 func (p *handoverRouter) Switch(r mesh.Route) {
 	for _, j := range p.journals {
 		j.Keep(r.Stack)
@@ -274,7 +276,7 @@ func (p *handoverRouter) Switch(r mesh.Route) {
 	}
 }
 
-// Remove is Router.Remove.
+// Remove implements fleet.Router.
 func (p *handoverRouter) Remove(stack mesh.StackName) {
 	p.Router.Remove(stack)
 	for _, j := range p.journals {
@@ -285,7 +287,7 @@ func (p *handoverRouter) Remove(stack mesh.StackName) {
 	}
 }
 
-// Drain is Router.Drain.
+// Drain implements fleet.Router.
 func (p *handoverRouter) Drain(ctx context.Context, id string, upgraded time.Duration) error {
 	if p.gone != nil {
 		select {

@@ -25,8 +25,8 @@ import (
 	"mesh/enginetest"
 )
 
-// TestImage runs the server as the container that the Dockerfile makes, with the
-// host's engine: a push, a restart, and a new container on the old data.
+// TestImage runs the server as a container of the Dockerfile's image, with the host's
+// engine: a push, a restart, and a new container on the old data.
 func TestImage(t *testing.T) {
 	t.Parallel()
 	enginetest.Beside(t)
@@ -79,11 +79,11 @@ func TestImage(t *testing.T) {
 	}
 	s.asks("shop.localhost", "hello from v1")
 
-	// The same container again: its address may be another one.
+	// The same container again, perhaps with a new address.
 	s.restart()
 	s.asks("shop.localhost", "hello from v1")
 
-	// A new container, as an upgrade makes one, has to join the stack's network.
+	// A new container, as after an upgrade, must join the stack's network.
 	s.remove()
 	s.create()
 	s.start()
@@ -96,12 +96,12 @@ func TestImage(t *testing.T) {
 	git("push", "mesh:shop", "main")
 	s.asks("shop.localhost", "hello from v2")
 
-	// Its own presence in the network does not keep the stack from going.
+	// Its own presence in the network does not keep the stack from being destroyed.
 	mustRun(t, work, nil, "ssh", "-F", filepath.Join(work, "ssh_config"), "mesh", "stacks:destroy -a shop --confirm shop")
 	s.hasNothing()
 }
 
-// mustRun runs a program and returns what it has printed.
+// mustRun runs a program and returns its output.
 func mustRun(t *testing.T, dir string, env []string, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), name, args...)
@@ -113,8 +113,8 @@ func mustRun(t *testing.T, dir string, env []string, name string, args ...string
 	return string(out)
 }
 
-// buildImage builds the Dockerfile as "make image" does, in a folder that has no
-// more than it takes.
+// buildImage builds the Dockerfile as "make image" does, in a folder with only the
+// needed files.
 func buildImage(t *testing.T, tag string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -132,8 +132,8 @@ func buildImage(t *testing.T, tag string) {
 	mustRun(t, dir, []string{"DOCKER_BUILDKIT=1"}, dockerCLI(t), "build", "-q", "--build-arg", "BINARY=prebuilt", "-t", tag, ".")
 }
 
-// dockerCLI finds a client that can build with BuildKit: by a plugin, or by
-// itself, as those before version 23 do.
+// dockerCLI finds a client that can build with BuildKit: with a plugin, or by itself,
+// as before version 23.
 func dockerCLI(t *testing.T) string {
 	t.Helper()
 	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
@@ -203,8 +203,8 @@ func (s *contained) restart() {
 func (s *contained) ready() {
 	s.t.Helper()
 	err := poll(func() error {
-		// ready.json of a server that was killed may lie there: the client has to get
-		// an answer.
+		// A killed server may have left ready.json behind, so wait until the client
+		// gets an answer.
 		_, err := s.exec(nil, "mesh", "version")
 		return err
 	})
@@ -223,7 +223,7 @@ func (s *contained) logs() string {
 	return string(out)
 }
 
-// configure writes the ssh configuration for the address that the server has.
+// configure writes the ssh configuration for the server's address.
 func (s *contained) configure(work string) {
 	s.t.Helper()
 	text := fmt.Sprintf(`Host mesh
@@ -262,7 +262,7 @@ func (s *contained) exec(stdin []byte, args ...string) (string, error) {
 	return string(out), err
 }
 
-// asks the router in the container.
+// asks sends a request to the router in the container.
 func (s *contained) asks(host, want string) {
 	s.t.Helper()
 	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, "http://"+s.addr+":8080/", nil)
@@ -283,7 +283,7 @@ func (s *contained) asks(host, want string) {
 	}
 }
 
-// hasNothing fails when the engine has something of the server's left.
+// hasNothing fails if the engine still has something of the server.
 func (s *contained) hasNothing() {
 	s.t.Helper()
 	id, err := s.serverID()
@@ -318,7 +318,7 @@ func (s *contained) remove() {
 	s.id = ""
 }
 
-// clean removes the server first, so that it brings nothing back.
+// clean removes the server first, so that it restarts nothing.
 func (s *contained) clean() {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), time.Minute)
 	defer cancel()

@@ -16,25 +16,25 @@ import (
 	"mesh/store"
 )
 
-// serverInfo is what the commands may know of the server and its machine.
+// serverInfo gives the commands information about the server and its machine.
 type serverInfo struct {
-	info   mesh.ServerInfo // what does not change
+	info   mesh.ServerInfo // the part that does not change
 	engine *docker.Client
 	store  *store.Store
 	repos  *repos.Repos
 	notes  *notes // of the start
 
 	handover *handover
-	stacks   func(context.Context) []mesh.Finding // what is wrong with them
+	stacks   func(context.Context) []mesh.Finding // their problems
 }
 
 // Upgrade hands over to the binary on disk.
 func (h *serverInfo) Upgrade(ctx context.Context) (mesh.Successor, error) { return h.handover.ask(ctx) }
 
-// engineTimeout is how long an engine may take to say its version.
+// engineTimeout limits how long an engine may take to report its version.
 const engineTimeout = 3 * time.Second
 
-// Info tells what the server is and what it finds around it.
+// Info describes the server and its surroundings.
 func (h *serverInfo) Info(ctx context.Context) mesh.ServerInfo {
 	i := h.info
 	if free, err := diskFree(i.Data); err == nil {
@@ -51,10 +51,10 @@ func (h *serverInfo) Info(ctx context.Context) mesh.ServerInfo {
 	return i
 }
 
-// lowDisk is when the doctor speaks up: ten times what a push needs.
+// lowDisk is the free space below which the doctor warns: ten times what a push needs.
 const lowDisk = 5 << 30
 
-// Diagnose looks for what is wrong, or soon will be.
+// Diagnose looks for problems, present and likely.
 func (h *serverInfo) Diagnose(ctx context.Context) []mesh.Finding {
 	i := h.Info(ctx)
 	var out []mesh.Finding
@@ -88,7 +88,7 @@ func (h *serverInfo) Diagnose(ctx context.Context) []mesh.Finding {
 	out = append(out, h.stacks(ctx)...)
 	err := h.store.Check()
 	if n := len(h.store.Damaged()); err == nil && n > 0 {
-		err = fmt.Errorf("%d records, see below", n)
+		err = fmt.Errorf("%s, see below", counted(n, "record"))
 	}
 	look(err == nil, "the data file is sound", fmt.Sprintf("the data file is damaged: %v", err), "stop mesh and restore a backup (docs/operating.md, Restore)")
 	out = append(out, h.records(ctx)...)
@@ -99,12 +99,20 @@ func (h *serverInfo) Diagnose(ctx context.Context) []mesh.Finding {
 			admins++
 		}
 	}
-	look(err == nil && admins > 0, fmt.Sprintf("%d keys, %d of them admin keys", len(keys), admins), "no admin key",
+	look(err == nil && admins > 0, fmt.Sprintf("%s (%d admin)", counted(len(keys), "key"), admins), "no admin key",
 		"on the server: mesh ssh-keys:add NAME --role admin < KEY.pub")
 	return out
 }
 
-// records tells which parts of the state are damaged, missing, or moved aside.
+// counted returns a number and its noun, as "1 key" or "2 keys".
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// records returns the parts of the state that are damaged, missing, or moved aside.
 func (h *serverInfo) records(ctx context.Context) (out []mesh.Finding) {
 	for _, d := range h.store.Damaged() {
 		what := fmt.Sprintf("%s is damaged: %s", d.What, d.Why)

@@ -17,7 +17,7 @@ import (
 	"mesh/store"
 )
 
-// notes are what the start has found that the doctor tells.
+// notes are findings of the start, for the doctor.
 type notes struct {
 	mu  sync.Mutex
 	all []mesh.Finding
@@ -45,7 +45,7 @@ func startOver(data string, log *slog.Logger) error {
 	return err
 }
 
-// tellNewHostKey warns of a host key that was made although the server is not new.
+// tellNewHostKey warns if the host key is new although the server is not.
 func (c *control) tellNewHostKey(ctx context.Context) {
 	stacks, serr := c.store.Stacks(ctx)
 	keys, kerr := c.store.Keys(ctx)
@@ -60,9 +60,9 @@ func (c *control) tellNewHostKey(ctx context.Context) {
 	})
 }
 
-// clearAway clears the data directory of what belongs to no stack: what is of a
-// destroyed one is deleted, and what nothing is known of is moved aside and kept for a
-// while. While a record is damaged nothing is known for sure, and all stays.
+// clearAway removes what belongs to no stack from the data directory. It deletes what
+// destroyed stacks have left, and moves unknown items aside, where they are kept for a
+// while. While a record is damaged, ownership is uncertain, so it removes nothing.
 func (c *control) clearAway(ctx context.Context) error {
 	stacks, err := c.store.Stacks(ctx)
 	if err != nil {
@@ -89,7 +89,7 @@ func (c *control) clearAway(ctx context.Context) error {
 		}
 		to, err := store.MoveAside(data, path, strings.ReplaceAll(rel, string(filepath.Separator), "-"), time.Now())
 		if err != nil {
-			// A full disk, say. It is in nobody's way where it is.
+			// For example a full disk. It does no harm where it is.
 			c.log.Warn("leftover of an unknown stack not moved aside", "path", path, "err", err)
 			return nil
 		}
@@ -117,14 +117,15 @@ func (c *control) clearAway(ctx context.Context) error {
 					c.log.Warn("leftovers of a destroyed stack not removed", "path", path, "err", err)
 				}
 			default:
-				_ = aside(path) // it has told
+				_ = aside(path) // it has logged the error
 			}
 		}
 	}
 	return nil
 }
 
-// needed are the commits of a stack's own repository that its releases were built from.
+// needed returns the commits of a stack's own repository that its releases were built
+// from.
 func (c *control) needed(ctx context.Context, stack mesh.StackName) (out []mesh.Commit, err error) {
 	releases, err := c.store.Releases(ctx, stack, 0)
 	for _, r := range releases {

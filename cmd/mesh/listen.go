@@ -14,9 +14,9 @@ import (
 	"mesh"
 )
 
-// listeners are opened before anything is changed: a port in use ends the start
-// with nothing touched. They live as long as the process; who serves one of them
-// for a shorter time gets a share.
+// listeners are opened before anything is changed: a port in use stops the start with
+// nothing touched. They live as long as the process; a server that ends earlier uses a
+// share.
 type listeners struct{ ssh, http, https, admin, socket net.Listener }
 
 func (l *listeners) close() {
@@ -27,8 +27,8 @@ func (l *listeners) close() {
 	}
 }
 
-// share gives a listener of its own on the socket of l. Closing it closes nothing
-// else: connections wait in the socket's queue for whoever goes on.
+// share returns a separate listener on the socket of l. Closing it closes nothing else:
+// connections wait in the socket's queue for the next listener.
 func share(l net.Listener) (net.Listener, error) {
 	filer, ok := l.(interface{ File() (*os.File, error) })
 	if !ok {
@@ -42,8 +42,8 @@ func share(l net.Listener) (net.Listener, error) {
 	return net.FileListener(f)
 }
 
-// listen takes each listener from the process before this one, or else from
-// systemd, or else opens it.
+// listen takes each listener from the process before this one, else from systemd, else
+// opens it.
 func listen(ctx context.Context, s settings, h *handover) (_ *listeners, err error) {
 	l := &listeners{}
 	given, err := activation.Listeners()
@@ -109,7 +109,7 @@ func listen(ctx context.Context, s settings, h *handover) (_ *listeners, err err
 	return l, nil
 }
 
-// take removes the first listener that is wanted from all.
+// take removes the first wanted listener from all.
 func take(all []net.Listener, wanted func(net.Addr) bool) net.Listener {
 	for i, l := range all {
 		if l != nil && wanted(l.Addr()) {
@@ -120,8 +120,7 @@ func take(all []net.Listener, wanted func(net.Addr) bool) net.Listener {
 	return nil
 }
 
-// meets tells whether a socket is what a setting such as ":80" or "127.0.0.1:80"
-// asks for.
+// meets reports whether a socket matches a setting such as ":80" or "127.0.0.1:80".
 func meets(setting string, a net.Addr) bool {
 	tcp, ok := a.(*net.TCPAddr)
 	host, port, err := net.SplitHostPort(setting)
@@ -134,8 +133,8 @@ func meets(setting string, a net.Addr) bool {
 	return tcp.IP.IsUnspecified() || host != "" && net.ParseIP(host) == nil
 }
 
-// listenSocket opens the local socket. The store is locked by now, so one that
-// lies there is nobody's.
+// listenSocket opens the local socket. The store is locked by now, so an existing
+// socket file is unused.
 func listenSocket(ctx context.Context, path string) (net.Listener, error) {
 	// sun_path of unix(7) has 108 bytes, one of them for the end.
 	if len(path) > 107 {
@@ -146,7 +145,8 @@ func listenSocket(ctx context.Context, path string) (net.Listener, error) {
 	if err == nil || !mesh.NoRoom(err) {
 		return l, err
 	}
-	// Without room it is elsewhere, so that what runs is served all the same.
+	// On a full disk the socket is in another folder, so that running stacks are still
+	// served.
 	dir, terr := os.MkdirTemp("", "mesh-socket-") // mode 0700
 	if terr != nil {
 		return nil, errors.Join(err, terr)
@@ -158,8 +158,8 @@ func socketAt(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	// A data directory that was there before may be open to others: there must be no
-	// moment at which they get in.
+	// An existing data directory may be open to others: there must be no moment at
+	// which they can connect.
 	defer syscall.Umask(syscall.Umask(0o177))
 	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
 	if err != nil {
@@ -176,8 +176,8 @@ func port(l net.Listener) int {
 	return 0
 }
 
-// urls tells people how to reach a host through the listeners: over TLS once it
-// has a certificate.
+// urls returns the URL of a host through the listeners: over TLS once it has a
+// certificate.
 func (sv *server) urls(h mesh.Host) string {
 	name := string(h)
 	scheme, at, usual := "http", sv.listen.http, 80

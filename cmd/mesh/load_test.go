@@ -22,10 +22,10 @@ import (
 
 var stamp = regexp.MustCompile(`stamp (\d{19})`)
 
-// cmdLivePush pushes, and compares the time at which each line "stamp N" arrives
-// with the time N at which the build printed it: the first must be here before the
-// last is printed. Lines that are kept until the end of their step are not, however
-// busy the machine is.
+// cmdLivePush pushes, and compares the time at which each line "stamp N" arrives with
+// the time N at which the build printed it: the first must arrive before the last is
+// printed. This fails if lines are held until the end of their step, however busy the
+// machine is.
 func cmdLivePush(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: livepush DIR")
@@ -64,7 +64,7 @@ func cmdLivePush(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// loads are the request loops under way, by the work directory of their script.
+// loads holds the running request loops, by the work directory of their script.
 var loads sync.Map
 
 type load struct {
@@ -74,9 +74,9 @@ type load struct {
 	first  atomic.Pointer[string]
 }
 
-// cmdLoad asks the router for a host from four connections, 800 times a second at most,
-// between "load start HOST PATH" and "load stop", which fails when any request
-// failed or was answered with 5xx.
+// cmdLoad requests a host from the router on four connections, at most 800 times a
+// second, between "load start HOST PATH" and "load stop". "load stop" fails if any
+// request failed or got a 5xx.
 func cmdLoad(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
 		ts.Fatalf("usage: load start HOST PATH | load stop")
@@ -111,7 +111,7 @@ func cmdLoad(ts *testscript.TestScript, neg bool, args []string) {
 				CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 			}
 			defer c.CloseIdleConnections()
-			// As fast as they can, the four would take the machine from all other tests.
+			// Without a limit, the four would take the machine from all other tests.
 			tick := time.NewTicker(5 * time.Millisecond)
 			defer tick.Stop()
 			for n := 0; ctx.Err() == nil; n++ {
@@ -152,7 +152,7 @@ func ask(ctx context.Context, c *http.Client, method, url, host string) error {
 	return err
 }
 
-// cmdWebSocket speaks to an app through the router: websocket HOST PATH MESSAGE.
+// cmdWebSocket talks to an app through the router: websocket HOST PATH MESSAGE.
 func cmdWebSocket(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: websocket HOST PATH MESSAGE")

@@ -17,14 +17,14 @@ import (
 	"mesh/command"
 )
 
-// local speaks SSH over the server's own socket, which lets its owner in.
+// local speaks SSH over the server's own socket, which admits its owner.
 func local(socket string, words []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	conn, err := new(net.Dialer).DialContext(context.Background(), "unix", socket)
 	if err != nil {
 		return mesh.Errorf(mesh.Unavailable, "no mesh server answers at %s: %w", socket, err).
 			WithHint("start one with: mesh serve; or name a server with --host ssh://mesh@HOST:PORT, --data DIR, or a git remote called mesh")
 	}
-	// The socket's path and mode are what is trusted, not the key behind it.
+	// Trust comes from the socket's path and mode, not from the key.
 	sc, chans, reqs, err := ssh.NewClientConn(conn, "mesh", &ssh.ClientConfig{User: "local", HostKeyCallback: ssh.InsecureIgnoreHostKey()}) //nolint:gosec // see above
 	if err != nil {
 		return fmt.Errorf("speak to the server at %s: %w", socket, err)
@@ -39,7 +39,7 @@ func local(socket string, words []string, stdin io.Reader, stdout, stderr io.Wri
 	for _, kv := range environment(stdout, stderr) {
 		_ = s.Setenv(kv[0], kv[1])
 	}
-	in, err := s.StdinPipe() // not s.Stdin: Wait would wait for the end of ours
+	in, err := s.StdinPipe() // not s.Stdin: Wait would wait for the end of our input
 	if err != nil {
 		return err
 	}
@@ -70,8 +70,8 @@ func local(socket string, words []string, stdin io.Reader, stdout, stderr io.Wri
 	return err
 }
 
-// terminal puts the local terminal into raw mode and gives the session one of the
-// same size, which follows.
+// terminal puts the local terminal into raw mode and gives the session a terminal of
+// the same size, which follows later changes.
 func terminal(s *ssh.Session, tty *os.File) (restore func(), err error) {
 	w, h, err := term.GetSize(int(tty.Fd()))
 	if err != nil {

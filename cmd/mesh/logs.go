@@ -10,13 +10,13 @@ import (
 	"mesh/runner"
 )
 
-// logs are the lines of stacks, from wherever they are kept.
+// logs reads the lines of stacks, wherever they are kept.
 type logs struct {
 	runner         *runner.Runner
 	router, events *journal.Journal
 }
 
-// Logs gives those of one source; without one, those of instances.
+// Logs reads the lines of one source; without one, those of instances.
 func (l logs) Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
 	switch q.Source {
 	case "router":
@@ -27,8 +27,8 @@ func (l logs) Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) e
 	return l.runner.Logs(ctx, q, fn)
 }
 
-// events keeps mesh's own lines; what is renamed with a stack is its requests and
-// certificates, too.
+// events keeps mesh's own lines. Its Rename also renames a stack's request logs and
+// certificates.
 type events struct {
 	own, requests *journal.Journal
 	certs         *certs.Certs // nil without TLS

@@ -15,7 +15,7 @@ func diskFree(dir string) (uint64, error) {
 	return st.Bavail * uint64(st.Bsize), nil //nolint:gosec,unconvert // Bsize is signed on Linux and never negative
 }
 
-// hostNetworks are the networks that this machine has addresses in.
+// hostNetworks returns the networks in which this machine has addresses.
 func hostNetworks() []netip.Prefix {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {

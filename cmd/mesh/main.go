@@ -18,7 +18,7 @@ import (
 // version is set by the linker: see the Makefile.
 var version = ""
 
-// Version is what this binary calls itself.
+// Version returns the version of this binary.
 func Version() string {
 	if version != "" {
 		return version
@@ -29,11 +29,11 @@ func Version() string {
 	return "unknown"
 }
 
-// program is the binary and what a test may want to be otherwise.
+// program is the binary, with the settings that tests change.
 type program struct {
 	version string
 	labels  map[string]string         // put on all containers and networks
-	reached func(deploy.Step, string) // see deploy.Options
+	reached func(deploy.Step, string) // called at each step of a deployment; see deploy.Options
 	maxPush int64                     // bytes of one push; 0: the default
 	engine  time.Duration             // how long the engine may take to answer; 0: the default
 }
@@ -88,7 +88,7 @@ func printError(w io.Writer, err error) {
 	}
 	var all interface{ Unwrap() []error }
 	var e *mesh.Error
-	if _, one := err.(*mesh.Error); !one && errors.As(err, &all) { //nolint:errorlint // several faults at once, each printed by itself
+	if _, one := err.(*mesh.Error); !one && errors.As(err, &all) { //nolint:errorlint // several errors at once, each printed separately
 		for _, err := range all.Unwrap() {
 			printError(w, err)
 		}

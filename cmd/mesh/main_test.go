@@ -30,17 +30,17 @@ import (
 	"mesh/enginetest"
 )
 
-// runID marks what this run of the tests makes in the engine.
+// runID marks everything that this test run creates in the engine.
 var runID = enginetest.NewID("mesh")
 
-// testEngine is where the servers of the tests run their instances.
+// testEngine is the engine in which the servers of the tests run their instances.
 var testEngine *enginetest.Run
 
 // fixture is the program of the test app.
 var fixture string
 
-// TestMain makes a mesh command of the test binary, so that the race detector
-// and coverage see the server. What the tests leave in the engine is removed, and
+// TestMain makes a mesh command from the test binary, so that the race detector and
+// coverage see the server. It removes whatever the tests leave in the engine;
 // containers left by a test fail the run.
 func TestMain(m *testing.M) {
 	if id := os.Getenv("MESH_TEST_RUN"); id != "" {
@@ -64,7 +64,7 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// inEngine runs the tests between preparing the engine and clearing it up.
+// inEngine runs the tests after preparing the engine and before cleaning it up.
 type inEngine struct{ m *testing.M }
 
 func (e inEngine) Run() int {
@@ -87,8 +87,8 @@ func (e inEngine) Run() int {
 	return testEngine.Tests(e.m)
 }
 
-// TestScripts runs the transcripts: what people type and see, with the real git,
-// ssh, engine and HTTP.
+// TestScripts runs the transcripts: what people type and see, with the real git, ssh,
+// engine and HTTP.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -100,8 +100,8 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// verbs are what scripts can do besides what testscript has: testdata/script/README.md
-// says what each is for.
+// verbs are the script commands besides testscript's own. testdata/script/README.md
+// describes them.
 var verbs = map[string]func(*testscript.TestScript, bool, []string){
 	"ready":       cmdReady,
 	"fixture-app": cmdFixture,
@@ -130,8 +130,8 @@ var verbs = map[string]func(*testscript.TestScript, bool, []string){
 	"pstraffic":   cmdPSTraffic,
 }
 
-// setup gives each script a home, three keys and an ssh that uses them. The
-// server's address follows with "ready".
+// setup gives each script a home, three keys and an ssh that uses them. "ready" adds
+// the server's address.
 func setup(env *testscript.Env) error {
 	enginetest.Beside(env.T().(testing.TB))
 	work := env.WorkDir
@@ -151,13 +151,14 @@ func setup(env *testscript.Env) error {
 		"GIT_AUTHOR_DATE": "2026-01-02T03:04:05Z", "GIT_COMMITTER_DATE": "2026-01-02T03:04:05Z",
 		"MESH_DATA": filepath.Join(work, "data"), "MESH_TEST_RUN": runID, "MESH_SSH_ADDR": "127.0.0.1:0", "MESH_HTTP_ADDR": "127.0.0.1:0",
 		"DOCKER_HOST": os.Getenv("DOCKER_HOST"), "NO_COLOR": "1",
-		// A program with the race detector waits for a second before it ends, by default.
+		// By default, a program with the race detector waits for a second before it
+		// exits.
 		"GORACE": strings.TrimSpace(os.Getenv("GORACE") + " atexit_sleep_ms=0"),
 	} {
 		env.Setenv(k, v)
 	}
-	// ssh reads its configuration by file only: a script in front of the real one
-	// gives it, for whoever calls ssh.
+	// ssh reads its configuration only from files. This wrapper passes it to the real
+	// ssh, for every caller.
 	bin := filepath.Join(work, "bin")
 	if err := os.MkdirAll(bin, 0o700); err != nil {
 		return err
@@ -177,8 +178,8 @@ func setup(env *testscript.Env) error {
 	return nil
 }
 
-// sweepData removes from the engine what the server of a data directory made. Servers
-// that a failed script has left are ended first.
+// sweepData removes from the engine what the server of a data directory created. It
+// first ends servers that a failed script has left.
 func sweepData(dir string) {
 	left := serversOf(dir)
 	for _, pid := range left {
@@ -189,7 +190,7 @@ func sweepData(dir string) {
 	}
 	id, err := serverID(dir)
 	if err != nil {
-		return // it has made nothing
+		return // it has created nothing
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -198,8 +199,8 @@ func sweepData(dir string) {
 	}
 }
 
-// serversOf lists the servers of a data directory. During a hand-over there are two,
-// of which the first serves on when the second is killed.
+// serversOf returns the servers of a data directory. During a handover there are two;
+// the first keeps serving when the second is killed.
 func serversOf(dir string) []int {
 	var pids []int
 	envs, _ := filepath.Glob("/proc/[0-9]*/environ") // the pattern is good
@@ -217,9 +218,9 @@ func serversOf(dir string) []int {
 	return pids
 }
 
-// serverID reads the identity of a data directory's server, which is on everything that
-// it makes in the engine, from the mark that each folder of the directory has. The
-// database is open in the server, or may be damaged: a test may have done it.
+// serverID reads the identity of a data directory's server, which marks everything that
+// it creates in the engine, from the mark in each folder of the directory. The database
+// is open in the server, or a test may have damaged it.
 func serverID(dir string) (string, error) {
 	marks, err := filepath.Glob(filepath.Join(dir, "*", ".mesh-server"))
 	if err != nil {
@@ -241,7 +242,7 @@ func readReady(dir string) (ready, error) {
 	return r, json.Unmarshal(data, &r)
 }
 
-// poll tries until fn succeeds or a generous time is over.
+// poll tries until fn succeeds or a generous time has passed.
 func poll(fn func() error) error {
 	deadline := time.Now().Add(60 * time.Second)
 	for {
@@ -253,8 +254,8 @@ func poll(fn func() error) error {
 	}
 }
 
-// cmdReady waits for the server of data directory $MESH_DATA, sets $HTTP and $SSHPORT, writes the
-// ssh configuration, and lets the admin key in when there is none yet.
+// cmdReady waits for the server of data directory $MESH_DATA, sets $HTTP and $SSHPORT,
+// writes the ssh configuration, and adds the admin key if there is no key yet.
 func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) > 0 {
 		ts.Fatalf("usage: ready")
@@ -290,8 +291,8 @@ func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
 	_ = local(filepath.Join(dir, "mesh.sock"), append([]string{"ssh-keys:add", "admin", "--role", "admin"}, strings.Fields(string(pub))...), strings.NewReader(""), &out, &errOut)
 }
 
-// cmdFixture makes a repository with the test app, its version and a remote:
-// fixture-app DIR [VERSION]. The stack is called as the folder is.
+// cmdFixture creates a repository with the test app, its version and a remote:
+// fixture-app DIR [VERSION]. The stack has the name of the folder.
 func cmdFixture(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 || len(args) > 2 {
 		ts.Fatalf("usage: fixture-app DIR [VERSION]")
@@ -312,9 +313,9 @@ func cmdFixture(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdHTTP asks the router: http [-status N] [-wait TEXT] HOST [PATH]. The body
-// goes to http.out as well as to stdout; with -wait it asks until the body has
-// the text.
+// cmdHTTP sends a request to the router: http [-status N] [-wait TEXT] HOST [PATH]. The
+// body goes to http.out as well as to stdout. With -wait it repeats the request until
+// the body contains the text.
 func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
 	status, wait := http.StatusOK, ""
 	for len(args) > 1 && strings.HasPrefix(args[0], "-") {
@@ -400,8 +401,8 @@ func masked(s string) string {
 	return s
 }
 
-// cmdCmpRemote compares what git printed with a file, without trailing blanks,
-// times, sizes and ids. With UPDATE_SCRIPTS it puts what was printed into the script.
+// cmdCmpRemote compares git's output with a file, ignoring trailing blanks, times,
+// sizes and IDs. With UPDATE_SCRIPTS it writes the output to the script instead.
 func cmdCmpRemote(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: cmpremote FILE")
@@ -486,7 +487,7 @@ func cmdEngine(ts *testscript.TestScript, neg bool, args []string) {
 		return
 	}
 	if args[0] == "do" {
-		ts.Check(poll(func() error { // mesh may start one again from an image before it goes
+		ts.Check(poll(func() error { // mesh may start one again from an image before it is removed
 			for _, k := range list() {
 				if err := byHand(c, args[1], k); err != nil {
 					return err
@@ -513,7 +514,7 @@ func cmdEngine(ts *testscript.TestScript, neg bool, args []string) {
 	}))
 }
 
-// byHand does to a container what somebody might do behind mesh's back.
+// byHand changes a container as a person might behind mesh's back.
 func byHand(c *docker.Client, what string, k container.Summary) error {
 	ctx := context.Background()
 	switch what {
@@ -568,7 +569,7 @@ func cmdRewrite(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.ReplaceAll(old, args[1], args[2])), 0o644))
 }
 
-// cmdKill9 kills the server without a warning.
+// cmdKill9 kills the server with SIGKILL.
 func cmdKill9(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 {
 		ts.Fatalf("usage: kill9")
@@ -585,9 +586,9 @@ func cmdKill9(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.Remove(filepath.Join(ts.Getenv("MESH_DATA"), "ready.json")))
 }
 
-// cmdGitLFS makes sure of the client of Git LFS: git-lfs. The client leaves ssh's
-// control sockets in a folder for temporary files, whose path has to be shorter than
-// the script's own.
+// cmdGitLFS checks that the Git LFS client is installed: git-lfs. The client leaves
+// ssh's control sockets in a temporary folder, whose path must be shorter than the
+// script's own.
 func cmdGitLFS(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 {
 		ts.Fatalf("usage: git-lfs")
@@ -603,7 +604,7 @@ func cmdGitLFS(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("TMPDIR", dir)
 }
 
-// cmdSmallDisk puts a file system of its own below a folder: smalldisk DIR SIZE.
+// cmdSmallDisk mounts a separate file system below a folder: smalldisk DIR SIZE.
 func cmdSmallDisk(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: smalldisk DIR SIZE")

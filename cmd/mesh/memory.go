@@ -10,18 +10,19 @@ import (
 	"mesh"
 )
 
-// memory is a file that says where instances were last seen. It is written beside and
-// renamed, but not synced: what a power cut takes is of no use after it, for nothing
-// runs then.
+// memory is a file that records where instances were last seen. It is written to a new
+// file and renamed, but not synced: after a power cut nothing runs, so the content
+// would be useless.
 type memory struct{ path string }
 
 type memoryForm struct {
 	V         int             `json:"v"`
-	Boot      string          `json:"boot"` // of the kernel that the instances run on
+	Boot      string          `json:"boot"` // the boot ID of the kernel that the instances run on
 	Instances []mesh.Instance `json:"instances"`
 }
 
-// boot identifies the run of this machine's kernel: see random(4). Empty: not known.
+// boot identifies this boot of the machine's kernel: see random(4). It returns "" if
+// unknown.
 func boot() string {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -30,7 +31,7 @@ func boot() string {
 	return strings.TrimSpace(string(id))
 }
 
-// Load returns nothing of another machine, or of before this one started anew.
+// Load returns nothing if the file is from another machine or an earlier boot.
 func (m memory) Load() ([]mesh.Instance, error) {
 	data, err := os.ReadFile(m.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -48,7 +49,7 @@ func (m memory) Load() ([]mesh.Instance, error) {
 	return f.Instances, nil
 }
 
-// Save replaces what was saved before.
+// Save replaces the file.
 func (m memory) Save(all []mesh.Instance) error {
 	data, err := json.Marshal(memoryForm{V: 1, Boot: boot(), Instances: all})
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"mesh/router/certs"
 )
 
-// metrics is what /metrics shows, in the names that docs/operating.md lists.
+// metrics holds the values of /metrics, under the names listed in docs/operating.md.
 type metrics struct {
 	registry    *prometheus.Registry
 	deployments *prometheus.HistogramVec
@@ -20,7 +20,7 @@ type metrics struct {
 }
 
 func newMetrics(rt *router.Router, c *certs.Certs) *metrics {
-	// From a config change of half a second to an hour's release command.
+	// From a config change of half a second to a release command of an hour.
 	long := []float64{.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600}
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
@@ -36,7 +36,7 @@ func newMetrics(rt *router.Router, c *certs.Certs) *metrics {
 	return m
 }
 
-// deployed and built take note of what has ended.
+// deployed and built count finished deployments and builds.
 func (m *metrics) deployed(dep mesh.Deployment) {
 	m.deployments.WithLabelValues(string(dep.Kind), string(dep.Status)).Observe(dep.Ended.Sub(dep.Created).Seconds())
 }
@@ -49,7 +49,7 @@ func (m *metrics) built(took time.Duration, err error) {
 	m.builds.WithLabelValues(result).Observe(took.Seconds())
 }
 
-// traffic shows the router's own figures: counting them twice would cost each
+// traffic exports the router's own counters: counting again would cost time in each
 // request.
 type traffic struct {
 	router *router.Router
@@ -82,7 +82,7 @@ func (t traffic) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// shown are the bounds that go out: three a decade are enough to draw.
+// shown are the exported bounds: three per decade are enough for a graph.
 var shown = []time.Duration{
 	time.Millisecond, 2 * time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond, 20 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond,
 	200 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second, time.Minute,

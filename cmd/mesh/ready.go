@@ -13,8 +13,8 @@ import (
 	"mesh"
 )
 
-// ready is what a server that listens writes to DIR/ready.json, for programs that
-// have to find it: with port 0 nobody else knows the addresses.
+// ready is what a listening server writes to DIR/ready.json, for programs that must
+// find it: with port 0 nobody else knows the addresses.
 type ready struct {
 	PID    int    `json:"pid"`
 	SSH    string `json:"ssh"`
@@ -25,7 +25,7 @@ type ready struct {
 	Host   string `json:"host_key"` // fingerprint
 }
 
-// announce tells that requests, pushes and commands are served.
+// announce reports that requests, pushes and commands are served.
 func (sv *server) announce(c *control, stdout io.Writer) error {
 	l := sv.listen
 	r := ready{PID: os.Getpid(), SSH: l.ssh.Addr().String(), HTTP: l.http.Addr().String(), Socket: l.socket.Addr().String(), Host: ssh.FingerprintSHA256(c.hostKey.PublicKey())}
@@ -47,7 +47,7 @@ func (sv *server) announce(c *control, stdout io.Writer) error {
 	if err == nil {
 		err = os.Rename(path+".new", path)
 	}
-	if err != nil { // one of an earlier process would lead astray
+	if err != nil { // a file from an earlier process would mislead
 		_ = os.Remove(path + ".new")
 		_ = os.Remove(path)
 		sv.notes.add(mesh.Finding{What: fmt.Sprintf("nothing can be written to %s: %v", sv.settings.Data, err), Mend: "free space on the server, and restart mesh"})
@@ -57,7 +57,7 @@ func (sv *server) announce(c *control, stdout io.Writer) error {
 
 func (sv *server) readyFile() string { return filepath.Join(sv.settings.Data, "ready.json") }
 
-// forget removes the ready file, unless it is another process's by now.
+// forget removes the ready file, unless it belongs to another process by now.
 func (sv *server) forget() {
 	var r ready
 	data, err := os.ReadFile(sv.readyFile())

@@ -21,8 +21,8 @@ import (
 	"mesh/store"
 )
 
-// restoreMain makes a data directory out of a backup. It needs no server, and none
-// may run on it.
+// restoreMain creates a data directory from a backup. It needs no server, and none may
+// run on the directory.
 func restoreMain(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	fs := pflag.NewFlagSet("restore", pflag.ContinueOnError)
 	fs.SetOutput(io.Discard)
@@ -65,8 +65,8 @@ func restoreMain(args []string, stdin io.Reader, stdout, stderr io.Writer) error
 	return nil
 }
 
-// spool writes a backup that can be read once to a file without a name beside the data
-// directory: it is looked at whole before anything is restored.
+// spool copies a backup to an unlinked file beside the data directory: a stream can be
+// read only once, and the whole backup is checked before anything is restored.
 func spool(r io.Reader, dir string) (*os.File, error) {
 	f, err := os.CreateTemp(filepath.Dir(filepath.Clean(dir)), ".mesh-restore-*")
 	if err != nil {
@@ -88,7 +88,7 @@ func badBackup(format string, args ...any) error {
 	return mesh.Errorf(mesh.Invalid, format, args...).WithHint("use a file written by: ssh mesh backup > FILE.tar")
 }
 
-// counting is a reader without a Seek, so that a tar reader takes every byte.
+// counting is a reader without Seek, so that a tar reader reads every byte.
 type counting struct {
 	r io.Reader
 	n int64
@@ -100,8 +100,8 @@ func (c *counting) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// verify reads a backup to its end and tells whether each byte is what was written.
-// Those of format 1 have no checksum.
+// verify reads a backup to its end and reports whether each byte is what was written.
+// Backups of format 1 have no checksum.
 func verify(src io.ReadSeeker) (files int, sound bool, err error) {
 	if _, err := src.Seek(0, io.SeekStart); err != nil {
 		return 0, false, err
@@ -141,14 +141,14 @@ func verify(src io.ReadSeeker) (files int, sound bool, err error) {
 			return 0, false, err
 		}
 		if h.Typeflag == tar.TypeDir {
-			files-- // they are not counted
+			files-- // the first and last file are not counted
 		} else if _, err := io.Copy(io.Discard, t); err != nil {
 			return 0, false, badBackup("%q cannot be restored: the backup is cut off: %w", mesh.Clip(h.Name, 100), err)
 		}
 	}
 }
 
-// entry refuses what no backup has.
+// entry returns an error for an entry that no backup has.
 func entry(h *tar.Header, format int, seen map[string]bool) error {
 	name := strings.TrimSuffix(h.Name, "/")
 	clipped := mesh.Clip(h.Name, 100)
@@ -167,7 +167,7 @@ func entry(h *tar.Header, format int, seen map[string]bool) error {
 	return nil
 }
 
-// verifyEnd compares the last file with what was before it. Nothing may follow it.
+// verifyEnd compares the last file with the archive before it. Nothing may follow it.
 func verifyEnd(src io.ReadSeeker, format, files int, at int64, text string) error {
 	var n int
 	if _, err := fmt.Sscan(text, &n); err != nil || n != files {
@@ -201,7 +201,7 @@ func verifyEnd(src io.ReadSeeker, format, files int, at int64, text string) erro
 	return nil
 }
 
-// lastBytes is how a backup ends, from the header of its last file on.
+// lastBytes returns the end of a backup, from the header of its last file on.
 func lastBytes(files int, sum []byte) ([]byte, error) {
 	var b bytes.Buffer
 	w := backup{t: tar.NewWriter(&b)}
@@ -210,9 +210,9 @@ func lastBytes(files int, sum []byte) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// restore unpacks a backup into a directory, which has to be empty or missing, and
-// opens its state once. It looks at the whole backup before it writes anything, and what
-// it has written is gone again when it fails.
+// restore unpacks a backup into a directory, which must be empty or missing, and opens
+// its state once. It checks the whole backup before it writes anything, and removes
+// what it has written if it fails.
 func restore(src io.ReadSeeker, dir string) (files int, warnings []string, err error) {
 	if left, err := os.ReadDir(dir); err == nil && len(left) > 0 {
 		return 0, nil, mesh.Errorf(mesh.Conflict, "%s is not empty", dir).WithHint("stop the server, move the directory away, and try again: mv %s %s.old", dir, dir)

@@ -31,12 +31,12 @@ import (
 
 var levels = map[string]charm.Level{"debug": charm.DebugLevel, "info": charm.InfoLevel, "warn": charm.WarnLevel, "error": charm.ErrorLevel}
 
-// memoryLimit is above which the garbage collector works harder, in bytes: mesh uses
-// some 50 MB, and less than 300 MB for a push at every limit.
+// memoryLimit is the use of memory, in bytes, above which the garbage collector works
+// harder. mesh uses about 50 MB, and less than 300 MB for a push at every limit.
 const memoryLimit = 1 << 30
 
-// limitMemory gives the process a soft limit of memory, unless GOMEMLIMIT does: it is the
-// router, and is to be the last to go when memory runs out.
+// limitMemory gives the process a soft memory limit, unless GOMEMLIMIT does. The
+// process is the router, so it must be the last to be killed when memory runs out.
 func limitMemory() {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
@@ -71,8 +71,8 @@ func (p program) serveMain(args []string, stdout, stderr io.Writer) error {
 	return p.serve(ctx, hup, s, log, stdout)
 }
 
-// server is what lives as long as the process: listeners, the router and its
-// traffic. What writes, a control, can be ended and begun anew beside it.
+// server is the part that lives as long as the process: listeners, the router and its
+// traffic. A control, which does the writing, can end and begin again beside it.
 type server struct {
 	program
 	settings settings
@@ -87,17 +87,17 @@ type server struct {
 	metrics  *metrics
 	started  time.Time
 	notes    notes
-	parted   errgroup.Group // sessions that have outlived their control
+	parted   errgroup.Group // sessions that outlive their control
 	part     context.Context
 }
 
-// serve runs the server until ctx ends or another process has taken over, which
-// each value from hup asks for.
+// serve runs the server until ctx ends or another process has taken over. Each value
+// from hup requests that.
 //
-// Four contexts end one after the other. control is the first: no new sessions, no new
-// deployments. traffic follows once requests in flight have ended, then parted, for the
+// Four contexts end one after the other. control is first: no new sessions, no new
+// deployments. traffic follows after the requests in progress, then parted, for the
 // sessions that only read. background ends last: the router outlives its traffic, and
-// the traffic outlives whoever asks for a stop.
+// the traffic outlives the request to stop.
 func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, log *slog.Logger, stdout io.Writer) (err error) {
 	h, err := newHandover()
 	if err != nil {
@@ -111,7 +111,7 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, c.store.Close()) }() // of the last one; closing twice is nothing
+	defer func() { err = errors.Join(err, c.store.Close()) }() // of the last one; closing twice is harmless
 	defer sv.close()
 	if err := sv.prepare(ctx); err != nil {
 		return err
@@ -164,7 +164,7 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 }
 
 // prepare opens what lives as long as the process: listeners, journals, certificates,
-// the router. close closes it, also after an error.
+// the router. close closes it, even after an error.
 func (sv *server) prepare(ctx context.Context) (err error) {
 	s := sv.settings
 	if sv.listen, err = listen(ctx, s, sv.handover); err != nil {
@@ -208,8 +208,8 @@ func (sv *server) close() {
 	}
 }
 
-// runBackground runs what serves no request itself: the journals, renewals, the router's
-// own work.
+// runBackground runs everything that serves no requests: the journals, renewals, the
+// router's own work.
 func (sv *server) runBackground(ctx context.Context) *errgroup.Group {
 	runs := []func(context.Context) error{sv.router.Run, sv.journal.Run, sv.events.Run}
 	if sv.certs != nil {
@@ -227,7 +227,7 @@ func (sv *server) runBackground(ctx context.Context) *errgroup.Group {
 	return behind
 }
 
-// serveTraffic takes requests on all listeners until ctx ends.
+// serveTraffic serves requests on all listeners until ctx ends.
 func (sv *server) serveTraffic(ctx context.Context, front *errgroup.Group, run *runner.Runner) {
 	front.Go(func() error { return sv.router.Serve(ctx, sv.listen.http) })
 	if l := sv.listen.https; l != nil {
@@ -252,9 +252,9 @@ func (sv *server) upgradeOn(ctx context.Context, hup <-chan os.Signal) {
 	}
 }
 
-// finishRequests lets requests that are under way end, those in the process before this one
-// too: what stops this process would take it for a left-over. Whoever comes meanwhile
-// is served, and need not wait for the next process.
+// finishRequests waits for the requests in progress, including those in the process
+// before this one: whatever stops this process would kill that one as a leftover. New
+// requests are served meanwhile, and need not wait for the next process.
 func (sv *server) finishRequests(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, partTime)
 	defer cancel()
@@ -267,13 +267,12 @@ func (sv *server) finishRequests(ctx context.Context) {
 	}
 }
 
-// partTime is for how long sessions that need nothing of this process but
-// their connection go on after another one has taken over, and requests after the
-// end of what writes.
+// partTime is how long sessions that need only their connection continue after another
+// process has taken over, and requests after the end of the control.
 const partTime = 30 * time.Second
 
-// openCerts opens the certificates. The router, which has yet to be made, tells
-// which hosts there are.
+// openCerts opens the certificates. The router, which does not exist yet, will provide
+// the list of hosts.
 func (sv *server) openCerts() (*certs.Certs, error) {
 	s := sv.settings
 	o := certs.Options{
@@ -290,7 +289,7 @@ func (sv *server) openCerts() (*certs.Certs, error) {
 	return certs.Open(o)
 }
 
-// access writes a request's line into the log of its stack.
+// access writes a request's line to the log of its stack.
 func (sv *server) access(a *router.AccessRecord) {
 	if a.Stack == "" {
 		return

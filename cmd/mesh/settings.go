@@ -26,8 +26,8 @@ import (
 	"mesh/store"
 )
 
-// settings of the server. Flags override the environment, which overrides the
-// defaults.
+// settings are the settings of the server. Flags override the environment, which
+// overrides the defaults.
 type settings struct {
 	Data       string
 	SSHAddr    string
@@ -52,18 +52,17 @@ type settings struct {
 	ACMEEmail                                                    string
 	HSTS                                                         time.Duration
 
-	roots   *x509.CertPool // ACMERoot, read; nil: the system's
-	trusted []netip.Prefix // TrustedProxies, read
-	egress  *egress.Policy // FetchAllow, read
+	roots   *x509.CertPool // parsed ACMERoot; nil: the system's
+	trusted []netip.Prefix // parsed TrustedProxies
+	egress  *egress.Policy // parsed FetchAllow
 }
 
 // letsEncrypt is the default source of certificates. Requesting a certificate means
 // agreeing to its terms.
 const letsEncrypt = "https://acme-v02.api.letsencrypt.org/directory"
 
-// flagDocs has the environment variable of each flag, and what docs/settings.md says
-// beyond the help line: def is the default in words, where the value does not show
-// it.
+// flagDocs holds the environment variable of each flag, and what docs/settings.md adds
+// to the help line: def is the default in words, where the value does not show it.
 var flagDocs = map[string]struct{ variable, def, note string }{
 	"data":           {"MESH_DATA", "`/var/lib/mesh` as root, else `~/.local/share/mesh`", ""},
 	"ssh-addr":       {"MESH_SSH_ADDR", "", "With port 0 the system chooses a port; `ready.json` in the data directory lists the addresses."},
@@ -94,7 +93,7 @@ var flagDocs = map[string]struct{ variable, def, note string }{
 	"start-over": {"", "", "The rest of the directory is moved to `lost/` in it. The flag has no effect if there is a `mesh.db`."},
 }
 
-// defaultData is /var/lib/mesh for root, and a folder in the home directory for
+// defaultData returns /var/lib/mesh for root, and a folder in the home directory for
 // other users.
 func defaultData() string {
 	if os.Geteuid() == 0 {
@@ -137,7 +136,7 @@ func (s *settings) flags() *pflag.FlagSet {
 	return fs
 }
 
-// parseSettings reads flags and environment, and reports all faults at once.
+// parseSettings parses flags and environment, and reports all errors at once.
 func parseSettings(args []string, getenv func(string) string) (settings, error) {
 	var s settings
 	fs := s.flags()
@@ -265,7 +264,7 @@ func serveHelp(w io.Writer) {
 	})
 }
 
-// documentSettings prints docs/settings.md: "make docs" runs it as "mesh __settings".
+// documentSettings prints docs/settings.md. "make docs" runs it as "mesh __settings".
 func documentSettings(w io.Writer) {
 	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
 	p(`# Settings
@@ -308,8 +307,7 @@ The [guide](guide.md#build-settings) says which source wins.
 	}
 }
 
-// sentence is a help line as a sentence, without what it says about the default in
-// parentheses.
+// sentence turns a help line into a sentence, without the default in parentheses.
 func sentence(help string) string {
 	help, _, _ = strings.Cut(help, " (")
 	return strings.ToUpper(help[:1]) + help[1:] + "."

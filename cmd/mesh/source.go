@@ -32,10 +32,10 @@ import (
 type source struct {
 	dir   string
 	files []sourceFile // by name
-	size  int64        // bytes of all
-	what  string       // for the record
+	size  int64        // total bytes
+	what  string       // describes it, for the record
 
-	modules []string // folders that are repositories of their own, and not sent
+	modules []string // folders with their own repositories, not sent
 }
 
 type sourceFile struct {
@@ -44,8 +44,8 @@ type sourceFile struct {
 	link string
 }
 
-// isDeploy tells whether words are a deploy of the working directory, and with
-// which Dockerfile. What comes without one, a prebuilt image, has no source here.
+// isDeploy reports whether words deploy the working directory, and with which
+// Dockerfile. A prebuilt image has no local source.
 func isDeploy(words []string) (dockerfile string, ok bool) {
 	words = afterStack(words)
 	if len(words) == 0 || words[0] != "deploy" {
@@ -68,9 +68,9 @@ func isDeploy(words []string) (dockerfile string, ok bool) {
 	return dockerfile, true
 }
 
-// openSource looks for what of a working directory is to be sent: what git would
-// commit with "git add -A", or, outside of a repository, what no .gitignore
-// excludes; and of that what .dockerignore leaves.
+// openSource finds the files of a working directory to send: those that "git add -A"
+// would commit, or, outside a repository, those that no .gitignore excludes; of these,
+// those that .dockerignore keeps.
 func openSource(ctx context.Context, dir, dockerfile string) (*source, error) {
 	s := &source{dir: dir}
 	names, err := s.list(ctx)
@@ -85,7 +85,7 @@ func openSource(ctx context.Context, dir, dockerfile string) (*source, error) {
 	for _, name := range names {
 		info, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(name)))
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // deleted, and not committed yet
+			continue // deleted, but not committed yet
 		}
 		if err != nil {
 			return nil, err
@@ -102,7 +102,7 @@ func openSource(ctx context.Context, dir, dockerfile string) (*source, error) {
 				return nil, err
 			}
 		case !info.Mode().IsRegular():
-			continue // a socket or a pipe that something uses here
+			continue // a socket or a pipe in use here
 		default:
 			s.size += info.Size()
 		}
@@ -121,7 +121,7 @@ func git(ctx context.Context, dir string, args ...string) (string, error) {
 	return string(out), err
 }
 
-// list names the files that are not ignored.
+// list returns the files that are not ignored.
 func (s *source) list(ctx context.Context) ([]string, error) {
 	if out, err := git(ctx, s.dir, "ls-files", "-z", "--cached", "--others", "--exclude-standard"); err == nil {
 		var names []string
@@ -131,7 +131,7 @@ func (s *source) list(ctx context.Context) ([]string, error) {
 			}
 		}
 		slices.Sort(names)
-		return slices.Compact(names), nil // one that is in conflict is listed several times
+		return slices.Compact(names), nil // a file in conflict is listed several times
 	}
 	patterns, err := gitignore.ReadPatterns(osfs.New(s.dir), nil)
 	if err != nil {
@@ -162,9 +162,9 @@ func (s *source) list(ctx context.Context) ([]string, error) {
 	return names, err
 }
 
-// withoutEnv leaves out .env files that nobody has committed, where neither a
-// Dockerfile nor a .dockerignore says what gets into the image: what a developer has
-// in them is for this machine.
+// withoutEnv drops .env files that are not committed, unless a Dockerfile or a
+// .dockerignore decides what gets into the image: a developer's values are for this
+// machine.
 func (s *source) withoutEnv(ctx context.Context, names []string) []string {
 	env := func(name string) bool {
 		base := path.Base(name)
@@ -175,16 +175,16 @@ func (s *source) withoutEnv(ctx context.Context, names []string) []string {
 	}) {
 		return names
 	}
-	out, _ := git(ctx, s.dir, "ls-files", "-z", "--cached") // none outside of a repository
+	out, _ := git(ctx, s.dir, "ls-files", "-z", "--cached") // none outside a repository
 	committed := strings.Split(out, "\x00")
 	return slices.DeleteFunc(names, func(n string) bool { return env(n) && !slices.Contains(committed, n) })
 }
 
-// meshFiles are files that mesh reads itself, whatever the build leaves out.
+// meshFiles are files that mesh itself reads, whatever the build leaves out.
 var meshFiles = []string{"Procfile", "app.json", "mesh.toml", "heroku.yml"}
 
-// dockerignore tells which files the build could use. With several ignore files
-// only the server knows which one counts: all is sent then.
+// dockerignore returns a function that reports whether the build could use a file. With
+// several ignore files only the server knows which one counts, so all files are sent.
 func dockerignore(dir, dockerfile string, names []string) (keep func(string) bool, err error) {
 	all := func(string) bool { return true }
 	file := ".dockerignore"
@@ -220,7 +220,7 @@ func dockerignore(dir, dockerfile string, names []string) (keep func(string) boo
 	}, nil
 }
 
-// describeCheckout says what a working directory is, for the record.
+// describeCheckout describes a working directory, for the record.
 func describeCheckout(ctx context.Context, dir string) string {
 	base := filepath.Base(dir)
 	head, err := git(ctx, dir, "rev-parse", "--short=7", "HEAD")
@@ -234,8 +234,8 @@ func describeCheckout(ctx context.Context, dir string) string {
 	return what
 }
 
-// send writes the files as a compressed tar, and tells progress how many of their
-// bytes have gone.
+// send writes the files as a compressed tar, and writes to progress how many of their
+// bytes are sent.
 func (s *source) send(w io.Writer, progress io.Writer) error {
 	z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
 	if err != nil {
@@ -274,7 +274,7 @@ func (s *source) sendFile(w io.Writer, f sourceFile, size int64, progress io.Wri
 	return err
 }
 
-// bar shows how far an upload is, on a terminal; elsewhere it says what is sent.
+// bar shows the progress of an upload on a terminal. Elsewhere it prints what is sent.
 func (s *source) bar(stderr io.Writer) io.Writer {
 	for _, m := range s.modules {
 		_, _ = fmt.Fprintf(stderr, "warning: %s is a separate repository and is not uploaded; with git push, mesh fetches submodules\n", m)
@@ -291,8 +291,8 @@ func (s *source) bar(stderr io.Writer) io.Writer {
 	)
 }
 
-// pipe sends the source through a pipe whose reading end it returns. The error of
-// sending it is known when the other side has ended.
+// pipe sends the source through a pipe and returns its reading end. The error of
+// sending is available after the other side has ended.
 func (s *source) pipe(stderr io.Writer) (r *os.File, sent <-chan error, err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -302,7 +302,7 @@ func (s *source) pipe(stderr io.Writer) (r *os.File, sent <-chan error, err erro
 	go func() {
 		err := s.send(w, s.bar(stderr))
 		if errors.Is(err, syscall.EPIPE) {
-			err = nil // the server has said why it reads no more
+			err = nil // the server has reported why it stopped reading
 		}
 		done <- errors.Join(err, w.Close())
 	}()

@@ -25,8 +25,7 @@ func cmdRouterLog(ts *testscript.TestScript, neg bool, args []string) {
 	}))
 }
 
-// cmdPSTraffic waits until ps has figures, which it has five seconds after the
-// first request.
+// cmdPSTraffic waits until ps has figures, five seconds after the first request.
 func cmdPSTraffic(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 {
 		ts.Fatalf("usage: pstraffic")

@@ -21,7 +21,7 @@ import (
 	"mesh/router/certs/certstest"
 )
 
-// hasEnded tells whether a process is gone, or a zombie that nobody has collected.
+// hasEnded reports whether a process has exited, even if it is still a zombie.
 func hasEnded(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -40,8 +40,8 @@ func waitEnded(pid int) error {
 	})
 }
 
-// cmdUpgrade makes the server hand over N times by SIGHUP. Each time it waits
-// until another process is ready.
+// cmdUpgrade makes the server hand over N times by SIGHUP. Each time it waits until
+// another process is ready.
 func cmdUpgrade(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: upgrade N")
@@ -64,7 +64,7 @@ func cmdUpgrade(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdHalt ends the server that is ready, which need not be the process that the
+// cmdHalt ends the ready server, which may be another process than the one that the
 // script has started.
 func cmdHalt(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 {
@@ -76,17 +76,17 @@ func cmdHalt(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(waitEnded(r.PID))
 }
 
-// activated are the servers that stand in for systemd's, by work directory.
+// activated holds the servers started in place of systemd's, by work directory.
 var activated sync.Map
 
-// unit is a service with socket activation, as far as a server notices: the
-// sockets are there before it starts and stay when it ends.
+// unit is a service with socket activation, as far as a server can see: the sockets
+// exist before it starts and stay when it ends.
 type unit struct {
 	sockets []*os.File
 	cmd     *exec.Cmd
 }
 
-// cmdActivate is systemd with mesh.socket: activate start [acme]|restart N|stop.
+// cmdActivate acts as systemd with mesh.socket: activate start [acme]|restart N|stop.
 // With acme there is a TLS listener, and an ACME server that validates here.
 func cmdActivate(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
@@ -167,7 +167,7 @@ func (u *unit) start(ts *testscript.TestScript) {
 	ts.Check(u.cmd.Start())
 }
 
-// talks are the WebSockets that are open, by work directory.
+// talks holds the open WebSockets, by work directory.
 var talks sync.Map
 
 type talk struct {
@@ -175,8 +175,8 @@ type talk struct {
 	ended  chan error
 }
 
-// cmdTalk keeps a WebSocket to an app busy between "talk start HOST PATH" and
-// "talk stop", which fails when an answer was missing.
+// cmdTalk keeps a WebSocket to an app busy between "talk start HOST PATH" and "talk
+// stop", which fails if an answer was missing.
 func cmdTalk(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
 		ts.Fatalf("usage: talk start HOST PATH | talk stop")

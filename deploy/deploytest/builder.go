@@ -14,12 +14,12 @@ import (
 
 // Builder builds images in memory.
 type Builder struct {
-	Free, Need, CacheSize int64 // bytes, of Room and Cache; set before anything runs
+	Free, Need, CacheSize int64 // bytes, for Room and Cache; set before anything runs
 
-	BuildFunc func(ctx context.Context, b mesh.Build, w io.Writer) error // before the image is there
-	Shape     func(*mesh.Image)                                          // makes the image another one
+	BuildFunc func(ctx context.Context, b mesh.Build, w io.Writer) error // called before the image exists
+	Shape     func(*mesh.Image)                                          // changes the image
 
-	RenameFunc func() error // before tags move
+	RenameFunc func() error // called before tags move
 
 	mu     sync.Mutex
 	images map[string]mesh.StackName
@@ -27,12 +27,12 @@ type Builder struct {
 	builds []mesh.Build
 }
 
-// NewBuilder returns a builder without images.
+// NewBuilder returns a builder with no images.
 func NewBuilder() *Builder {
 	return &Builder{images: map[string]mesh.StackName{}, tags: map[string]string{}}
 }
 
-// Build gives an image whose ID is the commit's.
+// Build returns an image whose ID is derived from the commit.
 func (b *Builder) Build(ctx context.Context, m mesh.Build, w io.Writer) (mesh.Image, error) {
 	b.mu.Lock()
 	b.builds = append(b.builds, m)
@@ -70,7 +70,7 @@ func (b *Builder) Tag(_ context.Context, id, ref string) error {
 	return nil
 }
 
-// Sweep removes images.
+// Sweep removes the images that keep does not want.
 func (b *Builder) Sweep(_ context.Context, keep func(mesh.StackName, string) bool, dry bool) (gone []mesh.Garbage, _ error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -89,21 +89,21 @@ func (b *Builder) Sweep(_ context.Context, keep func(mesh.StackName, string) boo
 	return gone, nil
 }
 
-// Room has Free bytes free when Need is not 0.
+// Room reports that Free bytes are free, if Need is not 0.
 func (b *Builder) Room(context.Context) (free, need int64, known bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.Free, b.Need, b.Need > 0, nil
 }
 
-// Cache is as large as CacheSize.
+// Cache reports CacheSize as the size of the cache.
 func (b *Builder) Cache(context.Context) (size, limit int64, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.CacheSize, 1e6, nil
 }
 
-// PruneCache makes the cache 1 MB large, or empty.
+// PruneCache shrinks the cache to 1 MB, or empties it.
 func (b *Builder) PruneCache(_ context.Context, all bool) (freed int64, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -117,7 +117,7 @@ func (b *Builder) PruneCache(_ context.Context, all bool) (freed int64, err erro
 	return freed, nil
 }
 
-// Dockerfile is that of the tree.
+// Dockerfile returns the Dockerfile of the tree.
 func (b *Builder) Dockerfile(t mesh.Tree, _ mesh.Settings) (string, bool, error) {
 	for _, e := range t.Entries() {
 		if e.Path == mesh.DefaultDockerfile {
@@ -132,7 +132,7 @@ func (b *Builder) Dockerfile(t mesh.Tree, _ mesh.Settings) (string, bool, error)
 	return "FROM scratch\n", true, nil
 }
 
-// Present tells whether an image is there.
+// Present reports whether an image exists.
 func (b *Builder) Present(_ context.Context, id string) (bool, error) { return b.has(id), nil }
 
 func (b *Builder) has(id string) bool {
@@ -142,7 +142,7 @@ func (b *Builder) has(id string) bool {
 	return ok
 }
 
-// Stacks names those that tags name.
+// Stacks returns the stacks that have tags.
 func (b *Builder) Stacks(context.Context) ([]mesh.StackName, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -162,7 +162,7 @@ func (b *Builder) Lose() {
 	clear(b.tags)
 }
 
-// SignIn lets anybody in whose password is not "wrong".
+// SignIn accepts every password but "wrong".
 func (b *Builder) SignIn(_ context.Context, r mesh.Registry) error {
 	if r.Password.Reveal() == "wrong" {
 		return mesh.Errorf(mesh.Denied, "%s does not let %q in", r.Host, r.User)
@@ -193,7 +193,7 @@ func (b *Builder) Rename(_ context.Context, from, to mesh.StackName) error {
 	return nil
 }
 
-// Collect removes images.
+// Collect removes the images of a stack that keep does not have.
 func (b *Builder) Collect(_ context.Context, stack mesh.StackName, keep map[string]bool) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -204,21 +204,21 @@ func (b *Builder) Collect(_ context.Context, stack mesh.StackName, keep map[stri
 	return nil
 }
 
-// Builds returns what was asked for.
+// Builds returns the builds that were requested.
 func (b *Builder) Builds() []mesh.Build {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.builds)
 }
 
-// Images is how many there are.
+// Images returns the number of images.
 func (b *Builder) Images() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.images)
 }
 
-// Tagged returns the image that has a name.
+// Tagged returns the ID of the image with the given tag.
 func (b *Builder) Tagged(ref string) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()

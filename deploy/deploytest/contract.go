@@ -1,9 +1,9 @@
 package deploytest
 
 // The suites in this package are the contracts of deploy's interfaces: what Deployer
-// and Fleet rely on. Each runs on the fake here, in memory, and on the real thing, in
-// the tests of its package, so the fakes cannot drift. The store needs none: tests of
-// deploy use the real one.
+// and Fleet rely on. Each runs on the fake here, in memory, and on the real
+// implementation, in the tests of its package, so the fakes cannot drift. The store
+// needs no suite: the tests of deploy use the real one.
 
 import (
 	"context"
@@ -11,8 +11,7 @@ import (
 	"time"
 )
 
-// soon waits for what an engine in another process does in its own time. The limit is
-// only there to end a test that hangs.
+// soon waits for an engine in another process. The limit only ends a test that hangs.
 func soon(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

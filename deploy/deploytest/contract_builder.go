@@ -17,8 +17,8 @@ type Workshop struct {
 	Stack   mesh.StackName // used by nobody else
 	Other   mesh.StackName // the same
 	Good    mesh.Tree      // has a Dockerfile that builds
-	Bad     mesh.Tree      // has one whose step fails, which says why
-	// Request is what a build is asked for: of Stack, tagged mesh/<stack>:<tag>.
+	Bad     mesh.Tree      // has a Dockerfile with a step that fails and prints why
+	// Request returns a build of Stack, tagged mesh/<stack>:<tag>.
 	Request func(tree mesh.Tree, tag string) mesh.Build
 }
 
@@ -74,7 +74,7 @@ func TestBuilder(t *testing.T, w Workshop) {
 		}
 		return all
 	}
-	// Images follow the name of their stack; asked again, nothing is left to do.
+	// Images follow the name of their stack. A second call finds nothing to do.
 	for range 2 {
 		if err := b.Rename(ctx, w.Stack, w.Other); err != nil {
 			t.Fatal(err)
@@ -83,7 +83,7 @@ func TestBuilder(t *testing.T, w Workshop) {
 			t.Errorf("after the rename: %v", all)
 		}
 	}
-	// Only what is kept stays. What would go is told without being removed.
+	// Only kept images stay. A dry run reports the others without removing them.
 	keep := func(_ mesh.StackName, id string) bool { return id != img.ID }
 	dry, err := b.Sweep(ctx, keep, true)
 	if err != nil || !slices.ContainsFunc(dry, func(g mesh.Garbage) bool { return g.ID == img.ID && g.Stack == w.Other }) {

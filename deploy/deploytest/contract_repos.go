@@ -9,15 +9,15 @@ import (
 	"mesh/deploy"
 )
 
-// Archive is Repos under test, and what the suite needs to use them.
+// Archive is a Repos under test, and what the suite needs to use it.
 type Archive struct {
 	Repos deploy.Repos
-	// Push brings a commit with these files into a stack's repository, which it creates,
+	// Push adds a commit with these files to a stack's repository, which it creates,
 	// and moves the branch main there.
 	Push func(stack mesh.StackName, files map[string]string) mesh.Commit
-	// Deployed says what ResetBranch is told from now on.
+	// Deployed sets the state that ResetBranch sees from now on.
 	Deployed func(state mesh.RepoState)
-	// Head is where the branch main points; empty: it does not exist.
+	// Head returns the commit of the branch main; empty if there is no such branch.
 	Head func(stack mesh.StackName) mesh.Commit
 }
 
@@ -52,7 +52,7 @@ func TestRepos(t *testing.T, w Archive) {
 		read[e.Path] = string(data)
 	}
 	release()
-	release() // more than once does no harm
+	release() // a second call does no harm
 	if len(read) != 2 || read["a"] != "1" || read["dir/b"] != "22" {
 		t.Errorf("read %v", read)
 	}
@@ -67,7 +67,7 @@ func TestRepos(t *testing.T, w Archive) {
 		t.Errorf("submodules of a tree without any: %v, %v", fetched, err)
 	}
 
-	// The deploy branch is where Deployed says, whatever was pushed.
+	// The deploy branch points where Deployed says, whatever was pushed.
 	reset := func(stack mesh.StackName, to mesh.Commit) {
 		t.Helper()
 		w.Deployed(mesh.RepoState{Branch: "main", Commit: to})
@@ -83,7 +83,7 @@ func TestRepos(t *testing.T, w Archive) {
 		t.Errorf("without a repository: %v", err)
 	}
 
-	// A renamed repository is whole; asked again, nothing is left to do.
+	// A renamed repository is complete. A second call finds nothing to do.
 	for range 2 {
 		if err := r.Rename(ctx, "shop", "journal"); err != nil {
 			t.Fatal(err)

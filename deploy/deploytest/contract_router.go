@@ -12,10 +12,10 @@ import (
 // Traffic is a Router under test, and what the suite needs to use it.
 type Traffic struct {
 	Router fleet.Router
-	// Targets are two instances that are there.
+	// Targets are two existing instances.
 	Targets [2]mesh.Target
-	// Ask sends a request for a host and returns the ID of the target that has answered,
-	// or the reason why none has: "unknown host", or a mesh.DownReason.
+	// Ask sends a request to a host and returns the ID of the target that answered, or
+	// the reason why none did: "unknown host", or a mesh.DownReason.
 	Ask func(host mesh.Host) string
 }
 
@@ -36,11 +36,11 @@ func TestRouter(t *testing.T, w Traffic) {
 	w.Router.Switch(route(a, "shop.test", "www.test"))
 	asked("shop.test", a.ID)
 	asked("www.test", a.ID)
-	// From the return of Switch on, the old target gets nothing.
+	// Once Switch has returned, the old target gets no requests.
 	w.Router.Switch(route(b, "shop.test"))
 	asked("shop.test", b.ID)
 	asked("www.test", "unknown host")
-	// A target that no route has, and nobody uses, is drained at once, and again.
+	// A target with no route and no requests drains at once. A second call does too.
 	for range 2 {
 		if err := w.Router.Drain(t.Context(), a.ID, time.Hour); err != nil {
 			t.Errorf("drain: %v", err)

@@ -17,9 +17,9 @@ import (
 // Engine is a Runner under test, and what the suite needs to use it.
 type Engine struct {
 	Runner deploy.Runner
-	Spec   mesh.InstanceSpec // of an instance that answers HTTP; its Stack is used by nobody else
+	Spec   mesh.InstanceSpec // of an instance that answers HTTP; nobody else uses its Stack
 	Exit   func(code int) mesh.Process
-	Crash  func(id string) // has the process of a container that runs Spec end by itself, with exit code 7
+	Crash  func(id string) // makes the process of a container that runs Spec exit by itself, with code 7
 	Kill   func(id string) // ends a container as docker kill does
 }
 
@@ -135,7 +135,7 @@ func TestRunner(t *testing.T, e Engine) {
 	}
 }
 
-// oneOffs runs commands to their end, and detached.
+// oneOffs runs commands to completion, and detached.
 func (e Engine) oneOffs(t *testing.T) {
 	ctx, r := t.Context(), e.Runner
 	o := mesh.OneOff{Stack: e.Spec.Stack, Name: "run", Image: e.Spec.Image, Process: e.Exit(4), Subnet: e.Spec.Subnet, Stdout: io.Discard, Stderr: io.Discard}
@@ -165,7 +165,7 @@ func (e Engine) oneOffs(t *testing.T) {
 	}
 }
 
-// events are those that the engine has told of.
+// events are the events that the engine has reported.
 type events struct {
 	mu  sync.Mutex
 	all []mesh.InstanceEvent
@@ -192,7 +192,7 @@ func (e Engine) watch(t *testing.T) *events {
 	return got
 }
 
-// wait returns when the engine is being watched.
+// wait returns once the engine is being watched.
 func (g *events) wait(t *testing.T, e Engine) {
 	t.Helper()
 	soon(t, "a start is told of", func() bool {
@@ -211,7 +211,7 @@ func (g *events) wait(t *testing.T, e Engine) {
 	})
 }
 
-// died waits for the end of a container and forgets it.
+// died waits for a container to die, and drops its event.
 func (g *events) died(t *testing.T, id string) (ev mesh.InstanceEvent) {
 	t.Helper()
 	soon(t, "the engine tells that "+id+" has ended", func() bool {

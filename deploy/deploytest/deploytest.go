@@ -1,6 +1,6 @@
-// Package deploytest has what a deploy.Deployer works with, for tests: a Runner,
-// a Builder, a Router and Repos that work, in memory, and the real store on a
-// folder of the test's. A function field bends what a test wants to go wrong.
+// Package deploytest provides what a deploy.Deployer works with, for tests: a Runner, a
+// Builder, a Router and Repos that work in memory, and the real store in a folder of
+// the test. Function fields make chosen calls fail or behave differently.
 //
 //	w := deploytest.New(t)
 //	d, stop := w.Start()
@@ -21,8 +21,8 @@ import (
 	"mesh/store"
 )
 
-// World is a server's surroundings. Use it in a synctest bubble: time stands
-// still until all have nothing to do.
+// World is everything around a server. Use it in a synctest bubble, where time advances
+// only when every goroutine is idle.
 type World struct {
 	T       *testing.T
 	Store   *store.Store
@@ -30,10 +30,10 @@ type World struct {
 	Builder *Builder
 	Router  *Router
 	Repos   *Repos
-	Options deploy.Options // of the deployers that are started; fill in what a test wants
+	Options deploy.Options // of the deployers that are started; a test may change them
 }
 
-// New makes a world with nothing in it. The store is checked at the test's end.
+// New returns an empty World. The store is checked at the end of the test.
 func New(t *testing.T) *World {
 	t.Helper()
 	s, err := store.Open(t.TempDir())
@@ -50,7 +50,7 @@ func New(t *testing.T) *World {
 	return w
 }
 
-// Deployer makes a deployer in this world that does not run yet.
+// Deployer returns a deployer in this world that does not run yet.
 func (w *World) Deployer() *deploy.Deployer {
 	o := w.Options
 	o.Store, o.Builder, o.Runner, o.Router, o.Repos, o.Domain = w.Store, w.Builder, w.Runner, w.Router, w.Repos, cmp.Or(o.Domain, "localhost")
@@ -60,8 +60,8 @@ func (w *World) Deployer() *deploy.Deployer {
 	return d
 }
 
-// Start starts a deployer as a server does: it reconciles and supervises. stop
-// ends it and waits; the end of the test stops it, too.
+// Start starts a deployer as a server does: it reconciles and supervises. stop ends it
+// and waits; the end of the test stops it as well.
 func (w *World) Start() (d *deploy.Deployer, stop func()) {
 	w.T.Helper()
 	d = w.Deployer()
@@ -85,8 +85,8 @@ func (w *World) Start() (d *deploy.Deployer, stop func()) {
 	return d, stop
 }
 
-// Commit puts a commit into a stack's repository, as a push does that has moved
-// the branch.
+// Commit adds a commit to a stack's repository and moves the branch there, as a push
+// does.
 func (w *World) Commit(stack mesh.StackName, files map[string]string) mesh.Push {
 	return w.Repos.Commit(stack, files)
 }

@@ -7,21 +7,21 @@ import (
 	"mesh"
 )
 
-// Memory keeps what a deployer has seen, as a file does.
+// Memory is a fleet.Memory without a file.
 type Memory struct {
 	mu    sync.Mutex
 	last  []mesh.Instance
 	saves int
 }
 
-// Load returns what was saved last.
+// Load returns the instances saved last.
 func (m *Memory) Load() ([]mesh.Instance, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.last), nil
 }
 
-// Save keeps it.
+// Save saves the instances.
 func (m *Memory) Save(all []mesh.Instance) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -30,7 +30,7 @@ func (m *Memory) Save(all []mesh.Instance) error {
 	return nil
 }
 
-// Saves is how often something was saved.
+// Saves returns the number of saves.
 func (m *Memory) Saves() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()

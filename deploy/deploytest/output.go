@@ -5,8 +5,7 @@ import (
 	"sync"
 )
 
-// Output collects what a deployment prints; it may be written to and read from
-// several goroutines.
+// Output collects what a deployment prints. It may be used from several goroutines.
 type Output struct {
 	mu sync.Mutex
 	b  bytes.Buffer

@@ -18,7 +18,7 @@ type Repos struct {
 	open     int
 }
 
-// NewRepos returns no repositories.
+// NewRepos returns an empty Repos.
 func NewRepos() *Repos {
 	return &Repos{trees: map[mesh.Commit]map[string]string{}, heads: map[mesh.StackName]mesh.RepoState{}}
 }
@@ -35,7 +35,7 @@ func (r *Repos) Commit(stack mesh.StackName, files map[string]string) mesh.Push 
 	return mesh.Push{Stack: stack, By: "laptop", Branch: "main", Commit: c}
 }
 
-// Subject is the number that a commit has.
+// Subject returns the number of the commit.
 func (r *Repos) Subject(_ context.Context, stack mesh.StackName, c mesh.Commit) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -45,7 +45,7 @@ func (r *Repos) Subject(_ context.Context, stack mesh.StackName, c mesh.Commit) 
 	return "Commit " + c.Short(), nil
 }
 
-// Open opens a commit; its first line is the number it has.
+// Open opens a commit. The first line of its message is its number.
 func (r *Repos) Open(_ context.Context, stack mesh.StackName, c mesh.Commit) (mesh.Tree, string, func(), error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -62,19 +62,19 @@ func (r *Repos) Open(_ context.Context, stack mesh.StackName, c mesh.Commit) (me
 	return Tree(files), "Commit " + c.Short(), release, nil
 }
 
-// FetchModules finds none.
+// FetchModules finds no submodules.
 func (r *Repos) FetchModules(context.Context, mesh.StackName, mesh.Commit, func(string)) (bool, error) {
 	return false, nil
 }
 
-// Derive sets what tells where the deploy branch must point.
+// Derive sets the function that returns where the deploy branch must point.
 func (r *Repos) Derive(deployed func(context.Context, mesh.StackName) (mesh.RepoState, error)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.deployed = deployed
 }
 
-// ResetBranch puts the deploy branch where the Deployer that was made last says.
+// ResetBranch moves the deploy branch to where the latest Deployer says.
 func (r *Repos) ResetBranch(ctx context.Context, stack mesh.StackName) error {
 	r.mu.Lock()
 	deployed := r.deployed
@@ -86,7 +86,7 @@ func (r *Repos) ResetBranch(ctx context.Context, stack mesh.StackName) error {
 	return err
 }
 
-// Move points the deploy branch of a stack that has a repository elsewhere.
+// Move moves the deploy branch of a stack that has a repository.
 func (r *Repos) Move(stack mesh.StackName, state mesh.RepoState) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -109,7 +109,7 @@ func (r *Repos) Rename(_ context.Context, from, to mesh.StackName) error {
 	return nil
 }
 
-// Remove forgets a repository.
+// Remove removes a repository.
 func (r *Repos) Remove(_ context.Context, stack mesh.StackName) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -117,14 +117,14 @@ func (r *Repos) Remove(_ context.Context, stack mesh.StackName) error {
 	return nil
 }
 
-// Head is where the deploy branch points.
+// Head returns the commit of the deploy branch.
 func (r *Repos) Head(stack mesh.StackName) mesh.Commit {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.heads[stack].Commit
 }
 
-// Left is how many trees nobody has closed.
+// Left returns the number of trees that nobody has closed.
 func (r *Repos) Left() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

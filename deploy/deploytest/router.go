@@ -11,7 +11,7 @@ import (
 	"mesh"
 )
 
-// Router remembers what it is told.
+// Router records the routes it gets.
 type Router struct {
 	DrainFunc func(ctx context.Context, id string) error // instead of returning at once
 
@@ -21,10 +21,10 @@ type Router struct {
 	drained  []string
 }
 
-// NewRouter returns a router without routes.
+// NewRouter returns a router with no routes.
 func NewRouter() *Router { return &Router{routes: map[mesh.StackName]mesh.Route{}} }
 
-// Switch remembers a route.
+// Switch records a route.
 func (r *Router) Switch(route mesh.Route) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -32,7 +32,7 @@ func (r *Router) Switch(route mesh.Route) {
 	r.switches = append(r.switches, route)
 }
 
-// Remove forgets a stack.
+// Remove removes the route of a stack.
 func (r *Router) Remove(stack mesh.StackName) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -58,7 +58,7 @@ func (r *Router) Drain(ctx context.Context, id string, _ time.Duration) error {
 	return nil
 }
 
-// Route returns what a stack has now.
+// Route returns the current route of a stack.
 func (r *Router) Route(stack mesh.StackName) (mesh.Route, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -66,7 +66,7 @@ func (r *Router) Route(stack mesh.StackName) (mesh.Route, bool) {
 	return route, ok
 }
 
-// Targets lists where a stack's traffic goes, as "c1 c2".
+// Targets returns the targets of a stack, as "c1 c2".
 func (r *Router) Targets(stack mesh.StackName) string {
 	route, _ := r.Route(stack)
 	var out []string
@@ -76,22 +76,22 @@ func (r *Router) Targets(stack mesh.StackName) string {
 	return strings.Join(out, " ")
 }
 
-// Switches returns all that was switched.
+// Switches returns every route that was switched to.
 func (r *Router) Switches() []mesh.Route {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.switches)
 }
 
-// Drained tells whose requests were waited for.
+// Drained returns the targets that were drained.
 func (r *Router) Drained() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.drained)
 }
 
-// Ask returns the ID of the target that a request for a host goes to, or why it goes
-// nowhere.
+// Ask returns the ID of the target that gets a request to a host, or the reason why
+// none does.
 func (r *Router) Ask(host mesh.Host) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

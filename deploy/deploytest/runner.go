@@ -17,15 +17,15 @@ import (
 
 // Runner is an engine in memory.
 type Runner struct {
-	StartFunc    func(mesh.InstanceSpec) error                               // before a container is made
-	CheckFunc    func(ctx context.Context, in mesh.Instance) (string, error) // instead of the check
-	CheckedFunc  func(mesh.Instance, mesh.Check)                             // before each check
-	ReviveFunc   func(mesh.Instance) error                                   // before a container starts again
-	OneOffFunc   func(ctx context.Context, o mesh.OneOff) (int, error)       // instead of doing nothing
-	DetachedFunc func()                                                      // before detached runs are listed
-	ExecFunc     func(ctx context.Context, e mesh.Exec) (int, error)         // instead of doing nothing
+	StartFunc    func(mesh.InstanceSpec) error                               // called before a container is created
+	CheckFunc    func(ctx context.Context, in mesh.Instance) (string, error) // replaces the check
+	CheckedFunc  func(mesh.Instance, mesh.Check)                             // called before each check
+	ReviveFunc   func(mesh.Instance) error                                   // called before a container starts again
+	OneOffFunc   func(ctx context.Context, o mesh.OneOff) (int, error)       // runs the command; nil: does nothing
+	DetachedFunc func()                                                      // called before detached runs are listed
+	ExecFunc     func(ctx context.Context, e mesh.Exec) (int, error)         // runs the command; nil: does nothing
 	Away         bool                                                        // the engine does not answer; set with SetAway
-	Images       func(id string) bool                                        // tells whether there is such an image; nil: there is
+	Images       func(id string) bool                                        // reports whether an image exists; nil: every image does
 	mu           sync.Mutex
 	n            int
 	containers   map[string]*Container
@@ -34,13 +34,13 @@ type Runner struct {
 	watchers     map[chan mesh.InstanceEvent]func()
 }
 
-// Container is a container of Runner's.
+// Container is one container of a Runner.
 type Container struct {
 	mesh.Instance
 	Spec mesh.InstanceSpec
 }
 
-// NewRunner returns an engine without containers.
+// NewRunner returns an engine with no containers.
 func NewRunner() *Runner {
 	return &Runner{containers: map[string]*Container{}, watchers: map[chan mesh.InstanceEvent]func(){}}
 }
@@ -56,7 +56,7 @@ func (r *Runner) away() error {
 	return nil
 }
 
-// SetAway takes the engine away or brings it back; what runs goes on running.
+// SetAway makes the engine unavailable or available. Running containers keep running.
 func (r *Runner) SetAway(away bool) {
 	r.mu.Lock()
 	r.Away = away
@@ -88,7 +88,7 @@ func (r *Runner) Start(ctx context.Context, spec mesh.InstanceSpec) (mesh.Instan
 	return in, nil
 }
 
-// Put makes a container without asking anybody.
+// Put creates a container without calling any function field.
 func (r *Runner) Put(spec mesh.InstanceSpec, state mesh.InstanceState) mesh.Instance {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -101,7 +101,7 @@ func (r *Runner) Put(spec mesh.InstanceSpec, state mesh.InstanceState) mesh.Inst
 	return c.Instance
 }
 
-// Check finds a running container healthy.
+// Check reports a running container as healthy.
 func (r *Runner) Check(ctx context.Context, in mesh.Instance, how mesh.Check, _ func(string)) (string, error) {
 	if r.CheckedFunc != nil {
 		r.CheckedFunc(in, how)
@@ -128,15 +128,15 @@ func (r *Runner) Stop(ctx context.Context, id string, grace time.Duration) error
 	return nil
 }
 
-// Graces are the times that containers were given to stop, in the order in which
-// they were.
+// Graces returns the grace periods that containers were given, in the order of their
+// stops.
 func (r *Runner) Graces() []time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.graces)
 }
 
-// Vanish removes a container, which dies of it when it runs.
+// Vanish removes a container. A running one dies.
 func (r *Runner) Vanish(id string) {
 	r.mu.Lock()
 	c := r.containers[id]
@@ -159,8 +159,8 @@ func (r *Runner) Kill(id string) {
 	r.tell(mesh.InstanceEvent{Instance: in, Died: true, ByHand: true, At: time.Now()})
 }
 
-// Bend changes a container behind mesh's back: pauses it, takes its address. With
-// seen, the engine tells of it.
+// Bend changes a container behind mesh's back, for example pauses it or removes its
+// address. With seen, the engine reports the change.
 func (r *Runner) Bend(id string, seen bool, fn func(*mesh.Instance)) {
 	r.mu.Lock()
 	fn(&r.containers[id].Instance)
@@ -219,15 +219,15 @@ func (r *Runner) Revive(_ context.Context, id string) (mesh.Instance, error) {
 	if k.State != mesh.InstanceRunning {
 		k.State, k.Started = mesh.InstanceRunning, time.Now()
 	}
-	if !k.Addr.IsValid() { // in its network again, at another address
+	if !k.Addr.IsValid() { // in its network again, at a new address
 		r.n++
 		k.Addr = r.addr(k.Spec.Subnet)
 	}
 	return k.Instance, nil
 }
 
-// addr is the address of the container made last, in the network of its stack. r.mu is
-// held.
+// addr returns the address of the newest container, in the network of its stack. The
+// caller holds r.mu.
 func (r *Runner) addr(subnet netip.Prefix) netip.AddrPort {
 	if !subnet.IsValid() {
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(r.n >> 8), byte(r.n)}), mesh.Port)
@@ -237,10 +237,10 @@ func (r *Runner) addr(subnet netip.Prefix) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4(a), mesh.Port)
 }
 
-// Look is List.
+// Look returns the same as List.
 func (r *Runner) Look(ctx context.Context) ([]mesh.Instance, error) { return r.List(ctx) }
 
-// List lists the containers by id.
+// List returns the containers, sorted by ID.
 func (r *Runner) List(context.Context) ([]mesh.Instance, error) {
 	if err := r.away(); err != nil {
 		return nil, err
@@ -252,7 +252,7 @@ func (r *Runner) List(context.Context) ([]mesh.Instance, error) {
 	return out, nil
 }
 
-// Watch passes on what Crash and Vanish do.
+// Watch passes on the events of Crash and Vanish.
 func (r *Runner) Watch(ctx context.Context, fn func(mesh.InstanceEvent), lost func()) error {
 	ch := make(chan mesh.InstanceEvent, 1000)
 	r.mu.Lock()
@@ -273,7 +273,7 @@ func (r *Runner) Watch(ctx context.Context, fn func(mesh.InstanceEvent), lost fu
 	}
 }
 
-// RunOneOff does what OneOffFunc says; without one, "exit N" ends with N.
+// RunOneOff calls OneOffFunc. If that is nil, "exit N" returns N.
 func (r *Runner) RunOneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 	if err := r.away(); err != nil {
 		return 0, err
@@ -287,7 +287,7 @@ func (r *Runner) RunOneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 	return 0, nil
 }
 
-// Detach remembers a run, which goes on until EndRun.
+// Detach records a run, which lasts until EndRun.
 func (r *Runner) Detach(_ context.Context, o mesh.OneOff, run mesh.DetachedRun) (mesh.DetachedRun, error) {
 	if err := r.away(); err != nil {
 		return run, err
@@ -300,10 +300,10 @@ func (r *Runner) Detach(_ context.Context, o mesh.OneOff, run mesh.DetachedRun) 
 	return run, nil
 }
 
-// OneOffs counts those that run: none, as OneOffFunc is all there is of them.
+// OneOffs returns 0: a one-off here is no more than a call of OneOffFunc.
 func (r *Runner) OneOffs(context.Context, mesh.StackName) (int, error) { return 0, r.away() }
 
-// EndRun lets a detached run end by itself.
+// EndRun ends a detached run.
 func (r *Runner) EndRun(name string, code int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -314,7 +314,7 @@ func (r *Runner) EndRun(name string, code int) {
 	}
 }
 
-// Detached lists the runs.
+// Detached returns the runs.
 func (r *Runner) Detached(_ context.Context, stack mesh.StackName) ([]mesh.DetachedRun, error) {
 	if fn := r.DetachedFunc; fn != nil && stack != "" {
 		fn()
@@ -327,7 +327,7 @@ func (r *Runner) Detached(_ context.Context, stack mesh.StackName) ([]mesh.Detac
 	return slices.DeleteFunc(slices.Clone(r.runs), func(d mesh.DetachedRun) bool { return stack != "" && d.Stack != stack }), nil
 }
 
-// Exec does what ExecFunc says.
+// Exec calls ExecFunc.
 func (r *Runner) Exec(ctx context.Context, e mesh.Exec) (int, error) {
 	if r.ExecFunc != nil {
 		return r.ExecFunc(ctx, e)
@@ -335,10 +335,10 @@ func (r *Runner) Exec(ctx context.Context, e mesh.Exec) (int, error) {
 	return 0, r.away()
 }
 
-// Sweep has nothing to do.
+// Sweep does nothing.
 func (r *Runner) Sweep(context.Context) error { return nil }
 
-// Stacks names the stacks that have containers.
+// Stacks returns the stacks that have containers.
 func (r *Runner) Stacks(context.Context) ([]mesh.StackName, error) {
 	if err := r.away(); err != nil {
 		return nil, err
@@ -365,7 +365,7 @@ func (r *Runner) RemoveStack(_ context.Context, stack mesh.StackName) error {
 	return nil
 }
 
-// Ping tells whether the engine is there.
+// Ping reports whether the engine is available.
 func (r *Runner) Ping(context.Context) error { return r.away() }
 
 // Get returns a container.
@@ -379,7 +379,7 @@ func (r *Runner) Get(id string) (Container, bool) {
 	return *c, true
 }
 
-// Containers returns all containers in the order they were made.
+// Containers returns all containers in the order of their creation.
 func (r *Runner) Containers() []Container {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -393,8 +393,8 @@ func (r *Runner) Containers() []Container {
 	return out
 }
 
-// Names lists the containers as "web.1@c3", by name, those that do not run with a
-// "!".
+// Names returns the containers as "web.1@c3", sorted by name. One that does not run is
+// marked with "!".
 func (r *Runner) Names() string {
 	var out []string
 	for _, c := range r.Containers() {

@@ -12,10 +12,10 @@ import (
 	"mesh"
 )
 
-// Tree is a mesh.Tree of files by name.
+// Tree is a mesh.Tree of file contents by name.
 type Tree map[string]string
 
-// Entries lists the files and the folders that they are in.
+// Entries returns the files and their folders.
 func (t Tree) Entries() []mesh.TreeEntry {
 	var out []mesh.TreeEntry
 	seen := map[string]bool{}

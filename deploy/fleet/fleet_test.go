@@ -124,8 +124,7 @@ func TestUpdate_TheLatestRecordCounts(t *testing.T) {
 	})
 }
 
-// A router that takes its time keeps nobody waiting who only asks, and has the newest
-// state when it is done.
+// A slow router does not block readers, and has the newest state in the end.
 func TestRouter_ASlowOneHoldsNobodyUp(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.Create(mesh.Stack{Name: "blog"})
@@ -140,7 +139,7 @@ func TestRouter_ASlowOneHoldsNobodyUp(t *testing.T) {
 		if _, _, ok := w.Find("blog", in.Name); !ok {
 			t.Error("a running instance is not found")
 		}
-		// These come while the first one is in Switch, or after it: either way is right.
+		// These arrive while the first one is in Switch, or after it: both are correct.
 		calls.Go(func() { w.Update(blog(3, "three.example")) })
 		calls.Go(func() { w.Event(mesh.InstanceEvent{Instance: in, Died: true, At: time.Now()}) })
 		open()
@@ -178,7 +177,7 @@ func TestInstall_WhatHasDiedIsNotRouted(t *testing.T) {
 	})
 }
 
-// A stack that is forgotten leads nowhere, and a late record does not bring it back.
+// A dropped stack leads nowhere, and a late record does not bring it back.
 func TestDrop(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.Create(mesh.Stack{Name: "blog"})

@@ -7,8 +7,9 @@ import (
 	"mesh"
 )
 
-// Split tells which of the wanted instances of a stack run already and which have to be
-// started. Those of services that anew names are always started.
+// Split separates the wanted instances of a stack into those that already run and those
+// that must be started. Instances of services for which anew returns true are always
+// started.
 func (f *Fleet) Split(stack mesh.StackName, want []mesh.InstanceSpec, anew func(mesh.ServiceName) bool) (keep []mesh.Instance, start []mesh.InstanceSpec) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -26,10 +27,10 @@ func (f *Fleet) Split(stack mesh.StackName, want []mesh.InstanceSpec, anew func(
 	return keep, start
 }
 
-// Install makes r what the stack runs, on the instances that it keeps, as far as they
-// are still what they were, and those that were started for it, and switches the router
-// to them, all at once. want has the specs of both. It returns the instances that are no
-// longer wanted.
+// Install makes r the running release of the stack, on the instances that it keeps, if
+// they are still the same, and those that were started for it, and switches the router
+// to them, all at once. want has the specs of both. Install returns the instances that
+// are no longer wanted.
 func (f *Fleet) Install(st mesh.Stack, r mesh.Release, want []mesh.InstanceSpec, keep, started []mesh.Instance) (old []mesh.Instance) {
 	f.mu.Lock()
 	defer f.unlock()
@@ -39,7 +40,8 @@ func (f *Fleet) Install(st mesh.Stack, r mesh.Release, want []mesh.InstanceSpec,
 		g.stack = newer(st, was.stack)
 	}
 	for _, in := range keep {
-		// What has become of it since, a crash or another container, is the member's.
+		// The member knows what has happened to it since, such as a crash or a new
+		// container.
 		if was != nil && was.members[in.Name] != nil {
 			g.members[in.Name] = was.members[in.Name]
 		} else {
@@ -62,12 +64,13 @@ func (f *Fleet) Install(st mesh.Stack, r mesh.Release, want []mesh.InstanceSpec,
 		}
 	}
 	if st.Was != "" {
-		// The router keeps the routes of the old name until Renamed: it has the same domains.
+		// The router keeps the routes of the old name until Renamed: they share the
+		// domains.
 		g.was = f.groups[st.Was]
 		delete(f.groups, st.Was)
 	}
 	f.putLocked(g)
-	// What died between its check and now was nobody's to restart.
+	// Nobody restarted the instances that died between their check and now.
 	for _, m := range g.members {
 		if ev, dead := f.died[m.instance.ID]; dead {
 			f.endedLocked(g, m, ev)
@@ -79,8 +82,8 @@ func (f *Fleet) Install(st mesh.Stack, r mesh.Release, want []mesh.InstanceSpec,
 	return old
 }
 
-// Renamed forgets the old name of a stack that Install was given with it, and returns
-// the instances that ran under it.
+// Renamed drops the old name of a stack that was given to Install, and returns the
+// instances that ran under it.
 func (f *Fleet) Renamed(from, to mesh.StackName) (old []mesh.Instance) {
 	f.mu.Lock()
 	defer f.unlock()
@@ -94,16 +97,17 @@ func (f *Fleet) Renamed(from, to mesh.StackName) (old []mesh.Instance) {
 	return old
 }
 
-// engineAway is why nothing is known of an instance.
+// engineAway is why the state of an instance is unknown.
 const engineAway = "the Docker Engine does not answer"
 
-// noContainer is the ID of a member that has none, as far as mesh knows.
+// noContainer is the ID of a member without a container, as far as mesh knows.
 const noContainer = "none"
 
-// Adopt makes what is found of a stack what it runs, as the server starts or an engine
-// is back: found has, by name, the instances that run what is wanted. The others of want
-// are started in the background. When the engine is away (known is false), found is what
-// was last seen and answers, and nothing is started: the others may run as well.
+// Adopt takes over the instances found of a stack when the server starts or the engine
+// is back. found holds, by name, the instances that run what is wanted. The others of
+// want are started in the background. If the engine is away (known is false), found
+// holds the instances that were last seen and answer, and nothing is started: the
+// others may run as well.
 func (f *Fleet) Adopt(st mesh.Stack, r mesh.Release, want []mesh.InstanceSpec, found map[mesh.InstanceName]mesh.Instance, known bool) {
 	f.mu.Lock()
 	defer f.unlock()
@@ -132,16 +136,16 @@ func (f *Fleet) Adopt(st mesh.Stack, r mesh.Release, want []mesh.InstanceSpec, f
 	}
 }
 
-// adopted is the member of a slot in which an instance was found, or not.
+// adopted returns the member of a slot, with the instance that was found in it, if any.
 func adopted(before *member, spec mesh.InstanceSpec, in mesh.Instance, there, known bool, now time.Time) *member {
 	m := &member{instance: in, since: now}
 	if before != nil && (!there || before.instance.ID == in.ID) {
-		m = before // keeps who is bringing it back
+		m = before // keeps the goroutine that is bringing it back
 		if there {
 			m.instance = in
 		}
-		// The engine was away. What it ended then is no crash, and what crashed before may
-		// have done so for want of it: the back-off starts over.
+		// The engine was away. Instances it ended then did not crash, and earlier
+		// crashes may have had the same cause: the back-off starts over.
 		m.crashes, m.fails, m.ended = 0, 0, 0
 	}
 	m.spec = spec
@@ -168,9 +172,9 @@ func adopted(before *member, spec mesh.InstanceSpec, in mesh.Instance, there, kn
 	return m
 }
 
-// Hold lets a stack whose record cannot be read go on as it was: its hosts lead to its
-// web instances, those that were last seen to serve, else those of the newest
-// deployment, and nothing of it is started or stopped. It returns how many those are.
+// Hold keeps a stack running whose record cannot be read. Its hosts lead to its web
+// instances: those last seen to serve, else those of the newest deployment. None of its
+// instances are started or stopped. Hold returns how many the hosts lead to.
 func (f *Fleet) Hold(stack mesh.StackName, hosts []mesh.Host, running []mesh.Instance) int {
 	seen := map[string]bool{}
 	for _, in := range f.remembered() {

@@ -8,31 +8,31 @@ import (
 	"mesh"
 )
 
-// What runs is compared with what is recorded when the engine tells of a change, and
-// every lookEvery besides, because an event can be missed: a look is one request to
-// the engine, whatever the number of instances (20 ms with 50, see runner.Look). The
-// events of a burst are gathered for lookGather, so that a rollout costs two looks and
-// not two an instance.
+// The fleet compares what runs with what is recorded when the engine reports a change,
+// and also every lookEvery, because an event can be missed. A look is one request to
+// the engine, whatever the number of instances (20 ms with 50, see runner.Look). Events
+// within lookGather are handled together, so a rollout costs two looks instead of two
+// per instance.
 const (
 	lookEvery  = 20 * time.Second
 	lookGather = 200 * time.Millisecond
-	lookAgain  = time.Second // after an end that no event has told of yet
+	lookAgain  = time.Second // after an end that no event has reported yet
 
-	// Images are asked for one by one, so seldom: when the engine tells that one went,
-	// at the start, and every so often besides. A machine that removes images all the
-	// time does not make it ask more often than imagesLeast.
+	// Images are checked one by one, so seldom: when the engine reports that one was
+	// removed, at the start, and at intervals. imagesLeast limits the rate on a machine
+	// that removes images all the time.
 	imagesEvery = 5 * time.Minute
 	imagesLeast = 5 * time.Second
 )
 
-// lookSoon has what runs compared with what is recorded, in a moment.
+// lookSoon requests a look in a moment.
 func (f *Fleet) lookSoon(images bool) {
 	if images {
 		f.images.Store(true)
 	}
 	select {
 	case f.changed <- struct{}{}:
-	default: // it will look anyway
+	default: // a look is coming anyway
 	}
 }
 
@@ -48,7 +48,7 @@ func (f *Fleet) keepLooking(ctx context.Context) {
 				t.Stop()
 				return
 			}
-			select { // what came meanwhile is seen, too
+			select { // this look covers what came meanwhile
 			case <-f.changed:
 			default:
 			}
@@ -73,8 +73,8 @@ func (f *Fleet) keepLooking(ctx context.Context) {
 	}
 }
 
-// look compares what runs with what is recorded, takes what does not serve out of the
-// routes, and has it mended. It tells whether to look again soon.
+// look compares what runs with what is recorded, takes instances that do not serve out
+// of the routes, and has them repaired. It reports whether to look again soon.
 func (f *Fleet) look(ctx context.Context) (again bool) {
 	began := f.Now()
 	there, err := f.Runner.Look(ctx)
@@ -82,7 +82,7 @@ func (f *Fleet) look(ctx context.Context) (again bool) {
 		if ctx.Err() == nil && !errors.Is(err, mesh.Unavailable) {
 			f.Logger.Warn("instances not compared with the record", "err", err)
 		}
-		return false // an engine that comes back is told by Watch
+		return false // Watch reports when the engine is back
 	}
 	by := make(map[string]mesh.Instance, len(there))
 	for _, in := range there {
@@ -112,13 +112,13 @@ func (f *Fleet) look(ctx context.Context) (again bool) {
 	return again
 }
 
-// compareLocked mends a member that is not what the engine says.
+// compareLocked repairs a member that differs from what the engine reports.
 func (f *Fleet) compareLocked(g *group, m *member, in mesh.Instance, found bool) (again bool) {
 	switch {
 	case !found:
 		f.ailsLocked(g, m, mesh.Missing, "its container was removed", 0)
 	case in.State == mesh.InstanceExited, in.State == mesh.InstanceCreated:
-		// The event that says how it ended may be on its way: it is waited for once.
+		// The event that says how it ended may still come: wait for it once.
 		if m.ended++; m.ended < 2 {
 			return true
 		}
@@ -136,7 +136,7 @@ func (f *Fleet) compareLocked(g *group, m *member, in mesh.Instance, found bool)
 	return false
 }
 
-// ailment says what is wrong with an instance that does not serve.
+// ailment returns why an instance does not serve.
 func ailment(in mesh.Instance) (mesh.Condition, string) {
 	switch in.State {
 	case mesh.InstanceRunning:

@@ -13,21 +13,19 @@ import (
 )
 
 // Memory keeps where instances were last seen, for a server that starts while the
-// engine is away: with live-restore they serve on meanwhile. What it holds may be old,
-// and may be lost: the engine is asked as soon as it answers.
+// engine is away: with live-restore they keep serving. Its content may be old or lost;
+// the engine is asked as soon as it answers.
 type Memory interface {
-	// Load returns what was saved last on this machine since it started; nothing, when
-	// there is nothing.
+	// Load returns what was last saved since this machine booted, or nothing.
 	Load() ([]mesh.Instance, error)
 	Save([]mesh.Instance) error
 }
 
-// saveEvery is how long after one save the next one comes at the earliest: a crash loop
-// writes no file faster than that. No request writes anything.
+// saveEvery is the shortest time between two saves: a crash loop cannot write a file
+// faster than that. Requests write nothing.
 const saveEvery = time.Second
 
-// probeTime is how long an instance may take to accept a connection: it is on this
-// machine.
+// probeTime is how long an instance on this machine may take to accept a connection.
 const probeTime = time.Second
 
 // connect is the default Probe.
@@ -69,7 +67,7 @@ func (f *Fleet) keepMemory(ctx context.Context) {
 	}
 }
 
-// seen lists the instances that serve, as far as a probe can tell so.
+// seen returns the instances that serve, as far as a probe can find out.
 func (f *Fleet) seen() []mesh.Instance {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -90,7 +88,7 @@ func (f *Fleet) seen() []mesh.Instance {
 	return out
 }
 
-// remembered are the instances that were last seen.
+// remembered returns the instances that were last seen.
 func (f *Fleet) remembered() []mesh.Instance {
 	if f.Memory == nil {
 		return nil
@@ -104,8 +102,9 @@ func (f *Fleet) remembered() []mesh.Instance {
 
 // Recall returns the instances that were last seen and still accept connections, by
 // stack. An address counts only inside the stack's own subnet, where no container of
-// another stack can be; that it is the same container, the engine will tell.
-// Of a stack in held, whose subnet cannot be read, it counts outside those of the others.
+// another stack can be; the engine confirms later that it is the same container. The
+// subnet of a stack in held cannot be read, so its addresses count outside the subnets
+// of the others.
 func (f *Fleet) Recall(ctx context.Context, stacks []mesh.Stack, held map[mesh.StackName]bool) map[mesh.StackName][]mesh.Instance {
 	last := f.remembered()
 	ctx, cancel := context.WithTimeout(ctx, probeTime)

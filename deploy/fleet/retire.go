@@ -7,17 +7,17 @@ import (
 	"mesh"
 )
 
-// Exit is how an instance goes.
+// Exit is how much time an instance gets to end.
 type Exit struct {
 	Drain    time.Duration // for requests that it is serving
 	Upgraded time.Duration // for upgraded connections, such as WebSockets
 	Grace    time.Duration // between SIGTERM and SIGKILL
 }
 
-// Retire lets instances that no route has finish what they are serving, in the
-// background, and stops them. What it returns waits for that, and tells whether ctx did
-// not end first. What has not been stopped when the server ends is retired at its next
-// start.
+// Retire lets instances without a route finish their requests, in the background, and
+// stops them. The returned function waits for that and reports whether it finished
+// before ctx ended. Instances that are not stopped when the server ends are retired at
+// its next start.
 func (f *Fleet) Retire(ins []mesh.Instance, exit func(mesh.Instance) Exit) (retired func(context.Context) bool) {
 	done := make(chan struct{}, len(ins))
 	for _, in := range ins {
@@ -44,7 +44,7 @@ func (f *Fleet) Retire(ins []mesh.Instance, exit func(mesh.Instance) Exit) (reti
 	}
 }
 
-// leaves notes that an instance is on its way out, until the returned function is
+// leaves notes that an instance is being retired, until the returned function is
 // called.
 func (f *Fleet) leaves(in mesh.Instance) (gone func()) {
 	ch := make(chan struct{})
@@ -61,8 +61,8 @@ func (f *Fleet) leaves(in mesh.Instance) (gone func()) {
 	}
 }
 
-// Leaving returns a channel that is closed when one of the instances on their way out
-// is gone; nil when there is none.
+// Leaving returns a channel that is closed when one of the instances being retired is
+// removed, or nil if there is none.
 func (f *Fleet) Leaving() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()

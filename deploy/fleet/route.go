@@ -7,7 +7,7 @@ import (
 	"mesh"
 )
 
-// markLocked has the router told of a stack when the lock is given up with unlock.
+// markLocked makes unlock pass the route of a stack to the router.
 func (f *Fleet) markLocked(stack mesh.StackName) {
 	if f.dirty == nil {
 		f.dirty = map[mesh.StackName]bool{}
@@ -15,9 +15,9 @@ func (f *Fleet) markLocked(stack mesh.StackName) {
 	f.dirty[stack] = true
 }
 
-// unlock gives the lock up and tells the router of every stack that was marked. Whoever
-// may have marked one calls it instead of mu.Unlock, so when it returns, requests go
-// where they should.
+// unlock releases the lock and passes the routes of all marked stacks to the router.
+// Call it instead of mu.Unlock wherever a stack may have been marked: when it returns,
+// requests follow the new routes.
 func (f *Fleet) unlock() {
 	dirty := f.dirty
 	f.dirty = nil
@@ -27,10 +27,9 @@ func (f *Fleet) unlock() {
 	}
 }
 
-// publish tells the router where the requests of a stack go now. The route is made
-// after the turn has come, so the last call to the router always has the newest state;
-// mu is not held meanwhile, so a router that takes its time keeps nobody else waiting
-// who only asks.
+// publish passes the current route of a stack to the router. It makes the route once
+// its turn has come, so the last call to the router always has the newest state. It
+// does not hold mu during the call, so a slow router does not block readers.
 func (f *Fleet) publish(stack mesh.StackName) {
 	f.turn.Lock()
 	defer f.turn.Unlock()
@@ -53,8 +52,8 @@ func (f *Fleet) publish(stack mesh.StackName) {
 	}
 }
 
-// route is all the traffic of a stack: its hosts, and the healthy members that they
-// lead to.
+// route returns the whole route of a stack: its hosts, and the healthy members that
+// they lead to.
 func (g *group) route(host mesh.Host) mesh.Route {
 	st := g.stack
 	r := mesh.Route{
@@ -80,7 +79,7 @@ func (g *group) route(host mesh.Host) mesh.Route {
 	return r
 }
 
-// down is why a service has no instances, when that is on purpose.
+// down returns why a service intentionally has no instances.
 func (g *group) down(svc mesh.ServiceName) mesh.DownReason {
 	switch {
 	case g.stack.Current == 0:
@@ -91,8 +90,8 @@ func (g *group) down(svc mesh.ServiceName) mesh.DownReason {
 	return mesh.NotDown
 }
 
-// Update takes what is recorded of a stack. Records may come in any order: the one of
-// the latest transaction counts.
+// Update takes a new record of a stack. Records may come in any order: the one of the
+// latest transaction counts.
 func (f *Fleet) Update(st mesh.Stack) {
 	f.mu.Lock()
 	defer f.unlock()
@@ -104,7 +103,7 @@ func (f *Fleet) Update(st mesh.Stack) {
 	f.markLocked(st.Name)
 }
 
-// newer is the later of two records of a stack.
+// newer returns the later of two records of a stack.
 func newer(a, b mesh.Stack) mesh.Stack {
 	if a.Name == b.Name && b.Revision > a.Revision {
 		return b

@@ -13,8 +13,8 @@ import (
 // settle is how long a service without HTTP must stay up to count as started.
 const settle = time.Second
 
-// CheckOf is how an instance of a service shows that it is healthy. The path that
-// build:set health= names is web's.
+// CheckOf returns the health check of a service. The path of build:set health= applies
+// to web only.
 func CheckOf(st mesh.Stack, svc mesh.ServiceName) mesh.Check {
 	set := st.Effective()
 	c := mesh.Check{Timeout: cmp.Or(set.CheckTimeout, mesh.DefaultCheckTimeout), Settle: settle}
@@ -27,15 +27,15 @@ func CheckOf(st mesh.Stack, svc mesh.ServiceName) mesh.Check {
 	return c
 }
 
-// Progress is told how instances come up, from several goroutines.
+// Progress receives how instances come up, from several goroutines.
 type Progress struct {
 	Healthy func(name mesh.InstanceName, saw string) // saw: "GET / 200"
-	Detail  func(line string)                        // what there is to say meanwhile
+	Detail  func(line string)                        // anything to report meanwhile
 }
 
-// StartAll starts instances of a stack beside what runs, all at once, and waits until
-// all are healthy. It returns those that it has started also when it fails: they are
-// the caller's, to Install or to StopAll. The first failure ends the others.
+// StartAll starts instances of a stack beside the running ones, all at once, and waits
+// until all are healthy. It returns the started instances even if it fails: the caller
+// must Install or StopAll them. The first failure ends the others.
 func (f *Fleet) StartAll(ctx context.Context, st mesh.Stack, specs []mesh.InstanceSpec, p Progress) ([]mesh.Instance, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -83,8 +83,8 @@ func (f *Fleet) startOne(ctx context.Context, spec mesh.InstanceSpec, c mesh.Che
 	return nil
 }
 
-// StopAll ends instances and waits until they are gone. What cannot be stopped is
-// logged: it has no route, and the next start removes it.
+// StopAll stops instances and waits until they are removed. It logs those that cannot
+// be stopped: they have no route, and the next start removes them.
 func (f *Fleet) StopAll(ctx context.Context, ins []mesh.Instance, grace time.Duration) {
 	var all sync.WaitGroup
 	for _, in := range ins {

@@ -9,17 +9,18 @@ import (
 	"mesh"
 )
 
-// Restarting what crashes: after 1 s, doubling up to 5 min; an instance that was
-// up for longer than the longest wait starts over. What was done by hand, or by an
-// engine that restarts, is no crash: it is mended after 1 s, however often. While the
-// engine does not answer it is asked every 5 s, and at once when it is back.
+// A crashed instance is restarted after 1 s, doubling up to 5 min; one that was up for
+// longer than the longest wait starts over. What a person or a restarting engine ended
+// is not a crash: it is restarted after 1 s, however often. While the engine does not
+// answer, it is asked every 5 s, and at once when it is back.
 const (
 	firstBackoff = time.Second
 	maxBackoff   = 5 * time.Minute
 	awayBackoff  = 5 * time.Second
 )
 
-// Backoff is how long to wait after so many failures in a row: 1 s, 2 s, 4 s, … 5 min.
+// Backoff returns how long to wait after that many failures in a row: 1 s, 2 s, 4 s, …
+// 5 min.
 func Backoff(failures int) time.Duration {
 	wait := firstBackoff
 	for range failures - 1 {
@@ -30,7 +31,7 @@ func Backoff(failures int) time.Duration {
 	return wait
 }
 
-// Event takes what the engine reports. It is called by one goroutine at a time.
+// Event handles an event from the engine. It is called by one goroutine at a time.
 func (f *Fleet) Event(ev mesh.InstanceEvent) {
 	if ev.Changed {
 		f.lookSoon(ev.Image)
@@ -55,8 +56,8 @@ func (f *Fleet) Event(ev mesh.InstanceEvent) {
 	}
 }
 
-// Died tells whether a container that StartAll has started, and that is in no release
-// yet, has ended since.
+// Died reports whether a container that StartAll started, and that belongs to no
+// release yet, has ended since.
 func (f *Fleet) Died(id string) (mesh.InstanceEvent, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -64,7 +65,7 @@ func (f *Fleet) Died(id string) (mesh.InstanceEvent, bool) {
 	return ev, ok
 }
 
-// forget drops what is remembered of a container that is gone.
+// forget drops the records of a removed container.
 func (f *Fleet) forget(id string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -72,7 +73,7 @@ func (f *Fleet) forget(id string) {
 	delete(f.starting, id)
 }
 
-// endedLocked takes a member that has ended out of the routes and plans its return.
+// endedLocked takes an ended member out of the routes and plans its restart.
 func (f *Fleet) endedLocked(g *group, m *member, ev mesh.InstanceEvent) {
 	m.instance.ExitCode, m.instance.OOM, m.instance.State = ev.Instance.ExitCode, ev.Instance.OOM, mesh.InstanceExited
 	if ev.ByHand {
@@ -98,8 +99,8 @@ func (f *Fleet) endedLocked(g *group, m *member, ev mesh.InstanceEvent) {
 	f.bringBack(g, m, wait)
 }
 
-// ailsLocked takes a member out of the routes for a reason that is not the app's, and
-// has it mended after wait.
+// ailsLocked takes a member out of the routes for a reason other than the app, and has
+// it repaired after wait.
 func (f *Fleet) ailsLocked(g *group, m *member, what mesh.Condition, why string, wait time.Duration) {
 	now := f.Now()
 	m.healthy, m.since, m.ails, m.why, m.ended = false, now, what, why, 0
@@ -110,9 +111,9 @@ func (f *Fleet) ailsLocked(g *group, m *member, what mesh.Condition, why string,
 	f.bringBack(g, m, wait)
 }
 
-// bringBack starts a member again after a while, in the background, for as long
-// as it is wanted. Somebody who waits already to do that does it now when wait is 0.
-// f.mu is held.
+// bringBack starts a member again after a wait, in the background, as long as it is
+// wanted. If a goroutine already waits to do that and wait is 0, it tries at once. The
+// caller holds f.mu.
 func (f *Fleet) bringBack(g *group, m *member, wait time.Duration) {
 	if m.busy {
 		if wait == 0 {
@@ -132,7 +133,7 @@ func (f *Fleet) bringBack(g *group, m *member, wait time.Duration) {
 				again = f.revive(ctx, stack, m)
 			}
 			f.mu.Lock()
-			// A crash after it was back has found it busy.
+			// It may have crashed again after it was back, while it was busy.
 			if again == 0 && !m.healthy && f.isMemberLocked(stack, m) {
 				again = max(m.next.Sub(f.Now()), 1)
 			}
@@ -147,8 +148,8 @@ func (f *Fleet) bringBack(g *group, m *member, wait time.Duration) {
 	})
 }
 
-// Wait returns true when t has passed or wake, which may be nil, gives a value, and
-// false when ctx ends first.
+// Wait waits until t, or until wake, which may be nil, receives a value. It returns
+// false if ctx ends first.
 func Wait(ctx context.Context, t time.Duration, wake <-chan struct{}) bool {
 	timer := time.NewTimer(t)
 	defer timer.Stop()
@@ -162,7 +163,7 @@ func Wait(ctx context.Context, t time.Duration, wake <-chan struct{}) bool {
 	}
 }
 
-// isMemberLocked tells whether a member still fills a slot of its stack.
+// isMemberLocked reports whether a member still fills a slot of its stack.
 func (f *Fleet) isMemberLocked(stack mesh.StackName, m *member) bool {
 	g := f.groups[stack]
 	return g != nil && g.members[m.instance.Name] == m
@@ -174,8 +175,8 @@ func (f *Fleet) isMember(stack mesh.StackName, m *member) bool {
 	return f.isMemberLocked(stack, m)
 }
 
-// revive starts one instance again and puts it back into the routes. It returns
-// how long to wait before another try, or 0 when it is back or not wanted.
+// revive starts one instance again and puts it back into the routes. It returns how
+// long to wait before the next try, or 0 if the instance is back or not wanted.
 func (f *Fleet) revive(ctx context.Context, stack mesh.StackName, m *member) time.Duration {
 	f.mu.Lock()
 	if !f.isMemberLocked(stack, m) {
@@ -206,7 +207,7 @@ func (f *Fleet) revive(ctx context.Context, stack mesh.StackName, m *member) tim
 	switch {
 	case !f.isMemberLocked(stack, m):
 		return 0
-	case m.crashes != crashes: // it ended while this was under way, maybe after its check
+	case m.crashes != crashes: // it ended meanwhile, perhaps after its check
 		return max(m.next.Sub(f.Now()), 1)
 	case err == nil:
 		delete(f.died, in.ID)
@@ -219,7 +220,7 @@ func (f *Fleet) revive(ctx context.Context, stack mesh.StackName, m *member) tim
 	return f.stillDownLocked(stack, m, ails, failed, err)
 }
 
-// stillDownLocked notes a try that failed and returns how long to wait before the next.
+// stillDownLocked records a failed try and returns how long to wait before the next.
 func (f *Fleet) stillDownLocked(stack mesh.StackName, m *member, ails mesh.Condition, failed bool, err error) (wait time.Duration) {
 	why := Reason(err)
 	known := m.ails == ails && m.why == why
@@ -236,15 +237,15 @@ func (f *Fleet) stillDownLocked(stack mesh.StackName, m *member, ails mesh.Condi
 		m.since = f.Now()
 	}
 	m.ails, m.why, m.next = ails, why, f.Now().Add(wait)
-	if failed || !known { // the same again is no news when it is not the app's
+	if failed || !known { // a repeated failure is only news if the app caused it
 		f.Note(stack, m.instance.Name.String(), "did not come back: %s", why)
 		f.Logger.Warn("instance not brought back", "stack", stack, "instance", m.instance.Name.String(), "err", err)
 	}
 	return wait
 }
 
-// blame says what is wrong with an instance that could not be brought back, and
-// whether that is the app's doing.
+// blame returns what is wrong with an instance that could not be brought back, and
+// whether the app caused it.
 func (f *Fleet) blame(ctx context.Context, r mesh.Release, err error, checking bool) (ails mesh.Condition, app bool) {
 	switch {
 	case err == nil:
@@ -262,7 +263,7 @@ func (f *Fleet) blame(ctx context.Context, r mesh.Release, err error, checking b
 	return mesh.Failing, true
 }
 
-// Reason is an error as people may see it in a line.
+// Reason returns an error as one line for people.
 func Reason(err error) string {
 	var e *mesh.Error
 	if errors.As(err, &e) {
@@ -271,7 +272,7 @@ func Reason(err error) string {
 	return "internal error; see the server's log"
 }
 
-// replace starts a new container for a member whose own cannot run any more.
+// replace starts a new container for a member whose own container cannot run again.
 func (f *Fleet) replace(ctx context.Context, stack mesh.StackName, m *member) (mesh.Instance, error) {
 	f.mu.Lock()
 	spec, was := m.spec, m.instance
@@ -290,9 +291,10 @@ func (f *Fleet) replace(ctx context.Context, stack mesh.StackName, m *member) (m
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.isMemberLocked(stack, m) {
-		m.instance.ID, m.instance.Started = in.ID, in.Started // what dies from now on is this one
+		m.instance.ID, m.instance.Started = in.ID, in.Started // from now on, events of the new container count
 		if was.ID != noContainer {
-			// Mostly gone already; one that has lost its network may still run.
+			// It is usually removed already, but one that has lost its network may
+			// still run.
 			f.Background(func(ctx context.Context) { f.StopAll(ctx, []mesh.Instance{was}, mesh.DefaultStopTimeout) })
 		}
 		return in, nil

@@ -15,12 +15,12 @@ import (
 
 // Var is a config var that app.json describes.
 type Var struct {
-	Value    string // to begin with
-	Required bool   // there has to be one
-	Secret   bool   // one is made up
+	Value    string // the initial value
+	Required bool   // the var must be set
+	Secret   bool   // mesh generates a value
 }
 
-// appJSON is what mesh reads of Heroku's app.json, with Dokku's additions.
+// appJSON is the part of Heroku's app.json that mesh reads, with Dokku's additions.
 type appJSON struct {
 	Env       map[string]json.RawMessage
 	Formation map[string]struct {
@@ -40,7 +40,7 @@ type healthcheck struct {
 	Attempts                    *int
 }
 
-// appJSON takes what app.json says.
+// appJSON reads app.json.
 func (m *Manifest) appJSON(text string) error {
 	var j appJSON
 	err := json.Unmarshal([]byte(text), &j)
@@ -72,7 +72,7 @@ func (m *Manifest) appJSON(text string) error {
 	return nil
 }
 
-// env takes one variable: a text, or an object.
+// env reads one variable: a string, or an object.
 func (m *Manifest) env(name string, raw json.RawMessage) error {
 	if _, err := mesh.ParseVarName(name); err != nil {
 		m.note("app.json: env.%s is not used: %v", mesh.Clip(name, 40), err)
@@ -96,7 +96,7 @@ func (m *Manifest) env(name string, raw json.RawMessage) error {
 	return nil
 }
 
-// formation takes how many instances of a service are wanted, and its command.
+// formation reads the number of instances of a service, and its command.
 func (m *Manifest) formation(name string, quantity *int, command string) error {
 	svc, err := mesh.ParseServiceName(name)
 	if err != nil {
@@ -112,9 +112,9 @@ func (m *Manifest) formation(name string, quantity *int, command string) error {
 	return nil
 }
 
-// healthcheck takes a check of web that names a path. Dokku gives each of three attempts
-// five seconds, and waits five between them. Here one time limit covers all of them, and
-// it is never shorter than the default.
+// healthcheck reads a check of web that has a path. Dokku gives each of three attempts
+// five seconds, and waits five seconds between them. Here one time limit covers all of
+// them, and it is never shorter than the default.
 func (m *Manifest) healthcheck(name string, c healthcheck) error {
 	if mesh.ServiceName(name) != mesh.Web || c.Path == "" {
 		m.note("app.json: healthchecks.%s %s is not used: only a path of web is", mesh.Clip(name, 40), mesh.Clip(c.Type, 20))

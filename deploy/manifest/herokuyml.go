@@ -12,8 +12,8 @@ import (
 	"mesh"
 )
 
-// herokuYML reads build.docker, release and run. A stack has one image: that of
-// web, or the only one.
+// herokuYML reads build.docker, release and run. A stack has one image: web's, or the
+// only one.
 func (m *Manifest) herokuYML(text string) error {
 	var y struct {
 		Setup any
@@ -82,7 +82,7 @@ func (m *Manifest) herokuYML(text string) error {
 	return nil
 }
 
-// commandOf is a command that is one text, or a list of lines.
+// commandOf returns a command given as a string or as a list of lines.
 func commandOf(n yaml.Node) string {
 	var one string
 	if n.Kind == 0 {

@@ -1,9 +1,9 @@
-// Package manifest reads what a tree says of itself: Procfile, mesh.toml, app.json and
-// heroku.yml; which paths a stack watches; and how a command line becomes the process of
-// a container.
+// Package manifest reads what a tree declares: Procfile, mesh.toml, app.json and
+// heroku.yml; the paths that a stack watches; and how a command line becomes the
+// process of a container.
 //
-// Bytes in, values out: it has no state, starts nothing and reads no more than the tree
-// that it is given. What is done with a manifest is decided by deploy.
+// It takes bytes and returns values: it has no state, starts nothing, and reads only
+// the tree that it is given. Package deploy decides how a manifest is used.
 //
 //	m, err := manifest.OfTree(tree, "")
 //	m.Services["web"] // "bin/serve --port $PORT"
@@ -20,27 +20,26 @@ import (
 	"mesh"
 )
 
-// Manifest is what a tree says of itself: its Procfile, mesh.toml, app.json and
-// heroku.yml.
+// Manifest is what a tree declares in its Procfile, mesh.toml, app.json and heroku.yml.
 type Manifest struct {
-	Settings   mesh.Settings               // of mesh.toml, app.json, heroku.yml: the first that speaks counts
-	From       map[string]string           // which file decided a setting
-	Services   map[mesh.ServiceName]string // commands, the release command among them
-	Files      map[mesh.ServiceName]string // which file each command is from
+	Settings   mesh.Settings               // from mesh.toml, app.json, heroku.yml; the first file with a setting wins
+	From       map[string]string           // the file that each setting is from
+	Services   map[mesh.ServiceName]string // commands, including the release command
+	Files      map[mesh.ServiceName]string // the file that each command is from
 	Formation  mesh.Formation
-	Vars       map[string]Var // that app.json wants
+	Vars       map[string]Var // declared by app.json
 	Predeploy  string         // runs before the release command
-	Postdeploy string         // runs when the release is live
-	Notes      []string       // what is not understood, for the one who pushed
+	Postdeploy string         // runs after the release is live
+	Notes      []string       // ignored parts, for the person who pushed
 }
 
-// maxManifest is more than any such file needs.
+// maxManifest is larger than any such file needs to be.
 const maxManifest = 256 << 10
 
-// Read reads the files of a tree through read, which takes a path in it and
-// gives an empty text for what is not there. They are those of the folder root, which
-// mesh.toml at the top names when it is empty, and what is not there of the tree
-// itself.
+// Read reads the files of a tree through read, which takes a path in the tree and
+// returns an empty string for a missing file. It looks in the folder root, and for
+// missing files at the top of the tree. If root is empty, mesh.toml at the top may name
+// it.
 func Read(root string, read func(path string) (string, error)) (Manifest, error) {
 	var top Manifest
 	if root == "" {
@@ -88,8 +87,8 @@ func readFiles(read func(name string) (string, error)) (Manifest, error) {
 	return m, m.checkCommands()
 }
 
-// checkCommands refuses a command that no container could be given, and says where it
-// stands.
+// checkCommands returns an error for a command that cannot be given to a container. The
+// error names its file.
 func (m *Manifest) checkCommands() error {
 	commands := map[string]string{"app.json: predeploy": m.Predeploy, "app.json: postdeploy": m.Postdeploy}
 	for name, c := range m.Services {
@@ -112,14 +111,14 @@ func (m *Manifest) procfile(text string) error {
 	return err
 }
 
-// service takes a command, unless a file before this one has named it.
+// service sets a command, unless an earlier file has set it.
 func (m *Manifest) service(name mesh.ServiceName, command, file string) {
 	if _, said := m.Services[name]; !said && command != "" {
 		m.Services[name], m.Files[name] = command, file
 	}
 }
 
-// set takes a setting, unless a file before this one has said it.
+// set sets a setting, unless an earlier file has set it.
 func (m *Manifest) set(file, name, value string) error {
 	if m.Settings.Get(name) != "" {
 		return nil
@@ -148,13 +147,13 @@ func bad(file string, line int, text string) *mesh.Error {
 	return mesh.Errorf(mesh.Failed, "%s: %s", file, text)
 }
 
-// OfTree reads the files of a tree. A file that is a link is read where it leads to.
+// OfTree reads the files of a tree. It follows links inside the tree.
 func OfTree(t mesh.Tree, root string) (Manifest, error) {
 	return Read(root, func(name string) (string, error) { return treeFile(t, name) })
 }
 
-// treeFile is the text of a file in a tree, with links followed inside the tree, or
-// empty when there is none.
+// treeFile returns the text of a file in a tree, or "" if it is missing. It follows
+// links inside the tree.
 func treeFile(t mesh.Tree, name string) (string, error) {
 	entries := t.Entries()
 	e, err := mesh.FollowLinks(name, func(path string) (mesh.TreeEntry, bool) {
@@ -186,8 +185,8 @@ func treeFile(t mesh.Tree, name string) (string, error) {
 	return string(data), mesh.CheckText(name, data)
 }
 
-// brokenLink is what there is to say of a file that cannot be found: nothing when there is
-// none, but a link that leads nowhere was meant to be read.
+// brokenLink returns the error for a file that cannot be found. A missing file is no
+// error, but a link that leads nowhere is: it was meant to be read.
 func brokenLink(entries []mesh.TreeEntry, name string) error {
 	for _, e := range entries {
 		if e.Path == name && e.Link != "" {

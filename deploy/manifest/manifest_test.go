@@ -57,8 +57,8 @@ func TestManifest_Reads(t *testing.T) {
 	}
 }
 
-// The folder that mesh.toml names as root has its own files; what it has not is read at
-// the top. The image is web's, and so is its stage.
+// The root folder that mesh.toml names has its own files; missing ones are read at the
+// top. The image is web's, and so is its stage.
 func TestManifest_RootAndWeb(t *testing.T) {
 	t.Parallel()
 	m, err := readManifest(map[string]string{
@@ -75,7 +75,7 @@ func TestManifest_RootAndWeb(t *testing.T) {
 	if !maps.Equal(m.Services, map[mesh.ServiceName]string{"worker": "./below"}) || !m.Vars["NEEDED"].Required {
 		t.Errorf("services %v, vars %v", m.Services, m.Vars)
 	}
-	// A health check of app.json never has less time than others have.
+	// A health check of app.json never has less time than others.
 	m, err = readManifest(map[string]string{"app.json": `{"healthchecks": {"web": [{"path": "/up", "timeout": 0.5}]}}`})
 	if err != nil || m.Settings.Health != "/up" || m.Settings.CheckTimeout != 0 {
 		t.Errorf("%+v, %v", m.Settings, err)
@@ -134,7 +134,7 @@ func TestWatch_Patterns(t *testing.T) {
 	}
 }
 
-// links is a tree with symbolic links, by path: "->target" is one.
+// links is a tree with symbolic links, by path: "->target" is a link.
 type links map[string]string
 
 func (l links) Entries() (entries []mesh.TreeEntry) {
@@ -154,7 +154,7 @@ func (l links) Open(e mesh.TreeEntry) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader(l[e.Path])), nil
 }
 
-// A manifest that is a link is read as the file that it leads to, whichever it is.
+// Any manifest that is a link is read as the file that it leads to.
 func TestManifest_Links(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{"Procfile": "worker: run\n", "mesh.toml": "health = \"/up\"\n", "app.json": `{"scripts":{"predeploy":"p"}}`, "heroku.yml": "run:\n  worker: run\n"} {

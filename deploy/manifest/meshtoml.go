@@ -12,7 +12,7 @@ import (
 	"mesh"
 )
 
-// meshTOML reads settings under their names of build:set.
+// meshTOML reads settings by their build:set names.
 func (m *Manifest) meshTOML(text string) error {
 	var all map[string]any
 	err := toml.Unmarshal([]byte(text), &all)

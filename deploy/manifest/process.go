@@ -13,14 +13,14 @@ import (
 	"mesh"
 )
 
-// forwarder runs a compound command below a shell that hands signals on. Debian's
-// /bin/sh does not replace itself with its last command, so that without this no
-// SIGTERM reaches the app and every stop is a kill after the grace period. The
-// command's exit status becomes the container's. PID 1 is docker-init, which
-// reaps; "-1" reaches whatever the container runs. A signal ends wait with a status
-// of its own, hence once more; 127 is a command that was waited for already. The
-// inner shell ends when the program that runs at that moment has ended, and starts
-// no further one: it would not have heard the signal.
+// forwarder runs a compound command below a shell that passes signals on. Debian's
+// /bin/sh does not replace itself with its last command, so without this SIGTERM would
+// not reach the app, and every stop would be a kill after the grace period. The
+// command's exit status becomes the container's. PID 1 is docker-init, which reaps;
+// "-1" reaches everything the container runs. A signal ends wait with a status of its
+// own, so wait is called again; 127 means that the command was waited for already. The
+// inner shell exits when the program that runs at that moment exits, and starts no
+// other: that one would not have received the signal.
 const forwarder = `for s in HUP INT QUIT USR1 USR2 TERM; do trap "got=1; kill -$s -1 2>/dev/null" $s; done
 got= command=$1
 (trap exit HUP INT QUIT TERM; trap : USR1 USR2; eval "$command") &
@@ -29,8 +29,9 @@ wait $p; status=$?
 while [ "$got" ]; do got=; wait $p; again=$?; [ $again = 127 ] || status=$again; done
 exit $status`
 
-// forwardTo is the forwarder for a script of a shell with options of its own, such as
-// "bash -eo pipefail -c": it runs below that shell, and this one has none of them.
+// forwardTo is the forwarder for a script of a shell with its own options, such as
+// "bash -eo pipefail -c": that shell runs below this one, which has none of the
+// options.
 const forwardTo = `for s in HUP INT QUIT USR1 USR2 TERM; do trap "got=1; kill -$s -1 2>/dev/null" $s; done
 got=
 "$@" &
@@ -39,20 +40,20 @@ wait $p; status=$?
 while [ "$got" ]; do got=; wait $p; again=$?; [ $again = 127 ] || status=$again; done
 exit $status`
 
-// heeding stands before such a script: its shell ends on a signal when the program
-// that runs at that moment has ended, as in the forwarder. It stays on the script's
-// first line, so that errors name the right one.
+// heeding is put before such a script: after a signal its shell exits when the program
+// that runs at that moment exits, as in the forwarder. It stays on the script's first
+// line, so that error messages have the right line numbers.
 const heeding = `trap exit HUP INT QUIT TERM; trap : USR1 USR2; `
 
-// Process says what a container runs for a command as people write it. The empty
-// command is the image's own.
+// Process returns the process that a container runs for a command as people write it.
+// The empty command means the image's own.
 //
-// With a shell in the image and no ENTRYPOINT the command runs in /bin/sh, which
-// expands config vars: a simple command by exec, so that it gets the signals, a
-// compound one below the forwarder. An ENTRYPOINT or CMD in shell form counts as such
-// a command, whatever shell and options SHELL or its author gave it. With another
-// ENTRYPOINT, or without a shell, the command is split and expanded here,
-// with env, and handed over as words; a command that needs a shell is refused.
+// If the image has a shell and no ENTRYPOINT, the command runs in /bin/sh, which
+// expands config vars: a simple command with exec, so that it gets the signals, a
+// compound one below the forwarder. An ENTRYPOINT or CMD in shell form counts as such a
+// command, whatever its shell and options. With another ENTRYPOINT, or without a shell,
+// Process splits and expands the command with env and passes it on as words; it refuses
+// a command that needs a shell.
 func Process(command string, img mesh.Image, env map[string]mesh.Secret) (mesh.Process, error) {
 	if err := mesh.CheckCommand(command); err != nil {
 		return mesh.Process{}, err
@@ -98,10 +99,11 @@ func Process(command string, img mesh.Image, env map[string]mesh.Secret) (mesh.P
 	return mesh.Process{Entrypoint: fields}, nil
 }
 
-// own is the image's own ENTRYPOINT and CMD: as they are, but for a shell form.
+// own returns the image's own ENTRYPOINT and CMD, unchanged unless they are in shell
+// form.
 func own(img mesh.Image) mesh.Process {
 	if !img.Shell {
-		return mesh.Process{} // what the image says, to the letter; starting it tells
+		return mesh.Process{} // exactly what the image says; starting it shows whether it works
 	}
 	words := slices.Concat(img.Entrypoint, img.Cmd)
 	wrapper := 0
@@ -120,8 +122,8 @@ func own(img mesh.Image) mesh.Process {
 	return p
 }
 
-// initWords counts the words that start an init such as tini, which runs what comes
-// behind them.
+// initWords returns how many words start an init such as tini, which runs the words
+// after them.
 func initWords(words []string) int {
 	if len(words) == 0 {
 		return 0
@@ -144,14 +146,14 @@ func initWords(words []string) int {
 
 // script is a shell that runs a script: SHELL OPTIONS -c SCRIPT [NAME [ARGUMENT…]].
 type script struct {
-	shell  []string // with its options, -c the last but for further ones
+	shell  []string // with its options; only further options come after -c
 	text   string
 	rest   []string
 	simple bool // no options but -c, and no arguments
 	kind   commandKind
 }
 
-// shellForm takes words for a shell that runs a script. The options are those of sh
+// shellForm parses words as a shell that runs a script. The options are those of sh
 // (POSIX, Shell & Utilities, sh) and of bash.
 func shellForm(words []string) (f script, ok bool) {
 	i := 0
@@ -189,13 +191,13 @@ func shellForm(words []string) (f script, ok bool) {
 	f = script{shell: words[:i], text: words[i], rest: words[i+1:], simple: begin == 0 && i == 2 && words[1] == "-c" && i == len(words)-1}
 	kind, err := classify(f.text)
 	if err != nil {
-		return f, false // not ours to judge: the image's own shell reads it
+		return f, false // the image's own shell reads it: mesh cannot judge it
 	}
 	f.kind = kind
 	return f, true
 }
 
-// process is the script so that signals reach what it runs.
+// process returns the process that runs the script so that signals reach its programs.
 func (f script) process() mesh.Process {
 	switch {
 	case f.simple:
@@ -209,7 +211,7 @@ func (f script) process() mesh.Process {
 	return mesh.Process{Entrypoint: []string{"/bin/sh", "-c"}, Cmd: words}
 }
 
-// plainWords are the words of a simple command that a shell would not change.
+// plainWords returns the words of a simple command that a shell would not change.
 func plainWords(command string) (words []string, plain bool) {
 	file, err := syntax.NewParser(syntax.Variant(syntax.LangPOSIX)).Parse(strings.NewReader(command), "")
 	if err != nil || len(file.Stmts) != 1 {
@@ -255,7 +257,7 @@ func inShell(sh, command string, kind commandKind) mesh.Process {
 	return mesh.Process{Entrypoint: entrypoint, Cmd: []string{forwarder, "sh", command}}
 }
 
-// commandKind is how a command has to be run so that signals reach it.
+// commandKind is how a command must run so that signals reach it.
 type commandKind int
 
 const (
@@ -264,8 +266,8 @@ const (
 	replaced             // begins with exec itself
 )
 
-// builtins cannot be exec'ed: they are the shell's own (POSIX Shell Command
-// Language 2.14 and 1.6, and what dash adds).
+// builtins cannot be run with exec: they are part of the shell (POSIX Shell Command
+// Language 2.14 and 1.6, and dash's additions).
 var builtins = words(`. : [ alias bg break cd command continue echo eval exec exit export false fg fc
 	getopts hash jobs kill local newgrp printf pwd read readonly return set shift source test times trap true
 type ulimit umask unalias unset wait`)
@@ -284,11 +286,11 @@ func classify(command string) (commandKind, error) {
 		return 0, errors.New("it contains a NUL")
 	}
 	if len(command) > mesh.MaxCommand {
-		return compound, nil // an image's own: the parser's stack grows with what is nested
+		return compound, nil // an image's own command: nesting makes the parser's stack grow
 	}
 	file, err := syntax.NewParser(syntax.Variant(syntax.LangPOSIX)).Parse(strings.NewReader(command), "")
 	if err != nil {
-		// A bash-only form, say: the image's own shell decides.
+		// It may be a bash-only form: the image's own shell decides.
 		var perr syntax.ParseError
 		if errors.As(err, &perr) && perr.Incomplete {
 			return 0, errors.New(perr.Text)
@@ -323,8 +325,8 @@ func classify(command string) (commandKind, error) {
 	return simple, nil
 }
 
-// startsWithVariable tells whether a word is one expansion or quoted text, which
-// exec can start as well as a plain word.
+// startsWithVariable reports whether a word is one expansion or quoted text, which exec
+// can run like a plain word.
 func startsWithVariable(w *syntax.Word) bool {
 	for _, p := range w.Parts {
 		switch p.(type) {
@@ -336,7 +338,7 @@ func startsWithVariable(w *syntax.Word) bool {
 	return true
 }
 
-// CheckCommand refuses a command line that a shell cannot read.
+// CheckCommand returns an error for a command line that a shell cannot read.
 func CheckCommand(line string) error {
 	_, err := classify(line)
 	return err

@@ -128,7 +128,7 @@ func TestProcess(t *testing.T) {
 	}
 }
 
-// A shell with a script is one however it is spelled, in CMD, in ENTRYPOINT and below
+// A shell with a script is recognized in any spelling, in CMD, in ENTRYPOINT and below
 // an init.
 func TestProcess_ShellForms(t *testing.T) {
 	t.Parallel()
@@ -237,8 +237,8 @@ func TestProcess_ExitCodesAreKept(t *testing.T) {
 	}
 }
 
-// TestProcess_SignalsReachTheApp runs the process in a PID namespace of its own,
-// where "kill -1" reaches nobody else.
+// TestProcess_SignalsReachTheApp runs the process in a separate PID namespace, where
+// "kill -1" reaches nothing else.
 func TestProcess_SignalsReachTheApp(t *testing.T) {
 	t.Parallel()
 	for name, command := range map[string]string{

@@ -8,8 +8,8 @@ import (
 	"mesh"
 )
 
-// ParseProcfile reads "name: command" lines. Blank lines and lines that begin
-// with # are skipped. The entry "release" is the release command.
+// ParseProcfile parses "name: command" lines. It skips blank lines and lines that begin
+// with #. The entry "release" is the release command.
 func ParseProcfile(text string) (services map[mesh.ServiceName]string, err error) {
 	services = map[mesh.ServiceName]string{}
 	n := 0

@@ -8,7 +8,7 @@ import (
 	"mesh"
 )
 
-// Touches tells whether two trees differ in a file whose path matches one of the
+// Touches reports whether two trees differ in a file whose path matches one of the
 // patterns of watch=.
 func Touches(watch []string, before, after mesh.Tree) bool {
 	was := map[string]mesh.TreeEntry{}
@@ -41,8 +41,9 @@ func matchAny(patterns []string, p string) bool {
 	})
 }
 
-// matchPath matches a path as .gitignore does with a slash in front: "**" is any
-// number of folders, and a pattern that names a folder means all that is in it.
+// matchPath matches a path like a .gitignore pattern that begins with a slash: "**"
+// matches any number of folders, and a pattern that names a folder matches everything
+// in it.
 func matchPath(pattern, p []string) bool {
 	for len(pattern) > 0 {
 		if pattern[0] == "**" {

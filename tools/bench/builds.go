@@ -19,7 +19,7 @@ const (
 	atOnce    = 4
 )
 
-// tree makes a repository of random files of together size bytes.
+// tree creates a repository of random files with a total of size bytes.
 func (b *bench) tree(name string, files, size int) (string, error) {
 	dir := filepath.Join(b.work, name)
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // a repository
@@ -55,7 +55,7 @@ func (b *bench) tree(name string, files, size int) (string, error) {
 	return dir, nil
 }
 
-// edit changes one file of a repository, and commits it.
+// edit changes one file of a repository and commits it.
 func (b *bench) edit(dir, text string) error {
 	if err := os.WriteFile(filepath.Join(dir, "d0", "index.html"), []byte(text+"\n"), 0o600); err != nil {
 		return err
@@ -69,10 +69,10 @@ func (b *bench) destroy(name string) error {
 	return err
 }
 
-// builds compares a build after an edit in a tree of many files with docker build
-// of the same tree, both with a warm cache. The time of mesh is that of the whole
-// git push, the upload and the reading of 2,000 files' names included: it is more
-// than what the goal is about.
+// builds compares a build after an edit in a tree of many files with docker build of
+// the same tree, both with a warm cache. The time of mesh is that of the whole git
+// push, including the upload and the reading of 2,000 file names, which is more than
+// the goal covers.
 func (b *bench) builds() (err error) {
 	dir, err := b.tree("many", treeFiles, treeSize)
 	if err != nil {
@@ -114,7 +114,7 @@ func (b *bench) builds() (err error) {
 	return nil
 }
 
-// parallel pushes to four stacks at once, and does the same by hand at once.
+// parallel pushes to four stacks at once, and then does the same by hand.
 func (b *bench) parallel() (err error) {
 	var dirs []string
 	for i := range atOnce {
@@ -186,8 +186,7 @@ func (b *bench) parallel() (err error) {
 	return nil
 }
 
-// large pushes and builds a repository of 1 GB, and reads the most memory that the
-// server has had.
+// large pushes and builds a repository of 1 GB, and reads the server's peak memory.
 func (b *bench) large() (err error) {
 	dir, err := b.tree("large", 64, largeSize)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 )
 
 // limits pushes a tree at each of the limits of docs/operating.md, and some far beyond,
-// and reads the most memory that the server has had meanwhile.
+// and reads the server's peak memory meanwhile.
 func (b *bench) limits() (err error) {
 	dir := filepath.Join(b.work, "limits")
 	for _, a := range [][]string{{"init", "-q", "-b", "main", dir}, {"-C", dir, "remote", "add", "mesh", "mesh:limits"}} {
@@ -186,10 +186,10 @@ func (l *limits) upload() error {
 	})
 }
 
-// measured prints how long do takes, and the most memory of the server meanwhile.
+// measured prints how long do takes, and the server's peak memory meanwhile.
 func (l *limits) measured(name string, do func() error) error {
 	proc := fmt.Sprintf("/proc/%d/", l.server.Process.Pid)
-	if err := os.WriteFile(proc+"clear_refs", []byte("5"), 0); err != nil { // VmHWM begins anew (proc(5))
+	if err := os.WriteFile(proc+"clear_refs", []byte("5"), 0); err != nil { // resets VmHWM (proc(5))
 		return err
 	}
 	began := time.Now()

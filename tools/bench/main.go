@@ -1,9 +1,9 @@
-// Command bench measures what docs promise of speed and memory, against the
-// same work done by hand with docker in the same run: alternating rounds, medians
-// and ratios. It needs bin/mesh, an engine, git and ssh. "make bench" runs it, and
-// "make build && scripts/bench builds" only what is about builds: all of it, or what
-// is named behind that, of tree, parallel and large; "scripts/bench limits" pushes a
-// tree at each limit.
+// Command bench measures the speed and memory that the docs promise, against the same
+// work done by hand with docker in the same run: alternating rounds, medians and
+// ratios. It needs bin/mesh, an engine, git and ssh. "make bench" runs it. "make build
+// && scripts/bench builds" runs only the build benchmarks: all of them, or those named
+// after it, of tree, parallel and large. "scripts/bench limits" pushes a tree at each
+// limit.
 package main
 
 import (
@@ -60,12 +60,12 @@ func run() (err error) {
 	}
 	defer os.RemoveAll(work)
 	b := &bench{root: root, work: work, docker: "docker"}
-	// Debian's docker builds with BuildKit by itself; newer clients need a plugin.
+	// Debian's docker builds with BuildKit by default; newer clients need a plugin.
 	if _, err := os.Stat("/usr/bin/docker"); err == nil {
 		b.docker = "/usr/bin/docker"
 	}
 	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "GIT_") { // no ssh or identity of the caller's
+		if !strings.HasPrefix(kv, "GIT_") { // no ssh command or identity of the caller
 			b.env = append(b.env, kv)
 		}
 	}
@@ -208,7 +208,7 @@ func (b *bench) prepare() error {
 	return nil
 }
 
-// change edits the one file, and commits it.
+// change edits the one file and commits it.
 func (b *bench) change(n string) error {
 	app := filepath.Join(b.work, "app")
 	if err := os.WriteFile(filepath.Join(app, "index.html"), []byte("GREETING from "+n+"\n"), 0o600); err != nil {
@@ -239,8 +239,8 @@ func (b *bench) serves(text string) error {
 	return err
 }
 
-// byHand does with docker what a push does, and returns the time in all and the
-// app's own: docker run to the first 200.
+// byHand does with docker what a push does. It returns the total time and the app's own
+// time, from docker run to the first 200.
 func (b *bench) byHand() (all, app time.Duration, err error) {
 	began := time.Now()
 	id, ran, err := b.buildAndRun(filepath.Join(b.work, "app"), "mesh-bench/by-hand:1")
@@ -253,7 +253,8 @@ func (b *bench) byHand() (all, app time.Duration, err error) {
 }
 
 // buildAndRun builds a folder, starts a container of it, and returns when that has
-// answered: its id, which has to be removed, and when it was started.
+// answered. It returns the container's ID, which the caller must remove, and its start
+// time.
 func (b *bench) buildAndRun(dir, tag string) (id string, ran time.Time, err error) {
 	if _, err := b.cmd(dir, b.docker, "build", "-q", "-t", tag, "."); err != nil {
 		return "", ran, err
@@ -344,7 +345,7 @@ func (b *bench) changes(own time.Duration) error {
 	return nil
 }
 
-// load asks a fixed number of times a second while deployments follow each other.
+// load sends a fixed number of requests a second during consecutive deployments.
 func (b *bench) load() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -425,7 +426,7 @@ func (b *bench) ask(c *http.Client) error {
 	return nil
 }
 
-// memory measures a server that has stacks and nothing to do.
+// memory measures an idle server with stacks.
 func (b *bench) memory() error {
 	other := *b
 	if err := other.start("many"); err != nil {

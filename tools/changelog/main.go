@@ -1,5 +1,5 @@
-// Command changelog puts the notes of a folder on top of CHANGELOG.md as a version, for
-// scripts/release:
+// Command changelog adds the notes of a folder to the top of CHANGELOG.md as a version,
+// for scripts/release:
 //
 //	changelog VERSION DATE FOLDER CHANGELOG
 package main
@@ -39,13 +39,13 @@ func run(args []string) error {
 	return os.WriteFile(args[3], []byte(page), 0o644) //nolint:gosec // for all to read
 }
 
-// kinds are what a note begins with, in the order of the changelog.
+// kinds are the first words of notes, in the order of the changelog.
 var kinds = []string{"New", "Change", "Fix"}
 
 // note is one file of docs/changes/unreleased.
 type note struct{ kind, text string }
 
-// read reads the notes of a folder, by the names of their files.
+// read reads the notes of a folder, sorted by file name.
 func read(dir string) (notes []note, err error) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.md"))
 	if err != nil {
@@ -74,8 +74,8 @@ func parse(text string) (note, error) {
 	return note{}, fmt.Errorf("the first line begins with none of %s, and a colon", strings.Join(kinds, ", "))
 }
 
-// section is a version of the changelog: a list for each kind, whose items have the
-// first line of their note in front and the rest below it.
+// section returns a version of the changelog: a list for each kind. Each item begins
+// with the first line of its note, followed by the rest.
 func section(version, date string, notes []note) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "## %s (%s)\n", version, date)
@@ -104,7 +104,7 @@ func section(version, date string, notes []note) string {
 	return b.String()
 }
 
-// upper makes the first letter a capital, unless it begins the name of the program.
+// upper capitalizes the first letter, unless the text begins with the program's name.
 func upper(s string) string {
 	if strings.HasPrefix(s, "mesh ") {
 		return s
@@ -112,7 +112,7 @@ func upper(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
-// add puts a section in front of the first one, below the changelog's own head.
+// add inserts a section before the first one, after the changelog's introduction.
 func add(page, section string) (string, error) {
 	version, _, _ := strings.Cut(section, " (")
 	if strings.Contains("\n"+page, "\n"+version+" (") {

@@ -45,7 +45,7 @@ func TestChangelog(t *testing.T) {
 	}
 }
 
-// The notes that wait for a release can all be gathered.
+// The unreleased notes can all be gathered.
 func TestChangelog_UnreleasedNotes(t *testing.T) {
 	t.Parallel()
 	if _, err := read("../../docs/changes/unreleased"); err != nil {

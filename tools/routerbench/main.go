@@ -1,7 +1,6 @@
-// Command bench measures the router beside nginx: the same app, the same load, in
-// turns, in one run. scripts/bench-router runs it; docs/performance.md has what it
-// printed. Each of the parts is a process of its own: this binary, started again
-// with the part's name.
+// Command routerbench compares the router with nginx: the same app, the same load, in
+// turns, in one run. scripts/bench-router runs it; docs/performance.md has its results.
+// Each part is a separate process: this binary, started again with the part's name.
 package main
 
 import (
@@ -142,7 +141,7 @@ func run(rounds int, span time.Duration, only string) error {
 		}
 	}
 	if want("websockets") {
-		const n = 9000 // two sockets each in the router, and 20,000 files are what most may open
+		const n = 9000 // two sockets each in the router, and most systems allow 20,000 open files
 		idle, err := own()
 		if err != nil {
 			return err
@@ -168,10 +167,10 @@ func run(rounds int, span time.Duration, only string) error {
 	return nil
 }
 
-// figures are of one round.
+// figures are the results of one round.
 type figures struct{ rate, cpu, p99 float64 }
 
-// compare measures two processes in turns and gives the medians.
+// compare measures two processes in turns and returns the medians.
 func compare(rounds int, span time.Duration, a, b *proc, kind, conns int) (figures, figures) {
 	var all [2][]figures
 	for range rounds {
@@ -248,10 +247,10 @@ func measure(p *proc, span time.Duration, kind, conns int) figures {
 	return figures{n / span.Seconds(), float64(cpu.Microseconds()) / n, times[len(times)*99/100]}
 }
 
-// sharedTwo are the HTTP/2 connections: eight, as browsers and proxies share them.
+// sharedTwo holds the HTTP/2 connections: eight, as browsers and proxies share them.
 var sharedTwo sync.Map
 
-// client gives a function that asks once.
+// client returns a function that sends one request.
 func client(p *proc, kind, n int) (ask func() error, done func(), err error) {
 	if kind == two {
 		key := fmt.Sprint(p.addrs[1], n%8)
@@ -295,7 +294,7 @@ func client(p *proc, kind, n int) (ask func() error, done func(), err error) {
 	}, func() { _ = c.Close() }, nil
 }
 
-// skip reads one answer with a Content-Length.
+// skip reads one response with a Content-Length.
 func skip(c net.Conn, buf []byte) error {
 	have := 0
 	for {
@@ -332,7 +331,7 @@ func skip(c net.Conn, buf []byte) error {
 	}
 }
 
-// gib is how much one transfer moves.
+// gib is the size of one transfer.
 const gib = 1 << 30
 
 func transfer(addr, method string) (time.Duration, error) {
@@ -361,8 +360,8 @@ func transfer(addr, method string) (time.Duration, error) {
 	return time.Since(from), err
 }
 
-// posts sends POSTs one after the other on 32 connections, to an app that closes
-// its idle connections within 6 ms.
+// posts sends POSTs one after the other on 32 connections, to an app that closes its
+// idle connections within 6 ms.
 func posts(addr string, span time.Duration) (sent, failed int) {
 	var s, f atomic.Int64
 	var wg sync.WaitGroup
@@ -396,7 +395,7 @@ func posts(addr string, span time.Duration) (sent, failed int) {
 	return int(s.Load()), int(f.Load())
 }
 
-// tunnels opens upgraded connections that then say nothing.
+// tunnels opens upgraded connections that then stay idle.
 func tunnels(addr string, n int) (held []net.Conn, err error) {
 	var b [512]byte
 	for range n {
@@ -419,14 +418,14 @@ func tunnels(addr string, n int) (held []net.Conn, err error) {
 	return held, nil
 }
 
-// proc is a process that is measured.
+// proc is a measured process.
 type proc struct {
 	name  string
 	cmd   *exec.Cmd
 	addrs []string // plain, TLS
 }
 
-// start runs a part, which prints its addresses on a line.
+// start runs a part, which prints its addresses on one line.
 func start(name, path string, args ...string) (*proc, error) {
 	p := &proc{name: name, cmd: exec.Command(path, args...)}
 	if name == "" {
@@ -450,15 +449,15 @@ func (p *proc) end() {
 	_ = p.cmd.Wait()
 }
 
-// pids are the process and its children.
+// pids returns the IDs of the process and its children.
 func (p *proc) pids() []string {
 	all := []string{strconv.Itoa(p.cmd.Process.Pid)}
 	kids, _ := os.ReadFile(filepath.Join("/proc", all[0], "task", all[0], "children"))
 	return append(all, strings.Fields(string(kids))...)
 }
 
-// cpu is the time that the process and its children have used, to a nanosecond: of
-// all threads that there are.
+// cpu returns the CPU time of the process and its children, over all threads, in
+// nanosecond resolution.
 func (p *proc) cpu() time.Duration {
 	var sum time.Duration
 	for _, pid := range p.pids() {
@@ -488,7 +487,7 @@ func (p *proc) status(field string) float64 {
 func (p *proc) memory() float64 { return p.status("VmRSS") }
 func (p *proc) peak() float64   { return p.status("VmHWM") }
 
-// seen asks the app how many POSTs it has got since the last time.
+// seen asks the app how many POSTs it has received since the last call.
 func (p *proc) seen() int {
 	res, err := http.Get("http://" + p.addrs[0] + "/seen")
 	if err != nil {
@@ -509,8 +508,8 @@ func freePort() int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// startNginx runs Debian's nginx with a configuration of its own: it cannot say
-// which port it got, so it is given two that are free.
+// startNginx runs Debian's nginx with its own configuration. nginx cannot report its
+// port, so it gets two free ones.
 func startNginx(dir, app string) (*proc, error) {
 	a, b := freePort(), freePort()
 	conf := fmt.Sprintf(`

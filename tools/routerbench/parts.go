@@ -26,7 +26,7 @@ import (
 	"mesh/router"
 )
 
-// serveMesh is the router as mesh runs it, with one stack.
+// serveMesh runs the router as mesh does, with one stack.
 func serveMesh(args []string) {
 	fs := flag.NewFlagSet("mesh", flag.ExitOnError)
 	app := fs.String("app", "", "its address")
@@ -76,7 +76,8 @@ func listen() net.Listener {
 	return l
 }
 
-// serveApp answers with as little work as it can: what it uses the proxies lack.
+// serveApp answers with as little work as possible: any time it uses is missing for the
+// proxies.
 func serveApp() {
 	l := listen()
 	fmt.Println(l.Addr())

@@ -1,8 +1,7 @@
-// Command systemd checks a mesh that runs as a service of a real systemd, on the
-// machine that it is started on, as root: what docs/operating.md promises of
-// restarts, reloads, upgrades, crashes and stops, with requests under way all the
-// time, and that builds are limited. "make systemd" boots a machine for it and runs
-// it there.
+// Command systemd checks mesh as a service of a real systemd, on the machine where it
+// is started, as root. It checks what docs/operating.md promises of restarts, reloads,
+// upgrades, crashes and stops, always with requests in progress, and that builds are
+// limited. "make systemd" boots a machine for it and runs it there.
 package main
 
 import (
@@ -25,8 +24,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// host is that of the app, which scripts/systemd has deployed, and which answers as
-// cmd/mesh/testdata/app does.
+// host is the host of the app that scripts/systemd has deployed, which answers like
+// cmd/mesh/testdata/app.
 const (
 	host = "shop.apps.example.com"
 	addr = "127.0.0.1:80"
@@ -95,8 +94,8 @@ func (c *checks) run() error {
 	return nil
 }
 
-// still fails unless the service is up, is the process that systemd takes it for, and the
-// app's containers are those of the beginning.
+// still returns an error unless the service is up, is the process that systemd expects,
+// and the app's containers are the original ones.
 func (c *checks) still() error {
 	now, err := containers()
 	if err != nil {
@@ -133,8 +132,8 @@ func (c *checks) up() (string, error) {
 	return fmt.Sprintf("%s; Docker %s; Type=%s", version, driver, u["Type"]), err
 }
 
-// again does the same many times below a load, and tells what the load saw. The main
-// process has to be another one each time.
+// again repeats a command under load, and returns the load's figures. The main process
+// must change each time.
 func (c *checks) again(n int, words ...string) (string, error) {
 	l := startLoad()
 	defer l.end()
@@ -225,8 +224,8 @@ func (c *checks) broken() (string, error) {
 	return "the reload fails, the old process serves on; " + said, err
 }
 
-// restartWithTalk is about who comes meanwhile: nobody has to wait for a WebSocket
-// to end, nor for one that comes back when it is cut.
+// restartWithTalk checks that new clients need not wait for a WebSocket to end, nor for
+// one that reconnects when it is cut.
 func (c *checks) restartWithTalk() (string, error) {
 	t, err := startTalk()
 	if err != nil {
@@ -261,7 +260,7 @@ func (c *checks) restartWithTalk() (string, error) {
 	return fmt.Sprintf("%s; it took %s, of which the WebSocket had %s", said, round(took), round(lived)), nil
 }
 
-// restartUnderLoad restarts mesh; said are the load's figures.
+// restartUnderLoad restarts mesh and returns the load's figures.
 func restartUnderLoad() (said string, took time.Duration, err error) {
 	l := startLoad()
 	defer l.end()
@@ -279,7 +278,7 @@ func restartUnderLoad() (said string, took time.Duration, err error) {
 	return said, took, nil
 }
 
-// reloadWithTalk: the WebSocket goes on in the old process.
+// reloadWithTalk checks that the WebSocket continues in the old process.
 func (c *checks) reloadWithTalk() (string, error) {
 	t, err := startTalk()
 	if err != nil {
@@ -291,7 +290,7 @@ func (c *checks) reloadWithTalk() (string, error) {
 	if _, err := run("systemctl", "reload", "mesh"); err != nil {
 		return "", err
 	}
-	time.Sleep(2 * time.Second) // the old process is there for the WebSocket alone
+	time.Sleep(2 * time.Second) // only the WebSocket keeps the old process
 	if err := t.end(); err != nil {
 		return "", fmt.Errorf("the WebSocket: %w", err)
 	}
@@ -301,7 +300,7 @@ func (c *checks) reloadWithTalk() (string, error) {
 	return l.end()
 }
 
-// restartAfterReload: the WebSocket is in the process before the main one.
+// restartAfterReload checks a WebSocket in the process before the main one.
 func (c *checks) restartAfterReload() (string, error) {
 	t, err := startTalk()
 	if err != nil {
@@ -323,7 +322,7 @@ func (c *checks) restartAfterReload() (string, error) {
 	return fmt.Sprintf("%s; the WebSocket had %s", said, round(lived)), nil
 }
 
-// crashAfterReload: the old process, which is still there for a WebSocket, must not keep
+// crashAfterReload checks that the old process, kept by a WebSocket, does not keep
 // systemd from starting another one.
 func (c *checks) crashAfterReload() (string, error) {
 	t, err := startTalk()
@@ -344,8 +343,8 @@ func (c *checks) crashAfterReload() (string, error) {
 	return c.crash()
 }
 
-// hopeless: connections wait in mesh.socket while the service fails to start, and start it
-// once it can.
+// hopeless checks that connections wait in mesh.socket while the service fails to
+// start, and start it once it can.
 func (c *checks) hopeless() (string, error) {
 	const env = "/etc/mesh.env"
 	good, err := os.ReadFile(env)
@@ -376,7 +375,7 @@ func (c *checks) hopeless() (string, error) {
 	return fmt.Sprintf("after %s attempts, and with the fault gone, the request that waited is answered", u["NRestarts"]), err
 }
 
-// crash: whoever has a request under way loses it, those that come later wait.
+// crash checks that a crash loses only the requests in progress; later ones wait.
 func (c *checks) crash() (string, error) {
 	before, err := show()
 	if err != nil {
@@ -410,7 +409,7 @@ func (c *checks) crash() (string, error) {
 
 func (c *checks) stop() (string, error) {
 	began := time.Now()
-	// Without the socket unit stopped too, the next connection starts the service.
+	// If the socket unit kept running, the next connection would start the service.
 	if _, err := run("systemctl", "stop", "mesh.socket", "mesh.service"); err != nil {
 		return "", err
 	}
@@ -436,8 +435,8 @@ func (c *checks) stop() (string, error) {
 	return fmt.Sprintf("it stops in %s, and the first request starts it", round(took)), err
 }
 
-// plainRestart is the time in which connections are refused when systemd does not
-// hold the sockets.
+// plainRestart measures how long connections are refused if systemd does not hold the
+// sockets.
 func (c *checks) plainRestart() (string, error) {
 	if _, err := run("systemctl", "stop", "mesh.socket", "mesh.service"); err != nil {
 		return "", err
@@ -487,7 +486,7 @@ func (c *checks) plainRestart() (string, error) {
 	return fmt.Sprintf("with a WebSocket open, connections are refused for %s", round(last.Sub(first))), nil
 }
 
-// builds pushes what takes more than it may have.
+// builds pushes builds that exceed their limits.
 func (c *checks) builds() (string, error) {
 	greedy := []struct{ line, hint string }{
 		{"RUN dd if=/dev/zero of=/dev/null bs=1000M count=1", "it used too much memory: all builds together may use 512 MB"},
@@ -527,7 +526,7 @@ func (c *checks) builds() (string, error) {
 	return "512 MB and 4096 processes", nil
 }
 
-// show is what systemd knows of the service.
+// show returns systemd's properties of the service.
 func show() (map[string]string, error) {
 	out, err := run("systemctl", "show", "mesh.service", "-p", "ActiveState,SubState,MainPID,NRestarts,Type,Result")
 	if err != nil {
@@ -541,7 +540,7 @@ func show() (map[string]string, error) {
 	return u, nil
 }
 
-// settled waits until one process is left and systemd has heard of it.
+// settled waits until one process is left and systemd knows it.
 func settled() (map[string]string, error) {
 	var u map[string]string
 	var pids string
@@ -574,7 +573,7 @@ func run(name string, args ...string) (string, error) {
 
 func round(d time.Duration) time.Duration { return d.Round(10 * time.Millisecond) }
 
-// load asks for the app from four connections, two of them new for each request.
+// load requests the app from four connections; two of them reconnect for each request.
 type load struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -609,7 +608,7 @@ func startLoad() *load {
 						break
 					}
 				}
-				time.Sleep(time.Millisecond) // the machine has others to serve
+				time.Sleep(time.Millisecond) // leave time for others on the machine
 			}
 		})
 	}
@@ -631,7 +630,7 @@ func (l *load) end() (string, error) {
 	return fmt.Sprintf("%d requests, 0 failed, the slowest %s", l.asked.Load(), round(l.slowest())), nil
 }
 
-// fresh is a client with a connection of its own for each request.
+// fresh returns a client that uses a new connection for each request.
 func fresh(limit time.Duration) *http.Client {
 	return &http.Client{Timeout: limit, Transport: &http.Transport{DisableKeepAlives: true}}
 }
@@ -658,7 +657,7 @@ func get(c *http.Client, method string) (string, error) {
 	return string(text), err
 }
 
-// talk is a WebSocket that is kept busy.
+// talk is a busy WebSocket.
 type talk struct {
 	cancel context.CancelFunc
 	ended  chan struct{}
@@ -697,15 +696,15 @@ func startTalk() (*talk, error) {
 	return t, nil
 }
 
-// end may be called twice; it gives why the WebSocket ended before.
+// end may be called twice. It returns why the WebSocket ended early.
 func (t *talk) end() error {
 	t.cancel()
 	<-t.ended
 	return t.err
 }
 
-// served tells how long it went on from then on. A server that stops has to serve it
-// for half a minute (docs/operating.md).
+// served returns how long the WebSocket continued after then. A stopping server must
+// serve it for half a minute (docs/operating.md).
 func (t *talk) served(then time.Time) (time.Duration, error) {
 	err := t.end()
 	d := t.at.Sub(then)
