@@ -384,8 +384,10 @@ var masks = []struct {
 }{
 	{regexp.MustCompile(`[ \t]+\n`), "\n"},
 	{regexp.MustCompile(` +CACHED\b`), ""},
+	// A step that takes a second or more, as every step may on a busy machine.
+	{regexp.MustCompile(`(?m)^remote: +#\d+ DONE +\d+\.\ds *\n`), ""},
 	// BuildKit shares the steps of builds that run at the same time, names included.
-	{regexp.MustCompile(`\[\d+/\d+\]`), "[STEP]"},
+	{regexp.MustCompile(`\[([\w-]+ )?\d+/\d+\]`), "[STEP]"},
 	{regexp.MustCompile(`\b[0-9a-f]{40}\b`), "COMMIT40"},
 	{regexp.MustCompile(`\b[0-9a-f]{7}\b`), "COMMIT7"},
 	{regexp.MustCompile(`, \d+ of \d+ steps cached(, slowest: [^\n]*? \d+\.\ds)?`), ""},
