@@ -41,7 +41,7 @@ test: engine shells ## all tests, race detector on, with the real engine, git an
 	go test -race -shuffle=on -timeout 30m -p 4 -parallel 4 ./...
 
 quick: ## all tests that need no engine, without the race detector: in less than a minute
-	go test -shuffle=on $$(go list ./... | grep -vxF "$$(go list $(ENGINE_PACKAGES))")
+	go test -shuffle=on -p 4 $$(go list ./... | grep -vxF "$$(go list $(ENGINE_PACKAGES))")
 
 transcripts: engine shells ## what people type and see
 	go test -race ./cmd/mesh -run TestScripts
