@@ -38,7 +38,7 @@ ENGINE_PACKAGES := ./builder ./runner ./cmd/mesh
 # Packages and their tests wait for the engine, the network and git more than for
 # processors: more of them run at once than there are processors.
 test: engine shells ## all tests, race detector on, with the real engine, git and ssh
-	go test -race -shuffle=on -timeout 30m -p 4 -parallel 4 ./...
+	go test -race -shuffle=on -timeout 30m -p 2 -parallel 4 ./...
 
 quick: ## all tests that need no engine, without the race detector: in less than a minute
 	go test -shuffle=on -p 4 $$(go list ./... | grep -vxF "$$(go list $(ENGINE_PACKAGES))")
