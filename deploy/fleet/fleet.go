@@ -9,7 +9,7 @@
 //	f := fleet.New(fleet.Options{…})
 //	go f.Run(ctx)                                 // looks at the engine until ctx ends
 //	keep, start := f.Split("shop", specs, anew)   // what runs already
-//	started, err := f.StartAll(ctx, start, …)     // beside it, and checked
+//	started, err := f.StartAll(ctx, st, start, …) // beside it, and checked
 //	old := f.Install(st, release, specs, keep, started) // the switch
 //	f.Retire(old, exit)
 package fleet
@@ -109,17 +109,23 @@ type Fleet struct {
 
 	mu     sync.Mutex
 	groups map[mesh.StackName]*group
-	held   map[mesh.StackName]mesh.Route // of stacks whose record cannot be read
-	kept   map[mesh.StackName][]mesh.Instance
-	// Containers that were started but are in no group yet; true if they have died.
-	starting map[string]bool
-	died     map[string]mesh.InstanceEvent
+	held   map[mesh.StackName]heldStack
+	// Containers that were started but are in no group yet, each with the event of its
+	// end, or nil while it runs.
+	starting map[string]*mesh.InstanceEvent
 	leaving  map[string]chan struct{} // containers being retired; each channel is closed when its container is removed
 	dirty    map[mesh.StackName]bool  // stacks whose route the router must get; see unlock
 
 	moved   chan struct{} // holds a value after an instance came, left or changed its address
 	changed chan struct{} // holds a value when the engine may run something else than is known here
 	images  atomic.Bool   // with changed: look at the images as well
+}
+
+// heldStack is a stack whose record cannot be read: its route, and the instances that
+// the route leads to.
+type heldStack struct {
+	route     mesh.Route
+	instances []mesh.Instance
 }
 
 // group holds the running instances of one stack, one member for each slot of its
@@ -156,8 +162,8 @@ func New(o Options) *Fleet {
 		o.Probe = connect
 	}
 	return &Fleet{
-		Options: o, groups: map[mesh.StackName]*group{}, held: map[mesh.StackName]mesh.Route{}, kept: map[mesh.StackName][]mesh.Instance{},
-		starting: map[string]bool{}, died: map[string]mesh.InstanceEvent{}, leaving: map[string]chan struct{}{},
+		Options: o, groups: map[mesh.StackName]*group{}, held: map[mesh.StackName]heldStack{},
+		starting: map[string]*mesh.InstanceEvent{}, leaving: map[string]chan struct{}{},
 		moved: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 	}
 }
@@ -181,7 +187,6 @@ func (f *Fleet) Create(st mesh.Stack) {
 func (f *Fleet) putLocked(g *group) {
 	name := g.stack.Name
 	delete(f.held, name)
-	delete(f.kept, name)
 	f.groups[name] = g
 	f.markLocked(name)
 }
@@ -193,7 +198,6 @@ func (f *Fleet) Drop(stack mesh.StackName) {
 	defer f.unlock()
 	delete(f.groups, stack)
 	delete(f.held, stack)
-	delete(f.kept, stack)
 	f.markLocked(stack)
 }
 

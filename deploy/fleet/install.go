@@ -72,10 +72,9 @@ func (f *Fleet) Install(st mesh.Stack, r mesh.Release, want []mesh.InstanceSpec,
 	f.putLocked(g)
 	// Nobody restarted the instances that died between their check and now.
 	for _, m := range g.members {
-		if ev, dead := f.died[m.instance.ID]; dead {
-			f.endedLocked(g, m, ev)
+		if ev := f.starting[m.instance.ID]; ev != nil {
+			f.endedLocked(g, m, *ev)
 		}
-		delete(f.died, m.instance.ID)
 		delete(f.starting, m.instance.ID)
 	}
 	slices.SortFunc(old, func(a, b mesh.Instance) int { return a.Name.Compare(b.Name) })
@@ -201,7 +200,7 @@ func (f *Fleet) Hold(stack mesh.StackName, hosts []mesh.Host, running []mesh.Ins
 	f.mu.Lock()
 	defer f.unlock()
 	delete(f.groups, stack)
-	f.held[stack], f.kept[stack] = route, web
+	f.held[stack] = heldStack{route, web}
 	f.markLocked(stack)
 	return len(web)
 }

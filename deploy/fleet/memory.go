@@ -81,8 +81,8 @@ func (f *Fleet) seen() []mesh.Instance {
 			}
 		}
 	}
-	for _, held := range f.kept {
-		out = append(out, held...)
+	for _, held := range f.held {
+		out = append(out, held.instances...)
 	}
 	slices.SortFunc(out, func(a, b mesh.Instance) int { return cmp.Compare(a.ID, b.ID) })
 	return out

@@ -34,11 +34,10 @@ func (f *Fleet) publish(stack mesh.StackName) {
 	f.turn.Lock()
 	defer f.turn.Unlock()
 	f.mu.Lock()
-	route, known := f.held[stack], true
+	held, known := f.held[stack]
+	route := held.route
 	if g := f.groups[stack]; g != nil {
-		route = g.route(f.Host(stack))
-	} else {
-		_, known = f.held[stack]
+		route, known = g.route(f.Host(stack)), true
 	}
 	f.mu.Unlock()
 	if known {
@@ -90,8 +89,8 @@ func (g *group) down(svc mesh.ServiceName) mesh.DownReason {
 	return mesh.NotDown
 }
 
-// Update takes a new record of a stack. Records may come in any order: the one of the
-// latest transaction counts.
+// Update takes a new record of a stack. Records may come in any order: one that is
+// older than the present one is ignored.
 func (f *Fleet) Update(st mesh.Stack) {
 	f.mu.Lock()
 	defer f.unlock()

@@ -72,7 +72,7 @@ func (f *Fleet) startOne(ctx context.Context, spec mesh.InstanceSpec, c mesh.Che
 		return fmt.Errorf("start %s: %w", spec.Name, err)
 	}
 	f.mu.Lock()
-	f.starting[in.ID] = true
+	f.starting[in.ID] = nil
 	f.mu.Unlock()
 	started(in)
 	saw, err := f.Runner.Check(ctx, in, c, p.Detail)

@@ -51,8 +51,8 @@ func (f *Fleet) Event(ev mesh.InstanceEvent) {
 			return
 		}
 	}
-	if f.starting[ev.Instance.ID] {
-		f.died[ev.Instance.ID] = ev
+	if _, starting := f.starting[ev.Instance.ID]; starting {
+		f.starting[ev.Instance.ID] = &ev
 	}
 }
 
@@ -61,15 +61,16 @@ func (f *Fleet) Event(ev mesh.InstanceEvent) {
 func (f *Fleet) Died(id string) (mesh.InstanceEvent, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	ev, ok := f.died[id]
-	return ev, ok
+	if ev := f.starting[id]; ev != nil {
+		return *ev, true
+	}
+	return mesh.InstanceEvent{}, false
 }
 
-// forget drops the records of a removed container.
+// forget drops the record of a removed container.
 func (f *Fleet) forget(id string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.died, id)
 	delete(f.starting, id)
 }
 
@@ -210,7 +211,6 @@ func (f *Fleet) revive(ctx context.Context, stack mesh.StackName, m *member) tim
 	case m.crashes != crashes: // it ended meanwhile, perhaps after its check
 		return max(m.next.Sub(f.Now()), 1)
 	case err == nil:
-		delete(f.died, in.ID)
 		m.instance, m.healthy, m.since, m.ails, m.why, m.fails = in, true, f.Now(), "", "", 0
 		f.markLocked(stack)
 		f.Note(stack, name.String(), "is running again")
