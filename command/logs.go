@@ -104,7 +104,8 @@ func runLogs(ctx context.Context, c *call) error {
 	return err
 }
 
-// logPrinter returns a function that prints log lines. It is for one goroutine.
+// logPrinter returns a function that prints log lines. The function must not be called
+// by several goroutines at once.
 func (c *call) logPrinter() func(mesh.LogLine) error {
 	lines := json.NewEncoder(c.Stdout) // one object a line, for programs that read lines as they come
 	lines.SetEscapeHTML(false)

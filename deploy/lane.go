@@ -71,8 +71,8 @@ func (l *lanes) queue(ctx context.Context, t *ticket, wait func(mesh.Deployment)
 	}
 }
 
-// hasSource reports whether a deployment has a source of its own. Of those that wait,
-// only the last one matters.
+// hasSource reports whether a deployment brings its own source. When several of them
+// wait, only the last one is deployed.
 func hasSource(t *ticket) bool {
 	switch t.deployment.Kind {
 	case mesh.DeployPush, mesh.DeployUpload, mesh.DeployImage, mesh.DeployPromote:

@@ -35,7 +35,7 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, o rollout) (mesh.Stack,
 	if len(start) > 0 {
 		a.step("starting", "Starting %s", counts(start))
 	}
-	stopped := st.Stopped // as the caller wants it; not recorded yet
+	stopped := st.Stopped // not recorded yet: another subnet makes startAll read the record
 	st, started, err := d.startAll(ctx, a, st, start)
 	st.Stopped = stopped
 	undo := func() {
@@ -133,7 +133,7 @@ func phaseFailed(phase string, err error) error {
 	f := *e
 	f.Text = phase + ": " + e.Text
 	if e.Kind == mesh.Invalid {
-		f.Kind = mesh.Failed // what was pushed is at fault, not what was typed
+		f.Kind = mesh.Failed // the fault is in the app, not in the command
 	}
 	return &f
 }

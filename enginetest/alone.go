@@ -51,9 +51,9 @@ func Beside(t testing.TB) {
 	})
 }
 
-// Alone waits until no other test builds in the engine, and keeps others waiting until
-// the test ends: those of other packages and other checkouts, too. It is for limits of
-// which the engine has one only. The test must not be parallel.
+// Alone waits until no other test builds in the engine, and keeps other tests, also of
+// other packages and checkouts, from building until this one ends. Use it to test a
+// limit that holds for the whole engine. The test must not be parallel.
 func Alone(t testing.TB) {
 	t.Helper()
 	door, room := lock(t, "door", syscall.LOCK_EX), lock(t, "room", syscall.LOCK_EX)

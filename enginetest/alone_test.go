@@ -24,8 +24,8 @@ func (p *part) end() {
 	}
 }
 
-// Who wants to be alone waits for those who are in and for all of their parts, also
-// for those that come later. Others come in when they are alone no more.
+// Alone waits for the tests that are building, and for subtests that they start later.
+// Other tests build again once the test that was alone has ended.
 func TestAlone(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	var mu sync.Mutex

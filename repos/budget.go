@@ -92,7 +92,7 @@ func (s size) check(hint string) error {
 }
 
 // survey measures trees in a repository without unfolding them: it reads each distinct
-// object once. It is for one goroutine.
+// object once. It must not be used by several goroutines at once.
 type survey struct {
 	st    *storage
 	trees map[plumbing.Hash]size

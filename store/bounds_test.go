@@ -107,7 +107,7 @@ func TestBounds_ReleasesAndDeployments(t *testing.T) {
 		end(open)
 		begin()
 		if left := must(filepath.Glob(filepath.Join(dir, "logs", "blog", "*")))(t); len(left) != 0 {
-			t.Errorf("output of what is gone is left: %v", left)
+			t.Errorf("the output of removed deployments is still there: %v", left)
 		}
 	})
 	if n := configs(t, dir); n != 200 {

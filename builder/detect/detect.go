@@ -110,8 +110,8 @@ func Detect(tree fs.FS, set Settings) (*Plan, error) { return Folder(tree, "", s
 // Folder makes the plan for a folder of a tree, like Detect. The folder is built
 // alone, as the plan's Context, unless it belongs to something above it: a workspace
 // of npm, pnpm, yarn, bun, Go or Cargo that lists it, or a Go module whose package
-// it is. Then what is above is the Context, dependencies are installed there, and
-// the folder is built and started.
+// it is. In that case the Context is the root of the workspace or module:
+// dependencies are installed there, and then the folder is built and started.
 func Folder(tree fs.FS, dir string, set Settings) (*Plan, error) {
 	whole := tree
 	if dir = strings.Trim(path.Clean("/"+dir), "/"); dir != "" {

@@ -16,7 +16,8 @@ import (
 	"mesh"
 )
 
-// Checkout is a working copy with a repository of its own. It is for one goroutine.
+// Checkout is a working copy with a repository of its own. It must not be used by several
+// goroutines at once.
 type Checkout struct {
 	T    *testing.T
 	Dir  string
