@@ -23,7 +23,7 @@ type Credentials func(ctx context.Context, host string) (mesh.Registry, error)
 
 // SignIn checks a registry login. A refused login is a *mesh.Error of kind Denied.
 func (b *Builder) SignIn(ctx context.Context, r mesh.Registry) error {
-	_, err := b.cli.RegistryLogin(ctx, authConfig(r))
+	_, err := b.cli.API(ctx).RegistryLogin(ctx, authConfig(r))
 	var text string
 	if err != nil {
 		text = err.Error()

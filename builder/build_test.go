@@ -25,6 +25,7 @@ import (
 
 	"mesh"
 	"mesh/builder"
+	"mesh/engine"
 )
 
 func TestBuild_GivesAnImage(t *testing.T) {
@@ -434,7 +435,7 @@ func TestBuild_ParallelStagesAreTagged(t *testing.T) {
 func TestBuild_WaitsForASlot(t *testing.T) {
 	t.Parallel()
 	bench := newBench(t)
-	b := builder.New(cli, builder.Options{Server: run, Key: []byte(run), Slots: 1})
+	b := builder.New(engine.Of(cli), builder.Options{Server: run, Key: []byte(run), Slots: 1})
 	running, wait := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	first := &output{t: t, on: func(l string) {
@@ -468,7 +469,7 @@ func TestBuild_WaitsForASlot(t *testing.T) {
 	}
 	imgs := leftoverImages(t, run)
 	for _, id := range imgs {
-		if err := builder.New(cli, builder.Options{Server: run, Key: []byte(run)}).Collect(t.Context(), bench.stack, nil); err != nil {
+		if err := builder.New(engine.Of(cli), builder.Options{Server: run, Key: []byte(run)}).Collect(t.Context(), bench.stack, nil); err != nil {
 			t.Error(id, err)
 		}
 	}

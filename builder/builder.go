@@ -31,7 +31,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/docker/docker/client"
 	"golang.org/x/sync/semaphore"
 
 	"mesh"
@@ -87,7 +86,7 @@ type Options struct {
 // Builder builds images in a Docker Engine. It may be used from several
 // goroutines.
 type Builder struct {
-	cli    *client.Client
+	cli    *engine.Client
 	server string
 	slots  *semaphore.Weighted
 	log    *slog.Logger
@@ -105,7 +104,7 @@ type Builder struct {
 }
 
 // New returns a Builder. It does not talk to the engine.
-func New(cli *client.Client, o Options) *Builder {
+func New(cli *engine.Client, o Options) *Builder {
 	if o.Slots <= 0 {
 		o.Slots = DefaultSlots
 	}
@@ -230,7 +229,7 @@ func (j *job) run(ctx context.Context) (mesh.Image, error) {
 	if err != nil {
 		return mesh.Image{}, err
 	}
-	in, err := j.cli.ImageInspect(ctx, img.ID)
+	in, err := j.cli.API(ctx).ImageInspect(ctx, img.ID)
 	if err != nil {
 		return mesh.Image{}, fmt.Errorf("inspect the image: %w", err)
 	}
@@ -305,7 +304,7 @@ func (j *job) warn() {
 
 // Tag adds a name to the image with this ID.
 func (b *Builder) Tag(ctx context.Context, imageID, ref string) error {
-	err := b.cli.ImageTag(ctx, imageID, ref)
+	err := b.cli.API(ctx).ImageTag(ctx, imageID, ref)
 	if errdefs.IsNotFound(err) {
 		return &mesh.Error{Kind: mesh.NotFound, Text: "the image " + imageID + " is missing from the engine", Hint: "push again", Err: err}
 	}
@@ -314,7 +313,7 @@ func (b *Builder) Tag(ctx context.Context, imageID, ref string) error {
 
 // Present reports whether the image is still in the engine.
 func (b *Builder) Present(ctx context.Context, imageID string) (bool, error) {
-	_, err := b.cli.ImageInspect(ctx, imageID)
+	_, err := b.cli.API(ctx).ImageInspect(ctx, imageID)
 	if errdefs.IsNotFound(err) {
 		return false, nil
 	}
@@ -326,5 +325,5 @@ func (b *Builder) fault(ctx context.Context, doing string, err error) error {
 	if errors.Is(err, errTimeout) {
 		return err
 	}
-	return engine.Fault(ctx, b.cli.DaemonHost(), doing, err)
+	return engine.Fault(ctx, b.cli.Host(), doing, err)
 }

@@ -40,9 +40,9 @@ const (
 // answers and has no BuildKit.
 func (b *Builder) dial(ctx context.Context) (*bkclient.Client, error) {
 	bk, err := bkclient.New(ctx, "", bkclient.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-		conn, err := b.cli.DialHijack(ctx, "/grpc", "h2c", nil)
+		conn, err := b.cli.API(ctx).DialHijack(ctx, "/grpc", "h2c", nil)
 		if err != nil && strings.Contains(err.Error(), "unable to upgrade") {
-			return b.cli.Dialer()(ctx)
+			return b.cli.API(ctx).Dialer()(ctx)
 		}
 		return conn, err
 	}))
@@ -58,7 +58,7 @@ func (b *Builder) dial(ctx context.Context) (*bkclient.Client, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	if _, perr := b.cli.Ping(ctx); perr != nil {
+	if _, perr := b.cli.API(ctx).Ping(ctx); perr != nil {
 		return nil, fmt.Errorf("reach the engine: %w", perr)
 	}
 	b.log.WarnContext(ctx, "no BuildKit in the engine", "err", err)

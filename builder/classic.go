@@ -44,7 +44,7 @@ func (j *job) classic(ctx context.Context) (mesh.Image, error) {
 	if err := errors.Join(j.admitBases(ctx), j.mayAdd(ctx)); err != nil {
 		return mesh.Image{}, err
 	}
-	resp, err := j.cli.ImageBuild(ctx, src, build.ImageBuildOptions{
+	resp, err := j.cli.API(ctx).ImageBuild(ctx, src, build.ImageBuildOptions{
 		Version: build.BuilderV1, CgroupParent: j.group.classic, Dockerfile: j.df.path, Tags: j.Tags, Labels: j.labels(),
 		NoCache: j.NoCache, Target: j.Settings.Target, PullParent: mesh.IsTrue(j.Settings.Pull), BuildArgs: args, AuthConfigs: auths, Remove: true, ForceRemove: true,
 	})
@@ -150,7 +150,7 @@ func (j *job) classicFault(s *step, text string) error {
 
 // shellIn inspects an image through a container that is never started.
 func (j *job) shellIn(ctx context.Context, image string) (bool, error) {
-	c, err := j.cli.ContainerCreate(ctx, &container.Config{Image: image, Cmd: []string{"none"}, Labels: map[string]string{labelServer: j.server}},
+	c, err := j.cli.API(ctx).ContainerCreate(ctx, &container.Config{Image: image, Cmd: []string{"none"}, Labels: map[string]string{labelServer: j.server}},
 		&container.HostConfig{NetworkMode: "none"}, &network.NetworkingConfig{}, nil, "")
 	if err != nil {
 		return false, fmt.Errorf("look for a shell: %w", err)
@@ -158,12 +158,12 @@ func (j *job) shellIn(ctx context.Context, image string) (bool, error) {
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		if err := j.cli.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}); err != nil {
+		if err := j.cli.API(ctx).ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}); err != nil {
 			j.log.WarnContext(ctx, "container left behind", "container", c.ID, "err", err)
 		}
 	}()
 	return hasShell(func(p string) (fs.FileMode, string, error) {
-		st, err := j.cli.ContainerStatPath(ctx, c.ID, p)
+		st, err := j.cli.API(ctx).ContainerStatPath(ctx, c.ID, p)
 		return st.Mode, st.LinkTarget, err
 	}), nil
 }

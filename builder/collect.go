@@ -30,7 +30,7 @@ func (b *Builder) Collect(ctx context.Context, stack mesh.StackName, keep map[st
 		filters.NewArgs(filters.Arg("reference", "mesh/"+string(stack)), filters.Arg("label", labelServer+"="+b.server)),
 		filters.NewArgs(filters.Arg("dangling", "true"), filters.Arg("label", labelServer+"="+b.server), filters.Arg("label", labelStack+"="+string(stack))),
 	} {
-		found, err := b.cli.ImageList(ctx, image.ListOptions{Filters: f})
+		found, err := b.cli.API(ctx).ImageList(ctx, image.ListOptions{Filters: f})
 		if err != nil {
 			return b.fault(ctx, "list the images of "+string(stack), err)
 		}
@@ -49,7 +49,7 @@ func (b *Builder) Collect(ctx context.Context, stack mesh.StackName, keep map[st
 // Rename gives the images that this server tagged mesh/<from>:… the same tags below
 // mesh/<to>, and removes the old tags. It may be called again.
 func (b *Builder) Rename(ctx context.Context, from, to mesh.StackName) error {
-	found, err := b.cli.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(
+	found, err := b.cli.API(ctx).ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(
 		filters.Arg("reference", "mesh/"+string(from)), filters.Arg("label", labelServer+"="+b.server))})
 	if err != nil {
 		return b.fault(ctx, "list the images of "+string(from), err)
@@ -60,7 +60,7 @@ func (b *Builder) Rename(ctx context.Context, from, to mesh.StackName) error {
 			if !ours {
 				continue
 			}
-			if err := b.cli.ImageTag(ctx, i.ID, "mesh/"+string(to)+":"+tag); err != nil {
+			if err := b.cli.API(ctx).ImageTag(ctx, i.ID, "mesh/"+string(to)+":"+tag); err != nil {
 				return b.fault(ctx, "tag "+ref+" for "+string(to), err)
 			}
 			if err := b.removeImage(ctx, ref); err != nil {
@@ -74,7 +74,7 @@ func (b *Builder) Rename(ctx context.Context, from, to mesh.StackName) error {
 // Stacks returns the stacks that this server has images of, by the names of the
 // images. Labels do not count: images made by others may have any.
 func (b *Builder) Stacks(ctx context.Context) ([]mesh.StackName, error) {
-	found, err := b.cli.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(
+	found, err := b.cli.API(ctx).ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(
 		filters.Arg("reference", "mesh/*"), filters.Arg("label", labelServer+"="+b.server))})
 	if err != nil {
 		return nil, b.fault(ctx, "list the images", err)
@@ -100,7 +100,7 @@ func (b *Builder) Sweep(ctx context.Context, keep func(stack mesh.StackName, id 
 	if err != nil {
 		return nil, err
 	}
-	found, err := b.cli.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(filters.Arg("label", labelServer+"="+b.server))})
+	found, err := b.cli.API(ctx).ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(filters.Arg("label", labelServer+"="+b.server))})
 	if err != nil {
 		return nil, b.fault(ctx, "list the images", err)
 	}
@@ -148,7 +148,7 @@ func named(i image.Summary) bool {
 // containerd removes nothing by ID that has tags; others remove an image with its
 // last tag.
 func (b *Builder) collect(ctx context.Context, id, ours string) error {
-	in, err := b.cli.ImageInspect(ctx, id)
+	in, err := b.cli.API(ctx).ImageInspect(ctx, id)
 	if errdefs.IsNotFound(err) {
 		return nil
 	} else if err != nil {
@@ -172,7 +172,7 @@ func (b *Builder) collect(ctx context.Context, id, ours string) error {
 
 // removeImage does not force: an image that a container uses stays (a conflict).
 func (b *Builder) removeImage(ctx context.Context, ref string) error {
-	_, err := b.cli.ImageRemove(ctx, ref, image.RemoveOptions{PruneChildren: true})
+	_, err := b.cli.API(ctx).ImageRemove(ctx, ref, image.RemoveOptions{PruneChildren: true})
 	if err == nil || errdefs.IsNotFound(err) {
 		return nil
 	}
@@ -189,7 +189,7 @@ func (b *Builder) removeImage(ctx context.Context, ref string) error {
 }
 
 func (b *Builder) used(ctx context.Context) (map[string]bool, error) {
-	found, err := b.cli.ContainerList(ctx, container.ListOptions{All: true})
+	found, err := b.cli.API(ctx).ContainerList(ctx, container.ListOptions{All: true})
 	if err != nil {
 		return nil, b.fault(ctx, "list the containers", err)
 	}

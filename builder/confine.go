@@ -86,10 +86,10 @@ func (b *Builder) unlimited(ctx context.Context, err error) {
 // cgroup returns the control group that the engine's steps are in, or must be put
 // in.
 func (b *Builder) cgroup(ctx context.Context) (cgroup, error) {
-	if !strings.HasPrefix(b.cli.DaemonHost(), "unix:") {
+	if !strings.HasPrefix(b.cli.Host(), "unix:") {
 		return cgroup{}, errors.New("the engine is on another machine")
 	}
-	info, err := b.cli.Info(ctx)
+	info, err := b.cli.API(ctx).Info(ctx)
 	if err != nil {
 		return cgroup{}, err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/docker/docker/api/types/system"
 
 	"mesh/builder"
+	"mesh/engine"
 )
 
 func TestConfine_WhereTheStepsAre(t *testing.T) {
@@ -48,7 +49,7 @@ func TestConfine_LimitsInForce(t *testing.T) {
 	v2 := func(memory, pids string) map[string]string {
 		return map[string]string{"cgroup.controllers": "memory pids", dir + "/memory.max": memory, dir + "/pids.max": pids}
 	}
-	limited, processesOnly := builder.New(cli, builder.Options{Memory: 512 << 20}), builder.New(cli, builder.Options{})
+	limited, processesOnly := builder.New(engine.Of(cli), builder.Options{Memory: 512 << 20}), builder.New(engine.Of(cli), builder.Options{})
 	for _, c := range []struct {
 		name    string
 		builder *builder.Builder
@@ -81,7 +82,7 @@ func TestConfine_LimitsInForce(t *testing.T) {
 // The written limits are the ones that are found.
 func TestConfine_WritesWhatIsInForce(t *testing.T) {
 	t.Parallel()
-	b := builder.New(cli, builder.Options{Memory: 1 << 30, Processes: 77})
+	b := builder.New(engine.Of(cli), builder.Options{Memory: 1 << 30, Processes: 77})
 	for _, version := range []string{"1", "2"} {
 		root := t.TempDir()
 		if version == "2" {

@@ -55,7 +55,7 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 		return engine.DiskFull(err)
 	}
 	if j.gone(ctx, err) {
-		e := engine.Unreachable(j.cli.DaemonHost(), err)
+		e := engine.Unreachable(j.cli.Host(), err)
 		e.Text = "the Docker Engine stopped during the build"
 		return e
 	}
@@ -267,7 +267,7 @@ func (b *Builder) gone(ctx context.Context, err error) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	_, perr := b.cli.Ping(ctx)
+	_, perr := b.cli.API(ctx).Ping(ctx)
 	return perr != nil && engine.Away(perr)
 }
 

@@ -141,7 +141,7 @@ func (j *job) here(ctx context.Context, ref string) bool {
 	if mesh.IsTrue(j.Settings.Pull) {
 		return false
 	}
-	_, err := j.cli.ImageInspect(ctx, ref)
+	_, err := j.cli.API(ctx).ImageInspect(ctx, ref)
 	return err == nil
 }
 

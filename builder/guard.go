@@ -107,7 +107,7 @@ func (j *job) admitBases(ctx context.Context) error {
 			}
 		}
 		var labels map[string]string
-		if in, err := j.cli.ImageInspect(ctx, ref); err == nil && in.Config != nil {
+		if in, err := j.cli.API(ctx).ImageInspect(ctx, ref); err == nil && in.Config != nil {
 			labels = in.Config.Labels
 		}
 		if err := j.admit(ref, labels); err != nil {

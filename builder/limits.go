@@ -84,7 +84,7 @@ func (j *job) checkContext(ctx context.Context) error {
 // minimum that a build needs. known is false if the engine's disk is not on this
 // machine.
 func (b *Builder) Room(ctx context.Context) (free, need int64, known bool, err error) {
-	info, err := b.cli.Info(ctx)
+	info, err := b.cli.API(ctx).Info(ctx)
 	if err != nil {
 		return 0, 0, false, b.fault(ctx, "get the engine's disk", err)
 	}
@@ -119,7 +119,7 @@ func (b *Builder) cacheLimit(ctx context.Context) (int64, error) {
 	if b.maxCache > 0 {
 		return b.maxCache, nil
 	}
-	info, err := b.cli.Info(ctx)
+	info, err := b.cli.API(ctx).Info(ctx)
 	if err != nil {
 		return 0, b.fault(ctx, "get the engine's disk", err)
 	}
@@ -136,7 +136,7 @@ func (b *Builder) PruneCache(ctx context.Context, all bool) (freed int64, err er
 		}
 	}
 	// Old engines read the first field, those from API 1.48 on the others.
-	r, err := b.cli.BuildCachePrune(ctx, build.CachePruneOptions{All: true, KeepStorage: keep, ReservedSpace: keep, MaxUsedSpace: keep, Filters: filters.NewArgs()})
+	r, err := b.cli.API(ctx).BuildCachePrune(ctx, build.CachePruneOptions{All: true, KeepStorage: keep, ReservedSpace: keep, MaxUsedSpace: keep, Filters: filters.NewArgs()})
 	if err != nil {
 		return 0, b.fault(ctx, "prune the build cache", err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"mesh"
 	"mesh/builder"
+	"mesh/engine"
 	"mesh/enginetest"
 )
 
@@ -21,7 +22,7 @@ func limited(t *testing.T, o builder.Options) *bench {
 	b := newBench(t)
 	n := stacks.Add(1)
 	o.Server, o.Logger = fmt.Sprintf("%s-%d", run, n), slog.New(slog.NewTextHandler(t.Output(), nil))
-	b.Builder = builder.New(cli, o)
+	b.Builder = builder.New(engine.Of(cli), o)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -120,7 +121,7 @@ func TestRoomAndCache(t *testing.T) {
 // code.
 func TestBuild_ThatRanOutOfMemory(t *testing.T) {
 	t.Parallel()
-	b := builder.New(cli, builder.Options{Memory: 512 << 20})
+	b := builder.New(engine.Of(cli), builder.Options{Memory: 512 << 20})
 	err := b.Explain(t.Context(), "RUN make", errors.New(`process "/bin/sh -c make" did not complete successfully: cannot allocate memory`))
 	var e *mesh.Error
 	if !errors.As(err, &e) || e.Kind != mesh.Failed || e.Text != "'RUN make' ran out of memory" || e.Hint != "it was killed, most likely because it used too much memory: all builds together may use 512 MB" {

@@ -23,6 +23,7 @@ import (
 
 	"mesh"
 	"mesh/builder"
+	"mesh/engine"
 	"mesh/enginetest"
 )
 
@@ -170,11 +171,11 @@ func newBenchWith(t *testing.T, c *client.Client) *bench {
 	enginetest.Beside(t)
 	n := stacks.Add(1)
 	b := &bench{t: t, stack: mesh.StackName(fmt.Sprintf("t%d-%s", n, run[len("builder-"):])), server: fmt.Sprintf("%s-%d", run, n), times: &memory{}}
-	b.Builder = builder.New(c, builder.Options{Server: b.server, Key: []byte(run), Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	b.Builder = builder.New(engine.Of(c), builder.Options{Server: b.server, Key: []byte(run), Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		if err := builder.New(cli, builder.Options{Server: fmt.Sprintf("%s-%d", run, n), Key: []byte(run)}).Collect(ctx, b.stack, nil); err != nil {
+		if err := builder.New(engine.Of(cli), builder.Options{Server: fmt.Sprintf("%s-%d", run, n), Key: []byte(run)}).Collect(ctx, b.stack, nil); err != nil {
 			t.Errorf("collect: %v", err)
 		}
 	})

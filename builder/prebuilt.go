@@ -66,7 +66,7 @@ func (j *job) prebuilt(ctx context.Context) (digest string, done func(), err err
 			names = append(names, pulled)
 		}
 		if err == nil {
-			err = j.cli.ImageTag(ctx, source, base)
+			err = j.cli.API(ctx).ImageTag(ctx, source, base)
 		}
 	}
 	if err != nil {
@@ -94,7 +94,7 @@ func (f oneFile) Open(mesh.TreeEntry) (io.ReadCloser, error) {
 func (j *job) pull(ctx context.Context, ref reference.Named) (source, digest, pulled string, err error) {
 	name := reference.FamiliarName(ref)
 	local := func() (string, string, bool) {
-		in, err := j.cli.ImageInspect(ctx, ref.String())
+		in, err := j.cli.API(ctx).ImageInspect(ctx, ref.String())
 		if err != nil || j.From.Public && !strings.HasPrefix(name, "mesh/") || j.admit(ref.String(), in.Config.Labels) != nil {
 			return "", "", false
 		}
@@ -121,7 +121,7 @@ func (j *job) pull(ctx context.Context, ref reference.Named) (source, digest, pu
 	if err != nil {
 		return "", "", "", err
 	}
-	at, err := j.cli.DistributionInspect(ctx, ref.String(), auth)
+	at, err := j.cli.API(ctx).DistributionInspect(ctx, ref.String(), auth)
 	if err != nil {
 		if id, d, ok := local(); ok && absent(err) {
 			j.out.warn("no registry has it: using the engine's own copy")
@@ -134,11 +134,11 @@ func (j *job) pull(ctx context.Context, ref reference.Named) (source, digest, pu
 		return "", "", "", fmt.Errorf("make a digest reference of %s: %w", ref, err)
 	}
 	digest = reference.FamiliarString(byDigest)
-	if in, err := j.cli.ImageInspect(ctx, byDigest.String()); err == nil {
+	if in, err := j.cli.API(ctx).ImageInspect(ctx, byDigest.String()); err == nil {
 		j.out.detail("up to date in the engine")
 		return in.ID, digest, "", nil
 	}
-	body, err := j.cli.ImagePull(ctx, byDigest.String(), image.PullOptions{RegistryAuth: auth})
+	body, err := j.cli.API(ctx).ImagePull(ctx, byDigest.String(), image.PullOptions{RegistryAuth: auth})
 	if err != nil {
 		return "", "", "", j.pullFault(ctx, ref, err)
 	}
@@ -234,7 +234,7 @@ func (j *job) load(ctx context.Context, ref reference.Named, base string) error 
 		filtered <- err
 		_ = pw.CloseWithError(err)
 	}()
-	resp, err := j.cli.ImageLoad(ctx, pr)
+	resp, err := j.cli.API(ctx).ImageLoad(ctx, pr)
 	_ = pr.CloseWithError(errors.New("the engine stopped reading"))
 	var ferr error
 	select {
@@ -253,7 +253,7 @@ func (j *job) load(ctx context.Context, ref reference.Named, base string) error 
 		_ = resp.Body.Close()
 	}
 	if err == nil {
-		_, err = j.cli.ImageInspect(ctx, base)
+		_, err = j.cli.API(ctx).ImageInspect(ctx, base)
 	}
 	switch {
 	case err == nil:

@@ -21,6 +21,7 @@ import (
 
 	"mesh"
 	"mesh/builder"
+	"mesh/engine"
 )
 
 // published pushes an image to a registry of the test, which needs no TLS because it
@@ -88,7 +89,7 @@ func TestPrivateImages(t *testing.T) {
 		return mesh.Registry{}, nil
 	}
 	b := newBench(t)
-	b.Builder = builder.New(cli, builder.Options{Server: b.server, Key: []byte(run), Credentials: creds, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	b.Builder = builder.New(engine.Of(cli), builder.Options{Server: b.server, Key: []byte(run), Credentials: creds, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 
 	bad := r
 	bad.Password = mesh.NewSecret("other")

@@ -127,7 +127,7 @@ func (j *job) reuse(ctx context.Context, bases []baseImage, onbuild *dockerfile)
 	if j.NoCache || j.Fresh {
 		return source, nil, nil
 	}
-	list, err := j.cli.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(
+	list, err := j.cli.API(ctx).ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(
 		filters.Arg("label", labelServer+"="+j.server), filters.Arg("label", labelStack+"="+string(j.Stack)), filters.Arg("label", labelSource+"="+source),
 	)})
 	if err != nil {
@@ -183,7 +183,7 @@ func (j *job) reused(ctx context.Context, old *image.Summary) (mesh.Image, error
 		}
 	}
 	for _, t := range j.Tags {
-		if err := j.cli.ImageTag(ctx, old.ID, t); err != nil {
+		if err := j.cli.API(ctx).ImageTag(ctx, old.ID, t); err != nil {
 			return mesh.Image{}, fmt.Errorf("tag %s: %w", t, err)
 		}
 	}

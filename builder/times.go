@@ -77,7 +77,7 @@ func (j *job) builtSince(ctx context.Context, latest time.Time) (bool, error) {
 	if latest.IsZero() {
 		return false, nil
 	}
-	list, err := j.cli.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(
+	list, err := j.cli.API(ctx).ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(
 		filters.Arg("label", labelServer+"="+j.server), filters.Arg("label", labelStack+"="+string(j.Stack)), filters.Arg("label", labelSource))})
 	return slices.ContainsFunc(list, func(i image.Summary) bool {
 		return i.Created > latest.Unix()+1 && i.Labels[labelSource] != "" && j.sealed(i.Labels)

@@ -15,6 +15,7 @@ import (
 	"github.com/docker/docker/client"
 
 	"mesh"
+	"mesh/engine"
 	"mesh/runner"
 )
 
@@ -49,7 +50,7 @@ func (b *bench) bent(before func(w http.ResponseWriter, r *http.Request) bool) *
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { _ = c.Close() })
-	return runner.New(c, runner.Options{Server: b.server, Labels: map[string]string{testLabel: run}, Logger: slog.New(slog.NewTextHandler(b.t.Output(), nil))})
+	return runner.New(engine.Of(c), runner.Options{Server: b.server, Labels: map[string]string{testLabel: run}, Logger: slog.New(slog.NewTextHandler(b.t.Output(), nil))})
 }
 
 // A container that is removed while its log is read is left out, whatever the engine

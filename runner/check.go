@@ -63,7 +63,7 @@ func (r *Runner) Check(ctx context.Context, in mesh.Instance, c mesh.Check, prog
 	k := &check{r: r, in: in, c: c, name: in.Name.String(), progress: progress, began: time.Now()}
 	// The wait is in place when this returns, and an earlier exit is reported at
 	// once: none is missed.
-	k.exited, k.failed = r.cli.ContainerWait(ctx, in.ID, container.WaitConditionNotRunning)
+	k.exited, k.failed = r.cli.API(ctx).ContainerWait(ctx, in.ID, container.WaitConditionNotRunning)
 	seen, err := k.run(ctx)
 	if err == nil {
 		return seen, nil
@@ -128,7 +128,7 @@ func (k *check) settle(ctx context.Context) (string, error) {
 		return "", context.Cause(ctx)
 	case <-t.C:
 	}
-	c, err := k.r.cli.ContainerInspect(ctx, k.in.ID)
+	c, err := k.r.cli.API(ctx).ContainerInspect(ctx, k.in.ID)
 	if err != nil {
 		return "", k.lost(err)
 	}
@@ -265,7 +265,7 @@ func (k *check) verdict(ctx context.Context) error {
 	if k.last.status != 0 && !k.badSince.IsZero() {
 		return k.badAnswers(time.Since(k.badSince))
 	}
-	if c, err := k.r.cli.ContainerInspect(ctx, k.in.ID); err == nil && c.State.OOMKilled {
+	if c, err := k.r.cli.API(ctx).ContainerInspect(ctx, k.in.ID); err == nil && c.State.OOMKilled {
 		e := mesh.Errorf(mesh.Failed, "%s ran out of memory%s and did not answer on port %d within %s", k.name, limit(c.HostConfig.Memory), mesh.Port, waited)
 		return e.WithHint("raise its limit with: ssh mesh svc:update NAME --memory 1g")
 	}
@@ -289,7 +289,7 @@ func (k *check) verdict(ctx context.Context) error {
 
 // ended is the error for a container that exited.
 func (k *check) ended(ctx context.Context, code int, when string) error {
-	c, err := k.r.cli.ContainerInspect(ctx, k.in.ID)
+	c, err := k.r.cli.API(ctx).ContainerInspect(ctx, k.in.ID)
 	if err != nil {
 		return k.lost(err)
 	}
@@ -298,7 +298,7 @@ func (k *check) ended(ctx context.Context, code int, when string) error {
 		if pause(ctx, 20*time.Millisecond) != nil {
 			break
 		}
-		later, err := k.r.cli.ContainerInspect(ctx, k.in.ID)
+		later, err := k.r.cli.API(ctx).ContainerInspect(ctx, k.in.ID)
 		if err != nil {
 			break
 		}

@@ -57,7 +57,7 @@ func (r *Runner) detach(ctx context.Context, o mesh.OneOff, run mesh.DetachedRun
 	if err != nil {
 		return "", err
 	}
-	if err := r.cli.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
+	if err := r.cli.API(ctx).ContainerStart(ctx, id, container.StartOptions{}); err != nil {
 		r.discard(ctx, id)
 		return "", err
 	}
@@ -83,7 +83,7 @@ func (r *Runner) Detached(ctx context.Context, stack mesh.StackName) ([]mesh.Det
 	}
 	list := []mesh.DetachedRun{}
 	for _, c := range found {
-		in, err := r.cli.ContainerInspect(ctx, c.ID)
+		in, err := r.cli.API(ctx).ContainerInspect(ctx, c.ID)
 		if errdefs.IsNotFound(err) {
 			continue
 		} else if err != nil {

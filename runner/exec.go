@@ -51,12 +51,12 @@ func (r *Runner) exec(ctx context.Context, e mesh.Exec) (int, error) {
 	if e.TTY {
 		o.ConsoleSize = consoleSize(e.Size)
 	}
-	made, err := r.cli.ContainerExecCreate(ctx, e.ID, o)
+	made, err := r.cli.API(ctx).ContainerExecCreate(ctx, e.ID, o)
 	if err != nil {
 		return 0, err
 	}
 	at, err := hijack(ctx, func() (types.HijackedResponse, error) {
-		return r.cli.ContainerExecAttach(ctx, made.ID, container.ExecAttachOptions{Tty: e.TTY, ConsoleSize: o.ConsoleSize})
+		return r.cli.API(ctx).ContainerExecAttach(ctx, made.ID, container.ExecAttachOptions{Tty: e.TTY, ConsoleSize: o.ConsoleSize})
 	})
 	if err != nil {
 		return 0, err
@@ -65,7 +65,7 @@ func (r *Runner) exec(ctx context.Context, e mesh.Exec) (int, error) {
 	defer context.AfterFunc(ctx, at.Close)()
 	if e.TTY {
 		to := func(ctx context.Context, s container.ResizeOptions) error {
-			return r.cli.ContainerExecResize(ctx, made.ID, s)
+			return r.cli.API(ctx).ContainerExecResize(ctx, made.ID, s)
 		}
 		r.resize(ctx, e.Size, to)
 		sized, stop := context.WithCancel(ctx)
@@ -86,7 +86,7 @@ func (r *Runner) exec(ctx context.Context, e mesh.Exec) (int, error) {
 	}
 	// The output has ended, but the engine may need a moment to see the exit.
 	for {
-		in, err := r.cli.ContainerExecInspect(ctx, made.ID)
+		in, err := r.cli.API(ctx).ContainerExecInspect(ctx, made.ID)
 		if err != nil {
 			return 0, err
 		}
@@ -108,7 +108,7 @@ func (r *Runner) hangUp(ctx context.Context, id, exec, mark string) {
 	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGKILL} {
 		r.signalMarked(ctx, id, mark, sig)
 		for deadline := time.Now().Add(hangUpGrace); time.Now().Before(deadline); {
-			in, err := r.cli.ContainerExecInspect(ctx, exec)
+			in, err := r.cli.API(ctx).ContainerExecInspect(ctx, exec)
 			if err != nil || !in.Running || pause(ctx, 20*time.Millisecond) != nil {
 				return
 			}
@@ -138,9 +138,9 @@ func (r *Runner) signalMarked(ctx context.Context, id, mark string, sig syscall.
 	}
 	script := `for e in /proc/[0-9]*/environ; do case "$(cat "$e" 2>/dev/null)" in *` + string(want) + `*) e=${e#/proc/}; kill -` +
 		strconv.Itoa(int(sig)) + ` "${e%/environ}";; esac; done`
-	made, err := r.cli.ContainerExecCreate(ctx, id, container.ExecOptions{Cmd: []string{"/bin/sh", "-c", script}, User: "0"})
+	made, err := r.cli.API(ctx).ContainerExecCreate(ctx, id, container.ExecOptions{Cmd: []string{"/bin/sh", "-c", script}, User: "0"})
 	if err == nil {
-		err = r.cli.ContainerExecStart(ctx, made.ID, container.ExecStartOptions{Detach: true})
+		err = r.cli.API(ctx).ContainerExecStart(ctx, made.ID, container.ExecStartOptions{Detach: true})
 	}
 	if err != nil {
 		r.log.DebugContext(ctx, "processes not signalled from inside", "container", id, "err", err)

@@ -68,7 +68,7 @@ func (r *Runner) start(ctx context.Context, spec mesh.InstanceSpec) (_ mesh.Inst
 			r.discard(ctx, id)
 		}
 	}()
-	if err := r.cli.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
+	if err := r.cli.API(ctx).ContainerStart(ctx, id, container.StartOptions{}); err != nil {
 		return mesh.Instance{}, err
 	}
 	return r.inspect(ctx, id)
@@ -83,7 +83,7 @@ func (r *Runner) create(ctx context.Context, name string, c *container.Config, h
 	}
 	cctx, cancel := cleanup(ctx)
 	defer cancel()
-	made, err := r.cli.ContainerCreate(cctx, c, h, &network.NetworkingConfig{}, nil, name)
+	made, err := r.cli.API(cctx).ContainerCreate(cctx, c, h, &network.NetworkingConfig{}, nil, name)
 	if err == nil {
 		err = ctx.Err()
 	}
@@ -210,14 +210,14 @@ func (r *Runner) Revive(ctx context.Context, id string) (mesh.Instance, error) {
 }
 
 func (r *Runner) revive(ctx context.Context, id string) (mesh.Instance, error) {
-	c, err := r.cli.ContainerInspect(ctx, id)
+	c, err := r.cli.API(ctx).ContainerInspect(ctx, id)
 	if errdefs.IsNotFound(err) {
 		return mesh.Instance{}, cannotReturn(id, "is gone", err)
 	} else if err != nil {
 		return mesh.Instance{}, err
 	}
 	in := r.instance(c)
-	n, err := r.cli.NetworkInspect(ctx, r.networkName(in.Stack), network.InspectOptions{})
+	n, err := r.cli.API(ctx).NetworkInspect(ctx, r.networkName(in.Stack), network.InspectOptions{})
 	switch {
 	case errdefs.IsNotFound(err):
 		// A container remembers its network by ID: one with the same name would not
@@ -231,7 +231,7 @@ func (r *Runner) revive(ctx context.Context, id string) (mesh.Instance, error) {
 	}
 	if c.State.Paused {
 		// A conflict means that somebody else has unpaused it.
-		if err := r.cli.ContainerUnpause(ctx, id); err != nil && !errdefs.IsConflict(err) && !strings.Contains(err.Error(), "is not paused") {
+		if err := r.cli.API(ctx).ContainerUnpause(ctx, id); err != nil && !errdefs.IsConflict(err) && !strings.Contains(err.Error(), "is not paused") {
 			return in, err
 		}
 	}
@@ -240,7 +240,7 @@ func (r *Runner) revive(ctx context.Context, id string) (mesh.Instance, error) {
 			return in, cannotReturn(id, "cannot be connected to its network again", err)
 		}
 	}
-	if err := r.cli.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
+	if err := r.cli.API(ctx).ContainerStart(ctx, id, container.StartOptions{}); err != nil {
 		if text := err.Error(); errdefs.IsNotFound(err) || strings.Contains(text, "network") && strings.Contains(text, "not found") || strings.Contains(text, "marked for removal") {
 			return in, cannotReturn(id, "cannot start again", err)
 		}
@@ -255,14 +255,14 @@ func (r *Runner) revive(ctx context.Context, id string) (mesh.Instance, error) {
 // reconnect connects a container to a network that it is not in, whatever is left of
 // an older connection.
 func (r *Runner) reconnect(ctx context.Context, net, id string) error {
-	err := r.cli.NetworkConnect(ctx, net, id, nil)
+	err := r.cli.API(ctx).NetworkConnect(ctx, net, id, nil)
 	if err == nil || !strings.Contains(err.Error(), "already exists in network") {
 		return err
 	}
-	if err := r.cli.NetworkDisconnect(ctx, net, id, true); err != nil {
+	if err := r.cli.API(ctx).NetworkDisconnect(ctx, net, id, true); err != nil {
 		return err
 	}
-	return r.cli.NetworkConnect(ctx, net, id, nil)
+	return r.cli.API(ctx).NetworkConnect(ctx, net, id, nil)
 }
 
 // cannotReturn is the error for a container that another one must replace, unless
@@ -293,11 +293,11 @@ func (r *Runner) stop(ctx context.Context, id string, grace time.Duration) error
 	wctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// A paused program gets no signal. The engine refuses to unpause others.
-	_ = r.cli.ContainerUnpause(ctx, id)
+	_ = r.cli.API(ctx).ContainerUnpause(ctx, id)
 	// Wait first, so that an exit between the signal and the wait is not missed.
-	exited, failed := r.cli.ContainerWait(wctx, id, container.WaitConditionNotRunning)
+	exited, failed := r.cli.API(wctx).ContainerWait(wctx, id, container.WaitConditionNotRunning)
 	// A conflict means that the container is not running, which is fine.
-	if err := r.cli.ContainerKill(ctx, id, "SIGTERM"); errdefs.IsNotFound(err) {
+	if err := r.cli.API(ctx).ContainerKill(ctx, id, "SIGTERM"); errdefs.IsNotFound(err) {
 		return nil
 	} else if err == nil {
 		t := time.NewTimer(grace)
@@ -320,11 +320,11 @@ func (r *Runner) stop(ctx context.Context, id string, grace time.Duration) error
 
 // remove kills and removes a container, and waits if another caller is doing so.
 func (r *Runner) remove(ctx context.Context, id string) error {
-	err := r.cli.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
+	err := r.cli.API(ctx).ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
 	if errdefs.IsConflict(err) && strings.Contains(err.Error(), "already in progress") {
 		wctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		gone, failed := r.cli.ContainerWait(wctx, id, container.WaitConditionRemoved)
+		gone, failed := r.cli.API(wctx).ContainerWait(wctx, id, container.WaitConditionRemoved)
 		select {
 		case <-gone:
 			return nil

@@ -19,6 +19,7 @@ import (
 	"github.com/docker/docker/client"
 
 	"mesh"
+	"mesh/engine"
 	"mesh/runner"
 )
 
@@ -323,7 +324,7 @@ func TestEngineAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := runner.New(c, runner.Options{Server: "away", Logger: slog.New(slog.DiscardHandler)})
+	r := runner.New(engine.Of(c), runner.Options{Server: "away", Logger: slog.New(slog.DiscardHandler)})
 	want := "the Docker Engine does not answer at " + sock
 	_, serr := r.Start(t.Context(), mesh.InstanceSpec{Stack: "blog"})
 	_, lerr := r.List(t.Context())

@@ -59,7 +59,7 @@ func parseListeners(table []byte) []netip.AddrPort {
 // listeners returns the addresses that the container's processes listen on, without
 // the engine's name server, and false if it cannot find out.
 func (r *Runner) listeners(ctx context.Context, id string) ([]netip.AddrPort, bool) {
-	c, err := r.cli.ContainerInspect(ctx, id)
+	c, err := r.cli.API(ctx).ContainerInspect(ctx, id)
 	if err != nil || !c.State.Running {
 		return nil, false
 	}
@@ -93,14 +93,14 @@ func hostTable(pid int, id string) ([]byte, bool) {
 
 // execTable asks inside the container, which may have no cat.
 func (r *Runner) execTable(ctx context.Context, id string) ([]byte, bool) {
-	e, err := r.cli.ContainerExecCreate(ctx, id, container.ExecOptions{
+	e, err := r.cli.API(ctx).ContainerExecCreate(ctx, id, container.ExecOptions{
 		Cmd: []string{"cat", "/proc/net/tcp", "/proc/net/tcp6"}, AttachStdout: true, AttachStderr: true,
 	})
 	if err != nil {
 		return nil, false
 	}
 	at, err := hijack(ctx, func() (types.HijackedResponse, error) {
-		return r.cli.ContainerExecAttach(ctx, e.ID, container.ExecAttachOptions{})
+		return r.cli.API(ctx).ContainerExecAttach(ctx, e.ID, container.ExecAttachOptions{})
 	})
 	if err != nil {
 		return nil, false

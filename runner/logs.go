@@ -315,7 +315,7 @@ func (r *Runner) tail(ctx context.Context, id string, n int) (lines []string) {
 // open starts reading a container's log.
 func (r *Runner) open(ctx context.Context, in mesh.Instance, o container.LogsOptions) (*logReader, error) {
 	o.ShowStdout, o.ShowStderr, o.Timestamps = true, true, true
-	body, err := r.cli.ContainerLogs(ctx, in.ID, o)
+	body, err := r.cli.API(ctx).ContainerLogs(ctx, in.ID, o)
 	if err != nil {
 		if r.gone(ctx, in.ID, err) {
 			return nil, fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
@@ -339,7 +339,7 @@ func (r *Runner) gone(ctx context.Context, id string, err error) bool {
 	case ctx.Err() != nil:
 		return false
 	}
-	c, err := r.cli.ContainerInspect(ctx, id)
+	c, err := r.cli.API(ctx).ContainerInspect(ctx, id)
 	return errdefs.IsNotFound(err) || err == nil && c.State != nil && (c.State.Dead || c.State.Status == container.StateRemoving)
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/docker/docker/client"
 
 	"mesh"
+	"mesh/engine"
 	"mesh/enginetest"
 	"mesh/runner"
 )
@@ -85,7 +86,7 @@ func newBench(t *testing.T, options ...func(*runner.Options)) *bench {
 	for _, fn := range options {
 		fn(&o)
 	}
-	b := &bench{Runner: runner.New(cli, o), t: t, server: o.Server, stack: "blog", subnet: subnet()}
+	b := &bench{Runner: runner.New(engine.Of(cli), o), t: t, server: o.Server, stack: "blog", subnet: subnet()}
 	t.Cleanup(func() { b.remove(b.stack) })
 	return b
 }

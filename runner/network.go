@@ -37,7 +37,7 @@ func (r *Runner) network(ctx context.Context, stack mesh.StackName, subnet netip
 	}
 	defer unlock()
 	name := r.networkName(stack)
-	n, err := r.cli.NetworkInspect(ctx, name, network.InspectOptions{})
+	n, err := r.cli.API(ctx).NetworkInspect(ctx, name, network.InspectOptions{})
 	if err == nil {
 		return name, r.join(ctx, n)
 	}
@@ -54,7 +54,7 @@ func (r *Runner) network(ctx context.Context, stack mesh.StackName, subnet netip
 	// found the next time, but a failure then would go unnoticed.
 	mctx, cancel := cleanup(ctx)
 	defer cancel()
-	made, err := r.cli.NetworkCreate(mctx, name, o)
+	made, err := r.cli.API(mctx).NetworkCreate(mctx, name, o)
 	switch {
 	case errdefs.IsConflict(err): // created meanwhile by another process
 	case err != nil && strings.Contains(strings.ToLower(err.Error()), "pool overlaps"):
@@ -66,7 +66,7 @@ func (r *Runner) network(ctx context.Context, stack mesh.StackName, subnet netip
 		return "", fmt.Errorf("create network %s: %w", name, err)
 	}
 	r.log.DebugContext(ctx, "network created", "stack", stack, "network", name, "id", made.ID)
-	if n, err = r.cli.NetworkInspect(ctx, name, network.InspectOptions{}); err != nil {
+	if n, err = r.cli.API(ctx).NetworkInspect(ctx, name, network.InspectOptions{}); err != nil {
 		return "", fmt.Errorf("find network %s: %w", name, err)
 	}
 	return name, r.join(ctx, n)
@@ -84,12 +84,12 @@ func (r *Runner) Attach(ctx context.Context) error {
 	if self == "" {
 		return nil
 	}
-	found, err := r.cli.NetworkList(ctx, network.ListOptions{Filters: r.filter()})
+	found, err := r.cli.API(ctx).NetworkList(ctx, network.ListOptions{Filters: r.filter()})
 	if err != nil {
 		return r.fault(ctx, "list the networks", err)
 	}
 	for _, n := range found {
-		if n, err = r.cli.NetworkInspect(ctx, n.ID, network.InspectOptions{}); errdefs.IsNotFound(err) {
+		if n, err = r.cli.API(ctx).NetworkInspect(ctx, n.ID, network.InspectOptions{}); errdefs.IsNotFound(err) {
 			continue
 		} else if err == nil {
 			err = r.join(ctx, n)
@@ -110,7 +110,7 @@ func (r *Runner) join(ctx context.Context, n network.Inspect) error {
 	if _, in := n.Containers[self]; in {
 		return nil
 	}
-	err = r.cli.NetworkConnect(ctx, n.ID, self, nil)
+	err = r.cli.API(ctx).NetworkConnect(ctx, n.ID, self, nil)
 	if err != nil && !strings.Contains(err.Error(), "already exists in network") {
 		return fmt.Errorf("attach mesh's own container to %s: %w", n.Name, err)
 	}
@@ -131,7 +131,7 @@ func (r *Runner) ownContainer(ctx context.Context) (string, error) {
 		return "", nil
 	}
 	for _, id := range ownIDs() {
-		c, err := r.cli.ContainerInspect(ctx, id)
+		c, err := r.cli.API(ctx).ContainerInspect(ctx, id)
 		if errdefs.IsNotFound(err) {
 			continue
 		}
@@ -182,7 +182,7 @@ func (r *Runner) Stacks(ctx context.Context) ([]mesh.StackName, error) {
 	if err != nil {
 		return nil, err
 	}
-	nets, err := r.cli.NetworkList(ctx, network.ListOptions{Filters: r.filter()})
+	nets, err := r.cli.API(ctx).NetworkList(ctx, network.ListOptions{Filters: r.filter()})
 	if err != nil {
 		return nil, r.fault(ctx, "list the networks", err)
 	}
@@ -212,7 +212,7 @@ func (r *Runner) RemoveStack(ctx context.Context, stack mesh.StackName) error {
 	if err := r.removeAll(ctx, found); err != nil {
 		return r.fault(ctx, "remove the containers of "+string(stack), err)
 	}
-	nets, err := r.cli.NetworkList(ctx, network.ListOptions{Filters: r.filter(labelStack + "=" + string(stack))})
+	nets, err := r.cli.API(ctx).NetworkList(ctx, network.ListOptions{Filters: r.filter(labelStack + "=" + string(stack))})
 	if err != nil {
 		return r.fault(ctx, "list the networks of "+string(stack), err)
 	}
@@ -229,18 +229,18 @@ func (r *Runner) RemoveStack(ctx context.Context, stack mesh.StackName) error {
 // endpoints, hence the retries.
 func (r *Runner) removeNetwork(ctx context.Context, id string) error {
 	for try := 1; ; try++ {
-		n, err := r.cli.NetworkInspect(ctx, id, network.InspectOptions{})
+		n, err := r.cli.API(ctx).NetworkInspect(ctx, id, network.InspectOptions{})
 		if errdefs.IsNotFound(err) {
 			return nil
 		} else if err != nil {
 			return err
 		}
 		for c := range n.Containers {
-			if err := r.cli.NetworkDisconnect(ctx, id, c, true); err != nil {
+			if err := r.cli.API(ctx).NetworkDisconnect(ctx, id, c, true); err != nil {
 				r.log.DebugContext(ctx, "disconnect", "network", n.Name, "container", c, "err", err)
 			}
 		}
-		err = r.cli.NetworkRemove(ctx, id)
+		err = r.cli.API(ctx).NetworkRemove(ctx, id)
 		if err == nil || errdefs.IsNotFound(err) {
 			return nil
 		}

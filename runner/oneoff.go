@@ -64,7 +64,7 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	at, err := hijack(ctx, func() (types.HijackedResponse, error) {
-		return r.cli.ContainerAttach(ctx, id, container.AttachOptions{Stream: true, Stdin: o.Stdin != nil, Stdout: true, Stderr: true})
+		return r.cli.API(ctx).ContainerAttach(ctx, id, container.AttachOptions{Stream: true, Stdin: o.Stdin != nil, Stdout: true, Stderr: true})
 	})
 	if err != nil {
 		return 0, err
@@ -72,7 +72,7 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 	defer at.Close()
 	// A hijacked connection ignores ctx.
 	defer context.AfterFunc(ctx, at.Close)()
-	exited, failed := r.cli.ContainerWait(ctx, id, container.WaitConditionNextExit)
+	exited, failed := r.cli.API(ctx).ContainerWait(ctx, id, container.WaitConditionNextExit)
 
 	last := &lastLines{}
 	o.Stdout, o.Stderr = last.also(o.Stdout), last.also(o.Stderr)
@@ -85,13 +85,15 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 		}
 		copied <- err
 	}()
-	if err := r.cli.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
+	if err := r.cli.API(ctx).ContainerStart(ctx, id, container.StartOptions{}); err != nil {
 		at.Close()
 		<-copied
 		return 0, err
 	}
 	if o.TTY {
-		to := func(ctx context.Context, s container.ResizeOptions) error { return r.cli.ContainerResize(ctx, id, s) }
+		to := func(ctx context.Context, s container.ResizeOptions) error {
+			return r.cli.API(ctx).ContainerResize(ctx, id, s)
+		}
 		r.resize(ctx, o.Size, to) // so that input finds a terminal of the right size
 		go r.resizeAs(ctx, o.Resize, to)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/docker/docker/client"
 
 	"mesh"
+	"mesh/engine"
 	"mesh/runner"
 )
 
@@ -169,7 +170,7 @@ func TestTerminalSizes_AreAskedForAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	r := runner.New(c, runner.Options{Server: "fake", Logger: slog.New(slog.DiscardHandler)})
+	r := runner.New(engine.Of(c), runner.Options{Server: "fake", Logger: slog.New(slog.DiscardHandler)})
 	size := mesh.WindowSize{Width: 100, Height: 30}
 	if _, err := r.RunOneOff(t.Context(), mesh.OneOff{Stack: "blog", Name: "run.1", TTY: true, Size: size}); err == nil {
 		t.Error("a one-off runs in an engine that does not work")

@@ -116,7 +116,7 @@ func (r *Runner) diagnose(ctx context.Context, id string, output []string) cause
 // look finds out why a program in a container cannot be started. The zero value
 // means that it exists and has no known fault, or that it cannot be inspected.
 func (r *Runner) look(ctx context.Context, id, program string) (cause, error) {
-	in, err := r.cli.ContainerInspect(ctx, id)
+	in, err := r.cli.API(ctx).ContainerInspect(ctx, id)
 	if err != nil {
 		return cause{}, err
 	}
@@ -165,7 +165,7 @@ type programFile struct {
 // file reads the beginning of a file in a container, following links.
 func (r *Runner) file(ctx context.Context, id, p string) (programFile, error) {
 	for range 10 {
-		st, err := r.cli.ContainerStatPath(ctx, id, p)
+		st, err := r.cli.API(ctx).ContainerStatPath(ctx, id, p)
 		if errdefs.IsNotFound(err) {
 			return programFile{}, fs.ErrNotExist
 		}
@@ -182,7 +182,7 @@ func (r *Runner) file(ctx context.Context, id, p string) (programFile, error) {
 		if !st.Mode.IsRegular() {
 			return f, nil
 		}
-		body, _, err := r.cli.CopyFromContainer(ctx, id, p)
+		body, _, err := r.cli.API(ctx).CopyFromContainer(ctx, id, p)
 		if errdefs.IsNotFound(err) {
 			return f, fs.ErrNotExist
 		} else if err != nil {

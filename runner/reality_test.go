@@ -12,6 +12,7 @@ import (
 	"github.com/docker/docker/api/types/network"
 
 	"mesh"
+	"mesh/engine"
 	"mesh/runner"
 )
 
@@ -199,7 +200,7 @@ func isKind(err error, k mesh.Kind) bool { return errors.Is(err, k) }
 
 func benchList(b *testing.B, look bool) {
 	id := fmt.Sprintf("%08x", rand.Uint32())
-	r := runner.New(cli, runner.Options{Server: id + run, Labels: map[string]string{testLabel: run}})
+	r := runner.New(engine.Of(cli), runner.Options{Server: id + run, Labels: map[string]string{testLabel: run}})
 	ctx := context.Background()
 	defer func() { _ = r.RemoveStack(ctx, "bench") }()
 	sub := subnet()

@@ -32,7 +32,6 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/network"
-	"github.com/docker/docker/client"
 	"golang.org/x/sync/errgroup"
 
 	"mesh"
@@ -78,7 +77,7 @@ type Options struct {
 // Runner runs instances in a Docker Engine. It may be used from several
 // goroutines.
 type Runner struct {
-	cli    *client.Client
+	cli    *engine.Client
 	server string
 	labels map[string]string
 	log    *slog.Logger
@@ -91,7 +90,7 @@ type Runner struct {
 }
 
 // New returns a Runner. It does not talk to the engine.
-func New(cli *client.Client, o Options) *Runner {
+func New(cli *engine.Client, o Options) *Runner {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -106,7 +105,7 @@ func New(cli *client.Client, o Options) *Runner {
 
 // Ping returns an error of kind Unavailable if the engine does not answer.
 func (r *Runner) Ping(ctx context.Context) error {
-	if _, err := r.cli.Ping(ctx); err != nil {
+	if _, err := r.cli.API(ctx).Ping(ctx); err != nil {
 		return r.fault(ctx, "ping the engine", err)
 	}
 	return nil
@@ -173,7 +172,7 @@ func (r *Runner) rejoin(ctx context.Context, stacks map[mesh.StackName]bool) err
 	if err != nil || self == "" {
 		return err
 	}
-	me, err := r.cli.ContainerInspect(ctx, self)
+	me, err := r.cli.API(ctx).ContainerInspect(ctx, self)
 	if err != nil {
 		return err
 	}
@@ -181,7 +180,7 @@ func (r *Runner) rejoin(ctx context.Context, stacks map[mesh.StackName]bool) err
 		if _, in := me.NetworkSettings.Networks[r.networkName(stack)]; in {
 			continue
 		}
-		n, err := r.cli.NetworkInspect(ctx, r.networkName(stack), network.InspectOptions{})
+		n, err := r.cli.API(ctx).NetworkInspect(ctx, r.networkName(stack), network.InspectOptions{})
 		if err == nil {
 			err = r.join(ctx, n)
 		}
@@ -219,7 +218,7 @@ func (r *Runner) inspectAll(ctx context.Context, found []container.Summary) ([]m
 
 // containers lists this server's containers with these labels.
 func (r *Runner) containers(ctx context.Context, labels ...string) ([]container.Summary, error) {
-	found, err := r.cli.ContainerList(ctx, container.ListOptions{All: true, Filters: r.filter(labels...)})
+	found, err := r.cli.API(ctx).ContainerList(ctx, container.ListOptions{All: true, Filters: r.filter(labels...)})
 	if err != nil {
 		return nil, r.fault(ctx, "list the containers", err)
 	}
@@ -249,7 +248,7 @@ func (r *Runner) label(own map[string]string) map[string]string {
 
 // inspect returns the engine's errors unchanged.
 func (r *Runner) inspect(ctx context.Context, id string) (mesh.Instance, error) {
-	c, err := r.cli.ContainerInspect(ctx, id)
+	c, err := r.cli.API(ctx).ContainerInspect(ctx, id)
 	if err != nil {
 		return mesh.Instance{}, err
 	}
@@ -302,7 +301,7 @@ func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // fault is engine.Fault.
 func (r *Runner) fault(ctx context.Context, doing string, err error) error {
-	return engine.Fault(ctx, r.cli.DaemonHost(), doing, err)
+	return engine.Fault(ctx, r.cli.Host(), doing, err)
 }
 
 // keyedLock is one lock for each stack. The zero value is ready.

@@ -99,7 +99,7 @@ func (w *watcher) subscribe(ctx context.Context, up func()) error {
 	for _, a := range asked {
 		f.Add("event", string(a))
 	}
-	messages, errs := w.r.cli.Events(ctx, events.ListOptions{Filters: f, Since: stamp(w.since)})
+	messages, errs := w.r.cli.API(ctx).Events(ctx, events.ListOptions{Filters: f, Since: stamp(w.since)})
 	// Events returns when the engine has answered, or has failed to.
 	select {
 	case err := <-errs:
@@ -114,7 +114,7 @@ func (w *watcher) subscribe(ctx context.Context, up func()) error {
 		for _, a := range slices.Concat(ofNetworks, ofImages) {
 			f.Add("event", string(a))
 		}
-		others, otherErrs = w.r.cli.Events(ctx, events.ListOptions{Filters: f})
+		others, otherErrs = w.r.cli.API(ctx).Events(ctx, events.ListOptions{Filters: f})
 		select {
 		case err := <-otherErrs:
 			return err

@@ -11,6 +11,7 @@ import (
 	"github.com/docker/docker/client"
 
 	"mesh"
+	"mesh/engine"
 	"mesh/runner"
 )
 
@@ -83,7 +84,7 @@ func TestWatch_ReconnectsAndSaysSo(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	p, pc := newProxy(t)
-	far := runner.New(pc, runner.Options{Server: b.server})
+	far := runner.New(engine.Of(pc), runner.Options{Server: b.server})
 	ctx, cancel := context.WithCancel(t.Context())
 	events, lost, ended := make(chan mesh.InstanceEvent, 10), make(chan struct{}, 10), make(chan error, 1)
 	go func() {

@@ -9,9 +9,8 @@ import (
 	"strings"
 	"time"
 
-	docker "github.com/docker/docker/client"
-
 	"mesh"
+	"mesh/engine"
 	"mesh/repos"
 	"mesh/store"
 )
@@ -19,7 +18,7 @@ import (
 // serverInfo gives the commands information about the server and its machine.
 type serverInfo struct {
 	info   mesh.ServerInfo // the part that does not change
-	engine *docker.Client
+	engine *engine.Client
 	store  *store.Store
 	repos  *repos.Repos
 	notes  *notes // of the start
@@ -45,7 +44,7 @@ func (h *serverInfo) Info(ctx context.Context) mesh.ServerInfo {
 	}
 	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
-	if v, err := h.engine.ServerVersion(ctx); err == nil {
+	if v, err := h.engine.API(ctx).ServerVersion(ctx); err == nil {
 		i.Engine, i.EngineAPI = v.Version, v.APIVersion
 	}
 	return i
@@ -69,7 +68,7 @@ func (h *serverInfo) Diagnose(ctx context.Context) []mesh.Finding {
 		"start it, for example with: systemctl start docker; or set --docker-host")
 	if i.Engine != "" {
 		ictx, cancel := context.WithTimeout(ctx, engineTimeout)
-		info, err := h.engine.Info(ictx)
+		info, err := h.engine.API(ictx).Info(ictx)
 		cancel()
 		look(err == nil && info.InitBinary != "", "the engine has an init process for containers", "the engine has no init process for containers: apps are not stopped cleanly",
 			"install docker-init (Debian: apt-get install tini docker.io)")

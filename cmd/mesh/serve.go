@@ -16,7 +16,6 @@ import (
 
 	charm "github.com/charmbracelet/log"
 	"github.com/coreos/go-systemd/v22/daemon"
-	docker "github.com/docker/docker/client"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/term"
@@ -77,7 +76,7 @@ type server struct {
 	program
 	settings settings
 	log      *slog.Logger
-	engine   *docker.Client
+	engine   *engine.Client
 	handover *handover
 	listen   *listeners
 	router   *handoverRouter
