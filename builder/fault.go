@@ -59,85 +59,32 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 		e.Text = "the Docker Engine stopped during the build"
 		return e
 	}
-	var vertex *errdefs.VertexError
-	var d digest.Digest
-	if errors.As(err, &vertex) {
-		d = digest.Digest(vertex.Digest)
-	}
-	s := r.culprit(d)
-	line, name := 0, ""
-	var output []string
-	if s != nil {
-		line, output = lines.line(s.digest), j.out.evidence(s)
-		if !s.quiet {
-			name = j.out.names.Replace(s.name) // before it is cut: half a value is still a value
-		}
-	}
-	if n := sourceLine(err); n != 0 {
-		line = n
-	}
-	e := &mesh.Error{Kind: mesh.Failed, Output: output, Err: err}
+	f := j.failedStep(err, text, r, lines)
+	e := &mesh.Error{Kind: mesh.Failed, Output: f.output, Err: err}
 	code := submatch(exitCode, text)
 	// With control groups version 2, later BuildKits (for example that of Docker 28)
 	// report this instead of the code.
 	killed := strings.Contains(text, "did not complete successfully: cannot allocate memory")
 	if code != "" || killed {
-		e.Text = fmt.Sprintf("'%s' exited %s", shorten(name, 60), code)
-		if killed {
-			e.Text = fmt.Sprintf("'%s' ran out of memory", shorten(name, 60))
-		}
-		if line > 0 {
-			e.Hint = fmt.Sprintf("see %s:%d", j.df.shown, line)
-		}
-		if j.df.managed {
-			e.Hint += fmt.Sprintf("; print it with: ssh mesh build:dockerfile -a %s", j.Stack)
-		}
-		switch {
-		case diskFullIn(output):
-			e.Hint = "the server's disk is full: free space, e.g. with: docker builder prune"
-		case killed, code == "137", outOfMemory(output):
-			e.Hint = "it was killed, most likely because the server ran out of memory"
-			if j.memory > 0 {
-				e.Hint = fmt.Sprintf("it was killed, most likely because it used too much memory: all builds together may use %d MB", j.memory>>20)
-			}
-		case outOfProcesses(output):
-			e.Hint = fmt.Sprintf("it starts too many processes: all builds together may have %d", j.pids)
-		default:
-			if hint := j.scriptFault(line, name, text, output); hint != "" {
-				e.Hint = hint
-			} else if code == "127" {
-				e.Hint = "the base image does not have that command"
-			}
-		}
+		j.exited(e, f, code, killed)
 		return e
 	}
-	if strings.HasPrefix(name, "RUN") && execFailed.MatchString(text) {
-		m := execFailed.FindStringSubmatch(text)
-		e.Text = fmt.Sprintf("%s'%s' cannot start %s", j.at(line), shorten(name, 60), cmp.Or(m[1], m[3]))
-		e.Hint = cmp.Or(j.scriptFault(line, name, text, output), "the image does not contain it at that step")
+	if m := execFailed.FindStringSubmatch(text); m != nil && strings.HasPrefix(f.name, "RUN") {
+		e.Text = fmt.Sprintf("%s'%s' cannot start %s", j.at(f.line), shorten(f.name, 60), cmp.Or(m[1], m[3]))
+		e.Hint = cmp.Or(j.scriptFault(f.line, f.name, text, f.output), "the image does not contain it at that step")
 		return e
 	}
 	if m := submatch(noSecret, text); m != "" {
-		e.Text = fmt.Sprintf("%s'%s' needs the secret %s, but no config var has that name", j.at(line), shorten(name, 60), m)
+		e.Text = fmt.Sprintf("%s'%s' needs the secret %s, but no config var has that name", j.at(f.line), shorten(f.name, 60), m)
 		return e.WithHint("ssh mesh config:set -a %s %s=…", j.Stack, m)
 	}
-	if s == nil || s.quiet || strings.HasPrefix(name, "FROM") {
-		if base := j.baseFault(err, text, line); base != nil {
+	if f.unseen || strings.HasPrefix(f.name, "FROM") {
+		if base := j.baseFault(err, text, f.line); base != nil {
 			return base
 		}
 	}
-	if m := submatch(missingFile, text); m != "" && (strings.HasPrefix(name, "COPY") || strings.HasPrefix(name, "ADD") || name == "") {
-		m = strings.TrimPrefix(m, "/")
-		e.Text = fmt.Sprintf("%s'%s': there is no %s in the pushed tree", j.at(line), shorten(name, 60), m)
-		e.Hint = "commit it, or correct the path"
-		if _, rerr := j.files.resolve(m); rerr == nil {
-			e.Text = fmt.Sprintf("%s'%s': %s is excluded by the ignore file", j.at(line), shorten(name, 60), m)
-			e.Hint = "add the line to .dockerignore: !" + m
-		}
-		if strings.Contains(name, "--from=") {
-			e.Text = fmt.Sprintf("%s'%s': there is no /%s in that stage or image", j.at(line), shorten(name, 60), m)
-			e.Hint = "correct the path"
-		}
+	if m := submatch(missingFile, text); m != "" && (strings.HasPrefix(f.name, "COPY") || strings.HasPrefix(f.name, "ADD") || f.name == "") {
+		j.noFile(e, f, strings.TrimPrefix(m, "/"))
 		return e
 	}
 	var located *parser.LocationError
@@ -147,11 +94,86 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 	if strings.Contains(text, "dockerfile parse error") {
 		return j.df.syntaxError(errors.New(text))
 	}
-	e.Text = j.at(line) + firstLine(text)
-	if name != "" && line == 0 {
-		e.Text = fmt.Sprintf("'%s': %s", shorten(name, 60), firstLine(text))
+	e.Text = j.at(f.line) + firstLine(text)
+	if f.name != "" && f.line == 0 {
+		e.Text = fmt.Sprintf("'%s': %s", shorten(f.name, 60), firstLine(text))
 	}
 	return e
+}
+
+// failedStep is the step in which a build failed, as far as BuildKit says.
+type failedStep struct {
+	name   string // "RUN make", without values; empty if unseen
+	unseen bool   // none that the pusher has seen
+	line   int    // in the Dockerfile; 0: unknown
+	output []string
+	text   string // the error
+}
+
+func (j *job) failedStep(err error, text string, r *renderer, lines *lineRecorder) failedStep {
+	f := failedStep{text: text, unseen: true}
+	var vertex *errdefs.VertexError
+	var d digest.Digest
+	if errors.As(err, &vertex) {
+		d = digest.Digest(vertex.Digest)
+	}
+	if s := r.culprit(d); s != nil {
+		f.line, f.output, f.unseen = lines.line(s.digest), j.out.evidence(s), s.quiet
+		if !s.quiet {
+			f.name = j.out.names.Replace(s.name) // before it is cut: half a value is still a value
+		}
+	}
+	if n := sourceLine(err); n != 0 {
+		f.line = n
+	}
+	return f
+}
+
+// exited says what a command's exit status means. killed: there was not enough memory.
+func (j *job) exited(e *mesh.Error, f failedStep, code string, killed bool) {
+	e.Text = fmt.Sprintf("'%s' exited %s", shorten(f.name, 60), code)
+	if killed {
+		e.Text = fmt.Sprintf("'%s' ran out of memory", shorten(f.name, 60))
+	}
+	if f.line > 0 {
+		e.Hint = fmt.Sprintf("see %s:%d", j.df.shown, f.line)
+	}
+	if j.df.managed {
+		e.Hint += fmt.Sprintf("; print it with: ssh mesh build:dockerfile -a %s", j.Stack)
+	}
+	switch {
+	case diskFullIn(f.output):
+		e.Hint = "the server's disk is full: free space, e.g. with: docker builder prune"
+	case killed, code == "137", outOfMemory(f.output):
+		e.Hint = "it was killed, most likely because the server ran out of memory"
+		if j.memory > 0 {
+			e.Hint = fmt.Sprintf("it was killed, most likely because it used too much memory: all builds together may use %d MB", j.memory>>20)
+		}
+	case outOfProcesses(f.output):
+		e.Hint = fmt.Sprintf("it starts too many processes: all builds together may have %d", j.pids)
+	default:
+		if hint := j.scriptFault(f.line, f.name, f.text, f.output); hint != "" {
+			e.Hint = hint
+		} else if code == "127" {
+			e.Hint = "the base image does not have that command"
+		}
+	}
+}
+
+// noFile says why COPY or ADD did not find a file.
+func (j *job) noFile(e *mesh.Error, f failedStep, path string) {
+	at := fmt.Sprintf("%s'%s'", j.at(f.line), shorten(f.name, 60))
+	switch _, err := j.files.resolve(path); {
+	case strings.Contains(f.name, "--from="):
+		e.Text = fmt.Sprintf("%s: there is no /%s in that stage or image", at, path)
+		e.Hint = "correct the path"
+	case err == nil:
+		e.Text = fmt.Sprintf("%s: %s is excluded by the ignore file", at, path)
+		e.Hint = "add the line to .dockerignore: !" + path
+	default:
+		e.Text = fmt.Sprintf("%s: there is no %s in the pushed tree", at, path)
+		e.Hint = "commit it, or correct the path"
+	}
 }
 
 // at is "Dockerfile:3: ", or empty.

@@ -1,8 +1,6 @@
 package deploy
 
-import (
-	"context"
-)
+import "context"
 
 // WaitIdle returns when no deployment runs or waits and no instance is being retired,
 // or with ctx's cause if ctx ends first. It refuses nothing: the caller must see to it

@@ -10,6 +10,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -18,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -35,6 +37,9 @@ const Label = "mesh.test"
 type Run struct {
 	ID     string
 	Client *client.Client
+
+	mu      sync.Mutex
+	servers map[string]bool // that ran; their images have no label of the run
 }
 
 // Start connects to the engine, and has scripts/engine start one when none answers.
@@ -50,8 +55,18 @@ func Start(ctx context.Context, id string) (*Run, error) {
 			return nil, fmt.Errorf("no Docker Engine answers: %w\n%s", err, out)
 		}
 	}
-	return &Run{ID: id, Client: c}, nil
+	r := &Run{ID: id, Client: c, servers: map[string]bool{}}
+	sctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if _, err := r.sweep(sctx, Label, longestRun); err != nil { // another package may be at it too
+		fmt.Fprintln(os.Stderr, "remove what interrupted tests left in the engine:", err)
+	}
+	return r, nil
 }
+
+// longestRun is how long a run can last: twice the -timeout of "make test". What is older
+// was left by a run that was killed.
+const longestRun = time.Hour
 
 // NewID returns an ID that begins with the name of the package.
 func NewID(name string) string {
@@ -83,7 +98,11 @@ func (r *Run) Tests(m interface{ Run() int }, images ...string) int {
 			code = 1
 		}
 	}
-	left, err := r.sweep(ctx, Label+"="+r.ID)
+	left, err := r.sweep(ctx, Label+"="+r.ID, 0)
+	for server := range r.servers {
+		more, serr := r.sweep(ctx, "mesh.server="+server, 0)
+		left, err = append(left, more...), errors.Join(err, serr)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "remove what the tests made in the engine:", err)
 		code = 1
@@ -98,57 +117,66 @@ func (r *Run) Tests(m interface{ Run() int }, images ...string) int {
 // Labels are for whatever the tests make in the engine.
 func (r *Run) Labels() map[string]string { return map[string]string{Label: r.ID} }
 
+// Server tells that a server with this identity runs in a test, which must remove all
+// that it has made.
+func (r *Run) Server(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.servers[id] = true
+}
+
 // RemoveServer removes all that the server with an identity has made, images included.
 func (r *Run) RemoveServer(ctx context.Context, server string) error {
-	_, err := r.sweep(ctx, "mesh.server="+server)
+	_, err := r.sweep(ctx, "mesh.server="+server, 0)
 	return err
 }
 
-// sweep removes what has a label, and names it.
-func (r *Run) sweep(ctx context.Context, label string) (left []string, err error) {
+// sweep removes what has a label and has been there for as long as age, and names it.
+// What cannot be removed does not keep the rest.
+func (r *Run) sweep(ctx context.Context, label string, age time.Duration) (left []string, err error) {
 	f := filters.NewArgs(filters.Arg("label", label))
-	containers, err := r.Client.ContainerList(ctx, container.ListOptions{All: true, Filters: f})
-	if err != nil {
-		return nil, err
-	}
-	for _, c := range containers {
-		left = append(left, "container "+strings.Join(c.Names, " "))
-		err := r.Client.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
-		if err != nil && !errdefs.IsNotFound(err) {
-			return left, err
+	var all []error
+	remove := func(what string, created time.Time, fn func() error) {
+		if age > 0 && time.Since(created) < age {
+			return
 		}
+		left = append(left, what)
+		all = append(all, untilGone(ctx, fn))
+	}
+	containers, err := r.Client.ContainerList(ctx, container.ListOptions{All: true, Filters: f})
+	all = append(all, err)
+	for _, c := range containers {
+		remove("container "+strings.Join(c.Names, " "), time.Unix(c.Created, 0), func() error {
+			return r.Client.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
+		})
 	}
 	networks, err := r.Client.NetworkList(ctx, network.ListOptions{Filters: f})
-	if err != nil {
-		return left, err
-	}
+	all = append(all, err)
 	for _, n := range networks {
-		left = append(left, fmt.Sprintf("network %s of server %s, made at %s", n.Name, n.Labels["mesh.server"], n.Created.Format("15:04:05.000")))
-		if err := r.removeNetwork(ctx, n.ID); err != nil {
-			return left, err
-		}
+		what := fmt.Sprintf("network %s of server %s, made at %s", n.Name, n.Labels["mesh.server"], n.Created.Format("15:04:05.000"))
+		remove(what, n.Created, func() error { return r.Client.NetworkRemove(ctx, n.ID) })
 	}
 	images, err := r.Client.ImageList(ctx, image.ListOptions{Filters: f})
-	if err != nil {
-		return left, err
-	}
+	all = append(all, err)
 	for _, i := range images {
-		left = append(left, fmt.Sprintf("image %s %v", i.ID, i.RepoTags))
-		_, err := r.Client.ImageRemove(ctx, i.ID, image.RemoveOptions{Force: true, PruneChildren: true})
-		if err != nil && !errdefs.IsNotFound(err) {
-			return left, err
-		}
+		remove(fmt.Sprintf("image %s %v", i.ID, i.RepoTags), time.Unix(i.Created, 0), func() error {
+			_, err := r.Client.ImageRemove(ctx, i.ID, image.RemoveOptions{Force: true, PruneChildren: true})
+			return err
+		})
 	}
-	return left, nil
+	return left, errors.Join(all...)
 }
 
-// removeNetwork tries again until ctx ends: the engine needs a moment to let go of
-// the endpoints of what was just removed, and more than one when the machine is busy.
-func (r *Run) removeNetwork(ctx context.Context, id string) error {
+// untilGone tries again until there is nothing to remove, or goneTime has passed. The
+// engine refuses to remove a container that it is removing, and needs a moment to let go
+// of the endpoints of one that is gone: more than one when the machine is busy.
+func untilGone(ctx context.Context, remove func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, goneTime)
+	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := r.Client.NetworkRemove(ctx, id)
+		err := remove()
 		if err == nil || errdefs.IsNotFound(err) {
 			return nil
 		}
@@ -159,6 +187,8 @@ func (r *Run) removeNetwork(ctx context.Context, id string) error {
 		}
 	}
 }
+
+const goneTime = 30 * time.Second
 
 // Files are what an image is made of, by path: the content of a program, or "-> " and
 // where a symbolic link leads. A path that ends in "/" is a folder for everybody.

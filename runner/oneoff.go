@@ -38,24 +38,7 @@ func (r *Runner) RunOneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 }
 
 func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
-	net, err := r.network(ctx, o.Stack, o.Subnet)
-	if err != nil {
-		return 0, err
-	}
-	labels := maps.Clone(o.Labels)
-	if labels == nil {
-		labels = map[string]string{}
-	}
-	labels[labelStack], labels[labelKind], labels[labelName] = string(o.Stack), kindOneOff, o.Name
-	c := config(o.Image, o.Process, o.Env, r.label(labels))
-	c.Tty, c.AttachStdout, c.AttachStderr = o.TTY, true, true
-	c.OpenStdin, c.StdinOnce, c.AttachStdin = o.Stdin != nil, o.Stdin != nil, o.Stdin != nil
-	name := fmt.Sprintf("mesh-%s-%s-%s", o.Stack, notInName.ReplaceAllString(o.Name, "-"), random())
-	host := r.hostConfig(net)
-	if size := consoleSize(o.Size); o.TTY && size != nil {
-		host.ConsoleSize = *size
-	}
-	id, err := r.create(ctx, name, c, host)
+	id, err := r.createOneOff(ctx, o)
 	if err != nil {
 		return 0, err
 	}
@@ -85,10 +68,13 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 		}
 		copied <- err
 	}()
-	if err := r.cli.API(ctx).ContainerStart(ctx, id, container.StartOptions{}); err != nil {
+	giveUp := func(err error) error {
 		at.Close()
 		<-copied
-		return 0, err
+		return err
+	}
+	if err := r.cli.API(ctx).ContainerStart(ctx, id, container.StartOptions{}); err != nil {
+		return 0, giveUp(err)
 	}
 	if o.TTY {
 		to := func(ctx context.Context, s container.ResizeOptions) error {
@@ -109,13 +95,9 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 		}
 		code = int(e.StatusCode)
 	case err := <-failed:
-		at.Close()
-		<-copied
-		return 0, err
+		return 0, giveUp(err)
 	case <-ctx.Done():
-		at.Close()
-		<-copied
-		return 0, context.Cause(ctx)
+		return 0, giveUp(context.Cause(ctx))
 	}
 	// The output ends with the container, but may still be on its way.
 	select {
@@ -124,20 +106,48 @@ func (r *Runner) oneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 			return 0, err
 		}
 	case <-ctx.Done():
-		at.Close()
-		<-copied
-		return code, context.Cause(ctx)
+		return code, giveUp(context.Cause(ctx))
 	}
-	if lines := last.lines(); code == 126 || code == 127 || slices.ContainsFunc(lines, readAsScript.MatchString) || slices.ContainsFunc(lines, initFailed.MatchString) {
-		if c := r.diagnose(ctx, id, lines); c.text != "" {
-			end := "\n"
-			if o.TTY {
-				end = "\r\n"
-			}
-			_, _ = io.WriteString(o.Stderr, "mesh: "+c.text+end+"mesh: "+c.hint+end)
-		}
-	}
+	r.sayWhy(ctx, id, o, code, last.lines())
 	return code, context.Cause(ctx)
+}
+
+// createOneOff creates the container of a one-off command, with its terminal.
+func (r *Runner) createOneOff(ctx context.Context, o mesh.OneOff) (id string, err error) {
+	net, err := r.network(ctx, o.Stack, o.Subnet)
+	if err != nil {
+		return "", err
+	}
+	labels := maps.Clone(o.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[labelStack], labels[labelKind], labels[labelName] = string(o.Stack), kindOneOff, o.Name
+	c := config(o.Image, o.Process, o.Env, r.label(labels))
+	c.Tty, c.AttachStdout, c.AttachStderr = o.TTY, true, true
+	c.OpenStdin, c.StdinOnce, c.AttachStdin = o.Stdin != nil, o.Stdin != nil, o.Stdin != nil
+	host := r.hostConfig(net)
+	if size := consoleSize(o.Size); o.TTY && size != nil {
+		host.ConsoleSize = *size
+	}
+	return r.create(ctx, fmt.Sprintf("mesh-%s-%s-%s", o.Stack, notInName.ReplaceAllString(o.Name, "-"), random()), c, host)
+}
+
+// sayWhy writes why the program could not start, if it could not, below what the command
+// has printed.
+func (r *Runner) sayWhy(ctx context.Context, id string, o mesh.OneOff, code int, lines []string) {
+	if code != 126 && code != 127 && !slices.ContainsFunc(lines, readAsScript.MatchString) && !slices.ContainsFunc(lines, initFailed.MatchString) {
+		return
+	}
+	c := r.diagnose(ctx, id, lines)
+	if c.text == "" {
+		return
+	}
+	end := "\n"
+	if o.TTY {
+		end = "\r\n"
+	}
+	_, _ = io.WriteString(o.Stderr, "mesh: "+c.text+end+"mesh: "+c.hint+end)
 }
 
 // lastLines are the last bytes that a command has printed.

@@ -46,102 +46,125 @@ func (s *Store) changeable(tx *bbolt.Tx, name mesh.StackName) (*bbolt.Bucket, er
 	return b, err
 }
 
-// scan reads every record. Those needed to serve a stack are read as in normal
-// operation. Of the others that have a checksum, only that is checked: there may be
-// tens of thousands.
-func (s *Store) scan(tx *bbolt.Tx) []mesh.Damage {
-	var all []mesh.Damage
-	found := func(stack mesh.StackName, whole bool, what string, err error) {
-		if err == nil {
-			return
-		}
-		var e *mesh.Error
-		if errors.As(err, &e) && e.Kind == mesh.Damaged { // it already names the damaged record
-			if cause := errors.Unwrap(e.Err); e.Err != nil && cause == nil {
-				err = e.Err
-			}
-		}
-		all = append(all, mesh.Damage{Stack: stack, What: what, Why: err.Error(), Whole: whole})
+// scan is a pass over all records. Those needed to serve a stack are read as in normal
+// operation. Of the others that have a checksum, only that is checked: there may be tens
+// of thousands.
+type scan struct {
+	*Store
+	found []mesh.Damage
+}
+
+// note remembers what is wrong with a record, if anything is. whole: the stack cannot
+// run without it.
+func (s *scan) note(stack mesh.StackName, whole bool, what string, err error) {
+	if err == nil {
+		return
 	}
+	var e *mesh.Error
+	if errors.As(err, &e) && e.Kind == mesh.Damaged { // it already names the damaged record
+		if cause := errors.Unwrap(e.Err); e.Err != nil && cause == nil {
+			err = e.Err
+		}
+	}
+	s.found = append(s.found, mesh.Damage{Stack: stack, What: what, Why: err.Error(), Whole: whole})
+}
+
+// scan returns what is wrong with the records.
+func (s *Store) scan(tx *bbolt.Tx) []mesh.Damage {
+	sc := &scan{Store: s}
 	stacks := tx.Bucket(bucketStacks)
 	_ = stacks.ForEach(func(k, v []byte) error {
-		name := mesh.StackName(k)
 		b := stacks.Bucket(k)
 		if b == nil || v != nil {
-			found(name, true, fmt.Sprintf("the record of %s", clip(k)), errors.New("it is not a stack"))
+			sc.note(mesh.StackName(k), true, "the record of "+clip(k), errors.New("it is not a stack"))
 			return nil
 		}
-		var f stackForm
-		err := parse(k, b.Get(keyRecord), &f)
-		found(name, true, "the record of "+clip(k), err)
-		configs, releases, deployments := b.Bucket(bucketConfigs), b.Bucket(bucketReleases), b.Bucket(bucketDeployments)
-		if configs == nil || releases == nil || deployments == nil {
-			found(name, true, "the record of "+clip(k), errors.New("part of it is missing"))
-			return nil
-		}
-		if err == nil {
-			_, err := s.openConfig(b, f.Config)
-			found(name, true, "the config vars of "+clip(k), err)
-		}
-		if err == nil && f.Current > 0 && releases.Get(number(uint64(f.Current))) == nil {
-			found(name, true, fmt.Sprintf("release v%d of %s", f.Current, clip(k)), errors.New("it is missing"))
-		}
-		_ = b.ForEach(func(sub, v []byte) error {
-			if v != nil && string(sub) != string(keyRecord) || v == nil && !slices.ContainsFunc([][]byte{bucketConfigs, bucketReleases, bucketDeployments}, func(b []byte) bool { return string(b) == string(sub) }) {
-				found(name, false, fmt.Sprintf("the entry %q of %s", mesh.Clip(string(sub), 40), clip(k)), errors.New("unknown to this version of mesh"))
-			}
-			return nil
-		})
-		_ = configs.ForEach(func(ref, _ []byte) error {
-			_, err := s.openConfig(b, ref)
-			found(name, string(ref) == string(f.Config), "a version of the config vars of "+clip(k), err)
-			return nil
-		})
-		_ = releases.ForEach(func(n, v []byte) error {
-			var r releaseForm
-			err := parse(n, v, &r)
-			if err == nil && len(r.Config) > 0 && configs.Get(r.Config) == nil {
-				err = errors.New("its config vars are missing")
-			}
-			found(name, f.Current > 0 && string(n) == string(number(uint64(f.Current))), fmt.Sprintf("release v%s of %s", numberText(n), clip(k)), err)
-			return nil
-		})
-		_ = deployments.ForEach(func(n, v []byte) error {
-			found(name, false, fmt.Sprintf("deployment %s of %s", numberText(n), clip(k)), numbered(n, v))
-			return nil
-		})
+		sc.stack(k, b)
 		return nil
 	})
-	_ = tx.Bucket(bucketKeys).ForEach(func(k, v []byte) error {
-		found("", false, "the key "+clip(k), parse(k, v, new(keyForm)))
-		return nil
-	})
-	if b := tx.Bucket(bucketRegistries); b != nil {
-		_ = b.ForEach(func(k, v []byte) error {
-			_, err := s.readRegistry(k, v)
-			found("", false, "the login for the registry "+clip(k), err)
-			return nil
-		})
+	sc.others(tx)
+	return sc.found
+}
+
+// stack reads the records of one stack.
+func (s *scan) stack(k []byte, b *bbolt.Bucket) {
+	name, shown := mesh.StackName(k), clip(k)
+	var f stackForm
+	err := parse(k, b.Get(keyRecord), &f)
+	s.note(name, true, "the record of "+shown, err)
+	configs, releases, deployments := b.Bucket(bucketConfigs), b.Bucket(bucketReleases), b.Bucket(bucketDeployments)
+	if configs == nil || releases == nil || deployments == nil {
+		s.note(name, true, "the record of "+shown, errors.New("part of it is missing"))
+		return
 	}
+	if err == nil {
+		_, err := s.openConfig(b, f.Config)
+		s.note(name, true, "the config vars of "+shown, err)
+	}
+	current := number(uint64(f.Current))
+	if err == nil && f.Current > 0 && releases.Get(current) == nil {
+		s.note(name, true, fmt.Sprintf("release v%d of %s", f.Current, shown), errors.New("it is missing"))
+	}
+	_ = b.ForEach(func(sub, v []byte) error {
+		if v != nil && string(sub) != string(keyRecord) || v == nil && !isOneOf(sub, bucketConfigs, bucketReleases, bucketDeployments) {
+			s.note(name, false, fmt.Sprintf("the entry %q of %s", mesh.Clip(string(sub), 40), shown), errUnknownEntry)
+		}
+		return nil
+	})
+	_ = configs.ForEach(func(ref, _ []byte) error {
+		_, err := s.openConfig(b, ref)
+		s.note(name, string(ref) == string(f.Config), "a version of the config vars of "+shown, err)
+		return nil
+	})
+	_ = releases.ForEach(func(n, v []byte) error {
+		var r releaseForm
+		err := parse(n, v, &r)
+		if err == nil && len(r.Config) > 0 && configs.Get(r.Config) == nil {
+			err = errors.New("its config vars are missing")
+		}
+		s.note(name, f.Current > 0 && bytes.Equal(n, current), fmt.Sprintf("release v%s of %s", numberText(n), shown), err)
+		return nil
+	})
+	_ = deployments.ForEach(func(n, v []byte) error {
+		s.note(name, false, fmt.Sprintf("deployment %s of %s", numberText(n), shown), numbered(n, v))
+		return nil
+	})
+}
+
+// others reads what belongs to no stack.
+func (s *scan) others(tx *bbolt.Tx) {
+	each := func(bucket []byte, what string, read func(k, v []byte) error) {
+		if b := tx.Bucket(bucket); b != nil {
+			_ = b.ForEach(func(k, v []byte) error {
+				s.note("", false, fmt.Sprintf(what, clip(k)), read(k, v))
+				return nil
+			})
+		}
+	}
+	each(bucketKeys, "the key %s", func(k, v []byte) error { return parse(k, v, new(keyForm)) })
+	each(bucketRegistries, "the login for the registry %s", func(k, v []byte) error {
+		_, err := s.readRegistry(k, v)
+		return err
+	})
 	if b := tx.Bucket(bucketAudit); b != nil {
 		_ = b.ForEach(func(k, v []byte) error {
-			found("", false, "entry "+numberText(k)+" of the audit log", quick(k, v, new(auditForm)))
+			s.note("", false, "entry "+numberText(k)+" of the audit log", quick(k, v, new(auditForm)))
 			return nil
 		})
 	}
+	each(bucketDestroyed, "the note that %s was destroyed", func(k, v []byte) error { return parse(k, v, new(destroyedForm)) })
 	_ = tx.ForEach(func(k []byte, _ *bbolt.Bucket) error {
-		if !slices.ContainsFunc(slices.Concat(rootBuckets, [][]byte{bucketRegistries, bucketAudit, bucketDestroyed}), func(b []byte) bool { return bytes.Equal(b, k) }) {
-			found("", false, fmt.Sprintf("the table %q", clip(k)), errors.New("unknown to this version of mesh"))
+		if !isOneOf(k, slices.Concat(rootBuckets, [][]byte{bucketRegistries, bucketAudit, bucketDestroyed})...) {
+			s.note("", false, fmt.Sprintf("the table %q", clip(k)), errUnknownEntry)
 		}
 		return nil
 	})
-	if b := tx.Bucket(bucketDestroyed); b != nil {
-		_ = b.ForEach(func(k, v []byte) error {
-			found("", false, "the note that "+clip(k)+" was destroyed", parse(k, v, new(destroyedForm)))
-			return nil
-		})
-	}
-	return all
+}
+
+var errUnknownEntry = errors.New("unknown to this version of mesh")
+
+func isOneOf(k []byte, buckets ...[]byte) bool {
+	return slices.ContainsFunc(buckets, func(b []byte) bool { return bytes.Equal(b, k) })
 }
 
 // quick only checks the checksum of a record, if it has one.

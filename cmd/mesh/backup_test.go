@@ -17,33 +17,40 @@ import (
 	"mesh/store"
 )
 
-// aBackup creates a server's data directory and backs it up.
-func aBackup(t *testing.T) []byte {
+// dataToBackUp is a new data directory that is open until the test ends.
+func dataToBackUp(t *testing.T) *serverInfo {
 	t.Helper()
 	dir := t.TempDir()
 	s, err := store.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	t.Cleanup(func() { _ = s.Close() })
 	r, err := repos.Open(repos.Options{Dir: dir, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.CreateStack(t.Context(), mesh.Stack{Name: "shop", Config: mesh.Config{"A": mesh.NewSecret("one")}}, nil); err != nil {
+	return &serverInfo{info: mesh.ServerInfo{Data: dir, Version: "test"}, store: s, repos: r}
+}
+
+// aBackup creates a server's data directory and backs it up.
+func aBackup(t *testing.T) []byte {
+	t.Helper()
+	data := dataToBackUp(t)
+	if _, err := data.store.CreateStack(t.Context(), mesh.Stack{Name: "shop", Config: mesh.Config{"A": mesh.NewSecret("one")}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	for path, text := range map[string]string{
 		"repos/shop.git/HEAD": "ref: refs/heads/main\n", "logs/shop/deployment-1.log": "built\n", "events/shop.log": strings.Repeat("x", 700),
 		"ready.json": "{}", "lost/x": "x", "somebody's": "x",
 	} {
-		path = filepath.Join(dir, path)
+		path = filepath.Join(data.info.Data, path)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var b bytes.Buffer
-	if _, err := (&serverInfo{info: mesh.ServerInfo{Data: dir, Version: "test"}, store: s, repos: r}).Backup(t.Context(), &b); err != nil {
+	if _, err := data.Backup(t.Context(), &b); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
@@ -201,18 +208,9 @@ func (f *full) Write(p []byte) (int, error) {
 
 func TestBackup_SaysThatItWasCutOff(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	s, err := store.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	r, err := repos.Open(repos.Options{Dir: dir, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := dataToBackUp(t)
 	for _, room := range []int{0, 1000, 20_000} {
-		_, err = (&serverInfo{info: mesh.ServerInfo{Data: dir}, store: s, repos: r}).Backup(t.Context(), &full{room})
+		_, err := data.Backup(t.Context(), &full{room})
 		if !errors.Is(err, mesh.Cancelled) || !strings.Contains(err.Error(), "the backup was cut off") {
 			t.Errorf("room for %d bytes: %v", room, err)
 		}

@@ -269,6 +269,9 @@ func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		return err
 	}))
+	id, err := serverID(dir)
+	ts.Check(err)
+	testEngine.Server(id)
 	ts.Setenv("HTTP", r.HTTP)
 	ts.Setenv("ADMIN", r.Admin)
 	ts.Setenv("HTTPS", r.HTTPS)

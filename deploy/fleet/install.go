@@ -34,22 +34,18 @@ func (f *Fleet) Split(stack mesh.StackName, want []mesh.InstanceSpec, anew func(
 func (f *Fleet) Install(st mesh.Stack, r mesh.Release, want []mesh.InstanceSpec, keep, started []mesh.Instance) (old []mesh.Instance) {
 	f.mu.Lock()
 	defer f.unlock()
-	was, now := f.groups[st.Name], f.Now()
-	g := &group{since: now, stack: st, release: r, members: map[mesh.InstanceName]*member{}}
-	if was != nil {
-		g.stack = newer(st, was.stack)
-	}
+	g, was := f.succeedLocked(st, r)
 	for _, in := range keep {
 		// The member knows what has happened to it since, such as a crash or a new
 		// container.
 		if was != nil && was.members[in.Name] != nil {
 			g.members[in.Name] = was.members[in.Name]
 		} else {
-			g.members[in.Name] = &member{instance: in, healthy: true, since: now}
+			g.members[in.Name] = &member{instance: in, healthy: true, since: g.since}
 		}
 	}
 	for _, in := range started {
-		g.members[in.Name] = &member{instance: in, healthy: true, since: now}
+		g.members[in.Name] = &member{instance: in, healthy: true, since: g.since}
 	}
 	for _, spec := range want {
 		if m := g.members[spec.Name]; m != nil {
@@ -81,6 +77,15 @@ func (f *Fleet) Install(st mesh.Stack, r mesh.Release, want []mesh.InstanceSpec,
 	return old
 }
 
+// succeedLocked returns a group without members for a stack that runs r now, and the one
+// that it takes over from, if any. Of two records of the stack the later one counts.
+func (f *Fleet) succeedLocked(st mesh.Stack, r mesh.Release) (g, was *group) {
+	if was = f.groups[st.Name]; was != nil && was.stack.Revision > st.Revision {
+		st = was.stack
+	}
+	return &group{since: f.Now(), stack: st, release: r, members: map[mesh.InstanceName]*member{}}, was
+}
+
 // Renamed drops the old name of a stack that was given to Install, and returns the
 // instances that ran under it.
 func (f *Fleet) Renamed(from, to mesh.StackName) (old []mesh.Instance) {
@@ -110,18 +115,14 @@ const noContainer = "none"
 func (f *Fleet) Adopt(st mesh.Stack, r mesh.Release, want []mesh.InstanceSpec, found map[mesh.InstanceName]mesh.Instance, known bool) {
 	f.mu.Lock()
 	defer f.unlock()
-	was, now := f.groups[st.Name], f.Now()
-	g := &group{since: now, stack: st, release: r, members: map[mesh.InstanceName]*member{}}
-	if was != nil {
-		g.stack = newer(st, was.stack)
-	}
+	g, was := f.succeedLocked(st, r)
 	for _, spec := range want {
 		var before *member
 		if was != nil {
 			before = was.members[spec.Name]
 		}
 		in, there := found[spec.Name]
-		m := adopted(before, spec, in, there, known, now)
+		m := adopted(before, spec, in, there, known, g.since)
 		if m.instance.ID == "" {
 			m.instance = mesh.Instance{ID: noContainer, Stack: st.Name, Name: spec.Name, Release: st.Current, Deployment: r.Deployment, Spec: spec.Fingerprint}
 		}

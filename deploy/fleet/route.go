@@ -101,11 +101,3 @@ func (f *Fleet) Update(st mesh.Stack) {
 	g.stack = st
 	f.markLocked(st.Name)
 }
-
-// newer returns the later of two records of a stack.
-func newer(a, b mesh.Stack) mesh.Stack {
-	if a.Name == b.Name && b.Revision > a.Revision {
-		return b
-	}
-	return a
-}
