@@ -8,9 +8,11 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/client"
 
@@ -93,5 +95,39 @@ func TestLogs_ContainerGoesWhileItIsRead(t *testing.T) {
 				t.Errorf("got %q, %v", got, err)
 			}
 		})
+	}
+}
+
+// An engine that has lost count of a network's endpoints refuses to remove it until it
+// restarts. The stack is gone all the same, and the network goes the next time.
+func TestRemoveStack_EngineKeepsAnEmptyNetwork(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	in := b.serving("web", 1)
+	asked := 0
+	r := b.bent(func(w http.ResponseWriter, q *http.Request) bool {
+		if q.Method != http.MethodDelete || !strings.Contains(q.URL.Path, "/networks/") {
+			return false
+		}
+		asked++
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = w.Write([]byte(`{"message":"error while removing network: network x id y has active endpoints"}`))
+		return true
+	})
+	if err := r.RemoveStack(t.Context(), b.stack); err != nil || asked < 2 {
+		t.Errorf("the engine was asked %d times: %v", asked, err)
+	}
+	if _, err := cli.ContainerInspect(t.Context(), in.ID); !errdefs.IsNotFound(err) {
+		t.Errorf("the container is still there: %v", err)
+	}
+	left, err := b.Stacks(t.Context())
+	if err != nil || !slices.Equal(left, []mesh.StackName{b.stack}) {
+		t.Errorf("forgotten: %v, %v", left, err)
+	}
+	if err := b.RemoveStack(t.Context(), b.stack); err != nil {
+		t.Error(err)
+	}
+	if left, err := b.Stacks(t.Context()); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
