@@ -289,22 +289,28 @@ func (k *check) verdict(ctx context.Context) error {
 
 // ended is the error for a container that exited.
 func (k *check) ended(ctx context.Context, code int, when string) error {
-	c, err := k.r.cli.API(ctx).ContainerInspect(ctx, k.in.ID)
+	c, err := k.r.inspectEnded(ctx, k.in.ID, code)
 	if err != nil {
 		return k.lost(err)
 	}
-	// The engine reports an OOM kill separately from the exit, and perhaps later.
-	for try := 0; code == 137 && c.HostConfig.Memory > 0 && !c.State.OOMKilled && try < 10; try++ {
+	return exitFault(k.name, code, c.State.OOMKilled, c.HostConfig.Memory, when)
+}
+
+// inspectEnded inspects a container that ended with a code. The engine reports an OOM
+// kill separately from the exit, and perhaps later: for a short time, it asks again.
+func (r *Runner) inspectEnded(ctx context.Context, id string, code int) (container.InspectResponse, error) {
+	c, err := r.cli.API(ctx).ContainerInspect(ctx, id)
+	for try := 0; err == nil && code == 137 && c.HostConfig.Memory > 0 && !c.State.OOMKilled && try < 10; try++ {
 		if pause(ctx, 20*time.Millisecond) != nil {
 			break
 		}
-		later, err := k.r.cli.API(ctx).ContainerInspect(ctx, k.in.ID)
+		later, err := r.cli.API(ctx).ContainerInspect(ctx, id)
 		if err != nil {
 			break
 		}
 		c = later
 	}
-	return exitFault(k.name, code, c.State.OOMKilled, c.HostConfig.Memory, when)
+	return c, err
 }
 
 // lost is the error for a container that somebody removed, or for an engine that

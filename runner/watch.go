@@ -168,10 +168,14 @@ func (w *watcher) event(ctx context.Context, m events.Message) (mesh.InstanceEve
 		e.Changed = true
 		return e, true
 	}
-	in, err := w.r.inspect(ctx, m.Actor.ID)
+	code, _ := strconv.Atoi(m.Actor.Attributes["exitCode"])
+	if !e.Died || e.ByHand {
+		code = 0 // do not wait for an OOM kill
+	}
+	c, err := w.r.inspectEnded(ctx, m.Actor.ID, code)
 	switch {
 	case err == nil:
-		e.Instance = in
+		e.Instance = w.r.instance(c)
 	case !e.Died:
 		if !errdefs.IsNotFound(err) {
 			w.r.log.WarnContext(ctx, "cannot inspect an instance that has started", "container", m.Actor.ID, "err", err)

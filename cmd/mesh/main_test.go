@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -105,6 +106,7 @@ func TestScripts(t *testing.T) {
 var verbs = map[string]func(*testscript.TestScript, bool, []string){
 	"ready":       cmdReady,
 	"fixture-app": cmdFixture,
+	"typed":       cmdTyped,
 	"http":        cmdHTTP,
 	"cmpremote":   cmdCmpRemote,
 	"waitfor":     cmdWaitFor,
@@ -492,8 +494,12 @@ func cmdEngine(ts *testscript.TestScript, neg bool, args []string) {
 		return
 	}
 	if args[0] == "do" {
-		ts.Check(poll(func() error { // mesh may start one again from an image before it is removed
+		gone := map[string]bool{}
+		ts.Check(poll(func() error {
 			for _, k := range list() {
+				if len(gone) > 0 && !gone[k.ImageID] {
+					continue // made since, from an image that mesh has built again
+				}
 				if err := byHand(c, args[1], k); err != nil {
 					return err
 				}
@@ -501,7 +507,14 @@ func cmdEngine(ts *testscript.TestScript, neg bool, args []string) {
 			if args[1] != "rm-images" {
 				return nil
 			}
-			return removeImages(c, id)
+			if err := removeImages(c, id, gone); err != nil {
+				return err
+			}
+			// mesh may have made a container before its image went.
+			if slices.ContainsFunc(list(), func(k container.Summary) bool { return gone[k.ImageID] }) {
+				return errors.New("a container with a removed image came back")
+			}
+			return nil
 		}))
 		return
 	}
@@ -547,15 +560,23 @@ func byHand(c *docker.Client, what string, k container.Summary) error {
 	return fmt.Errorf("engine do %s: unknown", what)
 }
 
-// removeImages removes a server's images, whatever their names.
-func removeImages(c *docker.Client, server string) error {
+// removeImages removes a server's images, whatever their names, and adds them to gone.
+// When some are in gone, the others are new, and stay.
+func removeImages(c *docker.Client, server string, gone map[string]bool) error {
 	ctx := context.Background()
 	found, err := c.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(filters.Arg("label", "mesh.server="+server))})
 	if err != nil {
 		return err
 	}
+	first := len(gone) == 0
 	for _, i := range found {
-		if _, err := c.ImageRemove(ctx, i.ID, image.RemoveOptions{Force: true, PruneChildren: true}); err != nil && !errdefs.IsNotFound(err) {
+		if !first && !gone[i.ID] {
+			continue
+		}
+		gone[i.ID] = true
+	}
+	for id := range gone {
+		if _, err := c.ImageRemove(ctx, id, image.RemoveOptions{Force: true, PruneChildren: true}); err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
 	}
@@ -623,4 +644,33 @@ func cmdSmallDisk(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Logf("unmount %s: %v", dir, err)
 		}
 	})
+}
+
+// cmdTyped types the lines of a file to the server and compares the answers: typed FILE.
+// A line is the exit status, or several with "|", a regular expression and what to type
+// after "mesh", separated by tabs. "m" is mesh for those who type more.
+func cmdTyped(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: typed FILE")
+	}
+	var wrong []string
+	for i, line := range strings.Split(strings.TrimSpace(ts.ReadFile(args[0])), "\n") {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		f := strings.SplitN(line, "\t", 3)
+		if len(f) != 3 {
+			ts.Fatalf("line %d is not STATUS, EXPRESSION and command: %q", i+1, line)
+		}
+		_ = ts.Exec("sh", "-c", `m() { mesh --data "$MESH_DATA" "$@" </dev/null; }; { m `+f[2]+`; } 2>&1; echo "exit $?"`)
+		out := ts.ReadFile("stdout")
+		at := strings.LastIndex(out, "exit ")
+		status := strings.TrimSpace(out[at+len("exit "):])
+		if matched, err := regexp.MatchString(f[1], out[:at]); err != nil || !matched || !slices.Contains(strings.Split(f[0], "|"), status) {
+			wrong = append(wrong, fmt.Sprintf("line %d: %s: want %s and %q, got %s (%v):\n%s", i+1, f[2], f[0], f[1], status, err, out[:at]))
+		}
+	}
+	if len(wrong) > 0 {
+		ts.Fatalf("%s", strings.Join(wrong, "\n"))
+	}
 }
