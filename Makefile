@@ -84,8 +84,9 @@ lint: ## golangci-lint and shellcheck
 fmt: ## format the code
 	go run $(GOLANGCI) fmt ./...
 
-docs: ## print docs/commands.md and docs/settings.md from the code's own tables
+docs: ## print docs/commands.md, words.md and settings.md from the code's own tables
 	go run ./tools/docs > docs/commands.md.new && mv docs/commands.md.new docs/commands.md
+	go run ./tools/docs words > docs/words.md.new && mv docs/words.md.new docs/words.md
 	go run ./cmd/mesh __settings > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
 
 soak: engine ## load during deploys, upgrades and restarts, repeatedly: make soak N=10

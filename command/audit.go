@@ -68,8 +68,8 @@ func runAudit(ctx context.Context, c *call) error {
 // audit records a command that changes something or prints secrets, or that failed to.
 // Of its arguments it keeps only those that cannot be a config var's value.
 func (c *call) audit(ctx context.Context, err error) {
-	scaled := c.def.name() == "ps:scale" && len(c.args) > 0
-	if c.def.quiet || c.def.access == mesh.AccessRead && !scaled && !c.def.ownCheck && len(c.audited) == 0 {
+	changes := c.def.ownCheck || c.def.changes && len(c.args) > 0 || c.changed
+	if c.def.quiet || c.def.access == mesh.AccessRead && !changes && len(c.audited) == 0 {
 		return
 	}
 	var exit mesh.ExitCode
@@ -83,7 +83,7 @@ func (c *call) audit(ctx context.Context, err error) {
 	words := []string{c.def.name()}
 	args := c.args
 	if c.def.verbatim {
-		args = programOf(c.args, c.def.topic == "enter")
+		args = programOf(c.args, c.def.topic == "enter" && c.flags.ArgsLenAtDash() != 0)
 	}
 	for _, a := range args {
 		if c.def.topic == "config" {

@@ -73,14 +73,16 @@ type Commands struct {
 type call struct {
 	*Commands
 	mesh.Request
-	def   *definition
-	flags *pflag.FlagSet
-	args  []string
-	rest  string     // of verbatim commands: args as in the line
-	named string     // the stack named before the command
-	stack mesh.Stack // of commands that work on a stack
-	json  bool
-	acted bool // the command has begun
+	def     *definition
+	flags   *pflag.FlagSet
+	args    []string
+	rest    string     // of verbatim commands: args as in the line
+	named   string     // the stack named before the command
+	stack   mesh.Stack // of commands that work on a stack
+	typed   bool       // the stack was named in the command itself
+	json    bool
+	acted   bool // the command has begun
+	changed bool // it changes something, although it has no arguments
 
 	audited []string // the options that the audit log keeps
 	view    screen
@@ -126,6 +128,18 @@ func (s *Commands) Run(ctx context.Context, req mesh.Request) error {
 	return err
 }
 
+// Check returns an error if a command line, without options in front that name a stack,
+// has no command or options that the command does not take. The client asks before it
+// sends much.
+func Check(words []string) error {
+	def, rest, err := find(words)
+	if err != nil {
+		return err
+	}
+	c := &call{Commands: &Commands{}, def: def}
+	return c.parse(rest)
+}
+
 func (c *call) run(ctx context.Context, exact io.Writer) error {
 	line, starts, err := split(c.Line)
 	if err != nil {
@@ -136,7 +150,10 @@ func (c *call) run(ctx context.Context, exact io.Writer) error {
 		return err
 	}
 	if len(words) == 0 {
-		words = []string{"stacks"}
+		words, c.Line, starts, line = []string{"stacks"}, "stacks", []int{0}, []string{"stacks"}
+	}
+	if c.Line, words, starts, err = ourLine(c.Line, words, starts[len(line)-len(words):]); err != nil {
+		return err
 	}
 	def, rest, err := find(words)
 	if err != nil {
@@ -166,6 +183,9 @@ func (c *call) run(ctx context.Context, exact io.Writer) error {
 		c.rest = c.lineOf(c.args)
 	}
 	if n := len(c.args); n < def.min || n > def.max {
+		if def.verb == "" && def.max == 0 && !single(def.topic) {
+			return unknown(append([]string{def.topic}, c.args...)) // "domains create" is no more than "domains:create"
+		}
 		return c.usage("%s", argCount(def, c.args))
 	}
 	c.acted = true
@@ -201,8 +221,15 @@ func argCount(def *definition, args []string) string {
 }
 
 func (c *call) denied(need mesh.Access) error {
-	return mesh.Errorf(mesh.Denied, "the key %q may not use %s", c.Key.Name, c.def.name()).
-		WithHint("it has the role %s; ask an admin for %s", c.Key.Role, need)
+	e := mesh.Errorf(mesh.Denied, "the key %q may not use %s", c.Key.Name, c.def.name())
+	if unlimited := (mesh.Key{Name: c.Key.Name, Role: c.Key.Role}); unlimited.May(need, c.stack.Name) {
+		var names []string
+		for _, s := range c.Key.Stacks {
+			names = append(names, string(s))
+		}
+		return e.WithHint("it is limited to %s; ask an admin of the server", mesh.Clip(strings.Join(names, ", "), 200))
+	}
+	return e.WithHint("it has the role %s; ask an admin for %s", c.Key.Role, need)
 }
 
 // usage returns an error in the arguments: exit status 2 and the usage line.
@@ -239,9 +266,8 @@ func (c *call) parse(words []string) error {
 	}
 	fs.SetInterspersed(!c.def.verbatim)
 	c.flags = fs
-	if err := fs.Parse(words); err != nil {
-		text, _, _ := strings.Cut(err.Error(), " flag: ") // after it comes the message of Go's parsers
-		return c.usage("%s", strings.TrimSuffix(text, "\n"))
+	if err := fs.Parse(c.theirs(fs, words)); err != nil {
+		return c.badOption(fs, err)
 	}
 	c.args = fs.Args()
 	c.json, _ = fs.GetBool("json")

@@ -180,8 +180,8 @@ func (f *fake) Scale(_ context.Context, stack mesh.StackName, _ mesh.KeyName, c 
 	return mesh.Formation{c[0].Service: c[0].To}, nil
 }
 
-func (f *fake) Restart(_ context.Context, stack mesh.StackName, _ mesh.KeyName, svc mesh.ServiceName, _ io.Writer) error {
-	f.do("restart %s %s", stack, svc)
+func (f *fake) Restart(_ context.Context, stack mesh.StackName, _ mesh.KeyName, what mesh.InstanceName, _ io.Writer) error {
+	f.do("restart %s %s %d", stack, what.Service, what.Slot)
 	return nil
 }
 
@@ -514,7 +514,7 @@ func TestUsage_EndsWith2(t *testing.T) {
 		"help nonsense",
 	} {
 		r := do(t, f, line)
-		if r.status != 2 || r.out != "" || !strings.HasPrefix(r.err, "error: ") || strings.Count(r.err, "\nusage: ") != 1 && line != "nonsense" && line != "'open" {
+		if r.status != 2 || r.out != "" || !strings.HasPrefix(r.err, "error: ") || strings.Count(r.err, "\nusage: ") != 1 && line != "nonsense" && line != "'open" && line != "stacks extra" {
 			t.Errorf("%s: status %d, stdout %q, stderr %q", line, r.status, r.out, r.err)
 		}
 	}

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"strings"
@@ -25,7 +26,7 @@ var configCommands = []*definition{
 	},
 	{
 		topic: "config", verb: "export", short: "Print config vars and values for config:import",
-		stack: true, access: mesh.AccessDeploy, exact: true, run: runConfigExport,
+		stack: true, access: mesh.AccessDeploy, prints: true, exact: true, run: runConfigExport,
 		flags: func(f *pflag.FlagSet) { f.String("format", "shell", "the `FORMAT`: shell, envfile or json") },
 	},
 	{
@@ -37,7 +38,7 @@ var configCommands = []*definition{
 	},
 	{
 		topic: "config", verb: "get", args: "NAME", short: "Print the value of a config var",
-		stack: true, access: mesh.AccessDeploy, exact: true, min: 1, max: 1, json: true, run: runConfigGet,
+		stack: true, access: mesh.AccessDeploy, prints: true, exact: true, min: 1, max: 1, json: true, run: runConfigGet,
 	},
 	{
 		topic: "config", verb: "set", args: "NAME=VALUE…", short: "Set config vars and release them, without downtime",
@@ -47,6 +48,7 @@ var configCommands = []*definition{
 		stack: true, access: mesh.AccessDeploy, min: 1, max: maxArgs, run: runConfigSet,
 		flags: func(f *pflag.FlagSet) {
 			f.Bool("no-restart", false, "record only; takes effect with the next release")
+			f.Bool("encoded", false, "the values are base64")
 		},
 	},
 	{
@@ -149,6 +151,15 @@ func runConfigSet(ctx context.Context, c *call) error {
 		// echo and editors end the last line, on Windows with CR LF; that is seldom
 		// part of the value. Nothing else is removed.
 		set[fromStdin] = mesh.NewSecret(strings.TrimSuffix(strings.TrimSuffix(data, "\n"), "\r"))
+	}
+	if encoded, _ := c.flags.GetBool("encoded"); encoded {
+		for name, value := range set {
+			data, err := base64.StdEncoding.DecodeString(strings.TrimSpace(value.Reveal()))
+			if err != nil {
+				return c.usage("the value of %s is not base64", name)
+			}
+			set[name] = mesh.NewSecret(string(data))
+		}
 	}
 	return c.changeConfig(ctx, mesh.ConfigChange{Set: set}, "set")
 }

@@ -53,7 +53,7 @@ var deployCommands = []*definition{
 	{
 		topic: "promote", args: "TO", short: "Deploy the image that one stack (-a FROM) runs to another",
 		long:  "TO gets the same image, with its own config and release command: `ssh mesh promote live -a staging`",
-		stack: true, ownCheck: true, min: 1, max: 1, run: runPromote,
+		stack: true, ownCheck: true, changes: true, min: 1, max: 1, run: runPromote,
 	},
 }
 

@@ -54,7 +54,7 @@ func TestDeploy_Refusals(t *testing.T) {
 		opts   []option
 	}{
 		{"deploy --image a --load b", 2, "cannot be combined", nil},
-		{"deploy --image", 2, "flag needs an argument", nil},
+		{"deploy --image", 2, "--image needs a value", nil},
 		{"deploy --image=", 2, "needs the name of an image", nil},
 		{"deploy --image a --dockerfile", 2, "do not apply to a prebuilt image", nil},
 		{"deploy --no-pull", 2, "needs --image", nil},
@@ -156,7 +156,7 @@ func TestEnter(t *testing.T) {
 		"enter -a blog web.1":           `enter blog web.1 "" []`,
 		"enter blog web.1 -- ls -l":     `enter blog web.1 "ls -l" ["ls" "-l"]`,
 		"enter web.2 ls '-l  x' | wc":   `enter blog web.2 "ls '-l  x' | wc" ["ls" "-l  x" "|" "wc"]`,
-		`enter web.1 -- "echo $A | wc"`: `enter blog web.1 "echo $A | wc" ["echo $A | wc"]`,
+		`enter web.1 -- "echo $A | wc"`: `enter blog web.1 "echo $A | wc" ["echo" "$A" "|" "wc"]`,
 		"enter worker.1 --app x":        `enter blog worker.1 "--app x" ["--app" "x"]`,
 	} {
 		f := stacks("blog")
@@ -164,8 +164,21 @@ func TestEnter(t *testing.T) {
 			t.Errorf("%s: %d %s%q", line, r.status, r.err, f.did)
 		}
 	}
-	if r := do(t, stacks("blog"), "enter web"); r.status != 2 {
-		t.Errorf("got %d %s", r.status, r.err)
+	// A service is its first instance that is up; nothing is web.1.
+	for line, want := range map[string]string{
+		"enter web": `enter blog web.2 "" []`, "enter blog web -- ls": `enter blog web.2 "ls" ["ls"]`,
+		"enter": `enter blog web.1 "" []`, "enter -a blog -- ls -l": `enter blog web.1 "ls -l" ["ls" "-l"]`,
+	} {
+		f := stacks("blog")
+		f.status = []mesh.InstanceStatus{{Name: mesh.InstanceName{Service: "web", Slot: 1}, State: mesh.Crashed}, {Name: mesh.InstanceName{Service: "web", Slot: 2}, State: mesh.Up}}
+		if r := do(t, f, line); r.status != 4 || len(f.did) != 1 || f.did[0] != want {
+			t.Errorf("%s: %d %s%q", line, r.status, r.err, f.did)
+		}
+	}
+	for _, line := range []string{"enter web", "enter worker"} {
+		if r := do(t, stacks("blog"), line); r.status != 1 || !strings.Contains(r.err, "that is up") {
+			t.Errorf("%s: %d %s", line, r.status, r.err)
+		}
 	}
 }
 

@@ -85,7 +85,13 @@ func (c *call) deployment(ctx context.Context) (mesh.Deployment, error) {
 	n := c.stack.LastNumber
 	if len(c.args) > 0 {
 		var err error
-		if n, err = mesh.ParseDeploymentNumber(c.args[0]); err != nil {
+		if v, verr := mesh.ParseReleaseNumber(c.args[0]); verr == nil && strings.HasPrefix(c.args[0], "v") {
+			r, err := c.History.Release(ctx, c.stack.Name, v)
+			if err != nil {
+				return mesh.Deployment{}, err
+			}
+			n = r.Deployment
+		} else if n, err = mesh.ParseDeploymentNumber(c.args[0]); err != nil {
 			return mesh.Deployment{}, err
 		}
 	}

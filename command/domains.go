@@ -34,6 +34,9 @@ var domainCommands = []*definition{
 		topic: "domains", verb: "remove", args: "HOST", short: "Remove a host name from a stack",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runDomainsRemove,
 	},
+	{
+		topic: "urls", short: "Print the URLs of a stack, its own host first", stack: true, json: true, exact: true, run: runURLs,
+	},
 }
 
 func runDomains(_ context.Context, c *call) error {

@@ -20,12 +20,15 @@ const (
 
 func runConfigExport(_ context.Context, c *call) error {
 	format, _ := c.flags.GetString("format")
+	if format == "exports" { // Dokku's name
+		format = formatShell
+	}
 	text, err := exportConfig(c.stack.Config, format)
 	if err != nil {
 		return err
 	}
 	if text == "" && format != formatShell && format != formatEnvfile {
-		return c.usage("there is no format %q", mesh.Clip(format, 40))
+		return c.usage("there is no format %q; use shell, envfile or json", mesh.Clip(format, 40))
 	}
 	_, err = io.WriteString(c.Stdout, text)
 	return err

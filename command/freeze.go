@@ -39,7 +39,9 @@ var freezeCommands = []*definition{
 		run: func(ctx context.Context, c *call) error { return c.maintain(ctx, false) },
 	},
 	{
-		topic: "lock", args: "[REASON…]", short: "Block releases: pushes, rollbacks and config changes", stack: true, access: mesh.AccessDeploy, max: maxArgs, run: runLock,
+		topic: "lock", args: "[REASON…]", short: "Block releases: pushes, rollbacks and config changes", stack: true, access: mesh.AccessRead, changes: true, max: maxArgs, run: runLock,
+		long:  "If the stack is already locked, it prints by whom, since when and why. --show only prints that.",
+		flags: func(f *pflag.FlagSet) { f.Bool("show", false, "print whether the stack is locked, and change nothing") },
 	},
 	{
 		topic: "unlock", short: "Allow releases again", stack: true, access: mesh.AccessDeploy, run: runUnlock,
@@ -89,12 +91,31 @@ func (c *call) maintain(ctx context.Context, on bool) error {
 }
 
 func runLock(ctx context.Context, c *call) error {
+	if show, _ := c.flags.GetBool("show"); show || c.stack.Lock != nil && len(c.args) == 0 {
+		c.say("%s\n", lockLine(c.stack))
+		return nil
+	}
+	if !c.Key.May(mesh.AccessDeploy, c.stack.Name) {
+		return c.denied(mesh.AccessDeploy)
+	}
+	c.changed = true
 	st, err := c.Freezer.Lock(ctx, c.stack.Name, c.Key.Name, mesh.Clip(strings.Join(c.args, " "), 200))
 	if err != nil {
 		return err
 	}
 	c.say("%s is locked by %s since %s\n", st.Name, st.Lock.By, st.Lock.Since.Format(time.RFC3339))
 	return nil
+}
+
+func lockLine(st mesh.Stack) string {
+	if st.Lock == nil {
+		return fmt.Sprintf("%s is not locked", st.Name)
+	}
+	line := fmt.Sprintf("%s is locked by %s since %s", st.Name, st.Lock.By, st.Lock.Since.Format(time.RFC3339))
+	if st.Lock.Why != "" {
+		line += ": " + mesh.Visible(st.Lock.Why)
+	}
+	return line
 }
 
 func runUnlock(ctx context.Context, c *call) error {

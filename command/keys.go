@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"time"
@@ -39,6 +40,9 @@ var keyCommands = []*definition{
 	},
 	{
 		topic: "ssh-keys", verb: "remove", args: "NAME", short: "Remove a key", access: mesh.AccessAdmin, min: 1, max: 1, run: runKeysRemove,
+	},
+	{
+		topic: "whoami", short: "Show your key, its role and its stacks", quiet: true, json: true, run: runWhoami,
 	},
 }
 
@@ -157,5 +161,17 @@ func runKeysRemove(ctx context.Context, c *call) error {
 		return err
 	}
 	c.say("removed key %s\n", name)
+	return nil
+}
+
+func runWhoami(_ context.Context, c *call) error {
+	stacks := []string{}
+	for _, s := range c.Key.Stacks {
+		stacks = append(stacks, string(s))
+	}
+	if c.json {
+		return c.printJSON(map[string]any{"key": c.Key.Name, "role": c.Key.Role, "stacks": stacks})
+	}
+	c.say("%s (%s): %s\n", c.Key.Name, c.Key.Role, cmp.Or(strings.Join(stacks, ", "), "all stacks"))
 	return nil
 }

@@ -21,8 +21,9 @@ type Processes interface {
 	// image is present.
 	Loss(stack mesh.StackName) string
 	Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyName, changes []mesh.Scale, out io.Writer) (mesh.Formation, error)
-	// Restart replaces the instances of a service, or of all services if it is empty.
-	Restart(ctx context.Context, stack mesh.StackName, by mesh.KeyName, svc mesh.ServiceName, out io.Writer) error
+	// Restart replaces an instance, all instances of a service if what has no slot, or
+	// all of the stack if it is zero.
+	Restart(ctx context.Context, stack mesh.StackName, by mesh.KeyName, what mesh.InstanceName, out io.Writer) error
 	Start(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error
 	Stop(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error
 	// Rebuild builds the current commit again, with today's base images.
@@ -42,7 +43,7 @@ var psCommands = []*definition{
 	{
 		topic: "ps", verb: "scale", args: "[SERVICE=N | SERVICE+N | SERVICE-N …]",
 		short: "Set the number of instances; without arguments, print it",
-		stack: true, access: mesh.AccessRead, max: maxArgs, json: true, run: runScale,
+		stack: true, access: mesh.AccessRead, changes: true, max: maxArgs, json: true, run: runScale,
 	},
 	{
 		topic: "ps", verb: "rebuild", short: "Build the current commit again with current base images",
@@ -50,7 +51,7 @@ var psCommands = []*definition{
 		flags: func(fs *pflag.FlagSet) { fs.Bool("no-cache", false, "run every step") },
 	},
 	{
-		topic: "ps", verb: "restart", args: "[SERVICE]", short: "Replace the instances with new ones, without downtime",
+		topic: "ps", verb: "restart", args: "[SERVICE | INSTANCE]", short: "Replace the instances with new ones, without downtime",
 		stack: true, access: mesh.AccessDeploy, max: 1, run: runRestart,
 	},
 	{
@@ -217,21 +218,21 @@ func runRebuild(ctx context.Context, c *call) error {
 }
 
 func runRestart(ctx context.Context, c *call) error {
-	var svc mesh.ServiceName
+	var what mesh.InstanceName
+	told := "all instances"
 	if len(c.args) > 0 {
 		var err error
-		if svc, err = mesh.ParseServiceName(c.args[0]); err != nil {
-			return err
+		if what, err = mesh.ParseInstanceName(c.args[0]); err != nil {
+			if what.Service, err = mesh.ParseServiceName(c.args[0]); err != nil {
+				return err
+			}
 		}
+		told = c.args[0]
 	}
-	if err := c.Processes.Restart(ctx, c.stack.Name, c.Key.Name, svc, c.Stderr); err != nil {
+	if err := c.Processes.Restart(ctx, c.stack.Name, c.Key.Name, what, c.Stderr); err != nil {
 		return err
 	}
-	what := "all instances"
-	if svc != "" {
-		what = string(svc)
-	}
-	c.say("restarted %s: %s\n", c.stack.Name, what)
+	c.say("restarted %s: %s\n", c.stack.Name, told)
 	return nil
 }
 

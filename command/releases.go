@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"regexp"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -33,7 +35,7 @@ var releaseCommands = []*definition{
 		topic: "releases", verb: "info", args: "vN", short: "Show a release", stack: true, json: true, min: 1, max: 1, run: runReleaseInfo,
 	},
 	{
-		topic: "rollback", args: "[vN]", short: "Release an earlier image, config and commands again",
+		topic: "rollback", args: "[vN | COMMIT]", short: "Release an earlier image, config and commands again",
 		stack: true, access: mesh.AccessDeploy, max: 1, run: runRollback,
 	},
 	{
@@ -41,7 +43,8 @@ var releaseCommands = []*definition{
 		flags: limitFlag,
 	},
 	{
-		topic: "deployments", verb: "show", args: "[N]", short: "Print the recorded output of a deployment (default: last)",
+		topic: "deployments", verb: "show", args: "[N | vN]", short: "Print the recorded output of a deployment (default: last)",
+		long:  "vN is the deployment that made this release.",
 		stack: true, json: true, max: 1, run: runDeploymentShow,
 		flags: func(f *pflag.FlagSet) {
 			f.BoolP("follow", "f", false, "follow until it ends; its result is the exit status")
@@ -162,7 +165,7 @@ func runRollback(ctx context.Context, c *call) error {
 	var n mesh.ReleaseNumber
 	if len(c.args) > 0 {
 		var err error
-		if n, err = mesh.ParseReleaseNumber(c.args[0]); err != nil {
+		if n, err = c.releaseOf(ctx, c.args[0]); err != nil {
 			return err
 		}
 	}
@@ -179,4 +182,35 @@ func runRollback(ctx context.Context, c *call) error {
 	}
 	c.say("%s %s: %s\n", st.Name, st.Current, r.Description)
 	return nil
+}
+
+// commitPrefix is the beginning of a commit's ID, as long as git itself shortens it.
+var commitPrefix = regexp.MustCompile(`^[0-9a-f]{4,40}$`)
+
+// releaseOf returns the release with a number, or the newest one of a commit.
+func (c *call) releaseOf(ctx context.Context, typed string) (mesh.ReleaseNumber, error) {
+	n, err := mesh.ParseReleaseNumber(typed)
+	if err == nil && len(typed) < 7 || !commitPrefix.MatchString(typed) {
+		return n, err
+	}
+	all, err := c.History.Releases(ctx, c.stack.Name, 0)
+	if err != nil {
+		return 0, err
+	}
+	var found *mesh.Release
+	for _, r := range all {
+		if !strings.HasPrefix(string(r.Commit), typed) {
+			continue
+		}
+		if found != nil && found.Commit != r.Commit {
+			return 0, mesh.Errorf(mesh.Invalid, "releases of several commits begin with %s", typed).WithHint("type more of it, or the release: ssh mesh releases -a %s", c.stack.Name)
+		}
+		if found == nil {
+			found = &r
+		}
+	}
+	if found == nil {
+		return 0, mesh.Errorf(mesh.NotFound, "%s has no release of the commit %s", c.stack.Name, typed).WithHint("list them with: ssh mesh releases -a %s", c.stack.Name)
+	}
+	return found.Number, nil
 }

@@ -50,15 +50,21 @@ var runCommands = []*definition{
 		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runRunStop,
 	},
 	{
-		topic: "enter", args: "INSTANCE [-- COMMAND…]", short: "Run a command, a shell by default, inside a running instance",
-		long: "It sees the files and processes of the instance; run uses a new container instead. The exit status is\n" +
-			"that of the command. With ssh -t the command gets a terminal. It ends with the connection.",
-		stack: true, access: mesh.AccessDeploy, verbatim: true, terminal: true, parts: true, min: 1, max: maxArgs, run: runEnter,
+		topic: "enter", args: "[INSTANCE | SERVICE] [-- COMMAND…]", short: "Run a command, a shell by default, inside a running instance",
+		long: "Without a name it is web.1; of a service, the first instance. It sees the files and processes of the\n" +
+			"instance; run uses a new container instead. The exit status is that of the command. With ssh -t the command gets a terminal. It ends with the connection.",
+		stack: true, access: mesh.AccessDeploy, verbatim: true, terminal: true, parts: true, max: maxArgs, run: runEnter,
 	},
 }
 
 // streams returns a run that is connected to the client.
 func (c *call) streams(line string, words []string) mesh.Run {
+	if len(words) == 1 && words[0] == line {
+		// A whole command line in quotes, which an image without a shell cannot split.
+		if split, err := Split(line); err == nil {
+			words = split
+		}
+	}
 	run := mesh.Run{
 		Stack: c.stack.Name, By: c.Key.Name, Line: line, Words: words, TTY: c.TTY,
 		Stdin: c.Stdin, Stdout: c.raw, Stderr: c.rawErr,
@@ -202,14 +208,31 @@ func runRunStop(ctx context.Context, c *call) error {
 }
 
 func runEnter(ctx context.Context, c *call) error {
-	name, err := mesh.ParseInstanceName(c.args[0])
-	if err != nil {
-		return err
+	name, words := mesh.InstanceName{Service: mesh.Web, Slot: 1}, c.args
+	if len(words) > 0 && c.flags.ArgsLenAtDash() != 0 {
+		var err error
+		if name, err = c.instance(words[0]); err != nil {
+			return err
+		}
+		words = words[1:]
 	}
-	words := c.args[1:]
 	if len(words) > 0 && words[0] == "--" {
 		words = words[1:]
 	}
 	code, err := c.OneOffs.Enter(ctx, name, c.streams(c.lineOf(words), words))
 	return exit(ctx, code, err)
+}
+
+// instance returns the instance with a name, or the first one of a service that is up.
+func (c *call) instance(typed string) (mesh.InstanceName, error) {
+	svc, err := mesh.ParseServiceName(typed)
+	if err != nil {
+		return mesh.ParseInstanceName(typed)
+	}
+	for _, in := range c.Processes.Status(c.stack.Name) {
+		if in.Name.Service == svc && in.State == mesh.Up {
+			return in.Name, nil
+		}
+	}
+	return mesh.InstanceName{}, mesh.Errorf(mesh.NotFound, "%s has no instance of %s that is up", c.stack.Name, svc).WithHint("see what runs with: ssh mesh ps -a %s", c.stack.Name)
 }

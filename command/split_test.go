@@ -164,7 +164,7 @@ func TestFind(t *testing.T) {
 	}
 	for line, hint := range map[string]string{
 		"confg:set A=1": "config:set", "config:st": "config:set", "stack:inof": "stacks:info", "rolback": "rollback", "lgos": "logs", "ps:scael": "ps:scale",
-		"xyzzyxyzzyxyzzy": "list all", "config:": "", ":": "list all", "config:nonsensical-verb": "list all",
+		"xyzzyxyzzyxyzzy": "list all", "config:": "", ":": "list all", "config:nonsensical-verb": "ssh mesh help config",
 	} {
 		d, _, err := find(strings.Fields(line))
 		if hint == "" {

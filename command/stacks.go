@@ -34,6 +34,10 @@ var stackCommands = []*definition{
 		access: mesh.AccessDeploy, ownCheck: true, min: 1, max: 1, run: runStacksCreate,
 	},
 	{
+		topic: "stacks", verb: "exists", args: "NAME", short: "Check that there is a stack; exits 0 or 20, prints nothing",
+		quiet: true, min: 1, max: 1, run: runStacksExists,
+	},
+	{
 		topic: "stacks", verb: "info", short: "Show a stack", stack: true, json: true, run: runStacksInfo,
 	},
 	{
@@ -53,6 +57,8 @@ var stackCommands = []*definition{
 		flags: func(f *pflag.FlagSet) {
 			f.String("confirm", "", "the `NAME` of the stack again")
 			_ = f.SetAnnotation("confirm", required, nil)
+			f.Bool("confirmed", false, "") // --force of other tools: the stack was typed once
+			_ = f.MarkHidden("confirmed")
 		},
 	},
 }
@@ -80,6 +86,9 @@ func (c *call) describe(ctx context.Context, st mesh.Stack) (stackJSON, error) {
 		out.Domains = append(out.Domains, string(h))
 	}
 	out.URL = c.URL(mesh.Host(out.Domains[0]))
+	if st.Lock != nil {
+		out.LockedBy = string(st.Lock.By)
+	}
 	if st.Current == 0 {
 		return out, nil
 	}
@@ -99,9 +108,6 @@ func (c *call) describe(ctx context.Context, st mesh.Stack) (stackJSON, error) {
 		}
 	}
 	out.Instances = up
-	if st.Lock != nil {
-		out.LockedBy = string(st.Lock.By)
-	}
 	switch {
 	case st.Maintained:
 		out.State = "maintenance"
@@ -202,6 +208,33 @@ func runStacksCreate(ctx context.Context, c *call) error {
 	return nil
 }
 
+// runStacksExists does not tell a stack that the key may not see from none.
+func runStacksExists(ctx context.Context, c *call) error {
+	name := mesh.StackName(c.args[0])
+	if c.Key.May(mesh.AccessRead, name) {
+		_, err := c.Stacks.Stack(ctx, name)
+		if !errors.Is(err, mesh.NoStack) {
+			return nil // one that is damaged exists
+		}
+	}
+	return mesh.ExitCode(mesh.ExitStatus(mesh.NoStack))
+}
+
+// runURLs prints the address of each host of a stack.
+func runURLs(_ context.Context, c *call) error {
+	urls := []string{}
+	for _, h := range c.Hosts.Domains(c.stack) {
+		urls = append(urls, c.URL(h))
+	}
+	if c.json {
+		return c.printJSON(urls)
+	}
+	for _, u := range urls {
+		_, _ = fmt.Fprintln(c.Stdout, u)
+	}
+	return nil
+}
+
 func runStacksRename(ctx context.Context, c *call) error {
 	to, err := mesh.ParseStackName(c.args[0])
 	if err != nil {
@@ -267,6 +300,9 @@ func formationLine(f map[string]int) string {
 
 func runStacksDestroy(ctx context.Context, c *call) error {
 	confirm, _ := c.flags.GetString("confirm")
+	if forced, _ := c.flags.GetBool("confirmed"); forced && c.typed {
+		confirm = string(c.stack.Name)
+	}
 	if confirm != string(c.stack.Name) {
 		return mesh.Errorf(mesh.Invalid, "destroying %s cannot be undone; confirm with its name", c.stack.Name).
 			WithHint("ssh mesh stacks:destroy -a %s --confirm %s", c.stack.Name, c.stack.Name)

@@ -27,6 +27,8 @@ type definition struct {
 	terminal bool // reads keys from a terminal itself
 	verbatim bool // options end at the first argument: what follows is a command
 	quiet    bool // not audited: changes nothing
+	prints   bool // changes nothing, although it needs more than AccessRead
+	changes  bool // changes something, although AccessRead is enough to ask
 	exact    bool // prints data, passed on byte for byte unless a person looks at it
 	parts    bool // may continue while another process takes over: see Request.Parted
 	json     bool
@@ -122,60 +124,95 @@ func topic(word string) string {
 	return word
 }
 
-// find looks up "topic:verb", "topic verb" or "topic" and returns the remaining words.
+// find looks up "topic:verb", "topic verb" or "topic", or a word of another tool, and
+// returns the remaining words.
 func find(words []string) (*definition, []string, error) {
-	first, verb, joined := strings.Cut(words[0], ":")
-	name := topic(first)
-	rest := words[1:]
-	all := table()
-	lookup := func(verb string) *definition {
-		i := slices.IndexFunc(all, func(d *definition) bool { return d.topic == name && d.verb == verb })
-		if i < 0 && verb == "list" {
-			i = slices.IndexFunc(all, func(d *definition) bool { return d.topic == name && d.verb == "" })
-		}
-		if i < 0 {
-			return nil
-		}
-		return all[i]
+	if d, rest := exact(words); d != nil {
+		return d, rest, nil
 	}
-	if joined {
-		if d := lookup(verb); d != nil {
+	if ours, ok, err := translate(words); err != nil {
+		return nil, nil, err
+	} else if ok {
+		words = ours
+		if d, rest := exact(words); d != nil {
 			return d, rest, nil
 		}
-		return nil, nil, unknown(words[0], name+":"+verb)
 	}
-	if len(rest) > 0 && rest[0] != "" {
-		if d := lookup(rest[0]); d != nil {
-			return d, rest[1:], nil
-		}
-	}
-	if d := lookup(""); d != nil {
-		if len(rest) > 0 && d.max == 0 {
-			for _, o := range all {
-				if o.topic == name && o.verb != "" && distance(o.verb, rest[0]) == 1 {
-					return nil, nil, unknown(words[0]+" "+rest[0], o.name())
-				}
-			}
+	first, verb, joined := strings.Cut(words[0], ":")
+	d := lookup(topic(first), "")
+	if d != nil && (!joined || d.max == 0 && slices.Contains(reports, verb)) {
+		rest := words[1:]
+		if !joined && d.max == 0 && len(rest) > 0 && slices.Contains(reports, rest[0]) {
+			rest = rest[1:]
+		} else if !joined && d.max == 0 && !d.stack && !single(d.topic) && len(rest) > 0 && rest[0] != "" && !strings.HasPrefix(rest[0], "-") {
+			return nil, nil, unknown(words)
 		}
 		return d, rest, nil
 	}
-	typed := name
-	if len(rest) > 0 {
-		typed += ":" + rest[0]
-	}
-	return nil, nil, unknown(strings.Join(words[:min(2, len(words))], " "), typed)
+	return nil, nil, unknown(words)
 }
 
-func unknown(typed, canonical string) error {
-	e := &mesh.Error{Kind: mesh.Invalid, Text: fmt.Sprintf("there is no command %q", mesh.Clip(typed, 60)), Hint: "list all with: ssh mesh help"}
-	best, dist := "", max(3, len(canonical)/3+1)
-	for _, d := range table() {
-		if n := distance(canonical, d.name()); n < dist {
-			best, dist = d.name(), n
-		}
+// exact looks up "topic:verb" and "topic verb", and "topic" if nothing else is meant.
+func exact(words []string) (*definition, []string) {
+	first, verb, joined := strings.Cut(words[0], ":")
+	name, rest := topic(first), words[1:]
+	if joined {
+		return lookup(name, verb), rest
 	}
-	if best != "" {
+	if len(rest) == 0 || rest[0] == "" || strings.HasPrefix(rest[0], "-") {
+		return lookup(name, ""), rest
+	}
+	return lookup(name, rest[0]), rest[1:]
+}
+
+// lookup returns the command with a topic and a verb, or nil.
+func lookup(topic, verb string) *definition {
+	all := table()
+	i := slices.IndexFunc(all, func(d *definition) bool { return d.topic == topic && d.verb == verb })
+	if i < 0 && verb == "list" {
+		i = slices.IndexFunc(all, func(d *definition) bool { return d.topic == topic && d.verb == "" })
+	}
+	if i < 0 {
+		return nil
+	}
+	return all[i]
+}
+
+// unknown returns the error for words that are no command, with the nearest one by
+// letters. Whoever asks is not led to a command that changes something.
+func unknown(words []string) error {
+	typed := typedWords(words, 2)
+	e := &mesh.Error{Kind: mesh.Invalid, Text: fmt.Sprintf("there is no command %q", mesh.Clip(typed, 60)), Hint: "list all with: ssh mesh help"}
+	near := func(canonical string) (best string) {
+		dist := 3
+		if len(canonical) < 5 {
+			dist = 2
+		}
+		for _, d := range table() {
+			n := distance(canonical, d.name())
+			if n == 2 && anagrams(canonical, d.name()) {
+				n = 1 // two letters that changed places
+			}
+			if n < dist && (d.harmless() || !asks(typed)) {
+				best, dist = d.name(), n
+			}
+		}
+		return best
+	}
+	canonical := normal(typed)
+	best := near(canonical)
+	first, _, _ := strings.Cut(canonical, ":")
+	if best == "" {
+		best = near(first)
+	}
+	if best == first {
+		best = "" // it has no such verb
+	}
+	switch {
+	case best != "":
 		e.Hint = fmt.Sprintf("did you mean %s? List all with: ssh mesh help", best)
+	case slices.ContainsFunc(table(), func(d *definition) bool { return d.topic == first }):
+		e.Hint = fmt.Sprintf("list those of %s with: ssh mesh help %s", first, first)
 	}
 	return e
 }
@@ -208,7 +245,7 @@ func (c *call) help(w io.Writer, about string, one *definition) error {
 		_, _ = fmt.Fprintf(w, "  %-52s %s\n", d.line(), d.short)
 	}
 	if !found {
-		return unknown(about, about)
+		return unknown([]string{about})
 	}
 	return nil
 }

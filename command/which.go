@@ -51,7 +51,8 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 		}
 		app = s
 	}
-	if app == "" {
+	typed := app != ""
+	if !typed {
 		app = c.named
 	}
 	all, err := c.Stacks.Stacks(ctx)
@@ -66,6 +67,7 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 		}
 		return all[i], true
 	}
+	c.typed = typed
 	if app != "" {
 		st, ok := byName(app)
 		if name, err := mesh.ParseStackName(app); !ok && err == nil && c.def.creates && c.Key.May(mesh.AccessDeploy, name) {
@@ -88,6 +90,7 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 	}
 	if len(args) > 0 && c.flags.ArgsLenAtDash() != 0 {
 		if st, ok := byName(args[0]); ok {
+			c.typed = true
 			args = args[1:]
 			if c.def.verbatim && len(args) > 0 && args[0] == "--" {
 				args = args[1:]
@@ -104,6 +107,9 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 	var names []string
 	for _, s := range all {
 		names = append(names, string(s.Name))
+	}
+	if c.def.verbatim && slices.ContainsFunc(args, func(w string) bool { return slices.Contains(stackOptions, w) }) {
+		return mesh.Stack{}, nil, c.usage("which stack? what follows the command belongs to it: put -a STACK before it")
 	}
 	return mesh.Stack{}, nil, c.usage("which stack? choose one with -a: %s", mesh.Clip(strings.Join(names, ", "), 400))
 }
@@ -131,6 +137,16 @@ func noStack(name string, all []mesh.Stack) error {
 		e.Hint = fmt.Sprintf("there is %q; list all with: ssh mesh stacks", best)
 	}
 	return e
+}
+
+// anagrams reports whether two words have the same letters.
+func anagrams(a, b string) bool {
+	sorted := func(s string) string {
+		letters := []byte(s)
+		slices.Sort(letters)
+		return string(letters)
+	}
+	return sorted(a) == sorted(b)
 }
 
 // distance returns the Levenshtein distance of two words.

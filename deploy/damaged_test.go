@@ -86,7 +86,7 @@ func TestReconcile_DamagedRecordIsHeld(t *testing.T) {
 				}
 				for what, err := range map[string]error{
 					"push":    d.Push(t.Context(), w.Commit("blog", app), io.Discard),
-					"restart": d.Restart(t.Context(), "blog", "x", "", io.Discard),
+					"restart": d.Restart(t.Context(), "blog", "x", mesh.InstanceName{}, io.Discard),
 				} {
 					if !errors.Is(err, mesh.Damaged) || !strings.Contains(err.Error(), "blog") {
 						t.Errorf("%s: %v", what, err)

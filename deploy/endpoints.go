@@ -65,7 +65,7 @@ func (d *Deployer) Publish(ctx context.Context, stack mesh.StackName, by mesh.Ke
 		if err := change(&st); err != nil {
 			return err
 		}
-		anew := func(s mesh.ServiceName) bool { return s == e.Service }
+		anew := func(in mesh.InstanceName) bool { return in.Service == e.Service }
 		st, err = d.roll(ctx, a, rollout{stack: st, release: r, anew: anew, commit: func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
 			return d.commit(ctx, a, nil, change)
 		}})

@@ -8,25 +8,29 @@ import (
 	"mesh"
 )
 
-// Restart replaces the instances of a service, or of all services if it is empty, with
-// new ones of the same release, without downtime.
-func (d *Deployer) Restart(ctx context.Context, stack mesh.StackName, by mesh.KeyName, svc mesh.ServiceName, out io.Writer) error {
+// Restart replaces instances with new ones of the same release, without downtime: what
+// is an instance, all of a service if it has no slot, and all of the stack if it is zero.
+func (d *Deployer) Restart(ctx context.Context, stack mesh.StackName, by mesh.KeyName, what mesh.InstanceName, out io.Writer) error {
 	subject := "Restart"
-	anew := all
-	if svc != "" {
-		subject += " " + string(svc)
-		anew = func(s mesh.ServiceName) bool { return s == svc }
+	switch {
+	case what.Slot > 0:
+		subject += " " + what.String()
+	case what.Service != "":
+		subject += " " + string(what.Service)
 	}
-	return d.rerun(ctx, mesh.Deployment{Stack: stack, Kind: mesh.DeployRestart, By: by, Subject: subject}, out, anew, svc)
+	anew := func(in mesh.InstanceName) bool {
+		return (what.Service == "" || in.Service == what.Service) && (what.Slot == 0 || in.Slot == what.Slot)
+	}
+	return d.rerun(ctx, mesh.Deployment{Stack: stack, Kind: mesh.DeployRestart, By: by, Subject: subject}, out, anew, what)
 }
 
 // Start starts a stopped stack.
 func (d *Deployer) Start(ctx context.Context, stack mesh.StackName, by mesh.KeyName, out io.Writer) error {
-	return d.rerun(ctx, mesh.Deployment{Stack: stack, Kind: mesh.DeployStart, By: by, Subject: "Start"}, out, none, "")
+	return d.rerun(ctx, mesh.Deployment{Stack: stack, Kind: mesh.DeployStart, By: by, Subject: "Start"}, out, none, mesh.InstanceName{})
 }
 
-// rerun rolls out the current release again.
-func (d *Deployer) rerun(ctx context.Context, dep mesh.Deployment, out io.Writer, anew func(mesh.ServiceName) bool, svc mesh.ServiceName) error {
+// rerun rolls out the current release again. It must have what, as in Restart.
+func (d *Deployer) rerun(ctx context.Context, dep mesh.Deployment, out io.Writer, anew func(mesh.InstanceName) bool, what mesh.InstanceName) error {
 	st, err := d.Store.Stack(ctx, dep.Stack)
 	if err != nil {
 		return err
@@ -34,13 +38,13 @@ func (d *Deployer) rerun(ctx context.Context, dep mesh.Deployment, out io.Writer
 	if st.Current == 0 {
 		return notDeployed(dep.Stack)
 	}
-	if svc != "" {
+	if what.Service != "" {
 		r, err := d.Store.Release(ctx, dep.Stack, st.Current)
 		if err != nil {
 			return err
 		}
-		if _, ok := r.Services[svc]; !ok {
-			return noService(dep.Stack, svc, r)
+		if err := has(dep.Stack, r, what); err != nil {
+			return err
 		}
 	}
 	if st.Stopped && dep.Kind == mesh.DeployRestart {
@@ -55,8 +59,8 @@ func (d *Deployer) rerun(ctx context.Context, dep mesh.Deployment, out io.Writer
 		if err != nil {
 			return err
 		}
-		if _, ok := r.Services[svc]; svc != "" && !ok {
-			return noService(dep.Stack, svc, r)
+		if err := has(dep.Stack, r, what); err != nil {
+			return err
 		}
 		a.out.mask(r.Config)
 		made, anew := (*mesh.Release)(nil), anew
@@ -88,6 +92,17 @@ func (d *Deployer) rerun(ctx context.Context, dep mesh.Deployment, out io.Writer
 		a.done(st)
 		return nil
 	})
+}
+
+// has returns an error if a release does not have what is to be restarted.
+func has(stack mesh.StackName, r mesh.Release, what mesh.InstanceName) error {
+	if _, ok := r.Services[what.Service]; what.Service != "" && !ok {
+		return noService(stack, what.Service, r)
+	}
+	if n := r.Formation[what.Service]; what.Slot > n {
+		return mesh.Errorf(mesh.NotFound, "%s has no instance %s: %s is scaled to %d", stack, what, what.Service, n).WithHint("see what runs with: ssh mesh ps -a %s", stack)
+	}
+	return nil
 }
 
 // Stop takes a stack out of service: it removes the routes, retires the instances, and

@@ -15,7 +15,7 @@ import (
 type rollout struct {
 	stack   mesh.Stack
 	release mesh.Release                                          // to run; with no formation, nothing runs
-	anew    func(mesh.ServiceName) bool                           // services that get new instances only
+	anew    func(mesh.InstanceName) bool                          // slots that get a new instance in any case
 	commit  func(context.Context, mesh.Stack) (mesh.Stack, error) // records it; gets the stack with the subnet of the instances
 }
 
@@ -156,6 +156,6 @@ func (d *Deployer) retire(st mesh.Stack, ins []mesh.Instance) (retired func(cont
 	})
 }
 
-func none(mesh.ServiceName) bool { return false }
+func none(mesh.InstanceName) bool { return false }
 
-func all(mesh.ServiceName) bool { return true }
+func all(mesh.InstanceName) bool { return true }

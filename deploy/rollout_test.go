@@ -725,7 +725,7 @@ func TestStopAndStart(t *testing.T) {
 		if len(w.Runner.Containers()) != 0 {
 			t.Errorf("%s runs", w.Runner.Names())
 		}
-		if err := d.Restart(t.Context(), "blog", "ci", "", io.Discard); !errors.Is(err, mesh.Conflict) {
+		if err := d.Restart(t.Context(), "blog", "ci", mesh.InstanceName{}, io.Discard); !errors.Is(err, mesh.Conflict) {
 			t.Errorf("restart: %v", err)
 		}
 		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.ConfigChange{Set: mesh.Config{"A": mesh.NewSecret("x")}}, io.Discard); err != nil || len(w.Runner.Containers()) != 0 {
@@ -758,7 +758,7 @@ func TestRestart_OneService(t *testing.T) {
 		for _, c := range w.Runner.Containers() {
 			before[c.Name.String()] = c.ID
 		}
-		if err := d.Restart(t.Context(), "blog", "ci", "worker", io.Discard); err != nil {
+		if err := d.Restart(t.Context(), "blog", "ci", mesh.InstanceName{Service: "worker"}, io.Discard); err != nil {
 			t.Fatal(err)
 		}
 		sound(t, w)
@@ -767,7 +767,7 @@ func TestRestart_OneService(t *testing.T) {
 				t.Errorf("%s was %s and is %s", c.Name, before[c.Name.String()], c.ID)
 			}
 		}
-		if err := d.Restart(t.Context(), "blog", "ci", "nope", io.Discard); !errors.Is(err, mesh.NotFound) || stack(t, w).Current != 1 {
+		if err := d.Restart(t.Context(), "blog", "ci", mesh.InstanceName{Service: "nope"}, io.Discard); !errors.Is(err, mesh.NotFound) || stack(t, w).Current != 1 {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -398,7 +398,7 @@ func TestReconcile_InterruptedDeployment(t *testing.T) {
 			return err
 		}},
 		"restart": {false, func(t *testing.T, _ *deploytest.World, d *deploy.Deployer) error {
-			return d.Restart(t.Context(), "blog", "ci", "", io.Discard)
+			return d.Restart(t.Context(), "blog", "ci", mesh.InstanceName{}, io.Discard)
 		}},
 		"rollback": {false, func(t *testing.T, _ *deploytest.World, d *deploy.Deployer) error {
 			return d.Rollback(t.Context(), "blog", "ci", 1, io.Discard)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"os"
@@ -25,6 +26,9 @@ func client(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	}
 	if ejects(words) {
 		return eject(words, opt.asker(stderr), stderr)
+	}
+	if words, stdin, err = valueOfFile(words, stdin); err != nil {
+		return err
 	}
 	words, stdin, sent, err := deploySource(words, stdin, stderr)
 	if err != nil {
@@ -72,6 +76,9 @@ func deploySource(words []string, stdin io.Reader, stderr io.Writer) ([]string, 
 	if !ok {
 		return words, stdin, nil, nil
 	}
+	if err := command.Check(afterStack(words)); err != nil {
+		return nil, nil, nil, err // before the tree is sent
+	}
 	dir, err := os.Getwd()
 	if err != nil {
 		return nil, nil, nil, err
@@ -82,6 +89,38 @@ func deploySource(words []string, stdin io.Reader, stderr io.Writer) ([]string, 
 	}
 	r, sent, err := s.pipe(stderr)
 	return append(slices.Clone(words), "--source", s.what), r, sent, err
+}
+
+// valueOfFile replaces "config:set --file KEY=FILE" by "config:set KEY=-", with the file as
+// standard input.
+func valueOfFile(words []string, stdin io.Reader) ([]string, io.Reader, error) {
+	i := slices.IndexFunc(words, func(w string) bool { return w == "--file" || strings.HasPrefix(w, "--file=") })
+	rest := afterStack(words)
+	set := len(rest) > 0 && rest[0] == "config:set" || len(rest) > 1 && rest[0] == "config" && rest[1] == "set"
+	if i < 0 || !set {
+		return words, stdin, nil
+	}
+	_, value, joined := strings.Cut(words[i], "=")
+	end := i + 1
+	if !joined {
+		if end == len(words) {
+			return nil, nil, mesh.Errorf(mesh.Invalid, "--file needs a value").WithHint("config:set --file KEY=FILE")
+		}
+		value = words[end]
+		end++
+	}
+	key, path, ok := strings.Cut(value, "=")
+	if !ok || key == "" || path == "" {
+		return nil, nil, mesh.Errorf(mesh.Invalid, "--file takes KEY=FILE")
+	}
+	if slices.ContainsFunc(words[end:], func(w string) bool { return strings.HasPrefix(w, "--file") }) {
+		return nil, nil, mesh.Errorf(mesh.Invalid, "only one --file can be sent at a time").WithHint("set them one after the other, or all at once with config:import")
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, nil, mesh.Errorf(mesh.Invalid, "%s cannot be read: %w", path, err)
+	}
+	return slices.Concat(words[:i], []string{key + "=-"}, words[end:]), bytes.NewReader(data), nil
 }
 
 // asker returns a function that runs commands on the chosen server: by --host, the

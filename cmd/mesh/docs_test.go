@@ -19,7 +19,7 @@ const top = "../.." // of the repository
 
 // TestDocs_Fresh fails if a page differs from the output of "make docs".
 func TestDocs_Fresh(t *testing.T) {
-	for page, print := range map[string]func(io.Writer){"commands.md": command.Document, "settings.md": documentSettings} {
+	for page, print := range map[string]func(io.Writer){"commands.md": command.Document, "words.md": command.DocumentWords, "settings.md": documentSettings} {
 		var want bytes.Buffer
 		print(&want)
 		if read(t, filepath.Join(top, "docs", page)) != want.String() {

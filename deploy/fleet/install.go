@@ -8,14 +8,14 @@ import (
 )
 
 // Split separates the wanted instances of a stack into those that already run and those
-// that must be started. Instances of services for which anew returns true are always
-// started.
-func (f *Fleet) Split(stack mesh.StackName, want []mesh.InstanceSpec, anew func(mesh.ServiceName) bool) (keep []mesh.Instance, start []mesh.InstanceSpec) {
+// that must be started. A slot for which anew returns true always gets a
+// new instance.
+func (f *Fleet) Split(stack mesh.StackName, want []mesh.InstanceSpec, anew func(mesh.InstanceName) bool) (keep []mesh.Instance, start []mesh.InstanceSpec) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	g := f.groups[stack]
 	for _, spec := range want {
-		if g != nil && !anew(spec.Name.Service) {
+		if g != nil && !anew(spec.Name) {
 			m := g.members[spec.Name]
 			if m != nil && m.healthy && m.instance.Spec == spec.Fingerprint {
 				keep = append(keep, m.instance)

@@ -1,4 +1,5 @@
-// Command docs prints docs/commands.md from the command table, for "make docs".
+// Command docs prints docs/commands.md, or with the argument "words" docs/words.md, from
+// the tables of the package command, for "make docs".
 package main
 
 import (
@@ -7,4 +8,10 @@ import (
 	"mesh/command"
 )
 
-func main() { command.Document(os.Stdout) }
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "words" {
+		command.DocumentWords(os.Stdout)
+		return
+	}
+	command.Document(os.Stdout)
+}
