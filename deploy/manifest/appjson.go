@@ -50,6 +50,10 @@ func (m *Manifest) appJSON(text string) error {
 	} else if err != nil {
 		return bad("app.json", 0, strings.TrimPrefix(err.Error(), "json: "))
 	}
+	var all map[string]any
+	if json.Unmarshal([]byte(text), &all) == nil {
+		m.unused("app.json", appFields, all)
+	}
 	for _, name := range slices.Sorted(maps.Keys(j.Env)) {
 		if err := m.env(name, j.Env[name]); err != nil {
 			return err

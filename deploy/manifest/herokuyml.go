@@ -16,10 +16,8 @@ import (
 // only one.
 func (m *Manifest) herokuYML(text string) error {
 	var y struct {
-		Setup any
 		Build struct {
 			Docker map[string]any
-			Config map[string]any
 		}
 		Release struct {
 			Image   string
@@ -58,11 +56,9 @@ func (m *Manifest) herokuYML(text string) error {
 			return err
 		}
 	}
-	if len(y.Build.Config) > 0 {
-		m.note("heroku.yml: build.config is not used: set config vars, and declare them with ARG")
-	}
-	if y.Setup != nil {
-		m.note("heroku.yml: setup is not used")
+	var all map[string]any
+	if yaml.Unmarshal([]byte(text), &all) == nil {
+		m.unused("heroku.yml", ymlFields, all)
 	}
 	m.service(mesh.ReleaseCommand, commandOf(y.Release.Command), "heroku.yml")
 	for name, n := range y.Run {

@@ -189,3 +189,41 @@ func TestManifest_Links(t *testing.T) {
 		}
 	}
 }
+
+// Every field that has no effect is named, with what to do instead; others are not.
+func TestManifest_UnusedFields(t *testing.T) {
+	t.Parallel()
+	m, err := readManifest(map[string]string{
+		"app.json": `{"name": "shop", "description": "x", "website": "https://x.example", "addons": ["heroku-postgresql", {"plan": "heroku-redis:mini"}], "buildpacks": [{"url": "heroku/ruby"}],
+			"cron": [{"command": "echo hi", "schedule": "@hourly"}], "environments": {"review": {"addons": ["x"]}, "test": {}}, "stack": "heroku-24", "image": "heroku/ruby",
+			"env": {"A": {"description": "a", "value": "1", "required": false}}, "formation": {"web": {"quantity": 2, "size": "standard-1x"}},
+			"scripts": {"postdeploy": "./p", "pr-predestroy": "./d", "dokku": {"predeploy": "./q"}}, "healthchecks": {"web": [{"path": "/up", "type": "startup"}]}, "typo": 1, "nothing": null}`,
+		"heroku.yml": "setup:\n  addons:\n    - plan: heroku-postgresql\n  config:\n    A: b\nbuild:\n  docker:\n    web: Dockerfile\n  config:\n    A: b\n  languages: [ruby]\nrelease:\n  image: web\n  command: [./a]\nrun:\n  web: ./w\n  worker:\n    command: [./x]\n    image: web\nextra: 1\n",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var named []string
+	for _, n := range m.Notes {
+		path, say, ok := strings.Cut(n, " is not used")
+		if !ok || !strings.Contains(say, ": ") {
+			t.Errorf("it does not say what to do instead: %s", n)
+		}
+		named = append(named, path)
+	}
+	want := []string{
+		"app.json: addons", "app.json: buildpacks", "app.json: cron", "app.json: environments.review", "app.json: environments.test", "app.json: formation.web.size", "app.json: image",
+		"app.json: scripts.pr-predestroy", "app.json: stack", "app.json: typo",
+		"heroku.yml: build.config", "heroku.yml: build.languages", "heroku.yml: extra", "heroku.yml: release.image", "heroku.yml: run.worker.image", "heroku.yml: setup.addons", "heroku.yml: setup.config",
+	}
+	slices.Sort(named)
+	slices.Sort(want)
+	if !slices.Equal(named, want) {
+		t.Errorf("named %q,\nwant %q", named, want)
+	}
+	for _, part := range []string{"(heroku-postgresql, heroku-redis:mini): mesh runs no databases", "(echo hi): mesh has no scheduler", "(heroku/ruby): mesh builds with the Dockerfile"} {
+		if !slices.ContainsFunc(m.Notes, func(n string) bool { return strings.Contains(n, part) }) {
+			t.Errorf("no note has %q: %q", part, m.Notes)
+		}
+	}
+}
