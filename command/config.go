@@ -25,6 +25,15 @@ var configCommands = []*definition{
 		flags: func(f *pflag.FlagSet) { f.Bool("show", false, "include the values; needs the role deploy") },
 	},
 	{
+		topic: "config", verb: "history", short: "List the releases that changed config vars, newest first", stack: true, json: true, run: runConfigHistory,
+		flags: limitFlag,
+	},
+	{
+		topic: "config", verb: "diff", args: "vN [vN]", short: "Compare the config vars of two releases, or of one and now",
+		stack: true, json: true, min: 1, max: 2, run: runConfigDiff,
+		flags: func(f *pflag.FlagSet) { f.Bool("show", false, "include the values; needs the role deploy") },
+	},
+	{
 		topic: "config", verb: "export", short: "Print config vars and values for config:import",
 		stack: true, access: mesh.AccessDeploy, prints: true, exact: true, run: runConfigExport,
 		flags: func(f *pflag.FlagSet) { f.String("format", "shell", "the `FORMAT`: shell, envfile or json") },

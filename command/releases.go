@@ -36,7 +36,9 @@ var releaseCommands = []*definition{
 	},
 	{
 		topic: "rollback", args: "[vN | COMMIT]", short: "Release an earlier image, config and commands again",
+		long:  "It prints what it changes: the image, names of config vars, commands and the number of instances.",
 		stack: true, access: mesh.AccessDeploy, max: 1, run: runRollback,
+		flags: func(f *pflag.FlagSet) { f.Bool("dry-run", false, "print what it would change, and change nothing") },
 	},
 	{
 		topic: "deployments", short: "List the deployments and their results, newest first", stack: true, json: true, run: runDeployments,
@@ -136,6 +138,9 @@ func runReleaseInfo(ctx context.Context, c *call) error {
 	row("By:", j.By)
 	row("When:", c.when(j.Created))
 	row("Deployment:", r.Deployment.String())
+	if d, err := c.History.Deployment(ctx, c.stack.Name, r.Deployment); err == nil && !d.Ended.IsZero() {
+		row("Took:", fmt.Sprintf("%.1fs", d.Ended.Sub(d.Created).Seconds()))
+	}
 	if j.Commit != "" {
 		row("Commit:", j.Commit)
 	}
@@ -169,6 +174,9 @@ func runRollback(ctx context.Context, c *call) error {
 			return err
 		}
 	}
+	if dry, _ := c.flags.GetBool("dry-run"); dry {
+		return c.tellRollback(ctx, n)
+	}
 	if err := c.Deployments.Rollback(ctx, c.stack.Name, c.Key.Name, n, c.Stderr); err != nil {
 		return err
 	}
@@ -181,6 +189,33 @@ func runRollback(ctx context.Context, c *call) error {
 		return err
 	}
 	c.say("%s %s: %s\n", st.Name, st.Current, r.Description)
+	return nil
+}
+
+// tellRollback prints what a rollback would change.
+func (c *call) tellRollback(ctx context.Context, n mesh.ReleaseNumber) error {
+	if n == 0 {
+		n = c.stack.Current - 1
+	}
+	now, err := c.History.Release(ctx, c.stack.Name, c.stack.Current)
+	if err != nil {
+		return err
+	}
+	then, err := c.History.Release(ctx, c.stack.Name, n)
+	if err != nil {
+		return err
+	}
+	then.Formation = mesh.Formation{} // it stays
+	for name, count := range now.Formation {
+		then.Formation[name] = count
+	}
+	changes := now.Changes(then)
+	if len(changes) == 0 {
+		c.tell("%s is the same as %s\n", then.Number, now.Number)
+	}
+	for _, l := range changes {
+		c.say("%s\n", mesh.Visible(l))
+	}
 	return nil
 }
 

@@ -189,6 +189,27 @@ func TestFingerprint(t *testing.T) {
 	if fingerprint(same) != fingerprint(base()) {
 		t.Error("what a release is called changes the fingerprint")
 	}
+	// Instances of a mesh that did not set DYNO and SOURCE_VERSION yet run the same.
+	older := base()
+	older.Env["GIT_REV"] = mesh.NewSecret("1a2b3c")
+	newer := base()
+	newer.Env = env(mesh.Release{Commit: "1a2b3c", Config: mesh.Config{"A": mesh.NewSecret("1")}}, newer.Name)
+	if newer.Env["DYNO"].Reveal() != "web.1" || newer.Env["SOURCE_VERSION"].Reveal() != "1a2b3c" {
+		t.Errorf("env %v", newer.Env)
+	}
+	for name := range newer.Env {
+		if strings.HasPrefix(name, "MESH_") || name == "PORT" {
+			delete(newer.Env, name)
+		}
+	}
+	newer.Env["MESH_RELEASE"] = mesh.NewSecret("v1")
+	if fingerprint(newer) != fingerprint(older) {
+		t.Error("instances would start anew because of DYNO or SOURCE_VERSION")
+	}
+	newer.Env["DYNO"] = mesh.NewSecret("own")
+	if fingerprint(newer) == fingerprint(older) {
+		t.Error("a config var named DYNO does not count")
+	}
 }
 
 func TestSubnet(t *testing.T) {

@@ -60,11 +60,20 @@ func formation(st mesh.Stack, services map[mesh.ServiceName]mesh.Service) mesh.F
 	return out
 }
 
+// Heroku's names for the instance and the commit, and Dokku's for the commit. Config vars
+// win over them.
+const (
+	envDyno     = "DYNO"
+	envSource   = "SOURCE_VERSION"
+	envRevision = "GIT_REV"
+)
+
 // env returns the environment of an instance.
 func env(r mesh.Release, name mesh.InstanceName) map[string]mesh.Secret {
-	e := map[string]mesh.Secret{}
+	e := map[string]mesh.Secret{envDyno: mesh.NewSecret(name.String())}
 	if r.Commit != "" {
-		e["GIT_REV"] = mesh.NewSecret(string(r.Commit))
+		e[envRevision] = mesh.NewSecret(string(r.Commit))
+		e[envSource] = e[envRevision]
 	}
 	for k, v := range r.Config {
 		e[k] = v
@@ -113,6 +122,13 @@ func fingerprint(s mesh.InstanceSpec) string {
 		if k != "MESH_RELEASE" {
 			plain[k] = []byte(v.Reveal())
 		}
+	}
+	// They say nothing new, and instances from before mesh set them run the same thing.
+	if string(plain[envDyno]) == s.Name.String() {
+		delete(plain, envDyno)
+	}
+	if plain[envRevision] != nil && string(plain[envSource]) == string(plain[envRevision]) {
+		delete(plain, envSource)
 	}
 	data, err := json.Marshal([]any{s.Name.String(), s.Image, s.Process, plain, s.Memory, s.CPUs})
 	if err != nil {

@@ -32,11 +32,27 @@ func (d *Deployer) Rollback(ctx context.Context, stack mesh.StackName, by mesh.K
 	}
 	subject := "Rollback to " + n.String()
 	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployRollback, By: by, Subject: subject}
-	return d.rerelease(ctx, dep, out, subject, func(_ context.Context, a *attempt, st mesh.Stack, r *mesh.Release) (func(*mesh.Stack), error) {
+	return d.rerelease(ctx, dep, out, subject, func(ctx context.Context, a *attempt, st mesh.Stack, r *mesh.Release) (func(*mesh.Stack), error) {
 		a.out.mask(st.Config, target.Config)
 		r.Image, r.Commit, r.Config, r.Services = target.Image, target.Commit, target.Config, target.Services
 		r.Source, r.Declared, r.Elsewhere = target.Source, target.Declared, target.Elsewhere
 		r.Formation = formation(st, target.Services)
+		a.step("rolling back", "Rolling back to %s of %s", n, stack)
+		a.tellChanges(ctx, st, *r)
 		return func(s *mesh.Stack) { s.Config = target.Config }, nil
 	})
+}
+
+// tellChanges prints how a release differs from the current one, before it starts.
+func (a *attempt) tellChanges(ctx context.Context, st mesh.Stack, next mesh.Release) {
+	if st.Current == 0 {
+		return
+	}
+	was, err := a.d.Store.Release(ctx, st.Name, st.Current)
+	if err != nil {
+		return // the rollout does not need it
+	}
+	for _, l := range was.Changes(next) {
+		a.detail("%s", l)
+	}
 }

@@ -85,6 +85,9 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 	if _, err := specs(st, r, a.dep.Number); err != nil {
 		return err
 	}
+	if src.image != nil {
+		a.tellChanges(ctx, st, r) // a promotion
+	}
 	if src.dryRun {
 		a.dep.Status, a.dep.Ended = mesh.StatusDryRun, d.Now().UTC()
 		a.out.say("=====> Dry run: the build succeeded, and nothing has changed")

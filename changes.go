@@ -1,0 +1,97 @@
+package mesh
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// ConfigChanges are the names of the config vars by which two configs differ, each list
+// sorted.
+type ConfigChanges struct{ Added, Changed, Removed []string }
+
+// Changes returns how next differs from c.
+func (c Config) Changes(next Config) (d ConfigChanges) {
+	for _, name := range next.Names() {
+		switch old, ok := c[name]; {
+		case !ok:
+			d.Added = append(d.Added, name)
+		case old.Reveal() != next[name].Reveal():
+			d.Changed = append(d.Changed, name)
+		}
+	}
+	for _, name := range c.Names() {
+		if _, ok := next[name]; !ok {
+			d.Removed = append(d.Removed, name)
+		}
+	}
+	return d
+}
+
+// Empty reports whether nothing differs.
+func (d ConfigChanges) Empty() bool { return len(d.Added)+len(d.Changed)+len(d.Removed) == 0 }
+
+// String is "adds A, B; changes C; removes D".
+func (d ConfigChanges) String() string {
+	var parts []string
+	for _, p := range []struct {
+		verb  string
+		names []string
+	}{{"adds", d.Added}, {"changes", d.Changed}, {"removes", d.Removed}} {
+		if len(p.names) > 0 {
+			parts = append(parts, p.verb+" "+strings.Join(p.names, ", "))
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// Changes describes how next differs from r, a line for each kind of change, for people:
+// the image, the names of config vars, commands, and the number of instances. It reveals
+// no values.
+func (r Release) Changes(next Release) (lines []string) {
+	if r.Image.ID != next.Image.ID {
+		lines = append(lines, fmt.Sprintf("image    %s instead of %s", made(next), made(r)))
+	}
+	if d := r.Config.Changes(next.Config); !d.Empty() {
+		lines = append(lines, "config   "+d.String())
+	}
+	command := func(s Service) string {
+		if s.Command == "" {
+			return "the image's own command"
+		}
+		return s.Command
+	}
+	all := maps.Clone(r.Services)
+	if all == nil {
+		all = map[ServiceName]Service{}
+	}
+	maps.Copy(all, next.Services)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		was, had := r.Services[name]
+		will, has := next.Services[name]
+		switch {
+		case !had:
+			lines = append(lines, fmt.Sprintf("service  adds %s: %s", name, command(will)))
+		case !has:
+			lines = append(lines, fmt.Sprintf("service  removes %s", name))
+		case command(was) != command(will):
+			lines = append(lines, fmt.Sprintf("command  of %s: %s instead of %s", name, command(will), command(was)))
+		}
+		if was, will := r.Formation[name], next.Formation[name]; had && has && was != will {
+			lines = append(lines, fmt.Sprintf("scale    %s=%d instead of %d", name, will, was))
+		}
+	}
+	return lines
+}
+
+// made says what an image was made of.
+func made(r Release) string {
+	switch {
+	case r.Commit != "":
+		return r.Commit.Short()
+	case r.Source != "":
+		return r.Source
+	}
+	return r.Image.Ref
+}
