@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"mesh"
 )
@@ -78,7 +79,7 @@ func Install(dir string) error {
 		}
 		// Write beside and rename: a git that is running now sees the old hook or
 		// the new one.
-		if err := os.WriteFile(path+".new", []byte(text), 0o700); err != nil { //nolint:gosec // a hook must be executable
+		if err := writeScript(path+".new", text); err != nil {
 			return err
 		}
 		if err := os.Rename(path+".new", path); err != nil {
@@ -93,6 +94,15 @@ func Install(dir string) error {
 		}
 	}
 	return nil
+}
+
+// writeScript writes an executable file while nothing forks. A child that has not started
+// its program yet would hold the file open for writing, and git could not run it: "text
+// file busy" (go.dev/issue/22315).
+func writeScript(path, text string) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return os.WriteFile(path, []byte(text), 0o700) //nolint:gosec // a hook must be executable
 }
 
 func installed(path, text string) bool {

@@ -11,7 +11,9 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -340,4 +342,34 @@ func TestInstall_LeavesWhatIsRightAlone(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(dir, hooks.Update)); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
+}
+
+// A hook can be run as soon as it is installed, whatever else the process starts.
+func TestInstall_CanBeRunAtOnce(t *testing.T) {
+	t.Parallel()
+	stop := make(chan struct{})
+	var others sync.WaitGroup
+	for range 4 {
+		others.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = exec.Command("true").Run()
+				}
+			}
+		})
+	}
+	for i := range 100 {
+		dir := filepath.Join(t.TempDir(), strconv.Itoa(i))
+		if err := hooks.Install(dir); err != nil {
+			t.Fatal(err)
+		}
+		if err := exec.Command(filepath.Join(dir, hooks.Update)).Run(); errors.Is(err, syscall.ETXTBSY) {
+			t.Fatalf("round %d: %v", i, err)
+		}
+	}
+	close(stop)
+	others.Wait()
 }

@@ -391,9 +391,10 @@ func TestPush_ManyAtOnceWithTheSameOldRefs(t *testing.T) {
 	// No deployment ends before all have begun: all pushes run at once.
 	var begun atomic.Int32
 	together := make(chan struct{})
+	meet := sync.OnceFunc(func() { close(together) })
 	pushFunc := func(ctx context.Context, _ mesh.Push, _ io.Writer) error {
 		if begun.Add(1) == people {
-			close(together)
+			meet()
 		}
 		select {
 		case <-together:
@@ -408,6 +409,7 @@ func TestPush_ManyAtOnceWithTheSameOldRefs(t *testing.T) {
 		all.Go(func() {
 			if out, err := r.try("push", "-f", "mesh", c+":main"); err != nil {
 				t.Errorf("%v\n%s", err, out)
+				meet() // or the others would wait for it
 			}
 		})
 	}

@@ -170,7 +170,10 @@ func setup(env *testscript.Env) error {
 		return err
 	}
 	wrapper := fmt.Sprintf("#!/bin/sh\nexec %s -F %s \"$@\"\n", real, filepath.Join(work, "ssh_config"))
-	if err := os.WriteFile(filepath.Join(bin, "ssh"), []byte(wrapper), 0o700); err != nil { //nolint:gosec // a script
+	syscall.ForkLock.RLock()                                              // or a child of another script could hold the file open: "text file busy"
+	err = os.WriteFile(filepath.Join(bin, "ssh"), []byte(wrapper), 0o700) //nolint:gosec // a script
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		return err
 	}
 	env.Setenv("PATH", bin+string(filepath.ListSeparator)+env.Getenv("PATH"))
