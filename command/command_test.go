@@ -180,6 +180,12 @@ func (f *fake) Scale(_ context.Context, stack mesh.StackName, _ mesh.KeyName, c 
 	return mesh.Formation{c[0].Service: c[0].To}, nil
 }
 
+func (f *fake) Clone(_ context.Context, from, to mesh.StackName, _ mesh.KeyName, bare bool, _ io.Writer) error {
+	f.do("clone %s %s %v", from, to, bare)
+	f.stacks = append(f.stacks, mesh.Stack{Name: to})
+	return nil
+}
+
 func (f *fake) Restart(_ context.Context, stack mesh.StackName, _ mesh.KeyName, what mesh.InstanceName, _ io.Writer) error {
 	f.do("restart %s %s %d", stack, what.Service, what.Slot)
 	return nil

@@ -23,6 +23,9 @@ type Lifecycle interface {
 	DestroyStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) error
 	// RenameStack is a deployment: it writes its output to out.
 	RenameStack(ctx context.Context, name, to mesh.StackName, by mesh.KeyName, out io.Writer) error
+	// Clone creates a stack like another one, without its config vars if bare, and
+	// deploys its image. It writes the deployment's output to out.
+	Clone(ctx context.Context, from, to mesh.StackName, by mesh.KeyName, bare bool, out io.Writer) error
 }
 
 var stackCommands = []*definition{
@@ -44,6 +47,13 @@ var stackCommands = []*definition{
 		topic: "stacks", verb: "set-release-command", args: "-- [COMMAND…]",
 		short: "Set the command that runs before a push goes live", long: "Without words, the release command of the Procfile is used.",
 		stack: true, access: mesh.AccessDeploy, verbatim: true, max: maxArgs, run: runSetReleaseCommand,
+	},
+	{
+		topic: "stacks", verb: "clone", args: "NEW", short: "Create a stack like this one, with the same image",
+		long: "NEW gets the image, config vars, settings, services and number of instances, but no domains. Its release\n" +
+			"command runs, with the config vars of NEW.",
+		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runStacksClone,
+		flags: func(f *pflag.FlagSet) { f.Bool("no-config", false, "leave out the config vars") },
 	},
 	{
 		topic: "stacks", verb: "rename", args: "NEW", short: "Rename a stack, with its host, remote and limited keys",
@@ -254,6 +264,30 @@ func runStacksRename(ctx context.Context, c *call) error {
 	was := c.stack.Name
 	c.stack.Name, c.args = to, []string{"-a", string(was), string(to)} // for the audit log: nobody has the old name now
 	c.say("renamed %s to %s: %s\n", was, to, c.URL(c.Hosts.Domains(st)[0]))
+	return nil
+}
+
+func runStacksClone(ctx context.Context, c *call) error {
+	to, err := mesh.ParseStackName(c.args[0])
+	if err != nil {
+		return err
+	}
+	if !c.Key.May(mesh.AccessDeploy, to) {
+		return mesh.Errorf(mesh.Denied, "the key %q is limited to other stacks and may not use the name %s", c.Key.Name, to).
+			WithHint("ask an admin of the server to clone it")
+	}
+	bare, _ := c.flags.GetBool("no-config")
+	if bare {
+		c.audited = []string{"--no-config"}
+	}
+	if err := c.Lifecycle.Clone(ctx, c.stack.Name, to, c.Key.Name, bare, c.Stderr); err != nil {
+		return err
+	}
+	st, err := c.Stacks.Stack(ctx, to)
+	if err != nil {
+		return err
+	}
+	c.say("cloned %s to %s: %s\n", c.stack.Name, to, c.URL(c.Hosts.Domains(st)[0]))
 	return nil
 }
 

@@ -44,7 +44,7 @@ var herokuWords = []word{
 	{typed: "apps:favorites*, apps:join, apps:leave, join, leave, apps:transfer*, apps:stacks*", say: sayAccount},
 	{typed: "apps:lock", same: "lock"},
 	{typed: "apps:unlock", same: "unlock"},
-	{typed: "fork, apps:fork", say: "create a stack, then copy into it: ssh mesh promote NEW -a STACK; ssh mesh config:export -a STACK | ssh mesh config:import -a NEW"},
+	{typed: "fork, apps:fork", same: "stacks:clone", need: "NEW"},
 	{typed: "config:add", same: "config:set"},
 	{typed: "config:remove, config:rm, config:delete, config:del", same: "config:unset"},
 	{typed: "config:edit", say: "write the config vars to a file, edit it, and read it back: ssh mesh config:export -a STACK --format envfile > .env; ssh mesh config:import -a STACK < .env"},
@@ -105,7 +105,6 @@ var herokuWords = []word{
 var dokkuWords = []word{
 	{typed: "apps:locked", same: "lock --show"},
 	{typed: "lock:status, lock:show, lock:info", same: "lock --show", alone: true},
-	{typed: "apps:clone", say: "create a stack, then copy into it: ssh mesh promote NEW -a STACK; ssh mesh config:export -a STACK | ssh mesh config:import -a NEW"},
 	{typed: "report, apps:report, config:report", same: "stacks:info"},
 	{typed: "config:keys", same: "config"},
 	{typed: "config:clear", say: "remove them by name, as one release: ssh mesh config:unset -a STACK NAME"},

@@ -76,7 +76,7 @@ func TestWords_AreSane(t *testing.T) {
 func TestWords_Typed(t *testing.T) {
 	t.Parallel()
 	for line, want := range map[string]string{
-		"create shop": "stacks:create shop", "apps:delete shop": "stacks:destroy shop", "stack delete shop": "stacks:destroy shop",
+		"create shop": "stacks:create shop", "apps:clone a b": "stacks:clone a b", "fork -a a b": "stacks:clone -a a b", "apps:delete shop": "stacks:destroy shop", "stack delete shop": "stacks:destroy shop",
 		"config:show shop": "config --show shop", "config show shop": "config --show shop", "config:add A=1": "config:set A=1", "config:keys": "config",
 		"apps:report shop": "stacks:info shop", "report shop": "stacks:info shop", "ps:report shop": "ps shop", "domains:report shop": "domains shop",
 		"domains report shop": "domains shop", "certs:show": "certs", "git:report shop": "build shop", "ssh-keys:info": "ssh-keys", "registry:report": "registry",
@@ -111,7 +111,7 @@ func TestWords_Typed(t *testing.T) {
 		"storage:mount shop /x:/y": "object store", "cron:list": "no scheduler", "svc create -n x --schedule @hourly -- y": "cron on any machine", "letsencrypt:enable shop": "by itself", "certs:auto:enable": "by itself",
 		"proxy:ports-set shop http:80:5000": "$PORT", "ports:add": "$PORT", "nginx:show-config shop": "$PORT", "nginx:access-logs shop": "--source router", "network:create x": "private network", "checks:disable shop": "always checks",
 		"docker-options:add shop deploy --privileged": "--memory", "buildpacks:set x": "Dockerfile", "builder-pack:set shop x y": "Dockerfile", "drains:add x": "logs -a STACK -t --json", "webhooks": "logs -a STACK", "reviewapps:enable": "stack of its own",
-		"features": "no optional", "labs:enable x": "no optional", "ci": "release command", "git:remote -a shop": "git remote add mesh", "git:sync shop url": "tar cz", "apps:clone a b": "promote NEW", "env push": "config:import",
+		"features": "no optional", "labs:enable x": "no optional", "ci": "release command", "git:remote -a shop": "git remote add mesh", "git:sync shop url": "tar cz", "env push": "config:import",
 		"setup": "push", "server exec ls": "one server", "container:push web": "docker save", "local": "docker", "metrics": "--admin-addr", "config:edit": "config:export", "compose up": "Procfile", "git:set shop keep-git-dir true": "build -a STACK",
 		"git:set --global deploy-branch main": "stacks --json", "pipelines:create": "promote TO", "create stack --dockerfile": "stacks:create NAME", "login": "no accounts", "ps:autoscale:enable": "ps:scale",
 	} {

@@ -10,10 +10,16 @@ import (
 
 // CreateStack records a new stack with its own network, and routes its name.
 func (d *Deployer) CreateStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) (mesh.Stack, error) {
+	return d.create(ctx, mesh.Stack{Name: name, CreatedBy: by})
+}
+
+// create adds a new stack, and gives it a subnet.
+func (d *Deployer) create(ctx context.Context, st mesh.Stack) (mesh.Stack, error) {
+	name := st.Name
 	if err := d.names.free(name); err != nil {
 		return mesh.Stack{}, err
 	}
-	st := mesh.Stack{Name: name, Created: d.Now().UTC(), CreatedBy: by}
+	st.Created = d.Now().UTC()
 	st, err := d.Store.CreateStack(ctx, st, func(taken []mesh.Stack, st mesh.Stack) (mesh.Stack, error) {
 		for _, o := range taken {
 			if o.Was == st.Name {

@@ -74,6 +74,58 @@ func TestUpload_ImageHasNoTreeAndNoConfig(t *testing.T) {
 	})
 }
 
+// A clone has everything that people have set but the domains, and runs the same image. A
+// name that is taken changes nothing.
+func TestClone(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		mustPush(t, w, d, map[string]string{"Procfile": "web: ./serve\nworker: ./work"})
+		if _, err := d.SetConfig(t.Context(), "blog", "x", mesh.ConfigChange{Set: mesh.Config{"ENV": mesh.NewSecret("staging-value")}}, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Scale(t.Context(), "blog", "x", []mesh.Scale{{Service: "worker", To: 2}}, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.AddDomain(t.Context(), "blog", "www.example.com", "", mesh.Key{Role: mesh.RoleAdmin}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Lock(t.Context(), "blog", "x", "moving"); err != nil {
+			t.Fatal(err)
+		}
+		builds := len(w.Builder.Builds())
+		for to, bare := range map[mesh.StackName]bool{"copy": false, "bare": true} {
+			if err := d.Clone(t.Context(), "blog", to, "laptop", bare, io.Discard); err != nil {
+				t.Fatal(err)
+			}
+			st, err := w.Store.Stack(t.Context(), to)
+			if err != nil || st.CreatedBy != "laptop" || len(st.Domains) != 0 || st.Lock != nil || st.Subnet == stack(t, w).Subnet {
+				t.Errorf("%s: %+v, %v", to, st, err)
+			}
+			r, err := w.Store.Release(t.Context(), to, 1)
+			if err != nil || r.Image.ID != release(t, w, 2).Image.ID || r.Formation["worker"] != 2 || (r.Config["ENV"].Reveal() == "staging-value") == bare {
+				t.Errorf("%s: %+v, %v", to, r, err)
+			}
+		}
+		if len(w.Builder.Builds()) != builds {
+			t.Error("something was built")
+		}
+		for _, bad := range [][2]mesh.StackName{{"blog", "blog"}, {"blog", "copy"}, {"none", "new"}} {
+			if err := d.Clone(t.Context(), bad[0], bad[1], "x", false, io.Discard); err == nil {
+				t.Errorf("%v was cloned", bad)
+			}
+		}
+		if _, err := d.CreateStack(t.Context(), "empty", "x"); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Clone(t.Context(), "empty", "empty2", "x", false, io.Discard); err != nil {
+			t.Errorf("a stack that is not deployed: %v", err)
+		}
+		if st, err := w.Store.Stack(t.Context(), "empty2"); err != nil || st.Current != 0 {
+			t.Errorf("got %+v, %v", st, err)
+		}
+	})
+}
+
 func TestPromote_SameImageTargetsConfig(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()

@@ -1,0 +1,38 @@
+package deploy
+
+import (
+	"context"
+	"io"
+	"maps"
+	"slices"
+
+	"mesh"
+)
+
+// Clone creates a stack with the settings, the services, the number of instances and,
+// unless bare, the config vars of another one, and deploys the image that the other one
+// runs. Domains, endpoints, the lock and the repository stay behind. If that deployment
+// fails, the new stack stays, with nothing deployed.
+func (d *Deployer) Clone(ctx context.Context, from, to mesh.StackName, by mesh.KeyName, bare bool, out io.Writer) error {
+	if from == to {
+		return mesh.Errorf(mesh.Invalid, "%s cannot be cloned to itself", from).WithHint("choose a new name: ssh mesh stacks:clone NEW -a %s", from)
+	}
+	st, err := d.Store.Stack(ctx, from)
+	if err != nil {
+		return err
+	}
+	next := mesh.Stack{
+		Name: to, CreatedBy: by, Config: st.Config.Clone(), Formation: st.Formation.Clone(), Settings: st.Settings,
+		Services: maps.Clone(st.Services), ReleaseCommand: slices.Clone(st.ReleaseCommand),
+	}
+	if bare {
+		next.Config = nil
+	}
+	if _, err := d.create(ctx, next); err != nil {
+		return err
+	}
+	if st.Current == 0 {
+		return nil
+	}
+	return d.Promote(ctx, from, to, by, out)
+}
