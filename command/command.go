@@ -63,6 +63,8 @@ type Commands struct {
 	Certs       Certs // nil: the server does not serve TLS
 	Server      Server
 
+	Resolver Resolver // nil: DNS is not asked
+
 	Version string
 	URL     func(mesh.Host) string // returns the URL of a host
 	Logger  *slog.Logger

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -41,6 +43,8 @@ func golden(t *testing.T, name, got string) {
 // fake implements everything that commands work with, over a few values. A test changes
 // its behaviour with the function fields.
 type fake struct {
+	dns map[string]string // addresses of hosts; nil: DNS is not asked
+
 	stacks      []mesh.Stack
 	releases    []mesh.Release // newest first
 	deployments []mesh.Deployment
@@ -234,7 +238,25 @@ func (f *fake) RemoveDomain(_ context.Context, name mesh.StackName, host mesh.Ho
 }
 
 func (f *fake) Domains(st mesh.Stack) []mesh.Host {
+	if f.dns != nil {
+		return append([]mesh.Host{mesh.Host(st.Name + ".apps.example.com")}, st.Domains...)
+	}
 	return append([]mesh.Host{mesh.Host(st.Name + ".localhost")}, st.Domains...)
+}
+
+func (f *fake) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
+	texts, ok := f.dns[host]
+	switch {
+	case !ok:
+		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+	case texts == "broken":
+		return nil, &net.DNSError{Err: "server misbehaving", Name: host}
+	}
+	var all []netip.Addr
+	for text := range strings.FieldsSeq(texts) {
+		all = append(all, netip.MustParseAddr(text))
+	}
+	return all, nil
 }
 
 func (f *fake) AddKey(_ context.Context, k mesh.Key) error {
@@ -368,6 +390,9 @@ func doCtx(ctx context.Context, t *testing.T, f *fake, line string, opts ...opti
 		OneOffs: f, Keyring: f, SignIns: f, Auditor: f, Lives: f,
 		Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },
+	}
+	if f.dns != nil {
+		set.Resolver = f
 	}
 	var stdout, stderr bytes.Buffer
 	req := mesh.Request{Key: admin, User: "mesh", Line: line, Stdin: strings.NewReader(""), Stdout: &stdout, Stderr: &stderr}

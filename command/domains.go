@@ -2,7 +2,13 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -17,6 +23,11 @@ type Hosts interface {
 	// host of the stack, is given, requests are redirected there.
 	AddDomain(ctx context.Context, name mesh.StackName, host, to mesh.Host, key mesh.Key) error
 	RemoveDomain(ctx context.Context, name mesh.StackName, host mesh.Host) error
+}
+
+// Resolver asks DNS; *net.Resolver is one.
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
 var domainCommands = []*definition{
@@ -77,7 +88,65 @@ func runDomainsAdd(ctx context.Context, c *call) error {
 		return nil
 	}
 	c.say("added %s to %s: %s\n", host, c.stack.Name, c.URL(host))
+	c.tellDNS(ctx, host)
 	return nil
+}
+
+// lookupTime limits the questions to DNS about a new host.
+const lookupTime = 3 * time.Second
+
+// tellDNS says what is wrong with the DNS records of a new host. It should lead where the
+// stack's own host below the base domain leads. If that leads nowhere, as on a machine to
+// try mesh on, there is nothing to compare.
+func (c *call) tellDNS(ctx context.Context, host mesh.Host) {
+	if c.Resolver == nil || strings.Contains(string(host), "*") {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTime)
+	defer cancel()
+	own := c.Hosts.Domains(c.stack)[0]
+	if strings.HasSuffix(string(own), ".localhost") {
+		return // RFC 6761: never in DNS
+	}
+	want, err := c.addresses(ctx, own)
+	if err != nil || len(want) == 0 || slices.ContainsFunc(want, netip.Addr.IsLoopback) {
+		return
+	}
+	got, err := c.addresses(ctx, host)
+	var notFound *net.DNSError
+	switch {
+	case errors.As(err, &notFound) && notFound.IsNotFound, err == nil && len(got) == 0:
+		c.tell("DNS: %s has no A or AAAA record yet; %s leads to %s\n", host, own, list(want))
+	case err != nil:
+		c.tell("DNS: %s cannot be looked up now; it must lead to %s, as %s does\n", host, list(want), own)
+	default:
+		wrong := slices.DeleteFunc(got, func(a netip.Addr) bool { return slices.Contains(want, a) })
+		for _, a := range wrong {
+			record := "A"
+			if a.Is6() {
+				record = "AAAA"
+			}
+			c.tell("DNS: the %s record of %s leads to %s; %s leads to %s\n", record, host, a, own, list(want))
+		}
+	}
+}
+
+// addresses returns the addresses of a host, sorted.
+func (c *call) addresses(ctx context.Context, host mesh.Host) ([]netip.Addr, error) {
+	all, err := c.Resolver.LookupNetIP(ctx, "ip", string(host))
+	for i, a := range all {
+		all[i] = a.Unmap()
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return slices.Compact(all), err
+}
+
+func list(all []netip.Addr) string {
+	var texts []string
+	for _, a := range all {
+		texts = append(texts, a.String())
+	}
+	return strings.Join(texts, ", ")
 }
 
 func runDomainsRemove(ctx context.Context, c *call) error {

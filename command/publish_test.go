@@ -75,3 +75,43 @@ func TestServices_ShowEndpoints(t *testing.T) {
 	golden(t, "svc-endpoints", func() string { r := do(t, f, "svc -a blog"); return "stdout:\n" + r.out + "stderr:\n" + r.err }())
 	golden(t, "svc-endpoints.json", do(t, f, "svc -a blog --json").out)
 }
+
+// A new host is added whatever DNS says; what is wrong there is told.
+func TestDomainsAdd_TellsWhatDNSLacks(t *testing.T) {
+	t.Parallel()
+	const own, host = "blog.apps.example.com", "www.example.com"
+	for name, c := range map[string]struct {
+		dns  map[string]string
+		told string
+	}{
+		"right":                {map[string]string{own: "203.0.113.7", host: "203.0.113.7"}, ""},
+		"mapped":               {map[string]string{own: "203.0.113.7", host: "::ffff:203.0.113.7"}, ""},
+		"none":                 {map[string]string{own: "203.0.113.7"}, "DNS: www.example.com has no A or AAAA record yet; blog.apps.example.com leads to 203.0.113.7\n"},
+		"wrong":                {map[string]string{own: "203.0.113.7", host: "198.51.100.1"}, "DNS: the A record of www.example.com leads to 198.51.100.1; blog.apps.example.com leads to 203.0.113.7\n"},
+		"one of two wrong":     {map[string]string{own: "203.0.113.7", host: "203.0.113.7 2001:db8::1"}, "DNS: the AAAA record of www.example.com leads to 2001:db8::1; blog.apps.example.com leads to 203.0.113.7\n"},
+		"DNS is away":          {map[string]string{own: "203.0.113.7", host: "broken"}, "DNS: www.example.com cannot be looked up now; it must lead to 203.0.113.7, as blog.apps.example.com does\n"},
+		"nothing to compare":   {map[string]string{host: "203.0.113.7"}, ""},
+		"a machine of its own": {map[string]string{own: "127.0.0.1", host: "203.0.113.7"}, ""},
+	} {
+		f := stacks("blog")
+		f.dns = c.dns
+		r := do(t, f, "domains:add "+host)
+		if r.status != 0 || !strings.HasPrefix(r.out, "added ") || r.err != c.told {
+			t.Errorf("%s: %d %q%q, want %q", name, r.status, r.out, r.err, c.told)
+		}
+	}
+}
+
+// Every host of the stacks that the key may see, with where it leads.
+func TestStacks_AllDomains(t *testing.T) {
+	t.Parallel()
+	f := stacks("blog", "shop")
+	f.stacks[0].Domains = []mesh.Host{"a.example.com", "www.example.com"}
+	f.stacks[0].Redirects = map[mesh.Host]mesh.Host{"www.example.com": "a.example.com"}
+	if r := do(t, f, "stacks --all-domains"); r.status != 0 || !strings.Contains(r.out, "www.example.com  blog   a.example.com") || !strings.Contains(r.out, "shop.localhost   shop   -") {
+		t.Errorf("%d %s%s", r.status, r.out, r.err)
+	}
+	if r := do(t, f, "stacks --all-domains --json", as(mesh.Key{Name: "ci", Role: mesh.RoleRead, Stacks: []mesh.StackName{"shop"}})); r.status != 0 || strings.Contains(r.out, "blog") || !strings.Contains(r.out, `"host": "shop.localhost"`) {
+		t.Errorf("%d %s%s", r.status, r.out, r.err)
+	}
+}

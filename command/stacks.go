@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,9 @@ type Lifecycle interface {
 var stackCommands = []*definition{
 	{
 		topic: "stacks", short: "List the stacks", json: true, run: runStacks,
+		flags: func(f *pflag.FlagSet) {
+			f.Bool("all-domains", false, "list every host, and the stack that it leads to")
+		},
 	},
 	{
 		topic: "stacks", verb: "create", args: "NAME", short: "Create a stack (the first push does this as well)",
@@ -139,6 +143,9 @@ func runStacks(ctx context.Context, c *call) error {
 		return err
 	}
 	all = slices.DeleteFunc(all, func(s mesh.Stack) bool { return !c.Key.May(mesh.AccessRead, s.Name) })
+	if hosts, _ := c.flags.GetBool("all-domains"); hosts {
+		return c.allDomains(all)
+	}
 	list := make([]stackJSON, 0, len(all))
 	for _, st := range all {
 		s, err := c.describe(ctx, st)
@@ -175,6 +182,25 @@ func runStacks(ctx context.Context, c *call) error {
 	}
 	c.table([]string{"STACK", "STATE", "RELEASE", "UP", "DEPLOYED", "URL"}, rows)
 	return nil
+}
+
+type hostJSON struct {
+	Host       string `json:"host"`
+	Stack      string `json:"stack"`
+	RedirectTo string `json:"redirect_to,omitempty"`
+}
+
+// allDomains prints the hosts of all stacks.
+func (c *call) allDomains(all []mesh.Stack) error {
+	list := []hostJSON{}
+	var rows [][]string
+	for _, st := range all {
+		for _, h := range c.Hosts.Domains(st) {
+			list = append(list, hostJSON{string(h), string(st.Name), string(st.Redirects[h])})
+			rows = append(rows, []string{string(h), string(st.Name), cmp.Or(string(st.Redirects[h]), "-")})
+		}
+	}
+	return c.list(list, []string{"HOST", "STACK", "REDIRECTS TO"}, rows)
 }
 
 // damagedStacks returns the stacks that cannot be read. Other stacks with a damaged
