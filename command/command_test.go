@@ -43,7 +43,9 @@ func golden(t *testing.T, name, got string) {
 // fake implements everything that commands work with, over a few values. A test changes
 // its behaviour with the function fields.
 type fake struct {
-	dns map[string]string // addresses of hosts; nil: DNS is not asked
+	findings []mesh.Finding // about the server
+	probe    error
+	dns      map[string]string // addresses of hosts; nil: DNS is not asked
 
 	stacks      []mesh.Stack
 	releases    []mesh.Release // newest first
@@ -182,6 +184,26 @@ func (f *fake) Scale(_ context.Context, stack mesh.StackName, _ mesh.KeyName, c 
 		return f.scale(c)
 	}
 	return mesh.Formation{c[0].Service: c[0].To}, nil
+}
+
+// fakeServer is a server that has findings, and nothing else.
+type fakeServer struct{ findings []mesh.Finding }
+
+func (s fakeServer) Diagnose(context.Context) []mesh.Finding { return s.findings }
+func (s fakeServer) Info(context.Context) mesh.ServerInfo    { return mesh.ServerInfo{} }
+func (s fakeServer) Backup(context.Context, io.Writer) (int, error) {
+	return 0, errors.New("no backup")
+}
+
+func (s fakeServer) Upgrade(context.Context) (mesh.Successor, error) {
+	return mesh.Successor{}, errors.New("no upgrade")
+}
+
+func (f *fake) Probe(_ context.Context, _ mesh.StackName, name mesh.InstanceName) (string, error) {
+	if f.probe != nil {
+		return "", f.probe
+	}
+	return "GET / 200", nil
 }
 
 func (f *fake) Clone(_ context.Context, from, to mesh.StackName, _ mesh.KeyName, bare bool, _ io.Writer) error {
@@ -387,7 +409,7 @@ func doCtx(ctx context.Context, t *testing.T, f *fake, line string, opts ...opti
 	set := &command.Commands{
 		Stacks: f, History: f, Keys: f, Registries: f, AuditLog: f, Logs: f, Uploads: f, Traffic: f, Collector: f,
 		Lifecycle: f, Configs: f, Builds: f, Processes: f, Services: f, Endpoints: f, Hosts: f, Freezer: f, Deploys: f, Deployments: f,
-		OneOffs: f, Keyring: f, SignIns: f, Auditor: f, Lives: f,
+		OneOffs: f, Keyring: f, SignIns: f, Auditor: f, Lives: f, Server: fakeServer{f.findings},
 		Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },
 	}

@@ -24,6 +24,11 @@ type Server interface {
 
 var doctorCommands = []*definition{
 	{
+		topic: "diagnose", short: "Find out why a stack is not up, and what to do", stack: true, quiet: true, json: true, run: runDiagnose,
+		long: "It looks at the last deployment, each instance, what listens in it, the image, DNS, certificates, the last\n" +
+			"minute's answers and the server. Exit status: 0 if all is well, 1 if something is wrong.",
+	},
+	{
 		topic: "server", verb: "info", short: "Show versions, addresses, disk and Docker", access: mesh.AccessAdmin, quiet: true, json: true, run: runServerInfo,
 	},
 	{
@@ -77,6 +82,17 @@ type findingJSON struct {
 	Mend string `json:"mend,omitempty"`
 }
 
+// tellFindings prints what is well and what is wrong.
+func (c *call) tellFindings(list []findingJSON) {
+	for _, f := range list {
+		if f.OK {
+			c.say("ok    %s\n", mesh.Visible(f.What))
+			continue
+		}
+		c.say("WRONG %s\n      %s\n", mesh.Visible(f.What), mesh.Visible(f.Mend))
+	}
+}
+
 func runDoctor(ctx context.Context, c *call) error {
 	findings := c.Server.Diagnose(ctx)
 	list := make([]findingJSON, 0, len(findings))
@@ -90,13 +106,7 @@ func runDoctor(ctx context.Context, c *call) error {
 			return err
 		}
 	} else {
-		for _, f := range findings {
-			if f.OK {
-				c.say("ok    %s\n", f.What)
-				continue
-			}
-			c.say("WRONG %s\n      %s\n", f.What, f.Mend)
-		}
+		c.tellFindings(list)
 	}
 	if ill {
 		return mesh.ExitCode(1)

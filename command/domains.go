@@ -99,26 +99,33 @@ const lookupTime = 3 * time.Second
 // stack's own host below the base domain leads. If that leads nowhere, as on a machine to
 // try mesh on, there is nothing to compare.
 func (c *call) tellDNS(ctx context.Context, host mesh.Host) {
+	for _, s := range c.dnsFaults(ctx, host) {
+		c.tell("DNS: %s\n", s)
+	}
+}
+
+// dnsFaults returns what is wrong with the records of a host, a sentence each.
+func (c *call) dnsFaults(ctx context.Context, host mesh.Host) (faults []string) {
 	if c.Resolver == nil || strings.Contains(string(host), "*") {
-		return
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
 	own := c.Hosts.Domains(c.stack)[0]
 	if strings.HasSuffix(string(own), ".localhost") {
-		return // RFC 6761: never in DNS
+		return nil // RFC 6761: never in DNS
 	}
 	want, err := c.addresses(ctx, own)
 	if err != nil || len(want) == 0 || slices.ContainsFunc(want, netip.Addr.IsLoopback) {
-		return
+		return nil
 	}
 	got, err := c.addresses(ctx, host)
 	var notFound *net.DNSError
 	switch {
 	case errors.As(err, &notFound) && notFound.IsNotFound, err == nil && len(got) == 0:
-		c.tell("DNS: %s has no A or AAAA record yet; %s leads to %s\n", host, own, list(want))
+		return []string{fmt.Sprintf("%s has no A or AAAA record yet; %s leads to %s", host, own, list(want))}
 	case err != nil:
-		c.tell("DNS: %s cannot be looked up now; it must lead to %s, as %s does\n", host, list(want), own)
+		return []string{fmt.Sprintf("%s cannot be looked up now; it must lead to %s, as %s does", host, list(want), own)}
 	default:
 		wrong := slices.DeleteFunc(got, func(a netip.Addr) bool { return slices.Contains(want, a) })
 		for _, a := range wrong {
@@ -126,8 +133,9 @@ func (c *call) tellDNS(ctx context.Context, host mesh.Host) {
 			if a.Is6() {
 				record = "AAAA"
 			}
-			c.tell("DNS: the %s record of %s leads to %s; %s leads to %s\n", record, host, a, own, list(want))
+			faults = append(faults, fmt.Sprintf("the %s record of %s leads to %s; %s leads to %s", record, host, a, own, list(want)))
 		}
+		return faults
 	}
 }
 

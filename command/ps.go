@@ -17,6 +17,9 @@ import (
 // parameter is a deployment and writes its output line by line.
 type Processes interface {
 	Status(stack mesh.StackName) []mesh.InstanceStatus
+	// Probe asks a running instance what a new one is asked, and returns what it saw, or
+	// a *mesh.Error that says what is wrong. It takes a few seconds at most.
+	Probe(ctx context.Context, stack mesh.StackName, name mesh.InstanceName) (string, error)
 	// Loss describes the missing image of the current release, or returns "" if the
 	// image is present.
 	Loss(stack mesh.StackName) string

@@ -115,3 +115,46 @@ func TestStacks_AllDomains(t *testing.T) {
 		t.Errorf("%d %s%s", r.status, r.out, r.err)
 	}
 }
+
+// diagnose names the cause, what to do about it, and shows the last lines; exit status 1.
+func TestDiagnose(t *testing.T) {
+	t.Parallel()
+	up := mesh.InstanceStatus{Name: mesh.InstanceName{Service: "web", Slot: 1}, State: mesh.Up}
+	for name, c := range map[string]struct {
+		change func(*fake)
+		want   []string
+	}{
+		"all is well":   {func(f *fake) {}, []string{"ok    web.1 is up: GET / 200"}},
+		"crashed":       {func(f *fake) { f.status[0].State, f.status[0].ExitCode, f.status[0].Crashes = mesh.Crashed, 3, 2 }, []string{"WRONG web.1 is crashed (exit 3) 2×", "ssh mesh logs -a blog -p web.1", "ssh mesh rollback -a blog"}},
+		"out of memory": {func(f *fake) { f.status[0].State, f.status[0].OOM = mesh.Crashed, true }, []string{"OOM", "svc:update -a blog --memory 1g web"}},
+		"hangs": {func(f *fake) {
+			f.probe = mesh.Errorf(mesh.Failed, "web.1 listens only on 127.0.0.1:3000").WithHint("listen on 0.0.0.0:$PORT")
+		}, []string{"WRONG web.1 runs, but: web.1 listens only on 127.0.0.1:3000", "listen on 0.0.0.0:$PORT"}},
+		"stopped":        {func(f *fake) { f.stacks[0].Stopped, f.status = true, nil }, []string{"WRONG blog is stopped", "ps:start -a blog"}},
+		"maintenance":    {func(f *fake) { f.stacks[0].Maintained = true }, []string{"WRONG maintenance is on", "maintenance:off -a blog"}},
+		"scaled to zero": {func(f *fake) { f.status = nil }, []string{"no instance of web", "ps:scale -a blog web=1"}},
+		"locked":         {func(f *fake) { f.stacks[0].Lock = &mesh.Lock{By: "mate", Since: now, Why: "moving"} }, []string{"WRONG blog is locked by mate", "moving", "unlock -a blog"}},
+		"no image":       {func(f *fake) { f.loss = "the image of v1 is missing" }, []string{"WRONG the image of v1 is missing", "ps:rebuild -a blog"}},
+		"the server": {func(f *fake) {
+			f.findings = []mesh.Finding{{OK: true, What: "git"}, {What: "the disk is nearly full", Mend: "free space"}}
+		}, []string{"WRONG the server: the disk is nearly full\n      free space"}},
+		"DNS": {func(f *fake) {
+			f.dns = map[string]string{"blog.apps.example.com": "203.0.113.7"}
+			f.stacks[0].Domains = []mesh.Host{"www.example.com"}
+		}, []string{"WRONG DNS: www.example.com has no A or AAAA record"}},
+	} {
+		f := stacks("blog")
+		f.stacks[0].Current = 1
+		f.status = []mesh.InstanceStatus{up}
+		c.change(f)
+		r := do(t, f, "diagnose -a blog")
+		for _, part := range c.want {
+			if !strings.Contains(r.out, part) {
+				t.Errorf("%s: it does not say %q:\n%s%s", name, part, r.out, r.err)
+			}
+		}
+		if r.status != 1 && strings.Contains(r.out, "WRONG") || r.status != 0 && !strings.Contains(r.out, "WRONG") {
+			t.Errorf("%s: status %d:\n%s", name, r.status, r.out)
+		}
+	}
+}

@@ -232,5 +232,4 @@ var widemeshWords = []word{
 	{typed: "stack:ps", same: "ps"},
 	{typed: "releases:show", same: "releases:info", need: "vN"},
 	{typed: "deployments:logs", same: "deployments:show"},
-	{typed: "diagnose", same: "doctor"},
 }

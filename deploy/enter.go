@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"mesh"
 )
@@ -33,4 +34,13 @@ func (d *Deployer) Enter(ctx context.Context, name mesh.InstanceName, run mesh.R
 		return code, fmt.Errorf("enter %s: %w", name, err)
 	}
 	return code, err
+}
+
+// probeTime is how long an instance may take to answer when somebody asks whether it does.
+const probeTime = 5 * time.Second
+
+// Probe asks a running instance what a new one is asked before it gets traffic, and
+// returns what it saw.
+func (d *Deployer) Probe(ctx context.Context, stack mesh.StackName, name mesh.InstanceName) (string, error) {
+	return d.fleet.Ask(ctx, stack, name, probeTime)
 }

@@ -231,6 +231,21 @@ func (f *Fleet) Find(stack mesh.StackName, name mesh.InstanceName) (mesh.Instanc
 	return g.members[name].instance, g.release, true
 }
 
+// Ask checks a running instance as a new one is checked, for at most limit, and changes
+// nothing. It returns what it saw, or a *mesh.Error that says what is wrong.
+func (f *Fleet) Ask(ctx context.Context, stack mesh.StackName, name mesh.InstanceName, limit time.Duration) (string, error) {
+	f.mu.Lock()
+	g := f.groups[stack]
+	if g == nil || g.members[name] == nil || !g.members[name].healthy {
+		f.mu.Unlock()
+		return "", mesh.Errorf(mesh.NotFound, "%s of %s is not running", name, stack)
+	}
+	in, c := g.members[name].instance, CheckOf(g.stack, name.Service)
+	f.mu.Unlock()
+	c.Timeout, c.Settle = min(c.Timeout, limit), min(c.Settle, limit)
+	return f.Runner.Check(ctx, in, c, nil)
+}
+
 // Status returns the instances of a stack, in order.
 func (f *Fleet) Status(stack mesh.StackName) []mesh.InstanceStatus {
 	f.mu.Lock()
