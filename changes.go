@@ -78,11 +78,29 @@ func (r Release) Changes(next Release) (lines []string) {
 		case command(was) != command(will):
 			lines = append(lines, fmt.Sprintf("command  of %s: %s instead of %s", name, command(will), command(was)))
 		}
+		if had && has && (was.Memory != will.Memory || was.CPUs != will.CPUs || was.StopTimeout != will.StopTimeout) {
+			lines = append(lines, fmt.Sprintf("limits   of %s: %s instead of %s", name, will.limits(), was.limits()))
+		}
 		if was, will := r.Formation[name], next.Formation[name]; had && has && was != will {
 			lines = append(lines, fmt.Sprintf("scale    %s=%d instead of %d", name, will, was))
 		}
 	}
 	return lines
+}
+
+// limits is "memory 512 MB, 0.5 CPUs".
+func (s Service) limits() string {
+	memory, cpus := "no memory limit", "no CPU limit"
+	if s.Memory > 0 {
+		memory = fmt.Sprintf("memory %d MB", s.Memory>>20)
+	}
+	if s.CPUs > 0 {
+		cpus = fmt.Sprintf("%g CPUs", s.CPUs)
+	}
+	if s.StopTimeout > 0 {
+		cpus += ", stop " + s.StopTimeout.String()
+	}
+	return memory + ", " + cpus
 }
 
 // made says what an image was made of.
@@ -94,4 +112,19 @@ func made(r Release) string {
 		return r.Source
 	}
 	return r.Image.Ref
+}
+
+// Before returns the newest release before current that differs from it in more than
+// the number of instances, or 0. all are the releases of a stack, the newest first.
+func Before(all []Release, current ReleaseNumber) ReleaseNumber {
+	i := slices.IndexFunc(all, func(r Release) bool { return r.Number == current })
+	if i < 0 {
+		return 0
+	}
+	for _, r := range all[i+1:] {
+		if r.Formation = all[i].Formation; len(r.Changes(all[i])) > 0 {
+			return r.Number
+		}
+	}
+	return 0
 }

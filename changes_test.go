@@ -51,3 +51,23 @@ func TestRelease_Changes(t *testing.T) {
 		t.Errorf("the same: %q", got)
 	}
 }
+
+// A rollback without a number skips releases that differ only in the number of instances.
+func TestBefore(t *testing.T) {
+	t.Parallel()
+	release := func(n mesh.ReleaseNumber, image string, scale int, memory int64) mesh.Release {
+		return mesh.Release{Number: n, Image: mesh.Image{ID: image}, Services: map[mesh.ServiceName]mesh.Service{"web": {Memory: memory}}, Formation: mesh.Formation{"web": scale}}
+	}
+	all := []mesh.Release{release(5, "b", 3, 0), release(4, "b", 1, 0), release(3, "b", 1, 64<<20), release(2, "a", 1, 0), release(1, "a", 1, 0)}
+	for current, want := range map[mesh.ReleaseNumber]mesh.ReleaseNumber{5: 3, 4: 3, 3: 2, 2: 0, 1: 0, 9: 0} {
+		if got := mesh.Before(all, current); got != want {
+			t.Errorf("before %s: %s, want %s", current, got, want)
+		}
+	}
+	if len(all[0].Formation) != 1 || all[1].Formation["web"] != 1 {
+		t.Error("the releases were changed")
+	}
+	if got := all[2].Changes(all[1]); !slices.Equal(got, []string{"limits   of web: no memory limit, no CPU limit instead of memory 64 MB, no CPU limit"}) {
+		t.Errorf("got %q", got)
+	}
+}

@@ -217,7 +217,7 @@ func (c *call) lineOf(last []string) string {
 
 func argCount(def *definition, args []string) string {
 	if len(args) < def.min {
-		return def.name() + " needs more arguments"
+		return fmt.Sprintf("%s needs %s", def.name(), def.args)
 	}
 	return fmt.Sprintf("%s does not take the argument %q", def.name(), mesh.Clip(args[def.max], 60))
 }

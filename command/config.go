@@ -95,6 +95,9 @@ func runConfig(_ context.Context, c *call) error {
 		}
 		return c.printJSON(out)
 	}
+	if len(names) == 0 {
+		c.tell("%s has no config vars\n", c.stack.Name)
+	}
 	for _, n := range names {
 		if show {
 			// Quote if necessary, so that a value of several lines stays one value.
@@ -132,7 +135,7 @@ func runConfigSet(ctx context.Context, c *call) error {
 		if !ok {
 			// Do not quote it: it may be the other half of a value.
 			return mesh.Errorf(mesh.Invalid, "argument %d is not NAME=VALUE", i+1).
-				WithHint("quote a value with spaces twice, ssh mesh \"config:set -a %s NAME='a value'\", or read it from standard input: ssh mesh config:set -a %s NAME=- < file", c.stack.Name, c.stack.Name)
+				WithHint("write NAME=VALUE; quote a value with spaces twice, ssh mesh \"config:set -a %s NAME='a value'\", or read it from standard input: ssh mesh config:set -a %s NAME=- < file", c.stack.Name, c.stack.Name)
 		}
 		if _, err := mesh.ParseVarName(name); err != nil {
 			return err

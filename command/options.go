@@ -179,7 +179,7 @@ func (c *call) badOption(fs *pflag.FlagSet, err error) error {
 	case errors.As(err, &missing):
 		return c.usage("%s needs a value", shown(missing.GetFlag()))
 	case errors.As(err, &wrong):
-		return c.usage("%s does not take that value", shown(wrong.GetFlag()))
+		return c.usage("%s does not take %q", shown(wrong.GetFlag()), mesh.Clip(wrong.GetValue(), 40))
 	}
 	if !optionName.MatchString(name) {
 		return c.usage("an option that %s does not have begins with a dash; put -- before arguments that begin with one", c.def.name())

@@ -158,3 +158,24 @@ func TestDiagnose(t *testing.T) {
 		}
 	}
 }
+
+// In a checkout the client names its stack. One that is typed first, as Dokku's users do,
+// wins where it could be nothing else.
+func TestStack_TypedFirstInACheckout(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]string{
+		"-a blog urls shop": "http://shop.localhost:8080\n", "-a blog urls": "http://blog.localhost:8080\n", "-a blog domains shop": "shop.localhost\n", "urls -a blog": "http://blog.localhost:8080\n",
+	} {
+		if r := do(t, stacks("blog", "shop"), line); r.status != 0 || r.out != want {
+			t.Errorf("%s: %d %q %s", line, r.status, r.out, r.err)
+		}
+	}
+	f := stacks("blog", "shop")
+	if r := do(t, f, "-a blog stacks:destroy shop --force"); r.status != 0 || !strings.Contains(r.out, "destroyed shop") {
+		t.Errorf("%d %s%s", r.status, r.out, r.err)
+	}
+	// The name of the checkout alone confirms nothing.
+	if r := do(t, f, "-a blog stacks:destroy --force"); r.status != 2 || !strings.Contains(r.err, "confirm with its name") {
+		t.Errorf("%d %s%s", r.status, r.out, r.err)
+	}
+}

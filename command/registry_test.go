@@ -25,8 +25,8 @@ func TestRegistry(t *testing.T) {
 		t.Errorf("got %d %s%q", r.status, r.err, f.did)
 	}
 	for line, text := range map[string]string{
-		"registry:login":               "needs more arguments",
-		"registry:login ghcr.io":       "needs more arguments",
+		"registry:login":               "needs HOST USER",
+		"registry:login ghcr.io":       "needs HOST USER",
 		"registry:login not/a/host x":  "not the host of a registry",
 		"registry:login ghcr.io a:b":   "is not a user name",
 		"registry:login ghcr.io me":    "no password on standard input",

@@ -195,7 +195,14 @@ func runRollback(ctx context.Context, c *call) error {
 // tellRollback prints what a rollback would change.
 func (c *call) tellRollback(ctx context.Context, n mesh.ReleaseNumber) error {
 	if n == 0 {
-		n = c.stack.Current - 1
+		all, err := c.History.Releases(ctx, c.stack.Name, 0)
+		if err != nil {
+			return err
+		}
+		if n = mesh.Before(all, c.stack.Current); n == 0 {
+			c.tell("%s has no release before %s that differs from it\n", c.stack.Name, c.stack.Current)
+			return nil
+		}
 	}
 	now, err := c.History.Release(ctx, c.stack.Name, c.stack.Current)
 	if err != nil {

@@ -346,7 +346,7 @@ func runStacksInfo(ctx context.Context, c *call) error {
 	if len(s.Domains) > 1 {
 		row("Domains:", strings.Join(s.Domains[1:], " "))
 	}
-	row("Made:", c.when(s.Created))
+	row("Created:", c.when(s.Created))
 	return nil
 }
 

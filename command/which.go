@@ -55,6 +55,9 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 	if !typed {
 		app = c.named
 	}
+	// A client in a checkout names its stack. One that is typed as the first argument, as
+	// Dokku's users do, wins if the command could not take it otherwise.
+	first := !typed && app != "" && len(args) > c.def.max && !c.def.verbatim
 	all, err := c.Stacks.Stacks(ctx)
 	if err != nil {
 		return mesh.Stack{}, nil, err
@@ -68,6 +71,12 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 		return all[i], true
 	}
 	c.typed = typed
+	if first {
+		if st, ok := byName(args[0]); ok {
+			c.typed = true
+			return st, args[1:], nil
+		}
+	}
 	if app != "" {
 		st, ok := byName(app)
 		if name, err := mesh.ParseStackName(app); !ok && err == nil && c.def.creates && c.Key.May(mesh.AccessDeploy, name) {

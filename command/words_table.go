@@ -5,7 +5,7 @@ const (
 	sayDatabases = "mesh runs no databases; run one beside it, and give apps its address: ssh mesh config:set -a STACK DATABASE_URL=- < url.txt"
 	sayStorage   = "apps keep no files: what an instance writes is gone after the next deployment. Keep files in an object store, and data in a database beside mesh"
 	sayCron      = "mesh has no scheduler; run this from cron on any machine: ssh mesh run -a STACK --detach -- COMMAND"
-	sayCerts     = "nothing to do: the router gets and renews a certificate for every host by itself; see: ssh mesh certs -a STACK"
+	sayCerts     = "nothing to do: with --https-addr the router gets and renews a certificate for every host by itself; see: ssh mesh certs -a STACK"
 	sayRouter    = "nothing to do: the router is built in and sends requests to $PORT of the web service; see: ssh mesh domains -a STACK"
 	sayNetwork   = "nothing to do: every stack has a private network of its own"
 	sayPacks     = "mesh has no buildpacks: it builds with the Dockerfile of the repository, or generates one; print it with: ssh mesh build:dockerfile -a STACK"
@@ -40,7 +40,7 @@ var herokuWords = []word{
 	{typed: "rename", same: "stacks:rename"},
 	{typed: "info", same: "stacks:info"},
 	{typed: "open, apps:open", same: "urls"},
-	{typed: "apps:errors", same: "logs --source router"},
+	{typed: "apps:errors", say: "the answers of a stack with their status are in: ssh mesh logs -a STACK --source router"},
 	{typed: "apps:favorites*, apps:join, apps:leave, join, leave, apps:transfer*, apps:stacks*", say: sayAccount},
 	{typed: "apps:lock", same: "lock"},
 	{typed: "apps:unlock", same: "unlock"},
@@ -48,6 +48,8 @@ var herokuWords = []word{
 	{typed: "config:add", same: "config:set"},
 	{typed: "config:remove, config:rm, config:delete, config:del", same: "config:unset"},
 	{typed: "config:edit", say: "write the config vars to a file, edit it, and read it back: ssh mesh config:export -a STACK --format envfile > .env; ssh mesh config:import -a STACK < .env"},
+	{typed: "dynos", same: "ps"},
+	{typed: "tail", same: "logs -t"},
 	{typed: "restart, dyno:restart", same: "ps:restart"},
 	{typed: "scale, dyno:scale, ps:resize:count", same: "ps:scale"},
 	{typed: "stop, dyno:stop", same: "ps:stop"},

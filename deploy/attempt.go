@@ -193,7 +193,11 @@ func (a *attempt) fail(ctx context.Context, err error) error {
 		a.detail("%s", e.Hint)
 	}
 	a.detail("%s", a.d.stillServing(after, a.dep.Stack))
-	a.d.note(a.dep.Stack, noteDeploy, "%s is %s: %s", a.dep.Number, a.dep.Status, e.Text)
+	how := string(a.dep.Status)
+	if a.dep.Status == mesh.StatusCancelled {
+		how = "was cancelled"
+	}
+	a.d.note(a.dep.Stack, noteDeploy, "%s %s: %s", a.dep.Number, how, strings.TrimPrefix(e.Text, string(a.dep.Status)+": "))
 	a.d.Logger.Info("deployment not live", "stack", a.dep.Stack, "deployment", int(a.dep.Number), "status", string(a.dep.Status), "err", e.Text)
 	return &mesh.Reported{Err: err}
 }

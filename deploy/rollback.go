@@ -7,8 +7,9 @@ import (
 	"mesh"
 )
 
-// Rollback makes a new release with the image, config and commands of an earlier one,
-// or of the previous one if n is 0, and rolls it out without a build. The number of
+// Rollback makes a new release with the image, config and commands of an earlier one, and
+// rolls it out without a build. If n is 0, that is the newest one that differs in any of
+// these: a change of scale is nothing to go back from. The number of
 // instances stays the same.
 func (d *Deployer) Rollback(ctx context.Context, stack mesh.StackName, by mesh.KeyName, n mesh.ReleaseNumber, out io.Writer) error {
 	st, err := d.Store.Stack(ctx, stack)
@@ -19,8 +20,12 @@ func (d *Deployer) Rollback(ctx context.Context, stack mesh.StackName, by mesh.K
 		return notDeployed(stack)
 	}
 	if n == 0 {
-		if n = st.Current - 1; n == 0 {
-			return mesh.Errorf(mesh.Conflict, "%s has no release before %s", stack, st.Current)
+		all, err := d.Store.Releases(ctx, stack, 0)
+		if err != nil {
+			return err
+		}
+		if n = mesh.Before(all, st.Current); n == 0 {
+			return mesh.Errorf(mesh.Conflict, "%s has no release before %s that differs from it", stack, st.Current).WithHint("list them with: ssh mesh releases -a %s", stack)
 		}
 	}
 	if n == st.Current {

@@ -67,7 +67,7 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, o rollout) (mesh.Stack,
 	d.OnStep(StepCommitted, string(st.Name))
 	old := d.fleet.Install(st, r, want, keep, started)
 	d.OnStep(StepSwitched, string(st.Name))
-	a.switched(st, was)
+	a.switched(st, r, was)
 	d.retire(st, old)
 	d.OnStep(StepRetiring, string(st.Name))
 	d.resetBranch(ctx, st.Name)
@@ -75,9 +75,12 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, o rollout) (mesh.Stack,
 }
 
 // switched prints which release gets the requests now.
-func (a *attempt) switched(st mesh.Stack, was mesh.ReleaseNumber) {
+func (a *attempt) switched(st mesh.Stack, r mesh.Release, was mesh.ReleaseNumber) {
+	_, web := r.Services[mesh.Web]
 	switch {
 	case st.Stopped:
+	case web && r.Formation[mesh.Web] == 0:
+		a.step("switched", "No instance of web: requests get 503 until ps:scale starts one")
 	case was == 0:
 		a.step("switched", "Traffic switched to %s", st.Current)
 	case was == st.Current:

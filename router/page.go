@@ -19,7 +19,7 @@ var pages = map[Code]page{
 	UnknownHost:  {404, "Nothing here", "No app is served under this name.", 0},
 	BadRequest:   {400, "Bad request", "The request cannot be forwarded.", 0},
 	Misdirected:  {421, "Misdirected", "This connection was opened for another name.", 0},
-	NotDeployed:  {503, "Not deployed yet", "This app has no release yet. It will be here after its first push.", 30},
+	NotDeployed:  {503, "Not deployed yet", "This app has no release yet. It will be here after its first successful push.", 30},
 	Stopped:      {503, "Stopped", "This app has been stopped by its owner.", 60},
 	Maintenance:  {503, "Down for maintenance", "This app is being worked on and will be back soon.", 60},
 	NoInstance:   {503, "Starting", "This app has no running instance at the moment. Please try again shortly.", 5},
