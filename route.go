@@ -26,6 +26,7 @@ type Route struct {
 	FirstByte time.Duration // how long an instance may take to begin an answer; 0: the router's default
 	Redirects map[Host]Host // of Hosts: requests for the first are redirected to the second
 	Page      string        // HTML for browsers in maintenance; empty: the router's own
+	Access    AccessRules   // which requests are refused; they must not change any more
 }
 
 // DownReason is the reason why a stack serves nothing, if that is intended.

@@ -28,6 +28,7 @@ type Stack struct {
 	Redirects      map[Host]Host                   // of Domains: those that redirect to another host of the stack
 	Domains        []Host                          // added ones, without the stack's own name under the base domain
 	Endpoints      []Endpoint                      // set by svc:publish, in their order; on the stack's hosts
+	Access         AccessRules                     // set by access:set and others
 	Was            StackName                       // its name before a rename whose files have not been moved yet; otherwise empty
 	LastNumber     DeploymentNumber                // the last deployment begun
 }
