@@ -34,8 +34,9 @@ func (a AccessRecord) AppendLine(b []byte) []byte {
 	switch a.Code {
 	case "":
 		b = append(b, "at=info"...)
-	case Redirected:
-		b = append(b, "at=info code=redirected"...)
+	case Redirected, Unauthorized, Forbidden, TooManyTries, RateLimited: // as the stack wants it
+		b = append(b, "at=info code="...)
+		b = append(b, a.Code...)
 	default:
 		b = append(b, "at=error code="...)
 		b = append(b, a.Code...)
@@ -80,25 +81,34 @@ func appendQuoted(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
+// refusal reports whether a rule of the stack has refused the request.
+func (c Code) refusal() bool {
+	return c == Unauthorized || c == Forbidden || c == TooManyTries || c == RateLimited
+}
+
 // Code is one word for why a request did not get a complete answer from the app.
 type Code string
 
 // The codes, with the status that the client gets if it can still be sent.
 const (
-	UnknownHost  Code = "unknown_host"  // 404: no route has the host
-	BadRequest   Code = "bad_request"   // 400, 405, 408: the request cannot be forwarded
-	Misdirected  Code = "misdirected"   // 421: the TLS connection was opened for another stack's host
-	Redirected   Code = "redirected"    // 301, 308: to TLS, or to another host of the stack
-	NotDeployed  Code = "not_deployed"  // 503: the stack has no release yet
-	Stopped      Code = "stopped"       // 503: the stack was stopped
-	Maintenance  Code = "maintenance"   // 503: the stack is in maintenance
-	NoInstance   Code = "no_instance"   // 503: waited, but there was no instance
-	NoConnection Code = "no_connection" // 503: waited, but no instance accepted a connection
-	QueueFull    Code = "queue_full"    // 503: too many requests are waiting
-	AppClosed    Code = "app_closed"    // 502: the app closed the connection before its answer was complete
-	AppGarbage   Code = "app_garbage"   // 502: the app's answer is not HTTP
-	AppSlow      Code = "app_slow"      // 504: the app did not begin its answer in time
-	Cut          Code = "cut"           // 503: the instance or mesh had to stop before the answer was complete
-	ClientGone   Code = "client_gone"   // 499: the client left
-	Broken       Code = "broken"        // 500: a bug in mesh; see its log
+	UnknownHost  Code = "unknown_host"   // 404: no route has the host
+	BadRequest   Code = "bad_request"    // 400, 405, 408: the request cannot be forwarded
+	Misdirected  Code = "misdirected"    // 421: the TLS connection was opened for another stack's host
+	Redirected   Code = "redirected"     // 301, 308: to TLS, or to another host of the stack
+	Unauthorized Code = "unauthorized"   // 401: an access rule needs a password
+	Forbidden    Code = "forbidden"      // 403: an access rule refuses the client's address
+	TooManyTries Code = "too_many_tries" // 429: too many passwords to check, from the client or in all
+	RateLimited  Code = "rate_limited"   // 429: an access rule limits the requests
+	NotDeployed  Code = "not_deployed"   // 503: the stack has no release yet
+	Stopped      Code = "stopped"        // 503: the stack was stopped
+	Maintenance  Code = "maintenance"    // 503: the stack is in maintenance
+	NoInstance   Code = "no_instance"    // 503: waited, but there was no instance
+	NoConnection Code = "no_connection"  // 503: waited, but no instance accepted a connection
+	QueueFull    Code = "queue_full"     // 503: too many requests are waiting
+	AppClosed    Code = "app_closed"     // 502: the app closed the connection before its answer was complete
+	AppGarbage   Code = "app_garbage"    // 502: the app's answer is not HTTP
+	AppSlow      Code = "app_slow"       // 504: the app did not begin its answer in time
+	Cut          Code = "cut"            // 503: the instance or mesh had to stop before the answer was complete
+	ClientGone   Code = "client_gone"    // 499: the client left
+	Broken       Code = "broken"         // 500: a bug in mesh; see its log
 )

@@ -56,6 +56,28 @@ func BenchmarkRouter(b *testing.B) {
 	}
 }
 
+// The same request with access rules, and without.
+func BenchmarkRouter_Access(b *testing.B) {
+	backend := benchApp(b)
+	g := start(b, router.Options{Logger: slog.New(slog.DiscardHandler), Access: func(*router.AccessRecord) {}})
+	local := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	for _, rules := range []struct {
+		name string
+		mesh.AccessRules
+	}{
+		{"off", mesh.AccessRules{}},
+		{"addresses", mesh.AccessRules{Allow: local}},
+		{"limit", mesh.AccessRules{Limit: mesh.Rate{Requests: 999_999, Per: time.Second, PerClient: true}}},
+		{"password", mesh.AccessRules{Users: []mesh.AccessUser{userWith(b, "me", "pass")}}},
+		{"all", mesh.AccessRules{Users: []mesh.AccessUser{userWith(b, "me", "pass")}, Allow: local, Except: []string{"/health"}, Limit: mesh.Rate{Requests: 999_999, Per: time.Second, PerClient: true}}},
+	} {
+		b.Run(rules.name, func(b *testing.B) {
+			g.Switch(mesh.Route{Stack: "blog", Hosts: []mesh.Host{"blog.test"}, Targets: []mesh.Target{backend}, Access: rules.AccessRules})
+			drive(b, g.addr, "GET / HTTP/1.1\r\nHost: blog.test\r\nUser-Agent: bench\r\nAuthorization: "+basicAuth("me", "pass")+"\r\n\r\n")
+		})
+	}
+}
+
 // drive sends req repeatedly over 16 connections.
 func drive(b *testing.B, addr, req string) {
 	b.ReportAllocs()

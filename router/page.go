@@ -19,6 +19,10 @@ var pages = map[Code]page{
 	UnknownHost:  {404, "Nothing here", "No app is served under this name.", 0},
 	BadRequest:   {400, "Bad request", "The request cannot be forwarded.", 0},
 	Misdirected:  {421, "Misdirected", "This connection was opened for another name.", 0},
+	Unauthorized: {401, "Password needed", "This app needs a user name and a password.", 0},
+	Forbidden:    {403, "Not allowed", "This app does not accept requests from your address.", 0},
+	TooManyTries: {429, "Too many tries", "There were too many tries with a password. Please try again shortly.", 1},
+	RateLimited:  {429, "Too many requests", "This app accepts a limited number of requests. Please try again shortly.", 1},
 	NotDeployed:  {503, "Not deployed yet", "This app has no release yet. It will be here after its first successful push.", 30},
 	Stopped:      {503, "Stopped", "This app has been stopped by its owner.", 60},
 	Maintenance:  {503, "Down for maintenance", "This app is being worked on and will be back soon.", 60},
@@ -72,6 +76,10 @@ func (q *request) writePage(p page) {
 	h["X-Request-Id"] = []string{q.rec.RequestID}
 	if p.retry > 0 {
 		h["Retry-After"] = []string{strconv.Itoa(p.retry)}
+	}
+	if p.status == http.StatusUnauthorized {
+		// RFC 7617; the characters of a host need no escape.
+		h["Www-Authenticate"] = []string{`Basic realm="` + normalHost(q.r.Host) + `", charset="UTF-8"`}
 	}
 	if p.status == http.StatusMethodNotAllowed {
 		h["Allow"] = []string{"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}

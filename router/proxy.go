@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"mesh"
+	"mesh/router/access"
 )
 
 // request is one request on its way through the router.
@@ -139,7 +141,11 @@ func (q *request) serve() {
 			return
 		}
 	}
-	if to, ok := q.leads(rt); ok {
+	to, redirected := q.leads(rt)
+	if rt.gate != nil && !q.admitted(rt, redirected) {
+		return
+	}
+	if redirected {
 		q.redirect(to)
 		return
 	}
@@ -170,6 +176,32 @@ func (q *request) serve() {
 		}
 		q.release()
 	}
+}
+
+// admitted applies the access rules of the stack, and answers a request that they refuse.
+func (q *request) admitted(rt *route, redirected bool) bool {
+	client, _ := netip.ParseAddr(q.peer.ip) // invalid: no rule admits it
+	v := rt.gate.Judge(access.Request{
+		Client: client, Path: q.r.URL.Path, RawPath: q.rec.Path, Authorization: q.r.Header["Authorization"], Redirected: redirected, Now: q.rec.Time,
+	})
+	if v.Refusal == access.Admitted {
+		if v.Consumed {
+			delete(q.r.Header, "Authorization") // for mesh: the app must not see the password
+		}
+		return true
+	}
+	q.pool = rt.pick(normalHost(q.r.Host), q.r.URL.Path)
+	code := refusals[v.Refusal]
+	p := pages[code]
+	if v.Retry > 0 {
+		p.retry = int((v.Retry + time.Second - 1) / time.Second)
+	}
+	q.failWith(code, p)
+	return false
+}
+
+var refusals = map[access.Refusal]Code{
+	access.Address: Forbidden, access.Password: Unauthorized, access.Guessing: TooManyTries, access.Limit: RateLimited,
 }
 
 // challengePath is where an ACME server looks (RFC 8555, section 8.3).

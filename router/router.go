@@ -38,6 +38,7 @@ import (
 	"time"
 
 	"mesh"
+	"mesh/router/access"
 )
 
 // Options are the settings of a Router. mesh runs with the zero value.
@@ -114,6 +115,8 @@ type Router struct {
 	epoch time.Time
 	table table
 
+	checks *access.Checks // of passwords
+
 	unknownHosts atomic.Uint64 // requests for unknown hosts
 	fronts       sync.Map      // *front of each listener that is being served
 
@@ -155,7 +158,7 @@ func New(o Options) *Router {
 	}
 	o.Trusted = slices.Clone(o.Trusted)
 	return &Router{
-		opts: o, log: o.Logger, epoch: o.Now(), table: table{seed: maphash.MakeSeed()},
+		opts: o, log: o.Logger, epoch: o.Now(), table: table{seed: maphash.MakeSeed()}, checks: access.NewChecks(),
 		stacks: map[mesh.StackName]*entry{}, targets: map[string]*target{},
 	}
 }
@@ -198,7 +201,20 @@ func (r *Router) Switch(mr mesh.Route) {
 		rt.targets = append(rt.targets, t)
 	}
 	rt.split(e)
+	rt.gate = r.gateFor(e.cur.Load(), mr.Access)
 	r.replace(e, rt)
+}
+
+// gateFor returns the gate for rules: that of the old route if the rules are the same,
+// because it has counted requests and tries.
+func (r *Router) gateFor(old *route, rules mesh.AccessRules) *access.Gate {
+	switch {
+	case !rules.Guards() && rules.Limit == mesh.Rate{}:
+		return nil
+	case old != nil && old.gate != nil && old.gate.Rules().Equal(rules):
+		return old.gate
+	}
+	return access.New(rules.Clone(), r.checks)
 }
 
 // Remove drops the stack: its hosts have no route, and waiting requests get 404. An

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mesh"
+	"mesh/router/access"
 )
 
 // shards is the number of maps that the table is split into. A new host copies one
@@ -53,6 +54,7 @@ type route struct {
 	targets  []*target           // of all pools
 	web      *pool
 	parts    map[string][]part // by the host's key, the longest path first
+	gate     *access.Gate      // nil: every request is admitted
 	replaced chan struct{}     // closed when another route has replaced it
 }
 

@@ -55,6 +55,7 @@ type traffic struct {
 type slot struct {
 	epoch  atomic.Int64 // the five seconds that it holds, plus one
 	bad    atomic.Uint32
+	turned atomic.Uint32 // away, by access rules; not in counts
 	counts [len(bounds) + 1]atomic.Uint32
 }
 
@@ -82,9 +83,14 @@ func (t *traffic) count(a *AccessRecord, now time.Duration) {
 	b := &t.recent[epoch%minuteSlots]
 	if had := b.epoch.Load(); had != epoch && b.epoch.CompareAndSwap(had, epoch) {
 		b.bad.Store(0)
+		b.turned.Store(0)
 		for i := range b.counts {
 			b.counts[i].Store(0)
 		}
+	}
+	if a.Code.refusal() {
+		b.turned.Add(1) // not in the figures that say how the app does
+		return
 	}
 	b.counts[c].Add(1)
 	if s == 5 {
@@ -103,6 +109,7 @@ func (t *traffic) minute(now time.Duration) mesh.Traffic {
 			continue // never used, in progress, or older than a minute
 		}
 		m.Errors += int(b.bad.Load())
+		m.Refused += int(b.turned.Load())
 		for k := range b.counts {
 			counts[k] += uint64(b.counts[k].Load())
 		}
