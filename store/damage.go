@@ -100,13 +100,15 @@ func (s *scan) stack(k []byte, b *bbolt.Bucket) {
 	if err == nil {
 		_, err := s.openConfig(b, f.Config)
 		s.note(name, true, "the config vars of "+shown, err)
+		_, err = s.openAccess(f.Access)
+		s.note(name, true, "the access rules of "+shown, err)
 	}
 	current := number(uint64(f.Current))
 	if err == nil && f.Current > 0 && releases.Get(current) == nil {
 		s.note(name, true, fmt.Sprintf("release v%d of %s", f.Current, shown), errors.New("it is missing"))
 	}
 	_ = b.ForEach(func(sub, v []byte) error {
-		if v != nil && string(sub) != string(keyRecord) || v == nil && !isOneOf(sub, bucketConfigs, bucketReleases, bucketDeployments) {
+		if v != nil && !isOneOf(sub, keyRecord, keyGuarded) || v == nil && !isOneOf(sub, bucketConfigs, bucketReleases, bucketDeployments) {
 			s.note(name, false, fmt.Sprintf("the entry %q of %s", mesh.Clip(string(sub), 40), shown), errUnknownEntry)
 		}
 		return nil

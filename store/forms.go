@@ -36,6 +36,7 @@ type stackForm struct {
 	Redirects map[string]string      `json:"redirects,omitempty"`
 	Page      string                 `json:"page,omitempty"`
 	Endpoints []endpointForm         `json:"endpoints,omitempty"`
+	Access    *accessForm            `json:"access,omitempty"`
 	Last      int                    `json:"last_deployment,omitempty"`
 	Was       string                 `json:"was,omitempty"`
 }
@@ -46,7 +47,7 @@ func (f *stackForm) check(key []byte) error {
 			return fmt.Errorf("its subnet is %q", mesh.Clip(f.Subnet, 60))
 		}
 	}
-	return errors.Join(checkVersion(f.V), checkKey(key, f.Name))
+	return errors.Join(checkVersion(f.V), checkKey(key, f.Name), f.Access.check())
 }
 
 type endpointForm struct {

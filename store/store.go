@@ -528,6 +528,7 @@ func (s *Store) UpdateStack(ctx context.Context, name mesh.StackName, fn func(*m
 func apply(old mesh.Stack, fn func(*mesh.Stack) error) (mesh.Stack, error) {
 	st := old
 	st.Domains, st.Redirects, st.Endpoints = slices.Clone(old.Domains), maps.Clone(old.Redirects), slices.Clone(old.Endpoints)
+	st.Access = old.Access.Clone()
 	if err := fn(&st); err != nil {
 		return mesh.Stack{}, err
 	}
@@ -592,7 +593,14 @@ func (s *Store) writeStack(tx *bbolt.Tx, b *bbolt.Bucket, old, st mesh.Stack) er
 	}
 	var before stackForm
 	_ = parse([]byte(old.Name), b.Get(keyRecord), &before) // there is no record yet, or none any more
-	if err := put(b, keyRecord, storeStack(st, ref)); err != nil || bytes.Equal(before.Config, ref) {
+	f := storeStack(st, ref)
+	if f.Access, err = s.storeAccess(st.Access); err != nil {
+		return err
+	}
+	if err := noteGuarded(b, st.Access); err != nil {
+		return err
+	}
+	if err := put(b, keyRecord, f); err != nil || bytes.Equal(before.Config, ref) {
 		return err
 	}
 	return tidyConfigs(b, ref)
@@ -611,6 +619,9 @@ func (s *Store) readStack(name mesh.StackName, b *bbolt.Bucket) (mesh.Stack, err
 		return mesh.Stack{}, damagedRecord("the config vars of "+string(name), err)
 	}
 	st := f.stack(cfg)
+	if st.Access, err = s.openAccess(f.Access); err != nil {
+		return mesh.Stack{}, damagedRecord("the access rules of "+string(name), err)
+	}
 	st.Revision = uint64(b.Tx().ID()) //nolint:gosec // bbolt counts transactions up from 0
 	return st, nil
 }
