@@ -1,6 +1,9 @@
 package deploy
 
 import (
+	"context"
+	"net/netip"
+
 	"mesh"
 )
 
@@ -19,14 +22,28 @@ func (d *Deployer) damaged() (some, whole map[mesh.StackName]bool) {
 	return some, whole
 }
 
+// heldRules returns the access rules of a stack that is held. If they cannot be read and
+// some people were kept out, everybody is: the others are unknown.
+func (d *Deployer) heldRules(ctx context.Context, name mesh.StackName) mesh.AccessRules {
+	if st, err := d.Store.Stack(ctx, name); err == nil {
+		return st.Access
+	}
+	guarded, err := d.Store.Guarded(name)
+	if err == nil && !guarded {
+		return mesh.AccessRules{}
+	}
+	d.Logger.Error("the access rules of this stack cannot be read: all requests are refused", "stack", name, "err", err)
+	return mesh.AccessRules{Deny: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}}
+}
+
 // hold keeps a stack running whose record cannot be read: none of its instances are
 // started or stopped, and its hosts lead to its web instances. Its settings are
-// unknown, so it gets the defaults.
-func (d *Deployer) hold(name mesh.StackName, running []mesh.Instance) {
+// unknown, so it gets the defaults, but requests that were refused stay refused.
+func (d *Deployer) hold(ctx context.Context, name mesh.StackName, running []mesh.Instance) {
 	hosts, err := d.Store.DomainsOf(name)
 	if err != nil {
 		d.Logger.Warn("domains of a damaged stack not read", "stack", name, "err", err)
 	}
-	n := d.fleet.Hold(name, hosts, running)
+	n := d.fleet.Hold(name, hosts, d.heldRules(ctx, name), running)
 	d.Logger.Error("a record of this stack is damaged: its instances keep running, with their last known routes", "stack", name, "instances", n)
 }

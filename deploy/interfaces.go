@@ -207,6 +207,8 @@ type Health interface {
 	// DomainsOf still returns its hosts.
 	Damaged() []mesh.Damage
 	DomainsOf(name mesh.StackName) ([]mesh.Host, error)
+	// Guarded reports whether its access rules keep some people out.
+	Guarded(name mesh.StackName) (bool, error)
 }
 
 // Access holds the keys, the registry sign-ins and the audit log.

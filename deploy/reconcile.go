@@ -47,7 +47,7 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 			d.Logger.Warn("the engine has containers, networks or images of an unknown stack; leaving them alone", "stack", name)
 			unknown = append(unknown, name)
 			if len(whole) > 0 { // it may belong to a damaged record
-				d.hold(name, running)
+				d.hold(ctx, name, running)
 			}
 		}
 	}
@@ -87,7 +87,7 @@ func (d *Deployer) adoptAll(ctx context.Context, stacks []mesh.Stack, running []
 		by[in.Stack] = append(by[in.Stack], in)
 	}
 	for name := range whole {
-		d.hold(name, running)
+		d.hold(ctx, name, running)
 	}
 	var all []error
 	for _, st := range stacks {
@@ -112,7 +112,7 @@ func (d *Deployer) adoptAll(ctx context.Context, stacks []mesh.Stack, running []
 func (d *Deployer) adoptRecalled(ctx context.Context, stacks []mesh.Stack, whole map[mesh.StackName]bool) error {
 	recalled := d.fleet.Recall(ctx, stacks, whole)
 	for name := range whole {
-		d.hold(name, recalled[name])
+		d.hold(ctx, name, recalled[name])
 	}
 	var all []error
 	for _, st := range stacks {

@@ -174,8 +174,9 @@ func adopted(before *member, spec mesh.InstanceSpec, in mesh.Instance, there, kn
 
 // Hold keeps a stack running whose record cannot be read. Its hosts lead to its web
 // instances: those last seen to serve, else those of the newest deployment. None of its
-// instances are started or stopped. Hold returns how many the hosts lead to.
-func (f *Fleet) Hold(stack mesh.StackName, hosts []mesh.Host, running []mesh.Instance) int {
+// instances are started or stopped. rules decide who reaches them. Hold returns how many
+// the hosts lead to.
+func (f *Fleet) Hold(stack mesh.StackName, hosts []mesh.Host, rules mesh.AccessRules, running []mesh.Instance) int {
 	seen := map[string]bool{}
 	for _, in := range f.remembered() {
 		seen[in.ID] = true
@@ -193,7 +194,7 @@ func (f *Fleet) Hold(stack mesh.StackName, hosts []mesh.Host, running []mesh.Ins
 		}
 		web = slices.DeleteFunc(web, func(in mesh.Instance) bool { return in.Deployment != newest })
 	}
-	route := mesh.Route{Stack: stack, Hosts: append([]mesh.Host{f.Host(stack)}, hosts...)}
+	route := mesh.Route{Stack: stack, Hosts: append([]mesh.Host{f.Host(stack)}, hosts...), Access: rules}
 	for _, in := range web {
 		route.Targets = append(route.Targets, mesh.Target{ID: in.ID, Name: in.Name, Addr: in.Addr})
 	}

@@ -56,7 +56,7 @@ func (f *Fleet) publish(stack mesh.StackName) {
 func (g *group) route(host mesh.Host) mesh.Route {
 	st := g.stack
 	r := mesh.Route{
-		Stack: st.Name, Hosts: append([]mesh.Host{host}, st.Domains...), Redirects: st.Redirects, Page: st.Page,
+		Stack: st.Name, Hosts: append([]mesh.Host{host}, st.Domains...), Redirects: st.Redirects, Page: st.Page, Access: st.Access,
 		FirstByte: st.Effective().FirstByte, Endpoints: st.Endpoints, Down: g.down(mesh.Web),
 	}
 	if st.Maintained {
