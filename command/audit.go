@@ -82,6 +82,9 @@ func (c *call) audit(ctx context.Context, err error) {
 	}
 	words := []string{c.def.name()}
 	args := c.args
+	if c.def.name() == "access:set" {
+		args = nil // whatever it is, it may be a password
+	}
 	if c.def.verbatim {
 		args = programOf(c.args, c.def.topic == "enter" && c.flags.ArgsLenAtDash() != 0)
 	}

@@ -49,6 +49,7 @@ type Commands struct {
 	Services    Services
 	Endpoints   Endpoints
 	Hosts       Hosts
+	AccessRules AccessRules
 	Freezer     Freezer
 	Deploys     Deploys
 	Deployments Deployments

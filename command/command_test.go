@@ -64,6 +64,8 @@ type fake struct {
 	did       []string
 	runs      []mesh.DetachedRun
 
+	minute     mesh.Traffic // of web; zero: some
+	audited    []string
 	registries []mesh.Registry
 	events     []mesh.LogLine
 	admit      error
@@ -408,7 +410,7 @@ func doCtx(ctx context.Context, t *testing.T, f *fake, line string, opts ...opti
 	t.Helper()
 	set := &command.Commands{
 		Stacks: f, History: f, Keys: f, Registries: f, AuditLog: f, Logs: f, Uploads: f, Traffic: f, Collector: f,
-		Lifecycle: f, Configs: f, Builds: f, Processes: f, Services: f, Endpoints: f, Hosts: f, Freezer: f, Deploys: f, Deployments: f,
+		Lifecycle: f, Configs: f, Builds: f, Processes: f, Services: f, Endpoints: f, Hosts: f, AccessRules: f, Freezer: f, Deploys: f, Deployments: f,
 		OneOffs: f, Keyring: f, SignIns: f, Auditor: f, Lives: f, Server: fakeServer{f.findings},
 		Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },
@@ -920,6 +922,9 @@ func TestHelp(t *testing.T) {
 func (f *fake) Minute(_ mesh.StackName, svc mesh.ServiceName) mesh.Traffic {
 	if svc != mesh.Web {
 		return mesh.Traffic{}
+	}
+	if f.minute != (mesh.Traffic{}) {
+		return f.minute
 	}
 	return mesh.Traffic{Requests: 150, Errors: 3, P50: 1500 * time.Microsecond, P95: 20 * time.Millisecond}
 }

@@ -86,18 +86,31 @@ type trafficJSON struct {
 	P50    float64 `json:"p50_ms"`
 	P95    float64 `json:"p95_ms"`
 	Errors int     `json:"status_5xx"`
+
+	Refused *int `json:"refused,omitempty"` // by access rules, if there are any
 }
 
 // traffic returns the last minute of a service's traffic, in JSON and in columns, the
-// columns once per service; nil if it had no requests.
+// columns once per service; nil if it had no requests. The requests that access rules
+// have refused are in neither if there are no rules.
 func (c *call) traffic(svc mesh.ServiceName) (*trafficJSON, []string) {
 	m := c.Traffic.Minute(c.stack.Name, svc)
-	if m.Requests == 0 {
-		return nil, []string{"-", "-", "-", "-"}
+	ruled := !c.stack.Access.IsZero()
+	if m.Requests == 0 && (!ruled || m.Refused == 0) {
+		none := []string{"-", "-", "-", "-"}
+		if ruled {
+			none = append(none, "-")
+		}
+		return nil, none
 	}
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	t := &trafficJSON{RPS: float64(m.Requests) / 60, P50: ms(m.P50), P95: ms(m.P95), Errors: m.Errors}
-	return t, []string{fmt.Sprintf("%.1f", t.RPS), fmt.Sprintf("%gms", t.P50), fmt.Sprintf("%gms", t.P95), strconv.Itoa(t.Errors)}
+	columns := []string{fmt.Sprintf("%.1f", t.RPS), fmt.Sprintf("%gms", t.P50), fmt.Sprintf("%gms", t.P95), strconv.Itoa(t.Errors)}
+	if ruled {
+		t.Refused = &m.Refused
+		columns = append(columns, strconv.Itoa(m.Refused))
+	}
+	return t, columns
 }
 
 func runPS(_ context.Context, c *call) error {
@@ -136,7 +149,11 @@ func runPS(_ context.Context, c *call) error {
 		return nil
 	}
 	defer c.loss()
-	c.table([]string{"INSTANCE", "STATE", "RELEASE", "SINCE", "RPS", "P50", "P95", "5XX", "COMMAND"}, rows)
+	heading := []string{"INSTANCE", "STATE", "RELEASE", "SINCE", "RPS", "P50", "P95", "5XX"}
+	if !c.stack.Access.IsZero() {
+		heading = append(heading, "REFUSED")
+	}
+	c.table(append(heading, "COMMAND"), rows)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package command_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 
 	"mesh"
@@ -29,4 +30,6 @@ func (f *fake) AuditLog(context.Context, mesh.StackName, int) ([]mesh.AuditEntry
 	return nil, nil
 }
 
-func (f *fake) Audit(context.Context, mesh.KeyName, mesh.StackName, string, error) {}
+func (f *fake) Audit(_ context.Context, _ mesh.KeyName, _ mesh.StackName, action string, err error) {
+	f.audited = append(f.audited, fmt.Sprint(action, " ", err))
+}

@@ -26,7 +26,7 @@ const (
 	saySleep     = "mesh does not scale by itself; set the number of instances with: ssh mesh ps:scale -a STACK web=2"
 	sayWebhooks  = "mesh calls no webhooks; a program can follow the events of a stack: ssh mesh logs -a STACK -t --source mesh --json"
 	sayAllStacks = "there is no command for all stacks; use a loop over: ssh mesh stacks --json"
-	sayBasicAuth = "the router asks for no passwords; let the app do it"
+	sayBasicAuth = "the router asks for passwords: ssh mesh access:set -a STACK --user NAME --password-from - < password"
 	sayRunType   = "run uses the image and the config of the current release; the services and their commands are: ssh mesh svc -a STACK"
 	sayLogFiles  = "the router's log of a stack is: ssh mesh logs -a STACK --source router"
 )
@@ -71,8 +71,8 @@ var herokuWords = []word{
 	{typed: "certs:auto*, certs:generate, certs:key, certs:chain, certs:update, ssl*", say: sayCerts},
 	{typed: "certs:info", same: "certs"},
 	{typed: "keys:clear", say: "remove them one by one: ssh mesh ssh-keys:remove NAME"},
-	{typed: "access, access:list, members, members:list, user:list, users, users:list, collaborators", same: "ssh-keys"},
-	{typed: "access*, members*, teams*, orgs*, acl*, user*, collaborators*", say: sayKeys},
+	{typed: "members, members:list, user:list, users, users:list, collaborators", same: "ssh-keys"},
+	{typed: "access:add, access:remove, access:update, access:rm, access:delete, members*, teams*, orgs*, acl*, user*, collaborators*", say: sayKeys},
 	{typed: "auth:whoami", same: "whoami"},
 	{typed: "login, logout, auth*, authorizations*, clients*, sessions*, 2fa*", say: sayAccount},
 	{typed: "pipelines:promote", same: "promote", need: "TO -a FROM"},
@@ -160,6 +160,8 @@ var dokkuWords = []word{
 	{typed: "repo*", say: "mesh keeps its repositories tidy by itself; old images go with: ssh mesh gc"},
 	{typed: "builds:set, builds:report", same: "build"},
 	{typed: "plugin*, trace*, common*", say: sayPlugins},
+	{typed: "http-auth:report, http-auth:show-config", same: "access"},
+	{typed: "http-auth:add-allowed-ip", same: "access:allow", need: "CIDR"},
 	{typed: "http-auth*", say: sayBasicAuth},
 	{typed: "shell", same: "run sh"},
 	{typed: "registry:set, registry:report", same: "registry"},

@@ -96,7 +96,7 @@ func TestWords_Typed(t *testing.T) {
 		"endpoint create h.example":                              "domains:add h.example", "maintenance:enable shop": "maintenance:on shop", "app maintenance": "maintenance:on", "app live": "maintenance:off",
 		"app logs -a shop": "logs -a shop", "app details": "ps", "app exec -a shop --reuse -i ls -l": "enter -a shop web.1 ls -l", "app exec ls": "run ls", "redeploy": "ps:rebuild",
 		"details": "stacks:info", "prune all": "gc", "prune": "gc", "repo:purge-cache shop": "build:cache --clear", "events": "audit", "status": "stacks", "url shop": "urls shop",
-		"access": "ssh-keys", "auth:whoami": "whoami", "stack config set A=1": "config:set A=1", "deployments show v2": "deployments:show v2",
+		"access": "access", "access list": "access", "access:list": "access", "access shop": "access shop", "members": "ssh-keys", "http-auth:report shop": "access shop", "auth:whoami": "whoami", "stack config set A=1": "config:set A=1", "deployments show v2": "deployments:show v2",
 		"svc create -n mail -- ./mail all": "svc:update --command ./mail all mail", "exec web.1 ls": "enter web.1 ls", "images": "releases", "secrets print": "config --show",
 	} {
 		d, rest, err := find(strings.Fields(line))
@@ -113,7 +113,7 @@ func TestWords_Typed(t *testing.T) {
 		"docker-options:add shop deploy --privileged": "--memory", "buildpacks:set x": "Dockerfile", "builder-pack:set shop x y": "Dockerfile", "drains:add x": "logs -a STACK -t --json", "webhooks": "logs -a STACK", "reviewapps:enable": "stack of its own",
 		"features": "no optional", "labs:enable x": "no optional", "ci": "release command", "git:remote -a shop": "git remote add mesh", "git:sync shop url": "tar cz", "env push": "config:import",
 		"setup": "push", "server exec ls": "one server", "container:push web": "docker save", "local": "docker", "metrics": "--admin-addr", "config:edit": "config:export", "compose up": "Procfile", "git:set shop keep-git-dir true": "build -a STACK",
-		"git:set --global deploy-branch main": "stacks --json", "pipelines:create": "promote TO", "create stack --dockerfile": "stacks:create NAME", "login": "no accounts", "ps:autoscale:enable": "ps:scale",
+		"git:set --global deploy-branch main": "stacks --json", "pipelines:create": "promote TO", "create stack --dockerfile": "stacks:create NAME", "login": "no accounts", "access:add ann@example.com": "ssh-keys:add NAME", "access remove ann@example.com": "ssh-keys:add NAME", "http-auth:enable shop ann pw": "access:set", "ps:autoscale:enable": "ps:scale",
 	} {
 		_, _, err := find(strings.Fields(line))
 		var e *mesh.Error

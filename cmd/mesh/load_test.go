@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net/http"
@@ -152,14 +153,28 @@ func ask(ctx context.Context, c *http.Client, method, url, host string) error {
 	return err
 }
 
-// cmdWebSocket talks to an app through the router: websocket HOST PATH MESSAGE.
+// cmdWebSocket talks to an app through the router: websocket [-user NAME:PASSWORD] HOST
+// PATH MESSAGE.
 func cmdWebSocket(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 3 {
-		ts.Fatalf("usage: websocket HOST PATH MESSAGE")
+	o := &websocket.DialOptions{HTTPHeader: http.Header{}}
+	if len(args) > 1 && args[0] == "-user" {
+		o.HTTPHeader.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(args[1])))
+		args = args[2:]
+	}
+	if len(args) != 3 {
+		ts.Fatalf("usage: websocket [-user NAME:PASSWORD] HOST PATH MESSAGE")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	c, _, err := websocket.Dial(ctx, "ws://"+ts.Getenv("HTTP")+args[1], &websocket.DialOptions{Host: args[0]}) //nolint:bodyclose // the library's
+	o.Host = args[0]
+	c, _, err := websocket.Dial(ctx, "ws://"+ts.Getenv("HTTP")+args[1], o) //nolint:bodyclose // the library's
+	if neg {
+		if err == nil {
+			ts.Fatalf("the WebSocket was opened")
+		}
+		ts.Check(os.WriteFile(filepath.Join(ts.Getenv("WORK"), "websocket.out"), []byte(err.Error()), 0o600))
+		return
+	}
 	ts.Check(err)
 	defer c.CloseNow() //nolint:errcheck // over anyway
 	ts.Check(c.Write(ctx, websocket.MessageText, []byte(args[2])))
