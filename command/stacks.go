@@ -54,8 +54,8 @@ var stackCommands = []*definition{
 	},
 	{
 		topic: "stacks", verb: "clone", args: "NEW", short: "Create a stack like this one, with the same image",
-		long: "NEW gets the image, config vars, settings, services and number of instances, but no domains. Its release\n" +
-			"command runs, with the config vars of NEW.",
+		long: "NEW gets the image, config vars, settings, services, number of instances and access rules, but no domains.\n" +
+			"Its release command runs, with the config vars of NEW.",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runStacksClone,
 		flags: func(f *pflag.FlagSet) { f.Bool("no-config", false, "leave out the config vars") },
 	},

@@ -9,9 +9,9 @@ import (
 	"mesh"
 )
 
-// Clone creates a stack with the settings, the services, the number of instances and,
-// unless bare, the config vars of another one, and deploys the image that the other one
-// runs. Domains, endpoints, the lock and the repository stay behind. If that deployment
+// Clone creates a stack with the settings, the services, the number of instances, the
+// access rules and, unless bare, the config vars of another one, and deploys the image
+// that the other one runs: it is never open to more people. Domains, endpoints, the lock and the repository stay behind. If that deployment
 // fails, the new stack stays, with nothing deployed.
 func (d *Deployer) Clone(ctx context.Context, from, to mesh.StackName, by mesh.KeyName, bare bool, out io.Writer) error {
 	if from == to {
@@ -24,6 +24,7 @@ func (d *Deployer) Clone(ctx context.Context, from, to mesh.StackName, by mesh.K
 	next := mesh.Stack{
 		Name: to, CreatedBy: by, Config: st.Config.Clone(), Formation: st.Formation.Clone(), Settings: st.Settings,
 		Services: maps.Clone(st.Services), ReleaseCommand: slices.Clone(st.ReleaseCommand),
+		Access: st.Access.Clone(),
 	}
 	if bare {
 		next.Config = nil

@@ -92,13 +92,16 @@ func TestClone(t *testing.T) {
 		if _, err := d.Lock(t.Context(), "blog", "x", "moving"); err != nil {
 			t.Fatal(err)
 		}
+		if err := d.SetAccess(t.Context(), "blog", func(r *mesh.AccessRules) error { r.Except = []string{"/health"}; return nil }); err != nil {
+			t.Fatal(err)
+		}
 		builds := len(w.Builder.Builds())
 		for to, bare := range map[mesh.StackName]bool{"copy": false, "bare": true} {
 			if err := d.Clone(t.Context(), "blog", to, "laptop", bare, io.Discard); err != nil {
 				t.Fatal(err)
 			}
 			st, err := w.Store.Stack(t.Context(), to)
-			if err != nil || st.CreatedBy != "laptop" || len(st.Domains) != 0 || st.Lock != nil || st.Subnet == stack(t, w).Subnet {
+			if err != nil || st.CreatedBy != "laptop" || len(st.Domains) != 0 || len(st.Access.Except) != 1 || st.Lock != nil || st.Subnet == stack(t, w).Subnet {
 				t.Errorf("%s: %+v, %v", to, st, err)
 			}
 			r, err := w.Store.Release(t.Context(), to, 1)
