@@ -160,7 +160,7 @@ func (c *call) run(ctx context.Context, exact io.Writer) error {
 	}
 	def, rest, err := find(words)
 	if err != nil {
-		return err
+		return c.orStack(ctx, words, err)
 	}
 	c.def, c.starts = def, starts
 	if def.exact && !c.view.person {

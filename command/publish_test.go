@@ -179,3 +179,17 @@ func TestStack_TypedFirstInACheckout(t *testing.T) {
 		t.Errorf("%d %s%s", r.status, r.out, r.err)
 	}
 }
+
+// Who types the name of a stack where a command belongs is told how to go on.
+func TestStack_IsNoCommand(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]string{
+		"blog": "ssh mesh stacks:info -a blog", "blog logs": "ssh mesh logs -a blog", "blog config set A=1": "ssh mesh config:set -a blog", "blog nonsense": "ssh mesh stacks:info -a blog",
+		"shop": "list all with: ssh mesh help", // of others
+	} {
+		r := do(t, stacks("blog", "shop"), line, as(mesh.Key{Name: "ci", Role: mesh.RoleDeploy, Stacks: []mesh.StackName{"blog"}}))
+		if r.status != 2 || !strings.Contains(r.err, want) {
+			t.Errorf("%s: %d %s", line, r.status, r.err)
+		}
+	}
+}

@@ -123,6 +123,23 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 	return mesh.Stack{}, nil, c.usage("which stack? choose one with -a: %s", mesh.Clip(strings.Join(names, ", "), 400))
 }
 
+// orStack adds to the error for an unknown command that its first word is a stack.
+func (c *call) orStack(ctx context.Context, words []string, err error) error {
+	name, nerr := mesh.ParseStackName(words[0])
+	if nerr != nil || c.Stacks == nil || !c.Key.May(mesh.AccessRead, name) {
+		return err
+	}
+	if _, serr := c.Stacks.Stack(ctx, name); serr != nil {
+		return err
+	}
+	if len(words) > 1 {
+		if d, _, ferr := find(words[1:]); ferr == nil {
+			return mesh.Errorf(mesh.Invalid, "%s is a stack, not a command", name).WithHint("put the command first: ssh mesh %s -a %s", d.name(), name)
+		}
+	}
+	return mesh.Errorf(mesh.Invalid, "%s is a stack, not a command", name).WithHint("show it with: ssh mesh stacks:info -a %s", name)
+}
+
 // unreadable describes the damaged record that keeps a stack from being read, to those
 // who may read the stack.
 func (c *call) unreadable(name mesh.StackName) string {
