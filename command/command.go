@@ -206,14 +206,10 @@ func (c *call) run(ctx context.Context, exact io.Writer) error {
 // lineOf returns the last words of the command line as they stand in it. A single word
 // with blanks is a whole command line in quotes.
 func (c *call) lineOf(last []string) string {
-	switch n := len(last); {
-	case n == 0:
-		return ""
-	case n == 1 && strings.ContainsAny(last[0], " \t\n"):
+	if len(last) == 1 && strings.ContainsAny(last[0], " \t\n") {
 		return last[0]
-	default:
-		return c.Line[c.starts[len(c.starts)-n]:]
 	}
+	return lastOf(c.Line, c.starts, len(last))
 }
 
 func argCount(def *definition, args []string) string {
@@ -269,8 +265,8 @@ func (c *call) parse(words []string) error {
 	}
 	fs.SetInterspersed(!c.def.verbatim)
 	c.flags = fs
-	if err := fs.Parse(c.theirs(fs, words)); err != nil {
-		return c.badOption(fs, err)
+	if err := fs.Parse(c.theirs(words)); err != nil {
+		return c.badOption(err)
 	}
 	c.args = fs.Args()
 	c.json, _ = fs.GetBool("json")

@@ -84,12 +84,9 @@ func runConfig(_ context.Context, c *call) error {
 		}
 		out := map[string]any{"stack": c.stack.Name, "names": names}
 		if show {
-			values := map[string]string{}
-			for name, v := range c.stack.Config {
-				if err := validJSON(name, v); err != nil {
-					return err
-				}
-				values[name] = v.Reveal()
+			values, err := plainValues(c.stack.Config)
+			if err != nil {
+				return err
 			}
 			out["values"] = values
 		}

@@ -73,12 +73,9 @@ func runConfigDiff(ctx context.Context, c *call) error {
 		out := map[string]any{"added": some(d.Added), "changed": some(d.Changed), "removed": some(d.Removed)}
 		if show {
 			for key, cfg := range map[string]mesh.Config{"from": from, "to": to} {
-				values := map[string]string{}
-				for name, v := range cfg {
-					if err := validJSON(name, v); err != nil {
-						return err
-					}
-					values[name] = v.Reveal()
+				values, err := plainValues(cfg)
+				if err != nil {
+					return err
 				}
 				out[key] = values
 			}

@@ -11,19 +11,19 @@ import (
 	"mesh"
 )
 
-// diagnosis gathers what is well and what is wrong with a stack, the most likely cause
-// first.
+// diagnosis gathers what is wrong with a stack, the most likely cause first, and what is
+// well.
 type diagnosis struct {
 	*call
-	findings []findingJSON
+	faults, rest []findingJSON
 }
 
 func (d *diagnosis) well(format string, args ...any) {
-	d.findings = append(d.findings, findingJSON{OK: true, What: fmt.Sprintf(format, args...)})
+	d.rest = append(d.rest, findingJSON{OK: true, What: fmt.Sprintf(format, args...)})
 }
 
 func (d *diagnosis) wrong(mend, format string, args ...any) {
-	d.findings = append(d.findings, findingJSON{What: fmt.Sprintf(format, args...), Mend: mend})
+	d.faults = append(d.faults, findingJSON{What: fmt.Sprintf(format, args...), Mend: mend})
 }
 
 // diagnoseLines is how much of the log of an instance is shown that is not up.
@@ -49,7 +49,11 @@ func runDiagnose(ctx context.Context, c *call) error {
 		}
 	}
 	d.server(ctx)
-	return d.print(ctx, ill)
+	err := c.tellFindings(slices.Concat(d.faults, d.rest))
+	if len(ill) > 0 && !c.json {
+		d.lastLines(ctx, ill[0])
+	}
+	return err
 }
 
 // deployments looks at the last deployment and at what keeps the next one away.
@@ -141,34 +145,6 @@ func (d *diagnosis) server(ctx context.Context) {
 			d.wrong(f.Mend, "the server: %s", f.What)
 		}
 	}
-}
-
-// print prints the findings, the faults first, and the last lines of the first instance
-// that is not up.
-func (d *diagnosis) print(ctx context.Context, ill []mesh.InstanceName) error {
-	slices.SortStableFunc(d.findings, func(a, b findingJSON) int {
-		switch {
-		case a.OK == b.OK:
-			return 0
-		case b.OK:
-			return -1
-		}
-		return 1
-	})
-	if d.json {
-		if err := d.printJSON(d.findings); err != nil {
-			return err
-		}
-	} else {
-		d.tellFindings(d.findings)
-		if len(ill) > 0 {
-			d.lastLines(ctx, ill[0])
-		}
-	}
-	if slices.ContainsFunc(d.findings, func(f findingJSON) bool { return !f.OK }) {
-		return mesh.ExitCode(1)
-	}
-	return nil
 }
 
 // lastLines prints the end of an instance's log, if it can be read.

@@ -82,34 +82,34 @@ type findingJSON struct {
 	Mend string `json:"mend,omitempty"`
 }
 
-// tellFindings prints what is well and what is wrong.
-func (c *call) tellFindings(list []findingJSON) {
-	for _, f := range list {
-		if f.OK {
-			c.say("ok    %s\n", mesh.Visible(f.What))
-			continue
-		}
-		c.say("WRONG %s\n      %s\n", mesh.Visible(f.What), mesh.Visible(f.Mend))
-	}
-}
-
-func runDoctor(ctx context.Context, c *call) error {
-	findings := c.Server.Diagnose(ctx)
-	list := make([]findingJSON, 0, len(findings))
-	ill := false
-	for _, f := range findings {
-		list = append(list, findingJSON(f))
-		ill = ill || !f.OK
-	}
+// tellFindings prints what is well and what is wrong. If anything is, the exit status is 1.
+func (c *call) tellFindings(list []findingJSON) error {
 	if c.json {
 		if err := c.printJSON(list); err != nil {
 			return err
 		}
-	} else {
-		c.tellFindings(list)
+	}
+	ill := false
+	for _, f := range list {
+		ill = ill || !f.OK
+		switch {
+		case c.json:
+		case f.OK:
+			c.say("ok    %s\n", mesh.Visible(f.What))
+		default:
+			c.say("WRONG %s\n      %s\n", mesh.Visible(f.What), mesh.Visible(f.Mend))
+		}
 	}
 	if ill {
 		return mesh.ExitCode(1)
 	}
 	return nil
+}
+
+func runDoctor(ctx context.Context, c *call) error {
+	list := []findingJSON{}
+	for _, f := range c.Server.Diagnose(ctx) {
+		list = append(list, findingJSON(f))
+	}
+	return c.tellFindings(list)
 }

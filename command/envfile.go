@@ -34,16 +34,25 @@ func runConfigExport(_ context.Context, c *call) error {
 	return err
 }
 
+// plainValues returns the values of config vars, which JSON must be able to hold.
+func plainValues(cfg mesh.Config) (map[string]string, error) {
+	plain := map[string]string{}
+	for name, v := range cfg {
+		if err := validJSON(name, v); err != nil {
+			return nil, err
+		}
+		plain[name] = v.Reveal()
+	}
+	return plain, nil
+}
+
 func exportConfig(cfg mesh.Config, format string) (string, error) {
 	var b strings.Builder
 	switch format {
 	case formatJSON:
-		plain := map[string]string{}
-		for name, v := range cfg {
-			if err := validJSON(name, v); err != nil {
-				return "", err
-			}
-			plain[name] = v.Reveal()
+		plain, err := plainValues(cfg)
+		if err != nil {
+			return "", err
 		}
 		data, err := json.MarshalIndent(plain, "", "  ")
 		return string(data) + "\n", err

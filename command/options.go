@@ -17,7 +17,23 @@ type option struct {
 	typed string // the ways to write it, separated by blanks
 	ours  string // ours, with which it is the same; empty: it makes no difference here
 	value bool   // it makes no difference, and takes a value
+	// Also if we have an option with that name: only with one of these values, which
+	// become ours, or only without any.
+	values map[string]string
+	bare   bool
 }
+
+// means reports whether an option means this one, with what follows it: a value if has.
+func (o option) means(name, value string, has bool) bool {
+	if !slices.Contains(strings.Fields(o.typed), name) {
+		return false
+	}
+	_, listed := o.values[value]
+	return (o.values == nil || has && listed) && (!o.bare || !has || strings.HasPrefix(value, "-"))
+}
+
+// wins reports whether it counts although we have an option with that name.
+func (o option) wins() bool { return o.ours == argument || o.values != nil || o.bare }
 
 // argument stands for an option whose value is an argument here.
 const argument = "argument"
@@ -33,9 +49,10 @@ var theirOptions = map[string][]option{
 		{typed: "--num --limit", ours: "-n"},
 		{typed: "-d --dyno --dyno-name --process-type --type --service", ours: "-p"},
 		{typed: "-f --follow", ours: "-t"},
+		{typed: "-s", ours: "--source", values: herokuSources},
 	},
 	"run:logs":         {{typed: "--num", ours: "-n"}, {typed: "-f --follow", ours: "-t"}},
-	"config":           {{typed: "-j", ours: "--show --json"}, {typed: "--shell --merged", ours: "--show"}, {typed: "--expanded"}},
+	"config":           {{typed: "-j", ours: "--show --json"}, {typed: "--shell --merged", ours: "--show"}, {typed: "-s", ours: "--show", bare: true}, {typed: "--expanded"}},
 	"config:get":       {{typed: "-j", ours: "--json"}, {typed: "-s --shell --quoted"}},
 	"config:set":       {{typed: "--restart --stdin"}},
 	"config:unset":     {{typed: "--restart"}},
@@ -74,7 +91,7 @@ var herokuSources = map[string]string{"app": sourceApp, "router": sourceRouter, 
 
 // theirs returns words with the options of other tools replaced by ours. Options of the
 // command itself stay, and so does what follows the options of a verbatim command.
-func (c *call) theirs(fs *pflag.FlagSet, words []string) []string {
+func (c *call) theirs(words []string) []string {
 	known := slices.Concat(theirOptions[c.def.name()], harmlessOptions)
 	var out, args []string
 	for i := 0; i < len(words); i++ {
@@ -87,20 +104,12 @@ func (c *call) theirs(fs *pflag.FlagSet, words []string) []string {
 			continue
 		}
 		name, value, joined := strings.Cut(w, "=")
-		if c.def.name() == "logs" && name == "-s" && !joined && i+1 < len(words) {
-			if source, ok := herokuSources[words[i+1]]; ok {
-				out = append(out, "--source", source)
-				i++
-				continue
-			}
+		has := joined || i+1 < len(words)
+		if has && !joined {
+			value = words[i+1]
 		}
-		o, foreign := findOption(known, name)
-		if f := ownOption(fs, name); f != nil && (!foreign || o.ours != argument) {
-			// "config -s" is Heroku's format for a shell: no stack begins with "-".
-			if name == "-s" && !joined && c.def.name() == "config" && (i+1 == len(words) || strings.HasPrefix(words[i+1], "-")) {
-				out = append(out, "--show")
-				continue
-			}
+		o, foreign := findOption(known, name, value, has)
+		if f := ownOption(c.flags, name); f != nil && (!foreign || !o.wins()) {
 			out = append(out, w)
 			if !joined && f.NoOptDefVal == "" && i+1 < len(words) && (len(name) == 2 || strings.HasPrefix(name, "--")) {
 				i++
@@ -112,20 +121,24 @@ func (c *call) theirs(fs *pflag.FlagSet, words []string) []string {
 		case !foreign:
 			out = append(out, w)
 		case o.ours == argument:
-			if !joined && i+1 < len(words) {
+			if !joined {
 				i++
-				value = words[i]
 			}
 			args = append(args, value)
 		case o.ours == "":
 			if o.value && !joined {
 				i++
 			}
+		case o.values != nil:
+			if !joined {
+				i++
+			}
+			out = append(out, o.ours, o.values[value])
 		case joined:
 			out = append(out, o.ours+"="+value)
 		default:
 			out = append(out, strings.Fields(o.ours)...)
-			if f := ownOption(fs, strings.Fields(o.ours)[0]); f != nil && f.NoOptDefVal == "" && i+1 < len(words) {
+			if f := ownOption(c.flags, strings.Fields(o.ours)[0]); f != nil && f.NoOptDefVal == "" && i+1 < len(words) {
 				i++
 				out = append(out, words[i])
 			}
@@ -134,8 +147,8 @@ func (c *call) theirs(fs *pflag.FlagSet, words []string) []string {
 	return append(out, args...)
 }
 
-func findOption(all []option, name string) (option, bool) {
-	i := slices.IndexFunc(all, func(o option) bool { return slices.Contains(strings.Fields(o.typed), name) })
+func findOption(all []option, name, value string, has bool) (option, bool) {
+	i := slices.IndexFunc(all, func(o option) bool { return o.means(name, value, has) })
 	if i < 0 {
 		return option{}, false
 	}
@@ -166,7 +179,7 @@ var instead = map[string]string{
 }
 
 // badOption returns the error for options that cannot be parsed, from pflag's own.
-func (c *call) badOption(fs *pflag.FlagSet, err error) error {
+func (c *call) badOption(err error) error {
 	var unknown *pflag.NotExistError
 	var missing *pflag.ValueRequiredError
 	var wrong *pflag.InvalidValueError
@@ -188,7 +201,7 @@ func (c *call) badOption(fs *pflag.FlagSet, err error) error {
 	if hint := instead[name]; hint != "" {
 		return mesh.Errorf(mesh.Invalid, "%s", text).WithHint("%s", hint)
 	}
-	if near := nearest(fs, name); near != "" {
+	if near := nearest(c.flags, name); near != "" {
 		text += "; did you mean " + near + "?"
 	}
 	return c.usage("%s", text)

@@ -41,7 +41,7 @@ var stackCommands = []*definition{
 		access: mesh.AccessDeploy, ownCheck: true, min: 1, max: 1, run: runStacksCreate,
 	},
 	{
-		topic: "stacks", verb: "exists", args: "NAME", short: "Check that there is a stack; exits 0 or 20, prints nothing",
+		topic: "stacks", verb: "exists", args: "NAME", short: "Check whether a stack exists: exit status 0 or 20",
 		quiet: true, min: 1, max: 1, run: runStacksExists,
 	},
 	{
@@ -271,14 +271,20 @@ func runURLs(_ context.Context, c *call) error {
 	return nil
 }
 
-func runStacksRename(ctx context.Context, c *call) error {
+// newName returns the name that a stack is to get, if the key may use it.
+func (c *call) newName(need mesh.Access, verb string) (mesh.StackName, error) {
 	to, err := mesh.ParseStackName(c.args[0])
+	if err == nil && !c.Key.May(need, to) {
+		err = mesh.Errorf(mesh.Denied, "the key %q is limited to other stacks and may not use the name %s", c.Key.Name, to).
+			WithHint("ask an admin of the server to %s it", verb)
+	}
+	return to, err
+}
+
+func runStacksRename(ctx context.Context, c *call) error {
+	to, err := c.newName(mesh.AccessAdmin, "rename")
 	if err != nil {
 		return err
-	}
-	if !c.Key.May(mesh.AccessAdmin, to) {
-		return mesh.Errorf(mesh.Denied, "the key %q is limited to other stacks and may not use the name %s", c.Key.Name, to).
-			WithHint("ask an admin of the server to rename it")
 	}
 	if err := c.Lifecycle.RenameStack(ctx, c.stack.Name, to, c.Key.Name, c.Stderr); err != nil {
 		return err
@@ -294,13 +300,9 @@ func runStacksRename(ctx context.Context, c *call) error {
 }
 
 func runStacksClone(ctx context.Context, c *call) error {
-	to, err := mesh.ParseStackName(c.args[0])
+	to, err := c.newName(mesh.AccessDeploy, "clone")
 	if err != nil {
 		return err
-	}
-	if !c.Key.May(mesh.AccessDeploy, to) {
-		return mesh.Errorf(mesh.Denied, "the key %q is limited to other stacks and may not use the name %s", c.Key.Name, to).
-			WithHint("ask an admin of the server to clone it")
 	}
 	bare, _ := c.flags.GetBool("no-config")
 	if bare {

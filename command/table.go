@@ -130,7 +130,7 @@ func find(words []string) (*definition, []string, error) {
 	if d, rest := exact(words); d != nil {
 		return d, rest, nil
 	}
-	if ours, ok, err := translate(words); err != nil {
+	if ours, _, ok, err := translate(words); err != nil {
 		return nil, nil, err
 	} else if ok {
 		words = ours
@@ -139,17 +139,22 @@ func find(words []string) (*definition, []string, error) {
 		}
 	}
 	first, verb, joined := strings.Cut(words[0], ":")
-	d := lookup(topic(first), "")
-	if d != nil && (!joined || d.max == 0 && slices.Contains(reports, verb)) {
-		rest := words[1:]
-		if !joined && d.max == 0 && len(rest) > 0 && slices.Contains(reports, rest[0]) {
-			rest = rest[1:]
-		} else if !joined && d.max == 0 && !d.stack && !single(d.topic) && len(rest) > 0 && rest[0] != "" && !strings.HasPrefix(rest[0], "-") {
-			return nil, nil, unknown(words)
-		}
-		return d, rest, nil
+	d, rest := lookup(topic(first), ""), words[1:]
+	if d == nil {
+		return nil, nil, unknown(words)
 	}
-	return nil, nil, unknown(words)
+	if !joined && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
+		verb = rest[0]
+	}
+	switch {
+	case d.max == 0 && slices.Contains(reports, verb):
+		if !joined {
+			rest = rest[1:]
+		}
+	case joined, verb != "" && d.max == 0 && !d.stack && !single(d.topic):
+		return nil, nil, unknown(words)
+	}
+	return d, rest, nil
 }
 
 // exact looks up "topic:verb" and "topic verb", and "topic" if nothing else is meant.
@@ -183,6 +188,7 @@ func lookup(topic, verb string) *definition {
 func unknown(words []string) error {
 	typed := typedWords(words, 2)
 	e := &mesh.Error{Kind: mesh.Invalid, Text: fmt.Sprintf("there is no command %q", mesh.Clip(typed, 60)), Hint: "list all with: ssh mesh help"}
+	question := asks(typed)
 	near := func(canonical string) (best string) {
 		dist := 3
 		if len(canonical) < 5 {
@@ -193,7 +199,7 @@ func unknown(words []string) error {
 			if n == 2 && anagrams(canonical, d.name()) {
 				n = 1 // two letters that changed places
 			}
-			if n < dist && (d.harmless() || !asks(typed)) {
+			if n < dist && (d.harmless() || !question) {
 				best, dist = d.name(), n
 			}
 		}

@@ -117,7 +117,7 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 	for _, s := range all {
 		names = append(names, string(s.Name))
 	}
-	if c.def.verbatim && slices.ContainsFunc(args, func(w string) bool { return slices.Contains(stackOptions, w) }) {
+	if c.def.verbatim && slices.ContainsFunc(args, func(w string) bool { _, n := StackOption([]string{w}); return n > 0 }) {
 		return mesh.Stack{}, nil, c.usage("which stack? what follows the command belongs to it: put -a STACK before it")
 	}
 	return mesh.Stack{}, nil, c.usage("which stack? choose one with -a: %s", mesh.Clip(strings.Join(names, ", "), 400))

@@ -5,6 +5,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
 	"mesh"
 )
@@ -47,36 +48,54 @@ func vocabularies() []vocabulary {
 	}
 }
 
-// meaning looks up the beginning of a command line in the words of other tools, the
-// longest first. It returns the row and how many words it covers.
-func meaning(words []string) (w word, n int, ok bool) {
-	best := -1
-	for n := min(3, len(words)); n > 0; n-- {
-		if slices.ContainsFunc(words[1:n], func(s string) bool { return s == "" || strings.HasPrefix(s, "-") }) {
-			continue
-		}
-		typed := normal(strings.Join(words[:n], ":"))
-		for _, v := range vocabularies() {
-			for _, row := range v.words {
-				for way := range strings.SplitSeq(row.typed, ", ") {
-					stem, open := strings.CutSuffix(normal(way), "*")
-					covered := n
-					switch {
-					case !open && typed == stem:
-					case open && n == 1 && typed == stem, open && strings.HasPrefix(typed, stem+":"):
-						covered = len(words)
-					default:
-						continue
-					}
-					if len(stem) > best {
-						best, w, ok = len(stem), row, true
-						if !open {
-							return w, covered, true
-						}
-					}
+// wordIndex has the rows by the way to write them: those of words alone, and those that
+// end with "*", without it.
+type wordIndex struct{ closed, open map[string]word }
+
+var indexOfWords = sync.OnceValue(func() wordIndex {
+	x := wordIndex{map[string]word{}, map[string]word{}}
+	for _, v := range vocabularies() {
+		for _, row := range v.words {
+			for way := range strings.SplitSeq(row.typed, ", ") {
+				stem, open := strings.CutSuffix(normal(way), "*")
+				rows := x.closed
+				if open {
+					rows = x.open
+				}
+				if _, taken := rows[stem]; !taken {
+					rows[stem] = row
 				}
 			}
 		}
+	}
+	return x
+})
+
+// meaning looks up the beginning of a command line in the words of other tools, the
+// longest first. It returns the row and how many words it covers.
+func meaning(words []string) (w word, n int, ok bool) {
+	index := indexOfWords()
+	most := min(3, len(words))
+	if i := slices.IndexFunc(words[1:most], func(s string) bool { return s == "" || strings.HasPrefix(s, "-") }); i >= 0 {
+		most = 1 + i
+	}
+	stem := normal(strings.Join(words[:most], ":"))
+	for open := false; !open && strings.Contains(stem, ":"); {
+		stem = stem[:strings.LastIndexByte(stem, ':')]
+		w, open = index.open[stem]
+		ok = open
+	}
+	if !ok {
+		stem = ""
+	}
+	for n := most; n > 0; n-- {
+		typed := normal(strings.Join(words[:n], ":"))
+		if closed, found := index.closed[typed]; found && len(typed) > len(stem) {
+			return closed, n, true
+		}
+	}
+	if !ok {
+		w, ok = index.open[normal(words[0])]
 	}
 	return w, len(words), ok
 }
@@ -98,20 +117,21 @@ func normal(typed string) string {
 }
 
 // translate returns our words for a command line that begins with a word of another
-// tool. ok is false if it does not. An error says what there is instead.
-func translate(words []string) (ours []string, ok bool, err error) {
+// tool. The last kept of them stand at the end of words as well. ok is false if it does
+// not begin so. An error says what there is instead.
+func translate(words []string) (ours []string, kept int, ok bool, err error) {
 	w, n, ok := meaning(words)
 	if !ok || w.alone && len(operands(words[n:])) > 0 {
-		return nil, false, nil
+		return nil, 0, false, nil
 	}
 	if w.say != "" {
-		return nil, true, &mesh.Error{Kind: mesh.Invalid, Text: fmt.Sprintf("there is no command %q", mesh.Clip(typedWords(words, n), 60)), Hint: w.say}
+		return nil, 0, true, &mesh.Error{Kind: mesh.Invalid, Text: fmt.Sprintf("there is no command %q", mesh.Clip(typedWords(words, n), 60)), Hint: w.say}
 	}
 	if w.as != nil {
 		ours, err = w.as(words[n:])
-		return ours, true, err
+		return ours, 0, true, err
 	}
-	return slices.Concat(strings.Fields(w.same), words[n:]), true, nil
+	return slices.Concat(strings.Fields(w.same), words[n:]), len(words) - n, true, nil
 }
 
 // ourLine returns the command line for one that begins with a word of another tool, and
@@ -121,24 +141,21 @@ func ourLine(line string, words []string, starts []int) (string, []string, []int
 	if d, _ := exact(words); d != nil {
 		return line, words, starts, nil
 	}
-	ours, ok, err := translate(words)
+	ours, kept, ok, err := translate(words)
 	if err != nil || !ok {
 		return line, words, starts, err
 	}
-	w, n, _ := meaning(words)
-	if line = w.same + " " + lineFrom(line, starts, n); w.as != nil {
-		line = Join(ours)
-	}
+	line = Join(ours[:len(ours)-kept]) + " " + lastOf(line, starts, kept)
 	words, starts, err = split(line)
 	return line, words, starts, err
 }
 
-// lineFrom returns a command line from word n on.
-func lineFrom(line string, starts []int, n int) string {
-	if n >= len(starts) {
+// lastOf returns the last n words of a command line as they stand in it.
+func lastOf(line string, starts []int, n int) string {
+	if n == 0 {
 		return ""
 	}
-	return line[starts[n]:]
+	return line[starts[len(starts)-n]:]
 }
 
 // typedWords returns the words of a command as they were typed, without its arguments:

@@ -8,18 +8,16 @@ import (
 	"mesh"
 )
 
-// stackOptions are the options that name a stack, and take a value.
-var stackOptions = []string{"-a", "-s", "--app", "--stack"}
-
 // operands returns the words that are neither options nor the value of one that names a
 // stack.
 func operands(words []string) (ops []string) {
 	for i := 0; i < len(words); i++ {
+		_, n := StackOption(words[i:])
 		switch w := words[i]; {
 		case w == "--":
 			return append(ops, words[i+1:]...)
-		case slices.Contains(stackOptions, w):
-			i++
+		case n > 0:
+			i += n - 1
 		case !strings.HasPrefix(w, "-"):
 			ops = append(ops, w)
 		}
@@ -34,12 +32,9 @@ func stackOf(words []string, n int) (stack, ops []string) {
 	if len(ops) > n {
 		return []string{"-a", ops[0]}, ops[1:]
 	}
-	for i, w := range words {
-		if slices.Contains(stackOptions, w) && i+1 < len(words) {
-			return words[i : i+2], ops
-		}
-		if name, _ := StackOption([]string{w}); name != "" {
-			return []string{w}, ops
+	for i := range words {
+		if name, n := StackOption(words[i:]); name != "" {
+			return words[i : i+n], ops
 		}
 	}
 	return nil, ops
@@ -65,16 +60,12 @@ func take(words []string, names ...string) (value string, rest []string, found b
 	return "", words, false
 }
 
-func invalid(hint, format string, args ...any) error {
-	return &mesh.Error{Kind: mesh.Invalid, Text: fmt.Sprintf(format, args...), Hint: hint}
-}
-
 // property translates "git:set APP deploy-branch main". properties are pairs of their
 // name and our setting, with %s for the value; empty: it has no effect here.
 func property(command string, properties ...string) func([]string) ([]string, error) {
 	return func(words []string) ([]string, error) {
 		if slices.Contains(words, "--global") {
-			return nil, invalid(sayAllStacks, "mesh has no settings for all stacks")
+			return nil, mesh.Errorf(mesh.Invalid, "mesh has no settings for all stacks").WithHint(sayAllStacks)
 		}
 		stack, ops := stackOf(words, 2)
 		if len(ops) == 2 && !slices.Contains(properties, ops[0]) { // without a value: APP PROPERTY
@@ -86,7 +77,7 @@ func property(command string, properties ...string) func([]string) ([]string, er
 		i := slices.Index(properties, ops[0])
 		switch {
 		case i < 0 || i%2 == 1:
-			return nil, invalid("the settings of a stack are: ssh mesh build -a STACK", "%s has no property %q here", command, mesh.Clip(ops[0], 40))
+			return nil, mesh.Errorf(mesh.Invalid, "%s has no property %q here", command, mesh.Clip(ops[0], 40)).WithHint("the settings of a stack are: ssh mesh build -a STACK")
 		case properties[i+1] == "":
 			return append([]string{"build"}, stack...), nil
 		}
@@ -103,7 +94,7 @@ func imageArgs(option string) func([]string) ([]string, error) {
 	return func(words []string) ([]string, error) {
 		stack, ops := stackOf(words, 1)
 		if len(ops) == 0 {
-			return nil, invalid("ssh mesh deploy -a STACK "+option+" IMAGE", "the name of the image is missing")
+			return nil, mesh.Errorf(mesh.Invalid, "the name of the image is missing").WithHint("ssh mesh deploy -a STACK %s IMAGE", option)
 		}
 		return slices.Concat([]string{"deploy"}, stack, []string{option, ops[0]}), nil
 	}
@@ -117,7 +108,7 @@ func limitArgs(clear bool) func([]string) ([]string, error) {
 		cpus, rest, hasCPUs := take(rest, "--cpu", "--cpus")
 		stack, _ := stackOf(rest, 0)
 		if !named {
-			return nil, invalid("ssh mesh svc:update -a STACK --memory 512m --cpus 0.5 web", "name the service with --process-type")
+			return nil, mesh.Errorf(mesh.Invalid, "name the service with --process-type").WithHint("ssh mesh svc:update -a STACK --memory 512m --cpus 0.5 web")
 		}
 		if strings.Trim(memory, "0123456789") == "" && memory != "" {
 			memory += "m" // Dokku's unit
@@ -143,7 +134,7 @@ func redirectArgs(words []string) ([]string, error) {
 		ops = ops[:2] // mesh chooses the status
 	}
 	if len(ops) != 2 {
-		return nil, invalid("ssh mesh domains:add -a STACK --redirect-to www.example.com example.com", "name the host to redirect, and where to")
+		return nil, mesh.Errorf(mesh.Invalid, "name the host to redirect, and where to").WithHint("ssh mesh domains:add -a STACK --redirect-to www.example.com example.com")
 	}
 	return slices.Concat([]string{"domains:add"}, stack, []string{"--redirect-to", ops[1], ops[0]}), nil
 }
@@ -179,17 +170,18 @@ func messageArgs(words []string) ([]string, error) {
 // serviceArgs translates "svc create -n NAME [--schedule TIME] -- COMMAND".
 func serviceArgs(words []string) ([]string, error) {
 	if _, _, found := take(words, "--schedule"); found {
-		return nil, invalid(sayCron, "mesh has no scheduler")
+		return nil, mesh.Errorf(mesh.Invalid, "mesh has no scheduler").WithHint(sayCron)
 	}
 	var command []string
 	if i := slices.Index(words, "--"); i >= 0 {
 		words, command = words[:i], words[i+1:]
 	}
 	name, rest, found := take(words, "-n", "--name")
-	if !found {
-		return slices.Concat([]string{"svc:update"}, rest, commandOption(command)), nil
+	ours := slices.Concat([]string{"svc:update"}, rest, commandOption(command))
+	if found {
+		ours = append(ours, name)
 	}
-	return slices.Concat([]string{"svc:update"}, rest, commandOption(command), []string{name}), nil
+	return ours, nil
 }
 
 func commandOption(words []string) []string {

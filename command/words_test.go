@@ -164,7 +164,7 @@ func TestTheirs(t *testing.T) {
 		if err := c.parse(nil); err != nil {
 			t.Fatal(err)
 		}
-		if got := c.theirs(c.flags, rest); !slices.Equal(got, strings.Fields(want)) {
+		if got := c.theirs(rest); !slices.Equal(got, strings.Fields(want)) {
 			t.Errorf("%s: %q, want %q", line, got, want)
 		}
 	}

@@ -16,7 +16,7 @@ type AccessRecord struct {
 	Host      string            // as the client wrote it
 	Method    string
 	Path      string // as the client wrote it, without the query, which may hold secrets
-	Proto     string // as the client wrote it, without the query, which may contain secrets
+	Proto     string // "HTTP/1.1"
 	Status    int    // that the client got; 499 if it left before there was one
 	Bytes     int64  // of the body, sent to the client; for an upgrade, in both directions
 	Duration  time.Duration
@@ -34,7 +34,7 @@ func (a AccessRecord) AppendLine(b []byte) []byte {
 	switch a.Code {
 	case "":
 		b = append(b, "at=info"...)
-	case Redirected, Unauthorized, Forbidden, TooManyTries, RateLimited: // as the stack wants it
+	case Redirected, Unauthorized, Forbidden, TooManyTries, RateLimited: // the stack asked for it
 		b = append(b, "at=info code="...)
 		b = append(b, a.Code...)
 	default:

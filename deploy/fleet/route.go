@@ -89,8 +89,8 @@ func (g *group) down(svc mesh.ServiceName) mesh.DownReason {
 	return mesh.NotDown
 }
 
-// Update takes a new record of a stack. Records may come in any order: one that is
-// older than the present one is ignored.
+// Update passes on a changed record of a stack. It does nothing if the fleet already has
+// a later one.
 func (f *Fleet) Update(st mesh.Stack) {
 	f.mu.Lock()
 	defer f.unlock()

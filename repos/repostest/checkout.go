@@ -16,8 +16,7 @@ import (
 	"mesh"
 )
 
-// Checkout is a working copy with a repository of its own. It must not be used by several
-// goroutines at once.
+// Checkout is a working copy with its own repository. Use it from one goroutine at a time.
 type Checkout struct {
 	T    *testing.T
 	Dir  string
