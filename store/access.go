@@ -1,8 +1,6 @@
 package store
 
 import (
-	"crypto/rand"
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -65,11 +63,11 @@ func (s *Store) storeAccess(a mesh.AccessRules) (*accessForm, error) {
 		f.Limit = &rateForm{a.Limit.Requests, a.Limit.Per, a.Limit.PerClient}
 	}
 	for _, u := range a.Users {
-		nonce := make([]byte, s.seal.aead.NonceSize())
-		if _, err := rand.Read(nonce); err != nil {
+		hash, err := s.seal.close([]byte(u.Hash.Reveal()), sealContext(u.Name))
+		if err != nil {
 			return nil, err
 		}
-		f.Users = append(f.Users, accessUserForm{u.Name, s.seal.aead.Seal(nonce, nonce, []byte(u.Hash.Reveal()), sealContext(u.Name))})
+		f.Users = append(f.Users, accessUserForm{u.Name, hash})
 	}
 	return f, nil
 }
@@ -90,13 +88,9 @@ func (s *Store) openAccess(f *accessForm) (a mesh.AccessRules, err error) {
 		a.Limit = mesh.Rate{Requests: r.Requests, Per: r.Per, PerClient: r.PerClient}
 	}
 	for _, u := range f.Users {
-		n := s.seal.aead.NonceSize()
-		if len(u.Hash) < n {
-			return a, errors.New("the password of a user is missing")
-		}
-		plain, err := s.seal.aead.Open(nil, u.Hash[:n], u.Hash[n:], sealContext(u.Name))
+		plain, err := s.seal.open(u.Hash, sealContext(u.Name), "the password of a user", "is missing")
 		if err != nil {
-			return a, errors.New("the password of a user cannot be decrypted with secret.key")
+			return a, err
 		}
 		a.Users = append(a.Users, mesh.AccessUser{Name: u.Name, Hash: mesh.NewSecret(string(plain))})
 	}

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"time"
 
@@ -50,13 +49,9 @@ func (s *Store) readRegistry(key, data []byte) (mesh.Registry, error) {
 	if err := parse(key, data, &f); err != nil {
 		return mesh.Registry{}, err
 	}
-	n := s.seal.aead.NonceSize()
-	if len(f.Password) < n {
-		return mesh.Registry{}, errors.New("the password is missing")
-	}
-	plain, err := s.seal.aead.Open(nil, f.Password[:n], f.Password[n:], []byte(f.Host))
+	plain, err := s.seal.open(f.Password, []byte(f.Host), "the password", "is missing")
 	if err != nil {
-		return mesh.Registry{}, errors.New("the password cannot be decrypted with secret.key")
+		return mesh.Registry{}, err
 	}
 	return mesh.Registry{Host: f.Host, User: f.User, Password: mesh.NewSecret(string(plain)), Added: f.Added, AddedBy: mesh.KeyName(f.AddedBy)}, nil
 }
@@ -64,8 +59,8 @@ func (s *Store) readRegistry(key, data []byte) (mesh.Registry, error) {
 // PutRegistry records the login for a registry, replacing an earlier one for its
 // host. The password is sealed.
 func (s *Store) PutRegistry(ctx context.Context, r mesh.Registry) error {
-	nonce := make([]byte, s.seal.aead.NonceSize())
-	if _, err := rand.Read(nonce); err != nil {
+	password, err := s.seal.close([]byte(r.Password.Reveal()), []byte(r.Host))
+	if err != nil {
 		return err
 	}
 	return s.update(ctx, func(tx *bbolt.Tx) error {
@@ -79,7 +74,7 @@ func (s *Store) PutRegistry(ctx context.Context, r mesh.Registry) error {
 		}
 		return put(b, []byte(r.Host), &registryForm{
 			V: 1, Host: r.Host, User: r.User, Added: r.Added, AddedBy: string(r.AddedBy),
-			Password: s.seal.aead.Seal(nonce, nonce, []byte(r.Password.Reveal()), []byte(r.Host)),
+			Password: password,
 		})
 	})
 }

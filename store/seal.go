@@ -19,12 +19,36 @@ import (
 	"mesh/atomicfile"
 )
 
-// sealer encrypts configs with AES-256-GCM under the key in DIR/secret.key. It
+// sealer encrypts config vars and passwords with AES-256-GCM under the key in DIR/secret.key. It
 // protects a database that leaks without its directory: a copied file, a dump in a
 // bug report, strings(1). Anyone who may read the directory may read both.
 type sealer struct {
 	aead cipher.AEAD
 	mac  []byte
+}
+
+// close encrypts data behind a nonce of its own. open needs the same context, which keeps
+// one sealed thing from being taken for another.
+func (s sealer) close(plain, context []byte) ([]byte, error) {
+	nonce := make([]byte, s.aead.NonceSize())
+	if _, err := rand.Read(nonce); err != nil {
+		return nil, err
+	}
+	return s.aead.Seal(nonce, nonce, plain, context), nil
+}
+
+// open is the reverse of close. Its errors begin with what; missing completes the one for
+// data that is too short.
+func (s sealer) open(sealed, context []byte, what, missing string) ([]byte, error) {
+	n := s.aead.NonceSize()
+	if len(sealed) < n {
+		return nil, errors.New(what + " " + missing)
+	}
+	plain, err := s.aead.Open(nil, sealed[:n], sealed[n:], context)
+	if err != nil {
+		return nil, errors.New(what + " cannot be decrypted with secret.key")
+	}
+	return plain, nil
 }
 
 // openSealer reads the key, or makes one if the database is also new.
@@ -101,11 +125,11 @@ func (s *Store) putConfig(b *bbolt.Bucket, c mesh.Config) ([]byte, error) {
 	if configs.Get(ref) != nil {
 		return ref, nil
 	}
-	nonce := make([]byte, s.seal.aead.NonceSize())
-	if _, err := rand.Read(nonce); err != nil {
+	sealed, err := s.seal.close(data, ref)
+	if err != nil {
 		return nil, err
 	}
-	return ref, configs.Put(ref, s.seal.aead.Seal(nonce, nonce, data, ref))
+	return ref, configs.Put(ref, sealed)
 }
 
 // openConfig decrypts a config. Its seal is its checksum.
@@ -114,13 +138,9 @@ func (s *Store) openConfig(b *bbolt.Bucket, ref []byte) (mesh.Config, error) {
 		return mesh.Config{}, nil
 	}
 	sealed := b.Bucket(bucketConfigs).Get(ref)
-	n := s.seal.aead.NonceSize()
-	if len(sealed) < n {
-		return nil, errors.New("they are missing")
-	}
-	data, err := s.seal.aead.Open(nil, sealed[:n], sealed[n:], ref)
+	data, err := s.seal.open(sealed, ref, "they", "are missing")
 	if err != nil {
-		return nil, errors.New("they cannot be decrypted with secret.key")
+		return nil, err
 	}
 	var plain map[string][]byte
 	if err := json.Unmarshal(data, &plain); err != nil {
