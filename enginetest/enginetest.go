@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -58,7 +59,8 @@ func Start(ctx context.Context, id string) (*Run, error) {
 	r := &Run{ID: id, Client: c, servers: map[string]bool{}}
 	sctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if _, err := r.sweep(sctx, Label, longestRun); err != nil { // another package may be at it too
+	old := func(id string) bool { return time.Since(begun(id)) > longestRun }
+	if _, err := r.sweep(sctx, Label, old); err != nil { // another package may be at it too
 		fmt.Fprintln(os.Stderr, "remove what interrupted tests left in the engine:", err)
 	}
 	return r, nil
@@ -68,9 +70,21 @@ func Start(ctx context.Context, id string) (*Run, error) {
 // was left by a run that was killed.
 const longestRun = time.Hour
 
-// NewID returns an ID that begins with the name of the package.
+// NewID returns an ID that begins with the name of the package and ends with the time,
+// which begun reads.
 func NewID(name string) string {
-	return fmt.Sprintf("%s-%d-%d", name, os.Getpid(), time.Now().UnixNano()%1e9)
+	return fmt.Sprintf("%s-%d-%s", name, os.Getpid(), strconv.FormatInt(time.Now().UnixNano(), 36))
+}
+
+// begun is when the run with an ID was started; the zero time if it is not from NewID. What
+// the engine says of an image is no answer: one that is built from the cache alone was
+// "created" when the cache was filled, which may be days before the run.
+func begun(id string) time.Time {
+	ns, err := strconv.ParseInt(id[strings.LastIndexByte(id, '-')+1:], 36, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.Unix(0, ns)
 }
 
 // top is the top folder of the checkout, from that of the package that is tested.
@@ -98,9 +112,9 @@ func (r *Run) Tests(m interface{ Run() int }, images ...string) int {
 			code = 1
 		}
 	}
-	left, err := r.sweep(ctx, Label+"="+r.ID, 0)
+	left, err := r.sweep(ctx, Label+"="+r.ID, nil)
 	for server := range r.servers {
-		more, serr := r.sweep(ctx, "mesh.server="+server, 0)
+		more, serr := r.sweep(ctx, "mesh.server="+server, nil)
 		left, err = append(left, more...), errors.Join(err, serr)
 	}
 	if err != nil {
@@ -127,17 +141,17 @@ func (r *Run) Server(id string) {
 
 // RemoveServer removes all that the server with an identity has made, images included.
 func (r *Run) RemoveServer(ctx context.Context, server string) error {
-	_, err := r.sweep(ctx, "mesh.server="+server, 0)
+	_, err := r.sweep(ctx, "mesh.server="+server, nil)
 	return err
 }
 
-// sweep removes what has a label and has been there for as long as age, and names it.
-// What cannot be removed does not keep the rest.
-func (r *Run) sweep(ctx context.Context, label string, age time.Duration) (left []string, err error) {
+// sweep removes what has a label, if it is of a run that whose picks (of any, if whose is
+// nil), and names it. What cannot be removed does not keep the rest.
+func (r *Run) sweep(ctx context.Context, label string, whose func(id string) bool) (left []string, err error) {
 	f := filters.NewArgs(filters.Arg("label", label))
 	var all []error
-	remove := func(what string, created time.Time, fn func() error) {
-		if age > 0 && time.Since(created) < age {
+	remove := func(what string, labels map[string]string, fn func() error) {
+		if whose != nil && !whose(labels[Label]) {
 			return
 		}
 		left = append(left, what)
@@ -146,7 +160,7 @@ func (r *Run) sweep(ctx context.Context, label string, age time.Duration) (left 
 	containers, err := r.Client.ContainerList(ctx, container.ListOptions{All: true, Filters: f})
 	all = append(all, err)
 	for _, c := range containers {
-		remove("container "+strings.Join(c.Names, " "), time.Unix(c.Created, 0), func() error {
+		remove("container "+strings.Join(c.Names, " "), c.Labels, func() error {
 			return r.Client.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
 		})
 	}
@@ -155,7 +169,7 @@ func (r *Run) sweep(ctx context.Context, label string, age time.Duration) (left 
 	for _, n := range networks {
 		what := fmt.Sprintf("network %s of server %s, made at %s", n.Name, n.Labels["mesh.server"], n.Created.Format("15:04:05.000"))
 		tries := 0
-		remove(what, n.Created, func() error {
+		remove(what, n.Labels, func() error {
 			err := r.Client.NetworkRemove(ctx, n.ID)
 			if tries++; err == nil || tries < 40 || !strings.Contains(err.Error(), "active endpoints") {
 				return err
@@ -172,7 +186,7 @@ func (r *Run) sweep(ctx context.Context, label string, age time.Duration) (left 
 	images, err := r.Client.ImageList(ctx, image.ListOptions{Filters: f})
 	all = append(all, err)
 	for _, i := range images {
-		remove(fmt.Sprintf("image %s %v", i.ID, i.RepoTags), time.Unix(i.Created, 0), func() error {
+		remove(fmt.Sprintf("image %s %v", i.ID, i.RepoTags), i.Labels, func() error {
 			_, err := r.Client.ImageRemove(ctx, i.ID, image.RemoveOptions{Force: true, PruneChildren: true})
 			return err
 		})
