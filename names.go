@@ -49,6 +49,7 @@ type InstanceName struct {
 
 var (
 	labelRule  = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$`)
+	linkRule   = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`) // RFC 1035, 2.3.1: a label has at most 63 bytes
 	keyRule    = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._@-]{0,62}[A-Za-z0-9])?$`)
 	varRule    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
 	commitRule = regexp.MustCompile(`^[0-9a-f]{40}$`)

@@ -17,10 +17,11 @@ type Target struct {
 type Route struct {
 	Stack   StackName
 	Hosts   []Host
-	Targets []Target   // of web, and of the services of Endpoints
+	Targets []Target   // of web, and of the services of Endpoints and Doors
 	Down    DownReason // why web has no targets, if that is intended
 
 	Endpoints []Endpoint                 // of Hosts: what services other than web get
+	Doors     []Door                     // from the stacks that are linked to this one
 	Idle      map[ServiceName]DownReason // Down of those services
 
 	FirstByte time.Duration // how long an instance may take to begin an answer; 0: the router's default

@@ -29,6 +29,7 @@ type Stack struct {
 	Domains        []Host                          // added ones, without the stack's own name under the base domain
 	Endpoints      []Endpoint                      // set by svc:publish, in their order; on the stack's hosts
 	Access         AccessRules                     // set by access:set and others
+	Links          []Link                          // set by stacks:link, in their order; each name once
 	Was            StackName                       // its name before a rename whose files have not been moved yet; otherwise empty
 	LastNumber     DeploymentNumber                // the last deployment begun
 }
@@ -46,4 +47,13 @@ func (s Stack) Effective() Settings { return s.Settings.Over(s.Declared) }
 // Published reports whether a service has an endpoint.
 func (s Stack) Published(name ServiceName) bool {
 	return slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool { return e.Service == name })
+}
+
+// Link returns the link with a name.
+func (s Stack) Link(as string) (Link, bool) {
+	i := slices.IndexFunc(s.Links, func(l Link) bool { return l.As == as })
+	if i < 0 {
+		return Link{}, false
+	}
+	return s.Links[i], true
 }

@@ -48,6 +48,7 @@ type Commands struct {
 	Processes   Processes
 	Services    Services
 	Endpoints   Endpoints
+	Links       Links
 	Hosts       Hosts
 	AccessRules AccessRules
 	Freezer     Freezer

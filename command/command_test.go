@@ -351,6 +351,16 @@ func (f *fake) Promote(_ context.Context, from, to mesh.StackName, _ mesh.KeyNam
 	return nil
 }
 
+func (f *fake) Link(_ context.Context, stack mesh.StackName, _ mesh.KeyName, l mesh.Link, _ io.Writer) error {
+	f.do("link %s to %s as %s", stack, l, l.As)
+	return nil
+}
+
+func (f *fake) Unlink(_ context.Context, stack mesh.StackName, _ mesh.KeyName, to mesh.StackName, service mesh.ServiceName, _ io.Writer) ([]mesh.Link, error) {
+	f.do("unlink %s from %s %s", stack, to, service)
+	return []mesh.Link{mesh.NewLink(to, service)}, nil
+}
+
 func (f *fake) RenameStack(_ context.Context, name, to mesh.StackName, _ mesh.KeyName, _ io.Writer) error {
 	f.do("rename %s to %s", name, to)
 	f.stacks = append(f.stacks, mesh.Stack{Name: to})
@@ -410,7 +420,7 @@ func doCtx(ctx context.Context, t *testing.T, f *fake, line string, opts ...opti
 	t.Helper()
 	set := &command.Commands{
 		Stacks: f, History: f, Keys: f, Registries: f, AuditLog: f, Logs: f, Uploads: f, Traffic: f, Collector: f,
-		Lifecycle: f, Configs: f, Builds: f, Processes: f, Services: f, Endpoints: f, Hosts: f, AccessRules: f, Freezer: f, Deploys: f, Deployments: f,
+		Lifecycle: f, Configs: f, Builds: f, Processes: f, Services: f, Endpoints: f, Links: f, Hosts: f, AccessRules: f, Freezer: f, Deploys: f, Deployments: f,
 		OneOffs: f, Keyring: f, SignIns: f, Auditor: f, Lives: f, Server: fakeServer{f.findings},
 		Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },

@@ -91,6 +91,8 @@ type stackJSON struct {
 	Created    time.Time      `json:"created"`
 	LastDeploy *time.Time     `json:"last_deploy,omitempty"`
 	LockedBy   string         `json:"locked_by,omitempty"`
+	Links      []linkJSON     `json:"links,omitempty"`
+	LinkedFrom []string       `json:"linked_from,omitempty"`
 	Damaged    string         `json:"damaged,omitempty"` // its damaged record
 }
 
@@ -324,6 +326,9 @@ func runStacksInfo(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
+	if s.Links, s.LinkedFrom, err = c.linksOf(ctx, c.stack); err != nil {
+		return err
+	}
 	if c.json {
 		return c.printJSON(s)
 	}
@@ -347,6 +352,12 @@ func runStacksInfo(ctx context.Context, c *call) error {
 	}
 	if len(s.Domains) > 1 {
 		row("Domains:", strings.Join(s.Domains[1:], " "))
+	}
+	for _, l := range c.stack.Links {
+		row("Link:", fmt.Sprintf("%s, at %s", l, l.URL()))
+	}
+	if len(s.LinkedFrom) > 0 {
+		row("Linked by:", strings.Join(s.LinkedFrom, " "))
 	}
 	row("Created:", c.when(s.Created))
 	return nil

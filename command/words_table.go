@@ -7,7 +7,7 @@ const (
 	sayCron      = "mesh has no scheduler; run this from cron on any machine: ssh mesh run -a STACK --detach -- COMMAND"
 	sayCerts     = "nothing to do: with --https-addr the router gets and renews a certificate for every host by itself; see: ssh mesh certs -a STACK"
 	sayRouter    = "nothing to do: the router is built in and sends requests to $PORT of the web service; see: ssh mesh domains -a STACK"
-	sayNetwork   = "nothing to do: every stack has a private network of its own"
+	sayNetwork   = "every stack has a private network of its own; let one reach another with: ssh mesh stacks:link OTHER -a STACK"
 	sayPacks     = "mesh has no buildpacks: it builds with the Dockerfile of the repository, or generates one; print it with: ssh mesh build:dockerfile -a STACK"
 	sayDrains    = "mesh does not send logs elsewhere; a program can follow them: ssh mesh logs -a STACK -t --json"
 	sayMetrics   = "the last minute's requests are in: ssh mesh ps -a STACK; for Prometheus start the server with --admin-addr"

@@ -24,10 +24,10 @@ func (d *Deployer) Clone(ctx context.Context, from, to mesh.StackName, by mesh.K
 	next := mesh.Stack{
 		Name: to, CreatedBy: by, Config: st.Config.Clone(), Formation: st.Formation.Clone(), Settings: st.Settings,
 		Services: maps.Clone(st.Services), ReleaseCommand: slices.Clone(st.ReleaseCommand),
-		Access: st.Access.Clone(),
+		Access: st.Access.Clone(), Links: slices.Clone(st.Links),
 	}
 	if bare {
-		next.Config = nil
+		next.Config, next.Links = nil, nil
 	}
 	if _, err := d.create(ctx, next); err != nil {
 		return err

@@ -37,7 +37,7 @@ type Options struct {
 	Domain       string                                      // base domain: the stack blog is at blog.<Domain>
 	URL          func(mesh.Host) string                      // the URL of a host, for people; nil: http://host
 	Now          func() time.Time                            // nil: time.Now
-	Pool         netip.Prefix                                // the pool of the stacks' networks; zero: 10.213.0.0/16
+	Pool         netip.Prefix                                // the pool of the stacks' networks; zero: DefaultPool
 	DiskFree     func() (uint64, error)                      // free bytes in the data directory; nil: not checked
 	HostNetworks func() []netip.Prefix                       // networks of the host that subnets must not overlap; nil: none
 	OnEnded      func(mesh.Deployment)                       // called for each deployment that has ended; may be nil
@@ -86,7 +86,7 @@ func New(o Options) *Deployer {
 		o.Now = time.Now
 	}
 	if !o.Pool.IsValid() {
-		o.Pool = netip.MustParsePrefix("10.213.0.0/16")
+		o.Pool = DefaultPool
 	}
 	if o.URL == nil {
 		o.URL = func(h mesh.Host) string { return "http://" + string(h) }

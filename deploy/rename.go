@@ -140,6 +140,7 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 		})
 		if err == nil {
 			a.dep.Stack, a.dep.Status = moved.Name, mesh.StatusLive
+			d.refreshUsers(ctx, moved.Name) // before its routes, which have the links to it
 		}
 		return next, err
 	}})

@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"mesh"
 	"mesh/deploy/fleet"
@@ -46,6 +47,16 @@ func (d *Deployer) create(ctx context.Context, st mesh.Stack) (mesh.Stack, error
 func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) error {
 	if _, err := d.Store.Stack(ctx, name); err != nil && !errors.Is(err, mesh.Damaged) {
 		return err
+	}
+	if users, err := d.users(ctx, name); err != nil {
+		return err
+	} else if len(users) > 0 {
+		other := "another stack is"
+		if len(users) > 1 {
+			other = fmt.Sprintf("%d other stacks are", len(users))
+		}
+		return mesh.Errorf(mesh.Conflict, "%s linked to %s and would fail without it", other, name).
+			WithHint("see which with: ssh mesh stacks:info -a %s; remove a link with: ssh mesh stacks:unlink %s -a STACK", name, name)
 	}
 	for _, t := range d.lanes.tickets(name) {
 		t.cancel(mesh.Errorf(mesh.Cancelled, "%s was destroyed by %s", name, by))

@@ -11,6 +11,9 @@ import (
 	"mesh"
 )
 
+// DefaultPool holds the networks of all stacks.
+var DefaultPool = netip.MustParsePrefix("10.213.0.0/16")
+
 // subnetBits is the prefix length of a stack's network: 61 containers.
 const subnetBits = 26
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 )
 
 // Firewall enforces what this process cannot: containers do not reach a cloud's
@@ -17,6 +18,18 @@ type Firewall struct {
 	// Engine is the control group of the engine, in the form that the match "cgroup"
 	// of iptables-extensions(8) needs: "system.slice/docker.service".
 	Engine string
+	// Inside holds the networks of stacks. Their containers reach mesh's name servers and
+	// links whatever other rules there are, such as those of ufw, which drops what comes in.
+	// The zero prefix: no such rule.
+	Inside netip.Prefix
+	// Ports are those of mesh in these networks.
+	Ports []Port
+}
+
+// Port is a port of the machine.
+type Port struct {
+	Protocol string // "udp" or "tcp"
+	Number   uint16
 }
 
 // mesh's own chains. They are reached from the kernel's chains, not from
@@ -152,6 +165,14 @@ func (f Firewall) containers(ctx context.Context, fam family, p *Policy) error {
 	rules := p.excepted(fam)
 	for _, n := range fam.metadata {
 		rules = append(rules, []string{"-d", n, "-j", "REJECT"})
+	}
+	if f.Inside.IsValid() && fam.is(f.Inside.Addr()) {
+		for _, p := range f.Ports {
+			rules = append(rules, []string{
+				"-s", f.Inside.String(), "-d", f.Inside.String(), "-m", "addrtype", "--dst-type", "LOCAL",
+				"-p", p.Protocol, "--dport", strconv.Itoa(int(p.Number)), "-j", "ACCEPT",
+			})
+		}
 	}
 	if fam.program == "ip6tables" {
 		// Neighbour discovery needs link-local addresses.

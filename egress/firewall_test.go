@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -64,7 +65,10 @@ func TestFirewall(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
 	p := policy(t, nil, "169.254.10.0/24", "fd00:ec2::254")
-	f := egress.Firewall{Run: n.run, Engine: "system.slice/docker.service"}
+	f := egress.Firewall{
+		Run: n.run, Engine: "system.slice/docker.service", Inside: netip.MustParsePrefix("10.213.0.0/16"),
+		Ports: []egress.Port{{Protocol: "udp", Number: 53}, {Protocol: "tcp", Number: 8080}},
+	}
 	for range 2 {
 		containers, engine, err := f.Set(t.Context(), p)
 		if !containers || engine != (err == nil) {
@@ -74,6 +78,8 @@ func TestFirewall(t *testing.T) {
 	four, six := n.rules("iptables"), n.rules("ip6tables")
 	for _, want := range []string{
 		"-A FORWARD -i docker0 -j MESH-CONTAINERS", "-A FORWARD -i br-+ -j MESH-CONTAINERS", "-A INPUT -i docker0 -j MESH-CONTAINERS", "-A INPUT -i br-+ -j MESH-CONTAINERS",
+		"-A MESH-CONTAINERS -s 10.213.0.0/16 -d 10.213.0.0/16 -p udp -m addrtype --dst-type LOCAL -m udp --dport 53 -j ACCEPT",
+		"-A MESH-CONTAINERS -s 10.213.0.0/16 -d 10.213.0.0/16 -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 8080 -j ACCEPT",
 		"-A MESH-CONTAINERS -d 169.254.10.0/24 -j RETURN\n-A MESH-CONTAINERS -d 169.254.0.0/16 -j REJECT",
 	} {
 		if strings.Count(four, want) != 1 {

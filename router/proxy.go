@@ -36,6 +36,7 @@ type request struct {
 	head     []byte        // for the app, followed by a small body
 	target   *target       // claimed; nil: none
 	entry    *entry        // of the stack; nil: unknown host
+	host     string        // the key of the host in the table
 	pool     *pool         // of the service that the request is for; nil: not known yet
 	patience time.Duration // how long the stack's instances have for the first byte
 	page     string        // the stack's own page, instead of mesh's
@@ -59,8 +60,12 @@ func (r *Router) handle(f *front, w http.ResponseWriter, req *http.Request) {
 		RequestID: requestID(req.Header), ClientIP: q.peer.ip,
 	}
 	q.hasBody = req.Body != nil && req.Body != http.NoBody && req.ContentLength != 0
+	q.host = normalHost(req.Host)
 	if f != nil {
 		q.wave = f.join()
+		if f.links != "" {
+			q.host = doorKey(q.host, f.links)
+		}
 	}
 	defer func() {
 		if v := recover(); v != nil {
@@ -118,7 +123,8 @@ func (q *request) serve() {
 		q.failWith(BadRequest, page{400, "Bad request", "HTTP/2 must begin with its complete preface.", 0})
 		return
 	}
-	if fn := q.router.opts.Challenge; fn != nil && strings.HasPrefix(q.rec.Path, challengePath) {
+	inside := q.front != nil && q.front.links != ""
+	if fn := q.router.opts.Challenge; fn != nil && !inside && strings.HasPrefix(q.rec.Path, challengePath) {
 		if doubtful(q.r) {
 			q.w.Header()["Connection"] = []string{"close"}
 		}
@@ -129,8 +135,12 @@ func (q *request) serve() {
 	}
 	// Before the body is read: do not read the body of a request for an unknown
 	// host.
-	e, rt := q.router.table.lookup(normalHost(q.r.Host))
+	e, rt := q.router.table.lookup(q.host)
 	if rt == nil {
+		if inside {
+			q.failWith(UnknownHost, page{404, "No such link", "This stack has no link with this name.", 0})
+			return
+		}
 		q.fail(UnknownHost)
 		return
 	}
@@ -141,13 +151,15 @@ func (q *request) serve() {
 			return
 		}
 	}
-	to, redirected := q.leads(rt)
-	if rt.gate != nil && !q.admitted(rt, redirected) {
-		return
-	}
-	if redirected {
-		q.redirect(to)
-		return
+	if !inside {
+		to, redirected := q.leads(rt)
+		if rt.gate != nil && !q.admitted(rt, redirected) {
+			return
+		}
+		if redirected {
+			q.redirect(to)
+			return
+		}
 	}
 	if isGRPC(q.r) {
 		q.serveGRPC()
@@ -190,7 +202,7 @@ func (q *request) admitted(rt *route, redirected bool) bool {
 		}
 		return true
 	}
-	q.pool = rt.pick(normalHost(q.r.Host), q.r.URL.Path)
+	q.pool = rt.pick(q.host, q.r.URL.Path)
 	code := refusals[v.Refusal]
 	p := pages[code]
 	if v.Retry > 0 {
@@ -354,9 +366,8 @@ func (q *request) connect(fresh bool) (c *conn, reused bool, code Code) {
 // route once more. So a Switch that has returned was either seen here, or sees this
 // request on its old target.
 func (q *request) claim(w *waiter) (*target, Code) {
-	host := normalHost(q.r.Host)
 	for {
-		e, rt := q.router.table.lookup(host)
+		e, rt := q.router.table.lookup(q.host)
 		if rt == nil {
 			return nil, UnknownHost
 		}
@@ -364,7 +375,7 @@ func (q *request) claim(w *waiter) (*target, Code) {
 		if q.patience = rt.FirstByte; q.patience == 0 {
 			q.patience = q.router.opts.FirstByte
 		}
-		p := rt.pick(host, q.r.URL.Path)
+		p := rt.pick(q.host, q.r.URL.Path)
 		q.pool = p
 		if rt.Down == mesh.Maintenance {
 			q.page = rt.Page

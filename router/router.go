@@ -173,11 +173,14 @@ func (r *Router) clock() time.Duration { return r.opts.Now().Sub(r.epoch) }
 // stack is taken from that stack.
 func (r *Router) Switch(mr mesh.Route) {
 	mr.Hosts, mr.Targets, mr.Endpoints = slices.Clone(mr.Hosts), slices.Clone(mr.Targets), slices.Clone(mr.Endpoints)
-	rt := &route{Route: mr, keys: make(map[string]struct{}, len(mr.Hosts)), replaced: make(chan struct{})}
+	rt := &route{Route: mr, keys: make(map[string]struct{}, len(mr.Hosts)+len(mr.Doors)), replaced: make(chan struct{})}
 	for _, h := range mr.Hosts {
 		if key := tableKey(h); key != "" {
 			rt.keys[key] = struct{}{}
 		}
+	}
+	for _, d := range mr.Doors {
+		rt.keys[doorKey(d.As, d.From)] = struct{}{}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -317,7 +320,16 @@ func (r *Router) Serve(ctx context.Context, l net.Listener) error {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	return r.serve(ctx, &http.Server{Protocols: &protocols}, l)
+	return r.serve(ctx, &front{}, &http.Server{Protocols: &protocols}, l)
+}
+
+// ServeLinks is Serve for the instances of a stack: hosts are the names of its links. The
+// access rules and redirects of the stacks that they lead to do not apply.
+func (r *Router) ServeLinks(ctx context.Context, l net.Listener, stack mesh.StackName) error {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return r.serve(ctx, &front{links: stack}, &http.Server{Protocols: &protocols}, l)
 }
 
 // ServeTLS is Serve for HTTP/1.1 and HTTP/2 over TLS, with the certificates of c.
@@ -325,7 +337,7 @@ func (r *Router) ServeTLS(ctx context.Context, l net.Listener, c *tls.Config) er
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
-	return r.serve(ctx, &http.Server{Protocols: &protocols, TLSConfig: alpn(c)}, l)
+	return r.serve(ctx, &front{tls: true}, &http.Server{Protocols: &protocols, TLSConfig: alpn(c)}, l)
 }
 
 // StackOf returns the stack of a host, by its name or a wildcard. host is as in a
@@ -337,8 +349,8 @@ func (r *Router) StackOf(host string) (mesh.StackName, bool) {
 	return "", false
 }
 
-func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) error {
-	f := &front{tls: s.TLSConfig != nil}
+func (r *Router) serve(ctx context.Context, f *front, s *http.Server, l net.Listener) error {
+	public := f.links == "" // otherwise its clients are containers of one stack
 	f.wave.Store(new(wave))
 	r.fronts.Store(f, nil)
 	defer r.fronts.Delete(f)
@@ -352,12 +364,12 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 			f.conns.add()
 		case http.StateClosed, http.StateHijacked:
 			f.conns.done()
-			if r.opts.PerClient > 0 {
+			if public && r.opts.PerClient > 0 {
 				f.leave(c)
 			}
 		}
 	}
-	if r.opts.PerClient > 0 {
+	if public && r.opts.PerClient > 0 {
 		l = &gate{Listener: l, f: f, r: r}
 	}
 	s.ReadHeaderTimeout, s.IdleTimeout, s.MaxHeaderBytes = r.opts.HeadTime, idleTime, headLimit
@@ -365,7 +377,7 @@ func (r *Router) serve(ctx context.Context, s *http.Server, l net.Listener) erro
 	s.DisableGeneralOptionsHandler = true // "OPTIONS *" is for the app
 	s.ErrorLog = slog.NewLogLogger(r.log.Handler(), slog.LevelDebug)
 
-	if r.opts.ProxyProtocol {
+	if public && r.opts.ProxyProtocol {
 		l = r.proxied(l)
 	}
 	if f.tls {

@@ -85,7 +85,7 @@ func (p *pool) traffic(e *entry) *traffic {
 func (rt *route) split(e *entry) {
 	rt.web = &pool{down: rt.Down}
 	pools := map[mesh.ServiceName]*pool{}
-	for _, at := range rt.Endpoints {
+	add := func(key string, at mesh.Endpoint) {
 		p := pools[at.Service]
 		if p == nil {
 			p = &pool{down: rt.Idle[at.Service], seen: e.others[at.Service]}
@@ -101,8 +101,15 @@ func (rt *route) split(e *entry) {
 		if rt.parts == nil {
 			rt.parts = map[string][]part{}
 		}
-		key := tableKey(at.Host)
 		rt.parts[key] = append(rt.parts[key], part{at, p})
+	}
+	for _, at := range rt.Endpoints {
+		add(tableKey(at.Host), at)
+	}
+	for _, d := range rt.Doors {
+		if d.Service != mesh.Web {
+			add(doorKey(d.As, d.From), mesh.Endpoint{Path: "/", Service: d.Service})
+		}
 	}
 	for _, of := range rt.parts {
 		slices.SortStableFunc(of, func(a, b part) int { return a.Compare(b.Endpoint) })
@@ -137,6 +144,10 @@ func tableKey(h mesh.Host) string {
 	}
 	return normalHost(string(h))
 }
+
+// doorKey is the key of a link's name in the network of a stack. No host that a client
+// can send has an @ (normalHost), so nobody else can use it.
+func doorKey(as string, from mesh.StackName) string { return as + "@" + string(from) }
 
 func (t *table) at(key string) *atomic.Pointer[map[string]*entry] {
 	return &t.shard[maphash.String(t.seed, key)%shards]

@@ -4,12 +4,15 @@ import (
 	"context"
 	"slices"
 	"sync/atomic"
+
+	"mesh"
 )
 
 // front is one listener that is being served.
 type front struct {
 	tls     bool
-	conns   gauge // connections, without upgraded ones
+	links   mesh.StackName // the stack whose links it serves; empty: it is for everyone
+	conns   gauge          // connections, without upgraded ones
 	clients clients
 	leaving atomic.Bool // nothing new is accepted: connections end with their next answer
 	wave    atomic.Pointer[wave]

@@ -116,10 +116,14 @@ func config(image string, p mesh.Process, env map[string]mesh.Secret, labels map
 	return c
 }
 
-func (r *Runner) hostConfig(net string) *container.HostConfig {
+func (r *Runner) hostConfig(net stackNetwork) *container.HostConfig {
 	yes, pids := true, int64(pidsLimit)
+	var dns []string
+	for _, a := range net.dns {
+		dns = append(dns, a.String())
+	}
 	return &container.HostConfig{
-		NetworkMode: container.NetworkMode(net),
+		NetworkMode: container.NetworkMode(net.name), DNS: dns,
 		// Without an init, a program that is PID 1 and has no handler ignores
 		// SIGTERM.
 		Init:          &yes,
@@ -226,7 +230,7 @@ func (r *Runner) revive(ctx context.Context, id string) (mesh.Instance, error) {
 	case err != nil:
 		return in, err
 	}
-	if err := r.join(ctx, n); err != nil {
+	if _, err := r.enter(ctx, in.Stack, n); err != nil {
 		return in, err
 	}
 	if c.State.Paused {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -27,22 +28,28 @@ func (r *Runner) networkName(stack mesh.StackName) string {
 	return "mesh-" + r.server[:min(8, len(r.server))] + "-" + string(stack)
 }
 
-// network creates the stack's network if it is missing and attaches mesh's own
-// container to it. An existing network is not changed, whatever its subnet:
-// instances use it.
-func (r *Runner) network(ctx context.Context, stack mesh.StackName, subnet netip.Prefix) (string, error) {
+// stackNetwork is what a container needs to be in the network of its stack.
+type stackNetwork struct {
+	name string
+	dns  []netip.Addr // none: the engine's own
+}
+
+// network creates the stack's network if it is missing, attaches mesh's own container to
+// it, and makes names known in it. An existing network is not changed, whatever its
+// subnet: instances use it.
+func (r *Runner) network(ctx context.Context, stack mesh.StackName, subnet netip.Prefix) (stackNetwork, error) {
 	unlock, err := r.stacks.lock(ctx, stack)
 	if err != nil {
-		return "", err
+		return stackNetwork{}, err
 	}
 	defer unlock()
 	name := r.networkName(stack)
 	n, err := r.cli.API(ctx).NetworkInspect(ctx, name, network.InspectOptions{})
 	if err == nil {
-		return name, r.join(ctx, n)
+		return r.enter(ctx, stack, n)
 	}
 	if !errdefs.IsNotFound(err) {
-		return "", fmt.Errorf("find network %s: %w", name, err)
+		return stackNetwork{}, fmt.Errorf("find network %s: %w", name, err)
 	}
 	o := network.CreateOptions{Driver: "bridge", Labels: r.label(map[string]string{labelStack: string(stack)})}
 	if subnet.IsValid() {
@@ -58,32 +65,35 @@ func (r *Runner) network(ctx context.Context, stack mesh.StackName, subnet netip
 	switch {
 	case errdefs.IsConflict(err): // created meanwhile by another process
 	case err != nil && strings.Contains(strings.ToLower(err.Error()), "pool overlaps"):
-		return "", &mesh.Error{
+		return stackNetwork{}, &mesh.Error{
 			Kind: mesh.Conflict, Text: fmt.Sprintf("the subnet %s of stack %q is used by another network on this machine", subnet, stack),
 			Hint: "find it with: docker network ls; docker network inspect NAME", Err: err,
 		}
 	case err != nil:
-		return "", fmt.Errorf("create network %s: %w", name, err)
+		return stackNetwork{}, fmt.Errorf("create network %s: %w", name, err)
 	}
 	r.log.DebugContext(ctx, "network created", "stack", stack, "network", name, "id", made.ID)
 	if n, err = r.cli.API(ctx).NetworkInspect(ctx, name, network.InspectOptions{}); err != nil {
-		return "", fmt.Errorf("find network %s: %w", name, err)
+		return stackNetwork{}, fmt.Errorf("find network %s: %w", name, err)
 	}
-	return name, r.join(ctx, n)
+	return r.enter(ctx, stack, n)
+}
+
+// enter attaches mesh's own container to a network, and makes names known in it.
+func (r *Runner) enter(ctx context.Context, stack mesh.StackName, n network.Inspect) (stackNetwork, error) {
+	at, from, err := r.join(ctx, n)
+	out := stackNetwork{name: n.Name}
+	if err == nil && r.names != nil && at.IsValid() {
+		out.dns = r.names.Open(stack, at, from)
+	}
+	return out, err
 }
 
 // Attach connects the container that mesh runs in to the networks of all stacks, so
-// that mesh can reach their instances. It does nothing if mesh runs on the host.
-// Call it at the start: mesh's own container may be a new one. Start and Revive
-// attach it to their own stack.
+// that mesh can reach their instances, unless mesh runs on the host, and makes names
+// known in these networks. Call it at the start: mesh's own container may be a new
+// one. Start and Revive do the same for their own stack.
 func (r *Runner) Attach(ctx context.Context) error {
-	self, err := r.ownContainer(ctx)
-	if err != nil {
-		return r.fault(ctx, "find mesh's own container", err)
-	}
-	if self == "" {
-		return nil
-	}
 	found, err := r.cli.API(ctx).NetworkList(ctx, network.ListOptions{Filters: r.filter()})
 	if err != nil {
 		return r.fault(ctx, "list the networks", err)
@@ -92,7 +102,7 @@ func (r *Runner) Attach(ctx context.Context) error {
 		if n, err = r.cli.API(ctx).NetworkInspect(ctx, n.ID, network.InspectOptions{}); errdefs.IsNotFound(err) {
 			continue
 		} else if err == nil {
-			err = r.join(ctx, n)
+			_, err = r.enter(ctx, mesh.StackName(n.Labels[labelStack]), n)
 		}
 		if err != nil && !errdefs.IsNotFound(err) { // it may just have been removed
 			return r.fault(ctx, "attach to "+n.Name, err)
@@ -101,20 +111,46 @@ func (r *Runner) Attach(ctx context.Context) error {
 	return nil
 }
 
-// join connects mesh's own container to a network, once.
-func (r *Runner) join(ctx context.Context, n network.Inspect) error {
+// join connects mesh's own container to a network, once, and returns the address that
+// mesh has in it, and the network's subnet: on the host that is the gateway's. In a
+// container it is the last of the subnet, so that it stays the same when another
+// container of mesh takes over.
+func (r *Runner) join(ctx context.Context, n network.Inspect) (at netip.Addr, from netip.Prefix, err error) {
+	if len(n.IPAM.Config) > 0 {
+		from, _ = netip.ParsePrefix(n.IPAM.Config[0].Subnet) // the engine's own text; a zero prefix has no names
+		if at, err = netip.ParseAddr(n.IPAM.Config[0].Gateway); err != nil && from.IsValid() {
+			at = from.Masked().Addr().Next() // what the engine chooses when nobody does
+		}
+	}
 	self, err := r.ownContainer(ctx)
 	if err != nil || self == "" {
-		return err
+		return at, from, err
 	}
-	if _, in := n.Containers[self]; in {
-		return nil
+	if e, in := n.Containers[self]; in {
+		own, _ := netip.ParsePrefix(e.IPv4Address)
+		return own.Addr(), from, nil
 	}
-	err = r.cli.API(ctx).NetworkConnect(ctx, n.ID, self, nil)
+	at = last(from)
+	err = r.cli.API(ctx).NetworkConnect(ctx, n.ID, self, &network.EndpointSettings{IPAMConfig: &network.EndpointIPAMConfig{IPv4Address: at.String()}})
 	if err != nil && !strings.Contains(err.Error(), "already exists in network") {
-		return fmt.Errorf("attach mesh's own container to %s: %w", n.Name, err)
+		// The address may be taken, or the network be from before mesh chose subnets.
+		at = netip.Addr{}
+		err = r.cli.API(ctx).NetworkConnect(ctx, n.ID, self, nil)
 	}
-	return nil
+	if err != nil && !strings.Contains(err.Error(), "already exists in network") {
+		return at, from, fmt.Errorf("attach mesh's own container to %s: %w", n.Name, err)
+	}
+	return at, from, nil
+}
+
+// last returns the last address of a subnet that a container can have.
+func last(p netip.Prefix) netip.Addr {
+	if !p.IsValid() || !p.Addr().Is4() {
+		return netip.Addr{}
+	}
+	b := p.Masked().Addr().As4()
+	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(b[:])|(1<<(32-p.Bits())-1)-1)
+	return netip.AddrFrom4(b)
 }
 
 // ownContainer returns the ID of the container that mesh runs in, or "" on a host.
@@ -215,6 +251,9 @@ func (r *Runner) RemoveStack(ctx context.Context, stack mesh.StackName) error {
 	nets, err := r.cli.API(ctx).NetworkList(ctx, network.ListOptions{Filters: r.filter(labelStack + "=" + string(stack))})
 	if err != nil {
 		return r.fault(ctx, "list the networks of "+string(stack), err)
+	}
+	if r.names != nil {
+		r.names.Close(stack)
 	}
 	for _, n := range nets {
 		if err := r.removeNetwork(ctx, n.ID); err != nil {

@@ -65,6 +65,8 @@ type Options struct {
 	Server string
 	// Labels are put on every container and network, besides the Runner's own.
 	Labels map[string]string
+	// Names answers DNS queries in the stacks' networks; nil: only the engine does.
+	Names Names
 	// Self is the ID of the container that mesh itself runs in, which is attached to
 	// each stack's network. Empty: found out when first needed.
 	Self string
@@ -72,6 +74,17 @@ type Options struct {
 	Logger *slog.Logger
 	// Now is the clock; nil: time.Now. Waiting does not use it.
 	Now func() time.Time
+}
+
+// Names makes names known in the networks of stacks. Its methods may be called from
+// several goroutines.
+type Names interface {
+	// Open makes them known in the network of a stack, in which mesh has the address at,
+	// and returns the name servers for containers there; none: those of the engine.
+	// Calls for a network that is already open must be cheap.
+	Open(stack mesh.StackName, at netip.Addr, from netip.Prefix) []netip.Addr
+	// Close is called when the network is about to be removed.
+	Close(stack mesh.StackName)
 }
 
 // Runner runs instances in a Docker Engine. It may be used from several
@@ -82,6 +95,7 @@ type Runner struct {
 	labels map[string]string
 	log    *slog.Logger
 	now    func() time.Time
+	names  Names
 	stacks keyedLock // guards the creation and removal of a stack's network
 
 	selfMu   sync.Mutex // guards self and selfDone
@@ -98,7 +112,7 @@ func New(cli *engine.Client, o Options) *Runner {
 		o.Now = time.Now
 	}
 	return &Runner{
-		cli: cli, server: o.Server, labels: o.Labels, log: o.Logger, now: o.Now,
+		cli: cli, server: o.Server, labels: o.Labels, log: o.Logger, now: o.Now, names: o.Names,
 		self: o.Self, selfDone: o.Self != "",
 	}
 }
@@ -182,7 +196,7 @@ func (r *Runner) rejoin(ctx context.Context, stacks map[mesh.StackName]bool) err
 		}
 		n, err := r.cli.API(ctx).NetworkInspect(ctx, r.networkName(stack), network.InspectOptions{})
 		if err == nil {
-			err = r.join(ctx, n)
+			_, err = r.enter(ctx, stack, n)
 		}
 		if err != nil && !errdefs.IsNotFound(err) {
 			return err

@@ -37,6 +37,7 @@ type stackForm struct {
 	Page      string                 `json:"page,omitempty"`
 	Endpoints []endpointForm         `json:"endpoints,omitempty"`
 	Access    *accessForm            `json:"access,omitempty"`
+	Links     []linkForm             `json:"links,omitempty"`
 	Last      int                    `json:"last_deployment,omitempty"`
 	Was       string                 `json:"was,omitempty"`
 }
@@ -54,6 +55,12 @@ type endpointForm struct {
 	Host    string `json:"host"`
 	Path    string `json:"path"`
 	Service string `json:"service"`
+}
+
+type linkForm struct {
+	To      string `json:"to"`
+	Service string `json:"service"`
+	As      string `json:"as"`
 }
 
 type lockForm struct {
@@ -115,6 +122,9 @@ func storeStack(s mesh.Stack, config []byte) *stackForm {
 	for _, e := range s.Endpoints {
 		f.Endpoints = append(f.Endpoints, endpointForm{Host: string(e.Host), Path: e.Path, Service: string(e.Service)})
 	}
+	for _, l := range s.Links {
+		f.Links = append(f.Links, linkForm{To: string(l.To), Service: string(l.Service), As: l.As})
+	}
 	for from, to := range s.Redirects {
 		if f.Redirects == nil {
 			f.Redirects = map[string]string{}
@@ -144,6 +154,9 @@ func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
 		s.Domains = append(s.Domains, mesh.Host(h))
 	}
 	s.Page = f.Page
+	for _, l := range f.Links {
+		s.Links = append(s.Links, mesh.Link{To: mesh.StackName(l.To), Service: mesh.ServiceName(l.Service), As: l.As})
+	}
 	for _, e := range f.Endpoints {
 		s.Endpoints = append(s.Endpoints, mesh.Endpoint{Host: mesh.Host(e.Host), Path: e.Path, Service: mesh.ServiceName(e.Service)})
 	}

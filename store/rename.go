@@ -71,6 +71,9 @@ func (s *Store) RenameStack(ctx context.Context, d mesh.Deployment, to mesh.Stac
 		if err := updateDeployment(b, d); err != nil {
 			return err
 		}
+		if err := renameInLinks(root, old.Name, to); err != nil {
+			return err
+		}
 		return renameInKeys(tx.Bucket(bucketKeys), old.Name, to)
 	})
 	return st, err
@@ -94,6 +97,29 @@ func renameImages(releases *bbolt.Bucket, from, to mesh.StackName) error {
 	})
 	for k, f := range changed {
 		err = errors.Join(err, put(releases, []byte(k), f))
+	}
+	return err
+}
+
+// renameInLinks makes the links to a renamed stack lead to its new name. What they are
+// called does not change.
+func renameInLinks(stacks *bbolt.Bucket, from, to mesh.StackName) error {
+	changed := map[string]*stackForm{} // a bucket must not change while it is walked
+	err := stacks.ForEachBucket(func(k []byte) error {
+		data := stacks.Bucket(k).Get(keyRecord)
+		var f stackForm
+		if data == nil || parse(k, data, &f) != nil {
+			return nil // it cannot be read, and is left as it is
+		}
+		for i, l := range f.Links {
+			if l.To == string(from) {
+				f.Links[i].To, changed[string(k)] = string(to), &f
+			}
+		}
+		return nil
+	})
+	for k, f := range changed {
+		err = errors.Join(err, put(stacks.Bucket([]byte(k)), keyRecord, f))
 	}
 	return err
 }

@@ -93,6 +93,7 @@ func fullStack() mesh.Stack {
 		Services:       map[mesh.ServiceName]mesh.ServiceSettings{"web": {Command: "run me", Memory: 1 << 20, CPUs: 0.5}},
 		ReleaseCommand: []string{"rake", "db migrate"}, Stopped: true, Subnet: netip.MustParsePrefix("10.1.2.0/26"),
 		Domains: []mesh.Host{"a.example", "b.example"},
+		Links:   []mesh.Link{{To: "api", Service: "web", As: "api"}, {To: "api", Service: "worker", As: "jobs"}},
 	}
 }
 

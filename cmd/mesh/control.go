@@ -53,6 +53,9 @@ func (sv *server) control(ctx context.Context, c *control, stdout io.Writer) (*s
 		if next == nil {
 			return nil, err
 		}
+		if err := next.pass(sv.names); err != nil {
+			sv.log.Warn("sockets not passed: names and links may not be served in some networks", "err", err)
+		}
 		err = next.letIn(ctx)
 		wish.answer <- upgradeResult{next: next.Successor, err: err}
 		if err == nil {
@@ -133,7 +136,7 @@ func (c *control) openRepos() (*repos.Repos, error) {
 // wire connects the parts.
 func (c *control) wire() {
 	s, log := c.settings, c.log
-	c.runner = runner.New(c.engine, runner.Options{Server: c.store.Server(), Logger: log, Labels: c.labels})
+	c.runner = runner.New(c.engine, runner.Options{Server: c.store.Server(), Logger: log, Labels: c.labels, Names: c.names})
 	url := c.urls
 	c.deployer = deploy.New(deploy.Options{
 		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store, log)), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
@@ -143,8 +146,9 @@ func (c *control) wire() {
 		Memory: memory{filepath.Join(s.Data, "instances.json")},
 	})
 	c.repos.Deployed = c.deployer.RepoState
+	c.names.Use(c.deployer)
 	self := &serverInfo{
-		engine: c.engine, store: c.store, repos: c.repos, notes: &c.notes, handover: c.handover, stacks: c.deployer.Findings,
+		engine: c.engine, store: c.store, repos: c.repos, notes: &c.notes, handover: c.handover, names: c.names, stacks: c.deployer.Findings,
 		info: mesh.ServerInfo{
 			Version: c.version, Started: c.started, SSH: c.listen.ssh.Addr().String(), HTTP: c.listen.http.Addr().String(), Domain: s.Domain,
 			Data: s.Data, HostKey: ssh.FingerprintSHA256(c.hostKey.PublicKey()),
@@ -161,7 +165,7 @@ func (c *control) wire() {
 		Stacks: c.store, History: c.store, Keys: c.store, Registries: c.store, AuditLog: c.store,
 		Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Certs: uploads, Server: self,
 		Uploads: c.repos, DeployKeys: c.repos,
-		Lifecycle: c.deployer, Configs: c.deployer, Builds: c.deployer, Processes: c.deployer, Services: c.deployer, Endpoints: c.deployer,
+		Lifecycle: c.deployer, Configs: c.deployer, Builds: c.deployer, Processes: c.deployer, Services: c.deployer, Endpoints: c.deployer, Links: c.deployer,
 		Hosts: c.deployer, AccessRules: c.deployer, Freezer: c.deployer, Deploys: c.deployer, Deployments: c.deployer, OneOffs: c.deployer,
 		Keyring: c.deployer, SignIns: c.deployer, Auditor: c.deployer, Lives: c.deployer, Collector: c.deployer,
 		Resolver: net.DefaultResolver, Version: c.version, URL: url, Logger: log, Now: time.Now,

@@ -9,12 +9,14 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"mesh"
+	"mesh/deploy"
 	"mesh/egress"
 )
 
@@ -26,16 +28,21 @@ const firewallState = "/run/mesh-firewall.json"
 // firewallTime limits how long iptables may take; it waits for other users of its lock.
 const firewallTime = time.Minute
 
+// insidePorts are where mesh listens in the networks of stacks: names, and links.
+var insidePorts = []egress.Port{{Protocol: "udp", Number: 53}, {Protocol: "tcp", Number: 53}, {Protocol: "tcp", Number: mesh.LinkPort}}
+
 // inForce is the content of firewallState.
 type inForce struct {
 	Containers bool `json:"containers"` // containers cannot reach metadata services
 	Engine     bool `json:"engine"`     // the engine cannot reach the machine and its network
+	Names      bool `json:"names"`      // containers can reach mesh's own name servers and links
 }
 
 const firewallHelp = `usage: mesh firewall [--remove] [FLAGS OF mesh serve]
 
 Blocks cloud metadata services for containers, and blocks builds in the Docker Engine from
-fetching from this machine and its network, except for --fetch-allow. Needs root and
+fetching from this machine and its network, except for --fetch-allow. Lets containers reach
+mesh's name servers and links, which ufw would block. Needs root and
 iptables. The rules last until the machine restarts; mesh.service sets them at each start.
 `
 
@@ -60,17 +67,20 @@ func firewallMain(args []string, stdout io.Writer) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), firewallTime)
 	defer cancel()
-	f := egress.Firewall{Run: iptables, Engine: engineGroup()}
+	f := egress.Firewall{Run: iptables, Engine: engineGroup(), Inside: deploy.DefaultPool, Ports: insidePorts}
 	if remove {
 		return errors.Join(f.Remove(ctx), removeState())
 	}
 	containers, engine, err := f.Set(ctx, s.egress)
-	data, jerr := json.Marshal(inForce{containers, engine})
+	data, jerr := json.Marshal(inForce{Containers: containers, Engine: engine, Names: containers})
 	if jerr == nil {
 		jerr = os.WriteFile(firewallState, append(data, '\n'), 0o644) //nolint:gosec // the doctor reads it as another user
 	}
 	if containers {
 		_, _ = fmt.Fprintln(stdout, "containers cannot reach link-local and metadata addresses")
+	}
+	if containers {
+		_, _ = fmt.Fprintln(stdout, "containers can reach mesh's name servers and links")
 	}
 	if engine {
 		_, _ = fmt.Fprintln(stdout, "builds cannot reach the machine and its network through the engine")
@@ -115,6 +125,18 @@ func engineGroup() string {
 	}
 	return usual
 }
+
+// namesBlocked reports whether ufw drops what containers send to this machine. Other
+// firewalls let Docker's bridges in by default, as firewalld does.
+func namesBlocked() bool {
+	if firewalled().Names {
+		return false
+	}
+	conf, err := os.ReadFile("/etc/ufw/ufw.conf") // everyone may read it
+	return err == nil && ufwEnabled.Match(conf)
+}
+
+var ufwEnabled = regexp.MustCompile(`(?m)^\s*ENABLED=["']?yes`)
 
 // firewalled returns which parts of the firewall are in force.
 func firewalled() (f inForce) {

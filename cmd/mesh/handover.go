@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cloudflare/tableflip"
@@ -19,6 +20,7 @@ import (
 
 	"mesh"
 	"mesh/journal"
+	"mesh/names"
 	"mesh/router"
 	"mesh/router/certs"
 )
@@ -31,6 +33,7 @@ import (
 //	no new SSH connections: they wait
 //	deployments and sessions end
 //	supervision ends, the store closes
+//	passes the sockets of networks,
 //	closes the wire  ─────────────────▶  opens the store, adopts what runs, fills the table
 //	still serves HTTP                    serves, says that it is ready
 //	no new HTTP connections  ◀─────────
@@ -44,6 +47,9 @@ import (
 type handover struct {
 	upg   *tableflip.Upgrader // nil if a handover is impossible
 	asked chan upgradeRequest
+
+	mu      sync.Mutex
+	sockets map[string]*os.File // of stacks' networks, by name, from the process before this one
 }
 
 // upgradeRequest asks for a successor. answer holds one value.
@@ -109,8 +115,52 @@ func (h *handover) await(ctx context.Context, version string) error {
 		return fmt.Errorf("take over: %w", err)
 	}
 	// If the other process dies, that is an end of file as well, and frees the store.
-	_, _ = c.Read(make([]byte, 1))
+	h.receive(c)
 	return context.Cause(ctx)
+}
+
+// receive takes over sockets until the other end is closed.
+func (h *handover) receive(c net.Conn) {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return
+	}
+	name, rights := make([]byte, 512), make([]byte, unix.CmsgSpace(4))
+	for {
+		n, k, _, _, err := u.ReadMsgUnix(name, rights)
+		if err != nil || n == 0 {
+			return
+		}
+		messages, err := unix.ParseSocketControlMessage(rights[:k])
+		if err != nil {
+			continue
+		}
+		for _, m := range messages {
+			fds, err := unix.ParseUnixRights(&m)
+			if err != nil {
+				continue
+			}
+			for _, fd := range fds {
+				unix.CloseOnExec(fd)
+				h.mu.Lock()
+				if h.sockets == nil {
+					h.sockets = map[string]*os.File{}
+				}
+				h.sockets[string(name[:n])] = os.NewFile(uintptr(fd), string(name[:n])) //nolint:gosec // a descriptor
+				h.mu.Unlock()
+			}
+		}
+	}
+}
+
+// socket returns a socket that the process before this one has passed on, once; nil if
+// there is none. The caller closes it.
+func (h *handover) socket(name string) *os.File {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.sockets[name]
+	delete(h.sockets, name)
+	return f
 }
 
 // inherited returns the listener passed by the process before this one, or nil.
@@ -168,7 +218,7 @@ func (h *handover) start(ctx context.Context) (*successor, error) {
 	if err := h.upg.WaitForParent(wait); err != nil && wait.Err() != nil {
 		return nil, mesh.Errorf(mesh.Conflict, "the previous process has not ended yet").WithHint("try again in a moment")
 	}
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
@@ -223,6 +273,23 @@ func (n *successor) letIn(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// pass sends copies of the sockets of networks (unix(7), SCM_RIGHTS), each with its name.
+// Both processes may read them.
+func (n *successor) pass(of *names.Server) error {
+	all, err := of.Sockets()
+	u, ok := n.wire.(*net.UnixConn)
+	if !ok {
+		return errors.New("not a socket")
+	}
+	for _, s := range all {
+		if err == nil {
+			_, _, err = u.WriteMsgUnix([]byte(s.Name), unix.UnixRights(int(s.File.Fd())), nil) //nolint:gosec // a descriptor
+		}
+		_ = s.File.Close()
+	}
+	return err
 }
 
 // dies reports whether the process exits before ctx ends.

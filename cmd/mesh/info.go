@@ -3,14 +3,19 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"mesh"
 	"mesh/engine"
+	"mesh/names"
 	"mesh/repos"
 	"mesh/store"
 )
@@ -24,6 +29,7 @@ type serverInfo struct {
 	notes  *notes // of the start
 
 	handover *handover
+	names    *names.Server
 	stacks   func(context.Context) []mesh.Finding // their problems
 }
 
@@ -81,6 +87,8 @@ func (h *serverInfo) Diagnose(ctx context.Context) []mesh.Finding {
 	wall := firewalled()
 	look(wall.Containers, "containers cannot reach cloud metadata services", "containers can reach cloud metadata services (169.254.169.254)", setFirewall)
 	look(wall.Engine, "builds cannot reach the machine's network through the engine", "builds can reach the machine's network with a name that changes its address", setFirewall+"; this needs cgroup v2")
+	look(!namesBlocked(), "containers can reach mesh's name servers", "ufw blocks mesh's name servers for containers: services do not find each other by name", setFirewall)
+	out = append(out, h.unnamed()...)
 	look(i.Git != "", "git is installed ("+i.Git+")", "git is not installed", "install it, for example with: apt-get install git")
 	look(i.DiskFree >= lowDisk, fmt.Sprintf("the disk has free space (%d GiB free)", i.DiskFree>>30), fmt.Sprintf("the disk is nearly full (%d MiB free)", i.DiskFree>>20),
 		"free space, for example with: docker system prune")
@@ -100,6 +108,23 @@ func (h *serverInfo) Diagnose(ctx context.Context) []mesh.Finding {
 	}
 	look(err == nil && admins > 0, fmt.Sprintf("%s (%d admin)", counted(len(keys), "key"), admins), "no admin key",
 		"on the server: mesh ssh-keys:add NAME --role admin < KEY.pub")
+	return out
+}
+
+// unnamed returns the stacks whose services do not find each other by name.
+func (h *serverInfo) unnamed() (out []mesh.Finding) {
+	faults := h.names.Faults()
+	for _, stack := range slices.Sorted(maps.Keys(faults)) {
+		again := fmt.Sprintf("then: ssh mesh ps:restart -a %s", stack)
+		mend := "see the server's log; " + again
+		switch err := faults[stack]; {
+		case errors.Is(err, syscall.EADDRINUSE):
+			mend = "stop the other name server on port 53, or let it listen on its own addresses only (find it with: ss -lnp 'sport = :53'); " + again
+		case errors.Is(err, syscall.EACCES):
+			mend = "let mesh use port 53: setcap cap_net_bind_service=+ep /usr/local/bin/mesh; restart it; " + again
+		}
+		out = append(out, mesh.Finding{What: fmt.Sprintf("%s: services do not find each other by name: %v", stack, faults[stack]), Mend: mend})
+	}
 	return out
 }
 

@@ -112,6 +112,7 @@ var verbs = map[string]func(*testscript.TestScript, bool, []string){
 	"waitfor":     cmdWaitFor,
 	"engine":      cmdEngine,
 	"rewrite":     cmdRewrite,
+	"lastline":    cmdLastLine,
 	"kill9":       cmdKill9,
 	"livepush":    cmdLivePush,
 	"load":        cmdLoad,
@@ -584,6 +585,15 @@ func removeImages(c *docker.Client, server string, gone map[string]bool) error {
 		}
 	}
 	return nil
+}
+
+// cmdLastLine sets a variable to the last line of a file: lastline FILE NAME.
+func cmdLastLine(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: lastline FILE NAME")
+	}
+	text := strings.TrimSpace(ts.ReadFile(args[0]))
+	ts.Setenv(args[1], text[strings.LastIndexByte(text, '\n')+1:])
 }
 
 // cmdRewrite replaces a text in a file: rewrite FILE OLD NEW.

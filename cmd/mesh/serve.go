@@ -23,6 +23,7 @@ import (
 	"mesh"
 	"mesh/engine"
 	"mesh/journal"
+	"mesh/names"
 	"mesh/router"
 	"mesh/router/certs"
 	"mesh/runner"
@@ -80,6 +81,7 @@ type server struct {
 	handover *handover
 	listen   *listeners
 	router   *handoverRouter
+	names    *names.Server
 	journal  *journal.Journal // of requests
 	events   *journal.Journal // of what mesh does
 	certs    *certs.Certs     // nil without TLS
@@ -190,6 +192,7 @@ func (sv *server) prepare(ctx context.Context) (err error) {
 	}
 	rt := router.New(o)
 	sv.router = &handoverRouter{Router: rt, journals: []*journal.Journal{sv.journal, sv.events}, certs: sv.certs, gone: sv.handover.gone(), log: sv.log}
+	sv.names = names.New(names.Options{Logger: sv.log, Inherited: sv.handover.socket, Door: sv.serveLinks, Blocked: namesBlocked})
 	sv.metrics = newMetrics(rt, sv.certs)
 	return nil
 }
@@ -229,11 +232,24 @@ func (sv *server) runBackground(ctx context.Context) *errgroup.Group {
 // serveTraffic serves requests on all listeners until ctx ends.
 func (sv *server) serveTraffic(ctx context.Context, front *errgroup.Group, run *runner.Runner) {
 	front.Go(func() error { return sv.router.Serve(ctx, sv.listen.http) })
+	front.Go(func() error {
+		if err := sv.names.Run(ctx); !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return nil
+	})
 	if l := sv.listen.https; l != nil {
 		front.Go(func() error { return sv.router.ServeTLS(ctx, l, sv.certs.TLSConfig()) })
 	}
 	if l := sv.listen.admin; l != nil {
 		front.Go(func() error { return serveAdmin(ctx, l, sv.metrics, run) })
+	}
+}
+
+// serveLinks serves the links of a stack until ctx ends.
+func (sv *server) serveLinks(ctx context.Context, l net.Listener, stack mesh.StackName) {
+	if err := sv.router.ServeLinks(ctx, l, stack); err != nil && ctx.Err() == nil {
+		sv.log.Error("the links of a stack are not served any more", "stack", stack, "err", err)
 	}
 }
 

@@ -135,7 +135,8 @@ type group struct {
 	stack   mesh.Stack
 	release mesh.Release
 	members map[mesh.InstanceName]*member
-	was     *group // of the stack's old name, until its instances retire
+	lent    []mesh.Link // by Lend
+	was     *group      // of the stack's old name, until its instances retire
 }
 
 // member is the instance in a slot.
@@ -187,6 +188,7 @@ func (f *Fleet) Create(st mesh.Stack) {
 func (f *Fleet) putLocked(g *group) {
 	name := g.stack.Name
 	delete(f.held, name)
+	f.markLinkedLocked(f.groups[name], g)
 	f.groups[name] = g
 	f.markLocked(name)
 }
@@ -196,6 +198,7 @@ func (f *Fleet) putLocked(g *group) {
 func (f *Fleet) Drop(stack mesh.StackName) {
 	f.mu.Lock()
 	defer f.unlock()
+	f.markLinkedLocked(f.groups[stack], nil)
 	delete(f.groups, stack)
 	delete(f.held, stack)
 	f.markLocked(stack)

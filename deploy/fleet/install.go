@@ -83,7 +83,11 @@ func (f *Fleet) succeedLocked(st mesh.Stack, r mesh.Release) (g, was *group) {
 	if was = f.groups[st.Name]; was != nil && was.stack.Revision > st.Revision {
 		st = was.stack
 	}
-	return &group{since: f.Now(), stack: st, release: r, members: map[mesh.InstanceName]*member{}}, was
+	g = &group{since: f.Now(), stack: st, release: r, members: map[mesh.InstanceName]*member{}}
+	if was != nil {
+		g.lent = was.lent
+	}
+	return g, was
 }
 
 // Renamed drops the old name of a stack that was given to Install, and returns the
@@ -95,7 +99,9 @@ func (f *Fleet) Renamed(from, to mesh.StackName) (old []mesh.Instance) {
 		for _, m := range g.was.ordered() {
 			old = append(old, m.instance)
 		}
+		was := g.was
 		g.was = nil
+		f.markLinkedLocked(was, g)
 	}
 	f.markLocked(from)
 	return old
@@ -201,6 +207,7 @@ func (f *Fleet) Hold(stack mesh.StackName, hosts []mesh.Host, rules mesh.AccessR
 	slices.SortFunc(route.Targets, func(a, b mesh.Target) int { return a.Name.Compare(b.Name) })
 	f.mu.Lock()
 	defer f.unlock()
+	f.markLinkedLocked(f.groups[stack], nil)
 	delete(f.groups, stack)
 	f.held[stack] = heldStack{route, web}
 	f.markLocked(stack)

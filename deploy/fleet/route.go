@@ -37,7 +37,7 @@ func (f *Fleet) publish(stack mesh.StackName) {
 	held, known := f.held[stack]
 	route := held.route
 	if g := f.groups[stack]; g != nil {
-		route, known = g.route(f.Host(stack)), true
+		route, known = g.route(f.Host(stack), f.doorsLocked(stack)), true
 	}
 	f.mu.Unlock()
 	if known {
@@ -51,27 +51,34 @@ func (f *Fleet) publish(stack mesh.StackName) {
 	}
 }
 
-// route returns the whole route of a stack: its hosts, and the healthy members that
-// they lead to.
-func (g *group) route(host mesh.Host) mesh.Route {
+// route returns the whole route of a stack: its hosts and doors, and the healthy members
+// that they lead to.
+func (g *group) route(host mesh.Host, doors []mesh.Door) mesh.Route {
 	st := g.stack
 	r := mesh.Route{
 		Stack: st.Name, Hosts: append([]mesh.Host{host}, st.Domains...), Redirects: st.Redirects, Page: st.Page, Access: st.Access,
-		FirstByte: st.Effective().FirstByte, Endpoints: st.Endpoints, Down: g.down(mesh.Web),
+		FirstByte: st.Effective().FirstByte, Endpoints: st.Endpoints, Doors: doors, Down: g.down(mesh.Web),
 	}
 	if st.Maintained {
 		r.Down = mesh.Maintenance
 	}
+	served := map[mesh.ServiceName]bool{mesh.Web: true}
 	for _, e := range st.Endpoints {
-		if r.Idle == nil {
-			r.Idle = map[mesh.ServiceName]mesh.DownReason{}
-		}
-		if why := g.down(e.Service); why != mesh.NotDown {
-			r.Idle[e.Service] = why
+		served[e.Service] = true
+	}
+	for _, d := range doors {
+		served[d.Service] = true
+	}
+	for svc := range served {
+		if why := g.down(svc); why != mesh.NotDown && svc != mesh.Web {
+			if r.Idle == nil {
+				r.Idle = map[mesh.ServiceName]mesh.DownReason{}
+			}
+			r.Idle[svc] = why
 		}
 	}
 	for _, m := range g.ordered() {
-		if name := m.instance.Name; m.healthy && (name.Service == mesh.Web || st.Published(name.Service)) {
+		if name := m.instance.Name; m.healthy && served[name.Service] {
 			r.Targets = append(r.Targets, mesh.Target{ID: m.instance.ID, Name: name, Addr: m.instance.Addr})
 		}
 	}
@@ -98,6 +105,8 @@ func (f *Fleet) Update(st mesh.Stack) {
 	if g == nil || st.Revision <= g.stack.Revision {
 		return
 	}
+	was := *g
 	g.stack = st
+	f.markLinkedLocked(&was, g)
 	f.markLocked(st.Name)
 }

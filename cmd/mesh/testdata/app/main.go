@@ -4,6 +4,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -11,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -43,6 +46,9 @@ func main() {
 				time.Sleep(50 * time.Millisecond)
 			}
 			return
+		case "names": // app names web v21
+			watchName(os.Args[2], os.Args[3])
+			return
 		case "exit":
 			n, _ := strconv.Atoi(os.Args[2])
 			os.Exit(n)
@@ -63,12 +69,43 @@ func main() {
 			port = os.Getenv("PORT")
 		}
 	}
+	boot, _ := time.ParseDuration(os.Getenv("BOOT"))
+	ready := time.Now().Add(boot)
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if time.Now().Before(ready) {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
 		if c := os.Getenv("STATUS"); c != "" && r.URL.Path == "/" {
 			n, _ := strconv.Atoi(c)
 			w.WriteHeader(n)
 		}
 		fmt.Fprintf(w, "hello from %s%s\n", v, os.Getenv("GREETING"))
+	})
+	// /lookup/NAME, or with another name server /lookup/NAME?at=10.213.0.1
+	http.HandleFunc("/lookup/", func(w http.ResponseWriter, r *http.Request) {
+		var res net.Resolver
+		if at := r.URL.Query().Get("at"); at != "" {
+			res = net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, network, at+":53")
+			}}
+		}
+		addrs, err := res.LookupHost(r.Context(), strings.TrimPrefix(r.URL.Path, "/lookup/"))
+		fmt.Fprintln(w, len(addrs), "addresses", err)
+		for _, a := range addrs {
+			fmt.Fprintln(w, a)
+		}
+	})
+	http.HandleFunc("/fetch", func(w http.ResponseWriter, r *http.Request) {
+		c := http.Client{Timeout: 2 * time.Second}
+		resp, err := c.Get(r.URL.Query().Get("url"))
+		if err != nil {
+			w.WriteHeader(http.StatusBadGateway)
+			fmt.Fprintln(w, "fetch:", err)
+			return
+		}
+		defer resp.Body.Close()
+		w.WriteHeader(resp.StatusCode)
+		_, _ = io.Copy(w, resp.Body)
 	})
 	http.HandleFunc("/env/", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, os.Getenv(strings.TrimPrefix(r.URL.Path, "/env/")))
@@ -117,4 +154,63 @@ func main() {
 	}()
 	fmt.Println("listening on", srv.Addr)
 	log.Fatal(srv.ListenAndServe())
+}
+
+// watchName looks a name up until all its addresses run a release, and fails if an answer
+// had an instance that was not healthy, or that was replaced before.
+func watchName(name, last string) {
+	lookups, asked, newest := 0, 0, 0
+	var faults []string
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	get := func(url string) (string, error) {
+		resp, err := client.Get(url)
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if resp.StatusCode != http.StatusOK && err == nil {
+			err = errors.New(resp.Status)
+		}
+		return strings.TrimSpace(string(body)), err
+	}
+	for done := false; !done; {
+		lookups++
+		addrs, err := net.LookupHost(name)
+		if err != nil {
+			faults = append(faults, err.Error())
+			if len(faults) > 20 {
+				break
+			}
+			continue
+		}
+		done = true
+		before := newest
+		for _, a := range addrs {
+			asked++
+			_, err := get("http://" + a + ":8080/")
+			release, rerr := get("http://" + a + ":8080/env/MESH_RELEASE")
+			if err = errors.Join(err, rerr); err != nil {
+				done = false
+				// It may have been replaced since the answer.
+				if again, lerr := net.LookupHost(name); lerr != nil || slices.Contains(again, a) {
+					faults = append(faults, fmt.Sprint(a, ": ", err, lerr))
+				}
+				continue
+			}
+			n, _ := strconv.Atoi(strings.TrimPrefix(release, "v"))
+			if n < before {
+				faults = append(faults, fmt.Sprintf("%s runs v%d after v%d was seen", a, n, before))
+			}
+			newest = max(newest, n)
+			done = done && release == last
+		}
+	}
+	fmt.Printf("names: %d lookups, %d instances asked, %d faults\n", lookups, asked, len(faults))
+	for _, f := range faults {
+		fmt.Println(f)
+	}
+	if len(faults) > 0 {
+		os.Exit(1)
+	}
 }
