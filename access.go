@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -37,7 +38,8 @@ func (a Access) String() string {
 	return [...]string{"read", "deploy", "admin"}[a]
 }
 
-// Key is an SSH public key and its rights.
+// Key is an SSH public key and its rights: who has it may sign in, or, if it is a
+// certificate authority's, who has a certificate that it signed.
 type Key struct {
 	Name        KeyName
 	Role        Role
@@ -46,6 +48,31 @@ type Key struct {
 	Fingerprint string      // "SHA256:…"
 	Added       time.Time
 	AddedBy     KeyName
+
+	// Principals are not empty for a certificate authority. Its key itself signs in
+	// nobody; a certificate that it signed for one of these names does.
+	Principals []string
+}
+
+// Authority reports whether k is a certificate authority's.
+func (k Key) Authority() bool { return len(k.Principals) > 0 }
+
+// SignIn identifies what signs in with k, of all keys: a fingerprint, or the name of an
+// authority, of which several may have the same key.
+func (k Key) SignIn() string {
+	if k.Authority() {
+		return "certificates of " + string(k.Name)
+	}
+	return k.Fingerprint
+}
+
+// CheckPrincipal checks a name that certificates are issued for. OpenSSH allows any text;
+// a blank or a comma would be read as several.
+func CheckPrincipal(s string) error {
+	if s == "" || len(s) > 100 || s != Visible(s) || strings.ContainsAny(s, " \t,*?!") {
+		return Errorf(Invalid, "%q is not a principal", Clip(s, 60)).WithHint("use the name that certificates are signed for: ssh-keygen -s CA -n NAME -I ID KEY.pub")
+	}
+	return nil
 }
 
 // May reports whether k has access to a stack, or to the server if stack is empty.

@@ -43,7 +43,7 @@ type Options struct {
 	OnEnded      func(mesh.Deployment)                       // called for each deployment that has ended; may be nil
 	OnBuilt      func(took time.Duration, err error)         // called for each build; may be nil
 	Events       Events                                      // gets mesh's own lines in the stacks' logs; nil: they are dropped
-	EndSessions  func(fingerprint string)                    // called for each removed key, to end its sessions; may be nil
+	EndSessions  func(signIn string)                         // called for each removed key with its SignIn, to end its sessions; may be nil
 	Memory       fleet.Memory                                // where instances were last seen; nil: not kept
 	Probe        func(context.Context, netip.AddrPort) error // reports whether something listens there; nil: dials TCP
 	OnStep       func(step Step, s string)                   // called at each step of a rollout, for tests that stop there; may be nil

@@ -29,7 +29,7 @@ func (d *Deployer) RemoveKey(ctx context.Context, name, by mesh.KeyName) error {
 	}
 	for _, k := range keys {
 		if k.Name == name {
-			d.EndSessions(k.Fingerprint)
+			d.EndSessions(k.SignIn())
 		}
 	}
 	d.Logger.Info("key removed", "key", string(name), "by", string(by))

@@ -22,7 +22,14 @@ func (r *Receiver) offered(ctx ssh.Context, pub ssh.PublicKey) bool {
 		r.Logger.Error("keys not readable", "err", err)
 		return false
 	}
-	if slices.ContainsFunc(keys, func(k mesh.Key) bool { return k.Fingerprint == fp }) {
+	if cert, ok := pub.(*gossh.Certificate); ok {
+		_, err := admit(keys, cert, ctx.RemoteAddr())
+		if err != nil {
+			r.tellRefused(ctx, cert, err)
+		}
+		return err == nil
+	}
+	if slices.ContainsFunc(keys, func(k mesh.Key) bool { return k.Fingerprint == fp && !k.Authority() }) {
 		return true
 	}
 	st := state(ctx)

@@ -141,10 +141,10 @@ func New(o Options) *Receiver {
 	return &Receiver{Options: o, unknownKeys: newCompanions(), gate: newGate(), open: newSignedIn()}
 }
 
-// EndSessions ends the sessions of a removed key, by its fingerprint. A deployment
+// EndSessions ends the sessions of a removed key, by its SignIn. A deployment
 // before its release is cancelled, and a followed log ends. EndSessions does not wait
 // for them.
-func (r *Receiver) EndSessions(fingerprint string) { r.open.end(fingerprint) }
+func (r *Receiver) EndSessions(signIn string) { r.open.end(signIn) }
 
 // Serve accepts SSH connections from l until ctx ends. It then waits for the sessions,
 // which the deployer and the commands end in their own time, and returns nil. It closes

@@ -58,14 +58,20 @@ func (r *Receiver) identify(ctx ssh.Context) (mesh.Key, error) {
 	if conn.Permissions.Extensions[localExt] != "" {
 		return mesh.Key{Name: "local", Role: mesh.RoleAdmin}, nil
 	}
-	fp := conn.Permissions.Extensions[fingerprintExt]
+	by := conn.Permissions.Extensions[signInExt]
 	keys, err := r.Keys.Keys(ctx)
 	if err != nil {
 		return mesh.Key{}, err
 	}
-	i := slices.IndexFunc(keys, func(k mesh.Key) bool { return fp != "" && k.Fingerprint == fp })
+	i := slices.IndexFunc(keys, func(k mesh.Key) bool { return by != "" && k.SignIn() == by })
+	if i < 0 && conn.Permissions.Extensions[certificateExt] != "" {
+		return mesh.Key{}, mesh.Errorf(mesh.Denied, "the authority of your certificate has been removed")
+	}
 	if i < 0 {
-		return mesh.Key{}, mesh.Errorf(mesh.Denied, "the key %s has been removed", fp)
+		return mesh.Key{}, mesh.Errorf(mesh.Denied, "the key %s has been removed", by)
+	}
+	if text := conn.Permissions.Extensions[certificateExt]; text != "" {
+		return certified(keys[i], text)
 	}
 	return keys[i], nil
 }

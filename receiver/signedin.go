@@ -7,7 +7,7 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 )
 
-// signedIn holds the open sessions, by the fingerprints of their keys.
+// signedIn holds the open sessions, by the SignIn of their keys.
 type signedIn struct {
 	mu sync.Mutex
 	by map[string]map[*session]bool
@@ -25,7 +25,7 @@ func (s *signedIn) enter(conn *gossh.ServerConn, cancel context.CancelCauseFunc)
 	if conn == nil || conn.Permissions == nil {
 		return func() {}, func() bool { return false }
 	}
-	fp, p := conn.Permissions.Extensions[fingerprintExt], &session{cancel: cancel}
+	fp, p := conn.Permissions.Extensions[signInExt], &session{cancel: cancel}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.by[fp] == nil {

@@ -75,7 +75,7 @@ func (r *Receiver) tcpServer(serving context.Context, open *sessions) *ssh.Serve
 					MACs:    []string{"hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com"},
 				},
 				MaxAuthTries: maxAuthTries,
-				PublicKeyAuthAlgorithms: []string{
+				PublicKeyAuthAlgorithms: []string{ // and certificates of such keys
 					gossh.KeyAlgoED25519, gossh.KeyAlgoSKED25519, gossh.KeyAlgoSKECDSA256,
 					gossh.KeyAlgoECDSA256, gossh.KeyAlgoECDSA384, gossh.KeyAlgoECDSA521,
 					gossh.KeyAlgoRSASHA256, gossh.KeyAlgoRSASHA512,
@@ -84,10 +84,7 @@ func (r *Receiver) tcpServer(serving context.Context, open *sessions) *ssh.Serve
 				// An offered key proves nothing. The identity is the key that signed,
 				// and this runs after the signature (CVE-2024-45337).
 				VerifiedPublicKeyCallback: func(_ gossh.ConnMetadata, key gossh.PublicKey, _ *gossh.Permissions, _ string) (*gossh.Permissions, error) {
-					st := state(ctx)
-					st.signedIn()
-					r.unknownKeys.add(st.rejected)
-					return &gossh.Permissions{Extensions: map[string]string{fingerprintExt: gossh.FingerprintSHA256(key)}}, nil
+					return r.permissions(ctx, key)
 				},
 			}
 		},
@@ -122,7 +119,8 @@ func (r *Receiver) localServer(serving context.Context, open *sessions) *ssh.Ser
 
 // Names of the values that sign-in leaves in a connection's permissions.
 const (
-	fingerprintExt = "mesh-fingerprint"
+	signInExt      = "mesh-sign-in"     // mesh.Key.SignIn
+	certificateExt = "mesh-certificate" // the certificate, in the form of authorized_keys; empty: a key
 	localExt       = "mesh-local"
 )
 

@@ -332,6 +332,7 @@ type keyForm struct {
 	Fingerprint string    `json:"fingerprint"`
 	Added       time.Time `json:"added"`
 	AddedBy     string    `json:"added_by,omitempty"`
+	Principals  []string  `json:"principals,omitempty"` // of a certificate authority
 }
 
 func (f *keyForm) check(key []byte) error {
@@ -341,7 +342,7 @@ func (f *keyForm) check(key []byte) error {
 func storeKey(k mesh.Key) *keyForm {
 	f := &keyForm{
 		V: 1, Name: string(k.Name), Role: string(k.Role), Public: k.Public,
-		Fingerprint: k.Fingerprint, Added: k.Added, AddedBy: string(k.AddedBy),
+		Fingerprint: k.Fingerprint, Added: k.Added, AddedBy: string(k.AddedBy), Principals: k.Principals,
 	}
 	for _, s := range k.Stacks {
 		f.Stacks = append(f.Stacks, string(s))
@@ -352,7 +353,7 @@ func storeKey(k mesh.Key) *keyForm {
 func (f keyForm) key() mesh.Key {
 	k := mesh.Key{
 		Name: mesh.KeyName(f.Name), Role: mesh.Role(f.Role), Public: f.Public,
-		Fingerprint: f.Fingerprint, Added: f.Added, AddedBy: mesh.KeyName(f.AddedBy),
+		Fingerprint: f.Fingerprint, Added: f.Added, AddedBy: mesh.KeyName(f.AddedBy), Principals: f.Principals,
 	}
 	for _, s := range f.Stacks {
 		k.Stacks = append(k.Stacks, mesh.StackName(s))

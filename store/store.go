@@ -642,7 +642,8 @@ func (s *Store) Keys(ctx context.Context) (out []mesh.Key, err error) {
 	return out, err
 }
 
-// AddKey records a key. A name or a fingerprint that already exists is a Conflict.
+// AddKey records a key. A name or a fingerprint that already exists is a Conflict, but for
+// the key of an authority with other principals.
 func (s *Store) AddKey(ctx context.Context, k mesh.Key) error {
 	return s.update(ctx, func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucketKeys)
@@ -654,6 +655,14 @@ func (s *Store) AddKey(ctx context.Context, k mesh.Key) error {
 			switch {
 			case f.Name == string(k.Name):
 				return mesh.Errorf(mesh.Conflict, "a key named %q already exists (%s)", k.Name, f.Fingerprint).WithHint("remove it first: ssh mesh ssh-keys:remove %s", k.Name)
+			case f.Fingerprint == k.Fingerprint && f.key().Authority() != k.Authority():
+				return mesh.Errorf(mesh.Conflict, "this key already exists, under the name %q: a key either signs in or signs certificates", f.Name).
+					WithHint("remove it first: ssh mesh ssh-keys:remove %s", f.Name)
+			case f.Fingerprint == k.Fingerprint && k.Authority():
+				if i := slices.IndexFunc(k.Principals, func(p string) bool { return slices.Contains(f.Principals, p) }); i >= 0 {
+					return mesh.Errorf(mesh.Conflict, "%q already trusts this key for the principal %q", f.Name, k.Principals[i]).
+						WithHint("remove it first: ssh mesh ssh-keys:remove %s", f.Name)
+				}
 			case f.Fingerprint == k.Fingerprint:
 				return mesh.Errorf(mesh.Conflict, "this key already exists, under the name %q", f.Name).WithHint("there is nothing to do; to rename it, remove it first: ssh mesh ssh-keys:remove %s", f.Name)
 			}

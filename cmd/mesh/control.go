@@ -141,7 +141,7 @@ func (c *control) wire() {
 	c.deployer = deploy.New(deploy.Options{
 		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store, log)), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
 		OnEnded: c.metrics.deployed, OnBuilt: c.metrics.built,
-		Events: events{c.events, c.journal, c.certs, log}, EndSessions: func(fp string) { c.receiver.EndSessions(fp) },
+		Events: events{c.events, c.journal, c.certs, log}, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, HostNetworks: hostNetworks, OnStep: c.reached,
 		Memory: memory{filepath.Join(s.Data, "instances.json")},
 	})
