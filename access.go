@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"slices"
 	"strings"
 	"time"
@@ -52,6 +54,11 @@ type Key struct {
 	// Principals are not empty for a certificate authority. Its key itself signs in
 	// nobody; a certificate that it signed for one of these names does.
 	Principals []string
+
+	// Token is not empty for an access token, which pushes over HTTPS and signs in nowhere
+	// else: the hash of it (HashToken), in hex.
+	Token   string
+	Expires time.Time // of a token; zero: never
 }
 
 // Authority reports whether k is a certificate authority's.
@@ -60,10 +67,20 @@ func (k Key) Authority() bool { return len(k.Principals) > 0 }
 // SignIn identifies what signs in with k, of all keys: a fingerprint, or the name of an
 // authority, of which several may have the same key.
 func (k Key) SignIn() string {
-	if k.Authority() {
+	switch {
+	case k.Authority():
 		return "certificates of " + string(k.Name)
+	case k.Token != "":
+		return "token " + string(k.Name)
 	}
 	return k.Fingerprint
+}
+
+// HashToken returns the hash of an access token, in hex. A token has 256 random bits, so
+// that a fast hash is enough.
+func HashToken(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return hex.EncodeToString(sum[:])
 }
 
 // CheckPrincipal checks a name that certificates are issued for. OpenSSH allows any text;

@@ -80,6 +80,9 @@ func runKeys(ctx context.Context, c *call) error {
 	list := make([]keyJSON, 0, len(keys))
 	var rows [][]string
 	for _, k := range keys {
+		if k.Token != "" {
+			continue // see: tokens
+		}
 		j := keyJSON{Name: string(k.Name), Role: string(k.Role), Stacks: []string{}, Fingerprint: k.Fingerprint, Public: k.Public, Principals: k.Principals, Added: k.Added, AddedBy: string(k.AddedBy)}
 		for _, s := range k.Stacks {
 			j.Stacks = append(j.Stacks, string(s))
@@ -110,7 +113,7 @@ func runKeysAdd(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	if len(have) == 0 {
+	if !slices.ContainsFunc(have, func(k mesh.Key) bool { return k.Token == "" }) {
 		k.Role = mesh.RoleAdmin
 	}
 	if err := c.limitKey(&k); err != nil {

@@ -13,6 +13,7 @@ func (d *Deployer) AddKey(ctx context.Context, k mesh.Key) error {
 	if err := d.Store.AddKey(ctx, k); err != nil {
 		return err
 	}
+	d.toldKeys(ctx)
 	d.Logger.Info("key added", "key", string(k.Name), "role", string(k.Role), "fingerprint", k.Fingerprint, "by", string(k.AddedBy))
 	return nil
 }
@@ -32,6 +33,17 @@ func (d *Deployer) RemoveKey(ctx context.Context, name, by mesh.KeyName) error {
 			d.EndSessions(k.SignIn())
 		}
 	}
+	d.toldKeys(ctx)
 	d.Logger.Info("key removed", "key", string(name), "by", string(by))
 	return nil
+}
+
+// toldKeys passes the keys on after a change.
+func (d *Deployer) toldKeys(ctx context.Context) {
+	keys, err := d.Store.Keys(context.WithoutCancel(ctx))
+	if err != nil {
+		d.Logger.Warn("keys not read again", "err", err)
+		return
+	}
+	d.OnKeys(keys)
 }

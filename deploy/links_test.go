@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -49,8 +50,11 @@ func current(t *testing.T, w *deploytest.World, name mesh.StackName) (mesh.Stack
 func TestLink(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, stop := linkedWorld(t, w)
+		var mu sync.Mutex
 		atCheck := ""
 		w.Runner.CheckFunc = func(context.Context, mesh.Instance) (string, error) {
+			mu.Lock()
+			defer mu.Unlock()
 			atCheck = doors(w, "blog")
 			return "GET / 200", nil
 		}

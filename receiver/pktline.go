@@ -97,6 +97,8 @@ type filter struct {
 	mu     sync.Mutex // one packet at a time
 	report bytes.Buffer
 	talk   []byte // the last of git's own messages to the pusher
+
+	stateless bool // the refs were advertised before
 }
 
 // advertised is what a pusher sees of a repository's branches.
@@ -139,8 +141,10 @@ func (f *filter) band2(p []byte) error { return f.bandN(2, p) }
 // earlier output is sent first.
 func (f *filter) run(r io.Reader, settle func()) error {
 	br := bufio.NewReaderSize(r, 64<<10)
-	if err := f.advertise(br); err != nil {
-		return err
+	if !f.stateless {
+		if err := f.advertise(br); err != nil {
+			return err
+		}
 	}
 	var buf []byte
 	for {

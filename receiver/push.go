@@ -70,8 +70,31 @@ const (
 // machine, the engine takes some seconds to kill a build step.
 const hookGrace = 10 * time.Second
 
+// gitClient is the client of a git service: its input, where its output goes, and the
+// protocol that it asks for. In a stateless one (gitprotocol-http(5)), the refs were
+// advertised in a request before.
+type gitClient struct {
+	in        io.Reader
+	out       io.Writer
+	talk      io.Writer // git's own messages
+	env       []string
+	stateless bool
+}
+
+func sshClient(s ssh.Session) gitClient {
+	return gitClient{in: s, out: s, talk: s.Stderr(), env: s.Environ()}
+}
+
+// args are the options of git for the client.
+func (c gitClient) args() []string {
+	if c.stateless {
+		return []string{"--stateless-rpc"}
+	}
+	return nil
+}
+
 // receivePack handles one push.
-func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key, stack mesh.StackName) (err error) {
+func (r *Receiver) receivePack(ctx context.Context, s gitClient, key mesh.Key, stack mesh.StackName) (err error) {
 	if err := r.Deployer.AdmitPush(ctx, key, stack); err != nil {
 		return err
 	}
@@ -96,12 +119,12 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 	ctx, transfer := newWatch(ctx, r.Idle)
 	defer transfer.done()
 
-	g := r.Repos.Git(ctx, stack, s.Environ(), "receive-pack")
+	g := r.Repos.Git(ctx, stack, s.env, "receive-pack", s.args()...)
 	g.Cancel = nil // ended step by step below
 	g.WaitDelay = 0
 	g.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	g.ExtraFiles = wire.Files()
-	g.Stderr = s.Stderr()
+	g.Stderr = s.talk
 	stdin, stdout, err := pipes(g)
 	if err != nil {
 		return err
@@ -114,7 +137,8 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 	wire.Started()
 
 	p := &push{r: r, key: key, stack: stack, verdict: map[string]string{}, tags: -1}
-	filter := newFilter(s, p, advertised{state, have})
+	filter := newFilter(s.out, p, advertised{state, have})
+	filter.stateless = s.stateless
 	p.out = newLines(func(b []byte) error {
 		p.mu.Lock()
 		band := p.caps.has("side-band-64k")
@@ -122,7 +146,7 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 		if band {
 			return filter.band2(b)
 		}
-		_, err := s.Stderr().Write(b)
+		_, err := s.talk.Write(b)
 		return err
 	})
 
@@ -139,7 +163,7 @@ func (r *Receiver) receivePack(ctx context.Context, s ssh.Session, key mesh.Key,
 		}
 	})
 	// Do not wait for it: it ends with the session, whose input it reads.
-	go p.feed(stdin, transfer.reader(s))
+	go p.feed(stdin, transfer.reader(s.in))
 
 	ferr := filter.run(stdout, p.out.Close)
 	werr := g.Wait()

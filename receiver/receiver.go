@@ -16,6 +16,7 @@ import (
 	"net"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	gossh "golang.org/x/crypto/ssh"
@@ -125,6 +126,7 @@ type Receiver struct {
 	unknown     flood // offers of unknown keys
 	open        *signedIn
 	servers     sync.Map // *sessions of the running servers
+	web         atomic.Pointer[webServer]
 }
 
 // New returns a Receiver that does not listen yet.

@@ -88,9 +88,9 @@ func (r *Receiver) dispatch(ctx ssh.Context, s ssh.Session, key mesh.Key) error 
 			return err
 		}
 		if m[1] == "receive-pack" {
-			return r.receivePack(ctx, s, key, name)
+			return r.receivePack(ctx, sshClient(s), key, name)
 		}
-		return r.uploadPack(ctx, s, key, name)
+		return r.uploadPack(ctx, sshClient(s), key, name)
 	case lfsLine.MatchString(raw):
 		m := lfsLine.FindStringSubmatch(raw)
 		name, err := mesh.ParseStackName(m[1])
@@ -168,13 +168,18 @@ func terminalEnv(env []string) map[string]string {
 	return out
 }
 
-// uploadPack serves a clone or fetch.
-func (r *Receiver) uploadPack(ctx context.Context, s ssh.Session, key mesh.Key, stack mesh.StackName) error {
+// mayRead does not tell a stack that the key may not see from none.
+func (r *Receiver) mayRead(ctx context.Context, key mesh.Key, stack mesh.StackName) error {
 	_, err := r.Deployer.RepoState(ctx, stack)
 	if !key.May(mesh.AccessRead, stack) || errors.Is(err, mesh.NoStack) {
 		return mesh.Errorf(mesh.NoStack, "no stack is named %q", stack).WithHint("list them with: ssh mesh stacks")
 	}
-	if err != nil {
+	return err
+}
+
+// uploadPack serves a clone or fetch.
+func (r *Receiver) uploadPack(ctx context.Context, s gitClient, key mesh.Key, stack mesh.StackName) error {
+	if err := r.mayRead(ctx, key, stack); err != nil {
 		return err
 	}
 	if err := r.Repos.Ensure(stack); err != nil {
@@ -182,8 +187,8 @@ func (r *Receiver) uploadPack(ctx context.Context, s ssh.Session, key mesh.Key, 
 	}
 	ctx, transfer := newWatch(ctx, r.Idle)
 	defer transfer.done()
-	g := r.Repos.Git(ctx, stack, s.Environ(), "upload-pack")
-	g.Stderr = s.Stderr()
+	g := r.Repos.Git(ctx, stack, s.env, "upload-pack", s.args()...)
+	g.Stderr = s.talk
 	stdin, stdout, err := pipes(g)
 	if err != nil {
 		return err
@@ -194,10 +199,10 @@ func (r *Receiver) uploadPack(ctx context.Context, s ssh.Session, key mesh.Key, 
 	}
 	expendable(g.Process.Pid)
 	go func() {
-		_, _ = io.Copy(stdin, s)
+		_, _ = io.Copy(stdin, s.in)
 		_ = stdin.Close()
 	}()
-	_, _ = io.CopyBuffer(transfer.writer(s), stdout, make([]byte, 256<<10))
+	_, _ = io.CopyBuffer(transfer.writer(s.out), stdout, make([]byte, 256<<10))
 	err = gitStatus(g.Wait())
 	if cause := context.Cause(ctx); errors.Is(cause, errStalled) {
 		return cause

@@ -109,30 +109,40 @@ func (s *sessions) handler(next ssh.Handler) ssh.Handler {
 	return func(sess ssh.Session) {
 		ctx := sess.Context()
 		first := state(ctx).firstSession()
-		s.mu.Lock()
-		if s.ended || s.retired && !first {
-			s.mu.Unlock()
+		end, release, ok := s.begin(first)
+		if !ok {
 			_, _ = fmt.Fprintf(sess.Stderr(), "error: %s\nhint:  try again\n", errStopping.Text)
 			_ = sess.Exit(1)
 			return
 		}
-		s.n++
-		release := s.holdLocked()
-		s.mu.Unlock()
 		state(ctx).release()
 		if ch, _ := ctx.Value(sessionKey{}).(*channelState); ch != nil {
 			ch.part = release
 		}
-		defer func() {
-			release()
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			if s.n--; s.n == 0 && s.ended {
-				close(s.idle)
-			}
-		}()
+		defer end()
 		next(sess)
 	}
+}
+
+// begin counts a session until end is called, and holds the server until release or end
+// is. ok is false if there may be no more sessions; first is for one that was promised
+// when its connection was accepted.
+func (s *sessions) begin(first bool) (end, release func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.retired && !first {
+		return nil, nil, false
+	}
+	s.n++
+	release = s.holdLocked()
+	return func() {
+		release()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.n--; s.n == 0 && s.ended {
+			close(s.idle)
+		}
+	}, release, true
 }
 
 // end refuses new sessions and waits for the open ones.

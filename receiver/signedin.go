@@ -25,7 +25,12 @@ func (s *signedIn) enter(conn *gossh.ServerConn, cancel context.CancelCauseFunc)
 	if conn == nil || conn.Permissions == nil {
 		return func() {}, func() bool { return false }
 	}
-	fp, p := conn.Permissions.Extensions[signInExt], &session{cancel: cancel}
+	return s.enterAs(conn.Permissions.Extensions[signInExt], cancel)
+}
+
+// enterAs is enter for what has no SSH connection; fp is the key's SignIn.
+func (s *signedIn) enterAs(fp string, cancel context.CancelCauseFunc) (leave func(), removed func() bool) {
+	p := &session{cancel: cancel}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.by[fp] == nil {

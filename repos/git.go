@@ -60,11 +60,11 @@ func (r *Repos) Git(ctx context.Context, stack mesh.StackName, client []string, 
 	}
 	switch service {
 	case "receive-pack", "upload-pack":
-		argv = append(argv, service, "--", dir)
+		argv = append(append(argv, service), append(args, "--", dir)...)
 	default:
-		argv = append(argv, "-C", dir, service)
+		argv = append(append(argv, "-C", dir, service), args...)
 	}
-	cmd := exec.CommandContext(ctx, "git", append(argv, args...)...)
+	cmd := exec.CommandContext(ctx, "git", argv...)
 	cmd.Dir = r.home
 	cmd.Env = r.env()
 	for _, kv := range client {

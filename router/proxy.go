@@ -41,6 +41,7 @@ type request struct {
 	patience time.Duration // how long the stack's instances have for the first byte
 	page     string        // the stack's own page, instead of mesh's
 	detached bool          // a tunnel ends the request
+	own      bool          // it is for the server itself
 	resent   int           // how often it was sent again
 }
 
@@ -88,7 +89,9 @@ func (q *request) finish() {
 	q.release()
 	now := q.router.clock()
 	q.rec.Duration = now - q.begun
-	if q.entry != nil {
+	if q.own {
+		// of no stack
+	} else if q.entry != nil {
 		q.pool.traffic(q.entry).count(&q.rec, now)
 	} else {
 		q.router.unknownHosts.Add(1)
@@ -132,6 +135,10 @@ func (q *request) serve() {
 			q.rec.Status = http.StatusOK // or what it chose
 			return
 		}
+	}
+	if own := q.router.opts.Own; own != nil && !inside && q.host == q.router.opts.OwnHost {
+		q.serveOwn(own)
+		return
 	}
 	// Before the body is read: do not read the body of a request for an unknown
 	// host.

@@ -84,6 +84,10 @@ type Options struct {
 	// Challenge answers a request below /.well-known/acme-challenge/, and reports
 	// whether it did; nil: those requests go to the app.
 	Challenge func(w http.ResponseWriter, r *http.Request) bool
+	// OwnHost is the host of this server itself, whose requests Own answers if they are
+	// encrypted, or come from this machine; nil: it is unknown like others.
+	OwnHost string
+	Own     http.Handler
 	// Access is called when a request has ended, on the goroutine that handled it:
 	// it must be fast, safe for concurrent use, and keep no pointer to the record.
 	// nil: no calls.

@@ -333,6 +333,8 @@ type keyForm struct {
 	Added       time.Time `json:"added"`
 	AddedBy     string    `json:"added_by,omitempty"`
 	Principals  []string  `json:"principals,omitempty"` // of a certificate authority
+	Token       string    `json:"token,omitempty"`      // the hash of an access token
+	Expires     time.Time `json:"expires,omitzero"`
 }
 
 func (f *keyForm) check(key []byte) error {
@@ -343,6 +345,7 @@ func storeKey(k mesh.Key) *keyForm {
 	f := &keyForm{
 		V: 1, Name: string(k.Name), Role: string(k.Role), Public: k.Public,
 		Fingerprint: k.Fingerprint, Added: k.Added, AddedBy: string(k.AddedBy), Principals: k.Principals,
+		Token: k.Token, Expires: k.Expires,
 	}
 	for _, s := range k.Stacks {
 		f.Stacks = append(f.Stacks, string(s))
@@ -354,6 +357,7 @@ func (f keyForm) key() mesh.Key {
 	k := mesh.Key{
 		Name: mesh.KeyName(f.Name), Role: mesh.Role(f.Role), Public: f.Public,
 		Fingerprint: f.Fingerprint, Added: f.Added, AddedBy: mesh.KeyName(f.AddedBy), Principals: f.Principals,
+		Token: f.Token, Expires: f.Expires,
 	}
 	for _, s := range f.Stacks {
 		k.Stacks = append(k.Stacks, mesh.StackName(s))

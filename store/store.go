@@ -655,6 +655,7 @@ func (s *Store) AddKey(ctx context.Context, k mesh.Key) error {
 			switch {
 			case f.Name == string(k.Name):
 				return mesh.Errorf(mesh.Conflict, "a key named %q already exists (%s)", k.Name, f.Fingerprint).WithHint("remove it first: ssh mesh ssh-keys:remove %s", k.Name)
+			case f.Token != "" || k.Token != "": // they have no fingerprint
 			case f.Fingerprint == k.Fingerprint && f.key().Authority() != k.Authority():
 				return mesh.Errorf(mesh.Conflict, "this key already exists, under the name %q: a key either signs in or signs certificates", f.Name).
 					WithHint("remove it first: ssh mesh ssh-keys:remove %s", f.Name)

@@ -141,7 +141,7 @@ func (c *control) wire() {
 	c.deployer = deploy.New(deploy.Options{
 		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store, log)), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
 		OnEnded: c.metrics.deployed, OnBuilt: c.metrics.built,
-		Events: events{c.events, c.journal, c.certs, log}, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
+		Events: events{c.events, c.journal, c.certs, log}, OnKeys: c.ownCertificate, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, HostNetworks: hostNetworks, OnStep: c.reached,
 		Memory: memory{filepath.Join(s.Data, "instances.json")},
 	})
@@ -169,6 +169,9 @@ func (c *control) wire() {
 		Hosts: c.deployer, AccessRules: c.deployer, Freezer: c.deployer, Deploys: c.deployer, Deployments: c.deployer, OneOffs: c.deployer,
 		Keyring: c.deployer, SignIns: c.deployer, Auditor: c.deployer, Lives: c.deployer, Collector: c.deployer,
 		Resolver: net.DefaultResolver, Version: c.version, URL: url, Logger: log, Now: time.Now,
+	}
+	if keys, err := c.store.Keys(context.Background()); err == nil { // it does not wait
+		c.ownCertificate(keys)
 	}
 	c.receiver = receiver.New(receiver.Options{Repos: c.repos, Keys: c.store, Deployer: c.deployer, Commands: commands, HostKey: c.hostKey, Logger: log})
 }
@@ -209,6 +212,8 @@ func (c *control) serve(ctx context.Context) (*errgroup.Group, error) {
 	g, gctx := errgroup.WithContext(until)
 	g.Go(func() error { return c.receiver.Serve(gctx, tcp) })
 	g.Go(func() error { return c.receiver.ServeLocal(gctx, local) })
+	g.Go(func() error { return c.receiver.ServeWeb(gctx) })
+	c.web.Store(c.receiver)
 	return g, nil
 }
 

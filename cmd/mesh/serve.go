@@ -7,10 +7,13 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,6 +27,7 @@ import (
 	"mesh/engine"
 	"mesh/journal"
 	"mesh/names"
+	"mesh/receiver"
 	"mesh/router"
 	"mesh/router/certs"
 	"mesh/runner"
@@ -82,9 +86,10 @@ type server struct {
 	listen   *listeners
 	router   *handoverRouter
 	names    *names.Server
-	journal  *journal.Journal // of requests
-	events   *journal.Journal // of what mesh does
-	certs    *certs.Certs     // nil without TLS
+	web      atomic.Pointer[receiver.Receiver] // git over HTTPS; nil before the first control serves
+	journal  *journal.Journal                  // of requests
+	events   *journal.Journal                  // of what mesh does
+	certs    *certs.Certs                      // nil without TLS
 	metrics  *metrics
 	started  time.Time
 	notes    notes
@@ -190,6 +195,7 @@ func (sv *server) prepare(ctx context.Context) (err error) {
 		}
 		o.Secure, o.Challenge, o.HTTPSPort = sv.certs.Live, sv.certs.Challenge, port(sv.listen.https)
 	}
+	o.OwnHost, o.Own = string(sv.ownHost()), http.HandlerFunc(sv.serveGit)
 	rt := router.New(o)
 	sv.router = &handoverRouter{Router: rt, journals: []*journal.Journal{sv.journal, sv.events}, certs: sv.certs, gone: sv.handover.gone(), log: sv.log}
 	sv.names = names.New(names.Options{Logger: sv.log, Inherited: sv.handover.socket, Door: sv.serveLinks, Blocked: namesBlocked})
@@ -253,6 +259,35 @@ func (sv *server) serveLinks(ctx context.Context, l net.Listener, stack mesh.Sta
 	}
 }
 
+// ownHost is the host of mesh itself, below the base domain.
+func (sv *server) ownHost() mesh.Host { return mesh.Host("mesh." + sv.settings.Domain) }
+
+// serveGit answers requests for mesh's own host.
+func (sv *server) serveGit(w http.ResponseWriter, r *http.Request) {
+	if c := sv.web.Load(); c != nil {
+		c.ServeHTTP(w, r)
+		return
+	}
+	http.Error(w, "error: mesh is starting", http.StatusServiceUnavailable)
+}
+
+// ownCertificate requests a certificate for mesh's own host while there are access tokens,
+// which are for nothing else.
+func (sv *server) ownCertificate(keys []mesh.Key) {
+	if sv.certs == nil {
+		return
+	}
+	var hosts []mesh.Host
+	if slices.ContainsFunc(keys, func(k mesh.Key) bool { return k.Token != "" }) {
+		hosts = append(hosts, sv.ownHost())
+	}
+	sv.certs.Want(ownStack, hosts)
+}
+
+// ownStack is whom the certificate of mesh's own host belongs to: no stack can have this
+// name.
+const ownStack mesh.StackName = "mesh"
+
 // upgradeOn starts another process for each value from hup, until ctx ends.
 func (sv *server) upgradeOn(ctx context.Context, hup <-chan os.Signal) {
 	for {
@@ -293,7 +328,12 @@ func (sv *server) openCerts() (*certs.Certs, error) {
 	o := certs.Options{
 		Dir: filepath.Join(s.Data, "certs"), Logger: sv.log, Directory: s.ACMEDirectory, Email: s.ACMEEmail, Roots: s.roots,
 		HTTPPort: port(sv.listen.http), TLSPort: port(sv.listen.https),
-		Belongs: func(host string) (mesh.StackName, bool) { return sv.router.StackOf(host) },
+		Belongs: func(host string) (mesh.StackName, bool) {
+			if host == string(sv.ownHost()) {
+				return ownStack, true
+			}
+			return sv.router.StackOf(host)
+		},
 	}
 	if o.Directory == "none" {
 		o.Directory = ""
