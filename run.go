@@ -13,6 +13,7 @@ type Run struct {
 	Line   string   // the command line, which the image's shell runs, like ssh
 	Words  []string // the same, split, for images without a shell
 	Env    map[string]Secret
+	As     ServiceName // whose limits it gets; empty: none
 	TTY    bool
 	Stdin  io.Reader
 	Stdout io.Writer
@@ -30,6 +31,8 @@ type OneOff struct {
 	Process Process
 	Env     map[string]Secret
 	Subnet  netip.Prefix
+	Memory  int64   // bytes; 0: no limit
+	CPUs    float64 // cores; 0: no limit
 	Labels  map[string]string
 	TTY     bool
 	Stdin   io.Reader         // nil: none

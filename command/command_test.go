@@ -256,6 +256,11 @@ func (f *fake) AddDomain(_ context.Context, name mesh.StackName, host, _ mesh.Ho
 	return nil
 }
 
+func (f *fake) SetDomains(_ context.Context, name mesh.StackName, hosts []mesh.Host, _ mesh.Key) (added, removed []mesh.Host, err error) {
+	f.do("domains of %s are %v", name, hosts)
+	return hosts, []mesh.Host{"old.example"}, nil
+}
+
 func (f *fake) RemoveDomain(_ context.Context, name mesh.StackName, host mesh.Host) error {
 	f.do("remove %s from %s", host, name)
 	return nil

@@ -23,6 +23,9 @@ type Hosts interface {
 	// host of the stack, is given, requests are redirected there.
 	AddDomain(ctx context.Context, name mesh.StackName, host, to mesh.Host, key mesh.Key) error
 	RemoveDomain(ctx context.Context, name mesh.StackName, host mesh.Host) error
+	// SetDomains replaces all hosts but the one below the base domain, at once, and
+	// returns those added and removed.
+	SetDomains(ctx context.Context, name mesh.StackName, hosts []mesh.Host, key mesh.Key) (added, removed []mesh.Host, err error)
 }
 
 // Resolver asks DNS; *net.Resolver is one.
@@ -40,6 +43,11 @@ var domainCommands = []*definition{
 		flags: func(f *pflag.FlagSet) {
 			f.String("redirect-to", "", "redirect requests to this other `HOST` of the stack")
 		},
+	},
+	{
+		topic: "domains", verb: "set", args: "HOST…", short: "Replace the host names of a stack, all at once",
+		long:  "The stack's own name below the base domain stays. A host that stays keeps its redirect.",
+		stack: true, access: mesh.AccessDeploy, min: 1, max: maxArgs, run: runDomainsSet,
 	},
 	{
 		topic: "domains", verb: "remove", args: "HOST", short: "Remove a host name from a stack",
@@ -89,6 +97,32 @@ func runDomainsAdd(ctx context.Context, c *call) error {
 	}
 	c.say("added %s to %s: %s\n", host, c.stack.Name, c.URL(host))
 	c.tellDNS(ctx, host)
+	return nil
+}
+
+func runDomainsSet(ctx context.Context, c *call) error {
+	var hosts []mesh.Host
+	for _, s := range c.args {
+		h, err := mesh.ParseHost(s)
+		if err != nil {
+			return err
+		}
+		hosts = append(hosts, h)
+	}
+	added, removed, err := c.Hosts.SetDomains(ctx, c.stack.Name, hosts, c.Key)
+	if err != nil {
+		return err
+	}
+	for _, h := range removed {
+		c.say("removed %s from %s\n", h, c.stack.Name)
+	}
+	for _, h := range added {
+		c.say("added %s to %s: %s\n", h, c.stack.Name, c.URL(h))
+		c.tellDNS(ctx, h)
+	}
+	if len(added)+len(removed) == 0 {
+		c.say("%s: nothing to change\n", c.stack.Name)
+	}
 	return nil
 }
 

@@ -73,6 +73,7 @@ var theirOptions = map[string][]option{
 	"run": {
 		{typed: "-x --exit-code -i -t -it -ti --interactive --tty --rm --no-notify --no-launcher --force-tty --disable-tty"},
 		{typed: "--detached", ours: "-d"},
+		{typed: "--process-type --service", ours: "-p"},
 		{typed: "--size --ttl-seconds", value: true},
 	},
 	"enter":          {{typed: "-i -t -it -ti --interactive --tty"}},
@@ -175,7 +176,6 @@ var instead = map[string]string{
 	"--buildpack": sayPacks, "--buildpacks": sayPacks, "--schedule": sayCron, "--all": sayAllStacks, "--global": sayAllStacks,
 	"--remote": "name the stack with -a STACK", "-r": "name the stack with -a STACK",
 	"--file": "read the value from standard input: ssh mesh config:set -a STACK KEY=- < file",
-	"--type": sayRunType, "--process-type": sayRunType,
 }
 
 // badOption returns the error for options that cannot be parsed, from pflag's own.

@@ -32,6 +32,7 @@ var runCommands = []*definition{
 		stack: true, access: mesh.AccessDeploy, verbatim: true, terminal: true, parts: true, min: 1, max: maxArgs, run: runRun,
 		flags: func(f *pflag.FlagSet) {
 			f.StringArrayP("env", "e", nil, "set a variable: `NAME=VALUE`")
+			f.StringP("type", "p", "", "with the memory and CPU limits of this `SERVICE`")
 			f.BoolP("detach", "d", false, "do not wait; print the name of the run")
 		},
 	},
@@ -101,6 +102,13 @@ func runRun(ctx context.Context, c *call) error {
 			return err
 		}
 		run.Env[name] = mesh.NewSecret(value)
+	}
+	if as, _ := c.flags.GetString("type"); as != "" {
+		svc, err := mesh.ParseServiceName(as)
+		if err != nil {
+			return err
+		}
+		run.As = svc
 	}
 	if detach, _ := c.flags.GetBool("detach"); detach {
 		r, err := c.OneOffs.Detach(ctx, run)

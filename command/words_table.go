@@ -27,7 +27,6 @@ const (
 	sayWebhooks  = "mesh calls no webhooks; a program can follow the events of a stack: ssh mesh logs -a STACK -t --source mesh --json"
 	sayAllStacks = "there is no command for all stacks; use a loop over: ssh mesh stacks --json"
 	sayBasicAuth = "the router asks for passwords: ssh mesh access:set -a STACK --user NAME --password-from - < password"
-	sayRunType   = "run uses the image and the config of the current release; the services and their commands are: ssh mesh svc -a STACK"
 	sayLogFiles  = "the router's log of a stack is: ssh mesh logs -a STACK --source router"
 )
 
@@ -137,7 +136,7 @@ var dokkuWords = []word{
 	{typed: "resource:limit-clear", same: "svc:update", as: limitArgs(true), need: `--memory "" --cpus "" SERVICE`},
 	{typed: "resource*", say: "limits of an instance are: ssh mesh svc:update -a STACK --memory 512m --cpus 0.5 web"},
 	{typed: "limit*", say: "limits of an instance are: ssh mesh svc:update -a STACK --memory 512m --cpus 0.5 web"},
-	{typed: "domains:set, domains:reset, domains:enable, domains:disable, domains:clear-global, domains:add-global, domains:set-global, domains:remove-global, domains:report:global", say: "add and remove hosts one by one: ssh mesh domains:add -a STACK HOST; the base domain of all stacks is the server's --domain"},
+	{typed: "domains:reset, domains:enable, domains:disable, domains:clear-global, domains:add-global, domains:set-global, domains:remove-global, domains:report:global", say: "add and remove hosts one by one: ssh mesh domains:add -a STACK HOST; the base domain of all stacks is the server's --domain"},
 	{typed: "redirect, redirect:list, redirect:report", same: "domains"},
 	{typed: "redirect:set", same: "domains:add", as: redirectArgs, need: "HOST --redirect-to HOST"},
 	{typed: "redirect:unset", same: "domains:remove", need: "HOST"},

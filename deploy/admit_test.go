@@ -3,6 +3,7 @@ package deploy_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -233,6 +234,67 @@ func TestRunCommand(t *testing.T) {
 		}
 		if got.Env["B"].Reveal() != "2" || got.Env["MESH_STACK"].Reveal() != "blog" || got.Subnet != stack(t, w).Subnet || got.Image != release(t, w, 1).Image.ID {
 			t.Errorf("got %+v", got)
+		}
+		// With the limits of a service.
+		if err := d.UpdateService(t.Context(), "blog", "ci", "web", func(s *mesh.ServiceSettings) { s.Memory, s.CPUs = 64<<20, 0.5 }, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		run.As = "web"
+		if _, err := d.RunCommand(t.Context(), run); err != nil || got.Memory != 64<<20 || got.CPUs != 0.5 {
+			t.Errorf("%v, %+v", err, got)
+		}
+		run.As = "nosuch"
+		if _, err := d.RunCommand(t.Context(), run); !errors.Is(err, mesh.NotFound) {
+			t.Errorf("of an unknown service: %v", err)
+		}
+	})
+}
+
+// domains:set replaces all hosts at once, or none.
+func TestSetDomains(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		for _, name := range []mesh.StackName{"blog", "shop"} {
+			if _, err := d.CreateStack(t.Context(), name, "ci"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		hosts := func() string { return fmt.Sprint(stack(t, w).Domains, stack(t, w).Redirects) }
+		for _, h := range []mesh.Host{"www.example", "old.example"} {
+			to := mesh.Host("")
+			if h == "old.example" {
+				to = "www.example"
+			}
+			if err := d.AddDomain(t.Context(), "blog", h, to, admin); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := d.AddDomain(t.Context(), "shop", "shop.example", "", admin); err != nil {
+			t.Fatal(err)
+		}
+		before := hosts()
+		for _, c := range []struct {
+			hosts []mesh.Host
+			want  error
+		}{
+			{[]mesh.Host{"new.example", "shop.example"}, mesh.Conflict},
+			{[]mesh.Host{"new.example", "shop.localhost"}, mesh.Conflict},
+			{[]mesh.Host{"new.example", "mesh.localhost"}, mesh.Denied},
+			{[]mesh.Host{"old.example"}, mesh.Conflict}, // it would be redirected to nowhere
+		} {
+			if _, _, err := d.SetDomains(t.Context(), "blog", c.hosts, admin); !errors.Is(err, c.want) {
+				t.Errorf("%v: %v", c.hosts, err)
+			}
+			if got := hosts(); got != before {
+				t.Errorf("%v: %s, was %s", c.hosts, got, before)
+			}
+		}
+		added, removed, err := d.SetDomains(t.Context(), "blog", []mesh.Host{"z.example", "www.example", "a.example", "blog.localhost", "a.example"}, admin)
+		if r, _ := w.Router.Route("blog"); err != nil || fmt.Sprint(added, removed) != "[a.example z.example] [old.example]" || hosts() != "[a.example www.example z.example] map[]" || len(r.Hosts) != 4 {
+			t.Errorf("%v %v %v %s %v", added, removed, err, hosts(), r.Hosts)
+		}
+		if _, _, err := d.SetDomains(t.Context(), "shop", []mesh.Host{"old.example"}, admin); err != nil {
+			t.Errorf("a removed host: %v", err)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 
@@ -112,19 +113,81 @@ func (d *Deployer) RemoveDomain(ctx context.Context, name mesh.StackName, host m
 		}
 		for from, to := range st.Redirects {
 			if to == host {
-				return mesh.Errorf(mesh.Conflict, "%s is redirected to %s", from, host).WithHint("remove the redirect first: ssh mesh domains:remove -a %s %s", name, from)
+				return redirected(name, from, host)
 			}
 		}
-		for _, e := range st.Endpoints {
-			if e.Host == host {
-				return mesh.Errorf(mesh.Conflict, "%s is published at %s", e.Service, e).
-					WithHint("unpublish it first: ssh mesh svc:unpublish -a %s %s --endpoint %s", name, e.Service, e)
-			}
+		if err := published(st, host); err != nil {
+			return err
 		}
 		delete(st.Redirects, host)
 		st.Domains = slices.Delete(st.Domains, i, i+1)
 		return nil
 	})
+}
+
+// SetDomains replaces the added hosts of a stack with others, at once, on behalf of a key,
+// and returns what that changed. A host that stays keeps its redirect. What RemoveDomain
+// refuses to remove keeps everything as it is.
+func (d *Deployer) SetDomains(ctx context.Context, name mesh.StackName, hosts []mesh.Host, key mesh.Key) (added, removed []mesh.Host, err error) {
+	stacks, err := d.Store.Stacks(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	own := d.host(name)
+	hosts = slices.DeleteFunc(slices.Clone(hosts), func(h mesh.Host) bool { return h == own })
+	slices.Sort(hosts)
+	hosts = slices.Compact(hosts)
+	err = d.changeDomains(ctx, name, func(st *mesh.Stack) error {
+		added, removed = nil, nil
+		for _, h := range hosts {
+			if slices.Contains(st.Domains, h) {
+				continue
+			}
+			if o, ok := d.owner(stacks, h); ok && d.host(o.Name) == h && key.May(mesh.AccessRead, o.Name) {
+				return ownName(h, o.Name)
+			}
+			if err := d.mayHave(stacks, name, h, key); err != nil {
+				return err
+			}
+			added = append(added, h)
+		}
+		for _, h := range st.Domains {
+			if slices.Contains(hosts, h) {
+				continue
+			}
+			for from, to := range st.Redirects {
+				if to == h && slices.Contains(hosts, from) {
+					return redirected(name, from, h)
+				}
+			}
+			if err := published(st, h); err != nil {
+				return err
+			}
+			removed = append(removed, h)
+		}
+		st.Redirects = maps.Clone(st.Redirects)
+		for _, h := range removed {
+			delete(st.Redirects, h)
+		}
+		st.Domains = hosts
+		return nil
+	})
+	return added, removed, err
+}
+
+func redirected(stack mesh.StackName, from, to mesh.Host) error {
+	return mesh.Errorf(mesh.Conflict, "%s is redirected to %s", from, to).WithHint("remove the redirect first: ssh mesh domains:remove -a %s %s", stack, from)
+}
+
+// published returns an error if a service of the stack has an endpoint on a host.
+func published(st *mesh.Stack, host mesh.Host) error {
+	for _, e := range st.Endpoints {
+		if e.Host == host {
+			return mesh.Errorf(mesh.Conflict, "%s is published at %s", e.Service, e).
+				WithHint("unpublish it first: ssh mesh svc:unpublish -a %s %s --endpoint %s", st.Name, e.Service, e)
+		}
+	}
+	return nil
 }
 
 // changeDomains changes the routing of a stack's requests. It takes effect at once.

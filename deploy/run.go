@@ -53,7 +53,12 @@ func (d *Deployer) oneOff(ctx context.Context, run mesh.Run, name mesh.InstanceN
 			return mesh.OneOff{}, err
 		}
 	}
+	as, known := r.Services[run.As]
+	if run.As != "" && !known {
+		return mesh.OneOff{}, noService(run.Stack, run.As, r)
+	}
 	return mesh.OneOff{
+		Memory: as.Memory, CPUs: as.CPUs,
 		Stack: run.Stack, Name: string(name.Service), Image: r.Image.ID, Process: p, Env: e, Subnet: st.Subnet,
 		TTY: run.TTY, Stdin: run.Stdin, Stdout: run.Stdout, Stderr: run.Stderr, Size: run.Size, Resize: run.Resize,
 	}, nil

@@ -53,7 +53,7 @@ func (r *Runner) detach(ctx context.Context, o mesh.OneOff, run mesh.DetachedRun
 		labelBy: string(run.By), labelUntil: run.Until.UTC().Format(time.RFC3339Nano), labelCommand: run.Command,
 	})
 	name := fmt.Sprintf("mesh-%s-%s-%s", o.Stack, notInName.ReplaceAllString(o.Name, "-"), random())
-	id, err := r.create(ctx, name, config(o.Image, o.Process, o.Env, r.label(labels)), r.hostConfig(net))
+	id, err := r.create(ctx, name, config(o.Image, o.Process, o.Env, r.label(labels)), limited(r.hostConfig(net), o.Memory, o.CPUs))
 	if err != nil {
 		return "", err
 	}

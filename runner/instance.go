@@ -50,9 +50,7 @@ func (r *Runner) start(ctx context.Context, spec mesh.InstanceSpec) (_ mesh.Inst
 	if err != nil {
 		return mesh.Instance{}, err
 	}
-	host := r.hostConfig(net)
-	host.Memory, host.MemorySwap = spec.Memory, spec.Memory
-	host.NanoCPUs = int64(spec.CPUs * 1e9)
+	host := limited(r.hostConfig(net), spec.Memory, spec.CPUs)
 	name := fmt.Sprintf("mesh-%s-%s-%d-%s", spec.Stack, spec.Name.Service, spec.Name.Slot, random())
 	id, err := r.create(ctx, name, config(spec.Image, spec.Process, spec.Env, r.label(map[string]string{
 		labelStack: string(spec.Stack), labelKind: kindInstance,
@@ -133,6 +131,13 @@ func (r *Runner) hostConfig(net stackNetwork) *container.HostConfig {
 		CapDrop:       []string{"ALL"}, CapAdd: capabilities,
 		Resources: container.Resources{PidsLimit: &pids},
 	}
+}
+
+// limited sets the limits of a container, in bytes and cores; 0: none.
+func limited(host *container.HostConfig, memory int64, cpus float64) *container.HostConfig {
+	host.Memory, host.MemorySwap = memory, memory
+	host.NanoCPUs = int64(cpus * 1e9)
+	return host
 }
 
 // The engine's errors about a USER or WORKDIR that does not match the image's files

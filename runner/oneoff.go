@@ -126,7 +126,7 @@ func (r *Runner) createOneOff(ctx context.Context, o mesh.OneOff) (id string, er
 	c := config(o.Image, o.Process, o.Env, r.label(labels))
 	c.Tty, c.AttachStdout, c.AttachStderr = o.TTY, true, true
 	c.OpenStdin, c.StdinOnce, c.AttachStdin = o.Stdin != nil, o.Stdin != nil, o.Stdin != nil
-	host := r.hostConfig(net)
+	host := limited(r.hostConfig(net), o.Memory, o.CPUs)
 	if size := consoleSize(o.Size); o.TTY && size != nil {
 		host.ConsoleSize = *size
 	}

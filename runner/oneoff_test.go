@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/client"
@@ -182,5 +183,20 @@ func TestTerminalSizes_AreAskedForAtOnce(t *testing.T) {
 		if !strings.Contains(asked[call], `"ConsoleSize":[30,100]`) {
 			t.Errorf("%s: %s", call, asked[call])
 		}
+	}
+}
+
+// A one-off command can have limits, as instances have.
+func TestRunOneOff_Limits(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	o := b.oneOff("wait")
+	o.Name, o.Memory, o.CPUs = "run.4211", 64<<20, 0.5
+	in, err := b.Detach(t.Context(), o, mesh.DetachedRun{Stack: b.stack, Name: o.Name, Until: time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := b.inspect(in.ID).HostConfig; h.Memory != 64<<20 || h.NanoCPUs != 5e8 {
+		t.Errorf("memory %d, CPUs %d", h.Memory, h.NanoCPUs)
 	}
 }
