@@ -42,28 +42,30 @@ type Commands struct {
 	Logs       Logs
 	Traffic    Traffic
 
-	Lifecycle   Lifecycle
-	Configs     Configs
-	Builds      Builds
-	Processes   Processes
-	Services    Services
-	Endpoints   Endpoints
-	Links       Links
-	Hosts       Hosts
-	AccessRules AccessRules
-	Freezer     Freezer
-	Deploys     Deploys
-	Deployments Deployments
-	OneOffs     OneOffs
-	Keyring     Keyring
-	SignIns     SignIns
-	Auditor     Auditor
-	Lives       Lives
-	Collector   Collector
-	Uploads     Uploads
-	DeployKeys  DeployKeys
-	Certs       Certs // nil: the server does not serve TLS
-	Server      Server
+	Lifecycle    Lifecycle
+	Configs      Configs
+	Builds       Builds
+	Processes    Processes
+	Services     Services
+	Endpoints    Endpoints
+	Links        Links
+	Settings     SettingsReader
+	ServerSetter ServerSetter
+	Hosts        Hosts
+	AccessRules  AccessRules
+	Freezer      Freezer
+	Deploys      Deploys
+	Deployments  Deployments
+	OneOffs      OneOffs
+	Keyring      Keyring
+	SignIns      SignIns
+	Auditor      Auditor
+	Lives        Lives
+	Collector    Collector
+	Uploads      Uploads
+	DeployKeys   DeployKeys
+	Certs        Certs // nil: the server does not serve TLS
+	Server       Server
 
 	Resolver Resolver // nil: DNS is not asked
 

@@ -44,6 +44,7 @@ func golden(t *testing.T, name, got string) {
 // its behaviour with the function fields.
 type fake struct {
 	findings []mesh.Finding // about the server
+	settings mesh.ServerSettings
 	probe    error
 	dns      map[string]string // addresses of hosts; nil: DNS is not asked
 
@@ -356,6 +357,14 @@ func (f *fake) Promote(_ context.Context, from, to mesh.StackName, _ mesh.KeyNam
 	return nil
 }
 
+func (f *fake) ServerSettings(context.Context) (mesh.ServerSettings, error) { return f.settings, nil }
+
+func (f *fake) SetServer(_ context.Context, _ mesh.KeyName, fn func(*mesh.ServerSettings) error) (mesh.ServerSettings, error) {
+	err := fn(&f.settings)
+	f.do("server %+v", f.settings)
+	return f.settings, err
+}
+
 func (f *fake) Link(_ context.Context, stack mesh.StackName, _ mesh.KeyName, l mesh.Link, _ io.Writer) error {
 	f.do("link %s to %s as %s", stack, l, l.As)
 	return nil
@@ -425,7 +434,7 @@ func doCtx(ctx context.Context, t *testing.T, f *fake, line string, opts ...opti
 	t.Helper()
 	set := &command.Commands{
 		Stacks: f, History: f, Keys: f, Registries: f, AuditLog: f, Logs: f, Uploads: f, Traffic: f, Collector: f,
-		Lifecycle: f, Configs: f, Builds: f, Processes: f, Services: f, Endpoints: f, Links: f, Hosts: f, AccessRules: f, Freezer: f, Deploys: f, Deployments: f,
+		Lifecycle: f, Configs: f, Builds: f, Processes: f, Services: f, Endpoints: f, Links: f, Settings: f, ServerSetter: f, Hosts: f, AccessRules: f, Freezer: f, Deploys: f, Deployments: f,
 		OneOffs: f, Keyring: f, SignIns: f, Auditor: f, Lives: f, Server: fakeServer{f.findings},
 		Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },

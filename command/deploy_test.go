@@ -411,7 +411,7 @@ func TestComplete(t *testing.T) {
 		{"conf", "config config:history config:diff config:export config:import config:get config:set config:unset"},
 		{"config:s", "config:set"},
 		{"config|s", "set"},
-		{"ser", "server:info serve"},
+		{"ser", "server:set server:info serve"},
 		{"ssh-keys:add|me|--ro", "--role"},
 		{"keys|add|me|--role|", "admin deploy read"},
 		{"build:set|dr", "drain="},

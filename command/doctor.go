@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"mesh"
@@ -29,11 +30,74 @@ var doctorCommands = []*definition{
 			"minute's answers and the server. Exit status: 0 if all is well, 1 if something is wrong.",
 	},
 	{
+		topic: "server", verb: "set", args: "NAME=VALUE…", short: "Change settings of the server; without arguments, list them",
+		long: "autocreate=on|admins|off: for whom a push to a stack that does not exist creates it. stacks:create is not affected.\n" +
+			"default-stack=STACK: the stack that gets requests for unknown hosts, with its access rules; without certificates for\n" +
+			"them. An empty value is the default. In force at once.",
+		access: mesh.AccessAdmin, max: maxArgs, json: true, run: runServerSet,
+	},
+	{
 		topic: "server", verb: "info", short: "Show versions, addresses, disk and Docker", access: mesh.AccessAdmin, quiet: true, json: true, run: runServerInfo,
 	},
 	{
 		topic: "doctor", short: "Find problems and how to fix them; exit status 1 if any", access: mesh.AccessAdmin, quiet: true, json: true, run: runDoctor,
 	},
+}
+
+// SettingsReader reads the settings of the server.
+type SettingsReader interface {
+	ServerSettings(ctx context.Context) (mesh.ServerSettings, error)
+}
+
+// ServerSetter changes the settings of the server.
+type ServerSetter interface {
+	// SetServer changes them with fn, which may run more than once.
+	SetServer(ctx context.Context, by mesh.KeyName, fn func(*mesh.ServerSettings) error) (mesh.ServerSettings, error)
+}
+
+// runServerSet changes all settings or none.
+func runServerSet(ctx context.Context, c *call) error {
+	if len(c.args) == 0 {
+		s, err := c.Settings.ServerSettings(ctx)
+		if err != nil {
+			return err
+		}
+		return c.listServer(s)
+	}
+	change := func(s *mesh.ServerSettings) error {
+		for _, arg := range c.args {
+			name, value, ok := strings.Cut(arg, "=")
+			if !ok {
+				return c.usage("%q is not NAME=VALUE", mesh.Clip(arg, 60))
+			}
+			if err := s.Set(name, value); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := change(new(mesh.ServerSettings)); err != nil {
+		return err
+	}
+	s, err := c.ServerSetter.SetServer(ctx, c.Key.Name, change)
+	if err != nil {
+		return err
+	}
+	return c.listServer(s)
+}
+
+func (c *call) listServer(s mesh.ServerSettings) error {
+	values := map[string]string{}
+	var rows [][]string
+	for _, v := range s.List() {
+		values[v.Name] = v.Value
+		value := v.Value
+		if value == "" {
+			value = "-"
+		}
+		rows = append(rows, []string{v.Name, value, v.What})
+	}
+	return c.list(values, []string{"SETTING", "VALUE", "MEANING"}, rows)
 }
 
 type serverJSON struct {
@@ -68,6 +132,11 @@ func runServerInfo(ctx context.Context, c *call) error {
 	row("HTTP:", i.HTTP)
 	row("Admin:", i.Admin)
 	row("Domain:", i.Domain)
+	if s, err := c.Settings.ServerSettings(ctx); err == nil {
+		for _, v := range s.List() {
+			row(v.Name+":", v.Value)
+		}
+	}
 	row("Data:", i.Data)
 	row("Disk free:", fmt.Sprintf("%.1f GiB", float64(i.DiskFree)/(1<<30)))
 	row("Docker Engine:", i.Engine)

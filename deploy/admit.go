@@ -27,6 +27,11 @@ func (d *Deployer) AdmitPush(ctx context.Context, key mesh.Key, stack mesh.Stack
 	case !key.May(mesh.AccessDeploy, stack):
 		return mesh.Errorf(mesh.Denied, "the key %q can read %s but not push to it", key.Name, stack).WithHint("ask an admin for the deploy role")
 	}
+	if !exists {
+		if err := d.mayCreate(ctx, key, stack); err != nil {
+			return err
+		}
+	}
 	if st.Lock != nil {
 		return locked(st)
 	}

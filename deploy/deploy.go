@@ -43,6 +43,7 @@ type Options struct {
 	OnEnded      func(mesh.Deployment)                       // called for each deployment that has ended; may be nil
 	OnBuilt      func(took time.Duration, err error)         // called for each build; may be nil
 	Events       Events                                      // gets mesh's own lines in the stacks' logs; nil: they are dropped
+	OnDefault    func(mesh.Host)                             // called with the host that gets requests for unknown hosts, or none, when it changes; may be nil
 	OnKeys       func([]mesh.Key)                            // called with all keys after one was added or removed; may be nil
 	EndSessions  func(signIn string)                         // called for each removed key with its SignIn, to end its sessions; may be nil
 	Memory       fleet.Memory                                // where instances were last seen; nil: not kept
@@ -100,6 +101,9 @@ func New(o Options) *Deployer {
 	}
 	if o.Events == nil {
 		o.Events = noEvents{}
+	}
+	if o.OnDefault == nil {
+		o.OnDefault = func(mesh.Host) {}
 	}
 	if o.OnKeys == nil {
 		o.OnKeys = func([]mesh.Key) {}

@@ -142,6 +142,7 @@ type Store interface {
 	Health
 	Access
 	Times
+	ServerStore
 }
 
 // Records reads the records of stacks.
@@ -222,6 +223,15 @@ type Access interface {
 	RemoveRegistry(ctx context.Context, host string) error
 	// AddAudit records an action.
 	AddAudit(ctx context.Context, e mesh.AuditEntry) error
+}
+
+// ServerStore holds the settings of the server.
+type ServerStore interface {
+	ServerSettings(ctx context.Context) (mesh.ServerSettings, error)
+	// UpdateServerSettings changes them with fn, which may run more than once, and
+	// returns them. A default stack that does not exist is an error of kind NoStack.
+	// Destroying and renaming a stack keep them in step.
+	UpdateServerSettings(ctx context.Context, fn func(*mesh.ServerSettings) error) (mesh.ServerSettings, error)
 }
 
 // Times keeps the modification times of a stack's files between builds.

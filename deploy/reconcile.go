@@ -21,6 +21,7 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.tellDefault(ctx)
 	damaged, whole := d.damaged()
 	all := []error{d.finishRecords(ctx, stacks, damaged)}
 	running, err := d.Runner.List(ctx)

@@ -154,6 +154,7 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 	d.Logger.Info("stack renamed", "stack", next.Name, "was", st.Name, "key", string(a.dep.By))
 	d.lives.end(st.Name, mesh.Errorf(mesh.NoStack, "%s was renamed to %s by %s", st.Name, next.Name, a.dep.By).
 		WithHint("continue with: ssh mesh logs -a %s -t", next.Name))
+	d.tellDefault(ctx)
 	d.Events.Rename(st.Name, next.Name) // before its routes, and with them its logs
 	retired = d.retire(next, d.fleet.Renamed(st.Name, next.Name))
 	if next, err = d.finishRename(ctx, next); err != nil {

@@ -74,6 +74,7 @@ func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mes
 		return err
 	}
 	d.fleet.Drop(name)
+	d.tellDefault(ctx)
 	d.lives.end(name, mesh.Errorf(mesh.NoStack, "%s was destroyed by %s", name, by))
 	d.Logger.Info("stack destroyed", "stack", name, "key", string(by))
 	err := d.Repos.Remove(ctx, name) // before the note that it was destroyed: without that, leftovers have no known owner

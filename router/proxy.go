@@ -143,6 +143,10 @@ func (q *request) serve() {
 	// Before the body is read: do not read the body of a request for an unknown
 	// host.
 	e, rt := q.router.table.lookup(q.host)
+	if other := q.router.fallback.Load(); rt == nil && other != nil && !inside {
+		q.host = *other
+		e, rt = q.router.table.lookup(q.host)
+	}
 	if rt == nil {
 		if inside {
 			q.failWith(UnknownHost, page{404, "No such link", "This stack has no link with this name.", 0})

@@ -121,8 +121,9 @@ type Router struct {
 
 	checks *access.Checks // of passwords
 
-	unknownHosts atomic.Uint64 // requests for unknown hosts
-	fronts       sync.Map      // *front of each listener that is being served
+	fallback     atomic.Pointer[string] // the key of the host that gets requests for unknown ones; nil: none
+	unknownHosts atomic.Uint64          // requests for unknown hosts
+	fronts       sync.Map               // *front of each listener that is being served
 
 	mu      sync.Mutex // guards the fields below, and writing to table
 	stacks  map[mesh.StackName]*entry
@@ -278,6 +279,17 @@ func (r *Router) replace(e *entry, rt *route) {
 			r.forget(t)
 		}
 	}
+}
+
+// SetDefault sends requests for unknown hosts to the route of a host, from now on; with the
+// empty host they get 404.
+func (r *Router) SetDefault(host mesh.Host) {
+	if host == "" {
+		r.fallback.Store(nil)
+		return
+	}
+	key := tableKey(host)
+	r.fallback.Store(&key)
 }
 
 // Run ends exchanges that take too long, or whose clients have left, and closes

@@ -143,6 +143,8 @@ func (s *scan) others(tx *bbolt.Tx) {
 			})
 		}
 	}
+	_, err := readSettings(tx)
+	s.note("", false, "the settings of the server", err)
 	each(bucketKeys, "the key %s", func(k, v []byte) error { return parse(k, v, new(keyForm)) })
 	each(bucketRegistries, "the login for the registry %s", func(k, v []byte) error {
 		_, err := s.readRegistry(k, v)

@@ -65,6 +65,7 @@ func populated(t *testing.T, dir string) {
 				must(s.Commit(ctx, d, &r, nil))(t)
 			}
 		}
+		must(s.UpdateServerSettings(ctx, func(v *mesh.ServerSettings) error { v.DefaultStack = "blog"; return nil }))(t)
 		create(t, s, mesh.Stack{Name: "gone"})
 		err := errors.Join(
 			s.DestroyStack(ctx, "gone"),

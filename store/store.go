@@ -47,9 +47,10 @@ var (
 	bucketDomains = []byte("domains")
 	bucketKeys    = []byte("keys")
 
-	keyVersion = []byte("version")
-	keyServer  = []byte("server")
-	keySeal    = []byte("seal") // proof that secret.key is the right one
+	keyVersion  = []byte("version")
+	keyServer   = []byte("server")
+	keySeal     = []byte("seal") // proof that secret.key is the right one
+	keySettings = []byte("settings")
 
 	keyRecord         = []byte("record")
 	bucketConfigs     = []byte("configs")
@@ -555,7 +556,7 @@ func (s *Store) DestroyStack(ctx context.Context, name mesh.StackName) error {
 		for _, h := range hosts {
 			err = errors.Join(err, index.Delete(h))
 		}
-		if err = errors.Join(err, noteDestroyed(tx, name)); err != nil {
+		if err = errors.Join(err, noteDestroyed(tx, name), renameDefault(tx, name, "")); err != nil {
 			return err
 		}
 		return tx.Bucket(bucketStacks).DeleteBucket([]byte(name))

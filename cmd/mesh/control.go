@@ -141,7 +141,7 @@ func (c *control) wire() {
 	c.deployer = deploy.New(deploy.Options{
 		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store, log)), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
 		OnEnded: c.metrics.deployed, OnBuilt: c.metrics.built,
-		Events: events{c.events, c.journal, c.certs, log}, OnKeys: c.ownCertificate, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
+		Events: events{c.events, c.journal, c.certs, log}, OnDefault: c.router.SetDefault, OnKeys: c.ownCertificate, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, HostNetworks: hostNetworks, OnStep: c.reached,
 		Memory: memory{filepath.Join(s.Data, "instances.json")},
 	})
@@ -162,7 +162,7 @@ func (c *control) wire() {
 		uploads = c.certs
 	}
 	commands := &command.Commands{
-		Stacks: c.store, History: c.store, Keys: c.store, Registries: c.store, AuditLog: c.store,
+		Settings: c.store, ServerSetter: c.deployer, Stacks: c.store, History: c.store, Keys: c.store, Registries: c.store, AuditLog: c.store,
 		Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Certs: uploads, Server: self,
 		Uploads: c.repos, DeployKeys: c.repos,
 		Lifecycle: c.deployer, Configs: c.deployer, Builds: c.deployer, Processes: c.deployer, Services: c.deployer, Endpoints: c.deployer, Links: c.deployer,
