@@ -62,6 +62,7 @@ type Exec struct {
 	ID     string // the container's
 	Name   string // "web.1"
 	Words  []string
+	Root   bool // as root, not as the image's user
 	TTY    bool
 	Stdin  io.Reader         // nil: none
 	Stdout io.Writer         // with TTY, all output

@@ -57,6 +57,7 @@ type Commands struct {
 	Deploys      Deploys
 	Deployments  Deployments
 	OneOffs      OneOffs
+	Files        Files
 	Keyring      Keyring
 	SignIns      SignIns
 	Auditor      Auditor

@@ -365,6 +365,18 @@ func (f *fake) SetServer(_ context.Context, _ mesh.KeyName, fn func(*mesh.Server
 	return f.settings, err
 }
 
+func (f *fake) CopyFrom(_ context.Context, stack mesh.StackName, _ mesh.KeyName, name mesh.InstanceName, file string, w io.Writer) error {
+	f.do("copy %s of %s %s", file, stack, name)
+	_, err := io.WriteString(w, "TAR")
+	return err
+}
+
+func (f *fake) CopyTo(_ context.Context, stack mesh.StackName, _ mesh.KeyName, name mesh.InstanceName, to string, content io.Reader) error {
+	b, err := io.ReadAll(content)
+	f.do("copy %q to %s of %s %s", b, to, stack, name)
+	return err
+}
+
 func (f *fake) Link(_ context.Context, stack mesh.StackName, _ mesh.KeyName, l mesh.Link, _ io.Writer) error {
 	f.do("link %s to %s as %s", stack, l, l.As)
 	return nil
@@ -435,7 +447,7 @@ func doCtx(ctx context.Context, t *testing.T, f *fake, line string, opts ...opti
 	set := &command.Commands{
 		Stacks: f, History: f, Keys: f, Registries: f, AuditLog: f, Logs: f, Uploads: f, Traffic: f, Collector: f,
 		Lifecycle: f, Configs: f, Builds: f, Processes: f, Services: f, Endpoints: f, Links: f, Settings: f, ServerSetter: f, Hosts: f, AccessRules: f, Freezer: f, Deploys: f, Deployments: f,
-		OneOffs: f, Keyring: f, SignIns: f, Auditor: f, Lives: f, Server: fakeServer{f.findings},
+		OneOffs: f, Files: f, Keyring: f, SignIns: f, Auditor: f, Lives: f, Server: fakeServer{f.findings},
 		Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },
 	}

@@ -58,7 +58,6 @@ var herokuWords = []word{
 	{typed: "ps:autoscale*", say: saySleep},
 	{typed: "ps:wait", say: "nothing to wait for: a push, config:set and ps:restart return when the new instances serve"},
 	{typed: "ps:exec, run:inside", same: "enter", need: "web.1"},
-	{typed: "ps:copy", say: "print the file instead: ssh mesh enter -a STACK web.1 -- cat FILE > FILE"},
 	{typed: "ps:forward, ps:socks", say: sayForward},
 	{typed: "run:detached, run:detach", same: "run --detach"},
 	{typed: "console", same: "run", need: "-- COMMAND"},
@@ -215,7 +214,8 @@ var dockerWords = []word{
 	{typed: "volume*, volumes*", say: sayStorage},
 	{typed: "swarm*, node*, nodes*", say: "mesh runs on one machine; see: ssh mesh server:info"},
 	{typed: "attach", same: "logs -t"},
-	{typed: "cp, scp, sftp", say: "print the file instead: ssh mesh enter -a STACK web.1 -- cat FILE > FILE"},
+	{typed: "cp", say: "copy files with the client: mesh ps:copy web.1:/path . ; over ssh it is a tar stream: ssh mesh ps:copy -a STACK web.1:/path | tar x"},
+	{typed: "scp, sftp", say: "run it on your machine: sftp STACK@HOST, and scp FILE STACK@HOST:/web.1/path"},
 }
 
 var widemeshWords = []word{

@@ -72,6 +72,7 @@ type Space interface {
 type Runner interface {
 	fleet.Runner
 	Commands
+	Files
 	Inventory
 }
 
@@ -93,6 +94,19 @@ type Commands interface {
 	// Exec runs another command in the container of a running instance, connected to
 	// the given streams, and returns its exit code. The command ends with ctx.
 	Exec(ctx context.Context, e mesh.Exec) (int, error)
+}
+
+// Files reads and writes files in the containers of running instances. Paths are absolute
+// and clean; links lead nowhere outside of the container.
+type Files interface {
+	// StatFile describes a file without following a final link, and ListFiles what is in a
+	// folder, by name.
+	StatFile(ctx context.Context, id, file string) (mesh.File, error)
+	ListFiles(ctx context.Context, id, folder string) ([]mesh.File, error)
+	// CopyOut writes a file or folder as a tar stream; its first entry has the name of the
+	// file. CopyIn unpacks a tar stream into a folder that exists.
+	CopyOut(ctx context.Context, id, file string, w io.Writer) error
+	CopyIn(ctx context.Context, id, folder string, content io.Reader) error
 }
 
 // Inventory lists what this server has in the engine.

@@ -109,6 +109,7 @@ type Options struct {
 	Keys     Keys
 	Deployer Deployer
 	Commands Commands
+	Files    Files
 	HostKey  gossh.Signer
 	Logger   *slog.Logger
 

@@ -89,7 +89,7 @@ func (r *Receiver) tcpServer(serving context.Context, open *sessions) *ssh.Serve
 			}
 		},
 	}
-	r.common(serving, srv)
+	r.common(serving, srv, open)
 	return srv
 }
 
@@ -113,7 +113,7 @@ func (r *Receiver) localServer(serving context.Context, open *sessions) *ssh.Ser
 			}
 		},
 	}
-	r.common(serving, srv)
+	r.common(serving, srv, open)
 	return srv
 }
 
@@ -124,10 +124,10 @@ const (
 	localExt       = "mesh-local"
 )
 
-func (r *Receiver) common(serving context.Context, srv *ssh.Server) {
+func (r *Receiver) common(serving context.Context, srv *ssh.Server, open *sessions) {
 	srv.AddHostKey(r.HostKey)
 	srv.RequestHandlers = map[string]ssh.RequestHandler{}
-	srv.SubsystemHandlers = map[string]ssh.SubsystemHandler{}
+	srv.SubsystemHandlers = map[string]ssh.SubsystemHandler{"sftp": ssh.SubsystemHandler(open.handler(r.sftp))}
 	srv.ChannelHandlers = map[string]ssh.ChannelHandler{
 		"session": func(srv *ssh.Server, conn *gossh.ServerConn, nc gossh.NewChannel, ctx ssh.Context) {
 			r.channel(serving, srv, conn, nc, ctx)

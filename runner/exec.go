@@ -48,6 +48,9 @@ func (r *Runner) exec(ctx context.Context, e mesh.Exec) (int, error) {
 		Tty: e.TTY, AttachStdin: e.Stdin != nil, AttachStdout: true, AttachStderr: true, Cmd: e.Words,
 		Env: []string{sessionVar + "=" + mark},
 	}
+	if e.Root {
+		o.User = "0"
+	}
 	if e.TTY {
 		o.ConsoleSize = consoleSize(e.Size)
 	}

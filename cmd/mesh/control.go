@@ -166,14 +166,14 @@ func (c *control) wire() {
 		Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Certs: uploads, Server: self,
 		Uploads: c.repos, DeployKeys: c.repos,
 		Lifecycle: c.deployer, Configs: c.deployer, Builds: c.deployer, Processes: c.deployer, Services: c.deployer, Endpoints: c.deployer, Links: c.deployer,
-		Hosts: c.deployer, AccessRules: c.deployer, Freezer: c.deployer, Deploys: c.deployer, Deployments: c.deployer, OneOffs: c.deployer,
+		Hosts: c.deployer, AccessRules: c.deployer, Freezer: c.deployer, Deploys: c.deployer, Deployments: c.deployer, OneOffs: c.deployer, Files: c.deployer,
 		Keyring: c.deployer, SignIns: c.deployer, Auditor: c.deployer, Lives: c.deployer, Collector: c.deployer,
 		Resolver: net.DefaultResolver, Version: c.version, URL: url, Logger: log, Now: time.Now,
 	}
 	if keys, err := c.store.Keys(context.Background()); err == nil { // it does not wait
 		c.ownCertificate(keys)
 	}
-	c.receiver = receiver.New(receiver.Options{Repos: c.repos, Keys: c.store, Deployer: c.deployer, Commands: commands, HostKey: c.hostKey, Logger: log})
+	c.receiver = receiver.New(receiver.Options{Repos: c.repos, Files: c.deployer, Keys: c.store, Deployer: c.deployer, Commands: commands, HostKey: c.hostKey, Logger: log})
 }
 
 // reconcile makes the running instances and the routes match the store. With sweep it

@@ -27,6 +27,7 @@ type Runner struct {
 	Away         bool                                                        // the engine does not answer; set with SetAway
 	Images       func(id string) bool                                        // reports whether an image exists; nil: every image does
 	mu           sync.Mutex
+	files        map[string]map[string]stored // by container and path
 	n            int
 	containers   map[string]*Container
 	runs         []mesh.DetachedRun
