@@ -278,6 +278,7 @@ func (q *request) appendHead(b []byte, named []string) []byte {
 	b = appendField(b, "X-Forwarded-Proto", q.peer.proto)
 	b = appendField(b, "X-Forwarded-Host", q.peer.host)
 	b = appendField(b, "X-Forwarded-Port", q.peer.port)
+	b = appendField(b, "X-Real-Ip", q.peer.ip)
 	b = appendField(b, "X-Request-Id", q.rec.RequestID)
 	if q.peer.start != "" {
 		b = appendField(b, "X-Request-Start", q.peer.start)

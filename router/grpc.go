@@ -267,7 +267,7 @@ func (q *request) outHeader() http.Header {
 	}
 	for k, v := range map[string]string{
 		"X-Forwarded-For": q.peer.chain, "X-Forwarded-Proto": q.peer.proto, "X-Forwarded-Host": q.peer.host,
-		"X-Forwarded-Port": q.peer.port, "X-Request-Id": q.rec.RequestID, "X-Request-Start": start,
+		"X-Forwarded-Port": q.peer.port, "X-Real-Ip": q.peer.ip, "X-Request-Id": q.rec.RequestID, "X-Request-Start": start,
 	} {
 		h[k] = []string{v}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"testing"
 
 	"mesh"
@@ -18,7 +19,7 @@ func grpcApp(t *testing.T) mesh.Target {
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)
 	s := &http.Server{Protocols: &p, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Te") != "trailers" || r.Header.Get("X-Forwarded-For") != "127.0.0.1" || r.Host != "blog.test" {
+		if r.Header.Get("Te") != "trailers" || r.Header.Get("X-Forwarded-For") != "127.0.0.1" || !slices.Equal(r.Header["X-Real-Ip"], []string{"127.0.0.1"}) || r.Host != "blog.test" {
 			t.Errorf("the app got %v", r.Header)
 		}
 		w.Header().Set("Content-Type", "application/grpc")

@@ -65,9 +65,9 @@ func TestForward_SaysWhoAsks(t *testing.T) {
 	h := fields(body)
 	for k, want := range map[string]string{
 		"Host": "blog.test:8080", "X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": "http", "X-Forwarded-Host": "blog.test:8080", "X-Forwarded-Port": "8080",
-		"Te": "trailers", "X_other": "kept", "User-Agent": "Go-http-client/1.1",
+		"X-Real-Ip": "127.0.0.1", "Te": "trailers", "X_other": "kept", "User-Agent": "Go-http-client/1.1",
 	} {
-		if got := h.Get(k); got != want {
+		if got := strings.Join(h[k], "; "); got != want {
 			t.Errorf("%s: %q, want %q", k, got, want)
 		}
 	}
@@ -98,7 +98,7 @@ func TestForward_BelievesTrustedProxies(t *testing.T) {
 	g.route(app(t, echoHead))
 	req, _ := http.NewRequest("GET", "http://blog.test/", nil)
 	for k, v := range map[string]string{
-		"X-Forwarded-For": "1.1.1.1, 2.2.2.2, 10.1.1.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "shop.example", "X-Request-Start": "t=5", "Forwarded": "for=9", "Cf-Connecting-Ip": "2.2.2.2", "Proxy": "http://evil",
+		"X-Forwarded-For": "1.1.1.1, 2.2.2.2, 10.1.1.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "shop.example", "X-Request-Start": "t=5", "X-Real-Ip": "3.3.3.3", "Forwarded": "for=9", "Cf-Connecting-Ip": "2.2.2.2", "Proxy": "http://evil",
 	} {
 		req.Header.Set(k, v)
 	}
@@ -109,7 +109,7 @@ func TestForward_BelievesTrustedProxies(t *testing.T) {
 	h := fields(g.body(res))
 	for k, want := range map[string]string{
 		"X-Forwarded-For": "1.1.1.1, 2.2.2.2, 10.1.1.1, 127.0.0.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "shop.example",
-		"X-Forwarded-Port": "443", "X-Request-Start": "t=5", "Forwarded": "", "Cf-Connecting-Ip": "2.2.2.2", "Proxy": "",
+		"X-Forwarded-Port": "443", "X-Real-Ip": "2.2.2.2", "X-Request-Start": "t=5", "Forwarded": "", "Cf-Connecting-Ip": "2.2.2.2", "Proxy": "",
 	} {
 		if got := h.Get(k); got != want {
 			t.Errorf("%s: %q, want %q", k, got, want)
@@ -940,6 +940,9 @@ func TestTunnel_WebSocket(t *testing.T) {
 	t.Parallel()
 	g := start(t, router.Options{})
 	tg := app(t, func(w http.ResponseWriter, r *http.Request) {
+		if ip := r.Header.Get("X-Real-Ip"); ip != "127.0.0.1" {
+			t.Errorf("X-Real-Ip: %q", ip)
+		}
 		c, err := websocket.Accept(w, r, nil)
 		if err != nil {
 			t.Error(err)
