@@ -240,6 +240,15 @@ func (c *call) usage(format string, args ...any) error {
 	return mesh.Errorf(mesh.Invalid, format, args...).WithHint("usage: ssh mesh %s", c.def.usage())
 }
 
+// values returns the values of an option that may be repeated, as they were typed.
+// pflag's GetStringArray takes a single empty value for none.
+func (c *call) values(option string) []string {
+	if v, ok := c.flags.Lookup(option).Value.(pflag.SliceValue); ok {
+		return v.GetSlice()
+	}
+	return nil
+}
+
 // withUsage adds the usage line to an error in the arguments that lacks it.
 func (c *call) withUsage(err error) error {
 	var e *mesh.Error

@@ -795,6 +795,12 @@ func TestKeys_Add(t *testing.T) {
 	if r := do(t, f, "ssh-keys:add eye --role read", stdin(pub)); r.status != 0 || f.keys[2].Role != mesh.RoleRead {
 		t.Fatalf("the third key: %+v, %s", f.keys, r.err)
 	}
+	// As from a script: --stack "$STACK".
+	for _, line := range []string{"ssh-keys:add x --stack ''", "ssh-keys:add x --stack=", "ssh-keys:add x --stack '' --stack ''"} {
+		if r := do(t, f, line, stdin(pub)); r.status != 2 || len(f.keys) != 3 {
+			t.Errorf("%s: %d, %s, %+v", line, r.status, r.err, f.keys)
+		}
+	}
 	for what, text := range map[string]string{
 		"nothing": "", "blank": " \n", "private": "-----BEGIN OPENSSH PRIVATE KEY-----\n", "two": pub + "\n" + pub + "\n", "options": `command="id" ` + pub, "noise": "hello",
 	} {

@@ -196,8 +196,7 @@ func (c *call) limitKey(k *mesh.Key) (err error) {
 			return err
 		}
 	}
-	stacks, _ := c.flags.GetStringArray("stack")
-	for _, s := range stacks {
+	for _, s := range c.values("stack") {
 		n, err := mesh.ParseStackName(s)
 		if err != nil {
 			return err

@@ -91,9 +91,8 @@ func exit(ctx context.Context, code int, err error) error {
 
 func runRun(ctx context.Context, c *call) error {
 	run := c.streams(c.rest, c.args)
-	vars, _ := c.flags.GetStringArray("env")
 	run.Env = map[string]mesh.Secret{}
-	for _, kv := range vars {
+	for _, kv := range c.values("env") {
 		name, value, ok := strings.Cut(kv, "=")
 		if !ok || name == "" {
 			return c.usage("-e takes NAME=VALUE")
