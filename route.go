@@ -22,7 +22,8 @@ type Route struct {
 
 	Endpoints []Endpoint                 // of Hosts: what services other than web get
 	Doors     []Door                     // from the stacks that are linked to this one
-	Idle      map[ServiceName]DownReason // Down of those services
+	Idle      map[ServiceName]DownReason // Down of those services; of web in maintenance
+	Spared    []netip.Prefix             // clients that Maintenance does not concern
 
 	FirstByte time.Duration // how long an instance may take to begin an answer; 0: the router's default
 	Redirects map[Host]Host // of Hosts: requests for the first are redirected to the second
@@ -38,5 +39,5 @@ const (
 	NotDown      DownReason = ""
 	NotDeployed  DownReason = "not deployed"
 	StoppedStack DownReason = "stopped"
-	Maintenance  DownReason = "maintenance" // overrides all targets, of all services
+	Maintenance  DownReason = "maintenance" // overrides all targets, of all services, except for Spared
 )

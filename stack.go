@@ -22,6 +22,7 @@ type Stack struct {
 	Current        ReleaseNumber                   // 0 before the first release
 	Stopped        bool                            // ps:stop
 	Maintained     bool                            // maintenance:on: requests get 503
+	Spared         []netip.Prefix                  // clients that maintenance does not concern, sorted; only if Maintained
 	Page           string                          // HTML for browsers during maintenance; empty: mesh's own
 	Lock           *Lock                           // nil: releases may be made
 	Subnet         netip.Prefix                    // of the stack's own network

@@ -90,12 +90,8 @@ func runAccess(_ context.Context, c *call) error {
 	for _, u := range rules.Users {
 		out.Users = append(out.Users, u.Name)
 	}
-	for _, p := range rules.Allow {
-		out.Allow = append(out.Allow, p.String())
-	}
-	for _, p := range rules.Deny {
-		out.Deny = append(out.Deny, p.String())
-	}
+	out.Allow = append(out.Allow, texts(rules.Allow)...)
+	out.Deny = append(out.Deny, texts(rules.Deny)...)
 	if rules.IsZero() && !c.json {
 		c.tell("%s has no access rules: all requests are served\nthe keys that may use mesh are in: ssh mesh ssh-keys\n", c.stack.Name)
 		return nil

@@ -85,7 +85,11 @@ func (d *diagnosis) instances(ctx context.Context) (ill []mesh.InstanceName) {
 	}
 	switch {
 	case d.stack.Maintained:
-		d.wrong(fmt.Sprintf("serve requests again: ssh mesh maintenance:off -a %s", name), "maintenance is on: all requests get 503")
+		all := "all requests get 503"
+		if spared := d.stack.Spared; len(spared) > 0 {
+			all += ", except from " + strings.Join(texts(spared), ", ")
+		}
+		d.wrong(fmt.Sprintf("serve requests again: ssh mesh maintenance:off -a %s", name), "maintenance is on: %s", all)
 	case d.stack.Stopped:
 		d.wrong(fmt.Sprintf("start it: ssh mesh ps:start -a %s", name), "%s is stopped", name)
 		return nil

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -19,8 +21,8 @@ type Freezer interface {
 	Lock(ctx context.Context, stack mesh.StackName, by mesh.KeyName, why string) (mesh.Stack, error)
 	Unlock(ctx context.Context, stack mesh.StackName) error
 	// SetMaintenance answers all requests with 503 and page, which is HTML; empty means
-	// mesh's own page.
-	SetMaintenance(ctx context.Context, stack mesh.StackName, on bool, page string) error
+	// mesh's own page. It does not concern the clients in spared.
+	SetMaintenance(ctx context.Context, stack mesh.StackName, on bool, page string, spared []netip.Prefix) error
 }
 
 var freezeCommands = []*definition{
@@ -29,8 +31,11 @@ var freezeCommands = []*definition{
 	},
 	{
 		topic: "maintenance", verb: "on", short: "Answer all requests with 503; instances keep running", stack: true, access: mesh.AccessDeploy,
+		long: "It takes effect at once, without a release; open requests and WebSockets continue. Clients at an address of --allow\n" +
+			"see the app as always, if the access rules admit them. Repeat the command to change the page and the addresses.",
 		run: func(ctx context.Context, c *call) error { return c.maintain(ctx, true) },
 		flags: func(f *pflag.FlagSet) {
+			f.StringArray("allow", nil, "serve clients of this `CIDR` or address; may be repeated, or joined with commas")
 			f.Bool("page", false, "show browsers the HTML on standard input: maintenance:on --page < page.html")
 		},
 	},
@@ -55,19 +60,63 @@ func onOff(on bool) string {
 	return "off"
 }
 
+type maintenanceJSON struct {
+	Maintenance bool           `json:"maintenance"`
+	Allow       []string       `json:"allow"`
+	Stack       mesh.StackName `json:"stack"`
+}
+
 func runMaintenance(_ context.Context, c *call) error {
 	if c.json {
-		return c.printJSON(map[string]any{"stack": c.stack.Name, "maintenance": c.stack.Maintained})
+		return c.printJSON(maintenanceJSON{c.stack.Maintained, append([]string{}, texts(c.stack.Spared)...), c.stack.Name})
 	}
 	_, _ = fmt.Fprintln(c.Stdout, onOff(c.stack.Maintained))
+	if len(c.stack.Spared) > 0 {
+		_, _ = fmt.Fprintf(c.Stdout, "except for: %s\n", strings.Join(texts(c.stack.Spared), ", "))
+	}
 	return nil
+}
+
+// allowed reads the options --allow, sorted and without repetitions.
+func (c *call) allowed() (list []netip.Prefix, err error) {
+	for _, v := range c.values("allow") {
+		for s := range strings.SplitSeq(v, ",") {
+			p, err := mesh.ParsePrefix(strings.TrimSpace(s))
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, p)
+		}
+	}
+	slices.SortFunc(list, netip.Prefix.Compare)
+	if list = slices.Compact(list); len(list) > mesh.MaxAccessPrefixes {
+		return nil, mesh.Errorf(mesh.Invalid, "--allow takes at most %d addresses, not %d", mesh.MaxAccessPrefixes, len(list)).
+			WithHint("use networks such as 192.0.2.0/24")
+	}
+	return list, nil
+}
+
+func texts(list []netip.Prefix) (out []string) {
+	for _, p := range list {
+		out = append(out, p.String())
+	}
+	return out
 }
 
 // maxPage limits a custom maintenance page, in bytes: it is kept in the store.
 const maxPage = 256 << 10
 
 func (c *call) maintain(ctx context.Context, on bool) error {
-	page := ""
+	page, spared := "", []netip.Prefix(nil)
+	if on {
+		var err error
+		if spared, err = c.allowed(); err != nil {
+			return err
+		}
+		for _, p := range spared {
+			c.audited = append(c.audited, "--allow "+p.String())
+		}
+	}
 	if own, _ := c.flags.GetBool("page"); on && own {
 		data, err := io.ReadAll(io.LimitReader(c.Upload, maxPage+1))
 		if err != nil {
@@ -83,8 +132,12 @@ func (c *call) maintain(ctx context.Context, on bool) error {
 		}
 		page = string(data)
 	}
-	if err := c.Freezer.SetMaintenance(ctx, c.stack.Name, on, page); err != nil {
+	if err := c.Freezer.SetMaintenance(ctx, c.stack.Name, on, page, spared); err != nil {
 		return err
+	}
+	if len(spared) > 0 {
+		c.say("%s: maintenance is on, except for %s\n", c.stack.Name, strings.Join(texts(spared), ", "))
+		return nil
 	}
 	c.say("%s: maintenance is %s\n", c.stack.Name, onOff(on))
 	return nil

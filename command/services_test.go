@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 
 	"mesh"
 )
@@ -24,7 +25,11 @@ func (f *fake) Lock(context.Context, mesh.StackName, mesh.KeyName, string) (mesh
 
 func (f *fake) Unlock(context.Context, mesh.StackName) error { return nil }
 
-func (f *fake) SetMaintenance(context.Context, mesh.StackName, bool, string) error { return nil }
+func (f *fake) SetMaintenance(_ context.Context, _ mesh.StackName, on bool, page string, spared []netip.Prefix) error {
+	st := &f.stacks[0]
+	st.Maintained, st.Page, st.Spared = on, page, spared
+	return nil
+}
 
 func (f *fake) AuditLog(context.Context, mesh.StackName, int) ([]mesh.AuditEntry, error) {
 	return nil, nil

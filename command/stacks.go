@@ -93,11 +93,12 @@ type stackJSON struct {
 	LockedBy   string         `json:"locked_by,omitempty"`
 	Links      []linkJSON     `json:"links,omitempty"`
 	LinkedFrom []string       `json:"linked_from,omitempty"`
+	Spared     []string       `json:"maintenance_allow,omitempty"`
 	Damaged    string         `json:"damaged,omitempty"` // its damaged record
 }
 
 func (c *call) describe(ctx context.Context, st mesh.Stack) (stackJSON, error) {
-	out := stackJSON{Name: string(st.Name), State: "not deployed", Created: st.Created, Branch: st.Settings.Branch, Domains: []string{}, Formation: map[string]int{}}
+	out := stackJSON{Name: string(st.Name), State: "not deployed", Created: st.Created, Branch: st.Settings.Branch, Domains: []string{}, Formation: map[string]int{}, Spared: texts(st.Spared)}
 	for _, h := range c.Hosts.Domains(st) {
 		out.Domains = append(out.Domains, string(h))
 	}
@@ -334,7 +335,11 @@ func runStacksInfo(ctx context.Context, c *call) error {
 	}
 	row := func(k, v string) { c.say("%-11s %s\n", k, v) }
 	row("Stack:", s.Name)
-	row("State:", s.State)
+	if len(s.Spared) > 0 {
+		row("State:", s.State+", except for "+strings.Join(s.Spared, ", "))
+	} else {
+		row("State:", s.State)
+	}
 	row("URL:", s.URL)
 	if s.Release != "" {
 		row("Release:", s.Release)

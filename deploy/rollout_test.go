@@ -379,7 +379,7 @@ func TestRollout_ChangesOfRoutesMeanwhile(t *testing.T) {
 		change := func() {
 			domains++
 			host := mesh.Host(fmt.Sprintf("n%d.example.com", domains))
-			if err := errors.Join(d.AddDomain(t.Context(), "blog", host, "", admin), d.SetMaintenance(t.Context(), "blog", domains%2 == 1, "")); err != nil {
+			if err := errors.Join(d.AddDomain(t.Context(), "blog", host, "", admin), d.SetMaintenance(t.Context(), "blog", domains%2 == 1, "", nil)); err != nil {
 				t.Error(err)
 			}
 		}

@@ -65,6 +65,16 @@ type peer struct {
 	start   string // X-Request-Start, if a trusted proxy has set it
 }
 
+// addr is ip, with IPv4 as such and without a zone; invalid, which no rule admits, if
+// it is not an address.
+func (p *peer) addr() netip.Addr {
+	a, err := netip.ParseAddr(p.ip)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return a.Unmap().WithZone("")
+}
+
 func (r *Router) identify(req *http.Request) peer {
 	p := peer{ip: req.RemoteAddr, proto: "http", host: req.Host}
 	if req.TLS != nil {

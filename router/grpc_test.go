@@ -12,13 +12,20 @@ import (
 	"mesh/router"
 )
 
-// grpcApp only speaks HTTP/2, like gRPC servers. It echoes frames, or refuses at
-// once.
-func grpcApp(t *testing.T) mesh.Target {
+// http2App only speaks HTTP/2 without TLS, like gRPC servers.
+func http2App(t *testing.T, h http.HandlerFunc) mesh.Target {
 	l := listen(t)
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)
-	s := &http.Server{Protocols: &p, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := &http.Server{Protocols: &p, Handler: h}
+	go func() { _ = s.Serve(l) }()
+	t.Cleanup(func() { s.Close() })
+	return target(l)
+}
+
+// grpcApp echoes frames, or refuses at once.
+func grpcApp(t *testing.T) mesh.Target {
+	return http2App(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Te") != "trailers" || r.Header.Get("X-Forwarded-For") != "127.0.0.1" || !slices.Equal(r.Header["X-Real-Ip"], []string{"127.0.0.1"}) || r.Host != "blog.test" {
 			t.Errorf("the app got %v", r.Header)
 		}
@@ -41,10 +48,7 @@ func grpcApp(t *testing.T) mesh.Target {
 		}
 		w.Header().Set("Grpc-Status", "0")
 		w.Header().Set(http.TrailerPrefix+"Grpc-Message", "done")
-	})}
-	go func() { _ = s.Serve(l) }()
-	t.Cleanup(func() { s.Close() })
-	return target(l)
+	})
 }
 
 func grpcFrame(s string) string {

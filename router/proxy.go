@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -203,9 +202,8 @@ func (q *request) serve() {
 
 // admitted applies the access rules of the stack, and answers a request that they refuse.
 func (q *request) admitted(rt *route, redirected bool) bool {
-	client, _ := netip.ParseAddr(q.peer.ip) // invalid: no rule admits it
 	v := rt.gate.Judge(access.Request{
-		Client: client, Path: q.r.URL.Path, RawPath: q.rec.Path, Authorization: q.r.Header["Authorization"], Redirected: redirected, Now: q.rec.Time,
+		Client: q.peer.addr(), Path: q.r.URL.Path, RawPath: q.rec.Path, Authorization: q.r.Header["Authorization"], Redirected: redirected, Now: q.rec.Time,
 	})
 	if v.Refusal == access.Admitted {
 		if v.Consumed {
@@ -388,7 +386,7 @@ func (q *request) claim(w *waiter) (*target, Code) {
 		}
 		p := rt.pick(q.host, q.r.URL.Path)
 		q.pool = p
-		if rt.Down == mesh.Maintenance {
+		if rt.Down == mesh.Maintenance && !q.spared(rt) {
 			q.page = rt.Page
 			return nil, Maintenance
 		}

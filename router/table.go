@@ -84,6 +84,9 @@ func (p *pool) traffic(e *entry) *traffic {
 // Router.mu held.
 func (rt *route) split(e *entry) {
 	rt.web = &pool{down: rt.Down}
+	if rt.Down == mesh.Maintenance {
+		rt.web.down = rt.Idle[mesh.Web]
+	}
 	pools := map[mesh.ServiceName]*pool{}
 	add := func(key string, at mesh.Endpoint) {
 		p := pools[at.Service]

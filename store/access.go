@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -37,15 +38,21 @@ func (f *accessForm) check() error {
 	if f == nil {
 		return nil
 	}
-	for _, list := range [][]string{f.Allow, f.Deny} {
-		for _, p := range list {
-			if _, err := netip.ParsePrefix(p); err != nil {
-				return fmt.Errorf("its access rules contain the prefix %q", mesh.Clip(p, 60))
-			}
-		}
+	if err := errors.Join(checkPrefixes("its access rules contain", f.Allow), checkPrefixes("its access rules contain", f.Deny)); err != nil {
+		return err
 	}
 	if r := f.Limit; r != nil && (r.Requests < 1 || r.Per != time.Second && r.Per != time.Minute) {
 		return fmt.Errorf("its limit is %d requests in %s", r.Requests, r.Per)
+	}
+	return nil
+}
+
+// checkPrefixes returns an error that begins with where if a prefix cannot be read.
+func checkPrefixes(where string, list []string) error {
+	for _, p := range list {
+		if _, err := netip.ParsePrefix(p); err != nil {
+			return fmt.Errorf("%s the prefix %q", where, mesh.Clip(p, 60))
+		}
 	}
 	return nil
 }

@@ -30,6 +30,7 @@ type stackForm struct {
 	Current   int                    `json:"current,omitempty"`
 	Stopped   bool                   `json:"stopped,omitempty"`
 	Maintain  bool                   `json:"maintenance,omitempty"`
+	Spared    []string               `json:"maintenance_allow,omitempty"`
 	Lock      *lockForm              `json:"lock,omitempty"`
 	Subnet    string                 `json:"subnet,omitempty"`
 	Domains   []string               `json:"domains,omitempty"`
@@ -48,7 +49,7 @@ func (f *stackForm) check(key []byte) error {
 			return fmt.Errorf("its subnet is %q", mesh.Clip(f.Subnet, 60))
 		}
 	}
-	return errors.Join(checkVersion(f.V), checkKey(key, f.Name), f.Access.check())
+	return errors.Join(checkVersion(f.V), checkKey(key, f.Name), checkPrefixes("its maintenance allows", f.Spared), f.Access.check())
 }
 
 type endpointForm struct {
@@ -118,7 +119,7 @@ func storeStack(s mesh.Stack, config []byte) *stackForm {
 	for _, h := range s.Domains {
 		f.Domains = append(f.Domains, string(h))
 	}
-	f.Page = s.Page
+	f.Page, f.Spared = s.Page, texts(s.Spared)
 	for _, e := range s.Endpoints {
 		f.Endpoints = append(f.Endpoints, endpointForm{Host: string(e.Host), Path: e.Path, Service: string(e.Service)})
 	}
@@ -157,6 +158,7 @@ func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
 	for _, l := range f.Links {
 		s.Links = append(s.Links, mesh.Link{To: mesh.StackName(l.To), Service: mesh.ServiceName(l.Service), As: l.As})
 	}
+	s.Spared, _ = prefixes(f.Spared) // check has read them
 	for _, e := range f.Endpoints {
 		s.Endpoints = append(s.Endpoints, mesh.Endpoint{Host: mesh.Host(e.Host), Path: e.Path, Service: mesh.ServiceName(e.Service)})
 	}

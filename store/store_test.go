@@ -94,6 +94,7 @@ func fullStack() mesh.Stack {
 		ReleaseCommand: []string{"rake", "db migrate"}, Stopped: true, Subnet: netip.MustParsePrefix("10.1.2.0/26"),
 		Domains: []mesh.Host{"a.example", "b.example"},
 		Links:   []mesh.Link{{To: "api", Service: "web", As: "api"}, {To: "api", Service: "worker", As: "jobs"}},
+		Spared:  []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::1/128")},
 	}
 }
 

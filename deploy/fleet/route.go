@@ -59,8 +59,9 @@ func (g *group) route(host mesh.Host, doors []mesh.Door) mesh.Route {
 		Stack: st.Name, Hosts: append([]mesh.Host{host}, st.Domains...), Redirects: st.Redirects, Page: st.Page, Access: st.Access,
 		FirstByte: st.Effective().FirstByte, Endpoints: st.Endpoints, Doors: doors, Down: g.down(mesh.Web),
 	}
+	r.Idle = map[mesh.ServiceName]mesh.DownReason{}
 	if st.Maintained {
-		r.Down = mesh.Maintenance
+		r.Down, r.Idle[mesh.Web], r.Spared = mesh.Maintenance, r.Down, st.Spared
 	}
 	served := map[mesh.ServiceName]bool{mesh.Web: true}
 	for _, e := range st.Endpoints {
@@ -71,9 +72,6 @@ func (g *group) route(host mesh.Host, doors []mesh.Door) mesh.Route {
 	}
 	for svc := range served {
 		if why := g.down(svc); why != mesh.NotDown && svc != mesh.Web {
-			if r.Idle == nil {
-				r.Idle = map[mesh.ServiceName]mesh.DownReason{}
-			}
 			r.Idle[svc] = why
 		}
 	}
