@@ -12,8 +12,9 @@ import (
 
 // Endpoints publishes services other than web.
 type Endpoints interface {
-	// Publish is a deployment: it writes its output to out.
-	Publish(ctx context.Context, stack mesh.StackName, by mesh.KeyName, e mesh.Endpoint, out io.Writer) error
+	// Publish is a deployment: it writes its output to out. The key must be allowed to
+	// add the host.
+	Publish(ctx context.Context, stack mesh.StackName, key mesh.Key, e mesh.Endpoint, out io.Writer) error
 	// Unpublish removes one endpoint from a service, or all if at is nil, and returns
 	// those removed.
 	Unpublish(ctx context.Context, stack mesh.StackName, service mesh.ServiceName, at *mesh.Endpoint) ([]mesh.Endpoint, error)
@@ -56,7 +57,7 @@ func runPublish(ctx context.Context, c *call) error {
 		return err
 	}
 	e.Service = name
-	if err := c.Endpoints.Publish(ctx, c.stack.Name, c.Key.Name, e, c.Stderr); err != nil {
+	if err := c.Endpoints.Publish(ctx, c.stack.Name, c.Key, e, c.Stderr); err != nil {
 		return err
 	}
 	c.say("published %s of %s at %s\n", name, c.stack.Name, e)

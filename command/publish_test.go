@@ -10,8 +10,8 @@ import (
 	"mesh"
 )
 
-func (f *fake) Publish(_ context.Context, stack mesh.StackName, by mesh.KeyName, e mesh.Endpoint, _ io.Writer) error {
-	f.do("publish %s of %s at %s by %s", e.Service, stack, e, by)
+func (f *fake) Publish(_ context.Context, stack mesh.StackName, key mesh.Key, e mesh.Endpoint, _ io.Writer) error {
+	f.do("publish %s of %s at %s by %s", e.Service, stack, e, key.Name)
 	return nil
 }
 

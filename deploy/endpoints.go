@@ -11,8 +11,9 @@ import (
 // Publish routes part of a host's requests to a service other than web. A host that
 // belongs to no stack becomes a host of this stack. If the service runs and was not
 // published yet, it is replaced as in a rollout: its new instances must answer HTTP,
-// and if they do not, nothing changes.
-func (d *Deployer) Publish(ctx context.Context, stack mesh.StackName, by mesh.KeyName, e mesh.Endpoint, out io.Writer) error {
+// and if they do not, nothing changes. It acts on behalf of a key, which must be allowed
+// to add the host.
+func (d *Deployer) Publish(ctx context.Context, stack mesh.StackName, key mesh.Key, e mesh.Endpoint, out io.Writer) error {
 	if e.Service == mesh.Web {
 		return mesh.Errorf(mesh.Invalid, "web cannot be published: it already gets all other requests").WithHint("add a host for it with: ssh mesh domains:add -a %s %s", stack, e.Host)
 	}
@@ -21,7 +22,7 @@ func (d *Deployer) Publish(ctx context.Context, stack mesh.StackName, by mesh.Ke
 	if err != nil {
 		return err
 	}
-	if err := d.foreign(ctx, e.Host, stack); err != nil {
+	if err := d.mayAdd(ctx, st, e.Host, key); err != nil {
 		return err
 	}
 	would := clonedEndpoints(st)
@@ -41,7 +42,7 @@ func (d *Deployer) Publish(ctx context.Context, stack mesh.StackName, by mesh.Ke
 	if (st.Stopped || st.Published(e.Service)) && len(d.lanes.tickets(stack)) == 0 {
 		return d.changeDomains(ctx, stack, change) // nothing to start
 	}
-	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployServices, By: by, Subject: "Publish " + string(e.Service) + " at " + e.String()}
+	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployServices, By: key.Name, Subject: "Publish " + string(e.Service) + " at " + e.String()}
 	return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
 		st, err := d.Store.Stack(ctx, stack)
 		if err != nil {
@@ -108,17 +109,19 @@ func (d *Deployer) addEndpoint(s *mesh.Stack, e mesh.Endpoint) error {
 	return nil
 }
 
-// foreign returns an error if a host belongs to another stack, before anything is
-// started for it. The store would refuse it as well, but only at the end.
-func (d *Deployer) foreign(ctx context.Context, host mesh.Host, stack mesh.StackName) error {
+// mayAdd returns an error if a host belongs to another stack, or if the key may not give
+// it to the stack, before anything is started for it.
+func (d *Deployer) mayAdd(ctx context.Context, st mesh.Stack, host mesh.Host, key mesh.Key) error {
 	stacks, err := d.Store.Stacks(ctx)
 	if err != nil {
 		return err
 	}
 	switch o, ok := d.owner(stacks, host); {
-	case !ok || o.Name == stack:
+	case !ok:
+		return d.mayHave(stacks, st.Name, host, key)
+	case o.Name == st.Name:
 		return nil
-	case d.host(o.Name) == host:
+	case d.host(o.Name) == host && key.May(mesh.AccessRead, o.Name):
 		return ownName(host, o.Name)
 	}
 	return mesh.Errorf(mesh.Conflict, "the domain %s belongs to another stack", host).WithHint("remove it there first: ssh mesh domains:remove -a STACK %s", host)

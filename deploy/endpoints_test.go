@@ -24,7 +24,7 @@ func publish(t *testing.T, d *deploy.Deployer, stack mesh.StackName, service mes
 		t.Fatal(err)
 	}
 	e.Service = service
-	return d.Publish(t.Context(), stack, "ci", e, out)
+	return d.Publish(t.Context(), stack, admin, e, out)
 }
 
 // parts returns what the router got last: endpoints, and the services with traffic.
@@ -200,6 +200,16 @@ func TestPublish_Refusals(t *testing.T) {
 		} {
 			if err := publish(t, d, "blog", tc.service, tc.at, io.Discard); !errors.Is(err, tc.want) || !strings.Contains(err.Error(), tc.text) {
 				t.Errorf("%s at %s: %v", tc.service, tc.at, err)
+			}
+		}
+		// A key that may not add a host cannot publish there either.
+		limited := mesh.Key{Name: "ci", Role: mesh.RoleDeploy, Stacks: []mesh.StackName{"blog"}}
+		for host, text := range map[mesh.Host]string{
+			"nobody.localhost": "belongs to the server", "mesh.localhost": "is reserved", "shop.localhost": "belongs to another stack",
+		} {
+			e := mesh.Endpoint{Host: host, Path: "/", Service: "worker"}
+			if err := d.Publish(t.Context(), "blog", limited, e, io.Discard); err == nil || !strings.Contains(err.Error(), text) {
+				t.Errorf("%s by a limited key: %v", host, err)
 			}
 		}
 		if now := parts(t, w, "blog"); now != was {
