@@ -13,6 +13,7 @@ type Endpoint struct {
 	Host    Host
 	Path    string // "/" or "/api/v2": decoded, clean, without a final slash
 	Service ServiceName
+	Strip   bool // the app sees paths without Path; never with "/"
 }
 
 // maxPath is the maximum length of an endpoint's path, in bytes.
@@ -75,8 +76,37 @@ func (e Endpoint) Covers(path string) bool {
 }
 
 // String is the endpoint as people type it.
-func (e Endpoint) String() string {
-	return "https://" + string(e.Host) + (&url.URL{Path: e.Path}).EscapedPath()
+func (e Endpoint) String() string { return "https://" + string(e.Host) + e.Prefix() }
+
+// Prefix is Path as it is written in a URL.
+func (e Endpoint) Prefix() string { return (&url.URL{Path: e.Path}).EscapedPath() }
+
+// Stripped returns a raw path that the endpoint covers without the endpoint's path.
+// What it returns begins with a slash and is otherwise unchanged to the byte: decoded,
+// it is the decoded path without Path, or "/" if nothing is left of it. So a slash that
+// was encoded is one if it ends the prefix, because Covers takes it for one.
+func (e Endpoint) Stripped(raw string) string {
+	i := 0
+	for range len(e.Path) { // a byte may be encoded, also a slash
+		switch {
+		case i >= len(raw):
+			return "/" // the endpoint does not cover the path
+		case raw[i] == '%':
+			i += len("%2F")
+		default:
+			i++
+		}
+	}
+	rest := raw[min(i, len(raw)):]
+	switch {
+	case rest == "":
+		return "/"
+	case rest[0] == '/':
+		return rest
+	case len(rest) >= 3 && strings.EqualFold(rest[:3], "%2f"):
+		return "/" + rest[3:]
+	}
+	return "/" + rest // the endpoint does not cover the path
 }
 
 // Same reports whether two endpoints are the same part of the same host.

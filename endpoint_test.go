@@ -1,7 +1,10 @@
 package mesh_test
 
 import (
+	"cmp"
 	"errors"
+	"net/url"
+	"strings"
 	"testing"
 
 	"mesh"
@@ -62,6 +65,29 @@ func TestEndpoint_Covers(t *testing.T) {
 			t.Errorf("%s covers %s: %t", tc.path, tc.asked, got)
 		}
 	}
+}
+
+// What is left of a path is the same to every byte, and decoded it is the decoded path
+// without the endpoint's.
+func FuzzEndpoint_Stripped(f *testing.F) {
+	for _, s := range []string{"/api", "/api/", "/api//x", "/%61pi%2Fx", "/api%2f%2F", "/api/../x", "/caf%C3%A9/%00", "/apix", "*", ""} {
+		f.Add("/api", s)
+		f.Add("/café", s)
+	}
+	f.Fuzz(func(t *testing.T, path, raw string) {
+		e, err := mesh.ParseEndpoint("https://example.com" + path)
+		decoded, bad := url.PathUnescape(raw)
+		if err != nil || bad != nil || e.Path == "/" || !e.Covers(decoded) {
+			return
+		}
+		rest := e.Stripped(raw)
+		if again, err := url.PathUnescape(rest); err != nil || again != cmp.Or(decoded[len(e.Path):], "/") {
+			t.Errorf("%s without %s is %s: %q, %v", raw, path, rest, again, err)
+		}
+		if rest[0] != '/' || rest != "/" && !strings.HasSuffix(raw, rest[1:]) {
+			t.Errorf("%s without %s is %s", raw, path, rest)
+		}
+	})
 }
 
 func FuzzParseEndpoint(f *testing.F) {

@@ -11,7 +11,7 @@ import (
 )
 
 func (f *fake) Publish(_ context.Context, stack mesh.StackName, key mesh.Key, e mesh.Endpoint, _ io.Writer) error {
-	f.do("publish %s of %s at %s by %s", e.Service, stack, e, key.Name)
+	f.do("publish %s of %s at %s by %s%s", e.Service, stack, e, key.Name, map[bool]string{true: " stripped"}[e.Strip])
 	return nil
 }
 
@@ -29,6 +29,7 @@ func TestPublish(t *testing.T) {
 	for line, want := range map[string]string{
 		"svc:publish -a blog worker --endpoint https://WWW.example.com/api/":     "published worker of blog at https://www.example.com/api\n",
 		"service publish worker -a blog --endpoint=http://new.example.com":       "published worker of blog at https://new.example.com/\nadded new.example.com to blog\n",
+		"svc:publish -a blog worker https://www.example.com/w/ --strip-prefix":   "published worker of blog at https://www.example.com/w; the app sees paths without /w\n",
 		"svc:unpublish -a blog worker":                                           "unpublished worker of blog from https://a.example/\nunpublished worker of blog from https://b.example/x\n",
 		"svc unpublish blog worker --endpoint https://blog.localhost/caf%C3%A9/": "unpublished worker of blog from https://blog.localhost/caf%C3%A9\n",
 	} {
@@ -38,6 +39,7 @@ func TestPublish(t *testing.T) {
 	}
 	for _, want := range []string{
 		"publish worker of blog at https://www.example.com/api by laptop", "publish worker of blog at https://new.example.com/ by laptop",
+		"publish worker of blog at https://www.example.com/w by laptop stripped",
 		"unpublish worker of blog at <nil>", "unpublish worker of blog at https://blog.localhost/caf%C3%A9",
 	} {
 		if !slices.Contains(f.did, want) {
@@ -46,14 +48,16 @@ func TestPublish(t *testing.T) {
 	}
 	f.did = nil
 	for line, want := range map[string]string{
-		"svc:publish -a blog worker":                                       "name the endpoint: --endpoint",
-		"svc:publish -a blog worker --endpoint www.example.com/api":        "does not begin with https://",
-		"svc:publish -a blog worker --endpoint https://*.example.com/":     "not a wildcard",
-		"svc:publish -a blog worker --endpoint https://example.com:8080/a": "without a port",
-		"svc:publish -a blog worker --endpoint https://example.com/a/../b": `the part ".."`,
-		"svc:publish -a blog worker --endpoint https://example.com/a?b":    "contains ? or #",
-		"svc:publish -a blog Worker --endpoint https://example.com/a":      "not a service name",
-		"svc:unpublish -a blog worker --endpoint /api":                     "does not begin with https://",
+		"svc:publish -a blog worker":                                                    "name the endpoint: --endpoint",
+		"svc:publish -a blog worker --endpoint www.example.com/api":                     "does not begin with https://",
+		"svc:publish -a blog worker --endpoint https://*.example.com/":                  "not a wildcard",
+		"svc:publish -a blog worker --endpoint https://example.com:8080/a":              "without a port",
+		"svc:publish -a blog worker --endpoint https://example.com/a/../b":              `the part ".."`,
+		"svc:publish -a blog worker --endpoint https://example.com/a?b":                 "contains ? or #",
+		"svc:publish -a blog Worker --endpoint https://example.com/a":                   "not a service name",
+		"svc:publish -a blog worker https://a.example/ --strip-prefix":                  "https://a.example/ has no path that could be stripped",
+		"svc:publish -a blog worker https://a.example/x --endpoint https://a.example/y": "named twice",
+		"svc:unpublish -a blog worker --endpoint /api":                                  "does not begin with https://",
 	} {
 		if r := do(t, f, line); r.status != 2 || !strings.Contains(r.err, want) {
 			t.Errorf("%s: %d, %s", line, r.status, r.err)
@@ -71,7 +75,7 @@ func TestServices_ShowEndpoints(t *testing.T) {
 	if strings.Contains(r.out+r.err, "ENDPOINTS") {
 		t.Errorf("a column for nothing:\n%s", r.out)
 	}
-	f.stacks[0].Endpoints = []mesh.Endpoint{{Host: "b.example", Path: "/x", Service: "gone"}, {Host: "www.example.com", Path: "/api", Service: "worker"}, {Host: "www.example.com", Path: "/", Service: "worker"}}
+	f.stacks[0].Endpoints = []mesh.Endpoint{{Host: "b.example", Path: "/x", Service: "gone"}, {Host: "www.example.com", Path: "/api", Service: "worker", Strip: true}, {Host: "www.example.com", Path: "/", Service: "worker"}}
 	golden(t, "svc-endpoints", func() string { r := do(t, f, "svc -a blog"); return "stdout:\n" + r.out + "stderr:\n" + r.err }())
 	golden(t, "svc-endpoints.json", do(t, f, "svc -a blog --json").out)
 }

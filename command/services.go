@@ -59,6 +59,18 @@ type serviceJSON struct {
 	Stop      string  `json:"stop_timeout,omitempty"`
 
 	Endpoints []string `json:"endpoints,omitempty"`
+	Stripped  []string `json:"stripped_endpoints,omitempty"` // those of Endpoints whose path the app does not see
+}
+
+// endpoints is the column ENDPOINTS.
+func (s serviceJSON) endpoints() string {
+	all := slices.Clone(s.Endpoints)
+	for i, e := range all {
+		if slices.Contains(s.Stripped, e) {
+			all[i] += " (stripped)"
+		}
+	}
+	return strings.Join(all, " ")
 }
 
 func runServices(ctx context.Context, c *call) error {
@@ -83,11 +95,13 @@ func runServices(ctx context.Context, c *call) error {
 		}
 	}
 	for i := range list {
-		list[i].Endpoints = endpointsOf(c.stack, mesh.ServiceName(list[i].Name))
+		list[i].Endpoints, list[i].Stripped = endpointsOf(c.stack, mesh.ServiceName(list[i].Name))
 	}
 	for _, e := range c.stack.Endpoints { // of services that the release does not have
 		if !slices.ContainsFunc(list, func(s serviceJSON) bool { return s.Name == string(e.Service) }) {
-			list = append(list, serviceJSON{Name: string(e.Service), From: "svc:publish", Endpoints: endpointsOf(c.stack, e.Service)})
+			s := serviceJSON{Name: string(e.Service), From: "svc:publish"}
+			s.Endpoints, s.Stripped = endpointsOf(c.stack, e.Service)
+			list = append(list, s)
 		}
 	}
 	if c.json {
@@ -118,7 +132,7 @@ func runServices(ctx context.Context, c *call) error {
 		}
 		row := []string{s.Name, strconv.Itoa(s.Instances), s.From, memory, cpus, stop, command}
 		if len(c.stack.Endpoints) > 0 {
-			row = slices.Insert(row, 6, cmp.Or(strings.Join(s.Endpoints, " "), "-"))
+			row = slices.Insert(row, 6, cmp.Or(s.endpoints(), "-"))
 		}
 		rows = append(rows, row)
 	}

@@ -86,9 +86,12 @@ func clonedEndpoints(st mesh.Stack) mesh.Stack {
 
 // addEndpoint makes the change of Publish.
 func (d *Deployer) addEndpoint(s *mesh.Stack, e mesh.Endpoint) error {
-	for _, o := range s.Endpoints {
+	for i, o := range s.Endpoints {
 		switch {
 		case !o.Same(e):
+		case o.Service == e.Service && o.Strip != e.Strip:
+			s.Endpoints[i].Strip = e.Strip
+			return nil
 		case o.Service == e.Service:
 			return mesh.Errorf(mesh.Conflict, "%s is already published at %s", e.Service, e)
 		default:

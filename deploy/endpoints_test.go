@@ -103,6 +103,17 @@ func TestPublish_StartsTheServiceAnewAndRoutesIt(t *testing.T) {
 		if r, _ := w.Router.Route("blog"); w.Runner.Names() != at || len(r.Hosts) != 2 || r.Hosts[1] != "api.example.com" {
 			t.Errorf("%s, then %s; hosts %v", at, w.Runner.Names(), r.Hosts)
 		}
+		// So does another way to pass on the path.
+		strip := mesh.Endpoint{Host: "blog.localhost", Path: "/api", Service: "api", Strip: true}
+		for _, want := range []bool{true, false} {
+			strip.Strip = want
+			if err := d.Publish(t.Context(), "blog", admin, strip, io.Discard); err != nil {
+				t.Fatal(err)
+			}
+			if r, _ := w.Router.Route("blog"); w.Runner.Names() != at || len(r.Endpoints) != 2 || r.Endpoints[1] != strip {
+				t.Errorf("%s, then %s; %+v", at, w.Runner.Names(), r.Endpoints)
+			}
+		}
 		// Pushes, rollbacks and restarts of mesh keep them.
 		mustPush(t, w, d, twoServices)
 		sound("pushed", both)

@@ -271,11 +271,7 @@ func connectionOptions(values []string) (named []string, ok bool) {
 // its body, without the named ones. net/http has checked names and values.
 func (q *request) appendHead(b []byte, named []string) []byte {
 	r := q.r
-	b = append(b, r.Method...)
-	b = append(b, ' ')
-	b = append(b, rawTarget(r)...)
-	b = append(b, " HTTP/1.1\r\n"...)
-	b = appendField(b, "Host", r.Host)
+	b = q.appendAddress(b)
 	for k, vv := range r.Header {
 		if !q.passes(k) || slices.Contains(named, k) {
 			continue

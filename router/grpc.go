@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -180,8 +179,7 @@ func (q *request) call(t *target, answered func()) error {
 	defer context.AfterFunc(ctx, func() { _ = body.Close() })()
 	out := (&http.Request{
 		Method: q.r.Method, Host: q.r.Host, Header: q.outHeader(), Trailer: q.r.Trailer,
-		URL:  &url.URL{Scheme: "http", Host: t.ep.Load().text, Path: q.r.URL.Path, RawPath: q.r.URL.RawPath, RawQuery: q.r.URL.RawQuery},
-		Body: body, ContentLength: q.r.ContentLength,
+		URL: q.appURL(t.ep.Load().text), Body: body, ContentLength: q.r.ContentLength,
 	}).WithContext(ctx)
 	res, err := t.grpc.transport(q.router, t.ep.Load()).RoundTrip(out)
 	if err != nil {
@@ -270,6 +268,9 @@ func (q *request) outHeader() http.Header {
 		"X-Forwarded-Port": q.peer.port, "X-Real-Ip": q.peer.ip, "X-Request-Id": q.rec.RequestID, "X-Request-Start": start,
 	} {
 		h[k] = []string{v}
+	}
+	if q.strips != nil {
+		h[fieldPrefix] = []string{q.strips.Prefix()}
 	}
 	return h
 }

@@ -33,6 +33,9 @@ type request struct {
 	hasBody  bool
 	bodyRead bool          // the whole body has arrived from the client
 	head     []byte        // for the app, followed by a small body
+	address  int           // bytes at the beginning of head that depend on strips
+	strips   *part         // the endpoint whose path the app does not see; nil: it sees all
+	written  *part         // strips when address was written
 	target   *target       // claimed; nil: none
 	entry    *entry        // of the stack; nil: unknown host
 	host     string        // the key of the host in the table
@@ -171,6 +174,9 @@ func (q *request) serve() {
 			return
 		}
 	}
+	if rt.parts != nil { // a guess: claim decides
+		_, q.strips = rt.pick(q.host, q.r.URL.Path)
+	}
 	if isGRPC(q.r) {
 		q.serveGRPC()
 		return
@@ -211,7 +217,7 @@ func (q *request) admitted(rt *route, redirected bool) bool {
 		}
 		return true
 	}
-	q.pool = rt.pick(q.host, q.r.URL.Path)
+	q.pool, _ = rt.pick(q.host, q.r.URL.Path)
 	code := refusals[v.Refusal]
 	p := pages[code]
 	if v.Retry > 0 {
@@ -384,8 +390,8 @@ func (q *request) claim(w *waiter) (*target, Code) {
 		if q.patience = rt.FirstByte; q.patience == 0 {
 			q.patience = q.router.opts.FirstByte
 		}
-		p := rt.pick(q.host, q.r.URL.Path)
-		q.pool = p
+		p, strips := rt.pick(q.host, q.r.URL.Path)
+		q.pool, q.strips = p, strips
 		if rt.Down == mesh.Maintenance && !q.spared(rt) {
 			q.page = rt.Page
 			return nil, Maintenance
@@ -555,6 +561,7 @@ func (q *request) again(c *conn, reused bool) bool {
 // converse sends the request and reads heads until the final one, which it puts into
 // the header of q.w. up is the rest of the body, still being sent.
 func (q *request) converse(c *conn, stream bool) (a answer, up *upload, err error) {
+	q.readdress()
 	if err := c.send(q.head); err != nil {
 		return a, nil, errStale
 	}

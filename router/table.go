@@ -126,17 +126,23 @@ func (rt *route) split(e *entry) {
 	}
 }
 
-// pick returns the pool for a request, by its normalised host and its decoded path.
-func (rt *route) pick(host, path string) *pool {
+// pick returns the pool for a request, by its normalised host and its decoded path, and
+// the endpoint that strips its path, if one does.
+func (rt *route) pick(host, path string) (*pool, *part) {
 	if rt.parts == nil {
-		return rt.web
+		return rt.web, nil
 	}
-	for _, at := range rt.parts[host] {
-		if at.Covers(path) {
-			return at.pool
+	of := rt.parts[host]
+	for i := range of {
+		switch at := &of[i]; {
+		case !at.Covers(path):
+		case at.Strip:
+			return at.pool, at
+		default:
+			return at.pool, nil
 		}
 	}
-	return rt.web
+	return rt.web, nil
 }
 
 // tableKey is the key of a host: the name itself, or ".parent" for "*.parent", which

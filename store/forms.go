@@ -56,6 +56,7 @@ type endpointForm struct {
 	Host    string `json:"host"`
 	Path    string `json:"path"`
 	Service string `json:"service"`
+	Strip   bool   `json:"strip,omitempty"`
 }
 
 type linkForm struct {
@@ -121,7 +122,7 @@ func storeStack(s mesh.Stack, config []byte) *stackForm {
 	}
 	f.Page, f.Spared = s.Page, texts(s.Spared)
 	for _, e := range s.Endpoints {
-		f.Endpoints = append(f.Endpoints, endpointForm{Host: string(e.Host), Path: e.Path, Service: string(e.Service)})
+		f.Endpoints = append(f.Endpoints, endpointForm{Host: string(e.Host), Path: e.Path, Service: string(e.Service), Strip: e.Strip})
 	}
 	for _, l := range s.Links {
 		f.Links = append(f.Links, linkForm{To: string(l.To), Service: string(l.Service), As: l.As})
@@ -160,7 +161,7 @@ func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
 	}
 	s.Spared, _ = prefixes(f.Spared) // check has read them
 	for _, e := range f.Endpoints {
-		s.Endpoints = append(s.Endpoints, mesh.Endpoint{Host: mesh.Host(e.Host), Path: e.Path, Service: mesh.ServiceName(e.Service)})
+		s.Endpoints = append(s.Endpoints, mesh.Endpoint{Host: mesh.Host(e.Host), Path: e.Path, Service: mesh.ServiceName(e.Service), Strip: e.Strip})
 	}
 	for from, to := range f.Redirects {
 		if s.Redirects == nil {

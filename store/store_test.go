@@ -92,9 +92,10 @@ func fullStack() mesh.Stack {
 		},
 		Services:       map[mesh.ServiceName]mesh.ServiceSettings{"web": {Command: "run me", Memory: 1 << 20, CPUs: 0.5}},
 		ReleaseCommand: []string{"rake", "db migrate"}, Stopped: true, Subnet: netip.MustParsePrefix("10.1.2.0/26"),
-		Domains: []mesh.Host{"a.example", "b.example"},
-		Links:   []mesh.Link{{To: "api", Service: "web", As: "api"}, {To: "api", Service: "worker", As: "jobs"}},
-		Spared:  []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::1/128")},
+		Domains: []mesh.Host{"a.example", "b.example"}, Maintained: true,
+		Links:     []mesh.Link{{To: "api", Service: "web", As: "api"}, {To: "api", Service: "worker", As: "jobs"}},
+		Endpoints: []mesh.Endpoint{{Host: "a.example", Path: "/api", Service: "api", Strip: true}, {Host: "a.example", Path: "/", Service: "worker"}},
+		Spared:    []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::1/128")},
 	}
 }
 
