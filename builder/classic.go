@@ -115,7 +115,7 @@ func (j *job) classicOutput(r *renderer, s *step, text string) *step {
 	if m := classicStep.FindStringSubmatch(line); m != nil {
 		r.flush(s)
 		s = &step{name: m[3], started: time.Now()}
-		j.out.detail(fmt.Sprintf("#%s [%s/%s] %s", m[1], m[1], m[2], m[3]))
+		j.out.detail(fmt.Sprintf("#%s [%s/%s] %s", m[1], m[1], m[2], j.out.title(m[3])))
 		return s
 	}
 	switch {

@@ -22,6 +22,7 @@ const (
 	warnMark  = " !     "
 	heartbeat = 30 * time.Second // of silence, before a line says what is still running
 	pullEvery = 2 * time.Second
+	longTitle = 300         // characters of a step; generated files are longer
 	longStep  = time.Second // a step that takes at least this long gets a line at its end
 	notable   = 50 * time.Millisecond
 	evidence  = 30       // lines of a failing step
@@ -76,6 +77,15 @@ func masker(values []string) *strings.Replacer {
 
 // line writes one line of a program's output.
 func (p *printer) line(prefix, s string) { p.write(prefix + p.values.Replace(s)) }
+
+// title is the name of a step as it is printed. It is masked before it is cut: half a
+// value is still a value.
+func (p *printer) title(s string) string {
+	if len(s) <= longTitle {
+		return s
+	}
+	return shorten(p.names.Replace(s), longTitle)
+}
 
 // detail writes one line of mesh's own.
 func (p *printer) detail(s string) { p.write(indent + p.names.Replace(s)) }
@@ -233,7 +243,7 @@ func (r *renderer) title(s *step, suffix string) {
 	}
 	r.numbers++
 	s.number = r.numbers
-	r.out.detail(fmt.Sprintf("#%d %s%s", s.number, s.title, suffix))
+	r.out.detail(fmt.Sprintf("#%d %s%s", s.number, r.out.title(s.title), suffix))
 }
 
 // progress prints how far the layers of a base image have been pulled.
@@ -327,7 +337,7 @@ func (r *renderer) beat() {
 		r.out.detail("… still building")
 		return
 	}
-	r.out.detail(fmt.Sprintf("… still running: %s (%.0fs)", longest.name, time.Since(longest.started).Seconds()))
+	r.out.detail(fmt.Sprintf("… still running: %s (%.0fs)", r.out.title(longest.name), time.Since(longest.started).Seconds()))
 }
 
 // culprit is the step that failed: the one named, or the first with an error other

@@ -90,6 +90,17 @@ func render(t *testing.T, c mesh.Config, feed func(*sim)) string {
 	return got
 }
 
+// A generated file is longer than anybody wants to read in each push.
+func TestRender_CutsLongTitles(t *testing.T) {
+	long := "[2/2] RUN printf '" + strings.Repeat("x", 265) + "planted-value-1' >file"
+	got := render(t, mesh.Config{"TOKEN": mesh.NewSecret("planted-value-1")}, func(s *sim) {
+		s.send(bkclient.SolveStatus{Vertexes: []*bkclient.Vertex{vertex(long)}})
+	})
+	if strings.Contains(got, "plant") || len(got) > 330 || !strings.HasPrefix(got, "       #1 [2/2] RUN printf 'xxx") {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestRender(t *testing.T) {
 	const npm, gem = "[web 2/3] RUN npm ci", "[api 2/3] RUN bundle"
 	for name, c := range map[string]struct {
