@@ -26,7 +26,7 @@ demo: build engine ## the main job from end to end, with the real programs
 .PHONY: engine
 engine:
 	@scripts/engine
-	@scripts/base-images busybox
+	@scripts/base-images busybox nginx
 
 .PHONY: shells
 shells:

@@ -97,7 +97,7 @@ func TestBuild_Examples(t *testing.T) {
 			"RUN useradd",
 		},
 		"static": {
-			"busybox",
+			"nginx",
 			"Static site, because there is a public/index.html",
 			[]string{"serves public/"},
 			"<!doctype html>\n<title>Hello</title>",
@@ -167,28 +167,14 @@ func TestBuild_Examples(t *testing.T) {
 // the same answer.
 func serves(t *testing.T, img mesh.Image, want string, paths ...string) {
 	t.Helper()
-	ctx := t.Context()
-	init := true
-	c, err := cli.ContainerCreate(ctx, &container.Config{Image: img.ID, Env: []string{"PORT=8123"}, Labels: map[string]string{testLabel: run}},
-		&container.HostConfig{Init: &init, SecurityOpt: []string{"no-new-privileges"}}, nil, nil, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cli.ContainerRemove(context.WithoutCancel(ctx), c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
-	if err := cli.ContainerStart(ctx, c.ID, container.StartOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	in, err := cli.ContainerInspect(ctx, c.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	url, id, stop := launched(t, img)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	paths = append([]string{"/"}, paths...)
 	for {
-		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+in.NetworkSettings.Networks["bridge"].IPAddress+":8123"+paths[0], nil)
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, url+paths[0], nil)
 		resp, err := http.DefaultClient.Do(req)
 		if err == nil {
 			body, _ := io.ReadAll(resp.Body)
@@ -204,16 +190,42 @@ func serves(t *testing.T, img mesh.Image, want string, paths ...string) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			logs, _ := exec.Command("docker", "logs", c.ID).CombinedOutput()
+			logs, _ := exec.Command("docker", "logs", id).CombinedOutput()
 			t.Fatalf("no answer: %v\n%s", err, logs)
 		}
 	}
-	grace := 60
-	if err := cli.ContainerStop(context.WithoutCancel(ctx), c.ID, container.StopOptions{Timeout: &grace}); err != nil {
-		t.Error(err)
+	stop()
+}
+
+// launched runs an image as mesh does, until the test ends. stop ends it before, and
+// fails if it needs SIGKILL.
+func launched(t *testing.T, img mesh.Image) (url, id string, stop func()) {
+	t.Helper()
+	ctx := t.Context()
+	init := true
+	c, err := cli.ContainerCreate(ctx, &container.Config{Image: img.ID, Env: []string{"PORT=8123"}, Labels: map[string]string{testLabel: run}},
+		&container.HostConfig{Init: &init, SecurityOpt: []string{"no-new-privileges"}}, nil, nil, "")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if in, err = cli.ContainerInspect(context.WithoutCancel(ctx), c.ID); err != nil || in.State.ExitCode == 128+int(syscall.SIGKILL) {
-		t.Errorf("SIGTERM is not heeded: exit status %d, %v", in.State.ExitCode, err)
+	t.Cleanup(func() {
+		_ = cli.ContainerRemove(context.WithoutCancel(ctx), c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
+	})
+	if err := cli.ContainerStart(ctx, c.ID, container.StartOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	in, err := cli.ContainerInspect(ctx, c.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "http://" + in.NetworkSettings.Networks["bridge"].IPAddress + ":8123", c.ID, func() {
+		grace := 60
+		if err := cli.ContainerStop(ctx, c.ID, container.StopOptions{Timeout: &grace}); err != nil {
+			t.Error(err)
+		}
+		if in, err := cli.ContainerInspect(ctx, c.ID); err != nil || in.State.ExitCode == 128+int(syscall.SIGKILL) {
+			t.Errorf("SIGTERM is not heeded: exit status %d, %v", in.State.ExitCode, err)
+		}
 	}
 }
 
@@ -269,7 +281,7 @@ func byHand(t *testing.T, b *bench, files tree, img mesh.Image) {
 func content(t *testing.T, ref string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "docker", "run", "--rm", "--network=none", "--user=0", "--entrypoint=/bin/sh", "--label", testLabel+"="+run, ref, "-c",
-		`for d in /app /www /venv /usr/local/bin /usr/local/bundle /etc/httpd.conf; do [ -e $d ] && find $d -type f ! -name '*.pyc' ! -name '.package-lock.json' -exec stat -c '%A %u %g %n' {} + && find $d -type f ! -name '*.pyc' ! -name RECORD -exec sha256sum {} +; done | sort`)
+		`for d in /app /www /venv /usr/local/bin /usr/local/bundle /etc/nginx/site.conf; do [ -e $d ] && find $d -type f ! -name '*.pyc' ! -name '.package-lock.json' -exec stat -c '%A %u %g %n' {} + && find $d -type f ! -name '*.pyc' ! -name RECORD -exec sha256sum {} +; done | sort`)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -26,8 +26,8 @@ func ExampleDetect() {
 	// Output:
 	// Static site, because there is a public/index.html
 	// serves public/ (public/index.html)
-	// starts httpd -f -p $PORT -h /www -c /etc/httpd.conf (busybox's httpd)
-	// FROM busybox:1.36
+	// starts serve-site (nginx, with /etc/nginx/site.conf)
+	// FROM nginx:stable-alpine-slim
 	// COPY public /www
 	// USER 1000:1000
 }

@@ -559,19 +559,19 @@ func nodeStatic(s *source, p *plan, j packageJSON) error {
 		return mesh.Errorf(mesh.Invalid, "the build of this front end writes to %q, which is not a plain path", mesh.Clip(out, 60)).
 			WithHint("use a folder with a simple name, such as dist")
 	}
-	p.buildImage, p.user, p.entrypoint = p.image, nobody, false
+	p.buildImage = p.image
+	if err := s.site(p); err != nil {
+		return err
+	}
 	from := "--from=build " + path.Join("/app", s.at, out)
+	p.cmd = staticCommand
 	if p.Framework == "Astro" { // one page per file
 		p.found("serves "+out+"/, and its 404.html for any other path", why)
-		p.image, p.final, p.cmd = staticImage, serveStatic(from, true), staticCommand
-		if len(p.packages) > 0 {
-			return noPackages()
-		}
+		p.final = serveStatic(from)
 		return nil
 	}
 	p.found("serves "+out+"/, and its index.html for any other path", why)
-	p.image, p.packages = "debian:bookworm-slim", append(p.packages, "lighttpd")
-	p.final, p.cmd = serveApp(from), appCommand
+	p.final = serveApp(from)
 	return nil
 }
 
