@@ -280,13 +280,17 @@ func (t *tree) stat(p string, follow bool) (sftp.ListerAt, error) {
 		if !follow || f.Link == "" {
 			return listing{info{f}}, nil
 		}
-		next := f.Link
-		if !path.IsAbs(next) {
-			next = path.Join(path.Dir(at.file), next)
-		}
-		at.file = path.Clean(next)
+		at.file = led(at.file, f.Link)
 	}
 	return nil, errors.New(p + " has too many links")
+}
+
+// led returns where a link leads, from its own path.
+func led(from, link string) string {
+	if path.IsAbs(link) {
+		return path.Clean(link)
+	}
+	return path.Join(path.Dir(from), link)
 }
 
 // Fileread implements sftp.FileReader: it reads the whole file first, because the engine
@@ -321,9 +325,7 @@ func (t *tree) fetch(at spot, w io.Writer) error {
 		case err != nil:
 			return err
 		case st.Link != "":
-			if at.file = path.Clean(st.Link); !path.IsAbs(st.Link) {
-				at.file = path.Join(path.Dir(at.file), st.Link)
-			}
+			at.file = led(at.file, st.Link)
 			continue
 		case !st.Mode.IsRegular():
 			return mesh.Errorf(mesh.Invalid, "%s is not a file", at.file)
@@ -358,6 +360,7 @@ type upload struct {
 	mu   sync.Mutex
 	end  int64
 	mode fs.FileMode
+	torn bool // the connection was lost: the file is not complete
 }
 
 // maxUpload limits one file, in bytes, as a copy with ps:copy.
@@ -428,6 +431,14 @@ func (u *upload) WriteAt(b []byte, off int64) (int, error) {
 	return n, mesh.TellNoRoom(err)
 }
 
+// TransferError implements sftp.TransferError: the connection was lost while the file was
+// open.
+func (u *upload) TransferError(error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.torn = true
+}
+
 // set applies attributes to a file that is not in the container yet.
 func (u *upload) set(flags sftp.FileAttrFlags, a *sftp.FileStat) error {
 	u.mu.Lock()
@@ -452,6 +463,9 @@ func (u *upload) Close() error {
 	u.t.mu.Unlock()
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if u.torn {
+		return nil
+	}
 	pr, pw := io.Pipe()
 	go func() {
 		out := tar.NewWriter(pw)
