@@ -92,6 +92,7 @@ type zone struct {
 	door  net.Listener // nil: it could not be opened, or there are none
 	end   context.CancelFunc
 	fault error // why it does not answer; nil: it does
+	shut  error // why its door could not be opened; nil: it is open
 	told  bool  // the fault was logged
 }
 
@@ -161,6 +162,7 @@ func (s *Server) listen(z *zone) {
 	}
 	if s.o.Door != nil {
 		if z.door, err = s.stream(z.at, s.doorPort); err != nil {
+			z.shut = err
 			s.log.Warn("links do not work in a stack's network", "stack", z.stack, "address", z.at.String(), "err", err)
 		}
 	}
@@ -346,6 +348,19 @@ func (s *Server) Faults() map[mesh.StackName]error {
 	for _, z := range s.zones {
 		if z.fault != nil {
 			out[z.stack] = z.fault
+		}
+	}
+	return out
+}
+
+// Shut returns the stacks in whose networks links do not work, with the reason.
+func (s *Server) Shut() map[mesh.StackName]error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[mesh.StackName]error{}
+	for _, z := range s.zones {
+		if z.shut != nil {
+			out[z.stack] = z.shut
 		}
 	}
 	return out

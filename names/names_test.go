@@ -307,6 +307,25 @@ func TestOpen_ThePortIsInUse(t *testing.T) {
 	s.Close("blog")
 }
 
+// A door that cannot be opened does not keep names from being known.
+func TestOpen_ThePortOfTheDoorIsInUse(t *testing.T) {
+	t.Parallel()
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s := names.New(names.Options{Resolv: resolv(t), Door: door})
+	s.SetPorts(freePort(t), uint16(l.Addr().(*net.TCPAddr).Port), 53)
+	if got := s.Open("blog", loopback, inside); len(got) != 1 || len(s.Faults()) > 0 || s.Shut()["blog"] == nil {
+		t.Errorf("name servers %v, faults %v, shut %v", got, s.Faults(), s.Shut())
+	}
+	s.Close("blog")
+	if len(s.Shut()) > 0 {
+		t.Errorf("afterwards %v", s.Shut())
+	}
+}
+
 // A stack whose network has been made anew has another address.
 func TestOpen_AnotherAddress(t *testing.T) {
 	t.Parallel()

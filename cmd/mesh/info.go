@@ -125,6 +125,13 @@ func (h *serverInfo) unnamed() (out []mesh.Finding) {
 		}
 		out = append(out, mesh.Finding{What: fmt.Sprintf("%s: services do not find each other by name: %v", stack, faults[stack]), Mend: mend})
 	}
+	shut := h.names.Shut()
+	for _, stack := range slices.Sorted(maps.Keys(shut)) {
+		out = append(out, mesh.Finding{
+			What: fmt.Sprintf("%s: its links do not work: %v", stack, shut[stack]),
+			Mend: fmt.Sprintf("leave port %d to them: no program may listen there on all addresses, so set MESH_HTTP_ADDR to another port or to one address; then restart mesh", mesh.LinkPort),
+		})
+	}
 	return out
 }
 
