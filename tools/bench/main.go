@@ -3,7 +3,7 @@
 // ratios. It needs bin/mesh, an engine, git and ssh. "make bench" runs it. "make build
 // && scripts/bench builds" runs only the build benchmarks: all of them, or those named
 // after it, of tree, parallel and large. "scripts/bench limits" pushes a tree at each
-// limit.
+// limit, and "scripts/bench access" compares requests with access rules and without.
 package main
 
 import (
@@ -94,6 +94,9 @@ func run() (err error) {
 	if only {
 		return b.buildFigures()
 	}
+	if len(os.Args) > 1 && os.Args[1] == "access" {
+		return b.access()
+	}
 	own, err := b.pushes()
 	if err != nil {
 		return err
@@ -102,6 +105,9 @@ func run() (err error) {
 		return err
 	}
 	if err := b.load(); err != nil {
+		return err
+	}
+	if err := b.access(); err != nil {
 		return err
 	}
 	if err := b.memory(); err != nil {
