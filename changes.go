@@ -81,6 +81,9 @@ func (r Release) Changes(next Release) (lines []string) {
 		if had && has && (was.Memory != will.Memory || was.CPUs != will.CPUs || was.StopTimeout != will.StopTimeout) {
 			lines = append(lines, fmt.Sprintf("limits   of %s: %s instead of %s", name, will.limits(), was.limits()))
 		}
+		if d := was.Config.Changes(will.Config); !d.Empty() {
+			lines = append(lines, fmt.Sprintf("config   of %s: %s", name, d))
+		}
 		if was, will := r.Formation[name], next.Formation[name]; had && has && was != will {
 			lines = append(lines, fmt.Sprintf("scale    %s=%d instead of %d", name, will, was))
 		}

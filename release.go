@@ -27,6 +27,21 @@ type Release struct {
 // repository.
 func (r Release) Here() bool { return r.Commit != "" && !r.Elsewhere }
 
+// ConfigOf returns the config vars that the instances of a service get. An empty name
+// stands for commands that run for no service.
+func (r Release) ConfigOf(name ServiceName) Config {
+	return r.Services[name].Config.Over(r.Config)
+}
+
+// Configs returns all config vars of the release, for masking their values.
+func (r Release) Configs() []Config {
+	all := []Config{r.Config}
+	for _, s := range r.Services {
+		all = append(all, s.Config)
+	}
+	return all
+}
+
 // Declared is what the files of a release's tree declare: Procfile, mesh.toml,
 // app.json and heroku.yml. Settings that people make with commands override it.
 type Declared struct {

@@ -13,7 +13,7 @@ type Run struct {
 	Line   string   // the command line, which the image's shell runs, like ssh
 	Words  []string // the same, split, for images without a shell
 	Env    map[string]Secret
-	As     ServiceName // whose limits it gets; empty: none
+	As     ServiceName // whose limits and config vars it gets; empty: none
 	TTY    bool
 	Stdin  io.Reader
 	Stdout io.Writer

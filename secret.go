@@ -52,6 +52,13 @@ func (c Config) Clone() Config {
 	return maps.Clone(c)
 }
 
+// Over returns the vars of c, and those of below whose names c does not have.
+func (c Config) Over(below Config) Config {
+	out := below.Clone()
+	maps.Copy(out, c)
+	return out
+}
+
 // Equal reports whether both have the same names with the same values.
 func (c Config) Equal(o Config) bool { return maps.EqualFunc(c, o, Secret.Equal) }
 

@@ -12,6 +12,7 @@ type Service struct {
 	CPUs    float64 // cores; 0: no limit
 
 	StopTimeout time.Duration // from SIGTERM to SIGKILL; 0: the stack's
+	Config      Config        // its own config vars, which win over the release's
 }
 
 // ServiceSettings are the settings of svc:update for a service. Zero fields are
@@ -21,4 +22,10 @@ type ServiceSettings struct {
 	Memory      int64         // bytes
 	CPUs        float64       // cores
 	StopTimeout time.Duration // from SIGTERM to SIGKILL
+	Config      Config        // its own config vars, which win over the stack's
+}
+
+// IsZero reports whether nothing is set.
+func (s ServiceSettings) IsZero() bool {
+	return s.Command == "" && s.Memory == 0 && s.CPUs == 0 && s.StopTimeout == 0 && len(s.Config) == 0
 }

@@ -45,6 +45,21 @@ type Lock struct {
 // Effective returns the settings in force: build:set overrides the tree.
 func (s Stack) Effective() Settings { return s.Settings.Over(s.Declared) }
 
+// ConfigOf returns the config vars that the instances of a service get from the next
+// release. An empty name stands for commands that run for no service.
+func (s Stack) ConfigOf(name ServiceName) Config {
+	return s.Services[name].Config.Over(s.Config)
+}
+
+// Configs returns all config vars of the stack, for masking their values.
+func (s Stack) Configs() []Config {
+	all := []Config{s.Config}
+	for _, set := range s.Services {
+		all = append(all, set.Config)
+	}
+	return all
+}
+
 // Published reports whether a service has an endpoint.
 func (s Stack) Published(name ServiceName) bool {
 	return slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool { return e.Service == name })

@@ -22,7 +22,12 @@ type Configs interface {
 var configCommands = []*definition{
 	{
 		topic: "config", short: "List the names of the config vars; --show adds the values", stack: true, exact: true, json: true, run: runConfig,
-		flags: func(f *pflag.FlagSet) { f.Bool("show", false, "include the values; needs the role deploy") },
+		long: "With -p: all that the instances of a service get, and where each comes from: svc:update --env wins over the\n" +
+			"stack's own.",
+		flags: func(f *pflag.FlagSet) {
+			f.Bool("show", false, "include the values; needs the role deploy")
+			f.StringP("service", "p", "", "of this `SERVICE`")
+		},
 	},
 	{
 		topic: "config", verb: "history", short: "List the releases that changed config vars, newest first", stack: true, json: true, run: runConfigHistory,
@@ -69,22 +74,34 @@ var configCommands = []*definition{
 	},
 }
 
-func runConfig(_ context.Context, c *call) error {
-	names := c.stack.Config.Names()
+func runConfig(ctx context.Context, c *call) error {
 	show, _ := c.flags.GetBool("show")
 	if show && !c.Key.May(mesh.AccessDeploy, c.stack.Name) {
 		return c.denied(mesh.AccessDeploy)
 	}
+	svc, err := c.configService(ctx)
+	if err != nil {
+		return err
+	}
 	if show {
 		c.audited = []string{"--show"}
 	}
+	cfg := c.stack.ConfigOf(svc)
+	names := cfg.Names()
 	if c.json {
 		if names == nil {
 			names = []string{}
 		}
 		out := map[string]any{"stack": c.stack.Name, "names": names}
+		if svc != "" {
+			sources := map[string]string{}
+			for _, n := range names {
+				sources[n], _ = c.origin(svc, n)
+			}
+			out["service"], out["sources"] = svc, sources
+		}
 		if show {
-			values, err := plainValues(c.stack.Config)
+			values, err := plainValues(cfg)
 			if err != nil {
 				return err
 			}
@@ -92,18 +109,68 @@ func runConfig(_ context.Context, c *call) error {
 		}
 		return c.printJSON(out)
 	}
+	whose := string(c.stack.Name)
+	if svc != "" {
+		whose = string(svc) + " of " + whose
+	}
 	if len(names) == 0 {
-		c.tell("%s has no config vars\n", c.stack.Name)
+		c.tell("%s has no config vars\n", whose)
 	}
 	for _, n := range names {
+		line := n
 		if show {
 			// Quote if necessary, so that a value of several lines stays one value.
-			_, _ = fmt.Fprintf(c.Stdout, "%s=%s\n", n, Join([]string{c.stack.Config[n].Reveal()}))
-			continue
+			line += "=" + Join([]string{cfg[n].Reveal()})
 		}
-		_, _ = fmt.Fprintln(c.Stdout, n)
+		if svc != "" {
+			_, text := c.origin(svc, n)
+			line += "  # " + text
+		}
+		_, _ = fmt.Fprintln(c.Stdout, line)
 	}
 	return nil
+}
+
+// configService returns the service of -p, which must exist.
+func (c *call) configService(ctx context.Context) (mesh.ServiceName, error) {
+	typed, _ := c.flags.GetString("service")
+	if typed == "" {
+		return "", nil
+	}
+	svc, err := mesh.ParseServiceName(typed)
+	if err != nil {
+		return "", err
+	}
+	known := map[mesh.ServiceName]bool{}
+	for name := range c.stack.Services {
+		known[name] = true
+	}
+	if c.stack.Current > 0 {
+		r, err := c.History.Release(ctx, c.stack.Name, c.stack.Current)
+		if err != nil {
+			return "", err
+		}
+		for name := range r.Services {
+			known[name] = true
+		}
+	}
+	if !known[svc] {
+		return "", mesh.Errorf(mesh.NotFound, "%s has no service %q", c.stack.Name, svc).WithHint("list the services: ssh mesh svc -a %s", c.stack.Name)
+	}
+	return svc, nil
+}
+
+// origin returns where a config var of a service comes from, for programs and for people.
+func (c *call) origin(svc mesh.ServiceName, name string) (from, text string) {
+	_, stack := c.stack.Config[name]
+	if _, own := c.stack.Services[svc].Config[name]; own {
+		text = "set for " + string(svc)
+		if stack {
+			text += ", over that of " + string(c.stack.Name)
+		}
+		return "service", text
+	}
+	return "stack", "set for " + string(c.stack.Name)
 }
 
 func runConfigGet(_ context.Context, c *call) error {
@@ -124,25 +191,32 @@ func runConfigGet(_ context.Context, c *call) error {
 // maxValue limits standard input. It is more than a stack may hold in total.
 const maxValue = 2 << 20
 
-func runConfigSet(ctx context.Context, c *call) error {
+// assignments parses words of the form NAME=VALUE; one value may be "-", for standard
+// input. option is the option that takes them, if they are not arguments, and usage is a
+// command line up to the first of them.
+func (c *call) assignments(words []string, option, usage string) (mesh.Config, error) {
 	set := mesh.Config{}
 	fromStdin := ""
-	for i, a := range c.args {
+	for i, a := range words {
 		name, value, ok := strings.Cut(a, "=")
 		if !ok {
+			what := option
+			if option == "" {
+				what = fmt.Sprintf("argument %d", i+1)
+			}
 			// Do not quote it: it may be the other half of a value.
-			return mesh.Errorf(mesh.Invalid, "argument %d is not NAME=VALUE", i+1).
-				WithHint("write NAME=VALUE; quote a value with spaces twice, ssh mesh \"config:set -a %s NAME='a value'\", or read it from standard input: ssh mesh config:set -a %s NAME=- < file", c.stack.Name, c.stack.Name)
+			return nil, mesh.Errorf(mesh.Invalid, "%s is not NAME=VALUE", what).
+				WithHint("write NAME=VALUE; quote a value with spaces twice, ssh mesh \"%sNAME='a value'\", or read it from standard input: ssh mesh %sNAME=- < file", usage, usage)
 		}
 		if _, err := mesh.ParseVarName(name); err != nil {
-			return err
+			return nil, err
 		}
 		if _, twice := set[name]; twice {
-			return c.usage("%s is given twice", name)
+			return nil, c.usage("%s is given twice", name)
 		}
 		if value == "-" {
 			if fromStdin != "" {
-				return c.usage("only one value can come from standard input, and %s already does", fromStdin)
+				return nil, c.usage("only one value can come from standard input, and %s already does", fromStdin)
 			}
 			fromStdin = name
 		}
@@ -150,16 +224,24 @@ func runConfigSet(ctx context.Context, c *call) error {
 	}
 	if fromStdin != "" {
 		if c.TTY {
-			return mesh.Errorf(mesh.Invalid, "the value of %s must come from standard input, which is a terminal", fromStdin).
-				WithHint("pipe it: ssh mesh config:set -a %s %s=- < file", c.stack.Name, fromStdin)
+			return nil, mesh.Errorf(mesh.Invalid, "the value of %s must come from standard input, which is a terminal", fromStdin).
+				WithHint("pipe it: ssh mesh %s%s=- < file", usage, fromStdin)
 		}
 		data, err := c.text("the bytes of "+fromStdin, maxValue)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		// echo and editors end the last line, on Windows with CR LF; that is seldom
 		// part of the value. Nothing else is removed.
 		set[fromStdin] = mesh.NewSecret(strings.TrimSuffix(strings.TrimSuffix(data, "\n"), "\r"))
+	}
+	return set, nil
+}
+
+func runConfigSet(ctx context.Context, c *call) error {
+	set, err := c.assignments(c.args, "", fmt.Sprintf("config:set -a %s ", c.stack.Name))
+	if err != nil {
+		return err
 	}
 	if encoded, _ := c.flags.GetBool("encoded"); encoded {
 		for name, value := range set {

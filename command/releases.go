@@ -75,6 +75,8 @@ type releaseJSON struct {
 	Config      []string          `json:"config"`
 	Formation   map[string]int    `json:"formation"`
 	Commands    map[string]string `json:"commands"`
+
+	ServiceConfig map[string][]string `json:"service_config,omitempty"` // names, of svc:update --env
 }
 
 func (c *call) releaseJSON(r mesh.Release) releaseJSON {
@@ -91,6 +93,12 @@ func (c *call) releaseJSON(r mesh.Release) releaseJSON {
 	}
 	for s, v := range r.Services {
 		j.Commands[string(s)] = v.Command
+		if len(v.Config) > 0 {
+			if j.ServiceConfig == nil {
+				j.ServiceConfig = map[string][]string{}
+			}
+			j.ServiceConfig[string(s)] = v.Config.Names()
+		}
 	}
 	return j
 }
@@ -162,6 +170,11 @@ func runReleaseInfo(ctx context.Context, c *call) error {
 	}
 	for _, name := range j.Config {
 		row("Config:", name)
+	}
+	for _, s := range servicesOf(r) {
+		for _, name := range j.ServiceConfig[string(s)] {
+			row("Config:", name+" (for "+string(s)+")")
+		}
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ var runCommands = []*definition{
 		stack: true, access: mesh.AccessDeploy, verbatim: true, terminal: true, parts: true, min: 1, max: maxArgs, run: runRun,
 		flags: func(f *pflag.FlagSet) {
 			f.StringArrayP("env", "e", nil, "set a variable: `NAME=VALUE`")
-			f.StringP("type", "p", "", "with the memory and CPU limits of this `SERVICE`")
+			f.StringP("type", "p", "", "with the config vars and limits of this `SERVICE`")
 			f.BoolP("detach", "d", false, "do not wait; print the name of the run")
 		},
 	},

@@ -3,6 +3,7 @@ package command
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"io"
 	"slices"
 	"strconv"
@@ -19,7 +20,7 @@ import (
 type Services interface {
 	// UpdateService and DeleteService are deployments if the stack runs: they write
 	// their output to out.
-	UpdateService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, change func(*mesh.ServiceSettings), out io.Writer) error
+	UpdateService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, change func(*mesh.ServiceSettings) error, out io.Writer) error
 	DeleteService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, out io.Writer) error
 	// SetReleaseCommand takes effect with the next push. An empty line leaves it to the
 	// Procfile.
@@ -34,13 +35,16 @@ var serviceCommands = []*definition{
 		topic: "svc", verb: "update", args: "NAME",
 		short: "Change or create a service, as one release",
 		long: "The command overrides the Procfile's, which overrides the image's. It runs in the image's shell, so\n" +
-			"config vars expand. An empty value clears a setting.",
+			"config vars expand. An empty value clears a setting. --env sets config vars of this service alone, which win\n" +
+			"over the stack's; --env NAME=- reads the value from standard input. `ssh mesh config -p NAME` lists them.",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runServiceUpdate,
 		flags: func(f *pflag.FlagSet) {
 			f.String("command", "", "the `COMMAND` line")
 			f.String("memory", "", "memory limit of an instance, for example 512m or 2g")
 			f.String("cpus", "", "CPU limit of an instance in cores, for example 0.5")
 			f.String("stop-timeout", "", "time from SIGTERM to SIGKILL, for example 2m")
+			f.StringArray("env", nil, "set a config var of this service: `NAME=VALUE`; repeatable")
+			f.StringArray("unset-env", nil, "remove a config var of this service: `NAME`; repeatable")
 		},
 	},
 	{
@@ -59,6 +63,7 @@ type serviceJSON struct {
 	Stop      string  `json:"stop_timeout,omitempty"`
 
 	Endpoints []string `json:"endpoints,omitempty"`
+	Config    []string `json:"config,omitempty"`             // names
 	Stripped  []string `json:"stripped_endpoints,omitempty"` // those of Endpoints whose path the app does not see
 }
 
@@ -82,7 +87,7 @@ func runServices(ctx context.Context, c *call) error {
 		}
 		for _, name := range r.Formation.Services() {
 			s := r.Services[name]
-			list = append(list, serviceJSON{Name: string(name), Instances: r.Formation[name], Command: s.Command, From: s.From, Memory: s.Memory, CPUs: s.CPUs, Stop: stopText(s.StopTimeout)})
+			list = append(list, serviceJSON{Name: string(name), Instances: r.Formation[name], Command: s.Command, From: s.From, Memory: s.Memory, CPUs: s.CPUs, Stop: stopText(s.StopTimeout), Config: s.Config.Names()})
 		}
 	} else {
 		form := mesh.Formation{}
@@ -91,7 +96,7 @@ func runServices(ctx context.Context, c *call) error {
 		}
 		for _, name := range form.Services() {
 			s := c.stack.Services[name]
-			list = append(list, serviceJSON{Name: string(name), Command: s.Command, From: "svc:update", Memory: s.Memory, CPUs: s.CPUs, Stop: stopText(s.StopTimeout)})
+			list = append(list, serviceJSON{Name: string(name), Command: s.Command, From: "svc:update", Memory: s.Memory, CPUs: s.CPUs, Stop: stopText(s.StopTimeout), Config: s.Config.Names()})
 		}
 	}
 	for i := range list {
@@ -110,6 +115,10 @@ func runServices(ctx context.Context, c *call) error {
 	heads := []string{"SERVICE", "INSTANCES", "FROM", "MEMORY", "CPUS", "STOP", "COMMAND"}
 	if len(c.stack.Endpoints) > 0 {
 		heads = slices.Insert(heads, 6, "ENDPOINTS")
+	}
+	config := slices.ContainsFunc(list, func(s serviceJSON) bool { return len(s.Config) > 0 })
+	if config {
+		heads = slices.Insert(heads, len(heads)-1, "CONFIG")
 	}
 	var rows [][]string
 	for _, s := range list {
@@ -133,6 +142,9 @@ func runServices(ctx context.Context, c *call) error {
 		row := []string{s.Name, strconv.Itoa(s.Instances), s.From, memory, cpus, stop, command}
 		if len(c.stack.Endpoints) > 0 {
 			row = slices.Insert(row, 6, cmp.Or(s.endpoints(), "-"))
+		}
+		if config {
+			row = slices.Insert(row, len(row)-1, cmp.Or(strings.Join(s.Config, " "), "-"))
 		}
 		rows = append(rows, row)
 	}
@@ -180,10 +192,14 @@ func runServiceUpdate(ctx context.Context, c *call) error {
 		}
 	}
 	changed := func(flag string) bool { return c.flags.Changed(flag) }
-	if !changed("command") && !changed("memory") && !changed("cpus") && !changed("stop-timeout") {
-		return c.usage("name what to change: --command, --memory, --cpus or --stop-timeout")
+	if !slices.ContainsFunc([]string{"command", "memory", "cpus", "stop-timeout", "env", "unset-env"}, changed) {
+		return c.usage("name what to change: --command, --memory, --cpus, --stop-timeout, --env or --unset-env")
 	}
-	err = c.Services.UpdateService(ctx, c.stack.Name, c.Key.Name, name, func(s *mesh.ServiceSettings) {
+	vars, err := c.serviceVars(name)
+	if err != nil {
+		return err
+	}
+	err = c.Services.UpdateService(ctx, c.stack.Name, c.Key.Name, name, func(s *mesh.ServiceSettings) error {
 		if changed("command") {
 			s.Command = set.Command
 		}
@@ -196,11 +212,42 @@ func runServiceUpdate(ctx context.Context, c *call) error {
 		if changed("stop-timeout") {
 			s.StopTimeout = set.StopTimeout
 		}
+		s.Config = vars.Set.Over(s.Config)
+		for _, n := range vars.Unset {
+			if _, had := s.Config[n]; !had {
+				return mesh.Errorf(mesh.NotFound, "%s has no config var %s of its own", name, n).WithHint("list them with: ssh mesh config -a %s -p %s", c.stack.Name, name)
+			}
+			delete(s.Config, n)
+		}
+		return nil
 	}, c.Stderr)
 	if err != nil {
 		return err
 	}
 	return c.releaseLine(ctx, "updated "+string(name))
+}
+
+// serviceVars returns the changes of --env and --unset-env. The audit log keeps the names.
+func (c *call) serviceVars(svc mesh.ServiceName) (change mesh.ConfigChange, err error) {
+	set, _ := c.flags.GetStringArray("env")
+	change.Unset, _ = c.flags.GetStringArray("unset-env")
+	change.Set, err = c.assignments(set, "--env", fmt.Sprintf("svc:update -a %s %s --env ", c.stack.Name, svc))
+	if err != nil {
+		return change, err
+	}
+	for _, name := range change.Set.Names() {
+		c.audited = append(c.audited, "--env "+name)
+	}
+	for i, name := range change.Unset {
+		if _, err := mesh.ParseVarName(name); err != nil {
+			return change, err
+		}
+		if _, both := change.Set[name]; both || slices.Contains(change.Unset[:i], name) {
+			return change, c.usage("%s is given twice", name)
+		}
+		c.audited = append(c.audited, "--unset-env "+name)
+	}
+	return change, nil
 }
 
 func runServiceDelete(ctx context.Context, c *call) error {

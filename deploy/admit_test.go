@@ -236,7 +236,7 @@ func TestRunCommand(t *testing.T) {
 			t.Errorf("got %+v", got)
 		}
 		// With the limits of a service.
-		if err := d.UpdateService(t.Context(), "blog", "ci", "web", func(s *mesh.ServiceSettings) { s.Memory, s.CPUs = 64<<20, 0.5 }, io.Discard); err != nil {
+		if err := d.UpdateService(t.Context(), "blog", "ci", "web", func(s *mesh.ServiceSettings) error { s.Memory, s.CPUs = 64<<20, 0.5; return nil }, io.Discard); err != nil {
 			t.Fatal(err)
 		}
 		run.As = "web"

@@ -35,10 +35,10 @@ func TestTranscript_MasksValues(t *testing.T) {
 	rec, out := &record{}, &bytes.Buffer{}
 	tr := newTranscript(rec, out)
 	secret := mesh.NewSecret
-	tr.mask(mesh.Config{
+	tr.mask([]mesh.Config{{
 		"PASSWORD": secret("hunter2hunter2"), "PREFIX": secret("hunter2hunter2-and-more"), "SHORT": secret("true"), "FIVE": secret("12345"), "SIX": secret("123456"),
 		"KEY": secret("-----BEGIN KEY-----\nMIIEvQIBADANBg\n  indented-line  \nab\n-----END KEY-----\n"), "EMPTY": secret(""), "BLANK": secret("        "),
-	})
+	}})
 	for _, s := range []string{
 		"user=hunter2hunter2 x", "longest first: hunter2hunter2-and-more.", "true 12345 stay", "123456 goes", "-----BEGIN KEY-----", "MIIEvQIBADANBg", "+ indented-line", "ab stays", "        blanks stay",
 	} {
@@ -193,7 +193,7 @@ func TestFingerprint(t *testing.T) {
 	older := base()
 	older.Env["GIT_REV"] = mesh.NewSecret("1a2b3c")
 	newer := base()
-	newer.Env = env(mesh.Release{Commit: "1a2b3c", Config: mesh.Config{"A": mesh.NewSecret("1")}}, newer.Name)
+	newer.Env = env(mesh.Release{Commit: "1a2b3c", Config: mesh.Config{"A": mesh.NewSecret("1")}}, newer.Name, "")
 	if newer.Env["DYNO"].Reveal() != "web.1" || newer.Env["SOURCE_VERSION"].Reveal() != "1a2b3c" {
 		t.Errorf("env %v", newer.Env)
 	}

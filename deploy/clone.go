@@ -27,7 +27,7 @@ func (d *Deployer) Clone(ctx context.Context, from, to mesh.StackName, by mesh.K
 		Access: st.Access.Clone(), Links: slices.Clone(st.Links),
 	}
 	if bare {
-		next.Config, next.Links = nil, nil
+		next.Config, next.Links, next.Services = nil, nil, withConfigs(st.Services, nil)
 	}
 	if _, err := d.create(ctx, next); err != nil {
 		return err

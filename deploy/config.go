@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -13,8 +14,21 @@ import (
 // machines the kernel gives a process 2 MB for arguments and environment.
 const maxConfig = 1 << 20
 
-// applied returns the changed config, and the names that have changed, in order.
-func applied(c mesh.ConfigChange, stack mesh.StackName, old mesh.Config) (mesh.Config, []string, error) {
+// applied returns the changed config of a stack, and the names that have changed, in order.
+func applied(c mesh.ConfigChange, st mesh.Stack) (mesh.Config, []string, error) {
+	cfg, changed, err := altered(c, st.Config, func(name string) error {
+		return mesh.Errorf(mesh.NotFound, "%s has no config var %s", st.Name, mesh.Clip(name, 60)).WithHint("list them with: ssh mesh config -a %s", st.Name)
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	st.Config = cfg
+	return cfg, changed, fits(st)
+}
+
+// altered returns the changed config, and the names that have changed, in order. missing
+// makes the error for a var that is to be unset and does not exist.
+func altered(c mesh.ConfigChange, old mesh.Config, missing func(name string) error) (mesh.Config, []string, error) {
 	cfg, changed := old.Clone(), []string{}
 	for name, v := range c.Set {
 		if was, had := cfg[name]; !had || !was.Equal(v) {
@@ -24,21 +38,32 @@ func applied(c mesh.ConfigChange, stack mesh.StackName, old mesh.Config) (mesh.C
 	}
 	for _, name := range c.Unset {
 		if _, had := cfg[name]; !had {
-			return nil, nil, mesh.Errorf(mesh.NotFound, "%s has no config var %s", stack, mesh.Clip(name, 60)).WithHint("list them with: ssh mesh config -a %s", stack)
+			return nil, nil, missing(name)
 		}
 		delete(cfg, name)
 		changed = append(changed, name)
 	}
-	size := 0
-	for name, v := range cfg {
-		size += len(name) + len(v.Reveal())
-	}
-	if size > maxConfig {
-		return nil, nil, mesh.Errorf(mesh.Invalid, "the config vars of %s would be %d bytes long; the limit is %d", stack, size, maxConfig).
-			WithHint("keep large values in a file of the image, or in a data store")
-	}
 	slices.Sort(changed)
 	return cfg, changed, nil
+}
+
+// fits returns an error if an instance of the stack would get more config vars than
+// maxConfig.
+func fits(st mesh.Stack) error {
+	for _, name := range append([]mesh.ServiceName{""}, slices.Sorted(maps.Keys(st.Services))...) {
+		size, whose := 0, string(st.Name)
+		for name, v := range st.ConfigOf(name) {
+			size += len(name) + len(v.Reveal())
+		}
+		if name != "" {
+			whose = string(name) + " of " + whose
+		}
+		if size > maxConfig {
+			return mesh.Errorf(mesh.Invalid, "the config vars of %s would be %d bytes long; the limit is %d", whose, size, maxConfig).
+				WithHint("keep large values in a file of the image, or in a data store")
+		}
+	}
+	return nil
 }
 
 // SetConfig changes config vars as one batch: set first, then unset. If the stack runs,
@@ -55,14 +80,14 @@ func (d *Deployer) SetConfig(ctx context.Context, stack mesh.StackName, by mesh.
 	if err != nil {
 		return nil, err
 	}
-	_, changed, err := applied(c, stack, st.Config)
+	_, changed, err := applied(c, st)
 	// A deployment in progress may change the config before this one has its turn.
 	if err != nil || len(changed) == 0 && len(d.lanes.tickets(stack)) == 0 {
 		return changed, err
 	}
 	record := func() error {
 		_, err := d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) (err error) {
-			s.Config, changed, err = applied(c, stack, s.Config)
+			s.Config, changed, err = applied(c, *s)
 			return err
 		})
 		return err
@@ -79,17 +104,17 @@ func (d *Deployer) SetConfig(ctx context.Context, stack mesh.StackName, by mesh.
 	err = d.rerelease(ctx, dep, out, subject, func(_ context.Context, a *attempt, st mesh.Stack, r *mesh.Release) (func(*mesh.Stack), error) {
 		// Start from the stack's vars, not the release's: vars recorded with
 		// --no-restart take effect now.
-		cfg, ch, err := applied(c, stack, st.Config)
+		cfg, ch, err := applied(c, st)
 		if err != nil {
 			return nil, err
 		}
 		changed = ch
 		r.Config = cfg
-		a.out.mask(st.Config, cfg)
+		a.out.mask(st.Configs(), r.Configs())
 		return func(s *mesh.Stack) {
 			// Apply the change again: something may have been recorded with
 			// --no-restart meanwhile.
-			if again, _, err := applied(c, stack, s.Config); err == nil {
+			if again, _, err := applied(c, *s); err == nil {
 				s.Config = again
 			} else {
 				s.Config = cfg

@@ -35,7 +35,7 @@ func (d *Deployer) declared(a *attempt, st mesh.Stack, src *source) (mesh.Stack,
 			st.Formation[name] = n
 		}
 	}
-	a.out.mask(st.Config)
+	a.out.mask(st.Configs())
 	return st, nil
 }
 

@@ -55,7 +55,7 @@ func (d *Deployer) Publish(ctx context.Context, stack mesh.StackName, key mesh.K
 		if _, ok := r.Services[e.Service]; !ok {
 			return noService(stack, e.Service, r) // it was removed after this check began
 		}
-		a.out.mask(r.Config)
+		a.out.mask(r.Configs())
 		if err := d.imagePresent(ctx, r); err != nil {
 			return err
 		}

@@ -125,7 +125,7 @@ func (d *Deployer) relink(ctx context.Context, stack mesh.StackName, by mesh.Key
 			return err
 		}
 		s.Links = next.Links
-		changed, _, err := applied(present(cfg, s.Config), stack, s.Config)
+		changed, _, err := applied(present(cfg, s.Config), *s)
 		if err == nil {
 			s.Config = changed
 		}
@@ -142,12 +142,12 @@ func (d *Deployer) relink(ctx context.Context, stack mesh.StackName, by mesh.Key
 		if err != nil {
 			return nil, err // it was changed after this began
 		}
-		changed, _, err := applied(present(cfg, st.Config), stack, st.Config)
+		changed, _, err := applied(present(cfg, st.Config), st)
 		if err != nil {
 			return nil, err
 		}
 		r.Config = changed
-		a.out.mask(st.Config, changed)
+		a.out.mask(st.Configs(), r.Configs())
 		if lend != nil {
 			back = d.fleet.Lend(stack, *lend)
 		}
@@ -155,7 +155,7 @@ func (d *Deployer) relink(ctx context.Context, stack mesh.StackName, by mesh.Key
 			// Links change only here, with config vars; vars alone may have been recorded
 			// with --no-restart meanwhile.
 			s.Links = next.Links
-			if again, _, err := applied(present(cfg, s.Config), stack, s.Config); err == nil {
+			if again, _, err := applied(present(cfg, s.Config), *s); err == nil {
 				s.Config = again
 			} else {
 				s.Config = changed

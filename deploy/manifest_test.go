@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"maps"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -96,7 +97,7 @@ func TestManifest_GoesWithTheRelease(t *testing.T) {
 		mustPush(t, w, d, map[string]string{"Dockerfile": "FROM scratch", "mesh.toml": "health = \"/new\"", "Procfile": "web: ./new\n"})
 		checked("/new")
 		for n, want := range map[mesh.ReleaseNumber]mesh.Service{1: {Command: "./old", From: "heroku.yml"}, 2: {Command: "./new", From: "Procfile"}} {
-			if got := release(t, w, n).Services["web"]; got != want {
+			if got := release(t, w, n).Services["web"]; !reflect.DeepEqual(got, want) {
 				t.Errorf("%s: %+v, want %+v", n, got, want)
 			}
 		}
@@ -124,7 +125,7 @@ func TestManifest_StartCommandWinsOverTheProcfile(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		d, _ := w.Start()
 		mustPush(t, w, d, map[string]string{"Dockerfile": "FROM scratch", "Procfile": "web: ./theirs\nworker: ./w", "mesh.toml": "start-command = \"./mine\""})
-		if r := release(t, w, 1); r.Services["web"] != (mesh.Service{Command: "./mine", From: "start-command"}) || r.Services["worker"].Command != "./w" {
+		if r := release(t, w, 1); !reflect.DeepEqual(r.Services["web"], mesh.Service{Command: "./mine", From: "start-command"}) || r.Services["worker"].Command != "./w" {
 			t.Errorf("services %+v", r.Services)
 		}
 	})

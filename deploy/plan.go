@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strconv"
 
 	"mesh"
@@ -40,7 +41,7 @@ func services(st mesh.Stack, tree mesh.Declared) map[mesh.ServiceName]mesh.Servi
 		if s.From == "" {
 			s.From = "image"
 		}
-		s.Memory, s.CPUs, s.StopTimeout = set.Memory, set.CPUs, set.StopTimeout
+		s.Memory, s.CPUs, s.StopTimeout, s.Config = set.Memory, set.CPUs, set.StopTimeout, set.Config
 		out[name] = s
 	}
 	return out
@@ -68,16 +69,15 @@ const (
 	envRevision = "GIT_REV"
 )
 
-// env returns the environment of an instance.
-func env(r mesh.Release, name mesh.InstanceName) map[string]mesh.Secret {
+// env returns the environment of an instance, or of a command with the config vars of the
+// service as, which may be empty.
+func env(r mesh.Release, name mesh.InstanceName, as mesh.ServiceName) map[string]mesh.Secret {
 	e := map[string]mesh.Secret{envDyno: mesh.NewSecret(name.String())}
 	if r.Commit != "" {
 		e[envRevision] = mesh.NewSecret(string(r.Commit))
 		e[envSource] = e[envRevision]
 	}
-	for k, v := range r.Config {
-		e[k] = v
-	}
+	maps.Copy(e, r.ConfigOf(as))
 	for k, v := range map[string]string{
 		"PORT":          strconv.Itoa(mesh.Port),
 		"MESH_STACK":    string(r.Stack),
@@ -98,7 +98,7 @@ func specs(st mesh.Stack, r mesh.Release, dep mesh.DeploymentNumber) ([]mesh.Ins
 		s := r.Services[svc]
 		for slot := 1; slot <= r.Formation[svc]; slot++ {
 			name := mesh.InstanceName{Service: svc, Slot: slot}
-			e := env(r, name)
+			e := env(r, name, svc)
 			p, err := manifest.Process(s.Command, r.Image, e)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", svc, err)

@@ -37,7 +37,7 @@ func (d *Deployer) Promote(ctx context.Context, from, to mesh.StackName, by mesh
 		if err := d.imagePresent(ctx, r); err != nil {
 			return err
 		}
-		a.out.mask(r.Config) // the config stays behind, and none of it is printed
+		a.out.mask(r.Configs()) // the config stays behind, and none of it is printed
 		a.step("promoting", "Promoting %s of %s", r.Number, from)
 		src := source{
 			commit: r.Commit, image: &r.Image, declared: r.Declared, tag: r.Commit.Short(), description: subject,

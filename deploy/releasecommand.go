@@ -29,7 +29,7 @@ func (d *Deployer) runOnce(ctx context.Context, a *attempt, st mesh.Stack, r mes
 	began := d.Now()
 	a.step(what, "%s: %s", strings.ToUpper(what[:1])+what[1:], command)
 	name := mesh.InstanceName{Service: mesh.ReleaseCommand, Slot: 1}
-	e := env(r, name)
+	e := env(r, name, "")
 	p, err := manifest.Process(command, r.Image, e)
 	if err != nil {
 		return phaseFailed(what+" failed", err)

@@ -105,7 +105,7 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 		if r, err = d.Store.Release(ctx, st.Name, st.Current); err != nil {
 			return nil, err
 		}
-		a.out.mask(r.Config)
+		a.out.mask(r.Configs())
 		if err := d.imagePresent(ctx, r); err != nil {
 			return nil, err
 		}

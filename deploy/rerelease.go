@@ -30,7 +30,7 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 		if a.next, err = d.nextRelease(ctx, st.Name); err != nil {
 			return err
 		}
-		a.out.mask(st.Config, cur.Config)
+		a.out.mask(st.Configs(), cur.Configs())
 		r := cur
 		r.Description, r.Config, r.Formation = description, st.Config, formation(st, cur.Services)
 		r = d.newRelease(a, r)

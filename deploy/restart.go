@@ -62,7 +62,7 @@ func (d *Deployer) rerun(ctx context.Context, dep mesh.Deployment, out io.Writer
 		if err := has(dep.Stack, r, what); err != nil {
 			return err
 		}
-		a.out.mask(r.Config)
+		a.out.mask(r.Configs())
 		made, anew := (*mesh.Release)(nil), anew
 		if there, err := d.Builder.Present(ctx, r.Image.ID); err != nil {
 			return err

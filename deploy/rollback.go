@@ -38,14 +38,35 @@ func (d *Deployer) Rollback(ctx context.Context, stack mesh.StackName, by mesh.K
 	subject := "Rollback to " + n.String()
 	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployRollback, By: by, Subject: subject}
 	return d.rerelease(ctx, dep, out, subject, func(ctx context.Context, a *attempt, st mesh.Stack, r *mesh.Release) (func(*mesh.Stack), error) {
-		a.out.mask(st.Config, target.Config)
+		a.out.mask(st.Configs(), target.Configs())
 		r.Image, r.Commit, r.Config, r.Services = target.Image, target.Commit, target.Config, target.Services
 		r.Source, r.Declared, r.Elsewhere = target.Source, target.Declared, target.Elsewhere
 		r.Formation = formation(st, target.Services)
 		a.step("rolling back", "Rolling back to %s of %s", n, stack)
 		a.tellChanges(ctx, st, *r)
-		return func(s *mesh.Stack) { s.Config = target.Config }, nil
+		return func(s *mesh.Stack) {
+			s.Config, s.Services = target.Config, withConfigs(s.Services, target.Services)
+		}, nil
 	})
+}
+
+// withConfigs returns the settings of services with the config vars that a release has,
+// and no others.
+func withConfigs(settings map[mesh.ServiceName]mesh.ServiceSettings, of map[mesh.ServiceName]mesh.Service) map[mesh.ServiceName]mesh.ServiceSettings {
+	out := map[mesh.ServiceName]mesh.ServiceSettings{}
+	for name, set := range settings {
+		had := len(set.Config) > 0
+		if set.Config = of[name].Config; !had || !set.IsZero() {
+			out[name] = set
+		}
+	}
+	for name, s := range of {
+		if set, ok := out[name]; !ok && len(s.Config) > 0 {
+			set.Config = s.Config
+			out[name] = set
+		}
+	}
+	return out
 }
 
 // tellChanges prints how a release differs from the current one, before it starts.

@@ -45,17 +45,17 @@ func (d *Deployer) oneOff(ctx context.Context, run mesh.Run, name mesh.InstanceN
 	if err := mesh.CheckCommand(run.Line); err != nil {
 		return mesh.OneOff{}, err
 	}
-	e := env(r, name)
+	as, known := r.Services[run.As]
+	if run.As != "" && !known {
+		return mesh.OneOff{}, noService(run.Stack, run.As, r)
+	}
+	e := env(r, name, run.As)
 	maps.Copy(e, run.Env)
 	p := mesh.Process{Entrypoint: run.Words}
 	if r.Image.Shell {
 		if p, err = manifest.Process(run.Line, mesh.Image{Shell: true}, e); err != nil {
 			return mesh.OneOff{}, err
 		}
-	}
-	as, known := r.Services[run.As]
-	if run.As != "" && !known {
-		return mesh.OneOff{}, noService(run.Stack, run.As, r)
 	}
 	return mesh.OneOff{
 		Memory: as.Memory, CPUs: as.CPUs,

@@ -145,7 +145,7 @@ func TestUpdateService_RefusesACommandThatNothingCarries(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, command := range []string{"echo caf\xe9", "a\x00b", strings.Repeat("x", mesh.MaxCommand+1)} {
-			err := d.UpdateService(t.Context(), "blog", "laptop", "worker", func(s *mesh.ServiceSettings) { s.Command = command }, io.Discard)
+			err := d.UpdateService(t.Context(), "blog", "laptop", "worker", func(s *mesh.ServiceSettings) error { s.Command = command; return nil }, io.Discard)
 			if !errors.Is(err, mesh.Invalid) {
 				t.Errorf("%.20q: %v", command, err)
 			}
@@ -162,7 +162,7 @@ func TestStopTimeout_IsTheServices(t *testing.T) {
 		mustPush(t, w, d, app)
 		set := func(d2 time.Duration) {
 			t.Helper()
-			if err := d.UpdateService(t.Context(), "blog", "laptop", "web", func(s *mesh.ServiceSettings) { s.StopTimeout = d2 }, io.Discard); err != nil {
+			if err := d.UpdateService(t.Context(), "blog", "laptop", "web", func(s *mesh.ServiceSettings) error { s.StopTimeout = d2; return nil }, io.Discard); err != nil {
 				t.Fatal(err)
 			}
 			pass(time.Minute)

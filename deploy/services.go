@@ -10,13 +10,20 @@ import (
 
 // UpdateService changes the svc:update settings of a service, and rolls them out as a
 // release if the stack runs. It creates a service that the Procfile does not name.
-func (d *Deployer) UpdateService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, change func(*mesh.ServiceSettings), out io.Writer) error {
+func (d *Deployer) UpdateService(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.ServiceName, change func(*mesh.ServiceSettings) error, out io.Writer) error {
 	if name == mesh.ReleaseCommand {
 		return mesh.Errorf(mesh.Invalid, "the release command is not a service").WithHint("set it with: ssh mesh stacks:set-release-command -a %s -- COMMAND", stack)
 	}
 	return d.changeServices(ctx, stack, by, "Update "+string(name), func(s map[mesh.ServiceName]mesh.ServiceSettings) error {
 		v := s[name]
-		change(&v)
+		if err := change(&v); err != nil {
+			return err
+		}
+		for name, value := range v.Config {
+			if err := mesh.CheckVar(name, value); err != nil {
+				return err
+			}
+		}
 		s[name] = v
 		return mesh.CheckCommand(v.Command)
 	}, out)
@@ -40,7 +47,11 @@ func (d *Deployer) changeServices(ctx context.Context, stack mesh.StackName, by 
 		if s == nil {
 			s = map[mesh.ServiceName]mesh.ServiceSettings{}
 		}
-		return s, change(s)
+		if err := change(s); err != nil {
+			return nil, err
+		}
+		st.Services = s
+		return s, fits(st)
 	}
 	st, err := d.Store.Stack(ctx, stack)
 	if err != nil {
@@ -57,12 +68,14 @@ func (d *Deployer) changeServices(ctx context.Context, stack mesh.StackName, by 
 		return err
 	}
 	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployServices, By: by, Subject: subject}
-	return d.rerelease(ctx, dep, out, subject, func(_ context.Context, _ *attempt, st mesh.Stack, r *mesh.Release) (func(*mesh.Stack), error) {
+	return d.rerelease(ctx, dep, out, subject, func(_ context.Context, a *attempt, st mesh.Stack, r *mesh.Release) (func(*mesh.Stack), error) {
 		set, err := apply(st)
 		if err != nil {
 			return nil, err
 		}
+		was := st
 		st.Services = set
+		a.out.mask(was.Configs(), st.Configs(), r.Configs())
 		r.Services = services(st, r.Declared)
 		r.Formation = formation(st, r.Services)
 		return func(s *mesh.Stack) { s.Services = set }, nil

@@ -51,7 +51,7 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 	if a.next, err = d.nextRelease(ctx, st.Name); err != nil {
 		return err
 	}
-	a.out.mask(st.Config)
+	a.out.mask(st.Configs())
 	if src.repo != "" {
 		var closeTree func()
 		if src.tree, closeTree, err = d.openTree(ctx, a, src.repo, src.commit); err != nil {

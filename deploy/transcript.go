@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,9 +43,9 @@ func newTranscript(record io.WriteCloser, client io.Writer) *transcript {
 }
 
 // mask hides the values of config vars from now on.
-func (t *transcript) mask(configs ...mesh.Config) {
+func (t *transcript) mask(of ...[]mesh.Config) {
 	var values []string
-	for _, c := range configs {
+	for _, c := range slices.Concat(of...) {
 		values = append(values, c.Hidden(nil)...)
 	}
 	t.mu.Lock()

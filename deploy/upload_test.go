@@ -29,7 +29,7 @@ func TestUpload_IsDeployedLikeAPush(t *testing.T) {
 			t.Errorf("got %+v", dep)
 		}
 		// The Procfile's services are known without the tree.
-		if err := d.UpdateService(t.Context(), "blog", "laptop", "worker", func(s *mesh.ServiceSettings) { s.Command = "./other" }, io.Discard); err != nil {
+		if err := d.UpdateService(t.Context(), "blog", "laptop", "worker", func(s *mesh.ServiceSettings) error { s.Command = "./other"; return nil }, io.Discard); err != nil {
 			t.Fatal(err)
 		}
 		if err := d.DeleteService(t.Context(), "blog", "laptop", "worker", io.Discard); err != nil {

@@ -49,17 +49,16 @@ func trim(b *bbolt.Bucket, limit int, may func(key, value []byte) bool) (first u
 	return first, len(gone) > 0, err
 }
 
-// tidyConfigs removes the configs that neither the stack, with current, nor a
+// tidyConfigs removes the configs that neither the stack, with used, nor a
 // release uses. If anything cannot be read, it removes nothing.
-func tidyConfigs(b *bbolt.Bucket, current []byte) error {
+func tidyConfigs(b *bbolt.Bucket, used [][]byte) error {
 	configs := b.Bucket(bucketConfigs)
-	used := [][]byte{current}
 	err := b.Bucket(bucketReleases).ForEach(func(k, v []byte) error {
 		var f releaseForm
 		if err := parse(k, v, &f); err != nil {
 			return err
 		}
-		used = append(used, f.Config)
+		used = append(used, f.refs()...)
 		return nil
 	})
 	if err != nil {

@@ -32,6 +32,7 @@ func TestBounds_ConfigsGoWithTheirReleases(t *testing.T) {
 		set := func(n int) mesh.Config {
 			return must(s.UpdateStack(t.Context(), "blog", func(st *mesh.Stack) error {
 				st.Config = mesh.Config{"N": mesh.NewSecret(fmt.Sprint(n))}
+				st.Services = map[mesh.ServiceName]mesh.ServiceSettings{"web": {Config: mesh.Config{"OWN": mesh.NewSecret(fmt.Sprint(n))}}}
 				return nil
 			}))(t).Config
 		}
@@ -40,6 +41,8 @@ func TestBounds_ConfigsGoWithTheirReleases(t *testing.T) {
 		}
 		r := release(1)
 		r.Config = set(100)
+		r.Services["web"] = mesh.Service{Config: mesh.Config{"OWN": mesh.NewSecret("100")}}
+		delete(r.Services, "worker")
 		d := must(s.BeginDeployment(t.Context(), mesh.Deployment{Stack: "blog", Status: mesh.StatusRunning}))(t)
 		must(s.Commit(t.Context(), d, &r, nil))(t)
 		for n := range 30 {
@@ -51,9 +54,12 @@ func TestBounds_ConfigsGoWithTheirReleases(t *testing.T) {
 		if got := must(s.Stack(t.Context(), "blog"))(t).Config["N"].Reveal(); got != "29" {
 			t.Errorf("the stack has %q", got)
 		}
+		if a, b := must(s.Release(t.Context(), "blog", 1))(t).Services["web"].Config["OWN"].Reveal(), must(s.Stack(t.Context(), "blog"))(t).Services["web"].Config["OWN"].Reveal(); a != "100" || b != "29" {
+			t.Errorf("of web: the release has %q, the stack %q", a, b)
+		}
 	})
-	if n := configs(t, dir); n != 2 {
-		t.Errorf("%d versions of the config vars are kept, want that of the release and that of the stack", n)
+	if n := configs(t, dir); n != 4 {
+		t.Errorf("%d versions of the config vars are kept, want those of the release and those of the stack, and of a service each", n)
 	}
 }
 
@@ -110,7 +116,7 @@ func TestBounds_ReleasesAndDeployments(t *testing.T) {
 			t.Errorf("the output of removed deployments is still there: %v", left)
 		}
 	})
-	if n := configs(t, dir); n != 200 {
+	if n := configs(t, dir); n != 2*200 { // the release's and a service's
 		t.Errorf("%d configs for 200 releases", n)
 	}
 }

@@ -99,6 +99,9 @@ func (s *scan) stack(k []byte, b *bbolt.Bucket) {
 	}
 	if err == nil {
 		_, err := s.openConfig(b, f.Config)
+		if err == nil {
+			err = s.openServices(b, f.Services, func(mesh.ServiceName, mesh.Config) {})
+		}
 		s.note(name, true, "the config vars of "+shown, err)
 		_, err = s.openAccess(f.Access)
 		s.note(name, true, "the access rules of "+shown, err)
@@ -115,13 +118,13 @@ func (s *scan) stack(k []byte, b *bbolt.Bucket) {
 	})
 	_ = configs.ForEach(func(ref, _ []byte) error {
 		_, err := s.openConfig(b, ref)
-		s.note(name, string(ref) == string(f.Config), "a version of the config vars of "+shown, err)
+		s.note(name, isOneOf(ref, f.refs()...), "a version of the config vars of "+shown, err)
 		return nil
 	})
 	_ = releases.ForEach(func(n, v []byte) error {
 		var r releaseForm
 		err := parse(n, v, &r)
-		if err == nil && len(r.Config) > 0 && configs.Get(r.Config) == nil {
+		if err == nil && slices.ContainsFunc(r.refs(), func(ref []byte) bool { return len(ref) > 0 && configs.Get(ref) == nil }) {
 			err = errors.New("its config vars are missing")
 		}
 		s.note(name, f.Current > 0 && bytes.Equal(n, current), fmt.Sprintf("release v%s of %s", numberText(n), shown), err)

@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"mesh"
@@ -103,6 +105,19 @@ type serviceForm struct {
 	CPUs    float64 `json:"cpus,omitempty"`
 
 	StopTimeout time.Duration `json:"stop_timeout_ns,omitempty"`
+	Config      []byte        `json:"config,omitempty"` // reference into the stack's configs
+}
+
+// refs returns the configs that a record uses, the stack's or the release's first.
+func (f *stackForm) refs() [][]byte   { return configRefs(f.Config, f.Services) }
+func (f *releaseForm) refs() [][]byte { return configRefs(f.Config, f.Services) }
+
+func configRefs(own []byte, services map[string]serviceForm) [][]byte {
+	refs := [][]byte{own}
+	for _, name := range slices.Sorted(maps.Keys(services)) {
+		refs = append(refs, services[name].Config)
+	}
+	return refs
 }
 
 func storeStack(s mesh.Stack, config []byte) *stackForm {
@@ -136,7 +151,7 @@ func storeStack(s mesh.Stack, config []byte) *stackForm {
 	if len(s.Services) > 0 {
 		f.Services = map[string]serviceForm{}
 		for n, v := range s.Services {
-			f.Services[string(n)] = serviceForm{Command: v.Command, Memory: v.Memory, CPUs: v.CPUs, StopTimeout: v.StopTimeout}
+			f.Services[string(n)] = serviceForm{Command: v.Command, Memory: v.Memory, CPUs: v.CPUs, StopTimeout: v.StopTimeout} // its config comes later
 		}
 	}
 	return f
@@ -241,7 +256,7 @@ func storeRelease(r mesh.Release, config []byte) *releaseForm {
 	}
 	f.Commands, f.Files, f.Declared = storeByService(r.Declared.Commands), storeByService(r.Declared.Files), settingsForm(r.Declared.Settings)
 	for n, v := range r.Services {
-		f.Services[string(n)] = serviceForm(v)
+		f.Services[string(n)] = serviceForm{Command: v.Command, From: v.From, Memory: v.Memory, CPUs: v.CPUs, StopTimeout: v.StopTimeout} // its config comes later
 	}
 	return f
 }
@@ -254,7 +269,7 @@ func (f releaseForm) release(stack mesh.StackName, cfg mesh.Config) mesh.Release
 		Services: make(map[mesh.ServiceName]mesh.Service, len(f.Services)),
 	}
 	for n, v := range f.Services {
-		r.Services[mesh.ServiceName(n)] = mesh.Service(v)
+		r.Services[mesh.ServiceName(n)] = mesh.Service{Command: v.Command, From: v.From, Memory: v.Memory, CPUs: v.CPUs, StopTimeout: v.StopTimeout}
 	}
 	r.Declared = mesh.Declared{Commands: readByService(f.Commands), Files: readByService(f.Files), Settings: mesh.Settings(f.Declared)}
 	return r

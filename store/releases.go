@@ -36,7 +36,16 @@ func (s *Store) readRelease(b *bbolt.Bucket, stack mesh.StackName, key, data []b
 	if err != nil {
 		return mesh.Release{}, damagedRecord(what(), fmt.Errorf("its config vars: %w", err))
 	}
-	return f.release(stack, cfg), nil
+	r := f.release(stack, cfg)
+	err = s.openServices(b, f.Services, func(n mesh.ServiceName, c mesh.Config) {
+		svc := r.Services[n]
+		svc.Config = c
+		r.Services[n] = svc
+	})
+	if err != nil {
+		return mesh.Release{}, damagedRecord(what(), fmt.Errorf("its config vars: %w", err))
+	}
+	return r, nil
 }
 
 // newest calls fn with the values of a numbered bucket, last one first, at most
@@ -209,7 +218,11 @@ func (s *Store) Commit(ctx context.Context, d mesh.Deployment, r *mesh.Release, 
 			if err != nil {
 				return err
 			}
-			if err := put(rb, number(next), storeRelease(*r, ref)); err != nil {
+			f := storeRelease(*r, ref)
+			if err := s.putServices(b, f.Services, func(n mesh.ServiceName) mesh.Config { return r.Services[n].Config }); err != nil {
+				return err
+			}
+			if err := put(rb, number(next), f); err != nil {
 				return err
 			}
 			d.Release, st.Current = r.Number, r.Number
@@ -225,7 +238,7 @@ func (s *Store) Commit(ctx context.Context, d mesh.Deployment, r *mesh.Release, 
 			if err := parse([]byte(st.Name), b.Get(keyRecord), &f); err != nil {
 				return err
 			}
-			if err := tidyConfigs(b, f.Config); err != nil {
+			if err := tidyConfigs(b, f.refs()); err != nil {
 				return err
 			}
 		}

@@ -10,7 +10,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"go.etcd.io/bbolt"
@@ -130,6 +132,32 @@ func (s *Store) putConfig(b *bbolt.Bucket, c mesh.Config) ([]byte, error) {
 		return nil, err
 	}
 	return ref, configs.Put(ref, sealed)
+}
+
+// putServices stores the configs of services, and adds the references to their forms.
+func (s *Store) putServices(b *bbolt.Bucket, forms map[string]serviceForm, config func(mesh.ServiceName) mesh.Config) (err error) {
+	for name, f := range forms {
+		if f.Config, err = s.putConfig(b, config(mesh.ServiceName(name))); err != nil {
+			return err
+		}
+		forms[name] = f
+	}
+	return nil
+}
+
+// openServices calls set with the config of each service that has its own.
+func (s *Store) openServices(b *bbolt.Bucket, forms map[string]serviceForm, set func(mesh.ServiceName, mesh.Config)) error {
+	for _, name := range slices.Sorted(maps.Keys(forms)) {
+		if len(forms[name].Config) == 0 {
+			continue
+		}
+		cfg, err := s.openConfig(b, forms[name].Config)
+		if err != nil {
+			return fmt.Errorf("those of %s: %w", mesh.Clip(name, 60), err)
+		}
+		set(mesh.ServiceName(name), cfg)
+	}
+	return nil
 }
 
 // openConfig decrypts a config. Its seal is its checksum.

@@ -598,13 +598,16 @@ func (s *Store) writeStack(tx *bbolt.Tx, b *bbolt.Bucket, old, st mesh.Stack) er
 	if f.Access, err = s.storeAccess(st.Access); err != nil {
 		return err
 	}
+	if err := s.putServices(b, f.Services, func(n mesh.ServiceName) mesh.Config { return st.Services[n].Config }); err != nil {
+		return err
+	}
 	if err := noteGuarded(b, st.Access); err != nil {
 		return err
 	}
-	if err := put(b, keyRecord, f); err != nil || bytes.Equal(before.Config, ref) {
+	if err := put(b, keyRecord, f); err != nil || slices.EqualFunc(before.refs(), f.refs(), bytes.Equal) {
 		return err
 	}
-	return tidyConfigs(b, ref)
+	return tidyConfigs(b, f.refs())
 }
 
 func (s *Store) readStack(name mesh.StackName, b *bbolt.Bucket) (mesh.Stack, error) {
@@ -620,6 +623,14 @@ func (s *Store) readStack(name mesh.StackName, b *bbolt.Bucket) (mesh.Stack, err
 		return mesh.Stack{}, damagedRecord("the config vars of "+string(name), err)
 	}
 	st := f.stack(cfg)
+	err = s.openServices(b, f.Services, func(n mesh.ServiceName, c mesh.Config) {
+		set := st.Services[n]
+		set.Config = c
+		st.Services[n] = set
+	})
+	if err != nil {
+		return mesh.Stack{}, damagedRecord("the config vars of "+string(name), err)
+	}
 	if st.Access, err = s.openAccess(f.Access); err != nil {
 		return mesh.Stack{}, damagedRecord("the access rules of "+string(name), err)
 	}

@@ -90,7 +90,9 @@ func fullStack() mesh.Stack {
 			Branch: "main", Dockerfile: "d/Dockerfile", Health: "/up",
 			CheckTimeout: time.Minute, Drain: time.Second, StopTimeout: 3 * time.Second,
 		},
-		Services:       map[mesh.ServiceName]mesh.ServiceSettings{"web": {Command: "run me", Memory: 1 << 20, CPUs: 0.5}},
+		Services: map[mesh.ServiceName]mesh.ServiceSettings{
+			"web": {Command: "run me", Memory: 1 << 20, CPUs: 0.5}, "worker": {Config: mesh.Config{"A": mesh.NewSecret("own"), "B": mesh.NewSecret("\xff")}},
+		},
 		ReleaseCommand: []string{"rake", "db migrate"}, Stopped: true, Subnet: netip.MustParsePrefix("10.1.2.0/26"),
 		Domains: []mesh.Host{"a.example", "b.example"}, Maintained: true,
 		Links:     []mesh.Link{{To: "api", Service: "web", As: "api"}, {To: "api", Service: "worker", As: "jobs"}},
@@ -286,7 +288,10 @@ func release(n mesh.ReleaseNumber) mesh.Release {
 		Stack: "blog", Number: n, Created: at, By: "laptop", Description: "Deploy", Deployment: mesh.DeploymentNumber(n), Commit: mesh.Commit(strings.Repeat("a", 40)),
 		Image:  mesh.Image{ID: fmt.Sprintf("sha256:%d", n), Ref: "mesh/blog:x", Size: 5, Entrypoint: []string{"/e"}, Cmd: []string{"c"}, Shell: true},
 		Config: mesh.Config{"N": mesh.NewSecret(n.String())}, Formation: mesh.Formation{"web": int(n), "worker": 0},
-		Services: map[mesh.ServiceName]mesh.Service{"web": {Command: "x", From: "Procfile", Memory: 4, CPUs: 0.25}},
+		Services: map[mesh.ServiceName]mesh.Service{
+			"web":    {Command: "x", From: "Procfile", Memory: 4, CPUs: 0.25, StopTimeout: time.Minute},
+			"worker": {Config: mesh.Config{"N": mesh.NewSecret(fmt.Sprint("own-", n))}},
+		},
 	}
 }
 
@@ -723,11 +728,13 @@ func TestConfig_IsSealed(t *testing.T) {
 	closed(t, dir, func(s *store.Store) {
 		st := fullStack()
 		st.Config = mesh.Config{"VERY_SPECIAL_NAME": mesh.NewSecret(hush)}
+		st.Services = map[mesh.ServiceName]mesh.ServiceSettings{"worker": {Config: st.Config}}
 		create(t, s, st)
 		for n := range mesh.ReleaseNumber(3) {
 			d := must(s.BeginDeployment(t.Context(), mesh.Deployment{Stack: "blog", Status: mesh.StatusRunning}))(t)
 			r := release(n + 1)
 			r.Config = st.Config
+			r.Services = map[mesh.ServiceName]mesh.Service{"worker": {Config: st.Config}}
 			must(s.Commit(t.Context(), d, &r, nil))(t)
 		}
 	})
