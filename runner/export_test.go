@@ -25,3 +25,6 @@ func ExecListeners(ctx context.Context, r *Runner, id string) ([]netip.AddrPort,
 func Judge(program string, mode fs.FileMode, head []byte, has func(string) bool) string {
 	return judge(program, programFile{mode: mode, size: int64(len(head)), head: head}, has).text
 }
+
+// MountedFrom finds the container that a mountinfo belongs to.
+var MountedFrom = mountedFrom

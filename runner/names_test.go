@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -107,6 +108,23 @@ func TestNames_MeshInAContainer(t *testing.T) {
 		}
 		if err := cli.ContainerRemove(context.Background(), self.ID, container.RemoveOptions{Force: true}); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// The mounts of other containers, which are seen where the engine runs, are not one's own.
+func TestMountedFrom(t *testing.T) {
+	t.Parallel()
+	id, other := strings.Repeat("a1", 32), strings.Repeat("b2", 32)
+	own := "712 700 254:1 /var/lib/docker/containers/" + id + "/resolv.conf /etc/resolv.conf rw,relatime - ext4 /dev/vda1 rw\n"
+	shm := "90 30 0:50 / /var/lib/docker/containers/" + other + "/mounts/shm rw,nosuid - tmpfs shm rw,size=65536k\n"
+	log := "91 30 254:1 /var/lib/docker/containers/" + other + " /var/log/containers/" + other + " rw - ext4 /dev/vda1 rw\n"
+	for name, c := range map[string]struct{ mounts, want string }{
+		"in a container": {"1 0 0:1 / / rw - overlay overlay rw\n" + own, id}, "in one with the engine": {shm + log + own, id},
+		"beside the engine": {"1 0 254:1 / / rw - ext4 /dev/vda1 rw\n" + shm + log, ""}, "without any": {"", ""}, "cut": {"1 2 3", ""},
+	} {
+		if got := runner.MountedFrom([]byte(c.mounts)); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
 }

@@ -1,8 +1,6 @@
 package runner
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -185,15 +183,29 @@ func (r *Runner) ownContainer(ctx context.Context) (string, error) {
 
 var mountedID = regexp.MustCompile(`/containers/([0-9a-f]{64})/`)
 
-// ownIDs guesses: the engine mounts resolv.conf and other files from a folder named
-// after the container, and its host name is the short ID unless it was set.
+// mountedFrom returns the container that a mountinfo (proc_pid_mountinfo(5)) belongs to:
+// the engine mounts its own resolv.conf and hosts there, from a folder named after the
+// container. Where the engine itself runs, there are also mounts of every other container,
+// at other places.
+func mountedFrom(mountinfo []byte) (id string) {
+	for line := range strings.Lines(string(mountinfo)) {
+		f := strings.Fields(line) // the fourth is the root of the mount, the fifth its place
+		if len(f) < 5 || f[4] != "/etc/resolv.conf" && f[4] != "/etc/hostname" && f[4] != "/etc/hosts" {
+			continue
+		}
+		if m := mountedID.FindStringSubmatch(f[3]); m != nil {
+			return m[1]
+		}
+	}
+	return ""
+}
+
+// ownIDs guesses: from what the engine has mounted here, and from the host name, which is
+// the short ID unless it was set.
 func ownIDs() (ids []string) {
 	if b, err := os.ReadFile("/proc/self/mountinfo"); err == nil {
-		for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
-			if m := mountedID.FindStringSubmatch(s.Text()); m != nil {
-				ids = append(ids, m[1])
-				break
-			}
+		if id := mountedFrom(b); id != "" {
+			ids = append(ids, id)
 		}
 	}
 	if h, err := os.Hostname(); err == nil {
