@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"log/slog"
@@ -62,9 +64,21 @@ func (c Config) Over(below Config) Config {
 // Equal reports whether both have the same names with the same values.
 func (c Config) Equal(o Config) bool { return maps.EqualFunc(c, o, Secret.Equal) }
 
+// Fingerprint is equal for equal configs, and tells nothing of the values to who does not
+// know them all: it is for comparing one with a later one.
+func (c Config) Fingerprint() string {
+	h := sha256.New()
+	for _, name := range c.Names() {
+		_, _ = fmt.Fprintf(h, "%d %s %d %s\n", len(name), name, len(c[name].Reveal()), c[name].Reveal())
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
 // ConfigChange is a batch of changes of config vars: first Set, then Unset.
 type ConfigChange struct {
 	Set        Config
 	Unset      []string
-	RecordOnly bool // the next release takes them; otherwise they become one
+	Replace    bool   // vars that are not in Set are unset as well
+	If         string // only if the config has this Fingerprint; empty: in any case
+	RecordOnly bool   // the next release takes them; otherwise they become one
 }

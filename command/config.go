@@ -41,14 +41,24 @@ var configCommands = []*definition{
 	{
 		topic: "config", verb: "export", short: "Print config vars and values for config:import",
 		stack: true, access: mesh.AccessDeploy, prints: true, exact: true, run: runConfigExport,
-		flags: func(f *pflag.FlagSet) { f.String("format", "shell", "the `FORMAT`: shell, envfile or json") },
+		flags: func(f *pflag.FlagSet) {
+			f.String("format", "shell", "the `FORMAT`: shell, envfile, json or fingerprint")
+		},
 	},
 	{
 		topic: "config", verb: "import", args: "< FILE", short: "Set config vars from standard input, as one release", long: "Standard input may have any format that config:export prints.",
 		stack: true, access: mesh.AccessDeploy, run: runConfigImport,
 		flags: func(f *pflag.FlagSet) {
 			f.Bool("no-restart", false, "record only; takes effect with the next release")
+			f.Bool("replace", false, "remove the vars that standard input does not have")
+			f.String("if", "", "only if config:export --format fingerprint still prints `HASH`")
 		},
+	},
+	{
+		topic: "config", verb: "edit", short: "Edit the config vars in your editor (in the client only)",
+		long: "`mesh config:edit` opens them in $VISUAL or $EDITOR, and releases what has changed when you close it, as one release.\n" +
+			"If somebody else has changed them meanwhile, nothing changes, and your file is kept.",
+		stack: true, access: mesh.AccessDeploy, run: runConfigEdit,
 	},
 	{
 		topic: "config", verb: "get", args: "NAME", short: "Print the value of a config var",
@@ -72,6 +82,12 @@ var configCommands = []*definition{
 			f.Bool("no-restart", false, "record only; takes effect with the next release")
 		},
 	},
+}
+
+// runConfigEdit is what the server says: only the client has an editor.
+func runConfigEdit(_ context.Context, c *call) error {
+	return mesh.Errorf(mesh.Invalid, "config:edit works in the client only, which has your editor").
+		WithHint("mesh config:edit -a %[1]s; or: ssh mesh config:export -a %[1]s --format envfile > vars; edit it; ssh mesh config:import -a %[1]s --replace < vars", c.stack.Name)
 }
 
 func runConfig(ctx context.Context, c *call) error {

@@ -408,7 +408,7 @@ func TestComplete(t *testing.T) {
 		return strings.Join(out, " ")
 	}
 	for _, c := range []struct{ words, want string }{
-		{"conf", "config config:history config:diff config:export config:import config:get config:set config:unset"},
+		{"conf", "config config:history config:diff config:export config:import config:edit config:get config:set config:unset"},
 		{"config:s", "config:set"},
 		{"config|s", "set"},
 		{"ser", "server:set server:info serve"},

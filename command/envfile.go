@@ -13,15 +13,20 @@ import (
 
 // The formats of config:export. config:import reads each of them back without loss.
 const (
-	formatShell   = "shell"   // export NAME='value', for eval
-	formatEnvfile = "envfile" // NAME="value" with \n for a line end, as dotenv libraries read it
-	formatJSON    = "json"    // {"NAME": "value"}
+	formatShell       = "shell" // export NAME='value', for eval
+	formatEnvfile     = "envfile"
+	formatFingerprint = "fingerprint" // NAME="value" with \n for a line end, as dotenv libraries read it
+	formatJSON        = "json"        // {"NAME": "value"}
 )
 
 func runConfigExport(_ context.Context, c *call) error {
 	format, _ := c.flags.GetString("format")
 	if format == "exports" { // Dokku's name
 		format = formatShell
+	}
+	if format == formatFingerprint {
+		c.say("%s\n", c.stack.Config.Fingerprint())
+		return nil
 	}
 	text, err := exportConfig(c.stack.Config, format)
 	if err != nil {
@@ -90,10 +95,16 @@ func runConfigImport(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	if len(set) == 0 {
+	change := mesh.ConfigChange{Set: set}
+	change.Replace, _ = c.flags.GetBool("replace")
+	change.If, _ = c.flags.GetString("if")
+	if len(set) == 0 && !change.Replace {
 		return mesh.Errorf(mesh.Invalid, "no config vars on standard input").WithHint("ssh mesh config:import -a %s < .env", c.stack.Name)
 	}
-	return c.changeConfig(ctx, mesh.ConfigChange{Set: set}, "set")
+	if change.Replace {
+		return c.changeConfig(ctx, change, "changed")
+	}
+	return c.changeConfig(ctx, change, "set")
 }
 
 // parseConfig parses the output of exportConfig, and .env files as people write them:

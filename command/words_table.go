@@ -46,7 +46,6 @@ var herokuWords = []word{
 	{typed: "fork, apps:fork", same: "stacks:clone", need: "NEW"},
 	{typed: "config:add", same: "config:set"},
 	{typed: "config:remove, config:rm, config:delete, config:del", same: "config:unset"},
-	{typed: "config:edit", say: "write the config vars to a file, edit it, and read it back: ssh mesh config:export -a STACK --format envfile > .env; ssh mesh config:import -a STACK < .env"},
 	{typed: "dynos", same: "ps"},
 	{typed: "tail", same: "logs -t"},
 	{typed: "restart, dyno:restart", same: "ps:restart"},

@@ -16,6 +16,9 @@ const maxConfig = 1 << 20
 
 // applied returns the changed config of a stack, and the names that have changed, in order.
 func applied(c mesh.ConfigChange, st mesh.Stack) (mesh.Config, []string, error) {
+	if c.If != "" && st.Config.Fingerprint() != c.If {
+		return nil, nil, mesh.Errorf(mesh.Conflict, "the config vars of %s have been changed meanwhile", st.Name).WithHint("see by whom: ssh mesh config:history -a %s", st.Name)
+	}
 	cfg, changed, err := altered(c, st.Config, func(name string) error {
 		return mesh.Errorf(mesh.NotFound, "%s has no config var %s", st.Name, mesh.Clip(name, 60)).WithHint("list them with: ssh mesh config -a %s", st.Name)
 	})
@@ -30,6 +33,14 @@ func applied(c mesh.ConfigChange, st mesh.Stack) (mesh.Config, []string, error) 
 // makes the error for a var that is to be unset and does not exist.
 func altered(c mesh.ConfigChange, old mesh.Config, missing func(name string) error) (mesh.Config, []string, error) {
 	cfg, changed := old.Clone(), []string{}
+	if c.Replace {
+		c.Unset = nil
+		for name := range old {
+			if _, stays := c.Set[name]; !stays {
+				c.Unset = append(c.Unset, name)
+			}
+		}
+	}
 	for name, v := range c.Set {
 		if was, had := cfg[name]; !had || !was.Equal(v) {
 			changed = append(changed, name)

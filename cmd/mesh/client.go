@@ -27,6 +27,9 @@ func client(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	if ejects(words) {
 		return eject(words, opt.asker(stderr), stderr)
 	}
+	if with, ok := edits(words); ok {
+		return opt.editConfig(with, stdout, stderr)
+	}
 	if from, to, places, ok := copying(words); ok {
 		return opt.copyFiles(words, from, to, places, stderr)
 	}
