@@ -13,14 +13,15 @@ type Target struct {
 	Addr netip.AddrPort
 }
 
-// Route is all HTTP traffic of a stack: its hosts and where they lead.
+// Route is all traffic of a stack: its hosts and TCP ports, and where they lead.
 type Route struct {
 	Stack   StackName
 	Hosts   []Host
-	Targets []Target   // of web, and of the services of Endpoints and Doors
+	Targets []Target   // of web, and of the services of Endpoints, Ports and Doors
 	Down    DownReason // why web has no targets, if that is intended
 
 	Endpoints []Endpoint                 // of Hosts: what services other than web get
+	Ports     []TCPPort                  // of the machine: their connections go to a service
 	Doors     []Door                     // from the stacks that are linked to this one
 	Idle      map[ServiceName]DownReason // Down of those services; of web in maintenance
 	Spared    []netip.Prefix             // clients that Maintenance does not concern

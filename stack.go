@@ -29,6 +29,7 @@ type Stack struct {
 	Redirects      map[Host]Host                   // of Domains: those that redirect to another host of the stack
 	Domains        []Host                          // added ones, without the stack's own name under the base domain
 	Endpoints      []Endpoint                      // set by svc:publish, in their order; on the stack's hosts
+	Ports          []TCPPort                       // set by svc:publish --tcp, by number
 	Access         AccessRules                     // set by access:set and others
 	Links          []Link                          // set by stacks:link, in their order; each name once
 	Was            StackName                       // its name before a rename whose files have not been moved yet; otherwise empty
@@ -72,4 +73,9 @@ func (s Stack) Link(as string) (Link, bool) {
 		return Link{}, false
 	}
 	return s.Links[i], true
+}
+
+// OnPort reports whether a service has a TCP port.
+func (s Stack) OnPort(name ServiceName) bool {
+	return slices.ContainsFunc(s.Ports, func(p TCPPort) bool { return p.Service == name })
 }

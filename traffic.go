@@ -9,5 +9,6 @@ type Traffic struct {
 	Requests int           // without Refused
 	Errors   int           // answered with 5xx
 	Refused  int           // by access rules
+	Open     int           // connections on TCP ports, now
 	P50, P95 time.Duration // half of the requests, and 95 of 100, took at most that long
 }

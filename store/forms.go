@@ -39,6 +39,7 @@ type stackForm struct {
 	Redirects map[string]string      `json:"redirects,omitempty"`
 	Page      string                 `json:"page,omitempty"`
 	Endpoints []endpointForm         `json:"endpoints,omitempty"`
+	Ports     []portForm             `json:"tcp_ports,omitempty"`
 	Access    *accessForm            `json:"access,omitempty"`
 	Links     []linkForm             `json:"links,omitempty"`
 	Last      int                    `json:"last_deployment,omitempty"`
@@ -65,6 +66,11 @@ type linkForm struct {
 	To      string `json:"to"`
 	Service string `json:"service"`
 	As      string `json:"as"`
+}
+
+type portForm struct {
+	Number  uint16 `json:"port"`
+	Service string `json:"service"`
 }
 
 type lockForm struct {
@@ -142,6 +148,9 @@ func storeStack(s mesh.Stack, config []byte) *stackForm {
 	for _, l := range s.Links {
 		f.Links = append(f.Links, linkForm{To: string(l.To), Service: string(l.Service), As: l.As})
 	}
+	for _, p := range s.Ports {
+		f.Ports = append(f.Ports, portForm{p.Number, string(p.Service)})
+	}
 	for from, to := range s.Redirects {
 		if f.Redirects == nil {
 			f.Redirects = map[string]string{}
@@ -177,6 +186,9 @@ func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
 	s.Spared, _ = prefixes(f.Spared) // check has read them
 	for _, e := range f.Endpoints {
 		s.Endpoints = append(s.Endpoints, mesh.Endpoint{Host: mesh.Host(e.Host), Path: e.Path, Service: mesh.ServiceName(e.Service), Strip: e.Strip})
+	}
+	for _, p := range f.Ports {
+		s.Ports = append(s.Ports, mesh.TCPPort{Number: p.Number, Service: mesh.ServiceName(p.Service)})
 	}
 	for from, to := range f.Redirects {
 		if s.Redirects == nil {

@@ -97,6 +97,7 @@ func fullStack() mesh.Stack {
 		Domains: []mesh.Host{"a.example", "b.example"}, Maintained: true,
 		Links:     []mesh.Link{{To: "api", Service: "web", As: "api"}, {To: "api", Service: "worker", As: "jobs"}},
 		Endpoints: []mesh.Endpoint{{Host: "a.example", Path: "/api", Service: "api", Strip: true}, {Host: "a.example", Path: "/", Service: "worker"}},
+		Ports:     []mesh.TCPPort{{Number: 5432, Service: "db"}, {Number: 65535, Service: "db"}},
 		Spared:    []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::1/128")},
 	}
 }
