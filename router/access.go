@@ -7,16 +7,17 @@ import (
 	"mesh"
 )
 
-// AccessRecord describes one request. It is passed on when the request has ended;
-// for an upgraded connection, when both directions have.
+// AccessRecord describes one request, or one connection on a TCP port. It is passed on
+// when the request has ended; for an upgraded connection and for TCP, when both
+// directions have.
 type AccessRecord struct {
 	Time      time.Time         // when the request's head had been read
 	Stack     mesh.StackName    // empty for unknown hosts
 	Instance  mesh.InstanceName // the last one that the request was sent to; zero if none
-	Host      string            // as the client wrote it
+	Host      string            // as the client wrote it; for TCP the port, ":5432"
 	Method    string
 	Path      string // as the client wrote it, without the query, which may hold secrets
-	Proto     string // "HTTP/1.1"
+	Proto     string // "HTTP/1.1", or "TCP"
 	Status    int    // that the client got; 499 if it left before there was one
 	Bytes     int64  // of the body, sent to the client; for an upgrade, in both directions
 	Duration  time.Duration
@@ -30,6 +31,7 @@ type AccessRecord struct {
 //
 //	at=info method=GET path="/" host=blog.test request_id=… fwd="192.0.2.1" instance=web.1 connect=0ms service=5ms status=200 bytes=12
 //	at=error code=app_slow method=…
+//	at=info tcp=:5432 fwd="192.0.2.1" instance=db.1 connect=0ms service=61034ms bytes=1234
 func (a AccessRecord) AppendLine(b []byte) []byte {
 	switch a.Code {
 	case "":
@@ -41,14 +43,19 @@ func (a AccessRecord) AppendLine(b []byte) []byte {
 		b = append(b, "at=error code="...)
 		b = append(b, a.Code...)
 	}
-	b = append(b, " method="...)
-	b = append(b, a.Method...)
-	b = append(b, " path="...)
-	b = appendQuoted(b, a.Path)
-	b = append(b, " host="...)
-	b = append(b, a.Host...) // a host of a route, otherwise the router would not have found it
-	b = append(b, " request_id="...)
-	b = append(b, a.RequestID...)
+	if a.Proto == protoTCP {
+		b = append(b, " tcp="...)
+		b = append(b, a.Host...)
+	} else {
+		b = append(b, " method="...)
+		b = append(b, a.Method...)
+		b = append(b, " path="...)
+		b = appendQuoted(b, a.Path)
+		b = append(b, " host="...)
+		b = append(b, a.Host...) // a host of a route, otherwise the router would not have found it
+		b = append(b, " request_id="...)
+		b = append(b, a.RequestID...)
+	}
 	b = append(b, " fwd="...)
 	b = appendQuoted(b, a.ClientIP)
 	b = append(b, " instance="...)
@@ -63,8 +70,11 @@ func (a AccessRecord) AppendLine(b []byte) []byte {
 	b = strconv.AppendInt(b, a.Connect.Milliseconds(), 10)
 	b = append(b, "ms service="...)
 	b = strconv.AppendInt(b, a.Duration.Milliseconds(), 10)
-	b = append(b, "ms status="...)
-	b = strconv.AppendInt(b, int64(a.Status), 10)
+	b = append(b, "ms"...)
+	if a.Proto != protoTCP {
+		b = append(b, " status="...)
+		b = strconv.AppendInt(b, int64(a.Status), 10)
+	}
 	b = append(b, " bytes="...)
 	return strconv.AppendInt(b, a.Bytes, 10)
 }

@@ -1,9 +1,10 @@
-// Package router is the HTTP front of mesh: it finds the stack of a host and passes
-// the request on to one of its instances.
+// Package router is the front of mesh: it finds the stack of a host, or of a TCP port, and
+// passes the request or the connection on to one of its instances.
 //
 //	r := router.New(router.Options{Logger: log})
 //	go r.Run(ctx)          // ends what takes too long
 //	go r.Serve(ctx, l)     // accepts requests until ctx ends
+//	go r.ServePorts(ctx)   // accepts from the TCP ports of routes
 //	r.Switch(mesh.Route{Stack: "blog", Hosts: hosts, Targets: targets})
 //
 // Only net/http parses what clients send, and ambiguous requests are refused before
@@ -96,6 +97,11 @@ type Options struct {
 	// cannot be checked before they are reused.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
+	// Listen opens a TCP port of the machine, or takes one that is open already. It is
+	// called with a lock held and must not block. For PausePorts, the listener must have
+	// SetDeadline, as TCP's has. nil: ports cannot be opened.
+	Listen func(port uint16) (net.Listener, error)
+
 	hsts []string // the field's value
 }
 
@@ -128,6 +134,9 @@ type Router struct {
 	mu      sync.Mutex // guards the fields below, and writing to table
 	stacks  map[mesh.StackName]*entry
 	targets map[string]*target // by ID: those of routes, and those that still drain
+	ports   map[uint16]*port
+	tcp     *tcpFront     // nil: ServePorts does not run
+	paused  chan struct{} // closed by ResumePorts; nil: ports are accepted from
 }
 
 // New makes a Router without routes. It starts nothing: see Run and Serve.
@@ -164,7 +173,7 @@ func New(o Options) *Router {
 	o.Trusted = slices.Clone(o.Trusted)
 	return &Router{
 		opts: o, log: o.Logger, epoch: o.Now(), table: table{seed: maphash.MakeSeed()}, checks: access.NewChecks(),
-		stacks: map[mesh.StackName]*entry{}, targets: map[string]*target{},
+		stacks: map[mesh.StackName]*entry{}, targets: map[string]*target{}, ports: map[uint16]*port{},
 	}
 }
 
@@ -177,7 +186,7 @@ func (r *Router) clock() time.Duration { return r.opts.Now().Sub(r.epoch) }
 // connections and counts. Hosts that mr leaves out have no route. A host of another
 // stack is taken from that stack.
 func (r *Router) Switch(mr mesh.Route) {
-	mr.Hosts, mr.Targets, mr.Endpoints = slices.Clone(mr.Hosts), slices.Clone(mr.Targets), slices.Clone(mr.Endpoints)
+	mr.Hosts, mr.Targets, mr.Endpoints, mr.Ports = slices.Clone(mr.Hosts), slices.Clone(mr.Targets), slices.Clone(mr.Endpoints), slices.Clone(mr.Ports)
 	rt := &route{Route: mr, keys: make(map[string]struct{}, len(mr.Hosts)+len(mr.Doors)), replaced: make(chan struct{})}
 	for _, h := range mr.Hosts {
 		if key := tableKey(h); key != "" {
@@ -211,6 +220,7 @@ func (r *Router) Switch(mr mesh.Route) {
 	rt.split(e)
 	rt.gate = r.gateFor(e.cur.Load(), mr.Access)
 	r.replace(e, rt)
+	r.openPorts(e, rt)
 }
 
 // gateFor returns the gate for rules: that of the old route if the rules are the same,
@@ -233,6 +243,7 @@ func (r *Router) Remove(stack mesh.StackName) {
 	if e := r.stacks[stack]; e != nil {
 		delete(r.stacks, stack)
 		r.replace(e, nil)
+		r.openPorts(e, nil)
 	}
 }
 

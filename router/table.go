@@ -54,8 +54,9 @@ type route struct {
 	targets  []*target           // of all pools
 	web      *pool
 	parts    map[string][]part // by the host's key, the longest path first
-	gate     *access.Gate      // nil: every request is admitted
-	replaced chan struct{}     // closed when another route has replaced it
+	ports    map[uint16]*pool
+	gate     *access.Gate  // nil: every request is admitted
+	replaced chan struct{} // closed when another route has replaced it
 }
 
 // part is an endpoint, and the pool that gets its requests.
@@ -88,23 +89,26 @@ func (rt *route) split(e *entry) {
 		rt.web.down = rt.Idle[mesh.Web]
 	}
 	pools := map[mesh.ServiceName]*pool{}
-	add := func(key string, at mesh.Endpoint) {
-		p := pools[at.Service]
+	poolOf := func(svc mesh.ServiceName) *pool {
+		p := pools[svc]
 		if p == nil {
-			p = &pool{down: rt.Idle[at.Service], seen: e.others[at.Service]}
+			p = &pool{down: rt.Idle[svc], seen: e.others[svc]}
 			if p.seen == nil {
 				p.seen = new(traffic)
 				if e.others == nil {
 					e.others = map[mesh.ServiceName]*traffic{}
 				}
-				e.others[at.Service] = p.seen
+				e.others[svc] = p.seen
 			}
-			pools[at.Service] = p
+			pools[svc] = p
 		}
+		return p
+	}
+	add := func(key string, at mesh.Endpoint) {
 		if rt.parts == nil {
 			rt.parts = map[string][]part{}
 		}
-		rt.parts[key] = append(rt.parts[key], part{at, p})
+		rt.parts[key] = append(rt.parts[key], part{at, poolOf(at.Service)})
 	}
 	for _, at := range rt.Endpoints {
 		add(tableKey(at.Host), at)
@@ -113,6 +117,12 @@ func (rt *route) split(e *entry) {
 		if d.Service != mesh.Web {
 			add(doorKey(d.As, d.From), mesh.Endpoint{Path: "/", Service: d.Service})
 		}
+	}
+	for _, p := range rt.Ports {
+		if rt.ports == nil {
+			rt.ports = map[uint16]*pool{}
+		}
+		rt.ports[p.Number] = poolOf(p.Service)
 	}
 	for _, of := range rt.parts {
 		slices.SortStableFunc(of, func(a, b part) int { return a.Compare(b.Endpoint) })

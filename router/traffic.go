@@ -42,6 +42,7 @@ const (
 // missed.
 type traffic struct {
 	waiting atomic.Int64     // requests that wait for an instance
+	streams atomic.Int64     // connections on TCP ports now
 	status  [6]atomic.Uint64 // by first digit; 0: others
 	bytes   atomic.Int64
 	nanos   atomic.Int64
@@ -74,7 +75,7 @@ func (t *traffic) count(a *AccessRecord, now time.Duration) {
 		t.codes[a.Code]++
 		t.mu.Unlock()
 	}
-	if a.Status == 101 {
+	if a.Status == 101 || a.Proto == protoTCP {
 		return // it lasts as long as people like
 	}
 	t.nanos.Add(int64(a.Duration))
@@ -152,7 +153,9 @@ func (r *Router) Minute(stack mesh.StackName, service mesh.ServiceName) mesh.Tra
 	if t == nil {
 		return mesh.Traffic{}
 	}
-	return t.minute(r.clock())
+	m := t.minute(r.clock())
+	m.Open = int(t.streams.Load())
+	return m
 }
 
 // Totals are a stack's traffic since the router first had a route for it.

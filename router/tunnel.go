@@ -11,11 +11,11 @@ import (
 	"syscall"
 )
 
-// tunnel is an upgraded connection (RFC 9110, section 7.8): bytes both ways, and
-// each direction ends by itself. It outlives the handler, whose stack and buffers
-// would cost more than the tunnel, which takes 10 KiB while idle.
+// tunnel is an upgraded connection (RFC 9110, section 7.8), or one on a TCP port: bytes
+// both ways, and each direction ends by itself. It outlives the handler, whose stack and
+// buffers would cost more than the tunnel, which takes 10 KiB while idle.
 type tunnel struct {
-	q      *request
+	over   func(bytes int64, cut error) // called once, when both directions have ended
 	c      *conn
 	client net.Conn
 	bytes  atomic.Int64
@@ -46,16 +46,15 @@ func (q *request) openTunnel(c *conn, h http.Header) bool {
 		}
 		client, early = under, slices.Concat(early, held)
 	}
-	t := &tunnel{q: q, c: c, client: client, ended: make(chan struct{})}
-	t.left.Store(2)
+	t := newTunnel(c, client, func(bytes int64, cut error) {
+		q.rec.Bytes = bytes
+		if cut != nil {
+			q.rec.Code = Cut
+		}
+		q.finish()
+	})
 	q.rec.Status = http.StatusSwitchingProtocols
 	q.detached = true
-	c.mu.Lock()
-	c.head, c.tun = true, t
-	if c.cause != nil {
-		_ = client.Close()
-	}
-	c.mu.Unlock()
 
 	var head strings.Builder
 	head.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n")
@@ -82,6 +81,19 @@ func (q *request) openTunnel(c *conn, h http.Header) bool {
 	return true
 }
 
+// newTunnel makes c one end of a tunnel. Copying has not begun.
+func newTunnel(c *conn, client net.Conn, over func(int64, error)) *tunnel {
+	t := &tunnel{over: over, c: c, client: client, ended: make(chan struct{})}
+	t.left.Store(2)
+	c.mu.Lock()
+	c.head, c.tun = true, t
+	if c.cause != nil {
+		_ = client.Close()
+	}
+	c.mu.Unlock()
+	return t
+}
+
 // copy moves one direction. Its end only ends that direction; an error ends both.
 func (t *tunnel) copy(dst, src net.Conn) {
 	err := t.pipe(dst, src)
@@ -96,11 +108,7 @@ func (t *tunnel) copy(dst, src net.Conn) {
 	cause := t.c.end()
 	_ = t.client.Close()
 	t.c.close()
-	t.q.rec.Bytes = t.bytes.Load()
-	if cause != nil {
-		t.q.rec.Code = Cut
-	}
-	t.q.finish()
+	t.over(t.bytes.Load(), cause)
 	close(t.ended)
 }
 

@@ -43,6 +43,7 @@ const (
 // lines as output. progress, which may be nil, is called with a line from time to
 // time, first after 5 s.
 //
+// With TCP, healthy means that mesh.Port accepts a connection.
 // With HTTP, healthy means an answer to GET c.Path on mesh.Port that is not a 5xx,
 // or a 2xx or 3xx with c.Strict. Redirects are not followed. Check gives up before
 // c.Timeout (0: mesh.DefaultCheckTimeout) when the container exits, when it has
@@ -104,10 +105,10 @@ type answer struct {
 }
 
 func (k *check) run(ctx context.Context) (string, error) {
-	if !k.c.HTTP {
+	if !k.c.HTTP && !k.c.TCP {
 		return k.settle(ctx)
 	}
-	return k.http(ctx)
+	return k.answers(ctx)
 }
 
 // settle waits until the instance has been up long enough.
@@ -138,7 +139,8 @@ func (k *check) settle(ctx context.Context) (string, error) {
 	return "up for " + span(k.c.Settle), nil
 }
 
-func (k *check) http(ctx context.Context) (string, error) {
+// answers waits until the instance answers HTTP, or accepts a connection.
+func (k *check) answers(ctx context.Context) (string, error) {
 	p := newProber()
 	defer p.close()
 	deadline := time.NewTimer(k.c.Timeout)
@@ -146,10 +148,16 @@ func (k *check) http(ctx context.Context) (string, error) {
 	nextSay := k.began.Add(progressFirst)
 	k.nextLook = k.began.Add(lookEvery)
 	address := (&url.URL{Scheme: "http", Host: k.in.Addr.String()}).String() + "/" + strings.TrimPrefix(k.c.Path, "/")
-	when := fmt.Sprintf("before it answered on port %d", mesh.Port)
+	when := fmt.Sprintf("before it %s on port %d", map[bool]string{true: "answered", false: "accepted a connection"}[k.c.HTTP], mesh.Port)
 	for delay := probeFirst; ; {
 		tried := make(chan answer, 1)
-		go func() { tried <- p.get(ctx, address) }()
+		go func() {
+			if k.c.HTTP {
+				tried <- p.get(ctx, address)
+			} else {
+				tried <- knock(ctx, k.in.Addr)
+			}
+		}()
 		var pause <-chan time.Time
 		for again := false; !again; {
 			select {
@@ -162,7 +170,11 @@ func (k *check) http(ctx context.Context) (string, error) {
 			case <-deadline.C:
 				return "", k.verdict(ctx)
 			case k.last = <-tried:
-				if k.healthy() {
+				switch {
+				case !k.healthy():
+				case !k.c.HTTP:
+					return fmt.Sprintf("accepts connections on port %d", mesh.Port), nil
+				default:
 					return fmt.Sprintf("GET %s %d", k.c.Path, k.last.status), nil
 				}
 				if err := k.judge(ctx); err != nil {
@@ -186,7 +198,20 @@ func (k *check) http(ctx context.Context) (string, error) {
 	}
 }
 
+// knock makes a connection, and sends nothing.
+func knock(ctx context.Context, at netip.AddrPort) answer {
+	c, err := (&net.Dialer{Timeout: probeTimeout}).DialContext(ctx, "tcp", at.String())
+	if err != nil {
+		return answer{err: err}
+	}
+	_ = c.Close() // there is nothing to learn from it
+	return answer{connected: true}
+}
+
 func (k *check) healthy() bool {
+	if !k.c.HTTP {
+		return k.last.connected
+	}
 	if k.c.Strict {
 		return k.last.status >= 200 && k.last.status < 400
 	}
@@ -236,7 +261,7 @@ func (k *check) sofar() string {
 	switch {
 	case k.last.status != 0:
 		return fmt.Sprintf("%s: GET %s answers %d so far", k.name, k.c.Path, k.last.status)
-	case k.last.connected || reachable(k.listens):
+	case k.c.HTTP && (k.last.connected || reachable(k.listens)):
 		return fmt.Sprintf("%s: port %d accepts connections, but GET %s has no answer yet", k.name, mesh.Port, k.c.Path)
 	case k.known:
 		return fmt.Sprintf("%s: nothing on port %d yet; it listens on %s", k.name, mesh.Port, describe(k.listens))
@@ -273,7 +298,7 @@ func (k *check) verdict(ctx context.Context) error {
 		return k.loopback(at)
 	}
 	switch {
-	case k.last.connected && k.last.slow, !k.last.connected && reachable(k.listens):
+	case k.c.HTTP && (k.last.connected && k.last.slow || !k.last.connected && reachable(k.listens)):
 		return mesh.Errorf(mesh.Failed, "%s accepts connections on port %d but does not answer GET %s", k.name, mesh.Port, k.c.Path).
 			WithHint("waited %s; an answer must come within %s", waited, span(probeTimeout))
 	case k.last.connected:

@@ -27,6 +27,7 @@ func TestCheck_Healthy(t *testing.T) {
 		{"not found is an answer", []string{"serve", ":8080", "404"}, mesh.Check{HTTP: true}, "GET / 404"},
 		{"strict", []string{"serve", ":8080", "204"}, mesh.Check{HTTP: true, Strict: true, Path: "/up"}, "GET /up 204"},
 		{"redirects are not followed", []string{"serve", ":8080", "200"}, mesh.Check{HTTP: true, Strict: true, Path: "/redirect"}, "GET /redirect 302"},
+		{"a port", []string{"raw", ":8080"}, mesh.Check{TCP: true}, "accepts connections on port 8080"},
 		{"no HTTP", []string{"wait"}, mesh.Check{Settle: 300 * time.Millisecond}, "up for 0.3s"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -131,6 +132,10 @@ func TestCheck_Failures(t *testing.T) {
 		{
 			name: "not HTTP", listens: true, args: []string{"raw", ":8080"}, check: mesh.Check{HTTP: true, Timeout: time.Second},
 			text: "web.1 does not speak HTTP on port 8080",
+		},
+		{
+			name: "nothing on the port", listens: true, args: []string{"serve", "0.0.0.0:3000", "200"}, check: mesh.Check{TCP: true, Timeout: time.Second},
+			text: "web.1 does not listen on port 8080; it listens on 0.0.0.0:3000", hint: "0.0.0.0:$PORT", atLeast: time.Second,
 		},
 		{
 			name: "out of memory", args: []string{"eat"}, check: mesh.Check{HTTP: true, Timeout: time.Hour}, memory: 64 << 20,

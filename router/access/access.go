@@ -120,6 +120,9 @@ func (g *Gate) Judge(r Request) Verdict {
 	return v
 }
 
+// Admits applies the address rules alone, for a connection that is not HTTP.
+func (g *Gate) Admits(client netip.Addr) bool { return g.admits(client.Unmap().WithZone("")) }
+
 // admits applies the address rules.
 func (g *Gate) admits(client netip.Addr) bool {
 	allow, deny := g.rules.Allow, g.rules.Deny
