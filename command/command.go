@@ -49,6 +49,7 @@ type Commands struct {
 	Services     Services
 	Endpoints    Endpoints
 	Links        Links
+	Ports        Ports
 	Settings     SettingsReader
 	ServerSetter ServerSetter
 	Hosts        Hosts

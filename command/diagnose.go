@@ -94,6 +94,11 @@ func (d *diagnosis) instances(ctx context.Context) (ill []mesh.InstanceName) {
 		d.wrong(fmt.Sprintf("start it: ssh mesh ps:start -a %s", name), "%s is stopped", name)
 		return nil
 	}
+	for _, p := range d.portsOf("") {
+		if p.Fault != "" {
+			d.wrong(fmt.Sprintf("ask an admin of the server, or unpublish it: ssh mesh svc:unpublish -a %s %s --tcp %d", name, p.Service, p.Port), "port %d is not open: %s", p.Port, p.Fault)
+		}
+	}
 	all := d.Processes.Status(name)
 	if d.stack.Current > 0 && !slices.ContainsFunc(all, func(in mesh.InstanceStatus) bool { return in.Name.Service == mesh.Web }) {
 		d.wrong(fmt.Sprintf("start one: ssh mesh ps:scale -a %s web=1", name), "no instance of web is wanted: requests get 503")

@@ -78,6 +78,13 @@ type instanceJSON struct {
 	Next     *time.Time `json:"next_try,omitempty"`
 
 	Traffic *trafficJSON `json:"service_last_minute,omitempty"`
+	TCP     *tcpJSON     `json:"service_tcp,omitempty"`
+}
+
+// tcpJSON is about the TCP ports of the instance's service.
+type tcpJSON struct {
+	Ports       []portJSON `json:"ports"`
+	Connections int        `json:"connections"` // open now
 }
 
 // trafficJSON is the traffic of the instance's service.
@@ -126,6 +133,14 @@ func runPS(_ context.Context, c *call) error {
 		}
 		var seen []string
 		j.Traffic, seen = c.traffic(in.Name.Service)
+		if len(c.stack.Ports) > 0 {
+			tcp := "-"
+			if ports := c.portsOf(in.Name.Service); len(ports) > 0 {
+				j.TCP = &tcpJSON{ports, c.Traffic.Minute(c.stack.Name, in.Name.Service).Open}
+				tcp = fmt.Sprintf("%s, %d open", portsText(ports), j.TCP.Connections)
+			}
+			seen = append(seen, tcp)
+		}
 		list = append(list, j)
 		command := in.Command
 		if command == "" {
@@ -152,6 +167,9 @@ func runPS(_ context.Context, c *call) error {
 	heading := []string{"INSTANCE", "STATE", "RELEASE", "SINCE", "RPS", "P50", "P95", "5XX"}
 	if !c.stack.Access.IsZero() {
 		heading = append(heading, "REFUSED")
+	}
+	if len(c.stack.Ports) > 0 {
+		heading = append(heading, "TCP")
 	}
 	c.table(append(heading, "COMMAND"), rows)
 	return nil

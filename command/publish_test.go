@@ -15,12 +15,29 @@ func (f *fake) Publish(_ context.Context, stack mesh.StackName, key mesh.Key, e 
 	return nil
 }
 
-func (f *fake) Unpublish(_ context.Context, stack mesh.StackName, service mesh.ServiceName, at *mesh.Endpoint) ([]mesh.Endpoint, error) {
+func (f *fake) Unpublish(_ context.Context, stack mesh.StackName, service mesh.ServiceName, at *mesh.Endpoint) ([]mesh.Endpoint, []mesh.TCPPort, error) {
 	f.do("unpublish %s of %s at %v", service, stack, at)
 	if at != nil {
-		return []mesh.Endpoint{*at}, nil
+		return []mesh.Endpoint{*at}, nil, nil
 	}
-	return []mesh.Endpoint{{Host: "a.example", Path: "/"}, {Host: "b.example", Path: "/x"}}, nil
+	return []mesh.Endpoint{{Host: "a.example", Path: "/"}, {Host: "b.example", Path: "/x"}}, []mesh.TCPPort{{Number: 6379, Service: service}}, nil
+}
+
+func (f *fake) PublishPort(_ context.Context, stack mesh.StackName, key mesh.Key, p mesh.TCPPort, _ io.Writer) error {
+	f.do("publish %s of %s on %s by %s", p.Service, stack, p, key.Name)
+	return nil
+}
+
+func (f *fake) UnpublishPort(_ context.Context, stack mesh.StackName, p mesh.TCPPort) error {
+	f.do("unpublish %s of %s from %s", p.Service, stack, p)
+	return nil
+}
+
+func (f *fake) PortFault(port uint16) string {
+	if port == 6379 {
+		return "port 6379 is in use"
+	}
+	return ""
 }
 
 func TestPublish(t *testing.T) {
@@ -30,7 +47,9 @@ func TestPublish(t *testing.T) {
 		"svc:publish -a blog worker --endpoint https://WWW.example.com/api/":     "published worker of blog at https://www.example.com/api\n",
 		"service publish worker -a blog --endpoint=http://new.example.com":       "published worker of blog at https://new.example.com/\nadded new.example.com to blog\n",
 		"svc:publish -a blog worker https://www.example.com/w/ --strip-prefix":   "published worker of blog at https://www.example.com/w; the app sees paths without /w\n",
-		"svc:unpublish -a blog worker":                                           "unpublished worker of blog from https://a.example/\nunpublished worker of blog from https://b.example/x\n",
+		"svc:unpublish -a blog worker":                                           "unpublished worker of blog from port 6379\nunpublished worker of blog from https://a.example/\nunpublished worker of blog from https://b.example/x\n",
+		"svc:publish -a blog worker --tcp 5432":                                  "published worker of blog at tcp://blog.localhost:5432\n",
+		"svc:unpublish -a blog worker --tcp=:5432":                               "unpublished worker of blog from port 5432\n",
 		"svc unpublish blog worker --endpoint https://blog.localhost/caf%C3%A9/": "unpublished worker of blog from https://blog.localhost/caf%C3%A9\n",
 	} {
 		if r := do(t, f, line); r.status != 0 || r.out != want {
@@ -40,6 +59,7 @@ func TestPublish(t *testing.T) {
 	for _, want := range []string{
 		"publish worker of blog at https://www.example.com/api by laptop", "publish worker of blog at https://new.example.com/ by laptop",
 		"publish worker of blog at https://www.example.com/w by laptop stripped",
+		"publish worker of blog on :5432 by laptop", "unpublish worker of blog from :5432",
 		"unpublish worker of blog at <nil>", "unpublish worker of blog at https://blog.localhost/caf%C3%A9",
 	} {
 		if !slices.Contains(f.did, want) {
@@ -57,6 +77,11 @@ func TestPublish(t *testing.T) {
 		"svc:publish -a blog Worker --endpoint https://example.com/a":                   "not a service name",
 		"svc:publish -a blog worker https://a.example/ --strip-prefix":                  "https://a.example/ has no path that could be stripped",
 		"svc:publish -a blog worker https://a.example/x --endpoint https://a.example/y": "named twice",
+		"svc:publish -a blog worker --tcp 0":                                            "not a port",
+		"svc:publish -a blog worker --tcp ''":                                           "not a port",
+		"svc:publish -a blog worker --tcp 127.0.0.1:5432":                               "all addresses",
+		"svc:publish -a blog worker --tcp 5432 https://a.example/x":                     "stands alone",
+		"svc:publish -a blog worker --tcp 5432 --strip-prefix":                          "stands alone",
 		"svc:unpublish -a blog worker --endpoint /api":                                  "does not begin with https://",
 	} {
 		if r := do(t, f, line); r.status != 2 || !strings.Contains(r.err, want) {
@@ -65,6 +90,44 @@ func TestPublish(t *testing.T) {
 	}
 	if len(f.did) != 0 {
 		t.Errorf("what was refused did %q", f.did)
+	}
+}
+
+// Ports are in all lists that say where a service is.
+func TestPorts_AreShown(t *testing.T) {
+	t.Parallel()
+	f := full()
+	f.stacks[0].Ports = []mesh.TCPPort{{Number: 5432, Service: "worker"}, {Number: 6379, Service: "gone"}}
+	if r := do(t, f, "diagnose -a blog"); r.status != 1 || !strings.Contains(r.out, "port 6379 is not open: port 6379 is in use") || strings.Contains(r.out, "5432") {
+		t.Errorf("diagnose: %d %s", r.status, r.out)
+	}
+	for _, tc := range []struct{ line, want string }{
+		{"svc -a blog", "worker   1          Procfile     -       -     -     :5432 "},
+		{"svc -a blog", "gone     0          svc:publish  -       -     -     :6379 (not open: port 6379 is in use)  (not in v2)"},
+		{"svc -a blog --json", `"tcp_ports": [
+      {
+        "port": 6379,
+        "service": "gone",
+        "fault": "port 6379 is in use"
+      }
+    ]`},
+		{"ps -a blog", "-    -      -     -    :5432, 0 open  bin/work <x>"},
+		{"ps -a blog --json", `"service_tcp": {
+      "ports": [
+        {
+          "port": 5432,
+          "service": "worker"
+        }
+      ],
+      "connections": 0
+    }`},
+		{"stacks:info -a blog", "TCP:        :5432 → worker\nTCP:        :6379 (not open: port 6379 is in use) → gone\n"},
+		{"stacks:info -a blog --json", `"port": 5432`},
+		{"urls -a blog", "tcp://blog.localhost:5432\ntcp://blog.localhost:6379\n"},
+	} {
+		if r := do(t, f, tc.line); r.status != 0 || !strings.Contains(r.out, tc.want) {
+			t.Errorf("%s: %d\n%s%s", tc.line, r.status, r.out, r.err)
+		}
 	}
 }
 

@@ -62,9 +62,10 @@ type serviceJSON struct {
 	CPUs      float64 `json:"cpus,omitempty"`
 	Stop      string  `json:"stop_timeout,omitempty"`
 
-	Endpoints []string `json:"endpoints,omitempty"`
-	Config    []string `json:"config,omitempty"`             // names
-	Stripped  []string `json:"stripped_endpoints,omitempty"` // those of Endpoints whose path the app does not see
+	Endpoints []string   `json:"endpoints,omitempty"`
+	Ports     []portJSON `json:"tcp_ports,omitempty"`
+	Config    []string   `json:"config,omitempty"`             // names
+	Stripped  []string   `json:"stripped_endpoints,omitempty"` // those of Endpoints whose path the app does not see
 }
 
 // endpoints is the column ENDPOINTS.
@@ -100,12 +101,14 @@ func runServices(ctx context.Context, c *call) error {
 		}
 	}
 	for i := range list {
-		list[i].Endpoints, list[i].Stripped = endpointsOf(c.stack, mesh.ServiceName(list[i].Name))
+		name := mesh.ServiceName(list[i].Name)
+		list[i].Endpoints, list[i].Stripped = endpointsOf(c.stack, name)
+		list[i].Ports = c.portsOf(name)
 	}
-	for _, e := range c.stack.Endpoints { // of services that the release does not have
-		if !slices.ContainsFunc(list, func(s serviceJSON) bool { return s.Name == string(e.Service) }) {
-			s := serviceJSON{Name: string(e.Service), From: "svc:publish"}
-			s.Endpoints, s.Stripped = endpointsOf(c.stack, e.Service)
+	for _, name := range published(c.stack) { // that the release does not have
+		if !slices.ContainsFunc(list, func(s serviceJSON) bool { return s.Name == string(name) }) {
+			s := serviceJSON{Name: string(name), From: "svc:publish", Ports: c.portsOf(name)}
+			s.Endpoints, s.Stripped = endpointsOf(c.stack, name)
 			list = append(list, s)
 		}
 	}
@@ -115,6 +118,9 @@ func runServices(ctx context.Context, c *call) error {
 	heads := []string{"SERVICE", "INSTANCES", "FROM", "MEMORY", "CPUS", "STOP", "COMMAND"}
 	if len(c.stack.Endpoints) > 0 {
 		heads = slices.Insert(heads, 6, "ENDPOINTS")
+	}
+	if len(c.stack.Ports) > 0 {
+		heads = slices.Insert(heads, len(heads)-1, "PORTS")
 	}
 	config := slices.ContainsFunc(list, func(s serviceJSON) bool { return len(s.Config) > 0 })
 	if config {
@@ -142,6 +148,9 @@ func runServices(ctx context.Context, c *call) error {
 		row := []string{s.Name, strconv.Itoa(s.Instances), s.From, memory, cpus, stop, command}
 		if len(c.stack.Endpoints) > 0 {
 			row = slices.Insert(row, 6, cmp.Or(s.endpoints(), "-"))
+		}
+		if len(c.stack.Ports) > 0 {
+			row = slices.Insert(row, len(row)-1, cmp.Or(portsText(s.Ports), "-"))
 		}
 		if config {
 			row = slices.Insert(row, len(row)-1, cmp.Or(strings.Join(s.Config, " "), "-"))

@@ -94,11 +94,15 @@ type stackJSON struct {
 	Links      []linkJSON     `json:"links,omitempty"`
 	LinkedFrom []string       `json:"linked_from,omitempty"`
 	Spared     []string       `json:"maintenance_allow,omitempty"`
+	Ports      []portJSON     `json:"tcp_ports,omitempty"`
 	Damaged    string         `json:"damaged,omitempty"` // its damaged record
 }
 
 func (c *call) describe(ctx context.Context, st mesh.Stack) (stackJSON, error) {
 	out := stackJSON{Name: string(st.Name), State: "not deployed", Created: st.Created, Branch: st.Settings.Branch, Domains: []string{}, Formation: map[string]int{}, Spared: texts(st.Spared)}
+	for _, p := range st.Ports {
+		out.Ports = append(out.Ports, portJSON{p.Number, string(p.Service), c.Ports.PortFault(p.Number)})
+	}
 	for _, h := range c.Hosts.Domains(st) {
 		out.Domains = append(out.Domains, string(h))
 	}
@@ -265,6 +269,9 @@ func runURLs(_ context.Context, c *call) error {
 	for _, h := range c.Hosts.Domains(c.stack) {
 		urls = append(urls, c.URL(h))
 	}
+	for _, p := range c.stack.Ports {
+		urls = append(urls, c.portURL(p))
+	}
 	if c.json {
 		return c.printJSON(urls)
 	}
@@ -363,6 +370,9 @@ func runStacksInfo(ctx context.Context, c *call) error {
 	}
 	if len(s.LinkedFrom) > 0 {
 		row("Linked by:", strings.Join(s.LinkedFrom, " "))
+	}
+	for _, p := range s.Ports {
+		row("TCP:", portsText([]portJSON{p})+" → "+p.Service)
 	}
 	row("Created:", c.when(s.Created))
 	return nil

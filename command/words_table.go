@@ -11,6 +11,7 @@ const (
 	sayPacks     = "mesh has no buildpacks: it builds with the Dockerfile of the repository, or generates one; print it with: ssh mesh build:dockerfile -a STACK"
 	sayDrains    = "mesh does not send logs elsewhere; a program can follow them: ssh mesh logs -a STACK -t --json"
 	sayMetrics   = "the last minute's requests are in: ssh mesh ps -a STACK; for Prometheus start the server with --admin-addr"
+	sayPorts     = "nothing to do for HTTP: the router sends requests to $PORT of web; a TCP port of the server: ssh mesh svc:publish -a STACK SERVICE --tcp PORT"
 	sayForge     = "mesh is not connected to GitHub or GitLab; push from CI: git push ssh://mesh@HOST:PORT/STACK HEAD:main"
 	sayReview    = "mesh has no review apps; push the branch to a stack of its own: git push ssh://mesh@HOST:PORT/STACK HEAD:main"
 	sayPipelines = "mesh has no pipelines; deploy the image of one stack to another with: ssh mesh promote TO -a FROM"
@@ -142,7 +143,8 @@ var dokkuWords = []word{
 	{typed: "cron*, scheduler:run", say: sayCron},
 	{typed: "letsencrypt, letsencrypt:list, letsencrypt:report, letsencrypt:ls, letsencrypt:active", same: "certs"},
 	{typed: "letsencrypt*", say: sayCerts},
-	{typed: "proxy*, ports*, nginx*, openresty*, caddy*, traefik*, haproxy*", say: sayRouter},
+	{typed: "ports*, proxy:ports*", say: sayPorts},
+	{typed: "proxy*, nginx*, openresty*, caddy*, traefik*, haproxy*", say: sayRouter},
 	{typed: "nginx:access-logs, nginx:error-logs, caddy:logs, traefik:logs, proxy:logs", say: sayLogFiles},
 	{typed: "network*", say: sayNetwork},
 	{typed: "scheduler*, scheduler-docker-local*, scheduler-k3s*, scheduler-kubernetes*, scheduler-nomad*", say: sayScheduler},

@@ -46,6 +46,7 @@ type Options struct {
 	OnDefault    func(mesh.Host)                             // called with the host that gets requests for unknown hosts, or none, when it changes; may be nil
 	OnKeys       func([]mesh.Key)                            // called with all keys after one was added or removed; may be nil
 	EndSessions  func(signIn string)                         // called for each removed key with its SignIn, to end its sessions; may be nil
+	Ports        Ports                                       // TCP ports of the machine; nil: none is allowed
 	Memory       fleet.Memory                                // where instances were last seen; nil: not kept
 	Probe        func(context.Context, netip.AddrPort) error // reports whether something listens there; nil: dials TCP
 	OnStep       func(step Step, s string)                   // called at each step of a rollout, for tests that stop there; may be nil
@@ -76,6 +77,7 @@ type Deployer struct {
 	lanes  lanes
 	names  names
 	losses losses
+	claims portClaims
 	lives  lives
 
 	unknown  atomic.Pointer[[]mesh.StackName] // stacks without a record that the engine has something of, as of the last Reconcile
@@ -107,6 +109,9 @@ func New(o Options) *Deployer {
 	}
 	if o.OnKeys == nil {
 		o.OnKeys = func([]mesh.Key) {}
+	}
+	if o.Ports == nil {
+		o.Ports = noPorts{}
 	}
 	if o.EndSessions == nil {
 		o.EndSessions = func(string) {}

@@ -25,6 +25,16 @@ func (d *Deployer) Publish(ctx context.Context, stack mesh.StackName, key mesh.K
 	if err := d.mayAdd(ctx, st, e.Host, key); err != nil {
 		return err
 	}
+	return d.publish(ctx, st, e.Service, key, "Publish "+string(e.Service)+" at "+e.String(), change, mesh.Stack.Published, out)
+}
+
+// publish records a change that makes a service reachable. If the service runs and was
+// not reachable yet in this way, it is replaced as in a rollout, so that its new instances
+// are checked for it.
+func (d *Deployer) publish(ctx context.Context, st mesh.Stack, svc mesh.ServiceName, key mesh.Key, subject string,
+	change func(*mesh.Stack) error, reachable func(mesh.Stack, mesh.ServiceName) bool, out io.Writer,
+) error {
+	stack := st.Name
 	would := clonedEndpoints(st)
 	if err := change(&would); err != nil {
 		return err
@@ -36,13 +46,13 @@ func (d *Deployer) Publish(ctx context.Context, stack mesh.StackName, key mesh.K
 	if err != nil {
 		return err
 	}
-	if _, ok := r.Services[e.Service]; !ok {
-		return noService(stack, e.Service, r)
+	if _, ok := r.Services[svc]; !ok {
+		return noService(stack, svc, r)
 	}
-	if (st.Stopped || st.Published(e.Service)) && len(d.lanes.tickets(stack)) == 0 {
+	if (st.Stopped || reachable(st, svc)) && len(d.lanes.tickets(stack)) == 0 {
 		return d.changeDomains(ctx, stack, change) // nothing to start
 	}
-	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployServices, By: key.Name, Subject: "Publish " + string(e.Service) + " at " + e.String()}
+	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployServices, By: key.Name, Subject: subject}
 	return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
 		st, err := d.Store.Stack(ctx, stack)
 		if err != nil {
@@ -52,8 +62,8 @@ func (d *Deployer) Publish(ctx context.Context, stack mesh.StackName, key mesh.K
 		if err != nil {
 			return err
 		}
-		if _, ok := r.Services[e.Service]; !ok {
-			return noService(stack, e.Service, r) // it was removed after this check began
+		if _, ok := r.Services[svc]; !ok {
+			return noService(stack, svc, r) // it was removed after this check began
 		}
 		a.out.mask(r.Configs())
 		if err := d.imagePresent(ctx, r); err != nil {
@@ -66,7 +76,7 @@ func (d *Deployer) Publish(ctx context.Context, stack mesh.StackName, key mesh.K
 		if err := change(&st); err != nil {
 			return err
 		}
-		anew := func(in mesh.InstanceName) bool { return in.Service == e.Service }
+		anew := func(in mesh.InstanceName) bool { return in.Service == svc }
 		st, err = d.roll(ctx, a, rollout{stack: st, release: r, anew: anew, commit: func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
 			return d.commit(ctx, a, nil, change)
 		}})
@@ -78,9 +88,9 @@ func (d *Deployer) Publish(ctx context.Context, stack mesh.StackName, key mesh.K
 	})
 }
 
-// clonedEndpoints returns a copy of st that addEndpoint may change.
+// clonedEndpoints returns a copy of st that addEndpoint and addPort may change.
 func clonedEndpoints(st mesh.Stack) mesh.Stack {
-	st.Domains, st.Endpoints = slices.Clone(st.Domains), slices.Clone(st.Endpoints)
+	st.Domains, st.Endpoints, st.Ports = slices.Clone(st.Domains), slices.Clone(st.Endpoints), slices.Clone(st.Ports)
 	return st
 }
 
@@ -130,12 +140,12 @@ func (d *Deployer) mayAdd(ctx context.Context, st mesh.Stack, host mesh.Host, ke
 	return mesh.Errorf(mesh.Conflict, "the domain %s belongs to another stack", host).WithHint("remove it there first: ssh mesh domains:remove -a STACK %s", host)
 }
 
-// Unpublish removes an endpoint from a service, or all of them if at is nil, and
-// returns those removed. The instances keep running; web gets the requests, and the
-// stack keeps the hosts.
-func (d *Deployer) Unpublish(ctx context.Context, stack mesh.StackName, service mesh.ServiceName, at *mesh.Endpoint) (taken []mesh.Endpoint, err error) {
+// Unpublish removes an endpoint from a service, or all of them and all TCP ports if at is
+// nil, and returns those removed. The instances keep running; web gets the requests, and
+// the stack keeps the hosts. Open connections continue.
+func (d *Deployer) Unpublish(ctx context.Context, stack mesh.StackName, service mesh.ServiceName, at *mesh.Endpoint) (taken []mesh.Endpoint, ports []mesh.TCPPort, err error) {
 	err = d.changeDomains(ctx, stack, func(s *mesh.Stack) error {
-		taken = nil
+		taken, ports = nil, nil
 		s.Endpoints = slices.DeleteFunc(s.Endpoints, func(e mesh.Endpoint) bool {
 			hit := e.Service == service && (at == nil || at.Same(e))
 			if hit {
@@ -143,13 +153,20 @@ func (d *Deployer) Unpublish(ctx context.Context, stack mesh.StackName, service 
 			}
 			return hit
 		})
+		s.Ports = slices.DeleteFunc(s.Ports, func(p mesh.TCPPort) bool {
+			hit := p.Service == service && at == nil
+			if hit {
+				ports = append(ports, p)
+			}
+			return hit
+		})
 		switch {
-		case len(taken) > 0:
+		case len(taken)+len(ports) > 0:
 			return nil
 		case at != nil:
 			return mesh.Errorf(mesh.NotFound, "%s is not published at %s", service, *at).WithHint("list endpoints with: ssh mesh svc -a %s", stack)
 		}
 		return mesh.Errorf(mesh.NotFound, "%s is not published", service).WithHint("list endpoints with: ssh mesh svc -a %s", stack)
 	})
-	return taken, err
+	return taken, ports, err
 }

@@ -229,14 +229,14 @@ func TestPublish_Refusals(t *testing.T) {
 		if err := d.RemoveDomain(t.Context(), "blog", "www.example.com"); !errors.Is(err, mesh.Conflict) {
 			t.Errorf("the host of an endpoint was removed: %v", err)
 		}
-		if _, err := d.Unpublish(t.Context(), "blog", "worker", nil); !errors.Is(err, mesh.NotFound) {
+		if _, _, err := d.Unpublish(t.Context(), "blog", "worker", nil); !errors.Is(err, mesh.NotFound) {
 			t.Errorf("worker unpublished: %v", err)
 		}
 		other := mesh.Endpoint{Host: "www.example.com", Path: "/"}
-		if _, err := d.Unpublish(t.Context(), "blog", "api", &other); !errors.Is(err, mesh.NotFound) {
+		if _, _, err := d.Unpublish(t.Context(), "blog", "api", &other); !errors.Is(err, mesh.NotFound) {
 			t.Errorf("unpublished elsewhere: %v", err)
 		}
-		taken, err := d.Unpublish(t.Context(), "blog", "api", nil)
+		taken, _, err := d.Unpublish(t.Context(), "blog", "api", nil)
 		if err != nil || len(taken) != 1 || taken[0].Path != "/api" || parts(t, w, "blog") != "web.1" {
 			t.Errorf("%v, %v, %s", taken, err, parts(t, w, "blog"))
 		}

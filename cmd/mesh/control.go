@@ -53,14 +53,16 @@ func (sv *server) control(ctx context.Context, c *control, stdout io.Writer) (*s
 		if next == nil {
 			return nil, err
 		}
-		if err := next.pass(sv.names); err != nil {
-			sv.log.Warn("sockets not passed: names and links may not be served in some networks", "err", err)
+		sv.router.PausePorts()
+		if err := next.pass(sv.names, sv.ports); err != nil {
+			sv.log.Warn("sockets not passed: some ports, names and links are not served until this process has ended", "err", err)
 		}
 		err = next.letIn(ctx)
 		wish.answer <- upgradeResult{next: next.Successor, err: err}
 		if err == nil {
 			return next, nil
 		}
+		sv.router.ResumePorts()
 		if ctx.Err() != nil {
 			return nil, nil
 		}
@@ -143,12 +145,12 @@ func (c *control) wire() {
 		OnEnded: c.metrics.deployed, OnBuilt: c.metrics.built,
 		Events: events{c.events, c.journal, c.certs, log}, OnDefault: c.router.SetDefault, OnKeys: c.ownCertificate, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, HostNetworks: hostNetworks, OnStep: c.reached,
-		Memory: memory{filepath.Join(s.Data, "instances.json")},
+		Ports: c.ports, Memory: memory{filepath.Join(s.Data, "instances.json")},
 	})
 	c.repos.Deployed = c.deployer.RepoState
 	c.names.Use(c.deployer)
 	self := &serverInfo{
-		engine: c.engine, store: c.store, repos: c.repos, notes: &c.notes, handover: c.handover, names: c.names, stacks: c.deployer.Findings,
+		engine: c.engine, store: c.store, repos: c.repos, notes: &c.notes, handover: c.handover, names: c.names, stacks: c.findings,
 		info: mesh.ServerInfo{
 			Version: c.version, Started: c.started, SSH: c.listen.ssh.Addr().String(), HTTP: c.listen.http.Addr().String(), Domain: s.Domain,
 			Data: s.Data, HostKey: ssh.FingerprintSHA256(c.hostKey.PublicKey()),
@@ -165,7 +167,7 @@ func (c *control) wire() {
 		Settings: c.store, ServerSetter: c.deployer, Stacks: c.store, History: c.store, Keys: c.store, Registries: c.store, AuditLog: c.store,
 		Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Certs: uploads, Server: self,
 		Uploads: c.repos, DeployKeys: c.repos,
-		Lifecycle: c.deployer, Configs: c.deployer, Builds: c.deployer, Processes: c.deployer, Services: c.deployer, Endpoints: c.deployer, Links: c.deployer,
+		Lifecycle: c.deployer, Configs: c.deployer, Builds: c.deployer, Processes: c.deployer, Services: c.deployer, Endpoints: c.deployer, Links: c.deployer, Ports: c.server,
 		Hosts: c.deployer, AccessRules: c.deployer, Freezer: c.deployer, Deploys: c.deployer, Deployments: c.deployer, OneOffs: c.deployer, Files: c.deployer,
 		Keyring: c.deployer, SignIns: c.deployer, Auditor: c.deployer, Lives: c.deployer, Collector: c.deployer,
 		Resolver: net.DefaultResolver, Version: c.version, URL: url, Logger: log, Now: time.Now,

@@ -33,7 +33,8 @@ import (
 //	no new SSH connections: they wait
 //	deployments and sessions end
 //	supervision ends, the store closes
-//	passes the sockets of networks,
+//	passes TCP ports and the sockets
+//	of networks,
 //	closes the wire  ─────────────────▶  opens the store, adopts what runs, fills the table
 //	still serves HTTP                    serves, says that it is ready
 //	no new HTTP connections  ◀─────────
@@ -152,6 +153,26 @@ func (h *handover) receive(c net.Conn) {
 		}
 	}
 }
+
+// ports returns the TCP ports that the process before this one has passed on, once.
+func (h *handover) ports() (out []net.Listener) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for name, f := range h.sockets {
+		if !strings.HasPrefix(name, portSocket) {
+			continue
+		}
+		delete(h.sockets, name)
+		if l, err := net.FileListener(f); err == nil {
+			out = append(out, l)
+		}
+		_ = f.Close()
+	}
+	return out
+}
+
+// portSocket begins the names of sockets that are TCP ports of stacks.
+const portSocket = "port "
 
 // socket returns a socket that the process before this one has passed on, once; nil if
 // there is none. The caller closes it.
@@ -275,17 +296,24 @@ func (n *successor) letIn(ctx context.Context) error {
 	}
 }
 
-// pass sends copies of the sockets of networks (unix(7), SCM_RIGHTS), each with its name.
-// Both processes may read them.
-func (n *successor) pass(of *names.Server) error {
+// pass sends copies of the TCP ports, and of the sockets of networks (unix(7), SCM_RIGHTS),
+// each with its name. This process keeps them, and accepts from them until the other one
+// serves.
+func (n *successor) pass(of *names.Server, open *ports) error {
 	all, err := of.Sockets()
+	files, ferr := open.files()
+	for _, f := range files {
+		all = append(all, names.Socket{Name: fmt.Sprintf("%s%d", portSocket, f.Fd()), File: f})
+	}
+	err = errors.Join(err, ferr)
 	u, ok := n.wire.(*net.UnixConn)
 	if !ok {
-		return errors.New("not a socket")
+		err = errors.Join(err, errors.New("not a socket"))
 	}
 	for _, s := range all {
-		if err == nil {
-			_, _, err = u.WriteMsgUnix([]byte(s.Name), unix.UnixRights(int(s.File.Fd())), nil) //nolint:gosec // a descriptor
+		if ok {
+			_, _, werr := u.WriteMsgUnix([]byte(s.Name), unix.UnixRights(int(s.File.Fd())), nil) //nolint:gosec // a descriptor
+			err = errors.Join(err, werr)
 		}
 		_ = s.File.Close()
 	}

@@ -129,6 +129,7 @@ var verbs = map[string]func(*testscript.TestScript, bool, []string){
 	"halt":        cmdHalt,
 	"activate":    cmdActivate,
 	"talk":        cmdTalk,
+	"tcp":         cmdTCP,
 	"routerlog":   cmdRouterLog,
 	"pstraffic":   cmdPSTraffic,
 }

@@ -84,6 +84,7 @@ type server struct {
 	engine   *engine.Client
 	handover *handover
 	listen   *listeners
+	ports    *ports
 	router   *handoverRouter
 	names    *names.Server
 	web      atomic.Pointer[receiver.Receiver] // git over HTTPS; nil before the first control serves
@@ -112,7 +113,8 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	if err := h.await(ctx, p.version); err != nil {
 		return err
 	}
-	sv := &server{program: p, settings: s, log: log, handover: h, started: time.Now().UTC()}
+	sv := &server{program: p, settings: s, log: log, handover: h, ports: newPorts(s.ports), started: time.Now().UTC()}
+	sv.ports.receive(h.ports())
 	c, err := sv.open(ctx)
 	if err != nil {
 		return err
@@ -124,6 +126,7 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	}
 	c.wire()
 	c.reconcile(ctx, !h.upg.HasParent())
+	sv.ports.settle()
 
 	background, endBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer endBackground()
@@ -188,7 +191,7 @@ func (sv *server) prepare(ctx context.Context) (err error) {
 	if sv.events, err = journal.Open(filepath.Join(s.Data, "events"), journal.Options{Logger: sv.log, Source: "mesh", Size: 256 << 10, Every: 50 * time.Millisecond}); err != nil {
 		return err
 	}
-	o := router.Options{Logger: sv.log, Trusted: s.trusted, ProxyProtocol: s.ProxyProtocol, PerClient: s.PerClient, Access: sv.access, HSTS: s.HSTS}
+	o := router.Options{Logger: sv.log, Trusted: s.trusted, ProxyProtocol: s.ProxyProtocol, PerClient: s.PerClient, Access: sv.access, HSTS: s.HSTS, Listen: sv.ports.listen}
 	if sv.listen.https != nil {
 		if sv.certs, err = sv.openCerts(); err != nil {
 			return err
@@ -244,6 +247,7 @@ func (sv *server) serveTraffic(ctx context.Context, front *errgroup.Group, run *
 		}
 		return nil
 	})
+	front.Go(func() error { return sv.router.ServePorts(ctx) })
 	if l := sv.listen.https; l != nil {
 		front.Go(func() error { return sv.router.ServeTLS(ctx, l, sv.certs.TLSConfig()) })
 	}

@@ -44,6 +44,7 @@ type settings struct {
 	ProxyProtocol  bool
 	PerClient      int
 	FetchAllow     []string
+	TCPPorts       []string
 
 	BuildSlots, BuildTimeout, BuildMemory, BuildCache, BuildDisk string
 	build                                                        builder.Options // of these
@@ -55,6 +56,7 @@ type settings struct {
 	roots   *x509.CertPool // parsed ACMERoot; nil: the system's
 	trusted []netip.Prefix // parsed TrustedProxies
 	egress  *egress.Policy // parsed FetchAllow
+	ports   mesh.Ports     // parsed TCPPorts
 }
 
 // letsEncrypt is the default source of certificates. Requesting a certificate means
@@ -88,6 +90,7 @@ var flagDocs = map[string]struct{ variable, def, note string }{
 	"client-connections": {
 		"MESH_CLIENT_CONNECTIONS", "", "Per listener; further ones are closed. Upgraded connections and those of trusted proxies do not count. `0`: no limit.",
 	},
+	"tcp-ports":  {"MESH_TCP_PORTS", "none", "For example `5000-5100,6379`. See [TCP ports](guide.md#tcp-ports)."},
 	"log-level":  {"MESH_LOG_LEVEL", "", ""},
 	"log-format": {"MESH_LOG_FORMAT", "", ""},
 	"start-over": {"", "", "The rest of the directory is moved to `lost/` in it. The flag has no effect if there is a `mesh.db`."},
@@ -130,6 +133,7 @@ func (s *settings) flags() *pflag.FlagSet {
 	fs.StringVar(&s.BuildDisk, "build-disk", "1g", "`SIZE` that must be free on the engine's disk for a build")
 	fs.StringSliceVar(&s.FetchAllow, "fetch-allow", nil, "`CIDR`s, addresses and hosts, with commas, that builds may fetch from although they are not public")
 	fs.IntVar(&s.PerClient, "client-connections", 1000, "at most `N` connections from one address (0: no limit)")
+	fs.StringSliceVar(&s.TCPPorts, "tcp-ports", nil, "`PORT`s and ranges, with commas, that stacks may publish with svc:publish --tcp")
 	fs.StringVar(&s.LogLevel, "log-level", "info", "`LEVEL`: debug, info, warn or error")
 	fs.StringVar(&s.LogFormat, "log-format", "text", "`FORMAT`: text or json")
 	fs.BoolVar(&s.StartOver, "start-over", false, "start afresh in a data directory that has lost its mesh.db")
@@ -174,6 +178,9 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 	var err error
 	if s.egress, err = egress.New(s.FetchAllow); err != nil {
 		bad("fetch-allow", strings.Join(s.FetchAllow, ","), "use networks such as 10.0.0.0/8, addresses, or host names: "+strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	if s.ports, err = mesh.ParsePorts(s.TCPPorts); err != nil {
+		bad("tcp-ports", strings.Join(s.TCPPorts, ","), "use ports and ranges such as 5432,6000-6100: "+err.Error())
 	}
 	if s.ProxyProtocol && len(s.TrustedProxies) == 0 {
 		bad("proxy-protocol", "true", "name the proxies with --trusted-proxies")

@@ -57,7 +57,7 @@ func (g *group) route(host mesh.Host, doors []mesh.Door) mesh.Route {
 	st := g.stack
 	r := mesh.Route{
 		Stack: st.Name, Hosts: append([]mesh.Host{host}, st.Domains...), Redirects: st.Redirects, Page: st.Page, Access: st.Access,
-		FirstByte: st.Effective().FirstByte, Endpoints: st.Endpoints, Doors: doors, Down: g.down(mesh.Web),
+		FirstByte: st.Effective().FirstByte, Endpoints: st.Endpoints, Ports: st.Ports, Doors: doors, Down: g.down(mesh.Web),
 	}
 	r.Idle = map[mesh.ServiceName]mesh.DownReason{}
 	if st.Maintained {
@@ -69,6 +69,9 @@ func (g *group) route(host mesh.Host, doors []mesh.Door) mesh.Route {
 	}
 	for _, d := range doors {
 		served[d.Service] = true
+	}
+	for _, p := range st.Ports {
+		served[p.Service] = true
 	}
 	for svc := range served {
 		if why := g.down(svc); why != mesh.NotDown && svc != mesh.Web {

@@ -23,6 +23,8 @@ func CheckOf(st mesh.Stack, svc mesh.ServiceName) mesh.Check {
 		c.HTTP, c.Path, c.Strict = true, set.Health, set.Health != ""
 	case st.Published(svc):
 		c.HTTP = true
+	case st.OnPort(svc):
+		c.TCP = true
 	}
 	return c
 }

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -48,6 +49,9 @@ func main() {
 			return
 		case "names": // app names web v21
 			watchName(os.Args[2], os.Args[3])
+			return
+		case "tcp":
+			serveLines()
 			return
 		case "exit":
 			n, _ := strconv.Atoi(os.Args[2])
@@ -154,6 +158,36 @@ func main() {
 	}()
 	fmt.Println("listening on", srv.Addr)
 	log.Fatal(srv.ListenAndServe())
+}
+
+// serveLines speaks first, as databases and mail servers do: its version, and then each
+// line that it gets, with its version.
+func serveLines() {
+	version, _ := os.ReadFile("/version")
+	v := strings.TrimSpace(string(version))
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	go func() {
+		<-stop
+		os.Exit(0)
+	}()
+	l, err := net.Listen("tcp", ":"+os.Getenv("PORT"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			log.Fatal(err)
+		}
+		go func() {
+			defer c.Close()
+			fmt.Fprintln(c, "ready", v)
+			for in := bufio.NewScanner(c); in.Scan(); {
+				fmt.Fprintln(c, v, in.Text())
+			}
+		}()
+	}
 }
 
 // watchName looks a name up until all its addresses run a release, and fails if an answer
