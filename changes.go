@@ -56,6 +56,9 @@ func (r Release) Changes(next Release) (lines []string) {
 	if d := r.Config.Changes(next.Config); !d.Empty() {
 		lines = append(lines, "config   "+d.String())
 	}
+	if d := r.Global.Without(r.Config).Changes(next.Global.Without(next.Config)); !d.Empty() {
+		lines = append(lines, "config   of all stacks: "+d.String())
+	}
 	command := func(s Service) string {
 		if s.Command == "" {
 			return "the image's own command"
@@ -118,14 +121,14 @@ func made(r Release) string {
 }
 
 // Before returns the newest release before current that differs from it in more than
-// the number of instances, or 0. all are the releases of a stack, the newest first.
+// the number of instances and the config vars of all stacks, which a rollback keeps, or 0. all are the releases of a stack, the newest first.
 func Before(all []Release, current ReleaseNumber) ReleaseNumber {
 	i := slices.IndexFunc(all, func(r Release) bool { return r.Number == current })
 	if i < 0 {
 		return 0
 	}
 	for _, r := range all[i+1:] {
-		if r.Formation = all[i].Formation; len(r.Changes(all[i])) > 0 {
+		if r.Formation, r.Global = all[i].Formation, all[i].Global; len(r.Changes(all[i])) > 0 {
 			return r.Number
 		}
 	}

@@ -35,7 +35,7 @@ const (
 	StatusFailed    DeploymentStatus = "failed"
 	StatusCancelled DeploymentStatus = "cancelled"
 	StatusDryRun    DeploymentStatus = "dry-run"
-	StatusSkipped   DeploymentStatus = "skipped" // it changed no watched file
+	StatusSkipped   DeploymentStatus = "skipped" // it changed no watched file, or nothing was to be done
 )
 
 // Final reports whether the status no longer changes.
@@ -55,4 +55,11 @@ type Deployment struct {
 	Status  DeploymentStatus
 	Release ReleaseNumber // that it made, once live
 	Reason  string        // why it failed, in one line
+}
+
+// Outcome is what a change for all stacks has come to for one of them.
+type Outcome struct {
+	Stack   StackName
+	Release ReleaseNumber // that it made
+	Err     error         // nil: it is live
 }

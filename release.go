@@ -18,7 +18,8 @@ type Release struct {
 	Source      string // what the image was made from, if not from a push: "an upload of 1a2b3c4", "the image redis:7"
 	Declared    Declared
 	Image       Image
-	Config      Config
+	Config      Config // the stack's own
+	Global      Config // of all stacks, below Config; a rollback does not bring them back
 	Formation   Formation
 	Services    map[ServiceName]Service
 }
@@ -27,15 +28,16 @@ type Release struct {
 // repository.
 func (r Release) Here() bool { return r.Commit != "" && !r.Elsewhere }
 
-// ConfigOf returns the config vars that the instances of a service get. An empty name
-// stands for commands that run for no service.
+// ConfigOf returns the config vars that the instances of a service get: its own over the
+// stack's over those of all stacks. An empty name stands for builds and for commands that
+// run for no service.
 func (r Release) ConfigOf(name ServiceName) Config {
-	return r.Services[name].Config.Over(r.Config)
+	return r.Services[name].Config.Over(r.Config.Over(r.Global))
 }
 
 // Configs returns all config vars of the release, for masking their values.
 func (r Release) Configs() []Config {
-	all := []Config{r.Config}
+	all := []Config{r.Global, r.Config}
 	for _, s := range r.Services {
 		all = append(all, s.Config)
 	}

@@ -61,6 +61,13 @@ func (c Config) Over(below Config) Config {
 	return out
 }
 
+// Without returns the vars of c whose names o does not have.
+func (c Config) Without(o Config) Config {
+	out := c.Clone()
+	maps.DeleteFunc(out, func(name string, _ Secret) bool { _, has := o[name]; return has })
+	return out
+}
+
 // Equal reports whether both have the same names with the same values.
 func (c Config) Equal(o Config) bool { return maps.EqualFunc(c, o, Secret.Equal) }
 

@@ -47,7 +47,8 @@ type Lock struct {
 func (s Stack) Effective() Settings { return s.Settings.Over(s.Declared) }
 
 // ConfigOf returns the config vars that the instances of a service get from the next
-// release. An empty name stands for commands that run for no service.
+// release, without those of all stacks. An empty name stands for builds and for commands
+// that run for no service.
 func (s Stack) ConfigOf(name ServiceName) Config {
 	return s.Services[name].Config.Over(s.Config)
 }

@@ -89,6 +89,7 @@ type call struct {
 	stack   mesh.Stack // of commands that work on a stack
 	typed   bool       // the stack was named in the command itself
 	json    bool
+	global  bool // --global: on all stacks, and stack is zero
 	acted   bool // the command has begun
 	changed bool // it changes something, although it has no arguments
 
@@ -177,7 +178,11 @@ func (c *call) run(ctx context.Context, exact io.Writer) error {
 	if help, _ := c.flags.GetBool("help"); help {
 		return c.help(c.Stdout, def.topic, def)
 	}
-	if def.stack {
+	if c.global, _ = c.flags.GetBool("global"); c.global && def.global {
+		if err := c.wholeServer(); err != nil {
+			return err
+		}
+	} else if def.stack {
 		if c.stack, c.args, err = c.findStack(ctx, c.args); err != nil {
 			return err
 		}
@@ -224,8 +229,31 @@ func argCount(def *definition, args []string) string {
 	return fmt.Sprintf("%s does not take the argument %q", def.name(), mesh.Clip(args[def.max], 60))
 }
 
+// wholeServer checks that a command with --global names no stack, and that the key is an
+// admin's and not limited. A client in a checkout names the stack in front: that counts for
+// nothing here.
+func (c *call) wholeServer() error {
+	for _, name := range []string{"app", "stack"} {
+		if c.flags.Changed(name) {
+			return c.usage("--global is for all stacks: leave out the stack")
+		}
+	}
+	may := c.Key.May(mesh.AccessAdmin, "")
+	if !may || c.def.access > mesh.AccessRead {
+		c.audited = append(c.audited, "--global")
+	}
+	if !may {
+		return c.denied(mesh.AccessAdmin)
+	}
+	return nil
+}
+
 func (c *call) denied(need mesh.Access) error {
-	e := mesh.Errorf(mesh.Denied, "the key %q may not use %s", c.Key.Name, c.def.name())
+	what := c.def.name()
+	if c.global {
+		what += " --global"
+	}
+	e := mesh.Errorf(mesh.Denied, "the key %q may not use %s", c.Key.Name, what)
 	if unlimited := (mesh.Key{Name: c.Key.Name, Role: c.Key.Role}); unlimited.May(need, c.stack.Name) {
 		var names []string
 		for _, s := range c.Key.Stacks {
@@ -269,6 +297,9 @@ func (c *call) parse(words []string) error {
 	if c.def.stack {
 		fs.StringP("app", "a", "", "the `STACK`")
 		fs.StringP("stack", "s", "", "the same")
+	}
+	if c.def.global {
+		fs.Bool("global", false, "of all stacks; for admins of the server")
 	}
 	if c.def.json {
 		fs.Bool("json", false, "print JSON")

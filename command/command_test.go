@@ -57,6 +57,9 @@ type fake struct {
 	lines       []mesh.LogLine
 	output      string
 
+	global   mesh.Config
+	outcomes []mesh.Outcome
+
 	setConfig func(set mesh.Config, unset []string, recordOnly bool) ([]string, error)
 	scale     func([]mesh.Scale) (mesh.Formation, error)
 	run       func(mesh.Run) (int, error)

@@ -123,6 +123,9 @@ func Complete(w io.Writer, words []string) {
 			offer("-a", "the stack")
 			offer("--app", "the stack")
 		}
+		if def.global {
+			offer("--global", "of all stacks")
+		}
 		if def.json {
 			offer("--json", "print JSON")
 		}

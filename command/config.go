@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -17,13 +18,17 @@ type Configs interface {
 	// SetConfig makes one release of a batch, unless it is RecordOnly, and returns the
 	// names that have changed. It writes the deployment's output to out.
 	SetConfig(ctx context.Context, stack mesh.StackName, by mesh.KeyName, change mesh.ConfigChange, out io.Writer) ([]string, error)
+	// SetGlobalConfig changes those of all stacks; clear removes all first. Every stack that
+	// does not run with them gets a release, unless the change is RecordOnly, and each gets
+	// the outcome.
+	SetGlobalConfig(ctx context.Context, by mesh.KeyName, change mesh.ConfigChange, clear bool, out io.Writer, each func(mesh.Outcome)) ([]string, error)
 }
 
 var configCommands = []*definition{
 	{
-		topic: "config", short: "List the names of the config vars; --show adds the values", stack: true, exact: true, json: true, run: runConfig,
-		long: "With -p: all that the instances of a service get, and where each comes from: svc:update --env wins over the\n" +
-			"stack's own.",
+		topic: "config", short: "List the names of the config vars; --show adds the values", stack: true, exact: true, json: true, run: runConfig, global: true,
+		long: "It lists what the instances get. A comment says which vars are those of all stacks; the stack's own win over them.\n" +
+			"With -p: what the instances of a service get, and where each comes from: svc:update --env wins over the stack's.",
 		flags: func(f *pflag.FlagSet) {
 			f.Bool("show", false, "include the values; needs the role deploy")
 			f.StringP("service", "p", "", "of this `SERVICE`")
@@ -68,8 +73,10 @@ var configCommands = []*definition{
 		topic: "config", verb: "set", args: "NAME=VALUE…", short: "Set config vars and release them, without downtime",
 		long: "`NAME=-` reads the value from standard input: use it for secrets and multi-line values.\n" +
 			"Over plain ssh, quote twice: `ssh mesh \"config:set -a blog MOTD='hello world'\"`. The client\n" +
-			"`mesh config:set` needs no extra quoting.",
-		stack: true, access: mesh.AccessDeploy, min: 1, max: maxArgs, run: runConfigSet,
+			"`mesh config:set` needs no extra quoting. With --global every stack gets them, unless it has its own of that name;\n" +
+			"each deployed stack that this changes gets a release, one after the other. A stack that fails, or is locked, keeps\n" +
+			"what it has, and the others go on. config:set --global alone releases those that have other values by then.",
+		stack: true, global: true, access: mesh.AccessDeploy, max: maxArgs, run: runConfigSet,
 		flags: func(f *pflag.FlagSet) {
 			f.Bool("no-restart", false, "record only; takes effect with the next release")
 			f.Bool("encoded", false, "the values are base64")
@@ -77,8 +84,9 @@ var configCommands = []*definition{
 	},
 	{
 		topic: "config", verb: "unset", args: "NAME…", short: "Remove config vars, as one release",
-		stack: true, access: mesh.AccessDeploy, min: 1, max: maxArgs, run: runConfigUnset,
+		stack: true, global: true, access: mesh.AccessDeploy, max: maxArgs, run: runConfigUnset,
 		flags: func(f *pflag.FlagSet) {
+			f.Bool("all", false, "all of them, instead of names")
 			f.Bool("no-restart", false, "record only; takes effect with the next release")
 		},
 	},
@@ -99,22 +107,32 @@ func runConfig(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	if show {
-		c.audited = []string{"--show"}
+	global, err := c.Settings.GlobalConfig(ctx)
+	if err != nil {
+		return err
 	}
-	cfg := c.stack.ConfigOf(svc)
+	if show {
+		if c.global {
+			c.audited = append(c.audited, "--global")
+		}
+		c.audited = append(c.audited, "--show")
+	}
+	cfg := c.stack.ConfigOf(svc).Over(global)
 	names := cfg.Names()
 	if c.json {
 		if names == nil {
 			names = []string{}
 		}
-		out := map[string]any{"stack": c.stack.Name, "names": names}
+		sources := map[string]string{}
+		for _, n := range names {
+			sources[n], _ = c.origin(svc, global, n)
+		}
+		out := map[string]any{"names": names, "sources": sources}
+		if !c.global {
+			out["stack"] = c.stack.Name
+		}
 		if svc != "" {
-			sources := map[string]string{}
-			for _, n := range names {
-				sources[n], _ = c.origin(svc, n)
-			}
-			out["service"], out["sources"] = svc, sources
+			out["service"] = svc
 		}
 		if show {
 			values, err := plainValues(cfg)
@@ -125,12 +143,14 @@ func runConfig(ctx context.Context, c *call) error {
 		}
 		return c.printJSON(out)
 	}
-	whose := string(c.stack.Name)
-	if svc != "" {
-		whose = string(svc) + " of " + whose
-	}
-	if len(names) == 0 {
-		c.tell("%s has no config vars\n", whose)
+	switch {
+	case len(names) > 0:
+	case c.global:
+		c.tell("there are no config vars of all stacks\n")
+	case svc != "":
+		c.tell("%s of %s has no config vars\n", svc, c.stack.Name)
+	default:
+		c.tell("%s has no config vars\n", c.stack.Name)
 	}
 	for _, n := range names {
 		line := n
@@ -138,8 +158,8 @@ func runConfig(ctx context.Context, c *call) error {
 			// Quote if necessary, so that a value of several lines stays one value.
 			line += "=" + Join([]string{cfg[n].Reveal()})
 		}
-		if svc != "" {
-			_, text := c.origin(svc, n)
+		from, text := c.origin(svc, global, n)
+		if _, both := global[n]; !c.global && (svc != "" || from == fromServer || both) {
 			line += "  # " + text
 		}
 		_, _ = fmt.Fprintln(c.Stdout, line)
@@ -176,21 +196,39 @@ func (c *call) configService(ctx context.Context) (mesh.ServiceName, error) {
 	return svc, nil
 }
 
-// origin returns where a config var of a service comes from, for programs and for people.
-func (c *call) origin(svc mesh.ServiceName, name string) (from, text string) {
-	_, stack := c.stack.Config[name]
+// Where a config var comes from.
+const (
+	fromService = "service" // svc:update --env
+	fromStack   = "stack"
+	fromServer  = "server" // config:set --global
+)
+
+// origin returns where a config var of a service, or of none, comes from, for programs and
+// for people. global are the config vars of all stacks.
+func (c *call) origin(svc mesh.ServiceName, global mesh.Config, name string) (from, text string) {
+	var levels []string // the first one wins
 	if _, own := c.stack.Services[svc].Config[name]; own {
-		text = "set for " + string(svc)
-		if stack {
-			text += ", over that of " + string(c.stack.Name)
-		}
-		return "service", text
+		from, levels = fromService, append(levels, string(svc))
 	}
-	return "stack", "set for " + string(c.stack.Name)
+	if _, own := c.stack.Config[name]; own {
+		from, levels = cmp.Or(from, fromStack), append(levels, string(c.stack.Name))
+	}
+	if _, own := global[name]; own {
+		from, levels = cmp.Or(from, fromServer), append(levels, "all stacks")
+	}
+	text = "set for " + levels[0]
+	if len(levels) > 1 {
+		text += ", over that of " + strings.Join(levels[1:], " and ")
+	}
+	return from, text
 }
 
-func runConfigGet(_ context.Context, c *call) error {
-	v, ok := c.stack.Config[c.args[0]]
+func runConfigGet(ctx context.Context, c *call) error {
+	global, err := c.Settings.GlobalConfig(ctx)
+	if err != nil {
+		return err
+	}
+	v, ok := c.stack.Config.Over(global)[c.args[0]]
 	if !ok {
 		return mesh.Errorf(mesh.NotFound, "%s has no config var %s", c.stack.Name, mesh.Clip(c.args[0], 60)).WithHint("list them with: ssh mesh config -a %s", c.stack.Name)
 	}
@@ -255,7 +293,10 @@ func (c *call) assignments(words []string, option, usage string) (mesh.Config, e
 }
 
 func runConfigSet(ctx context.Context, c *call) error {
-	set, err := c.assignments(c.args, "", fmt.Sprintf("config:set -a %s ", c.stack.Name))
+	if len(c.args) == 0 && !c.global {
+		return c.usage("config:set needs %s", c.def.args)
+	}
+	set, err := c.assignments(c.args, "", "config:set "+c.whose()+" ")
 	if err != nil {
 		return err
 	}
@@ -268,7 +309,18 @@ func runConfigSet(ctx context.Context, c *call) error {
 			set[name] = mesh.NewSecret(string(data))
 		}
 	}
+	if c.global {
+		return c.changeGlobal(ctx, mesh.ConfigChange{Set: set}, false, "set")
+	}
 	return c.changeConfig(ctx, mesh.ConfigChange{Set: set}, "set")
+}
+
+// whose returns the option that names what a command works on.
+func (c *call) whose() string {
+	if c.global {
+		return "--global"
+	}
+	return "-a " + string(c.stack.Name)
 }
 
 func runConfigUnset(ctx context.Context, c *call) error {
@@ -277,7 +329,70 @@ func runConfigUnset(ctx context.Context, c *call) error {
 			return c.usage("config:unset takes names, not %q", mesh.Clip(n[:strings.IndexByte(n, '=')], 60)+"=…")
 		}
 	}
-	return c.changeConfig(ctx, mesh.ConfigChange{Unset: c.args}, "unset")
+	all, _ := c.flags.GetBool("all")
+	switch {
+	case all && len(c.args) > 0:
+		return c.usage("--all takes no names")
+	case !all && len(c.args) == 0:
+		return c.usage("config:unset needs NAME…")
+	case all:
+		c.audited = append(c.audited, "--all")
+	}
+	if c.global {
+		return c.changeGlobal(ctx, mesh.ConfigChange{Unset: c.args}, all, "unset")
+	}
+	names := c.args
+	if all {
+		names = c.stack.Config.Names()
+	}
+	global, gerr := c.Settings.GlobalConfig(ctx) // it only helps with an error
+	for _, n := range names {
+		_, own := c.stack.Config[n]
+		if _, set := global[n]; gerr == nil && set && !own {
+			return mesh.Errorf(mesh.NotFound, "%s has no config var %s of its own: it is set for all stacks", c.stack.Name, n).
+				WithHint("give it another value: ssh mesh config:set -a %s %s=VALUE; an admin removes it with: ssh mesh config:unset --global %s", c.stack.Name, n, n)
+		}
+	}
+	return c.changeConfig(ctx, mesh.ConfigChange{Unset: names}, "unset")
+}
+
+// changeGlobal changes the config vars of all stacks. all: remove every one of them first.
+func (c *call) changeGlobal(ctx context.Context, change mesh.ConfigChange, all bool, verb string) error {
+	change.RecordOnly, _ = c.flags.GetBool("no-restart")
+	var failed []string
+	done := 0
+	changed, err := c.Configs.SetGlobalConfig(ctx, c.Key.Name, change, all, c.Stderr, func(o mesh.Outcome) {
+		if done++; o.Err == nil {
+			c.say("%s %s: released\n", o.Stack, o.Release)
+			return
+		}
+		failed = append(failed, string(o.Stack))
+		c.say("%s: not changed: %s\n", o.Stack, mesh.Visible(o.Err.Error()))
+	})
+	if err != nil {
+		return err
+	}
+	names := strings.Join(changed, ", ")
+	switch {
+	case len(failed) > 0 && len(changed) > 0:
+		c.say("%s %s for all stacks\n", verb, names)
+	case len(failed) > 0:
+	case len(changed) == 0 && done == 0:
+		c.say("all stacks: nothing to change\n")
+	case len(changed) == 0:
+		c.say("all stacks: nothing to change, but for those above\n")
+	case change.RecordOnly:
+		c.say("%s %s for all stacks; takes effect with the next release of each\n", verb, names)
+	case done == 0:
+		c.say("%s %s for all stacks; no deployed stack needs a release for it\n", verb, names)
+	default:
+		c.say("%s %s for all stacks\n", verb, names)
+	}
+	if len(failed) == 0 {
+		return nil
+	}
+	return mesh.Errorf(mesh.Failed, "%d of %d stacks do not run with the config vars of all stacks: %s", len(failed), done, mesh.Clip(strings.Join(failed, ", "), 300)).
+		WithHint("their next release has them; to release them when they are in order: ssh mesh config:set --global")
 }
 
 func (c *call) changeConfig(ctx context.Context, change mesh.ConfigChange, verb string) error {

@@ -20,6 +20,7 @@ type configChangeJSON struct {
 	Removed []string  `json:"removed,omitempty"`
 
 	Services map[string]configNamesJSON `json:"services,omitempty"` // of svc:update --env
+	Server   *configNamesJSON           `json:"server,omitempty"`   // of config:set --global
 }
 
 type configNamesJSON struct {
@@ -52,6 +53,10 @@ func runConfigHistory(ctx context.Context, c *call) error {
 		if !d.Empty() {
 			texts = append(texts, d.String())
 		}
+		if d := serverVars(before).Changes(serverVars(r)); !d.Empty() {
+			j.Server = &configNamesJSON{d.Added, d.Changed, d.Removed}
+			texts = append(texts, fmt.Sprintf("for all stacks %s", d))
+		}
 		for _, svc := range servicesOf(before, r) {
 			d := before.Services[svc].Config.Changes(r.Services[svc].Config)
 			if d.Empty() {
@@ -72,6 +77,9 @@ func runConfigHistory(ctx context.Context, c *call) error {
 	return c.list(list, []string{"RELEASE", "CONFIG VARS", "BY", "WHEN"}, rows)
 }
 
+// serverVars returns the config vars of all stacks that a release does not have itself.
+func serverVars(r mesh.Release) mesh.Config { return r.Global.Without(r.Config) }
+
 // servicesOf returns the services of releases, sorted.
 func servicesOf(releases ...mesh.Release) (names []mesh.ServiceName) {
 	for _, r := range releases {
@@ -91,7 +99,11 @@ func runConfigDiff(ctx context.Context, c *call) error {
 	if show {
 		c.audited = []string{"--show"}
 	}
-	now := mesh.Release{Config: c.stack.Config, Services: map[mesh.ServiceName]mesh.Service{}}
+	global, err := c.Settings.GlobalConfig(ctx)
+	if err != nil {
+		return err
+	}
+	now := mesh.Release{Config: c.stack.Config, Global: global, Services: map[mesh.ServiceName]mesh.Service{}}
 	for name, set := range c.stack.Services {
 		now.Services[name] = mesh.Service{Config: set.Config}
 	}
@@ -110,6 +122,7 @@ func runConfigDiff(ctx context.Context, c *call) error {
 		return c.configDiffJSON(from, to, show)
 	}
 	differ := c.diffLines(from.Config, to.Config, "", show)
+	differ = c.diffLines(serverVars(from), serverVars(to), "  # for all stacks", show) || differ
 	for _, svc := range servicesOf(from, to) {
 		differ = c.diffLines(from.Services[svc].Config, to.Services[svc].Config, "  # for "+string(svc), show) || differ
 	}
@@ -137,6 +150,11 @@ func (c *call) configDiffJSON(from, to mesh.Release, show bool) error {
 	out, err := part(from.Config, to.Config)
 	if err != nil {
 		return err
+	}
+	if was, is := serverVars(from), serverVars(to); !was.Equal(is) {
+		if out["server"], err = part(was, is); err != nil {
+			return err
+		}
 	}
 	services := map[string]any{}
 	for _, svc := range servicesOf(from, to) {

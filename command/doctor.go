@@ -47,6 +47,8 @@ var doctorCommands = []*definition{
 // SettingsReader reads the settings of the server.
 type SettingsReader interface {
 	ServerSettings(ctx context.Context) (mesh.ServerSettings, error)
+	// GlobalConfig returns the config vars of all stacks.
+	GlobalConfig(ctx context.Context) (mesh.Config, error)
 }
 
 // ServerSetter changes the settings of the server.

@@ -76,13 +76,14 @@ type releaseJSON struct {
 	Formation   map[string]int    `json:"formation"`
 	Commands    map[string]string `json:"commands"`
 
+	ServerConfig  []string            `json:"server_config,omitempty"`  // names, of config:set --global
 	ServiceConfig map[string][]string `json:"service_config,omitempty"` // names, of svc:update --env
 }
 
 func (c *call) releaseJSON(r mesh.Release) releaseJSON {
 	j := releaseJSON{
 		Release: r.Number.String(), Current: r.Number == c.stack.Current, Description: r.Description, By: string(r.By), Created: r.Created,
-		Deployment: int(r.Deployment), Commit: string(r.Commit), Source: r.Source, Image: r.Image.Ref, Digest: r.Image.Digest, ImageID: r.Image.ID, Config: r.Config.Names(),
+		Deployment: int(r.Deployment), Commit: string(r.Commit), Source: r.Source, Image: r.Image.Ref, Digest: r.Image.Digest, ImageID: r.Image.ID, Config: r.Config.Names(), ServerConfig: serverVars(r).Names(),
 		Formation: map[string]int{}, Commands: map[string]string{},
 	}
 	if j.Config == nil {
@@ -171,6 +172,9 @@ func runReleaseInfo(ctx context.Context, c *call) error {
 	for _, name := range j.Config {
 		row("Config:", name)
 	}
+	for _, name := range j.ServerConfig {
+		row("Config:", name+" (for all stacks)")
+	}
 	for _, s := range servicesOf(r) {
 		for _, name := range j.ServiceConfig[string(s)] {
 			row("Config:", name+" (for "+string(s)+")")
@@ -223,6 +227,9 @@ func (c *call) tellRollback(ctx context.Context, n mesh.ReleaseNumber) error {
 	}
 	then, err := c.History.Release(ctx, c.stack.Name, n)
 	if err != nil {
+		return err
+	}
+	if then.Global, err = c.Settings.GlobalConfig(ctx); err != nil { // they are the server's
 		return err
 	}
 	then.Formation = mesh.Formation{} // it stays

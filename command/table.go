@@ -22,6 +22,7 @@ type definition struct {
 
 	access   mesh.Access
 	stack    bool // works on a stack
+	global   bool // works on all stacks instead, with --global: for admins of the server
 	ownCheck bool // checks rights by itself
 	creates  bool // works on a stack that need not exist
 	terminal bool // reads keys from a terminal itself
@@ -48,7 +49,9 @@ func (d *definition) name() string {
 func (d *definition) usage() string {
 	u := d.name()
 	if d.stack {
-		u += " [-a STACK]"
+		if u += " [-a STACK]"; d.global {
+			u = d.name() + " [-a STACK | --global]"
+		}
 	}
 	if d.flags != nil {
 		fs := pflag.NewFlagSet("", pflag.ContinueOnError)

@@ -107,7 +107,7 @@ var dokkuWords = []word{
 	{typed: "lock:status, lock:show, lock:info", same: "lock --show", alone: true},
 	{typed: "report, apps:report, config:report", same: "stacks:info"},
 	{typed: "config:keys", same: "config"},
-	{typed: "config:clear", say: "remove them by name, as one release: ssh mesh config:unset -a STACK NAME"},
+	{typed: "config:clear", say: "remove them by name, as one release: ssh mesh config:unset -a STACK NAME; all of them: ssh mesh config:unset -a STACK --all"},
 	{typed: "config:bundle", same: "config:export --format envfile"},
 	{typed: "ps:report", same: "ps"},
 	{typed: "ps:inspect", same: "ps --json"},

@@ -113,7 +113,7 @@ func (d *Deployer) ensureImage(ctx context.Context, a *attempt, st mesh.Stack, r
 // again makes the image of a release again from the same source: the commit, or the
 // digest of a prebuilt image.
 func (d *Deployer) again(ctx context.Context, a *attempt, st mesh.Stack, r mesh.Release) (mesh.Image, error) {
-	st.Declared, st.Config = r.Declared.Settings, r.Config
+	st.Declared, st.Config = r.Declared.Settings, r.ConfigOf("")
 	origin, ok := d.origin(ctx, r)
 	switch {
 	case ok:
@@ -163,7 +163,7 @@ func (d *Deployer) restore(ctx context.Context, stack mesh.StackName, by mesh.Ke
 			return nil, err
 		}
 		// Changes that were recorded but not released stay unreleased.
-		r.Config, r.Formation, r.Services = cur.Config, cur.Formation, cur.Services
+		r.Config, r.Global, r.Formation, r.Services = cur.Config, cur.Global, cur.Formation, cur.Services
 		return nil, nil
 	})
 }

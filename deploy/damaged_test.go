@@ -21,6 +21,23 @@ import (
 // the stack's own record if no bucket is named.
 func damage(t *testing.T, w *deploytest.World, bucket, old, now string) {
 	t.Helper()
+	damageIn(t, w, old, now, func(tx *bbolt.Tx) *bbolt.Bucket {
+		b := tx.Bucket([]byte("stacks")).Bucket([]byte("blog"))
+		if bucket != "" {
+			b = b.Bucket([]byte(bucket))
+		}
+		return b
+	})
+}
+
+// damageMeta damages the config vars of all stacks.
+func damageMeta(t *testing.T, w *deploytest.World) {
+	t.Helper()
+	damageIn(t, w, `"config":"`, `"config":"AAAA`, func(tx *bbolt.Tx) *bbolt.Bucket { return tx.Bucket([]byte("meta")) })
+}
+
+func damageIn(t *testing.T, w *deploytest.World, old, now string, in func(*bbolt.Tx) *bbolt.Bucket) {
+	t.Helper()
 	dir := w.Store.Dir()
 	if err := w.Store.Close(); err != nil {
 		t.Fatal(err)
@@ -31,10 +48,7 @@ func damage(t *testing.T, w *deploytest.World, bucket, old, now string) {
 	}
 	done := false
 	err = db.Update(func(tx *bbolt.Tx) error {
-		b := tx.Bucket([]byte("stacks")).Bucket([]byte("blog"))
-		if bucket != "" {
-			b = b.Bucket([]byte(bucket))
-		}
+		b := in(tx)
 		c := b.Cursor()
 		for k, v := c.First(); k != nil; k, v = c.Next() {
 			if bytes.Contains(v, []byte(old)) {

@@ -25,7 +25,7 @@ func (d *Deployer) declared(a *attempt, st mesh.Stack, src *source) (mesh.Stack,
 	}
 	src.manifest, src.declared = m, mesh.Declared{Commands: m.Services, Files: m.Files, Settings: m.Settings}
 	st.Declared = m.Settings
-	st.Config, err = wanted(m.Vars, st)
+	st.Config, err = wanted(m.Vars, st, src.global)
 	if err != nil {
 		return st, phaseFailed("build failed", err)
 	}
@@ -35,12 +35,13 @@ func (d *Deployer) declared(a *attempt, st mesh.Stack, src *source) (mesh.Stack,
 			st.Formation[name] = n
 		}
 	}
-	a.out.mask(st.Configs())
+	a.out.mask(st.Configs(), []mesh.Config{src.global})
 	return st, nil
 }
 
-// wanted returns the config with the defaults of app.json for vars that are not set.
-func wanted(vars map[string]manifest.Var, st mesh.Stack) (mesh.Config, error) {
+// wanted returns the stack's config with the defaults of app.json for vars that are not
+// set, for the stack or for all stacks.
+func wanted(vars map[string]manifest.Var, st mesh.Stack, global mesh.Config) (mesh.Config, error) {
 	config := maps.Clone(st.Config)
 	if config == nil {
 		config = mesh.Config{}
@@ -48,7 +49,7 @@ func wanted(vars map[string]manifest.Var, st mesh.Stack) (mesh.Config, error) {
 	var missing []string
 	for _, name := range slices.Sorted(maps.Keys(vars)) {
 		v := vars[name]
-		if _, set := config[name]; set {
+		if _, set := config.Over(global)[name]; set {
 			continue
 		}
 		switch {

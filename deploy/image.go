@@ -30,7 +30,7 @@ func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src sou
 		src.tag = fmt.Sprintf("deployment-%d", int(a.dep.Number))
 	}
 	b := mesh.Build{
-		Stack: st.Name, Deployment: a.dep.Number, Commit: src.commit, Tree: src.tree, Settings: st.Effective(), From: src.from, Config: st.Config, NoCache: src.noCache,
+		Stack: st.Name, Deployment: a.dep.Number, Commit: src.commit, Tree: src.tree, Settings: st.Effective(), From: src.from, Config: st.Config.Over(src.global), NoCache: src.noCache,
 		Tags: []string{fmt.Sprintf("mesh/%s:%s", st.Name, src.tag)},
 		Labels: map[string]string{
 			"mesh.stack": string(st.Name), "mesh.commit": string(src.commit), "mesh.deployment": fmt.Sprint(int(a.dep.Number)),

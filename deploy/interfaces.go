@@ -239,13 +239,18 @@ type Access interface {
 	AddAudit(ctx context.Context, e mesh.AuditEntry) error
 }
 
-// ServerStore holds the settings of the server.
+// ServerStore holds the settings of the server, and the config vars of all stacks.
 type ServerStore interface {
 	ServerSettings(ctx context.Context) (mesh.ServerSettings, error)
 	// UpdateServerSettings changes them with fn, which may run more than once, and
 	// returns them. A default stack that does not exist is an error of kind NoStack.
 	// Destroying and renaming a stack keep them in step.
 	UpdateServerSettings(ctx context.Context, fn func(*mesh.ServerSettings) error) (mesh.ServerSettings, error)
+	// GlobalConfig returns the config vars of all stacks, or an error of kind Damaged.
+	GlobalConfig(ctx context.Context) (mesh.Config, error)
+	// UpdateGlobalConfig replaces them with what fn returns, and returns it. fn gets an
+	// error if they cannot be read.
+	UpdateGlobalConfig(ctx context.Context, fn func(mesh.Config, error) (mesh.Config, error)) (mesh.Config, error)
 }
 
 // Times keeps the modification times of a stack's files between builds.

@@ -2,13 +2,15 @@ package deploy
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"mesh"
 )
 
 // rerelease makes a new release from the current one. change alters it and returns a
-// function that makes further changes to the stack, or nil. If r.Services is nil
+// function that makes further changes to the stack, or nil. If its error is errUnneeded,
+// the deployment ends without a release. If r.Services is nil
 // afterwards, that is a bug.
 func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Writer, description string, change func(context.Context, *attempt, mesh.Stack, *mesh.Release) (func(*mesh.Stack), error)) error {
 	return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
@@ -30,11 +32,21 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 		if a.next, err = d.nextRelease(ctx, st.Name); err != nil {
 			return err
 		}
-		a.out.mask(st.Configs(), cur.Configs())
+		global, err := d.Store.GlobalConfig(ctx)
+		if err != nil && dep.Kind != mesh.DeployScale && dep.By != self { // these keep the release's
+			return err
+		}
 		r := cur
+		r.Global = global
+		a.out.mask(st.Configs(), cur.Configs(), r.Configs())
 		r.Description, r.Config, r.Formation = description, st.Config, formation(st, cur.Services)
 		r = d.newRelease(a, r)
 		also, err := change(ctx, a, st, &r)
+		if errors.Is(err, errUnneeded) {
+			a.dep.Status, a.dep.Ended = mesh.StatusSkipped, d.Now().UTC()
+			a.out.say("=====> Nothing to do: " + st.Current.String() + " has them already")
+			return d.Store.UpdateDeployment(ctx, a.dep)
+		}
 		if err != nil {
 			return err
 		}

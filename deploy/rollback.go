@@ -8,7 +8,8 @@ import (
 )
 
 // Rollback makes a new release with the image, config and commands of an earlier one, and
-// rolls it out without a build. If n is 0, that is the newest one that differs in any of
+// the config vars of all stacks as they are now: those are the server's, not the release's,
+// and an old value may be a password that has been changed since. It rolls the release out without a build. If n is 0, that is the newest one that differs in any of
 // these: a change of scale is nothing to go back from. The number of
 // instances stays the same.
 func (d *Deployer) Rollback(ctx context.Context, stack mesh.StackName, by mesh.KeyName, n mesh.ReleaseNumber, out io.Writer) error {
@@ -38,12 +39,15 @@ func (d *Deployer) Rollback(ctx context.Context, stack mesh.StackName, by mesh.K
 	subject := "Rollback to " + n.String()
 	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployRollback, By: by, Subject: subject}
 	return d.rerelease(ctx, dep, out, subject, func(ctx context.Context, a *attempt, st mesh.Stack, r *mesh.Release) (func(*mesh.Stack), error) {
-		a.out.mask(st.Configs(), target.Configs())
+		a.out.mask(st.Configs(), target.Configs(), r.Configs())
 		r.Image, r.Commit, r.Config, r.Services = target.Image, target.Commit, target.Config, target.Services
 		r.Source, r.Declared, r.Elsewhere = target.Source, target.Declared, target.Elsewhere
 		r.Formation = formation(st, target.Services)
 		a.step("rolling back", "Rolling back to %s of %s", n, stack)
 		a.tellChanges(ctx, st, *r)
+		if d := target.Global.Without(target.Config).Changes(r.Global.Without(target.Config)); !d.Empty() {
+			a.detail("the config vars of all stacks stay as they are now, which compared to %s %s", n, d)
+		}
 		return func(s *mesh.Stack) {
 			s.Config, s.Services = target.Config, withConfigs(s.Services, target.Services)
 		}, nil

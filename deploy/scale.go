@@ -74,7 +74,7 @@ func (d *Deployer) Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyN
 		if err != nil {
 			return nil, err
 		}
-		r.Formation, r.Config, result = f, cur.Config, f
+		r.Formation, r.Config, r.Global, result = f, cur.Config, cur.Global, f
 		return func(s *mesh.Stack) { s.Formation = f }, nil
 	})
 	return result, err

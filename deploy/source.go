@@ -19,6 +19,7 @@ type source struct {
 	tree        mesh.Tree              // nil: a prebuilt image
 	from        mesh.From              // the prebuilt image
 	image       *mesh.Image            // an existing image: nothing is built
+	global      mesh.Config            // the config vars of all stacks
 	declared    mesh.Declared          // by the tree, or by the release that has the image
 	manifest    manifest.Manifest      // of the tree
 	force       bool                   // build even if no watched file changed
@@ -51,7 +52,10 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 	if a.next, err = d.nextRelease(ctx, st.Name); err != nil {
 		return err
 	}
-	a.out.mask(st.Configs())
+	if src.global, err = d.Store.GlobalConfig(ctx); err != nil {
+		return err
+	}
+	a.out.mask(st.Configs(), []mesh.Config{src.global})
 	if src.repo != "" {
 		var closeTree func()
 		if src.tree, closeTree, err = d.openTree(ctx, a, src.repo, src.commit); err != nil {
@@ -59,7 +63,7 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 		}
 		defer closeTree()
 	}
-	config := st.Config
+	config := st.Config.Over(src.global)
 	if st, err = d.declared(a, st, &src); err != nil {
 		return err
 	}
@@ -80,7 +84,7 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 	svcs := services(st, src.declared)
 	r := d.newRelease(a, mesh.Release{
 		Description: src.description, Commit: src.commit, Elsewhere: src.image != nil, Source: src.text, Declared: src.declared,
-		Image: img, Config: st.Config, Services: svcs, Formation: formation(st, svcs),
+		Image: img, Config: st.Config, Global: src.global, Services: svcs, Formation: formation(st, svcs),
 	})
 	if _, err := specs(st, r, a.dep.Number); err != nil {
 		return err

@@ -40,7 +40,7 @@ func TestBounds_ConfigsGoWithTheirReleases(t *testing.T) {
 			set(n)
 		}
 		r := release(1)
-		r.Config = set(100)
+		r.Config, r.Global = set(100), nil
 		r.Services["web"] = mesh.Service{Config: mesh.Config{"OWN": mesh.NewSecret("100")}}
 		delete(r.Services, "worker")
 		d := must(s.BeginDeployment(t.Context(), mesh.Deployment{Stack: "blog", Status: mesh.StatusRunning}))(t)
@@ -116,7 +116,7 @@ func TestBounds_ReleasesAndDeployments(t *testing.T) {
 			t.Errorf("the output of removed deployments is still there: %v", left)
 		}
 	})
-	if n := configs(t, dir); n != 2*200 { // the release's and a service's
+	if n := configs(t, dir); n != 2*200+1 { // its own, those of a service, and those of all stacks, which are the same
 		t.Errorf("%d configs for 200 releases", n)
 	}
 }

@@ -148,6 +148,14 @@ func (s *scan) others(tx *bbolt.Tx) {
 	}
 	_, err := readSettings(tx)
 	s.note("", false, "the settings of the server", err)
+	_, err = s.readGlobal(tx)
+	s.note("", false, "the record of the config vars of all stacks", err)
+	_ = tx.Bucket(bucketMeta).ForEach(func(k, _ []byte) error {
+		if !isOneOf(k, keyVersion, keyServer, keySeal, keySettings, keyGlobal) {
+			s.note("", false, fmt.Sprintf("the entry %q of the server", clip(k)), errUnknownEntry)
+		}
+		return nil
+	})
 	each(bucketKeys, "the key %s", func(k, v []byte) error { return parse(k, v, new(keyForm)) })
 	each(bucketRegistries, "the login for the registry %s", func(k, v []byte) error {
 		_, err := s.readRegistry(k, v)

@@ -66,6 +66,7 @@ func populated(t *testing.T, dir string) {
 			}
 		}
 		must(s.UpdateServerSettings(ctx, func(v *mesh.ServerSettings) error { v.DefaultStack = "blog"; return nil }))(t)
+		must(s.UpdateGlobalConfig(ctx, func(mesh.Config, error) (mesh.Config, error) { return mesh.Config{"G": mesh.NewSecret("hush")}, nil }))(t)
 		create(t, s, mesh.Stack{Name: "gone"})
 		err := errors.Join(
 			s.DestroyStack(ctx, "gone"),
@@ -185,6 +186,9 @@ func everything(t *testing.T, s *store.Store) string {
 	audit, aerr := s.AuditLog(ctx, "", 0)
 	gone, gerr := s.Destroyed(ctx)
 	fmt.Fprintf(&b, "%+v %v\n%+v %v\n%+v %v\n%+v %v\n", keys, kerr, regs, rerr, audit, aerr, gone, gerr)
+	settings, serr := s.ServerSettings(ctx)
+	global, glerr := s.GlobalConfig(ctx)
+	fmt.Fprintf(&b, "%+v %v\n%s %s %v\n", settings, serr, global.Names(), global["G"].Reveal(), glerr)
 	for _, name := range []mesh.StackName{"blog", "shop"} {
 		hosts, herr := s.DomainsOf(name)
 		fmt.Fprintln(&b, hosts, herr)

@@ -116,7 +116,7 @@ type serviceForm struct {
 
 // refs returns the configs that a record uses, the stack's or the release's first.
 func (f *stackForm) refs() [][]byte   { return configRefs(f.Config, f.Services) }
-func (f *releaseForm) refs() [][]byte { return configRefs(f.Config, f.Services) }
+func (f *releaseForm) refs() [][]byte { return append(configRefs(f.Config, f.Services), f.Global) }
 
 func configRefs(own []byte, services map[string]serviceForm) [][]byte {
 	refs := [][]byte{own}
@@ -251,6 +251,7 @@ type releaseForm struct {
 	Declared    settingsForm           `json:"declared,omitzero"`
 	Image       imageForm              `json:"image"`
 	Config      []byte                 `json:"config,omitempty"`
+	Global      []byte                 `json:"global,omitempty"` // reference, as Config
 	Formation   map[string]int         `json:"formation,omitempty"`
 	Services    map[string]serviceForm `json:"services,omitempty"`
 	Procfile    map[string]string      `json:"procfile,omitempty"` // of an earlier mesh, not used

@@ -37,6 +37,11 @@ func (s *Store) readRelease(b *bbolt.Bucket, stack mesh.StackName, key, data []b
 		return mesh.Release{}, damagedRecord(what(), fmt.Errorf("its config vars: %w", err))
 	}
 	r := f.release(stack, cfg)
+	if len(f.Global) > 0 {
+		if r.Global, err = s.openConfig(b, f.Global); err != nil {
+			return mesh.Release{}, damagedRecord(what(), fmt.Errorf("the config vars of all stacks: %w", err))
+		}
+	}
 	err = s.openServices(b, f.Services, func(n mesh.ServiceName, c mesh.Config) {
 		svc := r.Services[n]
 		svc.Config = c
@@ -219,6 +224,9 @@ func (s *Store) Commit(ctx context.Context, d mesh.Deployment, r *mesh.Release, 
 				return err
 			}
 			f := storeRelease(*r, ref)
+			if f.Global, err = s.putConfig(b, r.Global); err != nil {
+				return err
+			}
 			if err := s.putServices(b, f.Services, func(n mesh.ServiceName) mesh.Config { return r.Services[n].Config }); err != nil {
 				return err
 			}

@@ -112,11 +112,7 @@ func (s *Store) putConfig(b *bbolt.Bucket, c mesh.Config) ([]byte, error) {
 	if len(c) == 0 {
 		return nil, nil
 	}
-	plain := make(map[string][]byte, len(c)) // bytes: a value need not be valid UTF-8
-	for k, v := range c {
-		plain[k] = []byte(v.Reveal())
-	}
-	data, err := json.Marshal(plain) // sorted by name
+	data, err := encodeConfig(c)
 	if err != nil {
 		return nil, err
 	}
@@ -170,6 +166,21 @@ func (s *Store) openConfig(b *bbolt.Bucket, ref []byte) (mesh.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	return decodeConfig(data)
+}
+
+// encodeConfig returns the values as JSON, sorted by name, as bytes: a value need not be
+// valid UTF-8.
+func encodeConfig(c mesh.Config) ([]byte, error) {
+	plain := make(map[string][]byte, len(c))
+	for k, v := range c {
+		plain[k] = []byte(v.Reveal())
+	}
+	return json.Marshal(plain)
+}
+
+// decodeConfig is the reverse of encodeConfig.
+func decodeConfig(data []byte) (mesh.Config, error) {
 	var plain map[string][]byte
 	if err := json.Unmarshal(data, &plain); err != nil {
 		return nil, fmt.Errorf("read config: %w", err)

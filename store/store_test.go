@@ -288,7 +288,7 @@ func release(n mesh.ReleaseNumber) mesh.Release {
 	return mesh.Release{
 		Stack: "blog", Number: n, Created: at, By: "laptop", Description: "Deploy", Deployment: mesh.DeploymentNumber(n), Commit: mesh.Commit(strings.Repeat("a", 40)),
 		Image:  mesh.Image{ID: fmt.Sprintf("sha256:%d", n), Ref: "mesh/blog:x", Size: 5, Entrypoint: []string{"/e"}, Cmd: []string{"c"}, Shell: true},
-		Config: mesh.Config{"N": mesh.NewSecret(n.String())}, Formation: mesh.Formation{"web": int(n), "worker": 0},
+		Config: mesh.Config{"N": mesh.NewSecret(n.String())}, Global: mesh.Config{"G": mesh.NewSecret("all"), "N": mesh.NewSecret("")}, Formation: mesh.Formation{"web": int(n), "worker": 0},
 		Services: map[mesh.ServiceName]mesh.Service{
 			"web":    {Command: "x", From: "Procfile", Memory: 4, CPUs: 0.25, StopTimeout: time.Minute},
 			"worker": {Config: mesh.Config{"N": mesh.NewSecret(fmt.Sprint("own-", n))}},
@@ -734,7 +734,7 @@ func TestConfig_IsSealed(t *testing.T) {
 		for n := range mesh.ReleaseNumber(3) {
 			d := must(s.BeginDeployment(t.Context(), mesh.Deployment{Stack: "blog", Status: mesh.StatusRunning}))(t)
 			r := release(n + 1)
-			r.Config = st.Config
+			r.Config, r.Global = st.Config, st.Config
 			r.Services = map[mesh.ServiceName]mesh.Service{"worker": {Config: st.Config}}
 			must(s.Commit(t.Context(), d, &r, nil))(t)
 		}
