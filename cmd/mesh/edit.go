@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -97,6 +98,9 @@ func runEditor(file string, stderr io.Writer) error {
 	if line == "" {
 		line = os.Getenv("EDITOR")
 	}
+	if line == "" && !isTerminal(os.Stdin) {
+		return mesh.Errorf(mesh.Invalid, "there is no terminal for an editor").WithHint("name a program that edits a file without one: EDITOR=./change mesh config:edit")
+	}
 	for _, name := range []string{"editor", "nano", "vi"} {
 		if line != "" {
 			break
@@ -108,7 +112,7 @@ func runEditor(file string, stderr io.Writer) error {
 	if line == "" {
 		return mesh.Errorf(mesh.NotFound, "there is no editor").WithHint("name one: EDITOR=nano mesh config:edit")
 	}
-	cmd := exec.Command("/bin/sh", "-c", line+` "$1"`, "sh", file)
+	cmd := exec.CommandContext(context.Background(), "/bin/sh", "-c", line+` "$1"`, "sh", file)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, stderr
 	// A Ctrl-C is for the editor; the file must be taken away afterwards.
 	signals := make(chan os.Signal, 1)
