@@ -16,9 +16,20 @@ import (
 // MaxCopy limits the content of one copy into an instance, in bytes.
 const MaxCopy = 1 << 30
 
-// inside returns the container of a running instance.
-func (d *Deployer) inside(stack mesh.StackName, name mesh.InstanceName) (id string, err error) {
+// inside returns the container of a running instance, or of a detached run.
+func (d *Deployer) inside(ctx context.Context, stack mesh.StackName, name mesh.InstanceName) (id string, err error) {
 	in, _, up := d.fleet.Find(stack, name)
+	if !up && name.Service == runName {
+		runs, err := d.Runner.Detached(ctx, stack)
+		if err != nil {
+			return "", err
+		}
+		for _, r := range runs {
+			if r.Name == name.String() && r.Running {
+				return r.ID, nil
+			}
+		}
+	}
 	if !up {
 		return "", mesh.Errorf(mesh.NotFound, "%s of %s is not running", name, stack).WithHint("see what runs with: ssh mesh ps -a %s", stack)
 	}
@@ -27,7 +38,7 @@ func (d *Deployer) inside(stack mesh.StackName, name mesh.InstanceName) (id stri
 
 // StatFile describes a file in a running instance.
 func (d *Deployer) StatFile(ctx context.Context, stack mesh.StackName, name mesh.InstanceName, file string) (mesh.File, error) {
-	id, err := d.inside(stack, name)
+	id, err := d.inside(ctx, stack, name)
 	if err != nil {
 		return mesh.File{}, err
 	}
@@ -36,7 +47,7 @@ func (d *Deployer) StatFile(ctx context.Context, stack mesh.StackName, name mesh
 
 // ListFiles describes what is in a folder of a running instance, by name.
 func (d *Deployer) ListFiles(ctx context.Context, stack mesh.StackName, name mesh.InstanceName, folder string) ([]mesh.File, error) {
-	id, err := d.inside(stack, name)
+	id, err := d.inside(ctx, stack, name)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +57,7 @@ func (d *Deployer) ListFiles(ctx context.Context, stack mesh.StackName, name mes
 // CopyFrom writes a file of a running instance, or a folder with all that is in it, to w as
 // a tar stream.
 func (d *Deployer) CopyFrom(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.InstanceName, file string, w io.Writer) error {
-	id, err := d.inside(stack, name)
+	id, err := d.inside(ctx, stack, name)
 	if err != nil {
 		return err
 	}
@@ -57,7 +68,7 @@ func (d *Deployer) CopyFrom(ctx context.Context, stack mesh.StackName, by mesh.K
 // CopyTo unpacks a tar stream into a running instance: into the folder to, or, if that is
 // none, as to itself. Files belong to root. They are gone with the container.
 func (d *Deployer) CopyTo(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.InstanceName, to string, content io.Reader) error {
-	id, err := d.inside(stack, name)
+	id, err := d.inside(ctx, stack, name)
 	if err != nil {
 		return err
 	}
@@ -161,7 +172,7 @@ func repack(w io.Writer, r io.Reader, as string) error {
 // the engine itself can only add some. A program that the image lacks is
 // NotFound.
 func (d *Deployer) ChangeFiles(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.InstanceName, words ...string) error {
-	id, err := d.inside(stack, name)
+	id, err := d.inside(ctx, stack, name)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,6 +24,8 @@ import (
 type Files interface {
 	StackNames(ctx context.Context) ([]mesh.StackName, error)
 	Status(stack mesh.StackName) []mesh.InstanceStatus
+	// Runs returns the detached runs of a stack, also those that have ended.
+	Runs(ctx context.Context, stack mesh.StackName) ([]mesh.DetachedRun, error)
 	StatFile(ctx context.Context, stack mesh.StackName, name mesh.InstanceName, file string) (mesh.File, error)
 	ListFiles(ctx context.Context, stack mesh.StackName, name mesh.InstanceName, folder string) ([]mesh.File, error)
 	CopyFrom(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.InstanceName, file string, w io.Writer) error
@@ -118,11 +121,11 @@ func (t *tree) find(p string) (spot, error) {
 	if err != nil {
 		return at, missing(p)
 	}
-	up := false
-	for _, in := range t.files.Status(at.stack) {
-		up = up || in.Name == name && in.State == mesh.Up
+	up, err := t.up(at.stack)
+	if err != nil {
+		return at, told(p, err)
 	}
-	if !up {
+	if !slices.Contains(up, name.String()) {
 		return at, missing(p)
 	}
 	at.name, at.file = name, "/"
@@ -130,6 +133,22 @@ func (t *tree) find(p string) (spot, error) {
 		at.file = "/" + parts[1]
 	}
 	return at, nil
+}
+
+// up returns the running instances and detached runs of a stack.
+func (t *tree) up(stack mesh.StackName) (out []string, err error) {
+	for _, in := range t.files.Status(stack) {
+		if in.State == mesh.Up {
+			out = append(out, in.Name.String())
+		}
+	}
+	runs, err := t.files.Runs(t.ctx, stack)
+	for _, r := range runs {
+		if r.Running {
+			out = append(out, r.Name)
+		}
+	}
+	return out, err
 }
 
 // may does not tell a stack that the key may not see from none.
@@ -244,10 +263,12 @@ func (t *tree) list(p string) (sftp.ListerAt, error) {
 			}
 		}
 	case at.file == "":
-		for _, in := range t.files.Status(at.stack) {
-			if in.State == mesh.Up {
-				out = append(out, folder(in.Name.String()))
-			}
+		up, err := t.up(at.stack)
+		if err != nil {
+			return nil, told(p, err)
+		}
+		for _, name := range up {
+			out = append(out, folder(name))
 		}
 	default:
 		files, err := t.files.ListFiles(t.ctx, at.stack, at.name, at.file)

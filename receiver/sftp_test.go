@@ -46,6 +46,10 @@ func (*instances) Status(mesh.StackName) []mesh.InstanceStatus {
 	return []mesh.InstanceStatus{{Name: mesh.InstanceName{Service: "web", Slot: 1}, State: mesh.Up}, {Name: mesh.InstanceName{Service: "web", Slot: 2}, State: mesh.Crashed}}
 }
 
+func (*instances) Runs(context.Context, mesh.StackName) ([]mesh.DetachedRun, error) {
+	return []mesh.DetachedRun{{Name: "run.1", Running: true}, {Name: "run.2"}}, nil
+}
+
 func (*instances) StatFile(_ context.Context, _ mesh.StackName, _ mesh.InstanceName, file string) (mesh.File, error) {
 	switch path.Clean(file) {
 	case "/app/log":
@@ -129,14 +133,16 @@ func TestSFTP_Paths(t *testing.T) {
 		folder, want string
 	}{
 		{deploys, "", "/", "[blog shop] false"},
-		{deploys, "", "/blog", "[web.1] false"},
+		{deploys, "", "/blog", "[run.1 web.1] false"},
 		{deploys, "", "/blog/web.1", "[log] false"},
 		{deploys, "", "/blog/web.1/app", "[log] false"},
+		{deploys, "", "/blog/run.1/app", "[log] false"},
+		{deploys, "", "/blog/run.2", "[] true"}, // it has ended
 		{deploys, "", "/blog/web.2", "[] true"}, // it is not up
 		{deploys, "", "/blog/web", "[] true"},
 		{deploys, "", "/nosuch", "[] true"},
-		{deploys, "", "/blog/../shop", "[web.1] false"},
-		{deploys, "blog", "/", "[web.1] false"},
+		{deploys, "", "/blog/../shop", "[run.1 web.1] false"},
+		{deploys, "blog", "/", "[run.1 web.1] false"},
 		{deploys, "blog", "/web.1/app", "[log] false"},
 		{deploys, "blog", "/../../shop", "[] true"},
 		{limited, "", "/", "[blog] false"},
