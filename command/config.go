@@ -64,6 +64,9 @@ var configCommands = []*definition{
 		long: "`mesh config:edit` opens them in $VISUAL or $EDITOR, and releases what has changed when you close it, as one release.\n" +
 			"If somebody else has changed them meanwhile, nothing changes, and your file is kept.",
 		stack: true, access: mesh.AccessDeploy, run: runConfigEdit,
+		flags: func(f *pflag.FlagSet) {
+			f.Bool("no-restart", false, "record only; takes effect with the next release")
+		},
 	},
 	{
 		topic: "config", verb: "get", args: "NAME", short: "Print the value of a config var",

@@ -11,12 +11,12 @@ import (
 	"mesh"
 )
 
-// The formats of config:export. config:import reads each of them back without loss.
+// The formats of config:export. config:import reads all but the last back without loss.
 const (
-	formatShell       = "shell" // export NAME='value', for eval
-	formatEnvfile     = "envfile"
-	formatFingerprint = "fingerprint" // NAME="value" with \n for a line end, as dotenv libraries read it
+	formatShell       = "shell"       // export NAME='value', for eval
+	formatEnvfile     = "envfile"     // NAME="value" with \n for a line end, as dotenv libraries read it
 	formatJSON        = "json"        // {"NAME": "value"}
+	formatFingerprint = "fingerprint" // a hash, for config:import --if
 )
 
 func runConfigExport(_ context.Context, c *call) error {
@@ -102,6 +102,9 @@ func runConfigImport(ctx context.Context, c *call) error {
 		return mesh.Errorf(mesh.Invalid, "no config vars on standard input").WithHint("ssh mesh config:import -a %s < .env", c.stack.Name)
 	}
 	if change.Replace {
+		if d := c.stack.Config.Changes(set); !d.Empty() {
+			c.tell("%s: %s\n", c.stack.Name, d)
+		}
 		return c.changeConfig(ctx, change, "changed")
 	}
 	return c.changeConfig(ctx, change, "set")

@@ -17,7 +17,7 @@ const maxConfig = 1 << 20
 // applied returns the changed config of a stack, and the names that have changed, in order.
 func applied(c mesh.ConfigChange, st mesh.Stack) (mesh.Config, []string, error) {
 	if c.If != "" && st.Config.Fingerprint() != c.If {
-		return nil, nil, mesh.Errorf(mesh.Conflict, "the config vars of %s have been changed meanwhile", st.Name).WithHint("see by whom: ssh mesh config:history -a %s", st.Name)
+		return nil, nil, mesh.Errorf(mesh.Conflict, "the config vars of %s have been changed meanwhile", st.Name).WithHint("see what and by whom: ssh mesh config:history -a %[1]s; begin again from the config vars of now: mesh config:edit -a %[1]s", st.Name)
 	}
 	cfg, changed, err := altered(c, st.Config, func(name string) error {
 		return mesh.Errorf(mesh.NotFound, "%s has no config var %s", st.Name, mesh.Clip(name, 60)).WithHint("list them with: ssh mesh config -a %s", st.Name)
@@ -124,8 +124,16 @@ func (d *Deployer) SetConfig(ctx context.Context, stack mesh.StackName, by mesh.
 		a.out.mask(st.Configs(), r.Configs())
 		return func(s *mesh.Stack) {
 			// Apply the change again: something may have been recorded with
-			// --no-restart meanwhile.
-			if again, _, err := applied(c, *s); err == nil {
+			// --no-restart meanwhile, which a change of all vars must not take away.
+			again := c
+			if again.If = ""; c.Replace {
+				d := st.Config.Changes(cfg)
+				again = mesh.ConfigChange{Set: mesh.Config{}, Unset: d.Removed}
+				for _, name := range append(d.Added, d.Changed...) {
+					again.Set[name] = cfg[name]
+				}
+			}
+			if again, _, err := applied(present(again, s.Config), *s); err == nil {
 				s.Config = again
 			} else {
 				s.Config = cfg

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 
 	"mesh"
@@ -148,6 +149,47 @@ func TestServiceConfig_Refusals(t *testing.T) {
 		}
 		if n := len(stack(t, w).Services["web"].Config); n != 1 {
 			t.Errorf("%d vars are recorded", n)
+		}
+	})
+}
+
+// config:edit replaces all vars, if they are still those that it began with, and keeps what
+// is recorded while its release rolls out.
+func TestSetConfig_Replace(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := w.Start()
+		mustPush(t, w, d, app)
+		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.ConfigChange{Set: vars("A", "1", "B", "1", "C", "1")}, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		edit := mesh.ConfigChange{Set: vars("A", "2", "C", "1", "D", "1"), Replace: true, If: stack(t, w).Config.Fingerprint()}
+		var once sync.Once
+		w.Runner.CheckFunc = func(context.Context, mesh.Instance) (string, error) {
+			once.Do(func() {
+				if _, err := d.SetConfig(t.Context(), "blog", "mate", mesh.ConfigChange{Set: vars("MEANWHILE", "1", "C", "2"), RecordOnly: true}, io.Discard); err != nil {
+					t.Error(err)
+				}
+			})
+			return "", nil
+		}
+		changed, err := d.SetConfig(t.Context(), "blog", "ci", edit, io.Discard)
+		if err != nil || fmt.Sprint(changed) != "[A B D]" {
+			t.Errorf("%v, %v", changed, err)
+		}
+		if got := release(t, w, 3).Config; !got.Equal(vars("A", "2", "C", "1", "D", "1")) {
+			t.Errorf("the release has %v", got.Names())
+		}
+		if got := stack(t, w).Config; !got.Equal(vars("A", "2", "C", "2", "D", "1", "MEANWHILE", "1")) {
+			t.Errorf("recorded are %v", got.Names())
+		}
+		for _, only := range []bool{true, false} {
+			edit.RecordOnly = only
+			if _, err := d.SetConfig(t.Context(), "blog", "ci", edit, io.Discard); !errors.Is(err, mesh.Conflict) {
+				t.Errorf("got %v", err)
+			}
+		}
+		if got := stack(t, w); len(got.Config) != 4 || got.Current != 3 {
+			t.Errorf("%v, %s", got.Config.Names(), got.Current)
 		}
 	})
 }
