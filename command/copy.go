@@ -17,7 +17,7 @@ type Files interface {
 
 var copyCommands = []*definition{
 	{
-		topic: "ps", verb: "copy", args: "INSTANCE:PATH | - INSTANCE:PATH", short: "Copy files out of a running instance or detached run, or into it",
+		topic: "ps", verb: "copy", args: "INSTANCE:PATH | - INSTANCE:PATH", short: "Copy files out of an instance or a detached run, or into it",
 		long: "The client copies files: `mesh ps:copy web.1:/app/log.txt .` and `mesh ps:copy ./data web.1:/tmp/`. Over ssh it is a tar\n" +
 			"stream: `ssh mesh ps:copy -a blog web.1:/app | tar x` and `tar c data | ssh mesh ps:copy -a blog - web.1:/tmp`. No\n" +
 			"program in the image is needed. What is copied in, at most 1 GB at a time, belongs to root and is gone with the\n" +

@@ -93,6 +93,11 @@ func TestLogs_FollowsLaterInstances(t *testing.T) {
 	b := newBench(t)
 	one := b.serving("web", 1)
 	b.say(one, "before")
+	eventually(t, "the engine has the line", func() bool {
+		last := ""
+		err := b.Logs(t.Context(), mesh.LogQuery{Stack: b.stack, Lines: 1}, func(l mesh.LogLine) error { last = l.Text; return nil })
+		return err == nil && last == "before"
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	lines, ended := make(chan string, 100), make(chan error, 1)
