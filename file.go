@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// MaxCopy limits the content of one copy into an instance, in bytes.
+const MaxCopy = 1 << 30
+
 // File is a file in the container of an instance.
 type File struct {
 	Name     string // the last part of its path

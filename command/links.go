@@ -35,7 +35,7 @@ var linkCommands = []*definition{
 	},
 	{
 		topic: "stacks", verb: "unlink", args: "OTHER", short: "Remove a link to another stack",
-		long:  "Its config var goes with it, unless somebody has given it another value. This is one release.",
+		long:  "Also removes its config var, unless somebody has changed the value. Makes one release.",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runUnlink,
 		flags: linkService,
 	},
@@ -45,8 +45,7 @@ func linkService(f *pflag.FlagSet) {
 	f.StringP("service", "p", string(mesh.Web), "the `SERVICE` of OTHER, which listens on $PORT and speaks HTTP")
 }
 
-// linkEnd returns the stack and the service that a command line names, and the name of
-// this stack.
+// linkEnd returns the stack and the service that a command line names.
 func (c *call) linkEnd() (mesh.StackName, mesh.ServiceName, error) {
 	to, err := mesh.ParseStackName(c.args[0])
 	if err != nil {

@@ -13,9 +13,6 @@ import (
 	"mesh"
 )
 
-// MaxCopy limits the content of one copy into an instance, in bytes.
-const MaxCopy = 1 << 30
-
 // inside returns the container of a running instance, or of a detached run.
 func (d *Deployer) inside(ctx context.Context, stack mesh.StackName, name mesh.InstanceName) (id string, err error) {
 	in, _, up := d.fleet.Find(stack, name)
@@ -141,8 +138,8 @@ func repack(w io.Writer, r io.Reader, as string) error {
 		default:
 			return mesh.Errorf(mesh.Invalid, "%s is not a file, folder or link", mesh.Clip(mesh.Visible(h.Name), 100))
 		}
-		if total += h.Size; total > MaxCopy {
-			return mesh.Errorf(mesh.Invalid, "the files are larger than %d MB, which is the limit", MaxCopy>>20)
+		if total += h.Size; total > mesh.MaxCopy {
+			return mesh.Errorf(mesh.Invalid, "the files are larger than %d MB, which is the limit", mesh.MaxCopy>>20)
 		}
 		next := tar.Header{Typeflag: h.Typeflag, Size: h.Size, Mode: h.Mode & 0o7777, ModTime: h.ModTime, Linkname: h.Linkname, Format: tar.FormatPAX}
 		if next.Name, err = named(h.Name); err != nil {

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"mesh"
-	"mesh/deploy"
 	"mesh/deploy/deploytest"
 )
 
@@ -105,7 +104,7 @@ func TestCopyTo(t *testing.T) {
 			}
 		}
 		var large bytes.Buffer
-		if err := tar.NewWriter(&large).WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "large", Size: deploy.MaxCopy + 1}); err != nil {
+		if err := tar.NewWriter(&large).WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "large", Size: mesh.MaxCopy + 1}); err != nil {
 			t.Fatal(err)
 		}
 		if err := d.CopyTo(t.Context(), "blog", "ci", web, "/tmp", &large); !errors.Is(err, mesh.Invalid) || !strings.Contains(err.Error(), "larger than 1024 MB") {

@@ -292,7 +292,7 @@ func TestGlobalConfig_SatisfiesAppJSON(t *testing.T) {
 	})
 }
 
-// Without knowing them, nothing new is released; what is released goes on.
+// If they cannot be read, no new release is made, and what runs keeps running.
 func TestGlobalConfig_Damaged(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		first, stop := w.Start()

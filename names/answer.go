@@ -25,11 +25,11 @@ func (s *Server) answer(ctx context.Context, z *zone, w dns.ResponseWriter, q *d
 		return
 	}
 	ask := q.Question[0]
-	if own := s.own(z, ask); own != nil {
+	if own, known := s.own(z, ask); known {
 		reply.SetReply(q)
 		reply.RecursionAvailable = true
 		reply.Authoritative = true
-		reply.Answer = own.records
+		reply.Answer = own
 		send(w, q, reply, stream)
 		return
 	}
@@ -56,26 +56,19 @@ func send(w dns.ResponseWriter, q, reply *dns.Msg, stream bool) {
 	_ = w.WriteMsg(reply)
 }
 
-// answered is the answer for a name of mesh's.
-type answered struct{ records []dns.RR }
-
-// own returns the answer for a name that the table knows, or nil. The name of a service
+// own returns the records of a name, if the table knows it. The name of a service
 // without healthy instances exists, and has no address. Answers may not be kept (a time to
 // live of 0), because the next rollout changes them; those without records carry no SOA,
 // so they are not kept either (RFC 2308, section 5).
-func (s *Server) own(z *zone, q dns.Question) *answered {
+func (s *Server) own(z *zone, q dns.Question) (records []dns.RR, known bool) {
 	t := s.table.Load()
 	name := strings.ToLower(strings.TrimSuffix(q.Name, "."))
 	if t == nil || *t == nil || name == "" || strings.Contains(name, ".") || q.Qclass != dns.ClassINET {
-		return nil
+		return nil, false
 	}
 	r, known := (*t).Resolve(z.stack, name)
-	if !known {
-		return nil
-	}
-	a := &answered{}
-	if q.Qtype != dns.TypeA && q.Qtype != dns.TypeANY {
-		return a
+	if !known || q.Qtype != dns.TypeA && q.Qtype != dns.TypeANY {
+		return nil, known
 	}
 	addrs := r.Addrs
 	if r.Link {
@@ -83,14 +76,14 @@ func (s *Server) own(z *zone, q dns.Question) *answered {
 	}
 	for _, at := range addrs {
 		if at.Is4() {
-			a.records = append(a.records, &dns.A{
+			records = append(records, &dns.A{
 				Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeA, Class: dns.ClassINET}, A: at.AsSlice(),
 			})
 		}
 	}
 	// Most clients use the first address.
-	rand.Shuffle(len(a.records), func(i, j int) { a.records[i], a.records[j] = a.records[j], a.records[i] })
-	return a
+	rand.Shuffle(len(records), func(i, j int) { records[i], records[j] = records[j], records[i] })
+	return records, true
 }
 
 func sender(a net.Addr) netip.Addr {

@@ -53,10 +53,8 @@ func (r *Receiver) sftp(s ssh.Session) {
 	t := &tree{files: r.Files, key: key, ctx: ctx}
 	if name, err := mesh.ParseStackName(s.User()); err == nil && key.May(mesh.AccessRead, name) {
 		if all, err := r.Files.StackNames(ctx); err == nil {
-			for _, n := range all {
-				if n == name {
-					t.stack = name
-				}
+			if slices.Contains(all, name) {
+				t.stack = name
 			}
 		}
 	}
@@ -160,15 +158,10 @@ func (t *tree) may(stack mesh.StackName, p string) error {
 		return &fs.PathError{Op: "open", Path: p, Err: fs.ErrPermission}
 	}
 	all, err := t.files.StackNames(t.ctx)
-	if err != nil {
-		return err
+	if err == nil && !slices.Contains(all, stack) {
+		err = missing(p)
 	}
-	for _, n := range all {
-		if n == stack {
-			return nil
-		}
-	}
-	return missing(p)
+	return err
 }
 
 func missing(p string) error { return &fs.PathError{Op: "open", Path: p, Err: fs.ErrNotExist} }
@@ -384,9 +377,6 @@ type upload struct {
 	torn bool // the connection was lost: the file is not complete
 }
 
-// maxUpload limits one file, in bytes, as a copy with ps:copy.
-const maxUpload = 1 << 30
-
 var errTooLarge = errors.New("the file is larger than 1 GB, which is the limit")
 
 // Filewrite implements sftp.FileWriter.
@@ -442,7 +432,7 @@ func (t *tree) Filewrite(req *sftp.Request) (io.WriterAt, error) {
 
 // WriteAt implements io.WriterAt.
 func (u *upload) WriteAt(b []byte, off int64) (int, error) {
-	if off+int64(len(b)) > maxUpload {
+	if off+int64(len(b)) > mesh.MaxCopy {
 		return 0, errTooLarge
 	}
 	n, err := u.File.WriteAt(b, off)
@@ -487,22 +477,7 @@ func (u *upload) Close() error {
 	if u.torn {
 		return nil
 	}
-	pr, pw := io.Pipe()
-	go func() {
-		out := tar.NewWriter(pw)
-		err := out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: path.Base(u.at.file), Size: u.end, Mode: int64(u.mode), ModTime: time.Now()})
-		if err == nil {
-			_, err = io.Copy(out, io.NewSectionReader(u.File, 0, u.end))
-		}
-		if err == nil {
-			err = out.Close()
-		}
-		_ = pw.CloseWithError(err)
-	}()
-	err := u.t.files.CopyTo(u.t.ctx, u.at.stack, u.t.key.Name, u.at.name, u.at.file, pr)
-	_ = pr.Close()
-	u.t.files.Audit(context.WithoutCancel(u.t.ctx), u.t.key.Name, u.at.stack, fmt.Sprintf("sftp put %s:%s", u.at.name, u.at.file), err)
-	return told(u.at.file, err)
+	return u.t.add("put", u.at, tar.Header{Typeflag: tar.TypeReg, Size: u.end, Mode: int64(u.mode)}, io.NewSectionReader(u.File, 0, u.end))
 }
 
 // Filecmd implements sftp.FileCmder. The engine can only add files, so all but Mkdir and
@@ -526,7 +501,7 @@ func (t *tree) Filecmd(req *sftp.Request) error {
 		if _, err := t.files.StatFile(t.ctx, at.stack, at.name, at.file); err == nil {
 			return &fs.PathError{Op: "mkdir", Path: req.Filepath, Err: fs.ErrExist}
 		}
-		return t.add(at, tar.Header{Typeflag: tar.TypeDir, Name: path.Base(at.file), Mode: 0o755})
+		return t.add("add", at, tar.Header{Typeflag: tar.TypeDir, Mode: 0o755}, strings.NewReader(""))
 	case "Rename", "PosixRename":
 		to, err := t.find(req.Target)
 		if err != nil {
@@ -582,7 +557,7 @@ func (t *tree) symlink(req *sftp.Request) error {
 		}
 		to = at.file
 	}
-	return t.add(link, tar.Header{Typeflag: tar.TypeSymlink, Name: path.Base(link.file), Linkname: to, Mode: 0o777})
+	return t.add("add", link, tar.Header{Typeflag: tar.TypeSymlink, Linkname: to, Mode: 0o777}, strings.NewReader(""))
 }
 
 // PosixRename implements sftp.PosixRenameFileCmder.
@@ -616,13 +591,16 @@ func (t *tree) setstat(req *sftp.Request, at spot) error {
 	return unlessMissing(req.Filepath, t.files.ChangeFiles(t.ctx, at.stack, t.key.Name, at.name, "chmod", mode, "--", at.file))
 }
 
-// add puts one entry without content into a container.
-func (t *tree) add(at spot, h tar.Header) error {
-	h.ModTime = time.Now()
+// add puts one entry into a container; verb names it in the audit log.
+func (t *tree) add(verb string, at spot, h tar.Header, content io.Reader) error {
+	h.Name, h.ModTime = path.Base(at.file), time.Now()
 	pr, pw := io.Pipe()
 	go func() {
 		out := tar.NewWriter(pw)
 		err := out.WriteHeader(&h)
+		if err == nil {
+			_, err = io.Copy(out, content)
+		}
 		if err == nil {
 			err = out.Close()
 		}
@@ -630,6 +608,6 @@ func (t *tree) add(at spot, h tar.Header) error {
 	}()
 	err := t.files.CopyTo(t.ctx, at.stack, t.key.Name, at.name, at.file, pr)
 	_ = pr.Close()
-	t.files.Audit(context.WithoutCancel(t.ctx), t.key.Name, at.stack, fmt.Sprintf("sftp add %s:%s", at.name, at.file), err)
+	t.files.Audit(context.WithoutCancel(t.ctx), t.key.Name, at.stack, fmt.Sprintf("sftp %s %s:%s", verb, at.name, at.file), err)
 	return told(at.file, err)
 }

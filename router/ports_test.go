@@ -353,7 +353,7 @@ func TestPorts_Stop(t *testing.T) {
 	}
 }
 
-// While ports are paused, connections wait, and what is open goes on.
+// While ports are paused, new connections wait and open ones continue.
 func TestPorts_Pause(t *testing.T) {
 	t.Parallel()
 	g := startPorts(t, router.Options{})

@@ -344,19 +344,20 @@ func (r *Router) sweepAll() {
 // returns nil after such an end, otherwise the listener's error; no goroutine is
 // left then. Run must be running meanwhile.
 func (r *Router) Serve(ctx context.Context, l net.Listener) error {
-	var protocols http.Protocols
-	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true)
-	return r.serve(ctx, &front{}, &http.Server{Protocols: &protocols}, l)
+	return r.servePlain(ctx, &front{}, l)
 }
 
 // ServeLinks is Serve for the instances of a stack: hosts are the names of its links. The
 // access rules and redirects of the stacks that they lead to do not apply.
 func (r *Router) ServeLinks(ctx context.Context, l net.Listener, stack mesh.StackName) error {
+	return r.servePlain(ctx, &front{links: stack}, l)
+}
+
+func (r *Router) servePlain(ctx context.Context, f *front, l net.Listener) error {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	return r.serve(ctx, &front{links: stack}, &http.Server{Protocols: &protocols}, l)
+	return r.serve(ctx, f, &http.Server{Protocols: &protocols}, l)
 }
 
 // ServeTLS is Serve for HTTP/1.1 and HTTP/2 over TLS, with the certificates of c.

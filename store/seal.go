@@ -29,7 +29,7 @@ type sealer struct {
 	mac  []byte
 }
 
-// close encrypts data behind a nonce of its own. open needs the same context, which keeps
+// close encrypts data under a fresh nonce. open needs the same context, which keeps
 // one sealed thing from being taken for another.
 func (s sealer) close(plain, context []byte) ([]byte, error) {
 	nonce := make([]byte, s.aead.NonceSize())

@@ -101,9 +101,7 @@ func deploySource(words []string, stdin io.Reader, stderr io.Writer) ([]string, 
 // standard input.
 func valueOfFile(words []string, stdin io.Reader) ([]string, io.Reader, error) {
 	i := slices.IndexFunc(words, func(w string) bool { return w == "--file" || strings.HasPrefix(w, "--file=") })
-	rest := afterStack(words)
-	set := len(rest) > 0 && rest[0] == "config:set" || len(rest) > 1 && rest[0] == "config" && rest[1] == "set"
-	if i < 0 || !set {
+	if _, set := behind(afterStack(words), "config", "set"); i < 0 || !set {
 		return words, stdin, nil
 	}
 	_, value, joined := strings.Cut(words[i], "=")
@@ -213,6 +211,18 @@ func environment(stdout, stderr io.Writer) (env [][2]string) {
 func interactive(words []string) bool {
 	words = afterStack(words)
 	return len(words) > 0 && (words[0] == "run" || words[0] == "enter")
+}
+
+// behind returns what follows a command at the front of words, which may be written with a
+// colon or with a blank.
+func behind(words []string, topic, verb string) (rest []string, ok bool) {
+	switch {
+	case len(words) > 0 && words[0] == topic+":"+verb:
+		return words[1:], true
+	case len(words) > 1 && words[0] == topic && words[1] == verb:
+		return words[2:], true
+	}
+	return nil, false
 }
 
 // afterStack returns the words after leading options that name a stack.

@@ -19,26 +19,20 @@ import (
 // copying returns the two ends of "ps:copy SOURCE TARGET", and their places in words. ok is
 // false for other commands, and for a stream that the server handles alone.
 func copying(words []string) (from, to string, places [2]int, ok bool) {
+	rest, ok := behind(afterStack(words), "ps", "copy")
+	if !ok {
+		return "", "", places, false
+	}
 	var plain []int
-	for i := 0; i < len(words); {
+	for i := len(words) - len(rest); i < len(words); {
 		if _, n := command.StackOption(words[i:]); n > 0 {
 			i += n
 			continue
 		}
-		if words[i] == "--" || !strings.HasPrefix(words[i], "-") || words[i] == "-" {
-			if words[i] != "--" {
-				plain = append(plain, i)
-			}
+		if !strings.HasPrefix(words[i], "-") || words[i] == "-" {
+			plain = append(plain, i)
 		}
 		i++
-	}
-	switch {
-	case len(plain) > 0 && words[plain[0]] == "ps:copy":
-		plain = plain[1:]
-	case len(plain) > 1 && words[plain[0]] == "ps" && words[plain[1]] == "copy":
-		plain = plain[2:]
-	default:
-		return "", "", places, false
 	}
 	if len(plain) != 2 || words[plain[0]] == "-" {
 		return "", "", places, false

@@ -21,21 +21,13 @@ import (
 // edits reports whether words are config:edit, and returns them with another command in
 // its place.
 func edits(words []string) (with func(command ...string) []string, ok bool) {
-	rest := afterStack(words)
-	n := 0
-	switch {
-	case len(rest) > 0 && rest[0] == "config:edit":
-		n = 1
-	case len(rest) > 1 && rest[0] == "config" && rest[1] == "edit":
-		n = 2
-	default:
+	line := afterStack(words)
+	rest, ok := behind(line, "config", "edit")
+	if !ok || slices.ContainsFunc(rest, func(w string) bool { return w == "--help" || w == "-h" }) {
 		return nil, false
 	}
-	if slices.ContainsFunc(rest[n:], func(w string) bool { return w == "--help" || w == "-h" }) {
-		return nil, false
-	}
-	front := words[:len(words)-len(rest)]
-	return func(command ...string) []string { return slices.Concat(front, command, rest[n:]) }, true
+	front := words[:len(words)-len(line)]
+	return func(command ...string) []string { return slices.Concat(front, command, rest) }, true
 }
 
 const editHead = `# The config vars of the stack. Lines that begin with # are left out. Values may be

@@ -78,8 +78,6 @@ func firewallMain(args []string, stdout io.Writer) error {
 	}
 	if containers {
 		_, _ = fmt.Fprintln(stdout, "containers cannot reach link-local and metadata addresses")
-	}
-	if containers {
 		_, _ = fmt.Fprintln(stdout, "containers can reach mesh's name servers and links")
 	}
 	if engine {
