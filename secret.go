@@ -71,6 +71,14 @@ func (c Config) Without(o Config) Config {
 // Equal reports whether both have the same names with the same values.
 func (c Config) Equal(o Config) bool { return maps.EqualFunc(c, o, Secret.Equal) }
 
+// Size is the length of all names and values, in bytes.
+func (c Config) Size() (n int) {
+	for name, v := range c {
+		n += len(name) + len(v.Reveal())
+	}
+	return n
+}
+
 // Fingerprint is equal for equal configs, and tells nothing of the values to who does not
 // know them all: it is for comparing one with a later one.
 func (c Config) Fingerprint() string {

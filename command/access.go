@@ -30,6 +30,7 @@ var accessCommands = []*definition{
 		long: "Requests then need the password of one of at most 20 users (HTTP Basic authentication). The password is read from\n" +
 			"standard input and kept as a bcrypt hash, encrypted. The app does not see it.",
 		stack: true, access: mesh.AccessDeploy, max: maxArgs, run: runAccessSet,
+		keeps: func(*call) []string { return nil }, // whatever it is, it may be a password
 		flags: func(f *pflag.FlagSet) {
 			f.String("user", "", "the `NAME` of the user")
 			f.String("password-from", "", "`-` for standard input")

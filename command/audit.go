@@ -82,11 +82,8 @@ func (c *call) audit(ctx context.Context, err error) {
 	}
 	words := []string{c.def.name()}
 	args := c.args
-	if c.def.name() == "svc:update" && c.flags.Changed("env") && len(args) > 1 {
-		args = []string{"…"} // any of them may be part of a value that a shell has split
-	}
-	if c.def.name() == "access:set" {
-		args = nil // whatever it is, it may be a password
+	if c.def.keeps != nil {
+		args = c.def.keeps(c)
 	}
 	if c.def.verbatim {
 		args = programOf(c.args, c.def.topic == "enter" && c.flags.ArgsLenAtDash() != 0)

@@ -38,6 +38,12 @@ var serviceCommands = []*definition{
 			"config vars expand. An empty value clears a setting. --env sets config vars of this service alone, which win\n" +
 			"over the stack's; --env NAME=- reads the value from standard input. `ssh mesh config -p NAME` lists them.",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: 1, run: runServiceUpdate,
+		keeps: func(c *call) []string {
+			if c.flags.Changed("env") && len(c.args) > 1 {
+				return []string{"…"} // any of them may be part of a value that a shell has split
+			}
+			return c.args
+		},
 		flags: func(f *pflag.FlagSet) {
 			f.String("command", "", "the `COMMAND` line")
 			f.String("memory", "", "memory limit of an instance, for example 512m or 2g")

@@ -33,7 +33,8 @@ type definition struct {
 	exact    bool // prints data, passed on byte for byte unless a person looks at it
 	parts    bool // may continue while another process takes over: see Request.Parted
 	json     bool
-	min, max int // number of arguments, not counting the stack
+	min, max int                  // number of arguments, not counting the stack
+	keeps    func(*call) []string // the arguments that the audit log keeps; nil: all of them
 	flags    func(*pflag.FlagSet)
 	run      func(context.Context, *call) error
 }

@@ -62,10 +62,7 @@ func altered(c mesh.ConfigChange, old mesh.Config, missing func(name string) err
 // maxConfig.
 func fits(st mesh.Stack) error {
 	for _, name := range append([]mesh.ServiceName{""}, slices.Sorted(maps.Keys(st.Services))...) {
-		size, whose := 0, string(st.Name)
-		for name, v := range st.ConfigOf(name) {
-			size += len(name) + len(v.Reveal())
-		}
+		size, whose := st.ConfigOf(name).Size(), string(st.Name)
 		if name != "" {
 			whose = string(name) + " of " + whose
 		}
@@ -75,6 +72,16 @@ func fits(st mesh.Stack) error {
 		}
 	}
 	return nil
+}
+
+// reapplied makes a change again at the end of its deployment, to what the stack has by
+// then: something may have been recorded with --no-restart meanwhile. If that is
+// impossible, the config is the one that was released.
+func reapplied(c mesh.ConfigChange, st mesh.Stack, released mesh.Config) mesh.Config {
+	if again, _, err := applied(present(c, st.Config), st); err == nil {
+		return again
+	}
+	return released
 }
 
 // SetConfig changes config vars as one batch: set first, then unset. If the stack runs,
@@ -133,11 +140,7 @@ func (d *Deployer) SetConfig(ctx context.Context, stack mesh.StackName, by mesh.
 					again.Set[name] = cfg[name]
 				}
 			}
-			if again, _, err := applied(present(again, s.Config), *s); err == nil {
-				s.Config = again
-			} else {
-				s.Config = cfg
-			}
+			s.Config = reapplied(again, *s, cfg)
 		}, nil
 	})
 	return changed, err

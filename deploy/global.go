@@ -43,11 +43,7 @@ func (d *Deployer) SetGlobalConfig(ctx context.Context, by mesh.KeyName, c mesh.
 		if err != nil {
 			return nil, err
 		}
-		size := 0
-		for name, v := range next {
-			size += len(name) + len(v.Reveal())
-		}
-		if size > maxGlobal {
+		if size := next.Size(); size > maxGlobal {
 			return nil, mesh.Errorf(mesh.Invalid, "the config vars of all stacks would be %d bytes long; the limit is %d", size, maxGlobal).
 				WithHint("set large values for the stacks that need them: ssh mesh config:set -a STACK NAME=- < file")
 		}

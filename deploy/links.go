@@ -152,14 +152,9 @@ func (d *Deployer) relink(ctx context.Context, stack mesh.StackName, by mesh.Key
 			back = d.fleet.Lend(stack, *lend)
 		}
 		return func(s *mesh.Stack) {
-			// Links change only here, with config vars; vars alone may have been recorded
-			// with --no-restart meanwhile.
+			// Nothing else changes links.
 			s.Links = next.Links
-			if again, _, err := applied(present(cfg, s.Config), *s); err == nil {
-				s.Config = again
-			} else {
-				s.Config = changed
-			}
+			s.Config = reapplied(cfg, *s, changed)
 		}, nil
 	})
 }

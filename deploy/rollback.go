@@ -9,9 +9,9 @@ import (
 
 // Rollback makes a new release with the image, config and commands of an earlier one, and
 // the config vars of all stacks as they are now: those are the server's, not the release's,
-// and an old value may be a password that has been changed since. It rolls the release out without a build. If n is 0, that is the newest one that differs in any of
-// these: a change of scale is nothing to go back from. The number of
-// instances stays the same.
+// and an old value may be a password that has been changed since. It rolls the release out
+// without a build. If n is 0, that is the newest one that differs in any of these: a change
+// of scale is nothing to go back from. The number of instances stays the same.
 func (d *Deployer) Rollback(ctx context.Context, stack mesh.StackName, by mesh.KeyName, n mesh.ReleaseNumber, out io.Writer) error {
 	st, err := d.Store.Stack(ctx, stack)
 	if err != nil {

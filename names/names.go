@@ -116,8 +116,8 @@ func (s *Server) Use(t Table) { s.table.Store(&t) }
 // Open makes the names of a stack known in its network, in which mesh has the address at,
 // and returns the name servers for containers in it: mesh, and behind it those that
 // answer for other names while mesh restarts. It returns none if mesh cannot listen
-// there; the next call tries again. A call for a network that is already open costs
-// nothing. Sockets are read once Run has begun: until then queries wait.
+// there; the next call tries again. A call for a network that is already open reads a few
+// small files. Sockets are read once Run has begun: until then queries wait.
 func (s *Server) Open(stack mesh.StackName, at netip.Addr, from netip.Prefix) []netip.Addr {
 	if !at.Is4() {
 		return nil
@@ -342,25 +342,22 @@ func (s *Server) Sockets() ([]Socket, error) {
 
 // Faults returns the stacks in whose networks names are not known, with the reason.
 func (s *Server) Faults() map[mesh.StackName]error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := map[mesh.StackName]error{}
-	for _, z := range s.zones {
-		if z.fault != nil {
-			out[z.stack] = z.fault
-		}
-	}
-	return out
+	return s.where(func(z *zone) error { return z.fault })
 }
 
 // Shut returns the stacks in whose networks links do not work, with the reason.
 func (s *Server) Shut() map[mesh.StackName]error {
+	return s.where(func(z *zone) error { return z.shut })
+}
+
+// where returns the stacks whose networks have an error.
+func (s *Server) where(why func(*zone) error) map[mesh.StackName]error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := map[mesh.StackName]error{}
 	for _, z := range s.zones {
-		if z.shut != nil {
-			out[z.stack] = z.shut
+		if err := why(z); err != nil {
+			out[z.stack] = err
 		}
 	}
 	return out

@@ -91,11 +91,10 @@ func (q *request) finish() {
 	q.release()
 	now := q.router.clock()
 	q.rec.Duration = now - q.begun
-	if q.own {
-		// of no stack
-	} else if q.entry != nil {
+	switch {
+	case q.entry != nil:
 		q.pool.traffic(q.entry).count(&q.rec, now)
-	} else {
+	case !q.own:
 		q.router.unknownHosts.Add(1)
 	}
 	if fn := q.router.opts.Access; fn != nil {
