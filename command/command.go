@@ -255,11 +255,7 @@ func (c *call) denied(need mesh.Access) error {
 	}
 	e := mesh.Errorf(mesh.Denied, "the key %q may not use %s", c.Key.Name, what)
 	if unlimited := (mesh.Key{Name: c.Key.Name, Role: c.Key.Role}); unlimited.May(need, c.stack.Name) {
-		var names []string
-		for _, s := range c.Key.Stacks {
-			names = append(names, string(s))
-		}
-		return e.WithHint("it is limited to %s; ask an admin of the server", mesh.Clip(strings.Join(names, ", "), 200))
+		return e.WithHint("it is limited to %s; ask an admin of the server", mesh.Clip(strings.Join(stackNames(c.Key.Stacks), ", "), 200))
 	}
 	return e.WithHint("it has the role %s; ask an admin for %s", c.Key.Role, need)
 }

@@ -83,15 +83,9 @@ func runKeys(ctx context.Context, c *call) error {
 		if k.Token != "" {
 			continue // see: tokens
 		}
-		j := keyJSON{Name: string(k.Name), Role: string(k.Role), Stacks: []string{}, Fingerprint: k.Fingerprint, Public: k.Public, Principals: k.Principals, Added: k.Added, AddedBy: string(k.AddedBy)}
-		for _, s := range k.Stacks {
-			j.Stacks = append(j.Stacks, string(s))
-		}
+		j := keyJSON{Name: string(k.Name), Role: string(k.Role), Stacks: stackNames(k.Stacks), Fingerprint: k.Fingerprint, Public: k.Public, Principals: k.Principals, Added: k.Added, AddedBy: string(k.AddedBy)}
 		list = append(list, j)
-		stacks := strings.Join(j.Stacks, " ")
-		if stacks == "" {
-			stacks = "all"
-		}
+		stacks := cmp.Or(strings.Join(j.Stacks, " "), "all")
 		of := j.Fingerprint
 		if k.Authority() {
 			of += " signs for " + strings.Join(j.Principals, ", ")
@@ -99,6 +93,15 @@ func runKeys(ctx context.Context, c *call) error {
 		rows = append(rows, []string{j.Name, j.Role, stacks, of, c.when(j.Added)})
 	}
 	return c.list(list, []string{"KEY", "ROLE", "STACKS", "FINGERPRINT", "ADDED"}, rows)
+}
+
+// stackNames returns the stacks that a key is limited to, not nil.
+func stackNames(stacks []mesh.StackName) []string {
+	out := []string{}
+	for _, s := range stacks {
+		out = append(out, string(s))
+	}
+	return out
 }
 
 // maxKeyText is more than the longest public key takes (RSA with 16384 bits).
@@ -243,10 +246,7 @@ func runKeysRemove(ctx context.Context, c *call) error {
 }
 
 func runWhoami(_ context.Context, c *call) error {
-	stacks := []string{}
-	for _, s := range c.Key.Stacks {
-		stacks = append(stacks, string(s))
-	}
+	stacks := stackNames(c.Key.Stacks)
 	if c.json {
 		return c.printJSON(map[string]any{"key": c.Key.Name, "role": c.Key.Role, "stacks": stacks})
 	}

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"slices"
@@ -54,14 +55,8 @@ func runTokens(ctx context.Context, c *call) error {
 		if k.Token == "" {
 			continue
 		}
-		j := tokenJSON{Name: string(k.Name), Role: string(k.Role), Stacks: []string{}, Added: k.Added, AddedBy: string(k.AddedBy)}
-		for _, s := range k.Stacks {
-			j.Stacks = append(j.Stacks, string(s))
-		}
-		stacks, expires := strings.Join(j.Stacks, " "), "never"
-		if stacks == "" {
-			stacks = "all"
-		}
+		j := tokenJSON{Name: string(k.Name), Role: string(k.Role), Stacks: stackNames(k.Stacks), Added: k.Added, AddedBy: string(k.AddedBy)}
+		stacks, expires := cmp.Or(strings.Join(j.Stacks, " "), "all"), "never"
 		if !k.Expires.IsZero() {
 			j.Expires, expires = &k.Expires, c.when(k.Expires)
 			if !c.Now().Before(k.Expires) {

@@ -93,20 +93,30 @@ func (c gitClient) args() []string {
 	return nil
 }
 
+// enter makes sure that a stack has a repository, and counts a push in it until leave is
+// called.
+func (r *Receiver) enter(ctx context.Context, stack mesh.StackName) (leave func(), err error) {
+	left, err := r.Repos.Enter(stack, false)
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		if err := left(ctx); err != nil {
+			r.Logger.Error("deploy branch not reset", "stack", stack, "err", err)
+		}
+	}, nil
+}
+
 // receivePack handles one push.
 func (r *Receiver) receivePack(ctx context.Context, s gitClient, key mesh.Key, stack mesh.StackName) (err error) {
 	if err := r.Deployer.AdmitPush(ctx, key, stack); err != nil {
 		return err
 	}
-	leave, err := r.Repos.Enter(stack, false)
+	leave, err := r.enter(ctx, stack)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if lerr := leave(ctx); lerr != nil {
-			r.Logger.Error("deploy branch not reset", "stack", stack, "err", lerr)
-		}
-	}()
+	defer leave()
 	state, have, err := r.Repos.Shown(ctx, stack)
 	if err != nil {
 		return err

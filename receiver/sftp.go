@@ -119,11 +119,11 @@ func (t *tree) find(p string) (spot, error) {
 	if err != nil {
 		return at, missing(p)
 	}
-	up, err := t.up(at.stack)
+	up, err := t.isUp(at.stack, name)
 	if err != nil {
 		return at, told(p, err)
 	}
-	if !slices.Contains(up, name.String()) {
+	if !up {
 		return at, missing(p)
 	}
 	at.name, at.file = name, "/"
@@ -131,6 +131,18 @@ func (t *tree) find(p string) (spot, error) {
 		at.file = "/" + parts[1]
 	}
 	return at, nil
+}
+
+// isUp reports whether an instance or a detached run is up. Only runs are asked of the
+// engine: this is called for each file.
+func (t *tree) isUp(stack mesh.StackName, name mesh.InstanceName) (bool, error) {
+	for _, in := range t.files.Status(stack) {
+		if in.Name == name {
+			return in.State == mesh.Up, nil
+		}
+	}
+	runs, err := t.files.Runs(t.ctx, stack)
+	return slices.ContainsFunc(runs, func(r mesh.DetachedRun) bool { return r.Running && r.Name == name.String() }), err
 }
 
 // up returns the running instances and detached runs of a stack.

@@ -100,7 +100,9 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	if asks {
-		r.advertiseWeb(ctx, w, req, key, stack, service)
+		if err := r.advertiseWeb(ctx, w, req, key, stack, service); err != nil {
+			refuse(w, webStatus(err), err)
+		}
 		return
 	}
 	body, err := plainBody(req)
@@ -195,45 +197,38 @@ func (r *Receiver) bearer(w http.ResponseWriter, req *http.Request) (mesh.Key, b
 	return mesh.Key{}, false
 }
 
-// advertiseWeb answers the first request of a push or fetch.
-func (r *Receiver) advertiseWeb(ctx context.Context, w http.ResponseWriter, req *http.Request, key mesh.Key, stack mesh.StackName, service string) {
+// advertiseWeb answers the first request of a push or fetch. Its error is one from before
+// the answer has begun.
+func (r *Receiver) advertiseWeb(ctx context.Context, w http.ResponseWriter, req *http.Request, key mesh.Key, stack mesh.StackName, service string) error {
 	push := service == "git-receive-pack"
-	err := r.mayRead(ctx, key, stack)
 	if push {
-		err = r.Deployer.AdmitPush(ctx, key, stack)
-	}
-	if err == nil && !push {
-		err = r.Repos.Ensure(stack)
-	}
-	if err != nil {
-		refuse(w, webStatus(err), err)
-		return
-	}
-	if push {
-		leave, err := r.Repos.Enter(stack, false)
-		if err != nil {
-			refuse(w, webStatus(err), err)
-			return
+		if err := r.Deployer.AdmitPush(ctx, key, stack); err != nil {
+			return err
 		}
-		defer func() {
-			if lerr := leave(ctx); lerr != nil {
-				r.Logger.Error("deploy branch not reset", "stack", stack, "err", lerr)
-			}
-		}()
+		leave, err := r.enter(ctx, stack)
+		if err != nil {
+			return err
+		}
+		defer leave()
+	} else {
+		if err := r.mayRead(ctx, key, stack); err != nil {
+			return err
+		}
+		if err := r.Repos.Ensure(stack); err != nil {
+			return err
+		}
 	}
 	state, have, err := r.Repos.Shown(ctx, stack)
 	if err != nil {
-		refuse(w, webStatus(err), err)
-		return
+		return err
 	}
 	g := r.Repos.Git(ctx, stack, webEnv(req), strings.TrimPrefix(service, "git-"), "--stateless-rpc", "--advertise-refs")
 	stdout, err := g.StdoutPipe()
-	if err == nil {
-		err = g.Start()
-	}
 	if err != nil {
-		refuse(w, webStatus(err), err)
-		return
+		return err
+	}
+	if err := g.Start(); err != nil {
+		return err
 	}
 	expendable(g.Process.Pid)
 	w.Header().Set("Content-Type", "application/x-"+service+"-advertisement")
@@ -251,6 +246,7 @@ func (r *Receiver) advertiseWeb(ctx context.Context, w http.ResponseWriter, req 
 	if err != nil && ctx.Err() == nil {
 		r.Logger.Warn("refs not shown", "stack", stack, "err", err)
 	}
+	return nil
 }
 
 // webEnv returns the protocol version that a client asks for.

@@ -178,18 +178,25 @@ func unpackTo(to string, r io.Reader) error {
 		if err != nil {
 			return fmt.Errorf("read the copy: %w", err)
 		}
-		name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
-		if as != "" {
-			_, rest, _ := strings.Cut(name, "/")
-			name = path.Join(as, rest)
-		}
+		name := placed(h.Name, as)
 		if name == "" {
 			continue
 		}
-		if err := unpackEntry(root, filepath.FromSlash(name), h, in, as); err != nil {
+		if err := unpackEntry(root, name, h, in, as); err != nil {
 			return fmt.Errorf("write %s: %w", filepath.Join(dir, name), err)
 		}
 	}
+}
+
+// placed returns where an entry of a tar stream goes below the folder; as is the name that
+// the one file or folder in it gets, or empty.
+func placed(entry, as string) string {
+	name := strings.TrimPrefix(path.Clean("/"+entry), "/")
+	if as != "" {
+		_, rest, _ := strings.Cut(name, "/")
+		name = path.Join(as, rest)
+	}
+	return filepath.FromSlash(name)
 }
 
 func unpackEntry(root *os.Root, name string, h *tar.Header, content io.Reader, as string) error {
@@ -216,13 +223,8 @@ func unpackEntry(root *os.Root, name string, h *tar.Header, content io.Reader, a
 		_ = root.Remove(name)
 		return root.Symlink(h.Linkname, name)
 	case tar.TypeLink:
-		old := strings.TrimPrefix(path.Clean("/"+h.Linkname), "/")
-		if as != "" {
-			_, rest, _ := strings.Cut(old, "/")
-			old = path.Join(as, rest)
-		}
 		_ = root.Remove(name)
-		return root.Link(filepath.FromSlash(old), name)
+		return root.Link(placed(h.Linkname, as), name)
 	}
 	return nil // a device or pipe has no copy
 }
