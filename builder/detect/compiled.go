@@ -21,7 +21,7 @@ func deno(s *source, p *plan) error {
 	if err := s.jsonc(config, &j); err != nil {
 		return err
 	}
-	v := firstSaid(said{s.tool("deno"), ".tool-versions"}, said{s.line(".dvmrc"), ".dvmrc"})
+	v := firstSaid(said{s.line(".deno-version"), ".deno-version"}, said{s.line(".dvmrc"), ".dvmrc"}, s.tool("deno"))
 	p.image, p.user, p.entrypoint = "denoland/deno:debian", "deno", true
 	if n := number.FindString(v.text); strings.Count(n, ".") == 2 {
 		p.found("Deno "+n, v.from)
@@ -300,7 +300,7 @@ func java(s *source, p *plan) error {
 			declared = g
 		}
 	}
-	v := firstSaid(said{system, "system.properties"}, said{declared, file}, said{number.FindString(s.tool("java")), ".tool-versions"}, said{"21", "the default"})
+	v := firstSaid(said{system, "system.properties"}, said{declared, file}, numeric(s.tool("java")), said{"21", "the default"})
 	// Images exist for the releases with long-term support; a newer one builds for
 	// an older one.
 	version := choose(">="+lines(v.text, 1), "8", "11", "17", "21", "25")

@@ -28,6 +28,7 @@ type Settings struct {
 	BuildCommand  string   // instead of the detected one
 	StartCommand  string   // instead of the detected one
 	User          string   // the user that runs the program; empty: one without privileges
+	Version       string   // of the language, instead of the one in the tree's files
 }
 
 // Plan describes how a tree is built.
@@ -135,7 +136,7 @@ func Folder(tree fs.FS, dir string, set Settings) (*Plan, error) {
 	}
 	src := &source{tree: tree, set: set, whole: whole, folder: dir}
 	write := func(l language, because string) (*Plan, error) {
-		p := &plan{Plan: Plan{Language: l.name, Because: because}, packages: set.Packages, buildPackages: set.BuildPackages}
+		p := &plan{Plan: Plan{Language: l.name, Because: because}, want: said{set.Version, "language-version"}, packages: set.Packages, buildPackages: set.BuildPackages}
 		if err := l.plan(src, p); err != nil {
 			return nil, err
 		}

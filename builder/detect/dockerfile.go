@@ -15,6 +15,7 @@ import (
 type plan struct {
 	Plan
 
+	want          said     // the version that was set for the build; before any file's
 	image         string   // of the base stage
 	release       string   // of its Debian, if that is an older one
 	entrypoint    bool     // the image has an ENTRYPOINT, which would precede every command

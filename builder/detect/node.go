@@ -150,18 +150,6 @@ func node(s *source, p *plan) error {
 	return s.start(p, found, why, "scripts.start or main in package.json, server.js, index.js or app.js")
 }
 
-type said struct{ text, from string }
-
-// firstSaid is the first that has a value.
-func firstSaid(list ...said) said {
-	for _, s := range list {
-		if s.text = strings.TrimSpace(s.text); s.text != "" {
-			return s
-		}
-	}
-	return said{}
-}
-
 // nodeReleases are the code names of the lines with long-term support, and their
 // numbers, as in nvm.
 var nodeReleases = []struct{ name, line string }{
@@ -181,7 +169,7 @@ var nodeReleases = []struct{ name, line string }{
 func nodeVersion(s *source, j packageJSON) (said, error) {
 	v := firstSaid(
 		said{s.line(".nvmrc"), ".nvmrc"}, said{s.line(".node-version"), ".node-version"},
-		said{s.tool("nodejs", "node"), ".tool-versions"}, said{j.Engines["node"], "engines.node in package.json"},
+		s.tool("nodejs", "node"), said{j.Engines["node"], "engines.node in package.json"},
 	)
 	text := strings.ToLower(v.text)
 	lts, isLTS := strings.CutPrefix(text, "lts")

@@ -61,7 +61,7 @@ func php(s *source, p *plan) error {
 	if err := s.json("composer.json", &c); err != nil {
 		return err
 	}
-	v := firstSaid(said{c.Config.Platform["php"], "config.platform.php in composer.json"}, said{c.Require["php"], "php in composer.json"}, said{s.tool("php"), ".tool-versions"}, said{s.line(".php-version"), ".php-version"})
+	v := firstSaid(said{c.Config.Platform["php"], "config.platform.php in composer.json"}, said{c.Require["php"], "php in composer.json"}, s.tool("php"), said{s.line(".php-version"), ".php-version"})
 	version := p.version("PHP", v, 2, phpLines...)
 	var err error
 	if p.release, err = debian(s, "PHP", version); err != nil {

@@ -73,7 +73,7 @@ func python(s *source, p *plan) error {
 	v := firstSaid(
 		said{s.line(".python-version"), ".python-version"},
 		said{strings.TrimPrefix(s.line("runtime.txt"), "python-"), "runtime.txt"},
-		said{s.tool("python"), ".tool-versions"},
+		s.tool("python"),
 		said{pip.Requires.PythonVersion, "python_version in Pipfile"},
 		said{pip.Requires.PythonFull, "python_full_version in Pipfile"},
 		said{project.Project.RequiresPython, "requires-python in pyproject.toml"},

@@ -43,7 +43,7 @@ func ruby(s *source, p *plan) error {
 	if m := lockedRuby.FindStringSubmatch(lock); m != nil {
 		locked = m[1]
 	}
-	file, tool := said{strings.TrimPrefix(s.line(".ruby-version"), "ruby-"), ".ruby-version"}, said{s.tool("ruby"), ".tool-versions"}
+	file, tool := said{strings.TrimPrefix(s.line(".ruby-version"), "ruby-"), ".ruby-version"}, s.tool("ruby")
 	v := firstSaid(file, said{declared, "ruby in Gemfile"}, said{locked, "Gemfile.lock"}, tool)
 	exact := 2
 	switch m := gemfileFile.FindStringSubmatch(gemfile); { // bundler accepts only the version in the Gemfile

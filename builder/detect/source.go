@@ -88,19 +88,6 @@ func (s *source) line(name string) string {
 	return ""
 }
 
-// tool is the version in .tool-versions, as asdf and mise read it.
-func (s *source) tool(names ...string) string {
-	for l := range strings.SplitSeq(s.read(".tool-versions"), "\n") {
-		f := strings.Fields(l)
-		for _, n := range names {
-			if len(f) > 1 && f[0] == n {
-				return f[1]
-			}
-		}
-	}
-	return ""
-}
-
 // json reads a file into v; a missing one leaves v unchanged.
 func (s *source) json(name string, v any) error { return readJSON(name, s.read(name), v) }
 
@@ -260,6 +247,7 @@ func (p *plan) found(what, why string) { p.Facts = append(p.Facts, Fact{flat(wha
 // all fixes, and not every patch level has an image for each release of Debian.
 func (p *plan) version(language string, v said, n int, known ...string) string {
 	version, why := known[0], "the default"
+	v = firstSaid(p.want, v)
 	if v.from != "" {
 		version, why = lines(choose(v.text, known...), n), v.from
 		if v.text != version {

@@ -98,6 +98,7 @@ func atLeast(a, b string) bool {
 // newest records and returns the newest known version of a language whose projects
 // state the oldest version that works, or the stated one if it is newer still.
 func (p *plan) newest(language, known string, v said) string {
+	v = firstSaid(p.want, v)
 	version, why := known, "the default"
 	if v.from != "" {
 		why = v.from + " says " + flat(mesh.Clip(v.text, 40))

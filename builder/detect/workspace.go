@@ -1,7 +1,6 @@
 package detect
 
 import (
-	"cmp"
 	"encoding/json"
 	"io/fs"
 	"path"
@@ -19,19 +18,11 @@ import (
 // climb looks above the folder for the nearest parent that it belongs to, and stores
 // the result in s.top and s.at.
 func (s *source) climb(belongs func(top *source, at string) bool) bool {
-	for dir := s.folder; dir != ""; {
-		if dir = path.Dir(dir); dir == "." {
-			dir = ""
-		}
-		at := strings.TrimPrefix(strings.TrimPrefix(s.folder, dir), "/")
+	for top := s.up(); top != nil; top = top.up() {
+		at := strings.TrimPrefix(strings.TrimPrefix(s.folder, top.folder), "/")
 		if !plainPath.MatchString(at) {
 			return false // the name would need quoting in too many places
 		}
-		tree, err := fs.Sub(s.whole, cmp.Or(dir, "."))
-		if err != nil {
-			return false
-		}
-		top := &source{tree: tree, whole: s.whole, folder: dir, set: s.set}
 		if belongs(top, at) {
 			s.top, s.at = top, at
 			return true
