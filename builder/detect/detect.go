@@ -29,6 +29,7 @@ type Settings struct {
 	StartCommand  string   // instead of the detected one
 	User          string   // the user that runs the program; empty: one without privileges
 	Version       string   // of the language, instead of the one in the tree's files
+	Output        string   // the folder of a built site to serve, instead of the detected one
 }
 
 // Plan describes how a tree is built.
@@ -92,7 +93,7 @@ var languages = []language{
 	{"Java", []string{"pom.xml", "build.gradle", "build.gradle.kts"}, java},
 	{"Node", []string{"package.json", "server.js"}, node},
 	{"Python", []string{"setup.py", "main.py", "app.py"}, python},
-	{"Static site", []string{"index.html", "public/index.html"}, static},
+	{"Static site", []string{"Staticfile", "static.json", "index.html", "public/index.html"}, static},
 }
 
 // LookedFor lists the files that detection looks for in the root of a tree, one line

@@ -47,6 +47,10 @@ func settings(text string) (s detect.Settings) {
 			s.StartCommand = v
 		case "user":
 			s.User = v
+		case "language-version":
+			s.Version = v
+		case "output":
+			s.Output = v
 		}
 	}
 	return s
@@ -176,6 +180,7 @@ func TestDetect_BrokenFiles(t *testing.T) {
 		want  string
 	}{
 		"package.json":    {map[string]string{"package.json": "{\n  \"main\": ,\n}"}, "package.json:2: "},
+		"10 MB":           {map[string]string{"package.json": "{" + strings.Repeat(" ", 10<<20) + "}"}, "package.json is 10 MB; at most 4 MB are allowed"},
 		"a wrong type":    {map[string]string{"package.json": `{"scripts": 3}`}, "package.json: "},
 		"composer.json":   {map[string]string{"composer.json": "nope"}, "composer.json:1: "},
 		"pyproject.toml":  {map[string]string{"pyproject.toml": "[project]\nname = \n"}, "pyproject.toml:2: "},

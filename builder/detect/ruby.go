@@ -137,16 +137,15 @@ func rubyAssets(s *source, p *plan, rails bool, has func(string) bool) error {
 		if err := s.json("package.json", &j); err != nil {
 			return err
 		}
-		v, err := nodeVersion(s, j)
+		v, err := nodeSaid(s, j)
 		if err != nil {
 			return err
 		}
-		version := p.version("for the assets, Node", v, 1, nodeLines...)
-		release, err := debian(s, "Node", version)
+		version, release, err := nodeVersion(s, p, "for the assets, Node", v)
 		if err != nil {
 			return err
 		}
-		m := packageManager(s, j)
+		m := packageManager(s, p, j, version)
 		p.build = append(p.build, "COPY --from="+nodeImage(version, release)+" /usr/local /usr/local")
 		if m.setup != "" {
 			p.build = append(p.build, "RUN "+m.setup)

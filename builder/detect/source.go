@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"reflect"
 	"regexp"
 	"strings"
 
@@ -89,7 +90,31 @@ func (s *source) line(name string) string {
 }
 
 // json reads a file into v; a missing one leaves v unchanged.
-func (s *source) json(name string, v any) error { return readJSON(name, s.read(name), v) }
+func (s *source) json(name string, v any) error {
+	if err := s.small(name); err != nil {
+		return err
+	}
+	return readJSON(name, s.read(name), v)
+}
+
+// small refuses a file of which only a part would be read.
+func (s *source) small(name string) error {
+	if i, err := fs.Stat(s.tree, name); err == nil && i.Size() > maxFile {
+		return mesh.Errorf(mesh.Invalid, "%s is %d MB; at most %d MB are allowed", name, i.Size()>>20, maxFile>>20).
+			WithHint("move what is not about dependencies and scripts into files of its own")
+	}
+	return nil
+}
+
+// notObject is the error of a value that must be an object. Field is empty for the file.
+type notObject struct{ field, is string }
+
+func (e *notObject) Error() string {
+	if e.field == "" {
+		return "it is " + e.is + ", and must be an object"
+	}
+	return e.field + " is " + e.is + ", and must be an object"
+}
 
 func readJSON(name, text string, v any) error {
 	if text == "" {
@@ -97,6 +122,16 @@ func readJSON(name, text string, v any) error {
 	}
 	err := json.Unmarshal([]byte(text), v)
 	var at *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	if errors.As(err, &kind) {
+		if kind.Field == "" || kind.Type == nil {
+			err = &notObject{"", "a JSON " + kind.Value}
+		} else {
+			err = fmt.Errorf("%s is a JSON %s, and must be %s", kind.Field, kind.Value, jsonName(kind.Type))
+		}
+		line := 1 + strings.Count(text[:min(len(text), int(kind.Offset))], "\n")
+		return mesh.Errorf(mesh.Invalid, "%s:%d: %w", name, line, err)
+	}
 	switch {
 	case errors.As(err, &at):
 		line := 1 + strings.Count(text[:min(len(text), int(at.Offset))], "\n")
@@ -107,8 +142,28 @@ func readJSON(name, text string, v any) error {
 	return nil
 }
 
+// jsonName is what JSON calls the values of a type.
+func jsonName(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice:
+		return "an array"
+	case reflect.Map, reflect.Struct:
+		return "an object"
+	}
+	return "a number"
+}
+
 // jsonc reads a file with comments, and with commas before a closing bracket.
-func (s *source) jsonc(name string, v any) error { return readJSON(name, plainJSON(s.read(name)), v) }
+func (s *source) jsonc(name string, v any) error {
+	if err := s.small(name); err != nil {
+		return err
+	}
+	return readJSON(name, plainJSON(s.read(name)), v)
+}
 
 // plainJSON removes everything that JSON does not allow; the rest stays on its line.
 func plainJSON(text string) string {
@@ -158,6 +213,9 @@ func plainJSON(text string) string {
 }
 
 func (s *source) toml(name string, v any) error {
+	if err := s.small(name); err != nil {
+		return err
+	}
 	text := s.read(name)
 	if text == "" {
 		return nil

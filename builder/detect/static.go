@@ -2,6 +2,7 @@ package detect
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"mesh"
@@ -148,14 +149,43 @@ func (s *source) site(p *plan) error {
 
 // static is for files that are served unchanged.
 func static(s *source, p *plan) error {
-	dir, where := "public", "public/"
-	if !s.has("public/index.html") {
-		dir, where, p.open = ".", "the whole repository", true
+	declared, err := staticFile(s)
+	if err != nil {
+		return err
+	}
+	dir, where, why := "public", "public/", "public/index.html"
+	switch {
+	case declared.from != "":
+		dir, where, why = declared.root, declared.root+"/", declared.from
+	case s.set.Output != "":
+		dir, where, why = s.set.Output, s.set.Output+"/", "output"
+	case !s.has("public/index.html"):
+		dir, why = ".", "index.html"
+	}
+	if dir == "." {
+		where, p.open = "the whole repository", true
+	} else if !s.dir(dir) {
+		return mesh.Errorf(mesh.Invalid, "%s names the folder %s, which the repository does not have", why, dir).
+			WithHint("commit it, or correct the name; if a build makes it, add a package.json with that build, or a Dockerfile")
 	}
 	if err := s.site(p); err != nil {
 		return err
 	}
-	p.found("serves "+where, map[string]string{"public": "public/index.html", ".": "index.html"}[dir])
+	p.found("serves "+where, why)
+	p.ignores(declared.ignored, declared.from)
+	p.ignores(s.present("nginx.conf", "httpd.conf", "Caddyfile", ".htaccess", dir+"/.htaccess"), "of another web server")
 	p.final = serveStatic(dir)
+	if declared.fallback {
+		p.found("serves index.html for any other path", declared.from)
+		p.final = serveApp(dir)
+	}
 	return s.start(p, staticCommand, staticServer, "index.html")
+}
+
+// ignores records what has no effect, which somebody may count on.
+func (p *plan) ignores(what []string, why string) {
+	if len(what) > 0 {
+		slices.Sort(what)
+		p.found("ignores "+strings.Join(slices.Compact(what), ", "), why+"; a Dockerfile can serve the site in another way")
+	}
 }

@@ -63,7 +63,7 @@ func lines(v string, n int) string {
 // and those of the others with Debian 11: an image is made for the Debian releases
 // supported during its lifetime. Older releases have no packages to install.
 var images = map[string]struct{ bookworm, bullseye string }{
-	"Node":   {">=20 || 18.x || 16.x", ">=12 <20, !=13.x, !=15.x"},
+	"Node":   {">=20.3.1 || >=18.16.1 <19 || >=16.20.1 <17", ">=12.22.6 <13 || >=14.17.6 <15 || >=16.9 <20.3.1"},
 	"Python": {">=3.7", ">=3.6"},
 	"Ruby":   {">=3.3 || ~3.2.2 || ~3.1.4", ">=3.0.2 || ~2.7.4 || ~2.6.8"}, // openssl 3 is too new for 3.0
 	"PHP":    {">=8.1", ">=7.3"},
