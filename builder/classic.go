@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -130,13 +131,14 @@ func (j *job) classicOutput(r *renderer, s *step, text string) *step {
 }
 
 func (j *job) classicFault(s *step, text string) error {
-	e := &mesh.Error{Kind: mesh.Failed, Text: firstLine(text), Output: j.out.evidence(s), Err: errors.New(text)}
+	output, hint := j.evidence(s)
+	e := &mesh.Error{Kind: mesh.Failed, Text: firstLine(text), Output: output, Err: errors.New(text)}
 	if strings.Contains(text, "no space left on device") {
 		return engine.DiskFull(e.Err)
 	}
 	if code := submatch(exitCode, text); code != "" {
 		e.Text = fmt.Sprintf("'%s' exited %s", shorten(j.out.names.Replace(s.name), 60), code)
-		e.Hint = j.scriptFault(0, s.name, text, e.Output)
+		e.Hint = cmp.Or(j.scriptFault(0, s.name, text, e.Output), hint)
 		return e
 	}
 	if base := j.baseFault(e.Err, text, 0); base != nil {

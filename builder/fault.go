@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"mesh"
+	"mesh/builder/detect"
 	"mesh/engine"
 )
 
@@ -107,6 +108,7 @@ type failedStep struct {
 	unseen bool   // none that the pusher has seen
 	line   int    // in the Dockerfile; 0: unknown
 	output []string
+	hint   string // what the output says to do; empty: nothing
 	text   string // the error
 }
 
@@ -118,7 +120,8 @@ func (j *job) failedStep(err error, text string, r *renderer, lines *lineRecorde
 		d = digest.Digest(vertex.Digest)
 	}
 	if s := r.culprit(d); s != nil {
-		f.line, f.output, f.unseen = lines.line(s.digest), j.out.evidence(s), s.quiet
+		f.line, f.unseen = lines.line(s.digest), s.quiet
+		f.output, f.hint = j.evidence(s)
 		if !s.quiet {
 			f.name = j.out.names.Replace(s.name) // before it is cut: half a value is still a value
 		}
@@ -152,12 +155,30 @@ func (j *job) exited(e *mesh.Error, f failedStep, code string, killed bool) {
 	case outOfProcesses(f.output):
 		e.Hint = fmt.Sprintf("it starts too many processes: all builds together may have %d", j.pids)
 	default:
-		if hint := j.scriptFault(f.line, f.name, f.text, f.output); hint != "" {
+		site := siteFault(f.output)
+		switch hint := cmp.Or(site, j.scriptFault(f.line, f.name, f.text, f.output), f.hint); {
+		case site != "":
+			e.Text, e.Hint = strings.TrimPrefix(site, "mesh: "), fmt.Sprintf(noSite, j.Stack, j.Stack)
+		case hint != "":
 			e.Hint = hint
-		} else if code == "127" {
+		case code == "127" && j.df.managed:
+			e.Hint = fmt.Sprintf("add the package that has that command to the dependencies, or install Debian's: ssh mesh build:set -a %s build-packages=…", j.Stack)
+		case code == "127":
 			e.Hint = "the base image does not have that command"
 		}
 	}
+}
+
+const noSite = "name the folder of the built site: ssh mesh build:set -a %s output=DIR; if a server serves it: ssh mesh build:set -a %s start-command=COMMAND"
+
+// siteFault is what a managed build says that has made no site, or empty.
+func siteFault(output []string) string {
+	for _, l := range output {
+		if strings.HasPrefix(l, detect.NoSite) {
+			return l
+		}
+	}
+	return ""
 }
 
 // noFile says why COPY or ADD did not find a file.

@@ -40,7 +40,7 @@ func (j *job) timedOut(render *renderer) error {
 	for _, s := range render.order {
 		if !s.quiet && !s.started.IsZero() && (!s.done || s.err != "") {
 			e.Text += fmt.Sprintf(", in '%s'", shorten(j.out.names.Replace(s.name), 60))
-			e.Output = j.out.evidence(s)
+			e.Output, _ = j.evidence(s)
 			break
 		}
 	}

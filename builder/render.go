@@ -15,6 +15,7 @@ import (
 
 	"mesh"
 	"mesh/builder/detect"
+	"mesh/reasons"
 )
 
 const (
@@ -130,7 +131,8 @@ type step struct {
 	cached  bool
 	done    bool
 	err     string
-	part    []byte   // of a line
+	part    []byte // of a line
+	reason  reasons.Finder
 	last    []string // lines
 	layers  map[string][2]int64
 	pulled  time.Time // when progress was last shown
@@ -302,6 +304,7 @@ func (r *renderer) flush(s *step) {
 
 func (r *renderer) line(s *step, b []byte) {
 	text := clean(b)
+	s.reason.Add(text)
 	s.last = append(s.last, text)
 	if len(s.last) > 2*evidence {
 		s.last = slices.Clone(s.last[evidence:])
@@ -354,12 +357,14 @@ func (r *renderer) culprit(d digest.Digest) *step {
 	return nil
 }
 
-// evidence is the last output of the step, masked.
-func (p *printer) evidence(s *step) (lines []string) {
-	for _, l := range s.last[max(0, len(s.last)-evidence):] {
-		lines = append(lines, p.values.Replace(l))
+// evidence is the last output of the step, with the reason of its failure at the end,
+// and what to do about that. Both are masked.
+func (j *job) evidence(s *step) (lines []string, hint string) {
+	reason := s.reason.Reason()
+	for _, l := range reason.Last(s.last, evidence) {
+		lines = append(lines, j.out.values.Replace(l))
 	}
-	return lines
+	return lines, j.out.values.Replace(reason.HintFor(string(j.Stack)))
 }
 
 // describe splits "[build 3/6] RUN npm ci".

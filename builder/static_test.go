@@ -126,6 +126,7 @@ func TestBuild_StaticSite(t *testing.T) {
 		"public/docs/index.html": "docs", "public/docs/index.html.br": "docs in brotli", "public/sp ace.txt": "ü",
 		"public/app.js": script, "public/app.js.gz": zipped(script), "public/app.js.br": "script in brotli", "public/only.css": "a{}", "public/only.css.gz": zipped("a{}"),
 		"public/x.mjs": "1", "public/x.wasm": "1", "public/x.unknown": "1", "public/x.webmanifest": "{}", "public/x.tar.gz": "1", "public/empty/deep/x.txt": "1",
+		"public/guide.html": "guide", "public/guide.html.br": "guide in brotli", "public/guide/part.html": "part", "public/both": "file", "public/both.html": "page",
 	}
 	for name := range hashedNames {
 		if p := "public" + name; files[p] == "" && !strings.HasSuffix(name, "/") {
@@ -156,6 +157,10 @@ func TestBuild_StaticSite(t *testing.T) {
 			t.Errorf("%s is %s", path, res.Header.Get("Content-Type"))
 		}
 	}
+	s.want("/guide", "", 200, "no-cache", "", ae, "guide")
+	s.want("/guide?x=1", "br", 200, "no-cache", "br", ae, "guide in brotli")
+	s.want("/guide/part", "", 200, "no-cache", "", "", "part")
+	s.want("/both", "", 200, "no-cache", "", "", "file")
 
 	// Unknown paths.
 	for _, path := range []string{"/nothing", "/docs/nothing.html", "/empty/", "/empty/deep/", "/app.js/x", "/gone-3f2a1b4c.js", "/a%0d%0aX:y", "/.coded/nothing"} {

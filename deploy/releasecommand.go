@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 
 	"mesh"
 	"mesh/deploy/manifest"
+	"mesh/reasons"
 )
 
 // releaseCommand runs the release command, for example migrations, once before the new
@@ -59,9 +61,10 @@ func (d *Deployer) runOnce(ctx context.Context, a *attempt, st mesh.Stack, r mes
 	case err != nil:
 		return phaseFailed(what+" failed", err)
 	case code != 0:
+		reason := tail.reason.Reason()
 		return &mesh.Error{
-			Kind: mesh.Failed, Text: fmt.Sprintf("%s failed: %q exited %d", what, mesh.Clip(command, 60), code), Output: tail.last,
-			Hint: "it must succeed before traffic switches; it runs again with the next push",
+			Kind: mesh.Failed, Text: fmt.Sprintf("%s failed: %q exited %d", what, mesh.Clip(command, 60), code), Output: reason.Last(tail.last, tailLines),
+			Hint: cmp.Or(reason.HintFor(string(st.Name)), "it must succeed before traffic switches; it runs again with the next push"),
 		}
 	}
 	a.timed(began, "%s done", what)
@@ -73,6 +76,8 @@ type tail struct {
 	to   io.Writer
 	part []byte
 	last []string
+
+	reason reasons.Finder // of all lines
 }
 
 const tailLines = 30
@@ -96,6 +101,7 @@ func (t *tail) flush() {
 	}
 	line := string(t.part)
 	t.part = t.part[:0]
+	t.reason.Add(line)
 	if t.last = append(t.last, line); len(t.last) > tailLines {
 		t.last = t.last[1:]
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 
 	"mesh"
+	"mesh/reasons"
 )
 
 // The timing of Check. Probes are dense at first, because most apps are up within
@@ -35,7 +36,8 @@ const (
 	progressFirst = 5 * time.Second
 	progressEvery = 10 * time.Second
 
-	evidence = 30 // log lines shown with a failure
+	evidence = 30  // log lines shown with a failure
+	searched = 500 // log lines in which its reason may be
 )
 
 // Check waits until the instance is healthy. It returns what it saw in a few words
@@ -71,8 +73,13 @@ func (r *Runner) Check(ctx context.Context, in mesh.Instance, c mesh.Check, prog
 	}
 	var e *mesh.Error
 	if errors.As(err, &e) && e.Kind == mesh.Failed && ctx.Err() == nil {
-		e.Output = r.tail(ctx, in.ID, evidence)
+		output := r.tail(ctx, in.ID, searched)
+		reason := reasons.Find(output)
+		e.Output = reason.Last(output, evidence)
 		r.notExecuted(ctx, in.ID, e, k.name)
+		if e.Hint == "" || k.last.status != 0 && reason.Hint != "" {
+			e.Hint = reason.HintFor(string(in.Stack))
+		}
 	}
 	return "", r.fault(ctx, "check "+k.name, err)
 }

@@ -83,6 +83,10 @@ http {
   server {
     include /tmp/listen.conf;
     rewrite "^((?s).*/)$" $1index.html;
+    # /about is about.html, as other hosts of static sites have it.
+    set $bare "$uri";
+    if (-f /www$uri) { set $bare /.none; }
+    if (-f /www$bare.html) { rewrite "^((?s).*)$" $1.html; }
     set $lasts no-cache;
     %PAGE
     # Names with a hash of the content, as bundlers make them.
