@@ -137,7 +137,7 @@ func (j *job) classicFault(s *step, text string) error {
 		return engine.DiskFull(e.Err)
 	}
 	if code := submatch(exitCode, text); code != "" {
-		e.Text = fmt.Sprintf("'%s' exited %s", shorten(j.out.names.Replace(s.name), 60), code)
+		e.Text = fmt.Sprintf("'%s' exited %s", told(j.out.names.Replace(s.name)), code)
 		e.Hint = cmp.Or(j.scriptFault(0, s.name, text, e.Output), hint)
 		return e
 	}
@@ -145,7 +145,7 @@ func (j *job) classicFault(s *step, text string) error {
 		return base
 	}
 	if m := submatch(missingFile, text); m != "" {
-		e.Text = fmt.Sprintf("'%s': there is no %s in the pushed tree", shorten(j.out.names.Replace(s.name), 60), m)
+		e.Text = fmt.Sprintf("'%s': there is no %s in the pushed tree", told(j.out.names.Replace(s.name)), m)
 	}
 	return e
 }

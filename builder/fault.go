@@ -71,12 +71,12 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 		return e
 	}
 	if m := execFailed.FindStringSubmatch(text); m != nil && strings.HasPrefix(f.name, "RUN") {
-		e.Text = fmt.Sprintf("%s'%s' cannot start %s", j.at(f.line), shorten(f.name, 60), cmp.Or(m[1], m[3]))
+		e.Text = fmt.Sprintf("%s'%s' cannot start %s", j.at(f.line), told(f.name), cmp.Or(m[1], m[3]))
 		e.Hint = cmp.Or(j.scriptFault(f.line, f.name, text, f.output), "the image does not contain it at that step")
 		return e
 	}
 	if m := submatch(noSecret, text); m != "" {
-		e.Text = fmt.Sprintf("%s'%s' needs the secret %s, but no config var has that name", j.at(f.line), shorten(f.name, 60), m)
+		e.Text = fmt.Sprintf("%s'%s' needs the secret %s, but no config var has that name", j.at(f.line), told(f.name), m)
 		return e.WithHint("ssh mesh config:set -a %s %s=…", j.Stack, m)
 	}
 	if f.unseen || strings.HasPrefix(f.name, "FROM") {
@@ -97,7 +97,7 @@ func (j *job) explain(ctx context.Context, err error, r *renderer, lines *lineRe
 	}
 	e.Text = j.at(f.line) + firstLine(text)
 	if f.name != "" && f.line == 0 {
-		e.Text = fmt.Sprintf("'%s': %s", shorten(f.name, 60), firstLine(text))
+		e.Text = fmt.Sprintf("'%s': %s", told(f.name), firstLine(text))
 	}
 	return e
 }
@@ -134,9 +134,9 @@ func (j *job) failedStep(err error, text string, r *renderer, lines *lineRecorde
 
 // exited says what a command's exit status means. killed: there was not enough memory.
 func (j *job) exited(e *mesh.Error, f failedStep, code string, killed bool) {
-	e.Text = fmt.Sprintf("'%s' exited %s", shorten(f.name, 60), code)
+	e.Text = fmt.Sprintf("'%s' exited %s", told(f.name), code)
 	if killed {
-		e.Text = fmt.Sprintf("'%s' ran out of memory", shorten(f.name, 60))
+		e.Text = fmt.Sprintf("'%s' ran out of memory", told(f.name))
 	}
 	if f.line > 0 {
 		e.Hint = fmt.Sprintf("see %s:%d", j.df.shown, f.line)
@@ -183,7 +183,7 @@ func siteFault(output []string) string {
 
 // noFile says why COPY or ADD did not find a file.
 func (j *job) noFile(e *mesh.Error, f failedStep, path string) {
-	at := fmt.Sprintf("%s'%s'", j.at(f.line), shorten(f.name, 60))
+	at := fmt.Sprintf("%s'%s'", j.at(f.line), told(f.name))
 	switch _, err := j.files.resolve(path); {
 	case strings.Contains(f.name, "--from="):
 		e.Text = fmt.Sprintf("%s: there is no /%s in that stage or image", at, path)
@@ -346,6 +346,14 @@ func plain(err error) string {
 func firstLine(s string) string {
 	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
 	return clean([]byte(s))
+}
+
+// mounts are the options of a RUN that say what it sees, not what it does.
+var mounts = regexp.MustCompile(`^RUN(?: --(?:mount|network|security)=\S+)+ `)
+
+// told is the name of a step in an error: its beginning, without mounts.
+func told(name string) string {
+	return shorten(mounts.ReplaceAllString(name, "RUN "), 60)
 }
 
 // shorten cuts a command to n characters.

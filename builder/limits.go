@@ -39,7 +39,7 @@ func (j *job) timedOut(render *renderer) error {
 	}
 	for _, s := range render.order {
 		if !s.quiet && !s.started.IsZero() && (!s.done || s.err != "") {
-			e.Text += fmt.Sprintf(", in '%s'", shorten(j.out.names.Replace(s.name), 60))
+			e.Text += fmt.Sprintf(", in '%s'", told(j.out.names.Replace(s.name)))
 			e.Output, _ = j.evidence(s)
 			break
 		}

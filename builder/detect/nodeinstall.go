@@ -135,9 +135,18 @@ func nodeScripted(j packageJSON) string {
 	return why
 }
 
+// treeless are install scripts that work before the tree is there: they set up git
+// hooks, apply what was copied with package.json, or make types that the build makes
+// again. Frameworks and tools write them into each new project.
+var treeless = regexp.MustCompile(`^\s*(?:(?:npx |is-ci \|\| |node_modules/\.bin/)?(?:husky(?: install)?|lefthook install|simple-git-hooks|patch-package|prisma generate|nuxt prepare|nuxi prepare|svelte-kit sync \|\| echo ''|exit 0|true)(?: \|\| (?:true|exit 0|:|echo ''))?(?:\s*&&\s*|\s*$))+$`)
+
 // nodeWhole is what requires the whole tree before anything is installed, or empty.
 func nodeWhole(j packageJSON) (why string) {
-	why = nodeScripted(j)
+	for _, script := range []string{"preinstall", "install", "postinstall", "prepare"} {
+		if j.Scripts[script] != "" && !treeless.MatchString(j.Scripts[script]) {
+			why = "scripts." + script + " in package.json"
+		}
+	}
 	for _, n := range slices.Sorted(maps.Keys(j.Dependencies)) {
 		if v := j.Dependencies[n]; strings.HasPrefix(v, "file:") || strings.HasPrefix(v, "link:") {
 			why = n + " in package.json, which is in the repository"
