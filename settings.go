@@ -33,6 +33,11 @@ type Settings struct {
 	BuildPackages []string // Debian packages for the build only; without a Dockerfile
 	BaseImage     string   // instead of the language's own; without a Dockerfile
 	BuildCommand  string   // instead of the detected one; without a Dockerfile
+	Language      string   // the version of the language, instead of the tree's; without a Dockerfile
+	Install       string   // the command that installs dependencies, instead of the detected one; without a Dockerfile
+	Output        string   // the folder of a built site to serve, instead of the detected one; without a Dockerfile
+	BuildArgs     []string // NAME=VALUE of ARGs, which win over config vars
+	ImageTag      string   // a further tag of the image, with {commit} and so on; empty: none
 	StartCommand  string   // of web, unless svc:update sets one; overrides the Procfile
 	User          string   // the user that runs the program; empty: the image's
 	Pull          *bool    // check the registries for newer base images; nil: unset, like false
@@ -80,6 +85,9 @@ var (
 	imageRule   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}$`)
 	stageRule   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$`)
 	userRule    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?$`)
+	versionRule = regexp.MustCompile(`^[<>=~^v]{0,2} ?[0-9A-Za-z][0-9A-Za-z.+*/-]{0,39}$`)
+	argRule     = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,99}=[^,\s\x00-\x1f]{0,1000}$`)
+	tagRule     = regexp.MustCompile(`^[A-Za-z0-9_{][A-Za-z0-9_.{}-]{0,127}$`)
 	globRule    = regexp.MustCompile(`^[^,\x00-\x1f]{1,200}$`)
 )
 
@@ -124,6 +132,30 @@ var settings = []Setting{
 	{
 		"build-command", "LINE", "the build command, without a Dockerfile", "what is detected",
 		lineKind(func(s *Settings) *string { return &s.BuildCommand }),
+	},
+	{
+		"language-version", "VERSION", "the version of the language, without a Dockerfile", "what the repository's files say",
+		patternKind(versionRule, "a version such as 22, 3.12.4 or >=20", func(s *Settings) *string { return &s.Language }),
+	},
+	{
+		"install-command", "LINE", "the command that installs dependencies, without a Dockerfile", "what is detected",
+		lineKind(func(s *Settings) *string { return &s.Install }),
+	},
+	{
+		"output", "DIR", "the folder of a built site to serve, without a Dockerfile", "what the framework uses",
+		pathKind("dist", func(s *Settings) *string { return &s.Output }),
+	},
+	{
+		"build-args", "A=1,B=2", "values of ARGs; they win over config vars", "the config vars of those names", kind{
+			"NAME=VALUE with commas; a value has no comma, blank or line end, and is not secret",
+			func(s Settings) string { return strings.Join(s.BuildArgs, ",") }, setBuildArgs,
+		},
+	},
+	{
+		"image-tag", "FORMAT", "a further tag of the image", "none: mesh/STACK:COMMIT alone", kind{
+			"a tag with {commit}, {branch}, {deployment} or {time} in it",
+			func(s Settings) string { return s.ImageTag }, setImageTag,
+		},
 	},
 	{
 		"start-command", "LINE", "the command of web; wins over the Procfile", "the Procfile's, then the image's",
@@ -255,6 +287,35 @@ func pathKind(example string, field func(*Settings) *string) kind {
 			return nil
 		},
 	}
+}
+
+func setBuildArgs(s *Settings, name, v string) error {
+	var out []string
+	for w := range strings.FieldsFuncSeq(v, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\t' }) {
+		if !argRule.MatchString(w) {
+			return Errorf(Invalid, "%s: %q is not NAME=VALUE", name, Clip(w, 60)).WithHint("for example: build-args=EDITION=lite,REGION=eu; use config:set for secrets, and for values with blanks")
+		}
+		arg, _, _ := strings.Cut(w, "=")
+		out = slices.DeleteFunc(out, func(o string) bool { return strings.HasPrefix(o, arg+"=") })
+		out = append(out, w)
+	}
+	s.BuildArgs = out
+	return nil
+}
+
+// TagFields are what image-tag may contain, in braces.
+var TagFields = []string{"commit", "branch", "deployment", "time"}
+
+func setImageTag(s *Settings, name, v string) error {
+	plain := v
+	for _, f := range TagFields {
+		plain = strings.ReplaceAll(plain, "{"+f+"}", "x")
+	}
+	if v != "" && (!tagRule.MatchString(v) || strings.ContainsAny(plain, "{}")) {
+		return Errorf(Invalid, "%s=%q is not a tag", name, Clip(v, 60)).WithHint("for example: image-tag={branch}-{commit}; it may contain {%s}", strings.Join(TagFields, "}, {"))
+	}
+	s.ImageTag = v
+	return nil
 }
 
 func patternKind(rule *regexp.Regexp, what string, field func(*Settings) *string) kind {

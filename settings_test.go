@@ -15,6 +15,8 @@ func TestSettings_SetAndGet(t *testing.T) {
 		"root": {"web", "apps/web"}, "context": {"apps"}, "target": {"build", "stage-1"}, "packages": {"ffmpeg,libpq5"},
 		"base-image": {"corp.example:5000/node:20-slim"}, "build-command": {"make all && true"}, "start-command": {"./serve --port $PORT"},
 		"user": {"app", "1000:1000"}, "pull": {"true"}, "watch": {"web/**,*.md"}, "show-command": {"true"}, "release-timeout": {"2h0m0s"},
+		"language-version": {"22", "3.12.4", ">=20", "nightly-2024-08-12"}, "install-command": {"npm ci --legacy-peer-deps"}, "output": {"dist/app"},
+		"build-args": {"A=1,B=two=2"}, "image-tag": {"{branch}-{commit}", "x.{time}_{deployment}"},
 	} {
 		for _, v := range values {
 			var s mesh.Settings
@@ -34,6 +36,8 @@ func TestSettings_Refused(t *testing.T) {
 		"root": {"/etc", "../x", "a/../../b", "."}, "context": {"/", "..", "a\nb"}, "target": {"a b", "-x"}, "packages": {"vim;rm", "A", "-y", "$(x)"},
 		"base-image": {"a b", "-v", "a\nRUN x"}, "build-command": {"a\nb", "a\x00"}, "start-command": {"a\rb"}, "user": {"a b", "a\nUSER root", ":x"},
 		"pull": {"yes please"}, "show-command": {"2"}, "release-timeout": {"25h", "0s"},
+		"language-version": {"2 2 2", "$(id)", "a\nRUN x"}, "install-command": {"a\nb"}, "output": {"/www", "../x"},
+		"build-args": {"A", "1A=x", "A B=c"}, "image-tag": {"{user}", "a b", "-x", "{commit", "a/b"},
 	} {
 		for _, v := range values {
 			var s mesh.Settings

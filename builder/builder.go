@@ -186,7 +186,7 @@ func (j *job) run(ctx context.Context) (mesh.Image, error) {
 	if err := j.checkContext(ctx); err != nil {
 		return mesh.Image{}, err
 	}
-	j.args = j.df.pick(j.Config, j.Commit)
+	j.args = j.df.pick(j.Config, j.Commit, j.Settings.BuildArgs)
 	given := maps.Clone(j.args)
 	maps.DeleteFunc(given, func(name, _ string) bool { _, ok := j.Config[name]; return !ok })
 	j.out.declare(given)
@@ -294,6 +294,11 @@ func (j *job) warn() {
 			names = append(names, "…")
 		}
 		j.out.warn(fmt.Sprintf("%d files are Git LFS pointers without their content: %s", n, strings.Join(names, ", ")))
+	}
+	for _, a := range j.Settings.BuildArgs {
+		if name, _, _ := strings.Cut(a, "="); !slices.Contains(j.df.args, name) {
+			j.out.warn(fmt.Sprintf("build-args: %s has no ARG %s", j.df.shown, name))
+		}
 	}
 	for _, name := range j.df.args {
 		if _, given := j.args[name]; given && mesh.NameTells(name) {

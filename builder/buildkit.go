@@ -224,7 +224,7 @@ func (s *solve) known(ctx context.Context, c gateway.Client) (gateway.Client, er
 		return c, nil
 	}
 	onbuild, more := triggers(bases), map[string]string{}
-	for name, value := range onbuild.pick(s.Config, s.Commit) {
+	for name, value := range onbuild.pick(s.Config, s.Commit, s.Settings.BuildArgs) {
 		s.args[name], more["build-arg:"+name] = value, value
 	}
 	source, old, err := s.reuse(ctx, bases, onbuild)

@@ -144,7 +144,7 @@ func declaredArgs(ast *parser.Node) (names []string) {
 
 // pick returns the values of the declared ARGs that have one: mesh's own, and the
 // config vars.
-func (d *dockerfile) pick(c mesh.Config, commit mesh.Commit) map[string]string {
+func (d *dockerfile) pick(c mesh.Config, commit mesh.Commit, set []string) map[string]string {
 	own := map[string]string{"GIT_REV": string(commit), "SOURCE_VERSION": string(commit), "COMMIT_SHORT_HASH": commit.Short()}
 	args := map[string]string{}
 	for _, name := range d.args {
@@ -152,6 +152,11 @@ func (d *dockerfile) pick(c mesh.Config, commit mesh.Commit) map[string]string {
 			args[name] = v.Reveal()
 		}
 		if v := own[name]; v != "" {
+			args[name] = v
+		}
+	}
+	for _, a := range set {
+		if name, v, _ := strings.Cut(a, "="); slices.Contains(d.args, name) {
 			args[name] = v
 		}
 	}

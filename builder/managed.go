@@ -36,7 +36,10 @@ func (j *job) prepare() error {
 		if j.From.Ref == "" {
 			j.out.write("-----> Building with ./" + j.df.path)
 		}
-		for name, given := range map[string]bool{"packages": len(set.Packages) > 0, "build-packages": len(set.BuildPackages) > 0, "base-image": set.BaseImage != "", "build-command": set.BuildCommand != ""} {
+		for name, given := range map[string]bool{
+			"packages": len(set.Packages) > 0, "build-packages": len(set.BuildPackages) > 0, "base-image": set.BaseImage != "", "build-command": set.BuildCommand != "",
+			"language-version": set.Language != "", "install-command": set.Install != "", "output": set.Output != "",
+		} {
 			if given {
 				j.out.warn(name + "= has no effect: the repository has a Dockerfile")
 			}
@@ -48,7 +51,7 @@ func (j *job) prepare() error {
 	if j.files.inside != "" && dir != "" && dir[0] != '/' || !strings.HasPrefix(root.inside, j.files.inside) {
 		scope, dir = root, ""
 	}
-	plan, err := detect.Folder(treeFS{scope}, dir, detectSettings(set))
+	plan, err := detect.Folder(treeFS{scope}, dir, detect.SettingsOf(set))
 	if err != nil {
 		var e *mesh.Error
 		if errors.As(err, &e) && strings.HasPrefix(e.Text, "there is no Dockerfile") {
@@ -110,13 +113,6 @@ func orRoot(dir string) string {
 		return "the repository"
 	}
 	return dir + "/"
-}
-
-func detectSettings(s mesh.Settings) detect.Settings {
-	return detect.Settings{
-		Packages: s.Packages, BuildPackages: s.BuildPackages, BaseImage: s.BaseImage,
-		BuildCommand: s.BuildCommand, StartCommand: s.StartCommand, User: s.User,
-	}
 }
 
 // Dockerfile returns the Dockerfile that a tree is built with, and whether it is

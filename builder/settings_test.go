@@ -43,6 +43,11 @@ func TestBuild_Settings(t *testing.T) {
 			tree{"web/Dockerfile": "FROM " + base + " AS one\nARG MODE\nARG GIT_REV\nRUN --mount=type=secret,id=TOKEN true\nFROM one\nRUN false\n"},
 			[]string{"       docker build --file web/Dockerfile --target one --build-arg GIT_REV --build-arg MODE --secret id=TOKEN,env=TOKEN web"},
 		},
+		"build arguments": {
+			mesh.Settings{BuildArgs: []string{"MODE=of the setting", "EDITION=lite", "ELSE=x"}},
+			tree{"Dockerfile": from("ARG MODE", "ARG EDITION=full", "RUN test \"$MODE\" = 'of the setting' && test $EDITION = lite")},
+			[]string{" !     build-args: Dockerfile has no ARG ELSE"},
+		},
 		"what only counts without a Dockerfile": {
 			mesh.Settings{Packages: []string{"curl"}, BuildCommand: "make"},
 			tree{"Dockerfile": from("RUN true")},

@@ -1,9 +1,13 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
+	"strings"
+	"time"
 
 	"mesh"
 )
@@ -23,6 +27,29 @@ func (d *Deployer) mayRead(ctx context.Context, by mesh.KeyName) (func(mesh.Stac
 	return func(stack mesh.StackName) bool { return keys[i].May(mesh.AccessRead, stack) }, nil
 }
 
+// settingTag is the tag that image-tag= asks for, or empty. What a tag cannot contain
+// becomes a hyphen (the OCI distribution specification allows [A-Za-z0-9._-], 128 in all).
+func settingTag(set mesh.Settings, src source, n mesh.DeploymentNumber, now time.Time) string {
+	if set.ImageTag == "" {
+		return ""
+	}
+	commit := src.commit.Short()
+	if commit == "" {
+		commit = src.tag
+	}
+	t := strings.NewReplacer(
+		"{commit}", commit, "{branch}", cmp.Or(set.Branch, "none"), "{deployment}", fmt.Sprint(int(n)), "{time}", now.UTC().Format("20060102-150405"),
+	).Replace(set.ImageTag)
+	t = noTag.ReplaceAllString(t, "-")
+	t = t[:min(len(t), 128)]
+	if ownTag.MatchString(t) || !imageTag.MatchString(t) { // it would hide one of mesh's own
+		return ""
+	}
+	return t
+}
+
+var noTag = regexp.MustCompile(`[^A-Za-z0-9._-]`)
+
 // image makes the image of a source, or uses an existing one.
 func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src source) (mesh.Image, error) {
 	began := d.Now()
@@ -35,6 +62,9 @@ func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src sou
 		Labels: map[string]string{
 			"mesh.stack": string(st.Name), "mesh.commit": string(src.commit), "mesh.deployment": fmt.Sprint(int(a.dep.Number)),
 		},
+	}
+	if t := settingTag(st.Effective(), src, a.dep.Number, began); t != "" && src.tree != nil {
+		b.Tags = append(b.Tags, fmt.Sprintf("mesh/%s:%s", st.Name, t))
 	}
 	var err error
 	if b.May, err = d.mayRead(ctx, a.dep.By); err != nil {

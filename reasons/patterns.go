@@ -57,11 +57,11 @@ var patterns = []pattern{
 	p("Could not find gem", `^Could not find gem '([^']+)'`, "", "correct the gem or its source in the Gemfile"),
 
 	// Settings and secrets that are missing.
-	p("secret_key_base", "Missing `secret_key_base` for 'production'", "", `set the secret: ssh mesh config:set SECRET_KEY_BASE=$$(openssl rand -hex 64)`),
+	p("secret_key_base", "Missing `secret_key_base` for 'production'", "", `set the secret, made with openssl rand -hex 64: ssh mesh config:set SECRET_KEY_BASE=…`),
 	p("ncryption", `(?:Missing encryption key to decrypt file with|ActiveSupport::MessageEncryptor::InvalidMessage)`, "", `set the key in config/master.key: ssh mesh config:set RAILS_MASTER_KEY=…`),
-	p("SECRET_KEY", `(?:The SECRET_KEY setting must not be empty|KeyError: '(?:DJANGO_)?SECRET_KEY')`, "", `set the secret under the name that the settings read: ssh mesh config:set SECRET_KEY=$$(openssl rand -hex 32)`),
-	p("No application encryption key", `No application encryption key has been specified`, "", `set the key: ssh mesh config:set APP_KEY=base64:$$(openssl rand -base64 32)`),
-	p("SECRET_KEY_BASE is missing", `environment variable SECRET_KEY_BASE is missing`, "", `set the secret: ssh mesh config:set SECRET_KEY_BASE=$$(openssl rand -hex 64)`),
+	p("SECRET_KEY", `(?:The SECRET_KEY setting must not be empty|KeyError: '(?:DJANGO_)?SECRET_KEY')`, "", `set the secret under the name that the settings read, made with openssl rand -hex 32: ssh mesh config:set SECRET_KEY=…`),
+	p("No application encryption key", `No application encryption key has been specified`, "", `set the key, made with php artisan key:generate --show: ssh mesh config:set APP_KEY=…`),
+	p("SECRET_KEY_BASE is missing", `environment variable SECRET_KEY_BASE is missing`, "", `set the secret, made with openssl rand -hex 64: ssh mesh config:set SECRET_KEY_BASE=…`),
 	p("Invalid HTTP_HOST", `Invalid HTTP_HOST header: '([^']+)'`, "", `add the host to ALLOWED_HOSTS of Django's settings`),
 	p("nvironment variable", `(?:PrismaConfigEnvError: Missing required environment variable|Environment variable not found): (\w+)`, "", `set it: ssh mesh config:set $1=…`),
 	p("KeyError", `KeyError: '([A-Z][A-Z0-9_]{2,})'`, "", `set the config var, if that is one: ssh mesh config:set $1=…`),

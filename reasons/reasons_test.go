@@ -35,7 +35,7 @@ func TestFind(t *testing.T) {
 		},
 		"a Rails without a secret": {
 			"/usr/local/bundle/gems/railties/application.rb:1:in `secret_key_base': Missing `secret_key_base` for 'production' environment, set this string with `bin/rails credentials:edit` (ArgumentError)\n\tfrom x.rb",
-			"/usr/local/bundle/gems/railties", "config:set SECRET_KEY_BASE=$(openssl rand -hex 64)", 1,
+			"/usr/local/bundle/gems/railties", "openssl rand -hex 64: ssh mesh config:set SECRET_KEY_BASE=…", 1,
 		},
 		"webpack 4":   {"Error: error:0308010C:digital envelope routines::unsupported\n    at new Hash\n  code: 'ERR_OSSL_EVP_UNSUPPORTED'", "Error: error:0308010C", "write 16 into .node-version", 1},
 		"tsc":         {"src/a.ts(1,7): error TS2322: Type 'string' is not assignable to type 'number'.\nsrc/a.ts(2,7): error TS2304: Cannot find name 'x'.\nnpm error Lifecycle script `build` failed with error:", "src/a.ts(1,7): error TS2322", "", 2},

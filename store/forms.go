@@ -97,6 +97,11 @@ type settingsForm struct {
 	BuildPackages []string `json:"build_packages,omitempty"`
 	BaseImage     string   `json:"base_image,omitempty"`
 	BuildCommand  string   `json:"build_command,omitempty"`
+	Language      string   `json:"language_version,omitempty"`
+	Install       string   `json:"install_command,omitempty"`
+	Output        string   `json:"output,omitempty"`
+	BuildArgs     []string `json:"build_args,omitempty"`
+	ImageTag      string   `json:"image_tag,omitempty"`
 	StartCommand  string   `json:"start_command,omitempty"`
 	User          string   `json:"user,omitempty"`
 	Pull          *bool    `json:"pull,omitempty"`

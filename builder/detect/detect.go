@@ -30,6 +30,21 @@ type Settings struct {
 	User          string   // the user that runs the program; empty: one without privileges
 	Version       string   // of the language, instead of the one in the tree's files
 	Output        string   // the folder of a built site to serve, instead of the detected one
+	Install       string   // the command that installs dependencies, instead of the detected one
+	Args          []string // names of build arguments that the commands of the build get
+}
+
+// SettingsOf are those of a stack that matter for its Dockerfile.
+func SettingsOf(set mesh.Settings) Settings {
+	out := Settings{
+		Packages: set.Packages, BuildPackages: set.BuildPackages, BaseImage: set.BaseImage, BuildCommand: set.BuildCommand, StartCommand: set.StartCommand,
+		User: set.User, Version: set.Language, Output: set.Output, Install: set.Install,
+	}
+	for _, a := range set.BuildArgs {
+		name, _, _ := strings.Cut(a, "=")
+		out.Args = append(out.Args, name)
+	}
+	return out
 }
 
 // Plan describes how a tree is built.
@@ -132,12 +147,14 @@ func Folder(tree fs.FS, dir string, set Settings) (*Plan, error) {
 			return nil, mesh.Errorf(mesh.Invalid, "%s=%q contains a blank", name, mesh.Clip(v, 60))
 		}
 	}
-	if strings.ContainsAny(set.BuildCommand, "\r\n") {
-		return nil, mesh.Errorf(mesh.Invalid, "build-command has several lines").WithHint("join them with &&, or call a script in the repository")
+	for name, v := range map[string]string{"build-command": set.BuildCommand, "install-command": set.Install} {
+		if strings.ContainsAny(v, "\r\n") {
+			return nil, mesh.Errorf(mesh.Invalid, "%s has several lines", name).WithHint("join them with &&, or call a script in the repository")
+		}
 	}
 	src := &source{tree: tree, set: set, whole: whole, folder: dir}
 	write := func(l language, because string) (*Plan, error) {
-		p := &plan{Plan: Plan{Language: l.name, Because: because}, want: said{set.Version, "language-version"}, packages: set.Packages, buildPackages: set.BuildPackages}
+		p := &plan{Plan: Plan{Language: l.name, Because: because}, want: said{set.Version, "language-version"}, install: said{set.Install, "install-command"}, packages: set.Packages, buildPackages: set.BuildPackages}
 		if err := l.plan(src, p); err != nil {
 			return nil, err
 		}

@@ -51,6 +51,10 @@ func settings(text string) (s detect.Settings) {
 			s.Version = v
 		case "output":
 			s.Output = v
+		case "install-command":
+			s.Install = v
+		case "build-args":
+			s.Args = strings.Split(v, ",")
 		}
 	}
 	return s

@@ -16,6 +16,7 @@ type plan struct {
 	Plan
 
 	want          said     // the version that was set for the build; before any file's
+	install       said     // the command that was set to install dependencies
 	image         string   // of the base stage
 	release       string   // of its Debian, if that is an older one
 	entrypoint    bool     // the image has an ENTRYPOINT, which would precede every command
@@ -71,6 +72,9 @@ func (p *plan) text(set Settings) string {
 		line("WORKDIR /app")
 	}
 	if staged {
+		for _, name := range set.Args {
+			line("ARG %s", name)
+		}
 		if len(p.buildPackages) > 0 {
 			line("%s", install(p.buildPackages, p.release))
 		}
@@ -84,6 +88,11 @@ func (p *plan) text(set Settings) string {
 	} else {
 		line("FROM %s", image)
 		p.writeBase(line)
+	}
+	if !staged {
+		for _, name := range set.Args {
+			line("ARG %s", name)
+		}
 	}
 	owner := p.owner(set)
 	switch {

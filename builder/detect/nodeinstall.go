@@ -30,7 +30,7 @@ func nodeInstall(s *source, p *plan, j packageJSON, job nodeJob) {
 		scripted = ""
 	}
 	install, prune := nodeSetUp(p, job, scripted)
-	p.found(strings.TrimPrefix(install, "NODE_ENV=development "), job.why)
+	install = p.installs(install, job.why)
 	whole := nodeWhole(j)
 	if len(j.Workspaces) > 0 || len(s.workspaces(j)) > 0 {
 		whole = "workspaces in package.json"
@@ -77,7 +77,7 @@ func nodeInstallWorkspace(s *source, p *plan, root packageJSON, members []nodeMe
 		scripted = cmp.Or(scripted, "scripts.build of a dependency")
 	}
 	install, prune := nodeSetUp(p, job, scripted)
-	p.found(strings.TrimPrefix(install, "NODE_ENV=development "), job.why+" of the workspace")
+	install = p.installs(install, job.why+" of the workspace")
 	if whole != "" {
 		p.found("copies everything before installing", whole)
 		copied = []string{"COPY . ."}
@@ -169,6 +169,9 @@ func nodeSetUp(p *plan, job nodeJob, scripted string) (install, prune string) {
 		p.build = append(p.build, "ENV "+strings.Join(job.env, " "))
 	}
 	install, prune = job.install, job.prune
+	if p.install.text != "" {
+		return install, "" // what that command installs is what is wanted
+	}
 	if job.keep != "" {
 		return "NODE_ENV=development " + install, ""
 	}

@@ -297,6 +297,16 @@ func (s *source) buildCommand(p *plan, found, why string) string {
 	return found
 }
 
+// installs records how dependencies are installed, and returns the command: the one that
+// was set, or the detected one.
+func (p *plan) installs(command, why string) string {
+	if p.install.text != "" {
+		command, why = p.install.text, p.install.from
+	}
+	p.found(strings.TrimPrefix(command, "NODE_ENV=development "), why)
+	return command
+}
+
 // found records a fact, on one line whatever file it comes from.
 func (p *plan) found(what, why string) { p.Facts = append(p.Facts, Fact{flat(what), flat(why)}) }
 

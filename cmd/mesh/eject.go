@@ -73,10 +73,7 @@ func eject(words []string, ask func(words []string, stdout io.Writer) error, std
 	if err != nil || !filepath.IsLocal(dir) {
 		scope, dir = root, "" // as on the server: context= has no effect then
 	}
-	plan, err := detect.Folder(os.DirFS(cmp.Or(scope, ".")), filepath.ToSlash(dir), detect.Settings{
-		Packages: set.Packages, BuildPackages: set.BuildPackages, BaseImage: set.BaseImage,
-		BuildCommand: set.BuildCommand, StartCommand: set.StartCommand, User: set.User,
-	})
+	plan, err := detect.Folder(os.DirFS(cmp.Or(scope, ".")), filepath.ToSlash(dir), detect.SettingsOf(set))
 	if err != nil {
 		return err
 	}
