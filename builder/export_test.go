@@ -82,8 +82,8 @@ func (b *Builder) Write(root, path string) error { return b.write(root, path) }
 // InForce fails unless they are set there.
 func (b *Builder) InForce(root, path string) error { return b.inForce(root, path) }
 
-// Explain is the error that a pusher sees for BuildKit's error in a step.
-func (b *Builder) Explain(ctx context.Context, name string, err error) error {
+// Cause is the error that a pusher sees for BuildKit's error in a step.
+func (b *Builder) Cause(ctx context.Context, name string, err error) error {
 	j := &job{Builder: b, out: newPrinter(io.Discard, nil), df: &dockerfile{shown: "Dockerfile"}}
 	r := newRenderer(j.out)
 	r.order = []*step{{name: name, err: err.Error()}}

@@ -122,7 +122,7 @@ func TestRoomAndCache(t *testing.T) {
 func TestBuild_ThatRanOutOfMemory(t *testing.T) {
 	t.Parallel()
 	b := builder.New(engine.Of(cli), builder.Options{Memory: 512 << 20})
-	err := b.Explain(t.Context(), "RUN make", errors.New(`process "/bin/sh -c make" did not complete successfully: cannot allocate memory`))
+	err := b.Cause(t.Context(), "RUN make", errors.New(`process "/bin/sh -c make" did not complete successfully: cannot allocate memory`))
 	var e *mesh.Error
 	if !errors.As(err, &e) || e.Kind != mesh.Failed || e.Text != "'RUN make' ran out of memory" || e.Hint != "it was killed, most likely because it used too much memory: all builds together may use 512 MB" {
 		t.Errorf("got %v", err)

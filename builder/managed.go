@@ -125,6 +125,13 @@ func (b *Builder) Dockerfile(tree mesh.Tree, set mesh.Settings) (text string, ma
 	return string(j.df.text), j.df.managed, nil
 }
 
+// Explain writes what a tree is built with, and which file decided it, as a build says
+// it. It needs no engine.
+func (b *Builder) Explain(tree mesh.Tree, set mesh.Settings, w io.Writer) error {
+	j := &job{Builder: b, Build: mesh.Build{Tree: tree, Settings: set}, out: newPrinter(w, nil)}
+	return j.prepare()
+}
+
 // hasDockerfile reports whether anything has that name, even if it cannot be built:
 // that gives an error instead of being ignored.
 func (f *files) hasDockerfile() bool {

@@ -23,6 +23,9 @@ type Builds interface {
 var buildCommands = []*definition{
 	{
 		topic: "build", short: "Show the build and check settings", stack: true, json: true, run: runBuild,
+		long: "\"mesh build DIR\" builds a folder on your machine, with its Docker Engine, exactly as a server would. It\n" +
+			"needs no server. --explain says which file decided what. -e NAME=VALUE and --env-file FILE are config\n" +
+			"vars, --set NAME=VALUE are build settings, -t NAME names the image, --no-cache builds everything again.",
 	},
 	{
 		topic: "build", verb: "set", args: "NAME=VALUE…", short: "Change build and check settings for the next push",
@@ -31,14 +34,17 @@ var buildCommands = []*definition{
 		stack: true, access: mesh.AccessDeploy, min: 1, max: maxArgs, run: runBuildSet,
 	},
 	{
-		topic: "build", verb: "dockerfile", args: "[--eject]", short: "Print the Dockerfile of the last commit, or a generated one",
+		topic: "build", verb: "dockerfile", args: "[DIR] [--eject]", short: "Print the Dockerfile of the last commit, or a generated one",
 		long: "Prints the repository's own Dockerfile, or the one that mesh generates if there is none. In a checkout,\n" +
 			"\"mesh build:dockerfile --eject\" generates it from the files there and writes it to ./Dockerfile, with a\n" +
-			".dockerignore if there is none. From then on it belongs to the repository: change it and commit it.",
-		stack: true, access: mesh.AccessRead, quiet: true, exact: true, run: runBuildDockerfile,
+			".dockerignore if there is none. From then on it belongs to the repository: change it and commit it.\n" +
+			"\"mesh build:dockerfile DIR\" prints it for a folder on your machine; --explain says which file decided\n" +
+			"what. Neither needs a server.",
+		stack: true, access: mesh.AccessRead, max: 1, quiet: true, exact: true, run: runBuildDockerfile,
 		flags: func(fs *pflag.FlagSet) {
 			fs.Bool("eject", false, "write ./Dockerfile, in a checkout")
 			fs.Bool("force", false, "with --eject: replace an existing Dockerfile")
+			fs.Bool("explain", false, "say which file decided what, in a checkout")
 		},
 	},
 	{
@@ -96,6 +102,9 @@ func runBuild(_ context.Context, c *call) error {
 func runBuildDockerfile(ctx context.Context, c *call) error {
 	if eject, _ := c.flags.GetBool("eject"); eject {
 		return mesh.Errorf(mesh.Invalid, "--eject writes a file on your machine: only the client can do that").WithHint("in a checkout: mesh build:dockerfile --eject")
+	}
+	if explain, _ := c.flags.GetBool("explain"); explain || len(c.args) > 0 {
+		return mesh.Errorf(mesh.Invalid, "a folder is on your machine: only the client can look at it").WithHint("in a checkout: mesh build:dockerfile . --explain")
 	}
 	text, managed, err := c.Builds.Dockerfile(ctx, c.stack.Name)
 	if err != nil {

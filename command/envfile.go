@@ -91,7 +91,7 @@ func runConfigImport(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	set, err := parseConfig(data)
+	set, err := ReadConfig(data)
 	if err != nil {
 		return err
 	}
@@ -110,10 +110,10 @@ func runConfigImport(ctx context.Context, c *call) error {
 	return c.changeConfig(ctx, change, "set")
 }
 
-// parseConfig parses the output of exportConfig, and .env files as people write them:
+// ReadConfig parses the output of exportConfig, and .env files as people write them:
 // comments, blank lines, "export", values in either kind of quotes, over several lines
 // if necessary, or unquoted to the end of the line. It expands nothing.
-func parseConfig(text string) (mesh.Config, error) {
+func ReadConfig(text string) (mesh.Config, error) {
 	set := mesh.Config{}
 	text, err := plainText(text)
 	if err != nil {

@@ -27,7 +27,7 @@ func TestConfig_ExportImportRoundTrip(t *testing.T) {
 			// end, as in files from other systems.
 			text = strings.ReplaceAll(text, "a\r\nb", "a\nb")
 		}
-		back, err := parseConfig(text)
+		back, err := ReadConfig(text)
 		if err != nil {
 			t.Fatalf("%s: %v\n%s", format, err, text)
 		}
@@ -45,7 +45,7 @@ func TestConfig_ExportImportRoundTrip(t *testing.T) {
 
 func TestParseConfig_AsPeopleWriteIt(t *testing.T) {
 	t.Parallel()
-	got, err := parseConfig("\ufeff# comment\n\n  export A=1 \nB = two words # remark\nC='x'\"y\"  # z\nD=a#b\nE=\nF=\"l1\nl2\"\r\nG=last")
+	got, err := ReadConfig("\ufeff# comment\n\n  export A=1 \nB = two words # remark\nC='x'\"y\"  # z\nD=a#b\nE=\nF=\"l1\nl2\"\r\nG=last")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func TestParseConfig_AsPeopleWriteIt(t *testing.T) {
 		"{\"A\": 1}":              "not a JSON object of strings",
 		"A=\"x\ny\"\nB=1\nsecret": "line 4: it has no =",
 	} {
-		if _, err := parseConfig(text); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := ReadConfig(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}
 	}
@@ -75,7 +75,7 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add("A=1\nB='x'\n")
 	f.Add("export A=\"x\\n\"\n# c\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		cfg, err := parseConfig(text)
+		cfg, err := ReadConfig(text)
 		if err != nil {
 			return
 		}
@@ -89,7 +89,7 @@ func FuzzParseConfig(f *testing.F) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			back, err := parseConfig(out)
+			back, err := ReadConfig(out)
 			if err != nil || !back.Equal(cfg) {
 				t.Fatalf("%s: %q is read back as something else: %v", format, out, err)
 			}
@@ -125,7 +125,7 @@ func TestParseConfig_Blanks(t *testing.T) {
 		"V='a # b'":                      "a # b",
 		"exported=2\nV=3\nexport_me = 4": "3",
 	} {
-		got, err := parseConfig(text)
+		got, err := ReadConfig(text)
 		if err != nil || got["V"].Reveal() != want {
 			t.Errorf("%q: %q, %v; want %q", text, got["V"].Reveal(), err, want)
 		}
@@ -135,7 +135,7 @@ func TestParseConfig_Blanks(t *testing.T) {
 		"{\"V\": \"caf\xe9\"}":    "line 1 is not valid UTF-8",
 		"\xff\xfeV\x00=\x001\x00": "standard input is UTF-16",
 	} {
-		if _, err := parseConfig(text); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := ReadConfig(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}

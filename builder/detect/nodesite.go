@@ -132,7 +132,7 @@ var jsComment = regexp.MustCompile(`(?m)/\*(?s:.*?)\*/|^\s*//.*$`)
 // nodeSite decides whether a build makes a site that is served as files. A start script
 // that is not made for the development serves it in another way.
 func nodeSite(s *source, j packageJSON) (site, error) {
-	if s.set.StartCommand != "" || s.process("web") != "" {
+	if s.set.StartCommand != "" || s.web().text != "" {
 		return site{}, nil
 	}
 	if s.set.Output != "" {

@@ -68,7 +68,7 @@ func startScript(j packageJSON) string {
 
 // nodeCommands are all commands that run in instances, with the scripts that they call.
 func nodeCommands(s *source, j packageJSON, start string) string {
-	text := strings.Join([]string{s.set.StartCommand, s.read("Procfile"), start}, "\n")
+	text := strings.Join([]string{s.set.StartCommand, s.read("Procfile"), s.web().text, start}, "\n")
 	called := map[string]bool{}
 	for {
 		more := ""

@@ -256,6 +256,17 @@ func (s *source) glob(name string) (paths []string) {
 	return paths
 }
 
+// web is the command of web in the Procfile, or in the file of another builder.
+func (s *source) web() said {
+	var nixpacks struct{ Start struct{ Cmd string } }
+	var railpack struct{ Deploy struct{ StartCommand string } }
+	_ = toml.Unmarshal([]byte(s.read("nixpacks.toml")), &nixpacks) // deploy/manifest reports what is wrong with them
+	_ = json.Unmarshal([]byte(s.read("railpack.json")), &railpack)
+	return firstSaid(
+		said{s.process("web"), "web in the Procfile"}, said{railpack.Deploy.StartCommand, "deploy.startCommand in railpack.json"}, said{nixpacks.Start.Cmd, "start.cmd in nixpacks.toml"},
+	)
+}
+
 // process is a line of the Procfile.
 func (s *source) process(name string) string {
 	for l := range strings.SplitSeq(s.read("Procfile"), "\n") {
@@ -273,8 +284,8 @@ func (s *source) start(p *plan, found, why string, lookedFor string) error {
 	switch {
 	case s.set.StartCommand != "":
 		found, why = s.set.StartCommand, "start-command"
-	case s.process("web") != "":
-		found, why = s.process("web"), "web in the Procfile"
+	case s.web().text != "":
+		found, why = flat(s.web().text), s.web().from
 	case found == "" && s.has("Procfile"):
 		return nil
 	case found == "":

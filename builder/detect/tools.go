@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"encoding/json"
 	"io/fs"
 	"path"
 	"slices"
@@ -39,6 +40,9 @@ func (s *source) tool(names ...string) said {
 				return said{v, f}
 			}
 		}
+		if v := railpackTool(at.read("railpack.json"), names); v != "" {
+			return said{v, "railpack.json"}
+		}
 		for l := range strings.SplitSeq(at.read(".tool-versions"), "\n") {
 			if f := strings.Fields(l); len(f) > 1 && slices.Contains(names, f[0]) {
 				return said{plainVersion(f[1]), ".tool-versions"}
@@ -46,6 +50,21 @@ func (s *source) tool(names ...string) said {
 		}
 	}
 	return said{}
+}
+
+// railpackTool reads one version out of "packages" of a railpack.json
+// (https://railpack.com/config/file).
+func railpackTool(text string, names []string) string {
+	var file struct{ Packages texts }
+	if text == "" || json.Unmarshal([]byte(text), &file) != nil {
+		return ""
+	}
+	for _, n := range names {
+		if v := plainVersion(file.Packages[n]); v != "" {
+			return v
+		}
+	}
+	return ""
 }
 
 // miseTool reads one version out of [tools]: a text, the first of a list, or the

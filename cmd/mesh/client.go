@@ -27,6 +27,12 @@ func client(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	if ejects(words) {
 		return eject(words, opt.asker(stderr), stderr)
 	}
+	if b, ok, err := localBuildOf(words, opt.serverKnown()); ok || err != nil {
+		if err != nil {
+			return err
+		}
+		return b.run(stdout, stderr)
+	}
 	if with, ok := edits(words); ok {
 		return opt.editConfig(with, stdout, stderr)
 	}

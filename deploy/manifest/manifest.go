@@ -1,5 +1,5 @@
-// Package manifest reads what a tree declares: Procfile, mesh.toml, app.json and
-// heroku.yml; the paths that a stack watches; and how a command line becomes the
+// Package manifest reads what a tree declares: Procfile, mesh.toml, app.json,
+// heroku.yml, railpack.json and nixpacks.toml; the paths that a stack watches; and how a command line becomes the
 // process of a container.
 //
 // It takes bytes and returns values: it has no state, starts nothing, and reads only
@@ -84,7 +84,33 @@ func readFiles(read func(name string) (string, error)) (Manifest, error) {
 			return m, err
 		}
 	}
+	if err := m.peerFiles(read); err != nil {
+		return m, err
+	}
 	return m, m.checkCommands()
+}
+
+// peerFiles reads the files of other builders, for a tree without a Dockerfile: with one,
+// they ignore them as well.
+func (m *Manifest) peerFiles(read func(name string) (string, error)) error {
+	if own, err := read(mesh.DefaultDockerfile); own != "" || err != nil || m.Settings.Dockerfile != "" {
+		return nil //nolint:nilerr // whoever builds reports what is wrong with it
+	}
+	for _, f := range []struct {
+		name string
+		into func(string) error
+	}{{"railpack.json", m.railpack}, {"nixpacks.toml", m.nixpacks}} {
+		text, err := read(f.name)
+		if err != nil {
+			return err
+		}
+		if text != "" {
+			if err := f.into(strings.TrimPrefix(text, "\ufeff")); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // checkCommands returns an error for a command that cannot be given to a container. The
