@@ -38,7 +38,7 @@ func node(s *source, p *plan) error {
 	if s.top != nil {
 		job.manager = packageManager(s.top, p, root, version)
 	}
-	p.Framework = nodeFramework(s, j).name
+	p.Framework = nodeFramework(j).name
 	t, err := nodeSite(s, j)
 	if err != nil {
 		return err

@@ -48,7 +48,7 @@ var nodeFrameworks = []framework{
 }
 
 // nodeFramework is the framework of a server; its fields are empty if none is known.
-func nodeFramework(s *source, j packageJSON) framework {
+func nodeFramework(j packageJSON) framework {
 	for _, f := range nodeFrameworks {
 		if !j.has(f.dependency) || f.dependency == "@sveltejs/adapter-auto" && j.has("@sveltejs/adapter-static") {
 			continue
@@ -165,7 +165,7 @@ func nodeSite(s *source, j packageJSON) (site, error) {
 		if script != "" && !devServer.MatchString(script) && (!sure || !ownServer.MatchString(script)) {
 			return site{}, nil
 		}
-		if !sure && (nodeServes(s, j) || nodeBuildScript(j) == "" && f.name != "Expo" && f.name != "Gatsby") {
+		if !sure && (nodeServes(j) || nodeBuildScript(j) == "" && f.name != "Expo" && f.name != "Gatsby") {
 			return site{}, nil
 		}
 		out := f.site
@@ -207,8 +207,8 @@ func nodeSiteName(j packageJSON) string {
 }
 
 // nodeServes reports whether the tree has a server beside the front end.
-func nodeServes(s *source, j packageJSON) bool {
-	f := nodeFramework(s, j)
+func nodeServes(j packageJSON) bool {
+	f := nodeFramework(j)
 	return f.start != "" || j.runs(f.dependency) // a server library may be there for the development only
 }
 

@@ -19,7 +19,7 @@ func nodeStart(s *source, p *plan, j packageJSON, m manager) (command, why strin
 			return j.Scripts[name], "scripts." + name + " in package.json"
 		}
 	}
-	f := nodeFramework(s, j)
+	f := nodeFramework(j)
 	if devServer.MatchString(startScript(j)) && f.start != "" {
 		script = "" // made for the development, and it listens on the loopback only
 	}

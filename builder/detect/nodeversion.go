@@ -69,9 +69,8 @@ var exactNode = regexp.MustCompile(`^[=~v\s]*\d+\.\d+(\.(\d+|[x*]))?$`)
 // version is kept: yarn and pnpm refuse another patch level than the one in engines. If
 // it has no image with a Debian that is supported, its line has one.
 func nodeVersion(s *source, p *plan, what string, v said) (version, release string, err error) {
-	numbers := 1
 	if w := firstSaid(p.want, v); exactNode.MatchString(w.text) {
-		numbers = 1 + strings.Count(number.FindString(w.text), ".")
+		numbers := 1 + strings.Count(number.FindString(w.text), ".")
 		if strings.HasPrefix(strings.TrimSpace(w.text), "~") {
 			numbers = 2
 		}

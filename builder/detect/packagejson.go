@@ -39,7 +39,7 @@ type scripts map[string]string
 func (s *scripts) UnmarshalJSON(b []byte) error {
 	var all map[string]any
 	if err := json.Unmarshal(b, &all); err != nil {
-		return &notObject{"scripts", jsonKind(b)}
+		return &notObjectError{"scripts", jsonKind(b)}
 	}
 	*s = onlyTexts(all)
 	return nil

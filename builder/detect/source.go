@@ -9,6 +9,7 @@ import (
 	"path"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -106,10 +107,10 @@ func (s *source) small(name string) error {
 	return nil
 }
 
-// notObject is the error of a value that must be an object. Field is empty for the file.
-type notObject struct{ field, is string }
+// notObjectError is the error of a value that must be an object. Field is empty for the file.
+type notObjectError struct{ field, is string }
 
-func (e *notObject) Error() string {
+func (e *notObjectError) Error() string {
 	if e.field == "" {
 		return "it is " + e.is + ", and must be an object"
 	}
@@ -125,7 +126,7 @@ func readJSON(name, text string, v any) error {
 	var kind *json.UnmarshalTypeError
 	if errors.As(err, &kind) {
 		if kind.Field == "" || kind.Type == nil {
-			err = &notObject{"", "a JSON " + kind.Value}
+			err = &notObjectError{"", "a JSON " + kind.Value}
 		} else {
 			err = fmt.Errorf("%s is a JSON %s, and must be %s", kind.Field, kind.Value, jsonName(kind.Type))
 		}
@@ -144,15 +145,12 @@ func readJSON(name, text string, v any) error {
 
 // jsonName is what JSON calls the values of a type.
 func jsonName(t reflect.Type) string {
-	switch t.Kind() {
-	case reflect.String:
-		return "a string"
-	case reflect.Bool:
-		return "true or false"
-	case reflect.Slice:
-		return "an array"
-	case reflect.Map, reflect.Struct:
-		return "an object"
+	for name, kinds := range map[string][]reflect.Kind{
+		"a string": {reflect.String}, "true or false": {reflect.Bool}, "an array": {reflect.Slice}, "an object": {reflect.Map, reflect.Struct},
+	} {
+		if slices.Contains(kinds, t.Kind()) {
+			return name
+		}
 	}
 	return "a number"
 }

@@ -117,7 +117,7 @@ func (b localBuild) run(stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	home := builder.New(docker, builder.Options{Server: "local", Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	home := builder.New(docker, builder.Options{Server: "local", Logger: slog.New(slog.DiscardHandler)})
 	if b.explain {
 		if err := home.Explain(build.Tree, build.Settings, stderr); err != nil {
 			return err
