@@ -208,6 +208,24 @@ func TestDetect_BrokenFiles(t *testing.T) {
 	}
 }
 
+// A workspace of 300 packages has few instructions, and installs again only if one of
+// its manifests changes.
+func TestDetect_ManyMembers(t *testing.T) {
+	t.Parallel()
+	files := map[string]string{"package.json": `{"workspaces": ["packages/*"]}`, "package-lock.json": "{}"}
+	for i := range 300 {
+		files[fmt.Sprintf("packages/p%03d/package.json", i)] = `{"name": "p", "scripts": {"start": "node a.js"}}`
+	}
+	plan, err := detect.Folder(tree(files), "packages/p007", detect.Settings{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	parses(t, plan.Dockerfile)
+	if n := strings.Count(plan.Dockerfile, "\n"); n > 40 || !strings.Contains(plan.Dockerfile, "COPY --from=manifests /app /app\nRUN ") {
+		t.Errorf("%d lines:\n%s", n, plan.Dockerfile)
+	}
+}
+
 // A committed .env reaches the build, but no server serves it.
 func TestDetect_EnvIsNotHandedOut(t *testing.T) {
 	t.Parallel()

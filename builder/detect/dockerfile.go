@@ -23,6 +23,7 @@ type plan struct {
 	env           []string // NAME=value of the base stage
 	packages      []string // Debian packages in the base stage
 	base          []string // further instructions of the base stage
+	manifests     []string // instructions of a stage that collects what defines the dependencies; none: no such stage
 	buildImage    string   // of the build stage; empty: the base stage
 	buildPackages []string // Debian packages in the build stage
 	build         []string // instructions of the build stage; none: no such stage
@@ -65,9 +66,11 @@ func (p *plan) text(set Settings) string {
 	if staged && p.buildImage == "" {
 		line("FROM %s AS base", image)
 		p.writeBase(line)
+		p.writeManifests(line, "base")
 		line("")
 		line("FROM base AS build")
 	} else if staged {
+		p.writeManifests(line, p.buildImage)
 		line("FROM %s AS build", p.buildImage)
 		line("WORKDIR /app")
 	}
@@ -119,6 +122,27 @@ func (p *plan) text(set Settings) string {
 		line("CMD %s", execForm(p.cmd))
 	}
 	return b.String()
+}
+
+// writeManifests writes the stage manifests. COPY --from compares contents, so what is
+// copied from it is copied again only if one of the files has changed.
+func (p *plan) writeManifests(line func(string, ...any), image string) {
+	if len(p.manifests) == 0 {
+		return
+	}
+	if image == "base" {
+		line("")
+	}
+	line("FROM %s AS manifests", image)
+	if image != "base" {
+		line("WORKDIR /app")
+	}
+	for _, l := range p.manifests {
+		line("%s", l)
+	}
+	if image != "base" {
+		line("")
+	}
 }
 
 func (p *plan) writeBase(line func(string, ...any)) {

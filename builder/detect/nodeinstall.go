@@ -78,9 +78,13 @@ func nodeInstallWorkspace(s *source, p *plan, root packageJSON, members []nodeMe
 	}
 	install, prune := nodeSetUp(p, job, scripted)
 	install = p.installs(install, job.why+" of the workspace")
-	if whole != "" {
+	switch {
+	case whole != "":
 		p.found("copies everything before installing", whole)
 		copied = []string{"COPY . ."}
+	case len(members) > maxCopies:
+		copied = []string{"COPY --from=manifests /app /app"}
+		p.manifests = []string{"COPY . .", manifestsOf(job.files)}
 	}
 	p.build = append(append(p.build, copied...), "RUN "+cache+mounts+exports+install)
 	if whole == "" {
@@ -114,6 +118,24 @@ func (job nodeJob) steps(cache, env string) (list []string) {
 		list = append(list, "RUN "+withConfig+readConfig+command)
 	}
 	return list
+}
+
+// maxCopies is how many members of a workspace are copied one by one: an image has at
+// most 127 layers.
+const maxCopies = 40
+
+// manifestsOf is the instruction that leaves only what defines the dependencies of a
+// workspace.
+func manifestsOf(files []string) string {
+	keep := "! -name package.json ! -name .npmrc ! -path './patches/*'"
+	for _, f := range files {
+		if f == ".yarn" {
+			keep += " ! -path './.yarn/*'"
+		} else {
+			keep += " ! -name " + f
+		}
+	}
+	return "RUN find . -depth \\( -type f -o -type l \\) " + keep + " -delete -o -type d -empty -delete"
 }
 
 // nodeMounts are the options of an instruction that installs: the cache, and the
