@@ -9,7 +9,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 20s
 
-.PHONY: help build run demo test quick transcripts examples docker-test golden fuzz bench bench-router bench-compare lint fmt soak systemd docs vuln image release release-check check clean
+.PHONY: help build run demo test quick transcripts examples docker-test golden fuzz bench bench-builder bench-router bench-compare lint fmt soak systemd docs vuln image release release-check check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -65,6 +65,10 @@ fuzz: ## each fuzz target for FUZZTIME
 
 bench: build engine ## the figures of docs/performance.md, against docker by hand in the same run
 	scripts/bench
+
+bench-builder: build engine ## managed builds beside hand-written Dockerfiles: docs/performance.md
+	scripts/base-images debian node python ruby php nginx golang deno rust java
+	go run ./tools/benchbuilder $(ARGS)
 
 bench-router: ## the router beside nginx, in turns: docs/performance.md
 	scripts/bench-router $(ARGS)
