@@ -225,6 +225,11 @@ func (j *job) baseFault(err error, text string, line int) error {
 			Kind: mesh.Unavailable, Text: fmt.Sprintf("%sthe base image %s is not on the server, and its registry cannot be reached", j.at(line), image),
 			Hint: "check the server's network; try on the server: docker pull " + image, Err: err,
 		}
+	case slices.ContainsFunc(unknownImageWords, mentions) && j.df.managed:
+		return &mesh.Error{
+			Kind: mesh.Failed, Text: fmt.Sprintf("%sthere is no image %s", j.at(line), image),
+			Hint: "ask for another version, in the file that the lines above name, or with: ssh mesh build:set -a " + string(j.Stack) + " language-version=VERSION", Err: err,
+		}
 	case slices.ContainsFunc(unknownImageWords, mentions):
 		return &mesh.Error{
 			Kind: mesh.Failed, Text: fmt.Sprintf("%sthere is no base image %s, or it is private", j.at(line), image),

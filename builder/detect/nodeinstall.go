@@ -42,7 +42,15 @@ func nodeInstall(s *source, p *plan, j packageJSON, job nodeJob) {
 		files := s.present(append([]string{"package.json", ".npmrc", "patches"}, job.files...)...)
 		p.build = append(p.build, copies(append(files, prismaFiles(s, job.schema)...))...)
 	}
+	apart := whole == "" && nodeScripted(j) == "" && p.install.text == "" && cmp.Or(job.command, job.generate, job.extra) == ""
+	if apart && len(j.Dependencies) == 0 {
+		install = "mkdir -p node_modules && " + install // that may make none
+	}
 	p.build = append(p.build, "RUN "+cache+mounts+exports+install)
+	if apart { // so that a push of an edit stores and copies nothing but the tree
+		p.final = []string{"COPY --from=build --chown=%OWNER /app/node_modules /app/node_modules", "COPY --chown=%OWNER . ."}
+		return
+	}
 	if whole == "" {
 		p.build = append(p.build, "COPY . .")
 	}
