@@ -30,7 +30,7 @@ func clojureSign(s *source) string {
 // clojure builds one jar with everything: with Leiningen, or with the program of
 // tools.build that is the tree's own build.clj.
 func clojure(s *source, p *plan) error {
-	version := s.javaWanted(p)
+	version := s.javaWanted(p, "21", "8", "11", "17", "25")
 	p.javaRuntime(version)
 	const cache = "/root/.m2"
 	if s.has("package.json") && s.has("shadow-cljs.edn") {

@@ -131,7 +131,11 @@ func (p *plan) haskellImage(s *source, text string, stack bool) {
 	if base := group(cabalBase, text); v.from == "" && cabalTight.MatchString(text) && haskellBases[base] != "" {
 		v = said{haskellBases[base], "base " + base + " in the .cabal file"}
 	}
-	p.buildImage = "haskell:" + p.version("GHC", v, 3, "9.8") + "-slim"
+	version := p.version("GHC", v, 3, "9.10")
+	p.buildImage = "haskell:" + version + "-slim"
+	if atLeast(version, "9.10") { // from then on there are several Debians
+		p.buildImage += "-bookworm"
+	}
 }
 
 // haskellMembers are the packages in folders, of a project with several.

@@ -32,7 +32,9 @@ func scala(s *source, p *plan) error {
 	case strings.Contains(text, "http4s"):
 		p.Framework = "http4s"
 	}
-	version := s.javaWanted(p)
+	// 17 runs every sbt from 1.5.5 on, and Scala's older compilers; light images begin
+	// with it.
+	version := s.javaWanted(p, "17", "21", "25")
 	line := "1.x"
 	if v := group(sbtVersion, s.read("project/build.properties")); v != "" {
 		p.found("sbt "+v, "project/build.properties")

@@ -123,15 +123,22 @@ func (s *source) files(dir, pattern string) (list []string) {
 // command names it.
 func (s *source) started() string { return s.set.StartCommand + "\n" + s.read("Procfile") }
 
-// javaWanted is the release of Java that a tree asks for, with the images' releases.
-func (s *source) javaWanted(p *plan) string {
-	v := firstSaid(p.want, said{systemJava(s), "system.properties"}, said{s.line(".java-version"), ".java-version"}, said{s.line(".jdk-version"), ".jdk-version"}, numeric(s.tool("java")), said{"21", "the default"})
+// javaWanted is the release of Java that a tree asks for, among those with images, or
+// the first of them.
+func (s *source) javaWanted(p *plan, known ...string) string {
+	v := firstSaid(p.want, said{systemJava(s), "system.properties"}, said{s.line(".java-version"), ".java-version"}, said{s.line(".jdk-version"), ".jdk-version"}, numeric(s.tool("java")), said{known[0], "the default"})
 	if !number.MatchString(v.text) { // "latest"
-		v.text = "25"
+		v.text = known[len(known)-1]
 	}
 	// Images exist for the releases with long-term support; a newer one runs what is
 	// built for an older one.
-	version := choose(">="+lines(strings.TrimPrefix(v.text, "1."), 1), "8", "11", "17", "21", "25")
+	wanted := lines(strings.TrimPrefix(v.text, "1."), 1)
+	oldest := slices.Clone(known)
+	slices.SortFunc(oldest, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+	version := choose(">="+wanted, oldest...)
+	if version != wanted {
+		v.from += " says " + flat(mesh.Clip(v.text, 40))
+	}
 	p.found("Java "+version, v.from)
 	return version
 }
