@@ -119,8 +119,8 @@ var languages = []language{
 	{name: "Python", kind: scripts, files: []string{"requirements.txt", "pyproject.toml", "Pipfile", "uv.lock", "manage.py"}, plan: python},
 	{name: "Deno", kind: scripts, files: []string{"deno.json", "deno.jsonc"}, plan: deno},
 	{name: "Rust", kind: compiled, files: []string{"Cargo.toml"}, plan: rust},
+	{name: "Scala", kind: compiled, files: []string{"build.sbt"}, look: scalaSign, plan: scala},
 	{name: "Java", kind: compiled, files: []string{"pom.xml", "build.gradle", "build.gradle.kts"}, plan: java},
-	{name: "Scala", kind: compiled, files: []string{"build.sbt"}, plan: scala},
 	{name: "Clojure", kind: compiled, files: []string{"project.clj", "deps.edn"}, look: clojureSign, plan: clojure},
 	{name: "Gleam", kind: compiled, files: []string{"gleam.toml"}, plan: gleam},
 	{name: "Swift", kind: compiled, files: []string{"Package.swift"}, plan: swift},
@@ -261,7 +261,7 @@ func (s *source) below() string {
 }
 
 func article(file string) string {
-	if strings.ContainsRune("aeioA", rune(file[0])) {
+	if strings.ContainsRune("aeioAEIO", rune(file[0])) {
 		return "an " + file
 	}
 	return "a " + file

@@ -92,7 +92,8 @@ func (d dotnetProject) test() bool {
 // program reports whether the project is one that can be started.
 func (d dotnetProject) program() bool {
 	out := d.property(func(i int) string { return d.PropertyGroups[i].OutputType })
-	return !d.test() && (d.web() || d.blazor() || strings.EqualFold(d.Sdk, "Microsoft.NET.Sdk.Worker") || strings.EqualFold(out, "Exe"))
+	runs := d.blazor() || slices.ContainsFunc([]string{"Microsoft.NET.Sdk.Web", "Microsoft.NET.Sdk.Worker"}, func(s string) bool { return strings.EqualFold(d.Sdk, s) })
+	return !d.test() && (runs && !strings.EqualFold(out, "Library") || strings.EqualFold(out, "Exe"))
 }
 
 // slashes are the paths of Windows, in which project files are written.
@@ -242,6 +243,10 @@ func dotnet(s *source, p *plan) error {
 		return s.start(p, staticCommand, staticServer, "a project")
 	}
 	p.final = []string{"COPY --from=build --chown=%OWNER /out /app"}
+	if dir := path.Join(path.Dir(app.file), "bin/publish"); strings.Contains(s.started(), "bin/publish") {
+		p.found("copies the program to "+dir, "the start command looks there, as on Heroku")
+		p.final = []string{"COPY --from=build --chown=%OWNER /out /app/" + dir}
+	}
 	return s.start(p, dotnetStart(app), app.file, "a project that can be started")
 }
 
@@ -261,7 +266,8 @@ func (s *source) dotnetApp(p *plan) (app dotnetProject, err error) {
 		files, where = s.dotnetWalk(), "the repository"
 	}
 	var web, others []dotnetProject
-	for _, f := range files {
+	slices.Sort(files)
+	for _, f := range slices.Compact(files) { // a project may be in two solutions
 		d, err := s.dotnetProject(f)
 		switch {
 		case err != nil:
@@ -286,6 +292,13 @@ func (s *source) dotnetApp(p *plan) (app dotnetProject, err error) {
 	// A Blazor client is published by the server that refers to it.
 	if want := program(names, s.dotnetStarted(names)); want != "" {
 		return web[slices.Index(names, want)], nil
+	}
+	var last []string // "Shop.Web" is the web of a shop
+	for _, n := range names {
+		last = append(last, n[strings.LastIndex(n, ".")+1:])
+	}
+	if want := program(last, ""); want != "" {
+		return web[slices.Index(last, want)], nil
 	}
 	var dirs []string
 	for _, d := range web {
@@ -382,8 +395,13 @@ func newestNet(list []string) (newest string) {
 func dotnetVersion(s *source, p *plan, app dotnetProject, needed []dotnetProject) error {
 	text, from := app.framework(), app.file
 	if text == "" || strings.Contains(text, "$(") {
-		props := s.read("Directory.Build.props")
-		text, from = group(regexp.MustCompile(`<TargetFrameworks?>\s*(net[^<]+?)\s*</`), props), "Directory.Build.props"
+		text = ""
+		for _, f := range []string{"Directory.Build.props", "Directory.Packages.props", path.Join(path.Dir(app.file), "Directory.Build.props")} {
+			if v := group(regexp.MustCompile(`<TargetFrameworks?>\s*(net[^<]+?)\s*</`), s.read(f)); v != "" {
+				text, from = v, f
+				break
+			}
+		}
 	}
 	net := newestNet(strings.Split(text, ";"))
 	if net == "" && text != "" {

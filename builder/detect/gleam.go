@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"regexp"
 	"strings"
 
 	"mesh"
@@ -9,6 +10,8 @@ import (
 // gleamDefault is the newest release that this package knows. Images exist for exact
 // versions (https://github.com/gleam-lang/gleam/pkgs/container/gleam).
 const gleamDefault = "1.14.0"
+
+var gleamMain = regexp.MustCompile(`(?m)^pub fn main\b`)
 
 // gleam exports the program for Erlang. The source goes into the image as well, for
 // files that the program reads.
@@ -23,6 +26,10 @@ func gleam(s *source, p *plan) error {
 	if g.Target == "javascript" && s.set.BuildCommand == "" {
 		return mesh.Errorf(mesh.Invalid, "this is Gleam for JavaScript (target in gleam.toml), and mesh builds Gleam for Erlang").
 			WithHint("remove target from gleam.toml, or write a Dockerfile: FROM ghcr.io/gleam-lang/gleam:v%s-node", gleamDefault)
+	}
+	if main := "src/" + g.Name + ".gleam"; !gleamMain.MatchString(s.read(main)) && strings.TrimSpace(s.started()) == "" {
+		return mesh.Errorf(mesh.Invalid, "this is Gleam, but there is no main function in %s", flat(mesh.Clip(main, 60))).
+			WithHint("write pub fn main() there; gleam run starts the same function")
 	}
 	v := firstSaid(p.want, s.tool("gleam"))
 	version, why := gleamDefault, "the newest that mesh knows"

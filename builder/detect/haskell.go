@@ -119,7 +119,7 @@ func haskell(s *source, p *plan) error {
 // package allows. Stack fetches the one of its resolver.
 func (p *plan) haskellImage(s *source, text string, stack bool) {
 	if stack && p.want.text == "" {
-		resolver := group(regexp.MustCompile(`(?m)^(?:resolver|snapshot):\s*(\S+)`), s.read("stack.yaml"))
+		resolver := group(regexp.MustCompile(`(?m)^(?:resolver|snapshot):[ \t]*(\S+)`), s.read("stack.yaml"))
 		if resolver == "" {
 			resolver = group(regexp.MustCompile(`(?m)^\s+url:\s*(\S+)`), s.read("stack.yaml"))
 		}
