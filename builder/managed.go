@@ -58,7 +58,7 @@ func (j *job) prepare() error {
 				j.out.detail("  " + l)
 			}
 		}
-		var u *detect.Unbuilt
+		var u *detect.UnbuiltError
 		if errors.As(err, &u) {
 			j.out.write("-----> Building without a Dockerfile is not possible; one to begin with, replace NAME and the command:")
 			for _, l := range u.Dockerfile {

@@ -27,7 +27,7 @@ func crystal(s *source, p *plan) error {
 		}
 	}
 	v := firstSaid(said{s.line(".crystal-version"), ".crystal-version"}, s.tool("crystal"))
-	version := "1"
+	var version string
 	switch declared := (said{shard.Crystal, "crystal in shard.yml"}); {
 	case v.from != "" || p.want.text != "":
 		version = p.version("Crystal", numeric(v), 3, "1.17")

@@ -86,7 +86,7 @@ func TestDetect_Golden(t *testing.T) {
 			plan, err := detect.Folder(tree(in), root, settings(string(a.Comment)))
 			got := ""
 			var e *mesh.Error
-			var begin *detect.Unbuilt
+			var begin *detect.UnbuiltError
 			switch {
 			case errors.As(err, &e):
 				got = fmt.Sprintf("error: %s\nhint: %s\n", e.Text, e.Hint)
@@ -163,7 +163,7 @@ func TestDetect_Unbuilt(t *testing.T) {
 		"dub.json": "D", "haunt.scm": "Scheme", "shop.asd": "Common Lisp", "main.rkt": "Racket", "main.f90": "Fortran", "MODULE.bazel": "Bazel",
 	} {
 		_, err := detect.Detect(tree(map[string]string{file: ""}), detect.Settings{})
-		var u *detect.Unbuilt
+		var u *detect.UnbuiltError
 		if !errors.Is(err, mesh.Invalid) || !errors.As(err, &u) || !strings.Contains(err.Error(), "this is "+language+" ("+file+")") {
 			t.Errorf("%s: error %v", file, err)
 			continue

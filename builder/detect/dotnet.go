@@ -186,7 +186,7 @@ func (s *source) dotnetProject(file string) (d dotnetProject, err error) {
 
 // dotnet publishes one project of a tree and the projects that it needs.
 func dotnet(s *source, p *plan) error {
-	app, err := s.dotnetApp(p)
+	app, err := s.dotnetApp()
 	if err != nil {
 		return err
 	}
@@ -252,7 +252,7 @@ func dotnet(s *source, p *plan) error {
 
 // dotnetApp finds the project to start: the one in the root, or one of those in the
 // solution or below.
-func (s *source) dotnetApp(p *plan) (app dotnetProject, err error) {
+func (s *source) dotnetApp() (app dotnetProject, err error) {
 	files, where := []string{}, "this folder"
 	for _, pattern := range dotnetKinds {
 		files = append(files, s.files(".", pattern)...)

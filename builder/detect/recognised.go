@@ -1,27 +1,23 @@
 package detect
 
-import (
-	"path"
+import "mesh"
 
-	"mesh"
-)
-
-// Unbuilt is the error for a language that mesh recognises and does not build. It is a
+// UnbuiltError is the error for a language that mesh recognises and does not build. It is a
 // *mesh.Error of kind Invalid, too.
-type Unbuilt struct {
+type UnbuiltError struct {
 	Err        *mesh.Error
 	Dockerfile []string // the lines of one to begin with
 }
 
 // Error implements error.
-func (u *Unbuilt) Error() string { return u.Err.Error() }
+func (u *UnbuiltError) Error() string { return u.Err.Error() }
 
 // Unwrap is for errors.As and errors.Is.
-func (u *Unbuilt) Unwrap() error { return u.Err }
+func (u *UnbuiltError) Unwrap() error { return u.Err }
 
 // recognised is the error for a language that a file shows.
 func recognised(language, file string, dockerfile []string) error {
-	return &Unbuilt{
+	return &UnbuiltError{
 		mesh.Errorf(mesh.Invalid, "this is %s (%s), which mesh does not build without a Dockerfile", language, file).
 			WithHint("commit a Dockerfile; git push prints one to begin with"),
 		dockerfile,
@@ -87,12 +83,13 @@ var others = []other{
 func unbuilt(s *source) error {
 	for _, o := range others {
 		for _, pattern := range o.files {
-			for _, f := range s.files(".", pattern) {
-				if o.dockerfile == nil {
-					return mesh.Errorf(mesh.Invalid, "this is %s (%s), which does not run on a server", o.name, path.Base(f)).
-						WithHint("set root=DIR to the folder of the part that serves")
-				}
-				return recognised(o.name, f, o.dockerfile)
+			switch files := s.files(".", pattern); {
+			case len(files) == 0:
+			case o.dockerfile == nil:
+				return mesh.Errorf(mesh.Invalid, "this is %s (%s), which does not run on a server", o.name, files[0]).
+					WithHint("set root=DIR to the folder of the part that serves")
+			default:
+				return recognised(o.name, files[0], o.dockerfile)
 			}
 		}
 	}

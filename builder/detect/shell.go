@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"cmp"
 	"regexp"
 	"strings"
 
@@ -34,7 +35,7 @@ var interpreters = map[string]string{
 
 // procfileSign is a Procfile that starts something.
 func procfileSign(s *source) string {
-	if s.has("Procfile") && s.process("web") != "" || s.set.StartCommand != "" && s.has("Procfile") {
+	if s.has("Procfile") && (s.process("web") != "" || s.process("worker") != "" || s.set.StartCommand != "") {
 		return "Procfile"
 	}
 	return ""
@@ -43,10 +44,7 @@ func procfileSign(s *source) string {
 // procfile runs a command in the tree, with Debian's packages.
 func procfile(s *source, p *plan) error {
 	s.plain(p)
-	command := s.process("web")
-	if s.set.StartCommand != "" {
-		command = s.set.StartCommand
-	}
+	command := cmp.Or(s.set.StartCommand, s.process("web"), s.process("worker"))
 	first, _, _ := strings.Cut(command, " ")
 	switch n := interpreters[first]; {
 	case n != "":
