@@ -60,7 +60,7 @@ func (j *job) prepare() error {
 		}
 		var u *detect.UnbuiltError
 		if errors.As(err, &u) {
-			j.out.write("-----> Building without a Dockerfile is not possible; one to begin with, replace NAME and the command:")
+			j.out.write("-----> A Dockerfile to begin with; replace NAME and the command:")
 			for _, l := range u.Dockerfile {
 				j.out.detail("  " + l)
 			}

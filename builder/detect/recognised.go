@@ -19,7 +19,7 @@ func (u *UnbuiltError) Unwrap() error { return u.Err }
 func recognised(language, file string, dockerfile []string) error {
 	return &UnbuiltError{
 		mesh.Errorf(mesh.Invalid, "this is %s (%s), which mesh does not build without a Dockerfile", language, file).
-			WithHint("commit a Dockerfile; git push prints one to begin with"),
+			WithHint("commit a Dockerfile; a push prints one to begin with"),
 		dockerfile,
 	}
 }
