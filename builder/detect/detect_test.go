@@ -337,6 +337,16 @@ func FuzzDetect(f *testing.F) {
 	f.Add("requirements.txt", "flask\n")
 	f.Add("go.mod", "module x\ngo 1.26\n")
 	f.Add("Procfile", "web: a\r\n")
+	f.Add("mix.exs", "app: :shop,\nelixir: \"~> 1.18\"\nreleases: [\n  web: [\n")
+	f.Add("shop.csproj", `<Project Sdk="Microsoft.NET.Sdk.Web"><PropertyGroup><TargetFramework>net8.0</TargetFramework><AssemblyName>a</AssemblyName></PropertyGroup></Project>`)
+	f.Add("shard.yml", "name: shop\ntargets:\n  shop:\n    main: src/shop.cr\n")
+	f.Add("pubspec.yaml", "name: shop\ndependencies:\n  dart_frog: 1\n")
+	f.Add("build.zig", `b.addExecutable(.{ .name = "shop" })`)
+	f.Add("CMakeLists.txt", "project(shop)\nadd_executable(${PROJECT_NAME} main.c)\n")
+	f.Add("gleam.toml", "name = \"shop\"\ngleam = \">= 1.0.0\"\n")
+	f.Add("shop.cabal", "name: shop\nexecutable shop\n")
+	f.Add("hugo.toml", "publishDir = \"out\"\n")
+	f.Add("Aptfile", "ffmpeg\n")
 	f.Fuzz(func(t *testing.T, name, text string) {
 		if !fs.ValidPath(name) || name == "." || strings.Contains(name, "/") {
 			return

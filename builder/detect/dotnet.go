@@ -221,9 +221,7 @@ func dotnet(s *source, p *plan) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(p.build, "COPY . .") {
-		p.build = append(p.build, "COPY . .")
-	}
+	p.copyAll()
 	publish := "dotnet publish " + app.file + " --configuration Release --output /out"
 	if f := strings.Split(app.framework(), ";"); len(f) > 1 {
 		publish += " --framework " + newestNet(f)

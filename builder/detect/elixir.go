@@ -35,6 +35,7 @@ var (
 	mixElixir   = regexp.MustCompile(`(?m)^\s*elixir:\s*"([^"\n]+)"`)
 	mixReleases = regexp.MustCompile(`(?m)^\s*releases:\s*(\[|releases\(\))`)
 	mixRelease  = regexp.MustCompile(`(?m)^\s*(?:releases:\s*\[\s*)?([a-z][a-z0-9_]*):\s*\[\s*(?:$|include_executables_for|include_erts|applications|version|steps|strip_beams|cookie|path|overwrite|quiet|config_providers|validate_compile_env|reboot_system_after_config|runtime_config_path)`)
+	mixFunction = regexp.MustCompile(`(?m)^\s*defp? releases\b`)
 	mixDefault  = regexp.MustCompile(`default_release:\s*:([a-z][a-z0-9_]*)`)
 	mixPath     = regexp.MustCompile(`(?m)^[^#\n]*(apps_path:|\bpath:\s*")`)
 	mixCommand  = regexp.MustCompile(`(?m)(^|[\s;&|:])(mix|iex|elixir)\s`)
@@ -269,6 +270,7 @@ func elixirConfig(s *source, p *plan) {
 	for _, c := range []struct{ name, set string }{
 		{"SECRET_KEY_BASE", "config:set SECRET_KEY_BASE=… (64 random characters: mix phx.gen.secret)"},
 		{"PHX_HOST", "config:set PHX_HOST=… (the domain; LiveView refuses others)"},
+		{"DATABASE_PATH", "config:set DATABASE_PATH=… (a file in a volume; other files are lost at the next release)"},
 		{"DATABASE_URL", "config:set DATABASE_URL=ecto://USER:PASS@HOST/DATABASE"},
 	} {
 		if strings.Contains(text, `"`+c.name+`"`) {
@@ -286,7 +288,11 @@ func elixirRelease(mix string) string {
 	if !mixReleases.MatchString(mix) {
 		return app
 	}
-	names := all(mixRelease, mix[mixReleases.FindStringIndex(mix)[0]:])
+	from := mixReleases.FindStringIndex(mix)[0]
+	if at := mixFunction.FindStringIndex(mix); at != nil && strings.Contains(mix, "releases()") {
+		from = at[1]
+	}
+	names := slices.DeleteFunc(all(mixRelease, mix[from:]), func(n string) bool { return n == "applications" || n == "steps" })
 	if len(names) == 0 {
 		return app
 	}

@@ -14,7 +14,7 @@ const hugoDefault = "0.154.4"
 var (
 	hugoConfigs = []string{"hugo.toml", "hugo.yaml", "hugo.yml", "hugo.json", "config/_default/hugo.toml", "config/_default/hugo.yaml"}
 	hugoOld     = []string{"config.toml", "config.yaml", "config.yml", "config.json", "config/_default/config.toml", "config/_default/config.yaml"} // before 0.110
-	hugoKeys    = regexp.MustCompile(`(?im)^\s*"?(baseURL|languageCode|defaultContentLanguage|theme|publishDir)"?\s*[=:]`)
+	hugoKeys    = regexp.MustCompile(`(?im)^\s*"?(baseURL|languageCode|defaultContentLanguage|publishDir)"?\s*[=:]`)
 	hugoVersion = regexp.MustCompile(`(?m)HUGO_VERSION"?\s*[=:]\s*"?v?(\d+\.\d+\.\d+)`)
 	publishDir  = regexp.MustCompile(`(?im)^\s*"?publishDir"?\s*[=:]\s*["']?([\w./-]+)`)
 )

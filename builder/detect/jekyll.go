@@ -52,7 +52,7 @@ func jekyll(s *source, p *plan) error {
 		}
 		// A lock file that a Mac wrote names no other platform.
 		p.build = append(p.build, "RUN "+cacheMounts(cache)+"{ [ ! -f Gemfile.lock ] || bundle lock --add-platform ruby; } && bundle install")
-		p.build = append(p.build, "COPY . .")
+		p.copyAll()
 	}
 	p.build = append(p.build, s.siteRun(p, command, config))
 	return s.generated(p, path.Clean(cmp.Or(group(jekyllOut, s.read(config)), "_site")), config)

@@ -2,6 +2,7 @@ package detect
 
 import (
 	"cmp"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,6 +17,11 @@ var (
 	mesonProject    = regexp.MustCompile(`(?m)\bproject\s*\(\s*'([^'\n]+)'`)
 	makeTarget      = regexp.MustCompile(`(?m)^\s*(?:TARGET|BIN|BINARY|PROG|PROGRAM|EXE|EXEC|EXECUTABLE|NAME|OUT|OUTPUT)\s*[:?]?=\s*([\w./-]+)\s*(?:#.*)?$`)
 	makeOutput      = regexp.MustCompile(`(?m)^\t.*\s-o\s+([\w./-]+)`)
+	cmakeFolder     = regexp.MustCompile(`(?im)^\s*add_subdirectory\s*\(\s*"?([\w./-]+)`)
+	mesonFolder     = regexp.MustCompile(`(?m)^\s*subdir\s*\(\s*'([\w./-]+)'`)
+	foreignFolder   = regexp.MustCompile(`(?i)(^|/)(tests?|examples?|bench(marks?)?|third_?party|external|extern|vendor|deps|lib|libs|submodules)(/|$)`)
+	makeAll         = regexp.MustCompile(`(?m)^all\s*:\s*([\w./-]+)\s*(?:#.*)?$`)
+	makeRecipe      = regexp.MustCompile(`(?m)^([\w./-]+)\s*:[^=\n]*\n(?:\t.*\n)*?\t.*-o \$@`)
 	testName        = regexp.MustCompile(`(?i)(^|[_-])(tests?|bench(marks?)?|examples?)([_-]|$)`)
 )
 
@@ -93,7 +99,7 @@ func native(s *source, p *plan) error {
 // nativeUses reports which libraries the build files name.
 func (s *source) nativeUses() func(string) bool {
 	text := ""
-	for _, f := range []string{"CMakeLists.txt", "meson.build", "Makefile", "makefile", "GNUmakefile", "src/CMakeLists.txt", "src/meson.build"} {
+	for _, f := range slices.Concat(s.nativeFiles("CMakeLists.txt", cmakeFolder), s.nativeFiles("meson.build", mesonFolder), []string{"Makefile", "makefile", "GNUmakefile"}) {
 		text += s.read(f) + "\n"
 	}
 	return func(name string) bool {
@@ -103,12 +109,27 @@ func (s *source) nativeUses() func(string) bool {
 	}
 }
 
+// nativeFiles are a build file and those in the folders that it includes, without those
+// of tests, examples and libraries from elsewhere.
+func (s *source) nativeFiles(name string, folder *regexp.Regexp) []string {
+	files := []string{name}
+	for i := 0; i < len(files) && len(files) < 50; i++ {
+		for _, d := range all(folder, s.read(files[i])) {
+			f := path.Join(path.Dir(files[i]), d, name)
+			if !foreignFolder.MatchString(d) && s.has(f) && !slices.Contains(files, f) {
+				files = append(files, f)
+			}
+		}
+	}
+	return files
+}
+
 // cmake builds out of the tree, and copies the program and the libraries that were
 // built with it.
 func cmake(s *source, p *plan) error {
 	text := s.read("CMakeLists.txt")
 	names := []string{}
-	for _, f := range []string{"CMakeLists.txt", "src/CMakeLists.txt", "app/CMakeLists.txt"} {
+	for _, f := range s.nativeFiles("CMakeLists.txt", cmakeFolder) {
 		for _, m := range cmakeExecutable.FindAllStringSubmatch(s.read(f), -1) {
 			n := strings.ReplaceAll(m[1], "${PROJECT_NAME}", group(cmakeProject, text))
 			n = strings.ReplaceAll(n, "${CMAKE_PROJECT_NAME}", group(cmakeProject, text))
@@ -127,7 +148,7 @@ func cmake(s *source, p *plan) error {
 
 func meson(s *source, p *plan) error {
 	names := []string{}
-	for _, f := range []string{"meson.build", "src/meson.build"} {
+	for _, f := range s.nativeFiles("meson.build", mesonFolder) {
 		for _, n := range all(mesonExecutable, s.read(f)) {
 			if plainWord.MatchString(n) && !testName.MatchString(n) {
 				names = append(names, n)
@@ -173,6 +194,12 @@ func makefile(s *source, p *plan, file string) error {
 				names = append(names, n)
 			}
 		}
+	}
+	if len(names) == 0 { // "all: server", or the rule that links with -o $@
+		names = plainOnly(all(makeAll, text))
+	}
+	if len(names) == 0 {
+		names = slices.DeleteFunc(plainOnly(all(makeRecipe, text)), func(n string) bool { return strings.HasSuffix(n, ".o") || testName.MatchString(n) })
 	}
 	start := ""
 	if n := program(names, ""); n != "" {

@@ -57,7 +57,8 @@ func mkdocs(s *source, p *plan) error {
 		p.found("installs what mkdocs get-deps prints", config)
 		p.build = append(p.build, "COPY "+config+" ./", "RUN --mount=type=cache,target=/root/.cache pip install $(mkdocs get-deps)")
 	}
-	p.build = append(p.build, "COPY . .", s.siteRun(p, "mkdocs build --clean", config))
+	p.copyAll()
+	p.build = append(p.build, s.siteRun(p, "mkdocs build --clean", config))
 	out := group(mkdocsOut, text)
 	if out == "" {
 		out = "site"
@@ -77,7 +78,8 @@ func pelican(s *source, p *plan) error {
 	if err := s.pythonSite(p, s.requirementsWith("pelican"), []string{"pelican[markdown]"}); err != nil {
 		return err
 	}
-	p.build = append(p.build, "COPY . .", s.siteRun(p, "pelican content -s "+config+" -o output", config))
+	p.copyAll()
+	p.build = append(p.build, s.siteRun(p, "pelican content -s "+config+" -o output", config))
 	if out := group(pelicanOutput, s.read("pelicanconf.py")); out != "" && out != "output" && out != "output/" {
 		p.found("writes to output/", "not to "+out)
 	}
@@ -120,7 +122,8 @@ func sphinx(s *source, p *plan) error {
 	if err := s.pythonSite(p, s.requirementsWith("sphinx", "docs", "doc", d), packages); err != nil {
 		return err
 	}
-	p.build = append(p.build, "COPY . .", s.siteRun(p, "sphinx-build -b dirhtml "+d+" _build/html", path.Join(d, "conf.py")))
+	p.copyAll()
+	p.build = append(p.build, s.siteRun(p, "sphinx-build -b dirhtml "+d+" _build/html", path.Join(d, "conf.py")))
 	return s.generated(p, "_build/html", path.Join(d, "conf.py"))
 }
 
@@ -145,6 +148,9 @@ func (s *source) pythonSite(p *plan, requirements string, packages []string) err
 	case strings.HasSuffix(requirements, ".toml"):
 		p.found("pip install .", requirements)
 		p.build = append(p.build, "COPY . .", cache+"pip install ./"+path.Dir(requirements))
+	case regexp.MustCompile(`(?m)^\s*(-r|--requirement|-c|-e|\.)`).MatchString(s.read(requirements)):
+		p.found("copies everything before installing", "paths in "+requirements)
+		p.build = append(p.build, "COPY . .", cache+"pip install -r "+requirements)
 	default:
 		p.found("pip install -r "+requirements, requirements)
 		p.build = append(p.build, "COPY "+requirements+" "+requirements, cache+"pip install -r "+requirements)

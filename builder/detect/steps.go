@@ -39,6 +39,13 @@ func cacheMounts(dirs ...string) string {
 	return b.String()
 }
 
+// copyAll copies the sources, unless that was done before.
+func (p *plan) copyAll() {
+	if !slices.Contains(p.build, "COPY . .") {
+		p.build = append(p.build, "COPY . .")
+	}
+}
+
 // debianNeeds installs Debian packages: run for the image, build for the build alone.
 func (p *plan) debianNeeds(run, build string) {
 	p.packages = append(p.packages, words(run)...)
