@@ -132,6 +132,7 @@ var languages = []language{
 	{name: "mdBook", kind: sites, files: []string{"book.toml"}, plan: mdbook},
 	{name: "Node", kind: scripts, files: []string{"package.json", "server.js"}, plan: node},
 	{name: "Python", kind: scripts, files: []string{"setup.py", "main.py", "app.py"}, plan: python},
+	{name: "Go", kind: compiled, files: []string{"*.go with package main"}, look: goLooseSign, plan: goLoose},
 	{name: "C/C++", kind: compiled, files: []string{"CMakeLists.txt", "meson.build", "Makefile with *.c"}, look: nativeSign, plan: native},
 	{name: ".NET", kind: compiled, files: []string{"*.csproj in a folder"}, look: dotnetBelow, plan: dotnet},
 	{name: ".NET", kind: compiled, files: []string{"*.runtimeconfig.json"}, look: builtSign, plan: dotnetBuilt},

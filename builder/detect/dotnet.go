@@ -406,16 +406,25 @@ func dotnetVersion(s *source, p *plan, app dotnetProject, needed []dotnetProject
 		return mesh.Errorf(mesh.Invalid, "%s is for %q, which does not run on Linux", from, flat(mesh.Clip(text, 40))).
 			WithHint("set <TargetFramework>net10.0</TargetFramework> in the project")
 	}
-	runtime := p.version("for the program, .NET", said{group(netVersion, net), from}, 2, "10.0", "9.0", "8.0")
+	// A program runs on the release that it is for, and on no later one: what people set
+	// is the SDK.
+	runtime, why := group(netVersion, net), from
+	if runtime == "" {
+		runtime, why = lines(cmp.Or(p.want.text, "10.0"), 2), cmp.Or(p.want.from, "the default")
+	}
+	p.found(".NET "+runtime, why)
 	for _, d := range needed { // the SDK must know the newest of them
 		if v := group(netVersion, newestNet(strings.Split(d.framework(), ";"))); v != "" && atLeast(v, runtime) {
 			runtime = v
 		}
 	}
 	sdk := runtime
-	if v := s.globalSDK().Version; v != "" && !atLeast(runtime, lines(v, 2)) {
-		sdk = lines(v, 2)
-		p.found(".NET SDK "+sdk, "global.json says "+v)
+	if v := firstSaid(p.want, said{s.globalSDK().Version, "global.json"}); v.text != "" && !atLeast(runtime, lines(v.text, 2)) {
+		sdk = lines(v.text, 2)
+		if !strings.Contains(sdk, ".") {
+			sdk += ".0"
+		}
+		p.found(".NET SDK "+sdk, v.from+" says "+flat(mesh.Clip(v.text, 40)))
 	}
 	p.buildImage, p.image = "mcr.microsoft.com/dotnet/sdk:"+sdk, "mcr.microsoft.com/dotnet/aspnet:"+runtime
 	if atLeast(runtime, "8.0") { // older images have no user of their own

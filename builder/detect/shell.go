@@ -98,7 +98,7 @@ func (s *source) aptfile(p *plan) error {
 		p.packages = append(p.packages, names...)
 		p.found("installs "+strings.Join(names, " "), "Aptfile")
 	}
-	if p.buildImage != "" && !strings.Contains(p.buildImage, "alpine") && len(p.build) > 0 {
+	if p.buildImage != "" && len(p.build) > 0 && p.debianBuild() {
 		p.buildPackages = append(p.buildPackages, names...)
 	}
 	return nil
