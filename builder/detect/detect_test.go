@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -189,6 +190,61 @@ func TestDetect_LookedFor(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("the list lacks %q:\n%s", want, text)
 		}
+	}
+}
+
+// What people set takes the place of what was detected, in every language, and the web
+// process of a Procfile takes the place of the start command.
+func TestDetect_SettingsWinInEveryLanguage(t *testing.T) {
+	t.Parallel()
+	for name, files := range map[string]map[string]string{
+		"Elixir":       {"mix.exs": "app: :shop,\n"},
+		".NET":         {"shop.csproj": `<Project Sdk="Microsoft.NET.Sdk.Web"><PropertyGroup><TargetFramework>net8.0</TargetFramework></PropertyGroup></Project>`},
+		"Scala":        {"build.sbt": "", "project/plugins.sbt": `addSbtPlugin("com.github.sbt" % "sbt-native-packager" % "1.11.1")`},
+		"Scala, plain": {"build.sbt": ""},
+		"Clojure":      {"project.clj": "(defproject shop \"1\" :main shop.core)"},
+		"Clojure deps": {"deps.edn": "{}"},
+		"Gleam":        {"gleam.toml": "name = \"shop\"\n", "src/shop.gleam": "pub fn main() {}\n"},
+		"Swift":        {"Package.swift": `.executableTarget(name: "App")`},
+		"Crystal":      {"shard.yml": "name: shop\ntargets: {shop: {main: src/shop.cr}}\n"},
+		"Dart":         {"pubspec.yaml": "name: shop\n"},
+		"Haskell":      {"shop.cabal": "name: shop\nexecutable shop\n"},
+		"Stack":        {"stack.yaml": "resolver: lts-22.13\n", "package.yaml": "name: shop\nexecutables:\n  shop:\n    main: Main.hs\n"},
+		"Zig":          {"build.zig": `b.addExecutable(.{ .name = "shop" })`},
+		"CMake":        {"CMakeLists.txt": "add_executable(shop main.c)\n"},
+		"Meson":        {"meson.build": "executable('shop', 'main.c')\n"},
+		"make":         {"Makefile": "all:\n", "main.c": ""},
+		"COBOL":        {"shop.cbl": ""},
+		"Go":           {"main.go": "package main\n"},
+		"Shell":        {"start.sh": ""},
+		"Procfile":     {"Procfile": "web: old\n"},
+		"Hugo":         {"hugo.toml": ""},
+		"Zola":         {"config.toml": "base_url = \"/\"\n", "content/a.md": ""},
+		"mdBook":       {"book.toml": ""},
+		"Jekyll":       {"_config.yml": "", "index.md": ""},
+		"MkDocs":       {"mkdocs.yml": ""},
+		"Pelican":      {"pelicanconf.py": ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			plan, err := detect.Detect(tree(files), detect.Settings{BuildCommand: "make all-of-it", StartCommand: "serve-it --now"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			parses(t, plan.Dockerfile)
+			if !strings.Contains(plan.Dockerfile, "mesh-config; fi && make all-of-it\n") || !strings.Contains(plan.Dockerfile, `CMD ["serve-it", "--now"]`) {
+				t.Errorf("a command that was set is missing:\n%s", plan.Dockerfile)
+			}
+			files := maps.Clone(files)
+			files["Procfile"] = "web: from-the-procfile --now\n"
+			plan, err = detect.Detect(tree(files), detect.Settings{BuildCommand: "make all-of-it"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(plan.Dockerfile, `CMD ["from-the-procfile", "--now"]`) {
+				t.Errorf("the Procfile's command is missing:\n%s", plan.Dockerfile)
+			}
+		})
 	}
 }
 

@@ -17,7 +17,10 @@ var (
 
 // pythonProgram reports whether a tree has something else in Python to start.
 func (s *source) pythonProgram() bool {
-	return s.set.StartCommand != "" || s.has("Procfile") || s.first("manage.py", "main.py", "app.py", "server.py", "wsgi.py", "asgi.py", "config.ru") != "" || strings.Contains(s.read("pyproject.toml"), "[project.scripts]")
+	if s.first("requirements.txt", "pyproject.toml", "Pipfile", "uv.lock") != "" && (s.set.StartCommand != "" || s.has("Procfile")) {
+		return true
+	}
+	return s.first("manage.py", "main.py", "app.py", "server.py", "wsgi.py", "asgi.py", "config.ru") != "" || strings.Contains(s.read("pyproject.toml"), "[project.scripts]")
 }
 
 // requirementsWith is the first file of requirements that names a package.

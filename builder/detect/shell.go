@@ -92,14 +92,18 @@ func (s *source) aptfile(p *plan) error {
 	if len(names) == 0 {
 		return nil
 	}
-	if p.image == staticImage {
-		p.found("installs nothing of the Aptfile", staticImage+" has no Debian packages")
-	} else {
-		p.packages = append(p.packages, names...)
-		p.found("installs "+strings.Join(names, " "), "Aptfile")
-	}
-	if p.buildImage != "" && len(p.build) > 0 && p.debianBuild() {
+	inBuild := p.buildImage != "" && len(p.build) > 0 && p.debianBuild()
+	if inBuild {
 		p.buildPackages = append(p.buildPackages, names...)
+	}
+	switch list := strings.Join(names, " "); {
+	case p.image != staticImage:
+		p.packages = append(p.packages, names...)
+		p.found("installs "+list, "Aptfile")
+	case inBuild:
+		p.found("installs "+list+" for the build", "Aptfile")
+	default:
+		p.found("installs nothing of the Aptfile", staticImage+" has no Debian packages")
 	}
 	return nil
 }
