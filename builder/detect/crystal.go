@@ -74,12 +74,23 @@ func crystal(s *source, p *plan) error {
 		p.build = append(p.build, "COPY . .", "RUN "+install)
 	} else {
 		p.build = append(p.build, copies(s.present("shard.yml", "shard.lock", "shard.override.yml"))...)
-		p.build = append(p.build, "RUN "+install, "COPY . .")
+		p.build = append(p.build, "RUN "+install)
 	}
 	p.found(install, s.first("shard.lock", "shard.yml"))
+	assets, err := s.crystalAssets(p)
+	if err != nil {
+		return err
+	}
+	p.copyAll()
+	command = assets + command
 	p.build = append(p.build, s.buildRun(p, command, "shard.yml", "/root/.cache/crystal"))
 	p.debianNeeds("ca-certificates", "")
 	p.final = []string{"COPY --chown=%OWNER . .", "COPY --from=build /app/bin/ /usr/local/bin/"}
+	if assets != "" { // which the build has written among the sources
+		p.build = append(p.build, "RUN rm -rf node_modules lib")
+		p.final[0] = "COPY --from=build --chown=%OWNER /app /app"
+	}
+	s.alsoIn(p, "/app/bin/", "bin")
 	start := word(name)
 	switch {
 	case name == "":
@@ -90,6 +101,36 @@ func crystal(s *source, p *plan) error {
 		p.env = append(p.env, "LUCKY_ENV=production", "HOST=0.0.0.0")
 	}
 	return s.start(p, start, "targets in shard.yml", "target")
+}
+
+// crystalAssets installs the packages of a package.json with Alpine's Node, and returns
+// the command that builds the assets: Lucky compiles their names into the program.
+func (s *source) crystalAssets(p *plan) (string, error) {
+	var j packageJSON
+	if err := s.json("package.json", &j); err != nil {
+		return "", err
+	}
+	script := ""
+	for _, n := range []string{"build", "prod", "heroku-postbuild"} { // the last one wins
+		if j.Scripts[n] != "" {
+			script = n
+		}
+	}
+	if script == "" {
+		return "", nil
+	}
+	m := packageManager(s, j)
+	p.build = append(p.build, "RUN apk add --no-cache nodejs npm")
+	if m.setup != "" {
+		p.build = append(p.build, "RUN "+m.setup)
+	}
+	p.found(m.install+", with Alpine's Node", m.why)
+	cache, mounts, exports := nodeMounts(s, m)
+	if !slices.Contains(p.build, "COPY . .") {
+		p.build = append(p.build, copies(s.present(append([]string{"package.json", ".npmrc"}, m.files...)...))...)
+	}
+	p.build = append(p.build, "RUN "+cache+mounts+exports+m.install)
+	return m.name + " run " + script + " && ", nil
 }
 
 // crystalLibraries are Alpine's packages of the static libraries that shards need; the

@@ -75,6 +75,7 @@ func dart(s *source, p *plan) error {
 	p.build = append(p.build, "RUN mkdir /out", s.buildRun(p, command, why, cache))
 	p.debianNeeds("ca-certificates", "")
 	p.final = []string{"COPY --chown=%OWNER . .", "COPY --from=build /out/ /usr/local/bin/"}
+	s.alsoIn(p, "/out/", "bin", "build")
 	return s.start(p, "server", why, "program in bin/")
 }
 

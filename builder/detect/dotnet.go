@@ -110,14 +110,18 @@ var (
 func dotnetSign(s *source) string {
 	for _, pattern := range dotnetKinds {
 		for _, f := range s.files(".", pattern) {
-			if d, err := s.dotnetProject(f); err != nil || d.Sdk != "" || s.dotnetSDK(f) {
+			switch d, err := s.dotnetProject(f); {
+			case err == nil && !d.program() && s.has("package.json"): // a front end with a project for an IDE
+			case err != nil || d.Sdk != "" || s.dotnetSDK(f):
 				return f
 			}
 		}
 	}
 	for _, f := range append(s.files(".", "*.slnx"), s.files(".", "*.sln")...) {
-		if len(s.solution(f)) > 0 {
-			return f
+		for _, project := range s.solution(f) {
+			if d, err := s.dotnetProject(project); err != nil || d.program() || !s.has("package.json") {
+				return f
+			}
 		}
 	}
 	return ""

@@ -112,6 +112,7 @@ func haskell(s *source, p *plan) error {
 		p.build = append(p.build, "RUN mkdir -p /out", s.buildRun(p, build, cmp.Or(s.first("cabal.project"), strings.Join(s.files(".", "*.cabal"), " ")), cache))
 	}
 	p.final = []string{"COPY --chown=%OWNER . .", "COPY --from=build /out/ /usr/local/bin/"}
+	s.alsoIn(p, "/out/", "bin", ".local/bin")
 	return s.start(p, name, "an executable of the project", "executable")
 }
 

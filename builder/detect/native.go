@@ -180,6 +180,7 @@ func nativeOut(s *source, p *plan, names []string, project, file, what, command 
 		`RUN mkdir /out && find /build \( -name CMakeFiles -o -name meson-private \) -prune -o \( -type f -o -type l \) \( -executable -o -name '*.so*' \) -exec cp -P {} /out/ \;`)
 	p.env = append(p.env, "LD_LIBRARY_PATH=/usr/local/bin")
 	p.final = []string{"COPY --chown=%OWNER . .", "COPY --from=build /out/ /usr/local/bin/"}
+	s.alsoIn(p, "/out/", "build", "bin", "builddir")
 	return s.start(p, name, what+" in "+file, "program")
 }
 

@@ -126,6 +126,17 @@ func (s *source) files(dir, pattern string) (list []string) {
 	return list
 }
 
+// alsoIn copies the programs to a folder of the tree as well, if the start command
+// looks there: a build on the person's own machine puts them there.
+func (s *source) alsoIn(p *plan, from string, dirs ...string) {
+	for _, d := range dirs {
+		if regexp.MustCompile(`(^|[\s"'=])(\./)?` + regexp.QuoteMeta(d) + `/`).MatchString(s.started()) {
+			p.found("copies the program to "+d+"/", "the start command looks there")
+			p.final = append(p.final, "COPY --from=build --chown=%OWNER "+from+" /app/"+d+"/")
+		}
+	}
+}
+
 // started is what the person says about the start, for builds that keep more if a
 // command names it.
 func (s *source) started() string { return s.set.StartCommand + "\n" + s.read("Procfile") }

@@ -101,6 +101,7 @@ func swift(s *source, p *plan) error {
 		// Programs, and the resources of their packages beside them.
 		`RUN mkdir /out && cd "$(swift build --configuration release --show-bin-path)" && find . -maxdepth 1 \( -type f -executable -o -name '*.resources' \) -exec cp -r {} /out/ \;`)
 	p.final = []string{"COPY --chown=%OWNER . .", "COPY --from=build /out/ /usr/local/bin/"}
+	s.alsoIn(p, "/out/", ".build/release")
 	start := word(name)
 	switch {
 	case name == "":

@@ -63,5 +63,6 @@ func zig(s *source, p *plan) error {
 	}
 	p.build = append(p.build, "RUN mkdir -p /out/bin", s.buildRun(p, command, "build.zig", "/root/.cache/zig"))
 	p.final = []string{"COPY --chown=%OWNER . .", "COPY --from=build /out/bin/ /usr/local/bin/"}
+	s.alsoIn(p, "/out/bin/", "zig-out/bin")
 	return s.start(p, name, "addExecutable in build.zig", "executable")
 }
