@@ -56,8 +56,15 @@ func (j *job) prepare() error {
 		var e *mesh.Error
 		if errors.As(err, &e) && strings.HasPrefix(e.Text, "there is no Dockerfile") {
 			j.out.write("-----> Building without a Dockerfile")
-			j.out.detail("looked for, in this order:")
+			j.out.detail("looked for:")
 			for _, l := range append([]string{fmt.Sprintf("%-12s %s", "Dockerfile", mesh.DefaultDockerfile)}, detect.LookedFor()...) {
+				j.out.detail("  " + l)
+			}
+		}
+		var u *detect.UnbuiltError
+		if errors.As(err, &u) {
+			j.out.write("-----> A Dockerfile to begin with; replace NAME and the command:")
+			for _, l := range u.Dockerfile {
 				j.out.detail("  " + l)
 			}
 		}

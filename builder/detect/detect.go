@@ -91,31 +91,104 @@ const hidden = `**/.env
 // language is one that can be detected.
 type language struct {
 	name  string
+	kind  kind
 	files []string // if any of these is in the root, it is this language
 	plan  func(*source, *plan) error
+
+	// look finds the file that shows the language, where a name alone does not: then
+	// files only says what is looked for.
+	look func(*source) string
+}
+
+// kind is what languages are listed under.
+type kind string
+
+const (
+	scripts  kind = "scripts"
+	compiled kind = "compiled"
+	sites    kind = "sites"
+)
+
+// sign is the file of a tree that shows the language, or empty.
+func (l language) sign(s *source) string {
+	if l.look != nil {
+		return l.look(s)
+	}
+	return s.first(l.files...)
 }
 
 // languages in the order in which they are tried. Those that have a package.json
 // beside their own file come before Node. A Python file that may just be a helper
-// comes after it, and files that any tree may have come last.
+// comes after it, and files that any tree may have come last. Hugo's modules have a go.mod. A native build file
+// comes after Python, whose extension modules have one, too.
 var languages = []language{
-	{"PHP", []string{"composer.json", "index.php"}, php},
-	{"Go", []string{"go.mod"}, golang},
-	{"Ruby", []string{"Gemfile", "config.ru"}, ruby},
-	{"Python", []string{"requirements.txt", "pyproject.toml", "Pipfile", "uv.lock", "manage.py"}, python},
-	{"Deno", []string{"deno.json", "deno.jsonc"}, deno},
-	{"Rust", []string{"Cargo.toml"}, rust},
-	{"Java", []string{"pom.xml", "build.gradle", "build.gradle.kts"}, java},
-	{"Node", []string{"package.json", "server.js"}, node},
-	{"Python", []string{"setup.py", "main.py", "app.py"}, python},
-	{"Static site", []string{"Staticfile", "static.json", "index.html", "public/index.html"}, static},
+	{name: "Elixir", kind: compiled, files: []string{"mix.exs"}, plan: elixir},
+	{name: ".NET", kind: compiled, files: []string{"*.csproj", "*.fsproj", "*.vbproj", "*.sln", "*.slnx"}, look: dotnetSign, plan: dotnet},
+	{name: "PHP", kind: scripts, files: []string{"composer.json", "index.php"}, plan: php},
+	{name: "Hugo", kind: sites, files: []string{"hugo.toml", "hugo.yaml", "config.toml with content/"}, look: hugoSign, plan: hugo},
+	{name: "Go", kind: compiled, files: []string{"go.mod"}, plan: golang},
+	{name: "Jekyll", kind: sites, files: []string{"_config.yml"}, look: jekyllSign, plan: jekyll},
+	{name: "Ruby", kind: scripts, files: []string{"Gemfile", "config.ru"}, plan: ruby},
+	{name: "MkDocs", kind: sites, files: []string{"mkdocs.yml"}, look: mkdocsSign, plan: mkdocs},
+	{name: "Pelican", kind: sites, files: []string{"pelicanconf.py"}, look: pelicanSign, plan: pelican},
+	{name: "Sphinx", kind: sites, files: []string{"conf.py", "docs/conf.py"}, look: sphinxSign, plan: sphinx},
+	{name: "Python", kind: scripts, files: []string{"requirements.txt", "pyproject.toml", "Pipfile", "uv.lock", "manage.py"}, plan: python},
+	{name: "Deno", kind: scripts, files: []string{"deno.json", "deno.jsonc"}, plan: deno},
+	{name: "Rust", kind: compiled, files: []string{"Cargo.toml"}, plan: rust},
+	{name: "Scala", kind: compiled, files: []string{"build.sbt"}, look: scalaSign, plan: scala},
+	{name: "Java", kind: compiled, files: []string{"pom.xml", "build.gradle", "build.gradle.kts"}, plan: java},
+	{name: "Clojure", kind: compiled, files: []string{"project.clj", "deps.edn"}, look: clojureSign, plan: clojure},
+	{name: "Gleam", kind: compiled, files: []string{"gleam.toml"}, plan: gleam},
+	{name: "Swift", kind: compiled, files: []string{"Package.swift"}, plan: swift},
+	{name: "Crystal", kind: compiled, files: []string{"shard.yml"}, plan: crystal},
+	{name: "Dart", kind: compiled, files: []string{"pubspec.yaml"}, plan: dart},
+	{name: "Haskell", kind: compiled, files: []string{"stack.yaml", "cabal.project", "*.cabal"}, look: haskellSign, plan: haskell},
+	{name: "Zig", kind: compiled, files: []string{"build.zig"}, plan: zig},
+	{name: "Zola", kind: sites, files: []string{"config.toml with base_url"}, look: zolaSign, plan: zola},
+	{name: "mdBook", kind: sites, files: []string{"book.toml"}, plan: mdbook},
+	{name: "Node", kind: scripts, files: []string{"package.json", "server.js"}, plan: node},
+	{name: "Python", kind: scripts, files: []string{"setup.py", "main.py", "app.py"}, plan: python},
+	{name: "Go", kind: compiled, files: []string{"*.go with package main"}, look: goLooseSign, plan: goLoose},
+	{name: "C/C++", kind: compiled, files: []string{"CMakeLists.txt", "meson.build", "Makefile with *.c"}, look: nativeSign, plan: native},
+	{name: ".NET", kind: compiled, files: []string{"*.csproj in a folder"}, look: dotnetBelow, plan: dotnet},
+	{name: ".NET", kind: compiled, files: []string{"*.runtimeconfig.json"}, look: builtSign, plan: dotnetBuilt},
+	{name: "COBOL", kind: compiled, files: []string{"*.cbl"}, look: cobolSign, plan: cobol},
+	{name: "Static site", kind: sites, files: []string{"Staticfile", "static.json", "index.html", "public/index.html"}, plan: static},
+	{name: "Shell", kind: scripts, files: []string{"start.sh", "run.sh"}, plan: shell},
+	{name: "Procfile", kind: scripts, files: []string{"Procfile"}, look: procfileSign, plan: procfile},
 }
 
-// LookedFor lists the files that detection looks for in the root of a tree, one line
-// per language.
+// common is how many languages, from the first, have files that say enough to be
+// looked for in the folders of a tree: any folder may have an index.html or a run.sh.
+var common = slices.IndexFunc(languages, func(l language) bool { return l.name == "Static site" })
+
+// LookedFor lists the files that detection looks for in the root of a tree, in lines
+// that fit a terminal: one entry per language, grouped.
 func LookedFor() (lines []string) {
-	for _, l := range languages {
-		lines = append(lines, fmt.Sprintf("%-12s %s", l.name, strings.Join(l.files, ", ")))
+	for _, k := range []kind{scripts, compiled, sites} {
+		files := map[string][]string{} // a language may be in the table twice
+		var names []string
+		for _, l := range languages {
+			if l.kind == k {
+				if files[l.name] == nil {
+					names = append(names, l.name)
+				}
+				files[l.name] = append(files[l.name], l.files...)
+			}
+		}
+		label, line := string(k), ""
+		for i, n := range names {
+			entry := n + " (" + strings.Join(files[n], ", ") + ")"
+			if i < len(names)-1 {
+				entry += ", "
+			}
+			if line != "" && len(line)+len(entry) > 100 {
+				lines = append(lines, fmt.Sprintf("%-12s %s", label, strings.TrimSpace(line)))
+				label, line = "", ""
+			}
+			line += entry
+		}
+		lines = append(lines, fmt.Sprintf("%-12s %s", label, line))
 	}
 	return lines
 }
@@ -158,6 +231,9 @@ func Folder(tree fs.FS, dir string, set Settings) (*Plan, error) {
 		if err := l.plan(src, p); err != nil {
 			return nil, err
 		}
+		if err := src.aptfile(p); err != nil {
+			return nil, err
+		}
 		p.Plan.Dockerfile, p.Plan.Ignore, p.Plan.Context = p.text(set), Ignored, src.above().folder
 		if p.open {
 			p.Plan.Ignore += hidden
@@ -165,28 +241,46 @@ func Folder(tree fs.FS, dir string, set Settings) (*Plan, error) {
 		return &p.Plan, nil
 	}
 	for _, l := range languages {
-		if file := src.first(l.files...); file != "" {
+		if file := l.sign(src); file != "" {
 			return write(l, "there is "+article(file))
 		}
 	}
 	if goPackage(src) {
 		return write(language{name: "Go", plan: golang}, "it is a package of the module above it")
 	}
+	if err := unbuilt(src); err != nil {
+		return nil, err
+	}
 	err := mesh.Errorf(mesh.Invalid, "there is no Dockerfile, and mesh cannot detect the language")
-	for _, dir := range src.folders() {
-		for _, l := range languages[:len(languages)-1] { // not static: any folder may have an index.html
-			for _, f := range append([]string{"Dockerfile"}, l.files...) {
-				if src.has(dir + "/" + f) {
-					return nil, err.WithHint("there is %s in %s/; build that folder with root=%s", article(f), dir, dir)
-				}
-			}
-		}
+	if hint := src.below(); hint != "" {
+		return nil, err.WithHint("%s", hint)
 	}
 	return nil, err.WithHint("add one of these files or a Dockerfile; put a static site in public/")
 }
 
+// below is a hint to the first folder of the tree that could be built alone.
+func (s *source) below() string {
+	for _, dir := range s.folders() {
+		sub, err := fs.Sub(s.tree, dir)
+		if err != nil {
+			continue
+		}
+		in := &source{tree: sub, set: s.set}
+		file := in.first("Dockerfile")
+		for _, l := range languages[:common] {
+			if file == "" {
+				file = l.sign(in)
+			}
+		}
+		if file != "" && plainPath.MatchString(dir) {
+			return fmt.Sprintf("there is %s in %s/; build that folder with root=%s", article(file), dir, dir)
+		}
+	}
+	return ""
+}
+
 func article(file string) string {
-	if strings.ContainsRune("aeio", rune(file[0])) {
+	if strings.ContainsRune("aeioAEIO", rune(file[0])) {
 		return "an " + file
 	}
 	return "a " + file

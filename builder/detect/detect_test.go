@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -92,9 +93,15 @@ func TestDetect_Golden(t *testing.T) {
 			plan, err := detect.Folder(tree(in), root, settings(string(a.Comment)))
 			got := ""
 			var e *mesh.Error
+			var begin *detect.UnbuiltError
 			switch {
 			case errors.As(err, &e):
 				got = fmt.Sprintf("error: %s\nhint: %s\n", e.Text, e.Hint)
+				if errors.As(err, &begin) {
+					text := strings.Join(begin.Dockerfile, "\n") + "\n"
+					parses(t, text)
+					got += text
+				}
 			case err != nil:
 				t.Fatal(err)
 			default:
@@ -151,6 +158,99 @@ func parses(t *testing.T, text string) {
 	}
 	if strings.Contains(text, "<<") {
 		t.Error("it has a heredoc")
+	}
+}
+
+// Each language that is recognised and not built has a Dockerfile to begin with, which
+// is as good as a generated one.
+func TestDetect_Unbuilt(t *testing.T) {
+	t.Parallel()
+	for file, language := range map[string]string{
+		"cpanfile": "Perl", "dune-project": "OCaml", "Project.toml": "Julia", "renv.lock": "R", "shop.nimble": "Nim", "rebar.config": "Erlang", "shop-1-1.rockspec": "Lua",
+		"dub.json": "D", "haunt.scm": "Scheme", "shop.asd": "Common Lisp", "main.rkt": "Racket", "main.f90": "Fortran", "MODULE.bazel": "Bazel",
+	} {
+		_, err := detect.Detect(tree(map[string]string{file: ""}), detect.Settings{})
+		var u *detect.UnbuiltError
+		if !errors.Is(err, mesh.Invalid) || !errors.As(err, &u) || !strings.Contains(err.Error(), "this is "+language+" ("+file+")") {
+			t.Errorf("%s: error %v", file, err)
+			continue
+		}
+		parses(t, strings.Join(u.Dockerfile, "\n")+"\n")
+	}
+}
+
+// Every language is in the list of what was looked for, in lines that fit a terminal.
+func TestDetect_LookedFor(t *testing.T) {
+	t.Parallel()
+	lines := detect.LookedFor()
+	if len(lines) > 14 {
+		t.Errorf("%d lines", len(lines))
+	}
+	for _, l := range lines {
+		if len(l) > 115 {
+			t.Errorf("a line of %d characters: %s", len(l), l)
+		}
+	}
+	text := strings.Join(lines, "\n")
+	for _, want := range []string{"Elixir (mix.exs)", ".NET (*.csproj", "Scala (build.sbt)", "Zig (build.zig)", "Hugo (hugo.toml", "Shell (start.sh, run.sh)", "Python (requirements.txt, pyproject.toml, Pipfile, uv.lock, manage.py, setup.py, main.py, app.py)"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the list lacks %q:\n%s", want, text)
+		}
+	}
+}
+
+// What people set takes the place of what was detected, in every language, and the web
+// process of a Procfile takes the place of the start command.
+func TestDetect_SettingsWinInEveryLanguage(t *testing.T) {
+	t.Parallel()
+	for name, files := range map[string]map[string]string{
+		"Elixir":       {"mix.exs": "app: :shop,\n"},
+		".NET":         {"shop.csproj": `<Project Sdk="Microsoft.NET.Sdk.Web"><PropertyGroup><TargetFramework>net8.0</TargetFramework></PropertyGroup></Project>`},
+		"Scala":        {"build.sbt": "", "project/plugins.sbt": `addSbtPlugin("com.github.sbt" % "sbt-native-packager" % "1.11.1")`},
+		"Scala, plain": {"build.sbt": ""},
+		"Clojure":      {"project.clj": "(defproject shop \"1\" :main shop.core)"},
+		"Clojure deps": {"deps.edn": "{}"},
+		"Gleam":        {"gleam.toml": "name = \"shop\"\n", "src/shop.gleam": "pub fn main() {}\n"},
+		"Swift":        {"Package.swift": `.executableTarget(name: "App")`},
+		"Crystal":      {"shard.yml": "name: shop\ntargets: {shop: {main: src/shop.cr}}\n"},
+		"Dart":         {"pubspec.yaml": "name: shop\n"},
+		"Haskell":      {"shop.cabal": "name: shop\nexecutable shop\n"},
+		"Stack":        {"stack.yaml": "resolver: lts-22.13\n", "package.yaml": "name: shop\nexecutables:\n  shop:\n    main: Main.hs\n"},
+		"Zig":          {"build.zig": `b.addExecutable(.{ .name = "shop" })`},
+		"CMake":        {"CMakeLists.txt": "add_executable(shop main.c)\n"},
+		"Meson":        {"meson.build": "executable('shop', 'main.c')\n"},
+		"make":         {"Makefile": "all:\n", "main.c": ""},
+		"COBOL":        {"shop.cbl": ""},
+		"Go":           {"main.go": "package main\n"},
+		"Shell":        {"start.sh": ""},
+		"Procfile":     {"Procfile": "web: old\n"},
+		"Hugo":         {"hugo.toml": ""},
+		"Zola":         {"config.toml": "base_url = \"/\"\n", "content/a.md": ""},
+		"mdBook":       {"book.toml": ""},
+		"Jekyll":       {"_config.yml": "", "index.md": ""},
+		"MkDocs":       {"mkdocs.yml": ""},
+		"Pelican":      {"pelicanconf.py": ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			plan, err := detect.Detect(tree(files), detect.Settings{BuildCommand: "make all-of-it", StartCommand: "serve-it --now"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			parses(t, plan.Dockerfile)
+			if !strings.Contains(plan.Dockerfile, "mesh-config; fi && make all-of-it\n") || !strings.Contains(plan.Dockerfile, `CMD ["serve-it", "--now"]`) {
+				t.Errorf("a command that was set is missing:\n%s", plan.Dockerfile)
+			}
+			files := maps.Clone(files)
+			files["Procfile"] = "web: from-the-procfile --now\n"
+			plan, err = detect.Detect(tree(files), detect.Settings{BuildCommand: "make all-of-it"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(plan.Dockerfile, `CMD ["from-the-procfile", "--now"]`) {
+				t.Errorf("the Procfile's command is missing:\n%s", plan.Dockerfile)
+			}
+		})
 	}
 }
 
@@ -272,6 +372,22 @@ func TestDetect_FilesBeginNoInstruction(t *testing.T) {
 		"a script of Python":  {"pyproject.toml": "[project]\nname = \"a\"\n[project.scripts]\n\"a\\nRUN evil\" = \"b\"\n"},
 		"a folder of Python":  {"requirements.txt": "fastapi", "a\nRUN evil/app.py": "app = FastAPI()\n", "main.py": ""},
 		"an extension of PHP": {"composer.json": `{"require": {"ext-a\nRUN evil": "*"}}`, "index.php": ""},
+		"a project of .NET":   {"a\nRUN evil.csproj": `<Project Sdk="Microsoft.NET.Sdk.Web"/>`, "a.sln": "Project(\"{1}\") = \"a\", \"b\\a\nRUN evil.csproj\", \"{2}\"", "b.csproj": "<Project Sdk=\"Microsoft.NET.Sdk.Web\"><PropertyGroup><AssemblyName>a\nRUN evil</AssemblyName><TargetFramework>net8.0\nRUN evil</TargetFramework></PropertyGroup><ItemGroup><ProjectReference Include=\"c\nRUN evil.csproj\"/></ItemGroup></Project>"},
+		"an SDK":              {"a.csproj": `<Project Sdk="Microsoft.NET.Sdk.Web"/>`, "global.json": `{"sdk": {"version": "9.0.1\nRUN evil", "rollForward": "x\nRUN evil"}}`},
+		"a release of Elixir": {"mix.exs": "app: :a\nreleases: [\n  \"b\nRUN evil\": [\n", "elixir_buildpack.config": "erlang_version=26\nRUN evil", ".tool-versions": "elixir 1.17-otp-26\rRUN evil"},
+		"a shard":             {"shard.yml": "name: \"a\\nRUN evil\"\ntargets: {\"a\\nRUN evil\": {main: a.cr}}\ncrystal: \"1\\nRUN evil\"\n"},
+		"a pubspec":           {"pubspec.yaml": "name: \"a\\nRUN evil\"\nenvironment: {sdk: \"3\\nRUN evil\"}\nexecutables: {\"a\\nRUN evil\": x}\n", "bin/a\nRUN evil.dart": "", "bin/b.dart": ""},
+		"a Gleam":             {"gleam.toml": "name = \"a\"\ngleam = \"1.2.3\\nRUN evil\"\n", ".tool-versions": "gleam 1.9.1\rRUN evil"},
+		"a target of Swift":   {"Package.swift": ".executableTarget(name: \"a\rRUN evil\"", ".swift-version": "5.9\rRUN evil"},
+		"a cabal file":        {"a.cabal": "name: a\nexecutable a\rRUN evil\n", "b\nRUN evil.cabal": ""},
+		"a Zig":               {"build.zig": "addExecutable(.{ .name = \"a\rRUN evil\"", ".zigversion": "0.13.0\rRUN evil"},
+		"a program of CMake":  {"CMakeLists.txt": "project(a\rRUN evil)\nadd_executable(a\rRUN evil a.c)\nadd_executable(\"b;RUN evil\" a.c)"},
+		"a program of Meson":  {"meson.build": "executable('a\rRUN evil', 'a.c')"},
+		"a COBOL program":     {"a\nRUN evil.cbl": "", "b.cbl": ""},
+		"an Aptfile":          {"start.sh": "", "Aptfile": "a\rRUN evil\n"},
+		"a Hugo":              {"hugo.toml": "publishDir = \"a\rRUN evil\"", ".tool-versions": "hugo 0.145.0\rRUN evil"},
+		"a book":              {"book.toml": "build-dir = \"a\rRUN evil\""},
+		"a site of MkDocs":    {"mkdocs.yml": "site_dir: \"a\\nRUN evil\""},
 		"a Gradle":            {"build.gradle": "", "gradle/wrapper/gradle-wrapper.properties": "distributionUrl=x/gradle-8.1\rRUN evil-bin.zip"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -302,6 +418,16 @@ func FuzzDetect(f *testing.F) {
 	f.Add("requirements.txt", "flask\n")
 	f.Add("go.mod", "module x\ngo 1.26\n")
 	f.Add("Procfile", "web: a\r\n")
+	f.Add("mix.exs", "app: :shop,\nelixir: \"~> 1.18\"\nreleases: [\n  web: [\n")
+	f.Add("shop.csproj", `<Project Sdk="Microsoft.NET.Sdk.Web"><PropertyGroup><TargetFramework>net8.0</TargetFramework><AssemblyName>a</AssemblyName></PropertyGroup></Project>`)
+	f.Add("shard.yml", "name: shop\ntargets:\n  shop:\n    main: src/shop.cr\n")
+	f.Add("pubspec.yaml", "name: shop\ndependencies:\n  dart_frog: 1\n")
+	f.Add("build.zig", `b.addExecutable(.{ .name = "shop" })`)
+	f.Add("CMakeLists.txt", "project(shop)\nadd_executable(${PROJECT_NAME} main.c)\n")
+	f.Add("gleam.toml", "name = \"shop\"\ngleam = \">= 1.0.0\"\n")
+	f.Add("shop.cabal", "name: shop\nexecutable shop\n")
+	f.Add("hugo.toml", "publishDir = \"out\"\n")
+	f.Add("Aptfile", "ffmpeg\n")
 	f.Fuzz(func(t *testing.T, name, text string) {
 		if !fs.ValidPath(name) || name == "." || strings.Contains(name, "/") {
 			return

@@ -68,7 +68,14 @@ var exactNode = regexp.MustCompile(`^[=~v\s]*\d+\.\d+(\.(\d+|[x*]))?$`)
 // nodeVersion chooses the version of Node, and the Debian release of its image. An exact
 // version is kept: yarn and pnpm refuse another patch level than the one in engines. If
 // it has no image with a Debian that is supported, its line has one.
+//
+// What is "Node", or names it for something beside the program, whose version
+// language-version does not mean.
 func nodeVersion(s *source, p *plan, what string, v said) (version, release string, err error) {
+	if what != "Node" {
+		defer func(want said) { p.want = want }(p.want)
+		p.want = said{}
+	}
 	if w := firstSaid(p.want, v); exactNode.MatchString(w.text) {
 		numbers := 1 + strings.Count(number.FindString(w.text), ".")
 		if strings.HasPrefix(strings.TrimSpace(w.text), "~") {

@@ -13,7 +13,7 @@ type packageJSON struct {
 	Engines         texts
 	DevEngines      struct{ Runtime, PackageManager devEngine }
 	Volta           texts // https://docs.volta.sh/guide/understanding
-	Scripts         scripts
+	Scripts         scriptTexts
 	Dependencies    texts
 	DevDependencies texts
 	Workspaces      json.RawMessage
@@ -32,11 +32,11 @@ func (j packageJSON) develops(name string) bool {
 	return is && !j.runs(name)
 }
 
-// scripts are commands by name: an object, or package.json is of no use.
-type scripts map[string]string
+// scriptTexts are commands by name: an object, or package.json is of no use.
+type scriptTexts map[string]string
 
 // UnmarshalJSON ignores values that are no texts, as npm does.
-func (s *scripts) UnmarshalJSON(b []byte) error {
+func (s *scriptTexts) UnmarshalJSON(b []byte) error {
 	var all map[string]any
 	if err := json.Unmarshal(b, &all); err != nil {
 		return &notObjectError{"scripts", jsonKind(b)}

@@ -231,8 +231,11 @@ func (s *source) toml(name string, v any) error {
 }
 
 // folders are those in the root, without hidden ones.
-func (s *source) folders() (names []string) {
-	list, err := fs.ReadDir(s.tree, ".")
+func (s *source) folders() []string { return s.foldersOf(".") }
+
+// foldersOf are those in a folder.
+func (s *source) foldersOf(dir string) (names []string) {
+	list, err := fs.ReadDir(s.tree, dir)
 	if err != nil {
 		return nil
 	}
