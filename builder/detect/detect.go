@@ -83,7 +83,7 @@ type language struct {
 // beside their own file come before Node. A Python file that may just be a helper
 // comes after it, and files that any tree may have come last.
 var languages = []language{
-	{"PHP", []string{"composer.json", "index.php"}, php},
+	{"PHP", []string{"composer.json", "index.php", "public/index.php", "web/index.php", "webroot/index.php", "htdocs/index.php"}, php},
 	{"Go", []string{"go.mod"}, golang},
 	{"Ruby", []string{"Gemfile", "config.ru"}, ruby},
 	{"Python", []string{"requirements.txt", "pyproject.toml", "Pipfile", "uv.lock", "manage.py"}, python},

@@ -9,13 +9,13 @@ import (
 // signs with, and tables in a database. Neither is in the tree, and neither belongs into
 // an image. The plan names them, with what to type.
 
-// wants records a config var that the app cannot do without, and the command that makes
-// a value. app.json may describe the var already.
+// wants records a config var that the app cannot do without, and a value as in a shell.
+// app.json may describe the var already.
 func (p *plan) wants(s *source, name, value string) {
 	if strings.Contains(s.read("app.json"), `"`+name+`"`) {
 		return
 	}
-	p.found("needs the config var "+name, fmt.Sprintf(`if it is not set: ssh mesh config:set -a STACK %s="$(%s)"`, name, value))
+	p.found("needs the config var "+name, fmt.Sprintf(`if it is not set: ssh mesh config:set -a STACK %s="%s"`, name, value))
 }
 
 // migrates records that nothing migrates the database, unless the Procfile or app.json

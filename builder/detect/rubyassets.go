@@ -26,27 +26,16 @@ func rubyAssets(s *source, p *plan, rails bool, has func(string) bool) error {
 		if err := s.json("package.json", &j); err != nil {
 			return err
 		}
-		v, err := nodeVersion(s, j)
+		list, mount, err := nodeAssets(s, p, j)
 		if err != nil {
 			return err
 		}
-		version := p.version("for the assets, Node", v, 1, nodeLines...)
-		release, err := debian(s, "Node", version)
-		if err != nil {
-			return err
+		for _, l := range list {
+			if !strings.HasPrefix(l, "COPY ") || strings.HasPrefix(l, "COPY --from=") { // the tree is there
+				p.build = append(p.build, l)
+			}
 		}
-		m := packageManager(s, j)
-		p.build = append(p.build, "COPY --from="+nodeImage(version, release)+" /usr/local /usr/local")
-		if m.setup != "" {
-			p.build = append(p.build, "RUN "+m.setup)
-		}
-		if len(m.env) > 0 {
-			p.build = append(p.build, "ENV "+strings.Join(m.env, " "))
-		}
-		var mounts, exports string
-		cache, mounts, exports = nodeMounts(s, m)
-		p.build = append(p.build, "RUN "+cache+mounts+exports+m.install)
-		p.found(m.install, m.why)
+		cache = mount
 	}
 	if command = s.buildCommand(p, command, "the app's assets"); command != "" {
 		p.build = append(p.build, "RUN "+cache+withConfig+readConfig+command) // it may install again

@@ -188,6 +188,20 @@ func (s *source) folders() (names []string) {
 	return names
 }
 
+// in are the paths of the files in a folder.
+func (s *source) in(dir string) (paths []string) {
+	list, err := fs.ReadDir(s.tree, dir)
+	if err != nil {
+		return nil
+	}
+	for _, e := range list {
+		if p := path.Join(dir, e.Name()); s.has(p) {
+			paths = append(paths, p)
+		}
+	}
+	return paths
+}
+
 // glob are the files of that name in the root's folders.
 func (s *source) glob(name string) (paths []string) {
 	for _, d := range s.folders() {
