@@ -84,14 +84,15 @@ type language struct {
 // comes after it, and files that any tree may have come last.
 var languages = []language{
 	{"PHP", []string{"composer.json", "index.php", "public/index.php", "web/index.php", "webroot/index.php", "htdocs/index.php"}, php},
-	{"Go", []string{"go.mod"}, golang},
+	{"Go", []string{"go.mod", "go.work"}, golang},
 	{"Ruby", []string{"Gemfile", "config.ru"}, ruby},
 	{"Python", []string{"requirements.txt", "pyproject.toml", "Pipfile", "uv.lock", "manage.py"}, python},
 	{"Deno", []string{"deno.json", "deno.jsonc"}, deno},
 	{"Rust", []string{"Cargo.toml"}, rust},
-	{"Java", []string{"pom.xml", "build.gradle", "build.gradle.kts"}, java},
+	{"Java", []string{"pom.xml", "build.gradle", "build.gradle.kts", "settings.gradle", "settings.gradle.kts"}, java},
 	{"Node", []string{"package.json", "server.js"}, node},
 	{"Python", []string{"setup.py", "main.py", "app.py"}, python},
+	{"Go", []string{"main.go"}, golang},
 	{"Static site", []string{"index.html", "public/index.html"}, static},
 }
 
@@ -153,6 +154,9 @@ func Folder(tree fs.FS, dir string, set Settings) (*Plan, error) {
 	}
 	if goPackage(src) {
 		return write(language{name: "Go", plan: golang}, "it is a package of the module above it")
+	}
+	if src.isMain(".") {
+		return write(language{name: "Go", plan: golang}, "there is a package main")
 	}
 	err := mesh.Errorf(mesh.Invalid, "there is no Dockerfile, and mesh cannot detect the language")
 	for _, dir := range src.folders() {

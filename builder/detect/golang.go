@@ -29,12 +29,37 @@ var cgo = map[string]needs{
 // golang builds all commands of a module. The source also goes into the image, for
 // templates and files that the program reads.
 func golang(s *source, p *plan) error {
+	if s.has("go.mod") || !s.has("go.work") {
+		if s.top == nil {
+			goPackage(s)
+		}
+		return goModule(s, s, p)
+	}
+	dir, err := goWorkProgram(s)
+	if err != nil {
+		return err
+	}
+	module := s.below(dir)
+	module.top, module.at = s, dir
+	p.found("builds "+dir+"/", "the only module of go.work with a command")
+	return goModule(module, s, p)
+}
+
+// goModule builds a module, or a package of one. The start command and the files in the
+// image come from another folder if the module was chosen by the root's go.work.
+func goModule(s, from *source, p *plan) error {
 	mod, err := goMod(s)
 	if err != nil {
 		return err
 	}
-	work := goAbove(s, p, mod)
-	if !s.has("go.mod") {
+	var work *modfile.WorkFile
+	if from != s {
+		work = s.top.goWork()
+	} else {
+		work = goAbove(s, p, mod)
+	}
+	bare := !s.has("go.mod") && s.top == nil
+	if !s.has("go.mod") && !bare {
 		if mod, err = goMod(s.above()); err != nil {
 			return err
 		}
@@ -69,7 +94,10 @@ func golang(s *source, p *plan) error {
 	p.add(cgo, required)
 	p.build = []string{"ENV CGO_ENABLED=" + cgoEnabled}
 	// Modules in the tree must be there before the others are fetched.
-	if work != nil || s.above().has("vendor/modules.txt") || replacesFolder(mod) {
+	if bare {
+		p.found("go mod init && go mod tidy", "no go.mod: the newest version of everything that is imported")
+		p.build = append(p.build, "COPY . .", "RUN --mount=type=cache,target=/go/pkg/mod go mod init app && go mod tidy")
+	} else if work != nil || s.above().has("vendor/modules.txt") || replacesFolder(mod) {
 		p.build = append(p.build, "COPY . .")
 	} else {
 		p.build = append(p.build, copies(s.above().present("go.mod", "go.sum"))...)
@@ -78,6 +106,8 @@ func golang(s *source, p *plan) error {
 	source := "COPY --chown=%OWNER . ."
 	if s.top != nil {
 		p.build = append(p.build, "WORKDIR /app/"+s.at)
+	}
+	if s.top != nil && from == s {
 		source = "COPY --chown=%OWNER " + s.at + " ."
 	}
 	build := s.buildCommand(p, "go build -trimpath -ldflags='-s -w' -tags=timetzdata -o /out/ "+target, why)
@@ -88,7 +118,78 @@ func golang(s *source, p *plan) error {
 		source,
 		"COPY --from=build /out/ /usr/local/bin/",
 	}
-	return s.start(p, start, why, "package main in the root or in cmd/")
+	return from.start(p, start, why, "package main in the root or in cmd/")
+}
+
+// goWork is the folder's go.work, or nil.
+func (s *source) goWork() *modfile.WorkFile {
+	if !s.has("go.work") {
+		return nil
+	}
+	work, err := modfile.ParseWork("go.work", []byte(s.read("go.work")), nil)
+	if err != nil {
+		return nil // go build reports it
+	}
+	return work
+}
+
+// goWorkProgram is the folder of the only module of a go.work that has a command.
+func goWorkProgram(s *source) (string, error) {
+	var all, programs []string
+	if work := s.goWork(); work != nil {
+		for _, u := range work.Use {
+			dir := path.Clean(u.Path)
+			if !plainPath.MatchString(dir) || !s.has(dir+"/go.mod") {
+				continue
+			}
+			all = append(all, dir)
+			if m := s.below(dir); m.isMain(".") || m.isMain("cmd") || len(m.goCmds()) > 0 {
+				programs = append(programs, dir)
+			}
+		}
+	}
+	switch len(programs) {
+	case 1:
+		return programs[0], nil
+	case 0:
+		return "", mesh.Errorf(mesh.Invalid, "this is Go, but no module of go.work has a command: %s", strings.Join(all, ", ")).
+			WithHint("list the module with the package main in go.work: go work use ./DIR")
+	}
+	return "", mesh.Errorf(mesh.Invalid, "this is Go, and go.work has several modules with commands: %s", strings.Join(programs, ", ")).
+		WithHint("choose one with: ssh mesh build:set -a STACK root=%s", programs[0])
+}
+
+// goCmds are the commands in cmd/.
+func (s *source) goCmds() (commands []string) {
+	list, err := fs.ReadDir(s.tree, "cmd")
+	if err != nil {
+		return nil
+	}
+	for _, e := range list {
+		if e.IsDir() && plainPath.MatchString(e.Name()) && s.isMain("cmd/"+e.Name()) {
+			commands = append(commands, e.Name())
+		}
+	}
+	return commands
+}
+
+// goElsewhere are the folders with a command in other places than cmd/, without those
+// for examples and tools.
+func (s *source) goElsewhere() (dirs []string) {
+	_ = fs.WalkDir(s.tree, ".", func(p string, d fs.DirEntry, err error) error {
+		switch name := d.Name(); {
+		case err != nil || !d.IsDir() || p == ".":
+			return nil
+		case strings.HasPrefix(name, ".") || strings.HasPrefix(name, "_") || strings.Count(p, "/") >= maxDepth || !plainPath.MatchString(p) ||
+			slices.Contains(words("vendor testdata node_modules example examples _examples tools scripts hack test tests"), name) || s.has(p+"/go.mod"):
+			return fs.SkipDir
+		}
+		if s.isMain(p) {
+			dirs = append(dirs, p)
+		}
+		return nil
+	})
+	return dirs
 }
 
 // goMod is the folder's module, without a name if there is none.
@@ -163,20 +264,21 @@ func goCommands(s *source, mod *modfile.File) (target, start, why string, err er
 	if s.isMain(".") {
 		return ".", word(name), "package main in the root", nil
 	}
-	var commands []string
-	if list, err := fs.ReadDir(s.tree, "cmd"); err == nil {
-		for _, e := range list {
-			if e.IsDir() && plainPath.MatchString(e.Name()) && s.isMain("cmd/"+e.Name()) {
-				commands = append(commands, e.Name())
-			}
-		}
-	}
+	commands := s.goCmds()
 	switch {
 	case len(commands) == 1:
 		return "./cmd/" + commands[0], commands[0], "package main in cmd/" + commands[0], nil
 	case len(commands) == 0 && s.isMain("cmd"):
 		return "./cmd", "cmd", "package main in cmd", nil
 	case len(commands) == 0:
+		switch dirs := s.goElsewhere(); len(dirs) {
+		case 0:
+		case 1:
+			return "./" + dirs[0], path.Base(dirs[0]), "package main in " + dirs[0], nil
+		default:
+			return "", "", "", mesh.Errorf(mesh.Invalid, "this is Go, and it has several commands: %s", strings.Join(dirs, ", ")).
+				WithHint("choose one with: ssh mesh build:set -a STACK root=%s", dirs[0])
+		}
 		return "", "", "", mesh.Errorf(mesh.Invalid, "this is Go, but there is no package main in the root or in cmd/").
 			WithHint("move it there, or set build-command= and start-command=")
 	}

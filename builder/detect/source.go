@@ -18,6 +18,9 @@ import (
 // maxFile limits how much of a file is read: the relevant files are small.
 const maxFile = 4 << 20
 
+// plainPath is a path that needs no quotes anywhere.
+var plainPath = regexp.MustCompile(`^[\w./-]+$`)
+
 var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 
 // source is the tree that is examined.
@@ -29,6 +32,15 @@ type source struct {
 	folder string  // the folder in it; empty: the whole tree
 	top    *source // the folder above that it belongs to, or nil
 	at     string  // its path below top
+}
+
+// below is a folder of the source.
+func (s *source) below(dir string) *source {
+	tree, err := fs.Sub(s.tree, dir)
+	if err != nil {
+		return s
+	}
+	return &source{tree: tree, set: s.set, whole: s.whole, folder: path.Join(s.folder, dir)}
 }
 
 // has reports whether a file of that name exists.
