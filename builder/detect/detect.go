@@ -86,12 +86,12 @@ var languages = []language{
 	{"PHP", []string{"composer.json", "index.php", "public/index.php", "web/index.php", "webroot/index.php", "htdocs/index.php"}, php},
 	{"Go", []string{"go.mod", "go.work"}, golang},
 	{"Ruby", []string{"Gemfile", "config.ru"}, ruby},
-	{"Python", []string{"requirements.txt", "pyproject.toml", "Pipfile", "uv.lock", "manage.py"}, python},
+	{"Python", []string{"requirements.txt", "pyproject.toml", "Pipfile", "uv.lock", "manage.py", "environment.yml", "environment.yaml"}, python},
 	{"Deno", []string{"deno.json", "deno.jsonc"}, deno},
 	{"Rust", []string{"Cargo.toml"}, rust},
 	{"Java", []string{"pom.xml", "build.gradle", "build.gradle.kts", "settings.gradle", "settings.gradle.kts"}, java},
 	{"Node", []string{"package.json", "server.js"}, node},
-	{"Python", []string{"setup.py", "main.py", "app.py"}, python},
+	{"Python", []string{"setup.py", "main.py", "app.py", "server.py", "bot.py", "wsgi.py", "asgi.py"}, python},
 	{"Go", []string{"main.go"}, golang},
 	{"Static site", []string{"index.html", "public/index.html"}, static},
 }
@@ -154,6 +154,9 @@ func Folder(tree fs.FS, dir string, set Settings) (*Plan, error) {
 	}
 	if goPackage(src) {
 		return write(language{name: "Go", plan: golang}, "it is a package of the module above it")
+	}
+	if f := pythonProcfile(src); f != "" {
+		return write(language{name: "Python", plan: python}, "the Procfile runs "+f+" with it")
 	}
 	if src.isMain(".") {
 		return write(language{name: "Go", plan: golang}, "there is a package main")
