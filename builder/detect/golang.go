@@ -41,7 +41,7 @@ func golang(s *source, p *plan) error {
 	}
 	module := s.below(dir)
 	module.top, module.at = s, dir
-	p.found("builds "+dir+"/", "the only module of go.work with a command")
+	p.found("builds "+dir+"/", "go.work lists it")
 	return goModule(module, s, p)
 }
 
@@ -90,6 +90,10 @@ func goModule(s, from *source, p *plan) error {
 			cgoEnabled = "1"
 			p.found("builds with cgo", m+" in go.mod")
 		}
+	}
+	if f := s.importsC(); f != "" && cgoEnabled == "0" {
+		cgoEnabled = "1"
+		p.found("builds with cgo", f+` imports "C"`)
 	}
 	p.add(cgo, required)
 	p.build = []string{"ENV CGO_ENABLED=" + cgoEnabled}
@@ -155,8 +159,44 @@ func goWorkProgram(s *source) (string, error) {
 		return "", mesh.Errorf(mesh.Invalid, "this is Go, but no module of go.work has a command: %s", strings.Join(all, ", ")).
 			WithHint("list the module with the package main in go.work: go work use ./DIR")
 	}
+	if dir := preferred(programs); dir != "" {
+		return dir, nil
+	}
 	return "", mesh.Errorf(mesh.Invalid, "this is Go, and go.work has several modules with commands: %s", strings.Join(programs, ", ")).
 		WithHint("choose one with: ssh mesh build:set -a STACK root=%s", programs[0])
+}
+
+var importC = regexp.MustCompile(`(?m)^import\s+"C"|^\s+"C"\s*$`)
+
+// importsC is a file of the module that calls C, or empty: without cgo, the build would
+// leave it out.
+func (s *source) importsC() (file string) {
+	_ = fs.WalkDir(s.tree, ".", func(p string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return nil
+		case d.IsDir() && p != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "vendor" || d.Name() == "testdata" || d.Name() == "node_modules" || strings.Count(p, "/") >= maxDepth || s.has(p+"/go.mod")):
+			return fs.SkipDir
+		case !d.IsDir() && strings.HasSuffix(p, ".go") && !strings.HasSuffix(p, "_test.go") && importC.MatchString(s.read(p)):
+			file = p
+			return fs.SkipAll
+		}
+		return nil
+	})
+	return file
+}
+
+// preferred is the one among several folders with commands whose name says that it is
+// the server, or empty.
+func preferred(dirs []string) string {
+	for _, want := range words("web server app api") {
+		for _, d := range dirs {
+			if path.Base(d) == want {
+				return d
+			}
+		}
+	}
+	return ""
 }
 
 // goCmds are the commands in cmd/.
@@ -276,18 +316,20 @@ func goCommands(s *source, mod *modfile.File) (target, start, why string, err er
 		case 1:
 			return "./" + dirs[0], path.Base(dirs[0]), "package main in " + dirs[0], nil
 		default:
+			if dir := preferred(dirs); dir != "" {
+				return "./" + dir, path.Base(dir), "package main in " + dir, nil
+			}
 			return "", "", "", mesh.Errorf(mesh.Invalid, "this is Go, and it has several commands: %s", strings.Join(dirs, ", ")).
 				WithHint("choose one with: ssh mesh build:set -a STACK root=%s", dirs[0])
 		}
 		return "", "", "", mesh.Errorf(mesh.Invalid, "this is Go, but there is no package main in the root or in cmd/").
 			WithHint("move it there, or set build-command= and start-command=")
 	}
-	for _, want := range []string{name, "web", "server", "app", "api"} {
-		for _, c := range commands {
-			if c == want {
-				return "./cmd/...", c, "package main in cmd/" + c, nil
-			}
-		}
+	if slices.Contains(commands, name) {
+		return "./cmd/...", name, "package main in cmd/" + name, nil
+	}
+	if c := preferred(commands); c != "" {
+		return "./cmd/...", c, "package main in cmd/" + c, nil
 	}
 	if s.set.StartCommand == "" && !s.has("Procfile") {
 		return "", "", "", mesh.Errorf(mesh.Invalid, "this is Go, and cmd/ has several commands: %s", strings.Join(commands, ", ")).

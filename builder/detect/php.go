@@ -2,6 +2,7 @@ package detect
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -35,7 +36,12 @@ func php(s *source, p *plan) error {
 		return err
 	}
 	v := firstSaid(said{c.Config.Platform["php"], "config.platform.php in composer.json"}, said{c.Require["php"], "php in composer.json"}, s.tool("php"), said{s.line(".php-version"), ".php-version"})
-	version := p.version("PHP", v, 2, phpLines...)
+	locked := phpLocked(s, v)
+	version := p.version("PHP", v, 2, locked...)
+	if p.want.text == "" && version != lines(choose(v.text, phpLines...), 2) {
+		f := &p.Facts[len(p.Facts)-1]
+		f.Why += "; composer.lock has packages that run on no newer one"
+	}
 	var err error
 	if p.release, err = debian(s, "PHP", version); err != nil {
 		return err
@@ -51,7 +57,20 @@ func php(s *source, p *plan) error {
 		}
 		break
 	}
-	phpExtensions(p, c, version)
+	root := phpRoot(s)
+	why := phpUsed(s, c, root)
+	for _, ext := range s.phpINIExtensions(root) {
+		if c.Require["ext-"+ext] == "" {
+			why[ext] = "an extension= in PHP's settings"
+		}
+	}
+	for ext, from := range why {
+		if c.Require == nil {
+			c.Require = map[string]string{}
+		}
+		c.Require["ext-"+ext] = from
+	}
+	phpExtensions(p, c, version, why)
 	// Composer's image is based on Alpine, so other build steps run in the last
 	// stage.
 	p.packages, p.buildPackages = append(p.packages, p.buildPackages...), nil
@@ -59,7 +78,6 @@ func php(s *source, p *plan) error {
 	if s.has("composer.json") {
 		phpComposer(s, p, c, version)
 	}
-	root := phpRoot(s)
 	p.open = root.dir == "."
 	if err := phpAssets(s, p, root.dir); err != nil {
 		return err
@@ -74,6 +92,37 @@ func php(s *source, p *plan) error {
 	}
 	phpFirstPush(s, p)
 	return phpServe(s, p, version, root)
+}
+
+// phpLocked are the lines of PHP on which all packages in the lock file run, or all if
+// there is none: whoever locked the versions had an older PHP than today's.
+func phpLocked(s *source, v said) []string {
+	var lock struct {
+		Packages []struct{ Require map[string]any }
+	}
+	if s.json("composer.lock", &lock) != nil {
+		return phpLines // Composer reports it
+	}
+	var locked []string
+	for _, line := range phpLines {
+		if !slices.ContainsFunc(lock.Packages, func(l struct{ Require map[string]any }) bool {
+			wants, _ := l.Require["php"].(string)
+			return wants != "" && !phpAllows(wants, line)
+		}) && (v.text == "" || phpAllows(v.text, line)) {
+			locked = append(locked, line)
+		}
+	}
+	if len(locked) == 0 {
+		return phpLines
+	}
+	return locked
+}
+
+// phpAllows reports whether a constraint of Composer allows a line of PHP. One that
+// cannot be read allows all.
+func phpAllows(constraint, line string) bool {
+	c := plainConstraint(strings.ReplaceAll(constraint, " - ", ".999 - "))
+	return allows(c, line) || !allows(c+" || *", "1.0.0")
 }
 
 // phpComposer adds the installation of the packages.

@@ -53,8 +53,9 @@ func peclOptions(extensions []string) string {
 	return ""
 }
 
-// phpExtensions compiles the extensions in composer.json that the image lacks.
-func phpExtensions(p *plan, c composerJSON, version string) {
+// phpExtensions compiles the extensions that are required and that the image lacks. why
+// says what requires those that composer.json does not name.
+func phpExtensions(p *plan, c composerJSON, version string, why map[string]string) {
 	var own, pecl []string
 	for _, n := range slices.Sorted(maps.Keys(c.Require)) {
 		ext, ok := strings.CutPrefix(n, "ext-")
@@ -69,7 +70,11 @@ func phpExtensions(p *plan, c composerJSON, version string) {
 		} else {
 			own = append(own, ext)
 		}
-		p.found("extension "+ext, n+" in composer.json")
+		from := n + " in composer.json"
+		if why[ext] != "" {
+			from = why[ext]
+		}
+		p.found("extension "+ext, from)
 		if t, ok := phpNeeds[ext]; ok {
 			p.packages = append(p.packages, strings.Fields(t.run)...)
 		}

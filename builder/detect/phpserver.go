@@ -207,7 +207,22 @@ func phpSettings(s *source, root documentRoot) []string {
 	for _, f := range s.phpINIs(root) {
 		list = append(list, "COPY "+f+" "+confd+"z-"+strings.TrimLeft(strings.ReplaceAll(f, "/", "-"), ".-"))
 	}
+	if len(s.phpINIExtensions(root)) > 0 { // they are loaded already, by names of their own
+		list = append(list, `RUN sed -i '/^[[:space:]]*\(zend_\)\?extension[[:space:]]*=/d' `+confd+"z-*")
+	}
 	return list
+}
+
+var iniExtension = regexp.MustCompile(`(?m)^\s*(?:zend_)?extension\s*=\s*["']?([A-Za-z0-9_]+)(?:\.so)?["']?\s*$`)
+
+// phpINIExtensions are the extensions that the tree's own settings load.
+func (s *source) phpINIExtensions(root documentRoot) (names []string) {
+	for _, f := range s.phpINIs(root) {
+		for _, m := range iniExtension.FindAllStringSubmatch(s.read(f), -1) {
+			names = append(names, strings.ToLower(m[1]))
+		}
+	}
+	return names
 }
 
 // phpINIs are the tree's own settings for PHP: php.ini and .php.ini.d as with other

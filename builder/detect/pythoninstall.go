@@ -86,7 +86,7 @@ func pythonInstall(s *source, p *plan, project pyproject) (again []string) {
 	case "environment.yml", "environment.yaml":
 		condaInstall(s, p, from)
 	default:
-		return pipInstall(s, p, project)
+		pipInstall(s, p, project)
 	}
 	return nil
 }
@@ -99,7 +99,7 @@ const listRequirements = `python -c "exec('try: import tomllib\nexcept ImportErr
 // a name or a build system describes no package, only dependencies
 // (https://docs.astral.sh/uv/concepts/projects/config/#build-systems): pip would refuse
 // it, or guess which of its folders to install.
-func pipInstall(s *source, p *plan, project pyproject) (again []string) {
+func pipInstall(s *source, p *plan, project pyproject) {
 	described := strings.Contains(s.read("pyproject.toml"), "[project]")
 	bare := described && !s.has("setup.py") && (project.Project.Name == "" || len(project.BuildSystem.Requires) == 0 && len(project.Project.Scripts) == 0)
 	local := slices.ContainsFunc(project.Project.Dependencies, func(d string) bool { return strings.Contains(d, "file:") })
@@ -117,7 +117,6 @@ func pipInstall(s *source, p *plan, project pyproject) (again []string) {
 		p.found("installs nothing", "no requirements.txt")
 		p.build, p.env = nil, p.env[:3]
 	}
-	return nil
 }
 
 // condaInstall makes the environment with micromamba, from its own image. The image of

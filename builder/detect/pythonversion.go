@@ -70,6 +70,11 @@ func pythonVersion(s *source, p *plan, project pyproject, pip pipfile, pinned ma
 		said{project.Project.RequiresPython, "requires-python in pyproject.toml"},
 		said{fmt.Sprint(orNothing(project.Tool.Poetry.Dependencies["python"])), "python in pyproject.toml"},
 	)
+	if wants := project.Project.RequiresPython; wants != "" && v.from != "" && s.has("uv.lock") && number.MatchString(v.text) && !allows(plainConstraint(wants), lines(v.text, 2)) {
+		// uv refuses it: the file is left over, or for something else.
+		p.found("ignores "+v.from, "requires-python in pyproject.toml says "+wants)
+		v = said{wants, "requires-python in pyproject.toml"}
+	}
 	asked := firstSaid(p.want, v)
 	if m := exactVersion.FindStringSubmatch(asked.text); m != nil && asked.from != ".python-version" && asked.from != ".tool-versions" && !slices.Contains(miseFiles, asked.from) {
 		first := pythonPatches[lines(m[1], 2)]

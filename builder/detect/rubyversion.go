@@ -66,7 +66,7 @@ var rubyNewest = []struct{ gem, below, ruby string }{
 // or needs none: Ruby 3.3 runs both.
 func rubyDefault(g gems) said {
 	for _, t := range rubyNewest {
-		if v := g.version(t.gem); v != "" && !atLeast(v, t.below) && !(t.gem == "sinatra" && g.locked("base64") != "") {
+		if v := g.version(t.gem); v != "" && !atLeast(v, t.below) && (t.gem != "sinatra" || g.locked("base64") == "") {
 			return said{t.ruby, t.gem + " " + v}
 		}
 	}

@@ -131,8 +131,11 @@ func rustPackage(s, from *source, p *plan, c cargoTOML) error {
 	case rustRelease.MatchString(v.text) && atLeast(v.text, "1.70"): // 1.70 is the first with images of this Debian
 		version = v.text
 		p.found("Rust "+version, v.from)
-	case v.text != "" && v.text != "stable":
+	case v.text != "" && v.text != "stable" && v.text != "latest" && v.text != "1":
 		p.found("Rust "+mesh.Clip(v.text, 40), v.from+"; fetched by rustup")
+		if !strings.HasPrefix(v.from, "rust-toolchain") && plainWord.MatchString(v.text) { // which rustup reads itself
+			p.build = append(p.build, "ENV RUSTUP_TOOLCHAIN="+v.text)
+		}
 	case oldest != "":
 		p.found("Rust "+version, "the newest; rust-version in Cargo.toml says "+mesh.Clip(oldest, 40))
 	default:
@@ -162,10 +165,10 @@ func rustPackage(s, from *source, p *plan, c cargoTOML) error {
 	// a pushed file does not have. Instead, the dependencies are a separate step.
 	if own := rustStubs(s, c); len(own) > 0 {
 		stubs := "mkdir -p " + strings.Join(dirs(own), " ") + " && echo 'fn main() {}' | tee " + strings.Join(own, " ") + " > /dev/null"
-		p.build = append(copies(s.present("Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "rust-toolchain", ".cargo")),
+		p.build = append(append(p.build, copies(s.present("Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "rust-toolchain", ".cargo"))...),
 			run+stubs+" && "+locked, "COPY . .", run+mounts+exports+"touch "+strings.Join(own, " ")+" && "+command)
 	} else {
-		p.build = []string{"COPY . .", run + mounts + exports + command}
+		p.build = append(p.build, "COPY . .", run+mounts+exports+command)
 	}
 	p.build = append(p.build, "RUN mkdir /out && find target/release -maxdepth 1 -type f -executable -exec cp {} /out/ \\;")
 	p.final = []string{
