@@ -42,6 +42,7 @@ func python(s *source, p *plan) error {
 	if err := s.toml("Pipfile", &pip); err != nil {
 		return err
 	}
+	workspace := uvAbove(s, p, project)
 	deps := pythonDependencies(s, project, pip)
 	// gunicorn and uvicorn take the client's address and scheme from mesh's router, as on
 	// Heroku.
@@ -54,7 +55,12 @@ func python(s *source, p *plan) error {
 		p.image = "python:" + version + "-slim-" + p.release
 	}
 	p.add(pythonNeeds, deps.any)
-	again := pythonInstall(s, p, project)
+	var again []string
+	if workspace {
+		uvInstallMember(s, p, project)
+	} else {
+		again = pythonInstall(s, p, project)
+	}
 	p.final = nil
 	if len(p.build) > 0 {
 		p.final = append(p.final, "COPY --from=build /venv /venv")

@@ -134,11 +134,11 @@ func pythonDependencies(s *source, project pyproject, pip pipfile) distributions
 	}
 	d.conda(s)
 	for _, lock := range []string{"uv.lock", "poetry.lock", "pdm.lock"} {
-		d.lock(s.read(lock))
+		d.lock(s.above().read(lock))
 	}
 	d.pipenvLock(s)
 	for _, lock := range []string{"uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", "Pipfile", "pyproject.toml"} {
-		if gitRequirement.MatchString(s.read(lock)) {
+		if gitRequirement.MatchString(s.above().read(lock)) {
 			d.direct[clones] = true
 		}
 	}

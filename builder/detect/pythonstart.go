@@ -117,8 +117,8 @@ func pythonObject(s *source, p *plan, what *regexp.Regexp) (object, file string)
 		if name == "" {
 			name = m[len(m)-1]
 		}
-		if strings.HasPrefix(f, "src/") && !slices.Contains(p.env, "PYTHONPATH=/app/src") {
-			p.env = append(p.env, "PYTHONPATH=/app/src") // as in an editor
+		if at := "PYTHONPATH=" + path.Join("/app", s.at, "src"); strings.HasPrefix(f, "src/") && !slices.Contains(p.env, at) {
+			p.env = append(p.env, at) // as in an editor
 		}
 		return module(f) + ":" + name, f
 	}

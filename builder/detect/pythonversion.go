@@ -62,7 +62,7 @@ var pythonPatches = map[string]struct{ bookworm, bullseye string }{
 // Heroku, or a tool that refuses any other); elsewhere the newest has all fixes.
 func pythonVersion(s *source, p *plan, project pyproject, pip pipfile, pinned map[string]string) (string, error) {
 	v := firstSaid(
-		said{s.line(".python-version"), ".python-version"},
+		said{s.line(".python-version"), ".python-version"}, said{s.above().line(".python-version"), ".python-version"},
 		said{strings.TrimPrefix(s.line("runtime.txt"), "python-"), "runtime.txt"},
 		s.tool("python"),
 		said{pip.Requires.PythonVersion, "python_version in Pipfile"},

@@ -1,5 +1,10 @@
 package detect
 
+import (
+	"cmp"
+	"regexp"
+)
+
 // rubyServers are the gems of web servers, the one to prefer first, and what starts them
 // with a config.ru. config is a file that they only read if it is named.
 var rubyServers = []struct{ gem, command, config string }{
@@ -34,6 +39,9 @@ func (g gems) rackup(ruby string) bool {
 	return own && (g.has("webrick") || !atLeast(ruby, "3.0"))
 }
 
+// rubyFunction is a function that Google's framework serves, with its name.
+var rubyFunction = regexp.MustCompile(`(?m)^\s*FunctionsFramework\.http\b\s*\(?\s*(?:["'](\w+)["'])?`)
+
 // rubyStart is what starts the program. missing says which gem it lacks.
 func rubyStart(s *source, p *plan, g gems, rails bool, version string) (command, why, missing string) {
 	server, gem := rubyServer(s, g)
@@ -55,6 +63,10 @@ func rubyStart(s *source, p *plan, g gems, rails bool, version string) (command,
 		return "", "", "the Gemfile has no server for config.ru"
 	}
 	f := s.first("app.rb", "main.rb", "server.rb")
+	if m := rubyFunction.FindStringSubmatch(s.read(f)); m != nil && g.has("functions_framework") {
+		p.Framework = "Functions Framework"
+		return "bundle exec functions-framework-ruby --source " + f + " --target " + cmp.Or(m[1], "function") + " --bind 0.0.0.0 --port $PORT", f, ""
+	}
 	switch {
 	case f == "":
 		return "", "", ""
