@@ -25,7 +25,7 @@ type plan struct {
 	buildImage    string   // of the build stage; empty: the base stage
 	buildPackages []string // Debian packages in the build stage
 	build         []string // instructions of the build stage; none: no such stage
-	assets        []string // instructions of a stage with the base stage's programs, after the build stage; not with a base stage that build is based on
+	assets        []string // instructions of a stage with the base stage's programs, after the build stage
 	user          string   // that the image already has; empty: one is created
 	final         []string // instructions of the image, before its user
 	cmd           string   // as in a shell
@@ -80,17 +80,21 @@ func (p *plan) text(set Settings) string {
 		}
 		line("")
 	}
+	based := staged && p.buildImage == ""
 	if len(p.assets) > 0 {
-		line("FROM %s AS base", image)
-		p.writeBase(line)
-		line("")
+		if !based {
+			based = true
+			line("FROM %s AS base", image)
+			p.writeBase(line)
+			line("")
+		}
 		line("FROM base AS assets")
 		for _, l := range p.assets {
 			line("%s", l)
 		}
 		line("")
 	}
-	if staged && p.buildImage == "" || len(p.assets) > 0 {
+	if based {
 		line("FROM base")
 	} else {
 		line("FROM %s", image)

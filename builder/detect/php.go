@@ -71,24 +71,24 @@ func php(s *source, p *plan) error {
 		c.Require["ext-"+ext] = from
 	}
 	phpExtensions(p, c, version, why)
-	// Composer's image is based on Alpine, so other build steps run in the last
-	// stage.
-	p.packages, p.buildPackages = append(p.packages, p.buildPackages...), nil
 	p.final = []string{"COPY --chown=%OWNER . ."}
 	if s.has("composer.json") {
-		phpComposer(s, p, c, version)
+		phpComposer(s, p)
 	}
 	p.open = root.dir == "."
-	if err := phpAssets(s, p, root.dir); err != nil {
-		return err
-	}
 	if p.Framework == "Symfony" && s.has("importmap.php") {
 		p.found("builds with php bin/console asset-map:compile", "importmap.php")
-		p.final = append(p.final, "RUN "+withConfig+readConfig+"php bin/console importmap:install && php bin/console asset-map:compile && chown -R %OWNER var public")
+		p.build = append(p.build, "RUN "+withConfig+readConfig+"php bin/console importmap:install && php bin/console asset-map:compile")
 	}
-	if command := s.set.BuildCommand; command != "" && len(p.assets) == 0 {
+	if command := s.set.BuildCommand; command != "" && !(usesNode.MatchString(command) && s.has("package.json")) {
 		s.buildCommand(p, "", "")
-		p.final = append(p.final, "RUN "+withConfig+readConfig+command)
+		if len(p.build) == 0 {
+			p.build, p.final = []string{"COPY . ."}, []string{"COPY --from=build --chown=%OWNER /app /app"}
+		}
+		p.build = append(p.build, "RUN "+withConfig+readConfig+command)
+	}
+	if err := phpAssets(s, p, root.dir); err != nil {
+		return err
 	}
 	phpFirstPush(s, p)
 	return phpServe(s, p, version, root)
@@ -125,26 +125,22 @@ func phpAllows(constraint, line string) bool {
 	return allows(c, line) || !allows(c+" || *", "1.0.0")
 }
 
-// phpComposer adds the installation of the packages.
-func phpComposer(s *source, p *plan, c composerJSON, version string) {
+// phpComposer adds the installation of the packages, by the PHP that runs the program and
+// with its extensions: Composer refuses what does not fit, and scripts of packages run
+// the app. They run once the whole tree is there, as on Heroku.
+func phpComposer(s *source, p *plan) {
 	p.found("composer install", s.first("composer.lock", "composer.json"))
-	cache := "RUN --mount=type=cache,target=/tmp/cache "
-	// Composer's image has another PHP, without the extensions. A lock file has fixed
-	// the versions already; otherwise they are chosen for the PHP that runs the program.
-	options, platform := " --no-dev --no-interaction --no-progress --ignore-platform-reqs", ""
-	if !s.has("composer.lock") {
-		options = " --no-dev --no-interaction --no-progress --ignore-platform-req='ext-*'"
-		if platform = "composer config --global platform.php " + version + ".99 && "; c.Config.Platform["php"] != "" {
-			platform = ""
-		}
-	}
-	p.buildImage = "composer:2"
+	p.buildPackages = append(p.buildPackages, "git", "unzip")
+	const cache, install = "RUN --mount=type=cache,target=/tmp/cache ", "composer install --no-dev --no-interaction --no-progress "
+	mounts, exports := secretsIn("$COMPOSER_AUTH") // of private packages
+	p.build = []string{"COPY --from=composer:2 /usr/bin/composer /usr/bin/", "ENV COMPOSER_ALLOW_SUPERUSER=1 COMPOSER_CACHE_DIR=/tmp/cache"}
 	if strings.Contains(s.read("composer.json"), `"path"`) {
 		p.found("copies everything before installing", "a path in composer.json")
-		p.build = []string{"COPY . .", cache + platform + "composer install --optimize-autoloader" + options}
+		p.build = append(p.build, "COPY . .")
 	} else {
-		p.build = append(copies(s.present("composer.json", "composer.lock")), cache+platform+"composer install --no-scripts --no-autoloader"+options, "COPY . .", cache+"composer dump-autoload --optimize --no-dev")
+		p.build = append(append(p.build, copies(s.present("composer.json", "composer.lock", "symfony.lock", "patches"))...), cache+mounts+exports+install+"--no-scripts --no-autoloader", "COPY . .")
 	}
+	p.build = append(p.build, cache+withConfig+readConfig+install+"--optimize-autoloader")
 	p.final = []string{"COPY --from=build --chown=%OWNER /app /app"}
 }
 

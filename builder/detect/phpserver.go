@@ -197,7 +197,7 @@ func phpSettings(s *source, root documentRoot) []string {
 	}
 	conf := strings.NewReplacer("/app/%ROOT", path.Join("/app", root.dir), "  %FALLBACK\n", indented(fallback), "%HIDDEN\n", lineOf(hidden), "%TYPES", hashable, "\n%CONFIG", "\n"+config).Replace(apacheConf)
 	const confd = "/usr/local/etc/php/conf.d/"
-	list := []string{"RUN { php -m | grep -q OPcache || docker-php-ext-enable opcache; } && a2enmod -q headers remoteip rewrite setenvif && rm -f /etc/apache2/conf-enabled/other-vhosts-access-log.conf \\\n" +
+	list := []string{"RUN { php -m | grep -q OPcache || docker-php-ext-enable opcache; } && a2enmod -q headers remoteip rewrite setenvif && a2dismod -q -f status && rm -f /etc/apache2/conf-enabled/other-vhosts-access-log.conf \\\n" +
 		" && printf '%s\\n' 'Listen ${PORT}' >/etc/apache2/ports.conf \\\n" +
 		" && " + printed(strings.Split(strings.TrimRight(conf, "\n"), "\n")) + " >/etc/apache2/sites-enabled/000-default.conf \\\n" +
 		" && " + printed(strings.Split(phpINI, "\n")) + " >" + confd + "app.ini \\\n" +
