@@ -80,7 +80,7 @@ func php(s *source, p *plan) error {
 		p.found("builds with php bin/console asset-map:compile", "importmap.php")
 		p.build = append(p.build, "RUN "+withConfig+readConfig+"php bin/console importmap:install && php bin/console asset-map:compile")
 	}
-	if command := s.set.BuildCommand; command != "" && !(usesNode.MatchString(command) && s.has("package.json")) {
+	if command := s.set.BuildCommand; command != "" && (!usesNode.MatchString(command) || !s.has("package.json")) {
 		s.buildCommand(p, "", "")
 		if len(p.build) == 0 {
 			p.build, p.final = []string{"COPY . ."}, []string{"COPY --from=build --chown=%OWNER /app /app"}

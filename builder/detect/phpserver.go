@@ -18,6 +18,7 @@ type documentRoot struct {
 	dir, why string
 	config   string // Apache's own, which Heroku's command names
 	ini      string // PHP's own, likewise
+	unused   string // nginx's own, likewise
 	given    bool   // Heroku's command names the server
 }
 
@@ -45,6 +46,8 @@ func phpRoot(s *source) documentRoot {
 					switch {
 					case option == "-C" && m[1] == "apache2":
 						r.config = name
+					case option == "-C":
+						r.unused = name
 					case option == "-i":
 						r.ini = name
 					}
@@ -65,7 +68,7 @@ func phpRoot(s *source) documentRoot {
 	return documentRoot{dir: ".", why: "index.php"}
 }
 
-// serves is the program that starts Apache. Heroku's names lead to it as well: the
+// phpCommand is the program that starts Apache. Heroku's names lead to it as well: the
 // Procfile is run as it is.
 const phpCommand = "serve-php"
 
@@ -95,6 +98,9 @@ func phpServe(s *source, p *plan, version string, root documentRoot) error {
 		what = "the whole repository"
 	}
 	p.found("serves "+what+" with Apache", root.why)
+	if root.unused != "" {
+		p.found("ignores "+root.unused, "it is for nginx; a path without a file goes to index.php anyway")
+	}
 	if !root.given {
 		p.cmd = phpCommand
 		return nil

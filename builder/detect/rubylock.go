@@ -72,11 +72,10 @@ func (g gems) bundler(ruby string) (command string, changes bool, what, why stri
 		!atLeast("3", major) && !atLeast(ruby, "3.2"): // Bundler 4 needs Ruby 3.2
 		return `sed -i '/^BUNDLED WITH/,$d' Gemfile.lock && `, true, "installs with the image's Bundler", why
 	case major == "2" && !atLeast(ruby, "2.7"): // its images have Bundler 1
-		v := m[1]
-		if atLeast(v, "2.5.0") {
-			v = "2.4.22" // the last one for Ruby 2.6
+		if atLeast(m[1], "2.5.0") { // 2.4.22 is the last one for Ruby 2.6, whose RubyGems wants the one in the file
+			return `gem install bundler:2.4.22 && sed -i '/^BUNDLED WITH/,$d' Gemfile.lock && `, true, "installs Bundler 2.4.22", why
 		}
-		return "gem install bundler:" + v + " && ", false, "installs Bundler " + v, why
+		return "gem install bundler:" + m[1] + " && ", false, "installs Bundler " + m[1], why
 	}
 	return "", false, "", ""
 }
