@@ -91,7 +91,7 @@ func TestBuild_Examples(t *testing.T) {
 		"php": {
 			"debian php",
 			"PHP, because there is a composer.json",
-			[]string{"PHP 8.2  ", "composer install"},
+			[]string{"PHP 8.2  ", "composer install", "serves public/ with Apache"},
 			"Hello from PHP\n",
 			"packages/greet/src/Greeter.php",
 			"RUN useradd",
@@ -199,11 +199,11 @@ func serves(t *testing.T, img mesh.Image, want string, paths ...string) {
 
 // launched runs an image as mesh does, until the test ends. stop ends it before, and
 // fails if it needs SIGKILL.
-func launched(t *testing.T, img mesh.Image) (url, id string, stop func()) {
+func launched(t *testing.T, img mesh.Image, env ...string) (url, id string, stop func()) {
 	t.Helper()
 	ctx := t.Context()
 	init := true
-	c, err := cli.ContainerCreate(ctx, &container.Config{Image: img.ID, Env: []string{"PORT=8123"}, Labels: map[string]string{testLabel: run}},
+	c, err := cli.ContainerCreate(ctx, &container.Config{Image: img.ID, Env: append(env, "PORT=8123"), StopSignal: "SIGTERM", Labels: map[string]string{testLabel: run}},
 		&container.HostConfig{Init: &init, SecurityOpt: []string{"no-new-privileges"}}, nil, nil, "")
 	if err != nil {
 		t.Fatal(err)

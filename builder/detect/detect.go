@@ -124,19 +124,19 @@ func (l language) sign(s *source) string {
 var languages = []language{
 	{name: "Elixir", kind: compiled, files: []string{"mix.exs"}, plan: elixir},
 	{name: ".NET", kind: compiled, files: []string{"*.csproj", "*.fsproj", "*.vbproj", "*.sln", "*.slnx"}, look: dotnetSign, plan: dotnet},
-	{name: "PHP", kind: scripts, files: []string{"composer.json", "index.php"}, plan: php},
+	{name: "PHP", kind: scripts, files: []string{"composer.json", "index.php", "public/index.php", "web/index.php", "webroot/index.php", "htdocs/index.php"}, plan: php},
 	{name: "Hugo", kind: sites, files: []string{"hugo.toml", "hugo.yaml", "config.toml with content/"}, look: hugoSign, plan: hugo},
-	{name: "Go", kind: compiled, files: []string{"go.mod"}, plan: golang},
+	{name: "Go", kind: compiled, files: []string{"go.mod", "go.work"}, plan: golang},
 	{name: "Jekyll", kind: sites, files: []string{"_config.yml"}, look: jekyllSign, plan: jekyll},
 	{name: "Ruby", kind: scripts, files: []string{"Gemfile", "config.ru"}, plan: ruby},
 	{name: "MkDocs", kind: sites, files: []string{"mkdocs.yml"}, look: mkdocsSign, plan: mkdocs},
 	{name: "Pelican", kind: sites, files: []string{"pelicanconf.py"}, look: pelicanSign, plan: pelican},
 	{name: "Sphinx", kind: sites, files: []string{"conf.py", "docs/conf.py"}, look: sphinxSign, plan: sphinx},
-	{name: "Python", kind: scripts, files: []string{"requirements.txt", "pyproject.toml", "Pipfile", "uv.lock", "manage.py"}, plan: python},
+	{name: "Python", kind: scripts, files: []string{"requirements.txt", "pyproject.toml", "Pipfile", "uv.lock", "manage.py", "environment.yml", "environment.yaml"}, plan: python},
 	{name: "Deno", kind: scripts, files: []string{"deno.json", "deno.jsonc"}, plan: deno},
 	{name: "Rust", kind: compiled, files: []string{"Cargo.toml"}, plan: rust},
 	{name: "Scala", kind: compiled, files: []string{"build.sbt"}, look: scalaSign, plan: scala},
-	{name: "Java", kind: compiled, files: []string{"pom.xml", "build.gradle", "build.gradle.kts"}, plan: java},
+	{name: "Java", kind: compiled, files: []string{"pom.xml", "build.gradle", "build.gradle.kts", "settings.gradle", "settings.gradle.kts"}, plan: java},
 	{name: "Clojure", kind: compiled, files: []string{"project.clj", "deps.edn"}, look: clojureSign, plan: clojure},
 	{name: "Gleam", kind: compiled, files: []string{"gleam.toml"}, plan: gleam},
 	{name: "Swift", kind: compiled, files: []string{"Package.swift"}, plan: swift},
@@ -147,20 +147,24 @@ var languages = []language{
 	{name: "Zola", kind: sites, files: []string{"config.toml with base_url"}, look: zolaSign, plan: zola},
 	{name: "mdBook", kind: sites, files: []string{"book.toml"}, plan: mdbook},
 	{name: "Node", kind: scripts, files: []string{"package.json", "server.js"}, plan: node},
-	{name: "Python", kind: scripts, files: []string{"setup.py", "main.py", "app.py"}, plan: python},
-	{name: "Go", kind: compiled, files: []string{"*.go with package main"}, look: goLooseSign, plan: goLoose},
+	{name: "Python", kind: scripts, files: []string{"setup.py", "main.py", "app.py", "server.py", "bot.py", "wsgi.py", "asgi.py"}, plan: python},
+	{name: "Go", kind: compiled, files: []string{"*.go with package main"}, look: goLooseSign, plan: golang},
 	{name: "C/C++", kind: compiled, files: []string{"CMakeLists.txt", "meson.build", "Makefile with *.c"}, look: nativeSign, plan: native},
 	{name: ".NET", kind: compiled, files: []string{"*.csproj in a folder"}, look: dotnetBelow, plan: dotnet},
 	{name: ".NET", kind: compiled, files: []string{"*.runtimeconfig.json"}, look: builtSign, plan: dotnetBuilt},
 	{name: "COBOL", kind: compiled, files: []string{"*.cbl"}, look: cobolSign, plan: cobol},
 	{name: "Static site", kind: sites, files: []string{"Staticfile", "static.json", "index.html", "public/index.html"}, plan: static},
 	{name: "Shell", kind: scripts, files: []string{"start.sh", "run.sh"}, plan: shell},
+	{name: "Python", kind: scripts, look: pythonProcfile, plan: python},
 	{name: "Procfile", kind: scripts, files: []string{"Procfile"}, look: procfileSign, plan: procfile},
 }
 
 // common is how many languages, from the first, have files that say enough to be
 // looked for in the folders of a tree: any folder may have an index.html or a run.sh.
 var common = slices.IndexFunc(languages, func(l language) bool { return l.name == "Static site" })
+
+// maxListed is how many files of a language LookedFor names.
+const maxListed = 5
 
 // LookedFor lists the files that detection looks for in the root of a tree, in lines
 // that fit a terminal: one entry per language, grouped.
@@ -178,7 +182,11 @@ func LookedFor() (lines []string) {
 		}
 		label, line := string(k), ""
 		for i, n := range names {
-			entry := n + " (" + strings.Join(files[n], ", ") + ")"
+			all := files[n]
+			if len(all) > maxListed {
+				all = append(slices.Clone(all[:maxListed]), "…")
+			}
+			entry := n + " (" + strings.Join(all, ", ") + ")"
 			if i < len(names)-1 {
 				entry += ", "
 			}
@@ -252,14 +260,14 @@ func Folder(tree fs.FS, dir string, set Settings) (*Plan, error) {
 		return nil, err
 	}
 	err := mesh.Errorf(mesh.Invalid, "there is no Dockerfile, and mesh cannot detect the language")
-	if hint := src.below(); hint != "" {
+	if hint := src.folderThatFits(); hint != "" {
 		return nil, err.WithHint("%s", hint)
 	}
 	return nil, err.WithHint("add one of these files or a Dockerfile; put a static site in public/")
 }
 
-// below is a hint to the first folder of the tree that could be built alone.
-func (s *source) below() string {
+// folderThatFits is a hint to the first folder of the tree that could be built alone.
+func (s *source) folderThatFits() string {
 	for _, dir := range s.folders() {
 		sub, err := fs.Sub(s.tree, dir)
 		if err != nil {

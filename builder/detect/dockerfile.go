@@ -27,6 +27,7 @@ type plan struct {
 	buildImage    string   // of the build stage; empty: the base stage
 	buildPackages []string // Debian packages in the build stage
 	build         []string // instructions of the build stage; none: no such stage
+	assets        []string // instructions of a stage with the base stage's programs, after the build stage
 	user          string   // that the image already has; empty: one is created
 	final         []string // instructions of the image, before its user
 	cmd           string   // as in a shell
@@ -86,7 +87,21 @@ func (p *plan) text(set Settings) string {
 		}
 		line("")
 	}
-	if staged && p.buildImage == "" {
+	based := staged && p.buildImage == ""
+	if len(p.assets) > 0 {
+		if !based {
+			based = true
+			line("FROM %s AS base", image)
+			p.writeBase(line)
+			line("")
+		}
+		line("FROM base AS assets")
+		for _, l := range p.assets {
+			line("%s", l)
+		}
+		line("")
+	}
+	if based {
 		line("FROM base")
 	} else {
 		line("FROM %s", image)
@@ -259,6 +274,15 @@ const (
 
 // ConfigPrefix precedes the command of a RUN that gets all config vars.
 const ConfigPrefix = withConfig + readConfig
+
+// secrets are the config vars that a build command gets: those that it takes from the
+// environment, or all if people have set it.
+func (s *source) secrets(command string) (mounts, exports string) {
+	if s.set.BuildCommand != "" {
+		return withConfig, readConfig
+	}
+	return secretsIn(command)
+}
 
 // secretsIn returns the config vars that a text takes from the environment, as RUN
 // options that mount them and a command prefix that reads them. A variable that is

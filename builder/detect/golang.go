@@ -29,12 +29,37 @@ var cgo = map[string]needs{
 // golang builds all commands of a module. The source also goes into the image, for
 // templates and files that the program reads.
 func golang(s *source, p *plan) error {
+	if s.has("go.mod") || !s.has("go.work") {
+		if s.top == nil {
+			goPackage(s)
+		}
+		return goModule(s, s, p)
+	}
+	dir, err := goWorkProgram(s)
+	if err != nil {
+		return err
+	}
+	module := s.below(dir)
+	module.top, module.at = s, dir
+	p.found("builds "+dir+"/", "go.work lists it")
+	return goModule(module, s, p)
+}
+
+// goModule builds a module, or a package of one. The start command and the files in the
+// image come from another folder if the module was chosen by the root's go.work.
+func goModule(s, from *source, p *plan) error {
 	mod, err := goMod(s)
 	if err != nil {
 		return err
 	}
-	work := goAbove(s, p, mod)
-	if !s.has("go.mod") {
+	var work *modfile.WorkFile
+	if from != s {
+		work = s.top.goWork()
+	} else {
+		work = goAbove(s, p, mod)
+	}
+	bare := !s.has("go.mod") && s.top == nil
+	if !s.has("go.mod") && !bare {
 		if mod, err = goMod(s.above()); err != nil {
 			return err
 		}
@@ -66,10 +91,17 @@ func golang(s *source, p *plan) error {
 			p.found("builds with cgo", m+" in go.mod")
 		}
 	}
+	if f := s.importsC(); f != "" && cgoEnabled == "0" {
+		cgoEnabled = "1"
+		p.found("builds with cgo", f+` imports "C"`)
+	}
 	p.add(cgo, required)
 	p.build = []string{"ENV CGO_ENABLED=" + cgoEnabled}
 	// Modules in the tree must be there before the others are fetched.
-	if work != nil || s.above().has("vendor/modules.txt") || replacesFolder(mod) {
+	if bare {
+		p.found("go mod init && go mod tidy", "no go.mod: the newest version of everything that is imported")
+		p.build = append(p.build, "COPY . .", "RUN --mount=type=cache,target=/go/pkg/mod go mod init app && go mod tidy")
+	} else if work != nil || s.above().has("vendor/modules.txt") || replacesFolder(mod) {
 		p.build = append(p.build, "COPY . .")
 	} else {
 		p.build = append(p.build, copies(s.above().present("go.mod", "go.sum"))...)
@@ -78,17 +110,126 @@ func golang(s *source, p *plan) error {
 	source := "COPY --chown=%OWNER . ."
 	if s.top != nil {
 		p.build = append(p.build, "WORKDIR /app/"+s.at)
+	}
+	if s.top != nil && from == s {
 		source = "COPY --chown=%OWNER " + s.at + " ."
 	}
 	build := s.buildCommand(p, "go build -trimpath -ldflags='-s -w' -tags=timetzdata -o /out/ "+target, why)
-	mounts, exports := secretsIn(build)
+	mounts, exports := s.secrets(build)
 	p.build = append(p.build, "RUN mkdir /out", "RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build "+mounts+exports+build)
 	p.final = []string{
 		"COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/",
 		source,
 		"COPY --from=build /out/ /usr/local/bin/",
 	}
-	return s.start(p, start, why, "package main in the root or in cmd/")
+	return from.start(p, start, why, "package main in the root or in cmd/")
+}
+
+// goWork is the folder's go.work, or nil.
+func (s *source) goWork() *modfile.WorkFile {
+	if !s.has("go.work") {
+		return nil
+	}
+	work, err := modfile.ParseWork("go.work", []byte(s.read("go.work")), nil)
+	if err != nil {
+		return nil // go build reports it
+	}
+	return work
+}
+
+// goWorkProgram is the folder of the only module of a go.work that has a command.
+func goWorkProgram(s *source) (string, error) {
+	var all, programs []string
+	if work := s.goWork(); work != nil {
+		for _, u := range work.Use {
+			dir := path.Clean(u.Path)
+			if !plainPath.MatchString(dir) || !s.has(dir+"/go.mod") {
+				continue
+			}
+			all = append(all, dir)
+			if m := s.below(dir); m.isMain(".") || m.isMain("cmd") || len(m.goCmds()) > 0 {
+				programs = append(programs, dir)
+			}
+		}
+	}
+	switch len(programs) {
+	case 1:
+		return programs[0], nil
+	case 0:
+		return "", mesh.Errorf(mesh.Invalid, "this is Go, but no module of go.work has a command: %s", strings.Join(all, ", ")).
+			WithHint("list the module with the package main in go.work: go work use ./DIR")
+	}
+	if dir := preferred(programs); dir != "" {
+		return dir, nil
+	}
+	return "", mesh.Errorf(mesh.Invalid, "this is Go, and go.work has several modules with commands: %s", strings.Join(programs, ", ")).
+		WithHint("choose one with: ssh mesh build:set -a STACK root=%s", programs[0])
+}
+
+var importC = regexp.MustCompile(`(?m)^import\s+"C"|^\s+"C"\s*$`)
+
+// importsC is a file of the module that calls C, or empty: without cgo, the build would
+// leave it out.
+func (s *source) importsC() (file string) {
+	_ = fs.WalkDir(s.tree, ".", func(p string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return nil
+		case d.IsDir() && p != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "vendor" || d.Name() == "testdata" || d.Name() == "node_modules" || strings.Count(p, "/") >= maxDepth || s.has(p+"/go.mod")):
+			return fs.SkipDir
+		case !d.IsDir() && strings.HasSuffix(p, ".go") && !strings.HasSuffix(p, "_test.go") && importC.MatchString(s.read(p)):
+			file = p
+			return fs.SkipAll
+		}
+		return nil
+	})
+	return file
+}
+
+// preferred is the one among several folders with commands whose name says that it is
+// the server, or empty.
+func preferred(dirs []string) string {
+	for _, want := range words("web server app api") {
+		for _, d := range dirs {
+			if path.Base(d) == want {
+				return d
+			}
+		}
+	}
+	return ""
+}
+
+// goCmds are the commands in cmd/.
+func (s *source) goCmds() (commands []string) {
+	list, err := fs.ReadDir(s.tree, "cmd")
+	if err != nil {
+		return nil
+	}
+	for _, e := range list {
+		if e.IsDir() && plainPath.MatchString(e.Name()) && s.isMain("cmd/"+e.Name()) {
+			commands = append(commands, e.Name())
+		}
+	}
+	return commands
+}
+
+// goElsewhere are the folders with a command in other places than cmd/, without those
+// for examples and tools.
+func (s *source) goElsewhere() (dirs []string) {
+	_ = fs.WalkDir(s.tree, ".", func(p string, d fs.DirEntry, err error) error {
+		switch name := d.Name(); {
+		case err != nil || !d.IsDir() || p == ".":
+			return nil
+		case strings.HasPrefix(name, ".") || strings.HasPrefix(name, "_") || strings.Count(p, "/") >= maxDepth || !plainPath.MatchString(p) ||
+			slices.Contains(words("vendor testdata node_modules example examples _examples tools scripts hack test tests"), name) || s.has(p+"/go.mod"):
+			return fs.SkipDir
+		}
+		if s.isMain(p) {
+			dirs = append(dirs, p)
+		}
+		return nil
+	})
+	return dirs
 }
 
 // goMod is the folder's module, without a name if there is none.
@@ -163,29 +304,32 @@ func goCommands(s *source, mod *modfile.File) (target, start, why string, err er
 	if s.isMain(".") {
 		return ".", word(name), "package main in the root", nil
 	}
-	var commands []string
-	if list, err := fs.ReadDir(s.tree, "cmd"); err == nil {
-		for _, e := range list {
-			if e.IsDir() && plainPath.MatchString(e.Name()) && s.isMain("cmd/"+e.Name()) {
-				commands = append(commands, e.Name())
-			}
-		}
-	}
+	commands := s.goCmds()
 	switch {
 	case len(commands) == 1:
 		return "./cmd/" + commands[0], commands[0], "package main in cmd/" + commands[0], nil
 	case len(commands) == 0 && s.isMain("cmd"):
 		return "./cmd", "cmd", "package main in cmd", nil
 	case len(commands) == 0:
+		switch dirs := s.goElsewhere(); len(dirs) {
+		case 0:
+		case 1:
+			return "./" + dirs[0], path.Base(dirs[0]), "package main in " + dirs[0], nil
+		default:
+			if dir := preferred(dirs); dir != "" {
+				return "./" + dir, path.Base(dir), "package main in " + dir, nil
+			}
+			return "", "", "", mesh.Errorf(mesh.Invalid, "this is Go, and it has several commands: %s", strings.Join(dirs, ", ")).
+				WithHint("choose one with: ssh mesh build:set -a STACK root=%s", dirs[0])
+		}
 		return "", "", "", mesh.Errorf(mesh.Invalid, "this is Go, but there is no package main in the root or in cmd/").
 			WithHint("move it there, or set build-command= and start-command=")
 	}
-	for _, want := range []string{name, "web", "server", "app", "api"} {
-		for _, c := range commands {
-			if c == want {
-				return "./cmd/...", c, "package main in cmd/" + c, nil
-			}
-		}
+	if slices.Contains(commands, name) {
+		return "./cmd/...", name, "package main in cmd/" + name, nil
+	}
+	if c := preferred(commands); c != "" {
+		return "./cmd/...", c, "package main in cmd/" + c, nil
 	}
 	if s.set.StartCommand == "" && !s.has("Procfile") {
 		return "", "", "", mesh.Errorf(mesh.Invalid, "this is Go, and cmd/ has several commands: %s", strings.Join(commands, ", ")).
@@ -242,4 +386,17 @@ func goTag(chip string) func(string) bool {
 	return func(tag string) bool {
 		return tag == chip || slices.Contains(goTags, tag) || strings.HasPrefix(tag, "go1.")
 	}
+}
+
+// goLooseSign is a program in Go without a module. One that is started with go run needs
+// the compiler in the image: it is left to the Procfile.
+func goLooseSign(s *source) string {
+	if !s.isMain(".") || goPackage(s) || strings.Contains(s.started(), "go run") {
+		return ""
+	}
+	files := s.files(".", "*.go")
+	if slices.Contains(files, "main.go") || len(files) == 0 {
+		return "main.go"
+	}
+	return files[0]
 }

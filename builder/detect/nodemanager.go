@@ -138,13 +138,13 @@ func managerVersion(s *source, j packageJSON, name string) said {
 // chosen is the version to install: an exact one as it is, otherwise the first of known
 // that is allowed.
 func (v said) chosen(known ...string) string {
-	if exactVersion.MatchString(v.text) {
+	if exactTool.MatchString(v.text) {
 		return strings.TrimLeft(v.text, "=v ")
 	}
 	return choose(v.text, known...)
 }
 
-var exactVersion = regexp.MustCompile(`^[=v\s]*\d+\.\d+\.\d+(-[A-Za-z0-9.]+)?$`)
+var exactTool = regexp.MustCompile(`^[=v\s]*\d+\.\d+\.\d+(-[A-Za-z0-9.]+)?$`)
 
 func bunManager(v said, why, lock string) manager {
 	m := manager{

@@ -1,51 +1,12 @@
 package detect
 
 import (
-	"maps"
 	"regexp"
 	"slices"
 	"strings"
 )
 
 var phpLines = []string{"8.4", "8.3", "8.2", "8.1", "8.5", "8.0", "7.4"}
-
-// phpBuiltIn are extensions that the image has.
-var phpBuiltIn = words(`core ctype curl date dom fileinfo filter ftp hash iconv json libxml mbstring mysqlnd openssl pcre
-pdo pdo_sqlite phar posix random readline reflection session simplexml sodium spl sqlite3 standard tokenizer xml xmlreader xmlwriter zlib`)
-
-// phpPECL are extensions that are not part of PHP's source.
-var phpPECL = words(`apcu imagick memcached mongodb redis xdebug amqp grpc protobuf igbinary swoole
-ast ds event mailparse mcrypt msgpack oauth pcov rdkafka ssh2 uuid yaml`)
-
-// phpNeeds are the packages that extensions are compiled against.
-var phpNeeds = map[string]needs{
-	"amqp":      {run: "librabbitmq-dev"},
-	"bz2":       {run: "libbz2-dev"},
-	"enchant":   {run: "libenchant-2-dev"},
-	"event":     {run: "libevent-dev libssl-dev"},
-	"ffi":       {run: "libffi-dev"},
-	"grpc":      {run: "zlib1g-dev"},
-	"imap":      {run: "libc-client-dev libkrb5-dev"},
-	"mcrypt":    {run: "libmcrypt-dev"},
-	"pspell":    {run: "libpspell-dev"},
-	"rdkafka":   {run: "librdkafka-dev"},
-	"snmp":      {run: "libsnmp-dev"},
-	"ssh2":      {run: "libssh2-1-dev"},
-	"tidy":      {run: "libtidy-dev"},
-	"uuid":      {run: "uuid-dev"},
-	"yaml":      {run: "libyaml-dev"},
-	"gd":        {run: "libpng-dev libjpeg62-turbo-dev libfreetype6-dev"},
-	"gmp":       {run: "libgmp-dev"},
-	"imagick":   {run: "libmagickwand-dev"},
-	"intl":      {run: "libicu-dev"},
-	"ldap":      {run: "libldap2-dev"},
-	"memcached": {run: "libmemcached-dev zlib1g-dev libssl-dev"},
-	"pdo_pgsql": {run: "libpq-dev"},
-	"pgsql":     {run: "libpq-dev"},
-	"soap":      {run: "libxml2-dev"},
-	"xsl":       {run: "libxslt1-dev"},
-	"zip":       {run: "libzip-dev"},
-}
 
 func words(s string) []string { return strings.Fields(s) }
 
@@ -55,112 +16,193 @@ type composerJSON struct {
 	Repositories any
 }
 
-// php runs PHP's own server, with four workers: it needs no configuration.
+// phpFrameworks are the dependencies that name a framework, and what its image needs in
+// the environment: no framework may start as in development, and what it logs belongs to
+// the output. A config var of that name wins.
+var phpFrameworks = []struct{ dependency, name, env string }{
+	{"laravel/framework", "Laravel", "LOG_CHANNEL=stderr"},
+	{"symfony/framework-bundle", "Symfony", "APP_ENV=prod"}, // the committed .env says dev
+	{"slim/slim", "Slim", ""},
+	{"cakephp/cakephp", "CakePHP", ""},
+	{"codeigniter4/framework", "CodeIgniter", "CI_ENVIRONMENT=production"},
+	{"yiisoft/yii2", "Yii", ""},
+}
+
+// php runs Apache with PHP in it, from the official image, unless something else is to be
+// started.
 func php(s *source, p *plan) error {
 	var c composerJSON
 	if err := s.json("composer.json", &c); err != nil {
 		return err
 	}
 	v := firstSaid(said{c.Config.Platform["php"], "config.platform.php in composer.json"}, said{c.Require["php"], "php in composer.json"}, s.tool("php"), said{s.line(".php-version"), ".php-version"})
-	version := p.version("PHP", v, 2, phpLines...)
+	locked := phpLocked(s, v)
+	version := p.version("PHP", v, 2, locked...)
+	if p.want.text == "" && version != lines(choose(v.text, phpLines...), 2) {
+		f := &p.Facts[len(p.Facts)-1]
+		f.Why += "; composer.lock has packages that run on no newer one"
+	}
 	var err error
 	if p.release, err = debian(s, "PHP", version); err != nil {
 		return err
 	}
-	p.image, p.entrypoint = "php:"+version+"-cli-"+p.release, true
-	p.env = []string{"PHP_CLI_SERVER_WORKERS=4"}
-	for dependency, name := range map[string]string{"laravel/framework": "Laravel", "symfony/framework-bundle": "Symfony", "slim/slim": "Slim"} {
-		if c.Require[dependency] != "" {
-			p.Framework = name
+	p.entrypoint = true
+	for _, f := range phpFrameworks {
+		if c.Require[f.dependency] == "" {
+			continue
+		}
+		p.Framework = f.name
+		if f.env != "" {
+			p.env = append(p.env, f.env)
+		}
+		break
+	}
+	root := phpRoot(s)
+	why := phpUsed(s, c, root)
+	for _, ext := range s.phpINIExtensions(root) {
+		if c.Require["ext-"+ext] == "" {
+			why[ext] = "an extension= in PHP's settings"
 		}
 	}
-	phpExtensions(p, c, version)
-	// Composer's image is based on Alpine, so other build steps run in the last
-	// stage.
-	p.packages, p.buildPackages = append(p.packages, p.buildPackages...), nil
+	for ext, from := range why {
+		if c.Require == nil {
+			c.Require = map[string]string{}
+		}
+		c.Require["ext-"+ext] = from
+	}
+	phpExtensions(p, c, version, why)
 	p.final = []string{"COPY --chown=%OWNER . ."}
 	if s.has("composer.json") {
-		p.found("composer install", s.first("composer.lock", "composer.json"))
-		cache := "RUN --mount=type=cache,target=/tmp/cache "
-		// Composer's image has another PHP, without the extensions. A lock file has
-		// fixed the versions already; otherwise they are chosen for the PHP that
-		// runs the program.
-		options, platform := " --no-dev --no-interaction --no-progress --ignore-platform-reqs", ""
-		if !s.has("composer.lock") {
-			options = " --no-dev --no-interaction --no-progress --ignore-platform-req='ext-*'"
-			if platform = "composer config --global platform.php " + version + ".99 && "; c.Config.Platform["php"] != "" {
-				platform = ""
-			}
-		}
-		p.buildImage = "composer:2"
-		if strings.Contains(s.read("composer.json"), `"path"`) {
-			p.found("copies everything before installing", "a path in composer.json")
-			p.build = []string{"COPY . .", cache + platform + "composer install --optimize-autoloader" + options}
-		} else {
-			p.build = append(copies(s.present("composer.json", "composer.lock")), cache+platform+"composer install --no-scripts --no-autoloader"+options, "COPY . .", cache+"composer dump-autoload --optimize --no-dev")
-		}
-		p.final = []string{"COPY --from=build --chown=%OWNER /app /app"}
+		phpComposer(s, p)
 	}
-	if command := s.buildCommand(p, "", ""); command != "" {
-		p.final = append(p.final, "RUN "+withConfig+readConfig+command)
+	p.open = root.dir == "."
+	if p.Framework == "Symfony" && s.has("importmap.php") {
+		p.found("builds with php bin/console asset-map:compile", "importmap.php")
+		p.build = append(p.build, "RUN "+withConfig+readConfig+"php bin/console importmap:install && php bin/console asset-map:compile")
 	}
-	root := "."
-	for _, d := range []string{"public", "web", "webroot"} {
-		if s.has(d + "/index.php") {
-			root = d
+	if command := s.set.BuildCommand; command != "" && (!usesNode.MatchString(command) || !s.has("package.json")) {
+		s.buildCommand(p, "", "")
+		if len(p.build) == 0 {
+			p.build, p.final = []string{"COPY . ."}, []string{"COPY --from=build --chown=%OWNER /app /app"}
+		}
+		p.build = append(p.build, "RUN "+withConfig+readConfig+command)
+	}
+	if err := phpAssets(s, p, root.dir); err != nil {
+		return err
+	}
+	phpFirstPush(s, p)
+	return phpServe(s, p, version, root)
+}
+
+// phpLocked are the lines of PHP on which all packages in the lock file run, or all if
+// there is none: whoever locked the versions had an older PHP than today's.
+func phpLocked(s *source, v said) []string {
+	var lock struct {
+		Packages []struct{ Require map[string]any }
+	}
+	if s.json("composer.lock", &lock) != nil {
+		return phpLines // Composer reports it
+	}
+	var locked []string
+	for _, line := range phpLines {
+		if !slices.ContainsFunc(lock.Packages, func(l struct{ Require map[string]any }) bool {
+			wants, _ := l.Require["php"].(string)
+			return wants != "" && !phpAllows(wants, line)
+		}) && (v.text == "" || phpAllows(v.text, line)) {
+			locked = append(locked, line)
+		}
+	}
+	if len(locked) == 0 {
+		return phpLines
+	}
+	return locked
+}
+
+// phpAllows reports whether a constraint of Composer allows a line of PHP. One that
+// cannot be read allows all.
+func phpAllows(constraint, line string) bool {
+	c := plainConstraint(strings.ReplaceAll(constraint, " - ", ".999 - "))
+	return allows(c, line) || !allows(c+" || *", "1.0.0")
+}
+
+// phpComposer adds the installation of the packages, by the PHP that runs the program and
+// with its extensions: Composer refuses what does not fit, and scripts of packages run
+// the app. They run once the whole tree is there, as on Heroku.
+func phpComposer(s *source, p *plan) {
+	p.found("composer install", s.first("composer.lock", "composer.json"))
+	p.buildPackages = append(p.buildPackages, "git", "unzip")
+	const cache, install = "RUN --mount=type=cache,target=/tmp/cache ", "composer install --no-dev --no-interaction --no-progress "
+	mounts, exports := secretsIn("$COMPOSER_AUTH") // of private packages
+	p.build = []string{"COPY --from=composer:2 /usr/bin/composer /usr/bin/", "ENV COMPOSER_ALLOW_SUPERUSER=1 COMPOSER_CACHE_DIR=/tmp/cache"}
+	if strings.Contains(s.read("composer.json"), `"path"`) {
+		p.found("copies everything before installing", "a path in composer.json")
+		p.build = append(p.build, "COPY . .")
+	} else {
+		p.build = append(append(p.build, copies(s.present("composer.json", "composer.lock", "symfony.lock", "patches"))...), cache+mounts+exports+install+"--no-scripts --no-autoloader", "COPY . .")
+	}
+	p.build = append(p.build, cache+withConfig+readConfig+install+"--optimize-autoloader")
+	p.final = []string{"COPY --from=build --chown=%OWNER /app /app"}
+}
+
+var usesNode = regexp.MustCompile(`\b(npm|npx|pnpm|yarn|bun|bunx|node|vite)\b`)
+
+// phpAssets builds the front end of a PHP app: Vite, Mix or Encore write into the folder
+// that is served. The stage has PHP as well, with the packages of Composer: a front end
+// may import from vendor/, and its build may call PHP (Laravel's Wayfinder does).
+func phpAssets(s *source, p *plan, root string) error {
+	var j packageJSON
+	if err := s.json("package.json", &j); err != nil {
+		return err
+	}
+	script := ""
+	for _, name := range []string{"heroku-postbuild", "build", "production", "prod"} {
+		if j.Scripts[name] != "" {
+			script = name
 			break
 		}
 	}
-	found, why := "php -S 0.0.0.0:$PORT -t "+root, root+"/index.php"
+	command, why := "", ""
+	if script != "" {
+		command, why = packageManager(s, p, j, nodeDefault).name+" run "+script, "scripts."+script+" in package.json"
+	}
+	if usesNode.MatchString(s.set.BuildCommand) {
+		command, why = s.set.BuildCommand, "build-command"
+	}
+	if command == "" || !s.has("package.json") {
+		return nil
+	}
+	install, cache, err := nodeAssets(s, p, j)
+	if err != nil {
+		return err
+	}
+	p.found("builds with "+command, why)
+	p.assets = install
+	if len(p.build) > 0 {
+		p.assets = append(p.assets, "COPY --from=build /app ./")
+	} else {
+		p.assets = append(p.assets, "COPY . .")
+	}
+	p.assets = append(p.assets, "RUN "+cache+withConfig+readConfig+command)
 	if root == "." {
-		p.open = true
-		why = "index.php"
-		if !s.has("index.php") {
-			found = ""
-		}
+		p.assets = append(p.assets, "RUN rm -rf node_modules")
+		p.final = []string{"COPY --from=assets --chown=%OWNER /app /app"}
+	} else {
+		p.final = append(p.final, "COPY --from=assets --chown=%OWNER /app/"+root+" "+root)
 	}
-	return s.start(p, found, why, "public/index.php or index.php")
+	return nil
 }
 
-// peclOptions answer the questions of an extension's installer.
-func peclOptions(extensions []string) string {
-	if slices.Contains(extensions, "imap") {
-		return `--configureoptions 'with-kerberos="yes" with-imap-ssl="yes"' `
-	}
-	return ""
-}
-
-// phpExtensions compiles the extensions in composer.json that the image lacks.
-func phpExtensions(p *plan, c composerJSON, version string) {
-	var own, pecl []string
-	for _, n := range slices.Sorted(maps.Keys(c.Require)) {
-		ext, ok := strings.CutPrefix(n, "ext-")
-		if ext = strings.ToLower(ext); !ok || slices.Contains(phpBuiltIn, ext) || !regexp.MustCompile(`^[a-z0-9_]+$`).MatchString(ext) {
-			continue
+// phpFirstPush says what the frameworks need besides the image.
+func phpFirstPush(s *source, p *plan) {
+	switch p.Framework {
+	case "Laravel":
+		p.wants(s, "APP_KEY", "base64:$(openssl rand -base64 32)")
+		if s.dir("database/migrations") {
+			p.migrates(s, "php artisan migrate --force", "database/migrations")
 		}
-		if ext == "opcache" && atLeast(version, "8.5") {
-			continue // it is a part of PHP from then on
+	case "Symfony":
+		if s.dir("migrations") {
+			p.migrates(s, "php bin/console doctrine:migrations:migrate --no-interaction", "migrations")
 		}
-		if slices.Contains(phpPECL, ext) || ext == "imap" && atLeast(version, "8.4") {
-			pecl = append(pecl, ext)
-		} else {
-			own = append(own, ext)
-		}
-		p.found("extension "+ext, n+" in composer.json")
-		if t, ok := phpNeeds[ext]; ok {
-			p.packages = append(p.packages, strings.Fields(t.run)...)
-		}
-	}
-	if slices.Contains(own, "gd") {
-		p.base = append(p.base, "RUN docker-php-ext-configure gd --with-freetype --with-jpeg")
-	}
-	if slices.Contains(own, "imap") {
-		p.base = append(p.base, "RUN docker-php-ext-configure imap --with-kerberos --with-imap-ssl")
-	}
-	if len(own) > 0 {
-		p.base = append(p.base, "RUN docker-php-ext-install "+strings.Join(own, " "))
-	}
-	if len(pecl) > 0 {
-		p.base = append(p.base, "RUN pecl install "+peclOptions(pecl)+strings.Join(pecl, " ")+" && docker-php-ext-enable "+strings.Join(pecl, " "))
 	}
 }

@@ -20,6 +20,9 @@ import (
 // maxFile limits how much of a file is read: the relevant files are small.
 const maxFile = 4 << 20
 
+// plainPath is a path that needs no quotes anywhere.
+var plainPath = regexp.MustCompile(`^[\w./-]+$`)
+
 var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 
 // source is the tree that is examined.
@@ -31,6 +34,15 @@ type source struct {
 	folder string  // the folder in it; empty: the whole tree
 	top    *source // the folder above that it belongs to, or nil
 	at     string  // its path below top
+}
+
+// below is a folder of the source.
+func (s *source) below(dir string) *source {
+	tree, err := fs.Sub(s.tree, dir)
+	if err != nil {
+		return s
+	}
+	return &source{tree: tree, set: s.set, whole: s.whole, folder: path.Join(s.folder, dir)}
 }
 
 // has reports whether a file of that name exists.
@@ -247,6 +259,20 @@ func (s *source) foldersOf(dir string) (names []string) {
 	return names
 }
 
+// in are the paths of the files in a folder.
+func (s *source) in(dir string) (paths []string) {
+	list, err := fs.ReadDir(s.tree, dir)
+	if err != nil {
+		return nil
+	}
+	for _, e := range list {
+		if p := path.Join(dir, e.Name()); s.has(p) {
+			paths = append(paths, p)
+		}
+	}
+	return paths
+}
+
 // glob are the files of that name in the root's folders.
 func (s *source) glob(name string) (paths []string) {
 	for _, d := range s.folders() {
@@ -320,7 +346,11 @@ func (p *plan) installs(command, why string) string {
 }
 
 // found records a fact, on one line whatever file it comes from.
-func (p *plan) found(what, why string) { p.Facts = append(p.Facts, Fact{flat(what), flat(why)}) }
+func (p *plan) found(what, why string) {
+	if f := (Fact{flat(what), flat(why)}); !slices.Contains(p.Facts, f) {
+		p.Facts = append(p.Facts, f)
+	}
+}
 
 // version chooses the version that v asks for, or known[0] if it asks for none, and
 // records why. It is cut to n numbers: an image's patch level is the newest, with

@@ -71,17 +71,20 @@ var images = map[string]struct{ bookworm, bullseye string }{
 
 const bookworm, bullseye = "bookworm", "bullseye"
 
+// allows reports whether a constraint in semver's syntax allows a version, or the newest
+// one of its line.
+func allows(constraint, version string) bool {
+	c, err := semver.NewConstraint(constraint)
+	v, bad := semver.NewVersion(version + strings.Repeat(".999", 2-strings.Count(version, ".")))
+	return err == nil && bad == nil && c.Check(v)
+}
+
 // debian is the Debian release in the image of a version of a language.
 func debian(s *source, language, version string) (string, error) {
-	allows := func(constraint string) bool {
-		c, err := semver.NewConstraint(constraint)
-		v, bad := semver.NewVersion(version + strings.Repeat(".999", 2-strings.Count(version, ".")))
-		return err == nil && bad == nil && c.Check(v)
-	}
 	switch has := images[language]; {
-	case allows(has.bookworm) || s.set.BaseImage != "":
+	case allows(has.bookworm, version) || s.set.BaseImage != "":
 		return bookworm, nil
-	case allows(has.bullseye):
+	case allows(has.bullseye, version):
 		return bullseye, nil
 	}
 	return "", mesh.Errorf(mesh.Invalid, "there is no image of %s %s with a supported Debian", language, version).
