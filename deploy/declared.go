@@ -1,7 +1,9 @@
 package deploy
 
 import (
+	"cmp"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"maps"
@@ -49,7 +51,7 @@ func wanted(vars map[string]manifest.Var, st mesh.Stack, global mesh.Config) (me
 	var missing []string
 	for _, name := range slices.Sorted(maps.Keys(vars)) {
 		v := vars[name]
-		if _, set := config.Over(global)[name]; set {
+		if _, set := config.Over(global)[name]; set || v.First && st.Current != 0 {
 			continue
 		}
 		switch {
@@ -61,7 +63,11 @@ func wanted(vars map[string]manifest.Var, st mesh.Stack, global mesh.Config) (me
 		case v.Secret:
 			var b [32]byte
 			_, _ = rand.Read(b[:]) // never fails
-			config[name] = mesh.NewSecret(hex.EncodeToString(b[:]))
+			value := hex.EncodeToString(b[:])
+			if v.Prefix != "" {
+				value = v.Prefix + base64.StdEncoding.EncodeToString(b[:])
+			}
+			config[name] = mesh.NewSecret(value)
 		case v.Required:
 			missing = append(missing, name)
 		}
@@ -111,8 +117,8 @@ func (d *Deployer) tellDeclared(a *attempt, st mesh.Stack, m manifest.Manifest, 
 		lines = append(lines, [2]string{name + "=" + mesh.Clip(v, 60), from})
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.Vars)) {
-		if _, set := before[name]; !set && (m.Vars[name].Secret || m.Vars[name].Value != "") {
-			lines = append(lines, [2]string{"config var " + name, "app.json"})
+		if _, set := before[name]; !set && (m.Vars[name].Secret || m.Vars[name].Value != "") && !(m.Vars[name].First && st.Current != 0) {
+			lines = append(lines, [2]string{"config var " + name, cmp.Or(m.Vars[name].From, "app.json")})
 		}
 	}
 	for _, name := range slices.SortedFunc(maps.Keys(m.Files), mesh.CompareServices) {

@@ -15,7 +15,7 @@ func (p *plan) wants(s *source, name, value string) {
 	if strings.Contains(s.read("app.json"), `"`+name+`"`) {
 		return
 	}
-	p.found("needs the config var "+name, fmt.Sprintf(`if it is not set: ssh mesh config:set -a STACK %s="%s"`, name, value))
+	p.found("needs the config var "+name, fmt.Sprintf(`the first push makes it; otherwise: ssh mesh config:set -a STACK %s="%s"`, name, value))
 }
 
 // migrates records that nothing migrates the database, unless the Procfile or app.json

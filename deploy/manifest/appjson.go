@@ -18,6 +18,9 @@ type Var struct {
 	Value    string // the initial value
 	Required bool   // the var must be set
 	Secret   bool   // mesh generates a value
+	Prefix   string // before the value that mesh generates, which is in base64 then
+	First    bool   // only for a stack that has had no release
+	From     string // what declares it; empty: app.json
 }
 
 // appJSON is the part of Heroku's app.json that mesh reads, with Dokku's additions.

@@ -27,7 +27,7 @@ type Manifest struct {
 	Services   map[mesh.ServiceName]string // commands, including the release command
 	Files      map[mesh.ServiceName]string // the file that each command is from
 	Formation  mesh.Formation
-	Vars       map[string]Var // declared by app.json
+	Vars       map[string]Var // declared by app.json, or needed by the framework
 	Predeploy  string         // runs before the release command
 	Postdeploy string         // runs after the release is live
 	Notes      []string       // ignored parts, for the person who pushed
@@ -173,9 +173,17 @@ func bad(file string, line int, text string) *mesh.Error {
 	return mesh.Errorf(mesh.Failed, "%s: %s", file, text)
 }
 
-// OfTree reads the files of a tree. It follows links inside the tree.
+// OfTree reads the files of a tree, and which secret its framework needs. It follows
+// links inside the tree.
 func OfTree(t mesh.Tree, root string) (Manifest, error) {
-	return Read(root, func(name string) (string, error) { return treeFile(t, name) })
+	m, err := Read(root, func(name string) (string, error) { return treeFile(t, name) })
+	if err != nil {
+		return m, err
+	}
+	if root == "" {
+		root = m.Settings.Root
+	}
+	return m, m.frameworkSecrets(t, root)
 }
 
 // treeFile returns the text of a file in a tree, or "" if it is missing. It follows
