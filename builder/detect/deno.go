@@ -37,7 +37,7 @@ func deno(s *source, p *plan) error {
 		if s.has("deno.lock") {
 			install += " --frozen"
 		}
-		p.found(install, cmp.Or(s.first("deno.lock"), config))
+		install = p.installs(install, cmp.Or(s.first("deno.lock"), config))
 		p.build = append(copies(s.present("deno.json", "deno.jsonc", "deno.lock", "package.json", ".npmrc")), "RUN "+install)
 	}
 	p.build = append(p.build, "COPY . .")

@@ -153,7 +153,7 @@ var languages = []language{
 	{name: ".NET", kind: compiled, files: []string{"*.csproj in a folder"}, look: dotnetBelow, plan: dotnet},
 	{name: ".NET", kind: compiled, files: []string{"*.runtimeconfig.json"}, look: builtSign, plan: dotnetBuilt},
 	{name: "COBOL", kind: compiled, files: []string{"*.cbl"}, look: cobolSign, plan: cobol},
-	{name: "Static site", kind: sites, files: []string{"Staticfile", "static.json", "index.html", "public/index.html"}, plan: static},
+	{name: "Static site", kind: sites, files: []string{"index.html", "public/index.html", "Staticfile", "static.json"}, look: siteSign, plan: static},
 	{name: "Shell", kind: scripts, files: []string{"start.sh", "run.sh"}, plan: shell},
 	{name: "Python", kind: scripts, look: pythonProcfile, plan: python},
 	{name: "Procfile", kind: scripts, files: []string{"Procfile"}, look: procfileSign, plan: procfile},
@@ -241,6 +241,9 @@ func Folder(tree fs.FS, dir string, set Settings) (*Plan, error) {
 		}
 		if err := src.aptfile(p); err != nil {
 			return nil, err
+		}
+		if p.install.text != "" && !p.installed {
+			p.found("ignores install-command", l.name+" installs nothing in a step of its own: use build-command")
 		}
 		p.Plan.Dockerfile, p.Plan.Ignore, p.Plan.Context = p.text(set), Ignored, src.above().folder
 		if p.open {

@@ -17,6 +17,7 @@ type plan struct {
 
 	want          said     // the version that was set for the build; before any file's
 	install       said     // the command that was set to install dependencies
+	installed     bool     // that command is used
 	image         string   // of the base stage
 	release       string   // of its Debian, if that is an older one
 	entrypoint    bool     // the image has an ENTRYPOINT, which would precede every command

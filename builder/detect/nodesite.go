@@ -142,7 +142,7 @@ func nodeSite(s *source, j packageJSON) (site, error) {
 	if err != nil {
 		return site{}, err
 	}
-	if declared.from != "" && nodeBuildScript(j) != "" {
+	if declared.root != "" && nodeBuildScript(j) != "" {
 		return site{name: cmp.Or(nodeSiteName(j), "front end"), out: declared.root, why: declared.from, pages: !declared.fallback}, nil
 	}
 	if err := svelteAdapter(s, j); err != nil {
@@ -170,7 +170,11 @@ func nodeSite(s *source, j packageJSON) (site, error) {
 		}
 		out := f.site
 		out.why = why
-		return out, out.complete(s, j)
+		err := out.complete(s, j)
+		if declared.fallback {
+			out.pages, out.why = false, why+", "+declared.from
+		}
+		return out, err
 	}
 	return site{}, nil
 }
@@ -291,6 +295,7 @@ func nodeStatic(s *source, p *plan, t site) error {
 	if err := s.site(p); err != nil {
 		return err
 	}
+	p.ignores(s.present("nginx.conf", "httpd.conf", "Caddyfile"), "of another web server")
 	at := path.Join("/app", s.at, t.out)
 	p.build = append(p.build, hasIndex(at, t.out))
 	p.cmd = staticCommand

@@ -95,6 +95,7 @@ func nodeVersion(s *source, p *plan, what string, v said) (version, release stri
 				why += " says " + flat(mesh.Clip(w.text, 40))
 			}
 			p.found(what+" "+exact, why)
+			p.ended(what, exact)
 			return exact, release, err
 		}
 	}

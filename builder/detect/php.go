@@ -129,6 +129,12 @@ func phpAllows(constraint, line string) bool {
 // with its extensions: Composer refuses what does not fit, and scripts of packages run
 // the app. They run once the whole tree is there, as on Heroku.
 func phpComposer(s *source, p *plan) {
+	if p.install.text != "" {
+		p.build = append(p.build, "COPY --from=composer:2 /usr/bin/composer /usr/bin/", "ENV COMPOSER_ALLOW_SUPERUSER=1 COMPOSER_CACHE_DIR=/tmp/cache", "COPY . .",
+			"RUN --mount=type=cache,target=/tmp/cache "+withConfig+readConfig+p.installs("", ""))
+		p.final = []string{"COPY --from=build --chown=%OWNER /app /app"}
+		return
+	}
 	p.found("composer install", s.first("composer.lock", "composer.json"))
 	p.buildPackages = append(p.buildPackages, "git", "unzip")
 	const cache, install = "RUN --mount=type=cache,target=/tmp/cache ", "composer install --no-dev --no-interaction --no-progress "

@@ -11,6 +11,7 @@ type pyproject struct {
 	Project struct {
 		Name           string
 		RequiresPython string `toml:"requires-python"`
+		Dynamic        []string
 		Dependencies   []string
 		Scripts        map[string]string
 	}

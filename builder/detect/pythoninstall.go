@@ -40,6 +40,10 @@ func pythonInstall(s *source, p *plan, project pyproject) (again []string) {
 		}
 		return "COPY " + files + " ./"
 	}
+	if p.install.text != "" { // in the environment, with all that the tree has
+		p.build = append(p.build, "COPY . .", cache+"export VIRTUAL_ENV=/venv PATH=/venv/bin:$PATH && "+p.installs("", ""))
+		return nil
+	}
 	from := s.first(pythonFiles...)
 	if others := s.presentFiles(pythonFiles...); len(others) > 1 {
 		others = slices.DeleteFunc(others[1:], func(f string) bool { return f == "Pipfile" && from == "Pipfile.lock" })
@@ -50,13 +54,11 @@ func pythonInstall(s *source, p *plan, project pyproject) (again []string) {
 	switch from {
 	case "uv.lock":
 		p.found("uv sync", "uv.lock")
-		p.build = []string{
-			cache + "pip install uv", copied("uv.lock", uvLocal, "pyproject.toml uv.lock"),
-			cache + "UV_PROJECT_ENVIRONMENT=/venv UV_LINK_MODE=copy uv sync --frozen --no-dev --no-install-project --python \"$(command -v python3)\"",
-		}
+		sync := cache + "UV_PROJECT_ENVIRONMENT=/venv UV_LINK_MODE=copy uv sync " + uvChecks(project) + " --no-dev --python \"$(command -v python3)\""
+		p.build = []string{cache + "pip install uv", copied("uv.lock", uvLocal, "pyproject.toml uv.lock"), sync + " --no-install-project"}
 		// In both, installed as for development: files that the program reads are
 		// beside its code.
-		return whole(cache + "UV_PROJECT_ENVIRONMENT=/venv UV_LINK_MODE=copy uv sync --frozen --no-dev --python \"$(command -v python3)\"")
+		return whole(sync)
 	case "poetry.lock":
 		p.found("poetry install", "poetry.lock")
 		// Before the environment exists, so that poetry is not in it and not in the
@@ -132,4 +134,13 @@ func condaInstall(s *source, p *plan, file string) {
 		p.build = append(p.build, "COPY "+file+" ./")
 	}
 	p.build = append(p.build, "RUN --mount=type=cache,target=/opt/conda/pkgs --mount=type=cache,target=/root/.cache micromamba create --yes --always-copy --prefix /venv --file "+file)
+}
+
+// uvChecks is the option with which uv reports a lock file that is out of step. What the
+// project's own build decides cannot be compared before its sources are there.
+func uvChecks(project pyproject) string {
+	if len(project.Project.Dynamic) > 0 {
+		return "--frozen"
+	}
+	return "--locked"
 }

@@ -94,7 +94,7 @@ func rubyGems(s *source, p *plan, g gems, version string) {
 	if g.lock == "" {
 		why = "Gemfile, no lock file"
 	}
-	p.found("bundle install", why)
+	command := p.installs("bundle install", why)
 	before, changes, what, why := g.bundler(version)
 	if what != "" {
 		p.found(what, why)
@@ -109,9 +109,9 @@ func rubyGems(s *source, p *plan, g gems, version string) {
 		mounts, exports = mounts+m, exports+e
 	}
 	whole := gemPath.MatchString(g.gemfile)
-	install := before + "bundle install"
+	install := before + command
 	if changes {
-		install = before + "BUNDLE_FROZEN=false bundle install"
+		install = before + "BUNDLE_FROZEN=false " + command
 		if !whole { // COPY brings the old one again
 			install += " && cp Gemfile.lock /tmp/"
 		}

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+	"github.com/tailscale/hujson"
 
 	"mesh"
 )
@@ -175,51 +176,13 @@ func (s *source) jsonc(name string, v any) error {
 	return readJSON(name, plainJSON(s.read(name)), v)
 }
 
-// plainJSON removes everything that JSON does not allow; the rest stays on its line.
+// plainJSON replaces comments, and commas before a closing bracket, by blanks; the rest
+// stays on its line. A text that is not JSON in any other way is left as it is.
 func plainJSON(text string) string {
-	b := []byte(text)
-	comma := -1 // the last one, if nothing has followed it yet
-	for i := 0; i < len(b); i++ {
-		blank := func(n int) {
-			for ; n > 0 && i < len(b); n, i = n-1, i+1 {
-				if b[i] != '\n' {
-					b[i] = ' '
-				}
-			}
-			i--
-		}
-		switch rest := string(b[i:min(len(b), i+2)]); {
-		case b[i] == '"':
-			for i++; i < len(b) && b[i] != '"'; i++ {
-				if b[i] == '\\' {
-					i++
-				}
-			}
-			comma = -1
-		case rest == "//":
-			n := strings.IndexByte(text[i:], '\n')
-			if n < 0 {
-				n = len(b) - i
-			}
-			blank(n)
-		case rest == "/*":
-			n := strings.Index(text[i:], "*/")
-			if n < 0 {
-				n = len(b) - i
-			}
-			blank(n + 2)
-		case b[i] == ',':
-			comma = i
-		case b[i] == '}' || b[i] == ']':
-			if comma >= 0 {
-				b[comma] = ' '
-			}
-			comma = -1
-		case !strings.ContainsRune(" \t\n", rune(b[i])):
-			comma = -1
-		}
+	if b, err := hujson.Standardize([]byte(text)); err == nil {
+		return string(b)
 	}
-	return string(b)
+	return text
 }
 
 func (s *source) toml(name string, v any) error {
@@ -288,7 +251,7 @@ func (s *source) web() said {
 	var nixpacks struct{ Start struct{ Cmd string } }
 	var railpack struct{ Deploy struct{ StartCommand string } }
 	_ = toml.Unmarshal([]byte(s.read("nixpacks.toml")), &nixpacks) // deploy/manifest reports what is wrong with them
-	_ = json.Unmarshal([]byte(s.read("railpack.json")), &railpack)
+	_ = json.Unmarshal([]byte(plainJSON(s.read("railpack.json"))), &railpack)
 	return firstSaid(
 		said{s.process("web"), "web in the Procfile"}, said{railpack.Deploy.StartCommand, "deploy.startCommand in railpack.json"}, said{nixpacks.Start.Cmd, "start.cmd in nixpacks.toml"},
 	)
@@ -339,7 +302,7 @@ func (s *source) buildCommand(p *plan, found, why string) string {
 // was set, or the detected one.
 func (p *plan) installs(command, why string) string {
 	if p.install.text != "" {
-		command, why = p.install.text, p.install.from
+		command, why, p.installed = p.install.text, p.install.from, true
 	}
 	p.found(strings.TrimPrefix(command, "NODE_ENV=development "), why)
 	return command
@@ -365,5 +328,6 @@ func (p *plan) version(language string, v said, n int, known ...string) string {
 		}
 	}
 	p.found(language+" "+version, why)
+	p.ended(language, version)
 	return version
 }

@@ -2,6 +2,7 @@ package detect
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -151,21 +152,45 @@ func (s *source) site(p *plan) error {
 	return nil
 }
 
+// siteFolders are where the files of a site may be, if not at the top.
+var siteFolders = []string{"public", "www", "htdocs", "html", "site", "_site", "dist", "build", "out"}
+
+// siteSign is the file that says that there is a site: its description, or the first
+// index.html that static would serve.
+func siteSign(s *source) string {
+	if f := s.first("Staticfile", "static.json"); f != "" {
+		return f
+	}
+	for _, d := range append([]string{"."}, siteFolders...) {
+		if f := path.Join(d, "index.html"); s.has(f) {
+			return f
+		}
+	}
+	return ""
+}
+
 // static is for files that are served unchanged.
 func static(s *source, p *plan) error {
 	declared, err := staticFile(s)
 	if err != nil {
 		return err
 	}
-	dir, where, why := "public", "public/", "public/index.html"
+	dir, why := ".", "index.html"
+	for _, d := range siteFolders {
+		if s.has(d + "/index.html") {
+			dir, why = d, d+"/index.html"
+			break
+		}
+	}
 	switch {
-	case declared.from != "":
-		dir, where, why = declared.root, declared.root+"/", declared.from
 	case s.set.Output != "":
-		dir, where, why = s.set.Output, s.set.Output+"/", "output"
-	case !s.has("public/index.html"):
+		dir, why = strings.Trim(s.set.Output, "/"), "output"
+	case declared.root != "":
+		dir, why = declared.root, declared.from
+	case s.has("index.html") && dir != "public":
 		dir, why = ".", "index.html"
 	}
+	where := dir + "/"
 	if dir == "." {
 		where, p.open = "the whole repository", true
 	} else if !s.dir(dir) {

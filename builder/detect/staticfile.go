@@ -12,7 +12,7 @@ import (
 // Staticfile (https://docs.cloudfoundry.org/buildpacks/staticfile) or Heroku's
 // static.json (https://github.com/heroku/heroku-buildpack-static).
 type declaredSite struct {
-	root     string // the folder
+	root     string // the folder; empty: not said
 	fallback bool   // index.html is for any path without a file
 	from     string // the file; empty: there is none
 	ignored  []string
@@ -68,10 +68,7 @@ func staticFile(s *source) (d declaredSite, err error) {
 		return d, nil
 	}
 	d.root = strings.Trim(strings.TrimPrefix(d.root, "./"), "/")
-	if d.root == "" {
-		d.root = "."
-	}
-	if !plainPath.MatchString(d.root) || strings.HasPrefix(d.root, "..") {
+	if d.root != "" && !plainPath.MatchString(d.root) || strings.HasPrefix(d.root, "..") {
 		return d, mesh.Errorf(mesh.Invalid, "%s: root is %q, which is not a plain path in the repository", d.from, mesh.Clip(d.root, 60))
 	}
 	return d, nil

@@ -56,7 +56,7 @@ func (s *source) tool(names ...string) said {
 // (https://railpack.com/config/file).
 func railpackTool(text string, names []string) string {
 	var file struct{ Packages texts }
-	if text == "" || json.Unmarshal([]byte(text), &file) != nil {
+	if text == "" || json.Unmarshal([]byte(plainJSON(text)), &file) != nil {
 		return ""
 	}
 	for _, n := range names {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+	"github.com/tailscale/hujson"
 )
 
 // The files of nixpacks (https://nixpacks.com/docs/configuration/file) and railpack
@@ -53,7 +54,7 @@ func (m *Manifest) nixpacks(text string) error {
 	m.unused(file, nixpacksFields, all)
 	m.service("web", n.Start.Cmd, file)
 	return errors.Join(
-		m.set(file, "packages", strings.Join(plain(n.Phases["setup"].AptPkgs), ",")),
+		m.set(file, "packages", strings.Join(explicit(n.Phases["setup"].AptPkgs), ",")),
 		m.set(file, "install-command", m.joined(file, "phases.install.cmds", n.Phases["install"].Cmds)),
 		m.set(file, "build-command", m.joined(file, "phases.build.cmds", n.Phases["build"].Cmds)),
 	)
@@ -70,8 +71,12 @@ func (m *Manifest) railpack(text string) error {
 		Steps map[string]struct{ Commands []json.RawMessage }
 	}
 	var all map[string]any
-	if err := errors.Join(json.Unmarshal([]byte(text), &r), json.Unmarshal([]byte(text), &all)); err != nil {
-		return bad(file, 0, strings.ReplaceAll(err.Error(), "\n", "; "))
+	plain, err := hujson.Standardize([]byte(text)) // it may have comments
+	if err == nil {
+		err = errors.Join(json.Unmarshal(plain, &r), json.Unmarshal(plain, &all))
+	}
+	if err != nil {
+		return bad(file, 0, strings.Join(strings.Fields(strings.TrimPrefix(err.Error(), "hujson: ")), " "))
 	}
 	m.unused(file, railpackFields, all)
 	m.service("web", r.Deploy.StartCommand, file)
@@ -91,8 +96,8 @@ func (m *Manifest) railpack(text string) error {
 		return list
 	}
 	return errors.Join(
-		m.set(file, "build-packages", strings.Join(plain(r.BuildAptPackages), ",")),
-		m.set(file, "packages", strings.Join(plain(r.Deploy.AptPackages), ",")),
+		m.set(file, "build-packages", strings.Join(explicit(r.BuildAptPackages), ",")),
+		m.set(file, "packages", strings.Join(explicit(r.Deploy.AptPackages), ",")),
 		m.set(file, "install-command", m.joined(file, "steps.install.commands", commands("install"))),
 		m.set(file, "build-command", m.joined(file, "steps.build.commands", commands("build"))),
 	)
@@ -101,8 +106,8 @@ func (m *Manifest) railpack(text string) error {
 // more stands for what the tool itself would do, in lists of both files.
 const more = "..."
 
-// plain are the entries of a list without that.
-func plain(list []string) (out []string) {
+// explicit are the entries of a list without that.
+func explicit(list []string) (out []string) {
 	for _, l := range list {
 		if l != more {
 			out = append(out, l)
@@ -114,9 +119,9 @@ func plain(list []string) (out []string) {
 // joined is a list of commands as one. A list that adds to what the tool detects has no
 // equal here, and is named.
 func (m *Manifest) joined(file, field string, cmds []string) string {
-	if len(plain(cmds)) != len(cmds) {
-		if len(plain(cmds)) > 0 {
-			m.note("%s: %s is not used (%s): %s", file, field, strings.Join(plain(cmds), "; "), saySteps)
+	if len(explicit(cmds)) != len(cmds) {
+		if len(explicit(cmds)) > 0 {
+			m.note("%s: %s is not used (%s): %s", file, field, strings.Join(explicit(cmds), "; "), saySteps)
 		}
 		return ""
 	}
