@@ -117,8 +117,9 @@ func (d *Deployer) tellDeclared(a *attempt, st mesh.Stack, m manifest.Manifest, 
 		lines = append(lines, [2]string{name + "=" + mesh.Clip(v, 60), from})
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.Vars)) {
-		if _, set := before[name]; !set && (m.Vars[name].Secret || m.Vars[name].Value != "") && !(m.Vars[name].First && st.Current != 0) {
-			lines = append(lines, [2]string{"config var " + name, cmp.Or(m.Vars[name].From, "app.json")})
+		v := m.Vars[name]
+		if _, set := before[name]; !set && (v.Secret || v.Value != "") && (!v.First || st.Current == 0) {
+			lines = append(lines, [2]string{"config var " + name, cmp.Or(v.From, "app.json")})
 		}
 	}
 	for _, name := range slices.SortedFunc(maps.Keys(m.Files), mesh.CompareServices) {

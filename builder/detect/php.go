@@ -39,7 +39,7 @@ func php(s *source, p *plan) error {
 	locked := phpLocked(s, v)
 	version := p.version("PHP", v, 2, locked...)
 	if p.want.text == "" && version != lines(choose(v.text, phpLines...), 2) {
-		f := &p.Facts[len(p.Facts)-1]
+		f := p.fact("PHP " + version)
 		f.Why += "; composer.lock has packages that run on no newer one"
 	}
 	var err error

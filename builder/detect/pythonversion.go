@@ -82,6 +82,7 @@ func pythonVersion(s *source, p *plan, project pyproject, pip pipfile, pinned ma
 			if (r.first != "" || atLeast(m[1], "3.12.0")) && (r.first == "" || atLeast(m[1], r.first)) {
 				p.release = r.debian
 				p.found("Python "+m[1], asked.from)
+				p.ended("Python", m[1])
 				return m[1], nil
 			}
 		}
@@ -98,7 +99,7 @@ func pythonVersion(s *source, p *plan, project pyproject, pip pipfile, pinned ma
 	free := choose(firstSaid(asked, said{pythonLines[0], ""}).text, pythonLines...)
 	version := p.version("Python", v, 2, known...)
 	if limit != "" && choice && version != lines(free, 2) {
-		f := &p.Facts[len(p.Facts)-1]
+		f := p.fact("Python " + version)
 		f.Why = flat(why + " is not made for a newer one; " + f.Why)
 	}
 	var err error

@@ -315,6 +315,12 @@ func (p *plan) found(what, why string) {
 	}
 }
 
+// fact is a fact that was found.
+func (p *plan) fact(what string) *Fact {
+	i := slices.IndexFunc(p.Facts, func(f Fact) bool { return f.What == what })
+	return &p.Facts[i]
+}
+
 // version chooses the version that v asks for, or known[0] if it asks for none, and
 // records why. It is cut to n numbers: an image's patch level is the newest, with
 // all fixes, and not every patch level has an image for each release of Debian.

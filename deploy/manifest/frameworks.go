@@ -67,7 +67,8 @@ func frameworkSecret(t mesh.Tree, at string, read func(string) (string, error)) 
 	for _, e := range t.Entries() {
 		below, ok := strings.CutPrefix(e.Path, strings.TrimPrefix(at+"/", "/"))
 		parts := strings.Split(below, "/")
-		if !ok || len(parts) > 4 || !e.Mode.IsRegular() || !(path.Base(below) == "settings.py" || slices.Contains(parts[:len(parts)-1], "settings") && strings.HasSuffix(below, ".py")) {
+		settings := path.Base(below) == "settings.py" || slices.Contains(parts[:len(parts)-1], "settings") && strings.HasSuffix(below, ".py")
+		if !ok || !settings || len(parts) > 4 || !e.Mode.IsRegular() {
 			continue
 		}
 		text, err := read(below)
