@@ -42,7 +42,7 @@ func deno(s *source, p *plan) error {
 	}
 	p.build = append(p.build, "COPY . .")
 	found, from := "", ""
-	f := s.first("main.ts", "main.js", "server.ts", "mod.ts")
+	f := s.first(denoFiles...)
 	if f != "" {
 		found, from = "deno run --allow-all "+f, f
 	}
@@ -70,3 +70,19 @@ func deno(s *source, p *plan) error {
 }
 
 var denoModule = regexp.MustCompile(`^[\w./-]+\.([cm]?[jt]s|[jt]sx)$`)
+
+// denoFiles are where programs of Deno begin.
+var denoFiles = []string{"main.ts", "main.js", "server.ts", "mod.ts", "index.ts", "src/main.ts", "src/index.ts", "src/server.ts"}
+
+// denoOnly is what only Deno understands.
+var denoOnly = regexp.MustCompile(`["'](?:https://deno\.land/|jsr:|npm:)|\bDeno\.(?:serve|env|readTextFile|listen|args)\b`)
+
+// denoSign is a program that only Deno runs, in a tree without a deno.json.
+func denoSign(s *source) string {
+	for _, f := range denoFiles {
+		if denoOnly.MatchString(s.read(f)) {
+			return f
+		}
+	}
+	return ""
+}

@@ -147,6 +147,7 @@ var languages = []language{
 	{name: "Zola", kind: sites, files: []string{"config.toml with base_url"}, look: zolaSign, plan: zola},
 	{name: "mdBook", kind: sites, files: []string{"book.toml"}, plan: mdbook},
 	{name: "Node", kind: scripts, files: []string{"package.json", "server.js"}, plan: node},
+	{name: "Deno", kind: scripts, look: denoSign, plan: deno},
 	{name: "Python", kind: scripts, files: []string{"setup.py", "main.py", "app.py", "server.py", "bot.py", "wsgi.py", "asgi.py"}, plan: python},
 	{name: "Go", kind: compiled, files: []string{"*.go with package main"}, look: goLooseSign, plan: golang},
 	{name: "C/C++", kind: compiled, files: []string{"CMakeLists.txt", "meson.build", "Makefile with *.c"}, look: nativeSign, plan: native},

@@ -5,6 +5,8 @@ import (
 	"path"
 	"regexp"
 	"strings"
+
+	"mesh"
 )
 
 // nodeNeeds are packages that are compiled, or that need a library or a program.
@@ -28,6 +30,12 @@ func node(s *source, p *plan) error {
 	var j packageJSON
 	if err := s.json("package.json", &j); err != nil {
 		return err
+	}
+	if again, err := nodeOnlyMember(s, p, j); again || err != nil {
+		if err != nil {
+			return err
+		}
+		return node(s, p)
 	}
 	root, members := nodeWorkspace(s)
 	version, err := nodeOf(s, p, j, root)
@@ -87,6 +95,41 @@ func node(s *source, p *plan) error {
 		p.final = []string{"COPY --from=build --chown=%OWNER /app /app"}
 	}
 	return s.start(p, start, why, "scripts.start or main in package.json, server.js, index.js or app.js")
+}
+
+// nodeOnlyMember makes s the package of a workspace to build, if the root of the
+// workspace starts nothing and only one of its packages does. If several do, the error
+// names them.
+func nodeOnlyMember(s *source, p *plan, j packageJSON) (is bool, err error) {
+	patterns := s.workspaces(j)
+	if len(patterns) == 0 || s.folder != "" || s.set.StartCommand != "" || s.has("Procfile") || s.web().text != "" {
+		return false, nil
+	}
+	if start, _ := nodeStart(s, &plan{Plan: Plan{Framework: nodeFramework(j).name}}, j, manager{}); start != "" {
+		return false, nil
+	}
+	if t, err := nodeSite(s, j); t.name != "" || err != nil {
+		return false, err
+	}
+	var dirs []string
+	for _, m := range s.members(patterns) {
+		in := s.folderOf(m.dir)
+		t, err := nodeSite(in, m.packageJSON)
+		start, _ := nodeStart(in, &plan{Plan: Plan{Framework: nodeFramework(m.packageJSON).name}}, m.packageJSON, manager{})
+		if err == nil && plainPath.MatchString(m.dir) && (t.name != "" || m.Scripts["start"] != "" || start != "" && nodeFramework(m.packageJSON).name != "") {
+			dirs = append(dirs, m.dir)
+		}
+	}
+	switch len(dirs) {
+	case 0:
+		return false, nil
+	case 1:
+		*s = *s.folderOf(dirs[0])
+		p.found("builds "+dirs[0]+"/", "the only package of the workspace that starts something")
+		return true, nil
+	}
+	return false, mesh.Errorf(mesh.Invalid, "this is a workspace, and several of its packages start something: %s", mesh.Clip(strings.Join(dirs, ", "), 200)).
+		WithHint("name the one to build: root=%s", dirs[0])
 }
 
 // nodeOf chooses the version of Node: the folder's own, or that of its workspace.

@@ -35,8 +35,11 @@ var interpreters = map[string]string{
 
 // procfileSign is a Procfile that starts something.
 func procfileSign(s *source) string {
-	if s.has("Procfile") && (s.process("web") != "" || s.process("worker") != "" || s.set.StartCommand != "") {
+	switch {
+	case s.has("Procfile") && (s.process("web") != "" || s.process("worker") != "" || s.set.StartCommand != ""):
 		return "Procfile"
+	case s.web().text != "": // the file of another builder
+		return s.first("railpack.json", "nixpacks.toml")
 	}
 	return ""
 }
@@ -44,7 +47,7 @@ func procfileSign(s *source) string {
 // procfile runs a command in the tree, with Debian's packages.
 func procfile(s *source, p *plan) error {
 	s.plain(p)
-	command := cmp.Or(s.set.StartCommand, s.process("web"), s.process("worker"))
+	command := cmp.Or(s.set.StartCommand, s.web().text, s.process("worker"))
 	first, _, _ := strings.Cut(command, " ")
 	switch n := interpreters[first]; {
 	case n != "":

@@ -102,8 +102,12 @@ func nodeWorkspace(s *source) (root packageJSON, members []nodeMember) {
 	}) {
 		return packageJSON{}, nil
 	}
-	patterns := s.top.workspaces(root)
-	_ = fs.WalkDir(s.top.tree, ".", func(p string, d fs.DirEntry, err error) error {
+	return root, s.top.members(s.top.workspaces(root))
+}
+
+// members are the packages of a workspace with its root here.
+func (s *source) members(patterns []string) (members []nodeMember) {
+	_ = fs.WalkDir(s.tree, ".", func(p string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil || !d.IsDir() || p == ".":
 			return nil
@@ -111,12 +115,12 @@ func nodeWorkspace(s *source) (root packageJSON, members []nodeMember) {
 			return fs.SkipDir
 		}
 		m := nodeMember{dir: p}
-		if member(patterns, p) && s.top.has(p+"/package.json") && s.top.json(p+"/package.json", &m.packageJSON) == nil {
+		if member(patterns, p) && s.has(p+"/package.json") && s.json(p+"/package.json", &m.packageJSON) == nil {
 			members = append(members, m)
 		}
 		return nil
 	})
-	return root, members
+	return members
 }
 
 // buildOrder returns the members that the one at dir depends on and that have their
