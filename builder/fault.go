@@ -228,7 +228,7 @@ func (j *job) baseFault(err error, text string, line int) error {
 	case slices.ContainsFunc(unknownImageWords, mentions) && j.df.managed:
 		return &mesh.Error{
 			Kind: mesh.Failed, Text: fmt.Sprintf("%sthere is no image %s", j.at(line), image),
-			Hint: "ask for another version, in the file that the lines above name, or with: ssh mesh build:set -a " + string(j.Stack) + " language-version=VERSION", Err: err,
+			Hint: fmt.Sprintf("ask for another version, in the file that the lines above name, or with: ssh mesh build:set -a %s language-version=VERSION", j.Stack), Err: err,
 		}
 	case slices.ContainsFunc(unknownImageWords, mentions):
 		return &mesh.Error{

@@ -158,6 +158,7 @@ var languages = []language{
 	{name: "Shell", kind: scripts, files: []string{"start.sh", "run.sh"}, plan: shell},
 	{name: "Python", kind: scripts, look: pythonProcfile, plan: python},
 	{name: "Procfile", kind: scripts, files: []string{"Procfile"}, look: procfileSign, plan: procfile},
+	{name: "Static site", kind: sites, look: siteBelow, plan: static},
 }
 
 // common is how many languages, from the first, have files that say enough to be

@@ -58,7 +58,7 @@ func pythonBuild(s *source, p *plan) (command, why string) {
 // djangoFirstPush says what a Django app needs besides its image.
 func djangoFirstPush(s *source, p *plan) {
 	if name, needed := s.djangoSecret(); needed {
-		p.wants(s, name, "$(openssl rand -hex 32)")
+		p.wants(s, name, "openssl rand -hex 32")
 	}
 	settings := ""
 	for _, f := range s.djangoSettings() {

@@ -202,7 +202,7 @@ func phpAssets(s *source, p *plan, root string) error {
 func phpFirstPush(s *source, p *plan) {
 	switch p.Framework {
 	case "Laravel":
-		p.wants(s, "APP_KEY", "base64:$(openssl rand -base64 32)")
+		p.wants(s, "APP_KEY", "php artisan key:generate --show")
 		if s.dir("database/migrations") {
 			p.migrates(s, "php artisan migrate --force", "database/migrations")
 		}

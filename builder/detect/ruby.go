@@ -132,7 +132,7 @@ func rubyGems(s *source, p *plan, g gems, version string) {
 
 // railsConfig says what a Rails app needs besides its image.
 func railsConfig(s *source, p *plan) {
-	p.wants(s, "SECRET_KEY_BASE", "$(openssl rand -hex 64)")
+	p.wants(s, "SECRET_KEY_BASE", "openssl rand -hex 64")
 	if s.dir("db/migrate") {
 		p.migrates(s, "bundle exec rails db:migrate", "db/migrate")
 	}

@@ -2,7 +2,6 @@ package detect
 
 import (
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 
@@ -155,14 +154,16 @@ func (s *source) site(p *plan) error {
 // siteFolders are where the files of a site may be, if not at the top.
 var siteFolders = []string{"public", "www", "htdocs", "html", "site", "_site", "dist", "build", "out"}
 
-// siteSign is the file that says that there is a site: its description, or the first
-// index.html that static would serve.
+// siteSign is the file that says that there is a site.
 func siteSign(s *source) string {
-	if f := s.first("Staticfile", "static.json"); f != "" {
-		return f
-	}
-	for _, d := range append([]string{"."}, siteFolders...) {
-		if f := path.Join(d, "index.html"); s.has(f) {
+	return s.first("Staticfile", "static.json", "index.html", "public/index.html")
+}
+
+// siteBelow is the first index.html in another folder that usually has a site. A program
+// may have such a folder as well, so it is looked for last.
+func siteBelow(s *source) string {
+	for _, d := range siteFolders {
+		if f := d + "/index.html"; s.has(f) {
 			return f
 		}
 	}
