@@ -52,11 +52,12 @@ func nodeStart(s *source, p *plan, j packageJSON, m manager) (command, why strin
 	return "", ""
 }
 
-// startScript is the script that starts the program, through those that only call
-// another one.
+// startScript is what the start script does in the end: without a build before it, and
+// through scripts that only call another one.
 func startScript(j packageJSON) string {
 	script := j.Scripts["start"]
 	for range 3 {
+		script = buildsFirst.ReplaceAllString(script, "") // the image has what it builds
 		m := runScript.FindStringSubmatch(script)
 		if m == nil || strings.TrimSpace(m[0]) != strings.TrimSpace(script) || j.Scripts[cmp.Or(m[1], m[2])] == "" {
 			break
@@ -65,6 +66,9 @@ func startScript(j packageJSON) string {
 	}
 	return script
 }
+
+// buildsFirst is a build at the front of a start script.
+var buildsFirst = regexp.MustCompile(`^\s*(?:npm|pnpm|yarn|bun)(?: run)? build\s*&&\s*`)
 
 // nodeCommands are all commands that run in instances, with the scripts that they call.
 func nodeCommands(s *source, j packageJSON, start string) string {
