@@ -100,7 +100,10 @@ func main() {
 		}
 	})
 	http.HandleFunc("/fetch", func(w http.ResponseWriter, r *http.Request) {
-		c := http.Client{Timeout: 2 * time.Second}
+		c := http.Client{Timeout: 30 * time.Second} // a busy machine is slow
+		if within, err := time.ParseDuration(r.URL.Query().Get("within")); err == nil {
+			c.Timeout = within // for what no answer is expected from
+		}
 		resp, err := c.Get(r.URL.Query().Get("url"))
 		if err != nil {
 			w.WriteHeader(http.StatusBadGateway)
