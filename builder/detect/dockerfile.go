@@ -24,7 +24,7 @@ type plan struct {
 	env           []string // NAME=value of the base stage
 	packages      []string // Debian packages in the base stage
 	base          []string // further instructions of the base stage
-	manifests     []string // instructions of a stage that collects what defines the dependencies; none: no such stage
+	before        stage    // of which the build stage takes files
 	buildImage    string   // of the build stage; empty: the base stage
 	buildPackages []string // Debian packages in the build stage
 	build         []string // instructions of the build stage; none: no such stage
@@ -68,11 +68,11 @@ func (p *plan) text(set Settings) string {
 	if staged && p.buildImage == "" {
 		line("FROM %s AS base", image)
 		p.writeBase(line)
-		p.writeManifests(line, "base")
+		p.writeBefore(line, "base")
 		line("")
 		line("FROM base AS build")
 	} else if staged {
-		p.writeManifests(line, p.buildImage)
+		p.writeBefore(line, p.buildImage)
 		line("FROM %s AS build", p.buildImage)
 		line("WORKDIR /app")
 	}
@@ -140,20 +140,27 @@ func (p *plan) text(set Settings) string {
 	return b.String()
 }
 
-// writeManifests writes the stage manifests. COPY --from compares contents, so what is
-// copied from it is copied again only if one of the files has changed.
-func (p *plan) writeManifests(line func(string, ...any), image string) {
-	if len(p.manifests) == 0 {
+// stage is a further stage of a build. COPY --from compares contents, so what is copied
+// from it is copied again only if one of the files has changed.
+type stage struct {
+	name, image string   // image is empty for the one of the build stage
+	lines       []string // none: there is no such stage
+}
+
+// writeBefore writes the stage before the build stage, whose image is given.
+func (p *plan) writeBefore(line func(string, ...any), image string) {
+	if len(p.before.lines) == 0 {
 		return
 	}
 	if image == "base" {
 		line("")
 	}
-	line("FROM %s AS manifests", image)
-	if image != "base" {
+	from := cmp.Or(p.before.image, image)
+	line("FROM %s AS %s", from, p.before.name)
+	if from != "base" {
 		line("WORKDIR /app")
 	}
-	for _, l := range p.manifests {
+	for _, l := range p.before.lines {
 		line("%s", l)
 	}
 	if image != "base" {

@@ -92,7 +92,7 @@ func nodeInstallWorkspace(s *source, p *plan, root packageJSON, members []nodeMe
 		copied = []string{"COPY . ."}
 	case len(members) > maxCopies:
 		copied = []string{"COPY --from=manifests /app /app"}
-		p.manifests = []string{"COPY . .", manifestsOf(job.files)}
+		p.before = stage{name: "manifests", lines: []string{"COPY . .", manifestsOf(job.files)}}
 	}
 	p.build = append(append(p.build, copied...), "RUN "+cache+mounts+exports+install)
 	if whole == "" {

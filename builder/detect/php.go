@@ -136,9 +136,25 @@ func phpComposer(s *source, p *plan) {
 		return
 	}
 	p.found("composer install", s.first("composer.lock", "composer.json"))
-	p.buildPackages = append(p.buildPackages, "git", "unzip")
 	const cache, install = "RUN --mount=type=cache,target=/tmp/cache ", "composer install --no-dev --no-interaction --no-progress "
 	mounts, exports := secretsIn("$COMPOSER_AUTH") // of private packages
+	if s.has("composer.lock") {
+		// Composer's own image has what downloads and unpacks, but another PHP and no
+		// extensions: that is checked below.
+		files := copies(s.present("composer.json", "composer.lock", "symfony.lock", "patches"))
+		if strings.Contains(s.read("composer.json"), `"path"`) {
+			p.found("copies everything before installing", "a path in composer.json")
+			files = []string{"COPY . ."}
+		}
+		p.before = stage{"packages", "composer:2", append(files, cache+mounts+exports+install+"--no-scripts --no-autoloader --ignore-platform-reqs")}
+		p.build = []string{
+			"COPY --from=composer:2 /usr/bin/composer /usr/bin/", "ENV COMPOSER_ALLOW_SUPERUSER=1 COMPOSER_CACHE_DIR=/tmp/cache", "COPY --from=packages /app ./", "COPY . .",
+			cache + withConfig + readConfig + install + "--optimize-autoloader",
+		}
+		p.final = []string{"COPY --from=build --chown=%OWNER /app /app"}
+		return
+	}
+	p.buildPackages = append(p.buildPackages, "git", "unzip")
 	p.build = []string{"COPY --from=composer:2 /usr/bin/composer /usr/bin/", "ENV COMPOSER_ALLOW_SUPERUSER=1 COMPOSER_CACHE_DIR=/tmp/cache"}
 	if strings.Contains(s.read("composer.json"), `"path"`) {
 		p.found("copies everything before installing", "a path in composer.json")

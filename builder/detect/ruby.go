@@ -79,6 +79,10 @@ func ruby(s *source, p *plan) error {
 	if rails {
 		railsConfig(s, p)
 	}
+	if n := len(p.build); n > 0 && p.build[n-1] == "COPY . ." { // nothing is built from the tree: an edit need not pass through the stage
+		p.build = p.build[:n-1]
+		p.final = []string{"COPY --from=build /usr/local/bundle /usr/local/bundle", "COPY --chown=%OWNER . ."}
+	}
 	return s.start(p, found, why, "bin/rails, config.ru, app.rb or main.rb")
 }
 
