@@ -96,7 +96,7 @@ func goModule(s, from *source, p *plan) error {
 		p.found("builds with cgo", f+` imports "C"`)
 	}
 	p.add(cgo, required)
-	p.build = []string{"ENV CGO_ENABLED=" + cgoEnabled}
+	p.build = []string{"ENV CGO_ENABLED=" + cgoEnabled, "RUN mkdir /out"}
 	// Modules in the tree must be there before the others are fetched.
 	if bare {
 		p.found("go mod init && go mod tidy", "no go.mod: the newest version of everything that is imported")
@@ -116,7 +116,7 @@ func goModule(s, from *source, p *plan) error {
 	}
 	build := s.buildCommand(p, "go build -trimpath -ldflags='-s -w' -tags=timetzdata -o /out/ "+target, why)
 	mounts, exports := s.secrets(build)
-	p.build = append(p.build, "RUN mkdir /out", "RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build "+mounts+exports+build)
+	p.build = append(p.build, "RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build "+mounts+exports+build)
 	p.final = []string{
 		"COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/",
 		source,
