@@ -40,6 +40,7 @@ type Push struct {
 	Stack   StackName
 	By      KeyName
 	Branch  string // empty: a tag, with -o deploy
+	Tag     string // that is deployed with -o deploy; empty: a branch
 	Commit  Commit
 	Force   bool // -o deploy: build even if no watched file has changed
 	NoCache bool // -o no-cache: run every build step again

@@ -153,7 +153,7 @@ var settings = []Setting{
 	},
 	{
 		"image-tag", "FORMAT", "a further tag of the image", "none: mesh/STACK:COMMIT alone", kind{
-			"a tag with {commit}, {branch}, {deployment} or {time} in it",
+			"a tag with {commit}, {tag}, {branch}, {deployment} or {time} in it",
 			func(s Settings) string { return s.ImageTag }, setImageTag,
 		},
 	},
@@ -303,8 +303,9 @@ func setBuildArgs(s *Settings, name, v string) error {
 	return nil
 }
 
-// TagFields are what image-tag may contain, in braces.
-var TagFields = []string{"commit", "branch", "deployment", "time"}
+// TagFields are what image-tag may contain, in braces. "tag" is the git tag that is
+// deployed, or the commit.
+var TagFields = []string{"commit", "tag", "branch", "deployment", "time"}
 
 func setImageTag(s *Settings, name, v string) error {
 	plain := v

@@ -38,7 +38,7 @@ func settingTag(set mesh.Settings, src source, n mesh.DeploymentNumber, now time
 		commit = src.tag
 	}
 	t := strings.NewReplacer(
-		"{commit}", commit, "{branch}", cmp.Or(src.branch, set.Branch, "none"), "{deployment}", fmt.Sprint(int(n)), "{time}", now.UTC().Format("20060102-150405"),
+		"{commit}", commit, "{tag}", cmp.Or(src.gitTag, commit), "{branch}", cmp.Or(src.branch, set.Branch, "none"), "{deployment}", fmt.Sprint(int(n)), "{time}", now.UTC().Format("20060102-150405"),
 	).Replace(set.ImageTag)
 	t = noTag.ReplaceAllString(t, "-")
 	t = t[:min(len(t), 128)]

@@ -1,6 +1,7 @@
 package deploy_test
 
 import (
+	"io"
 	"maps"
 	"testing"
 
@@ -23,6 +24,11 @@ func TestImageTag(t *testing.T) {
 		mustPush(t, w, d, with(app, "mesh.toml", `image-tag = "v{deployment}"`)) // v2 is a release's
 		if st, err = w.Store.Stack(t.Context(), "blog"); err != nil || st.Current != 2 {
 			t.Fatalf("release %s, %v", st.Current, err)
+		}
+		p := w.Commit("blog", with(app, "mesh.toml", `image-tag = "of-{tag}"`))
+		p.Branch, p.Tag = "", "1.4.0"
+		if err := d.Push(t.Context(), p, io.Discard); err != nil || w.Builder.Tagged("mesh/blog:of-1.4.0") == "" {
+			t.Errorf("a tag that is deployed: %v", err)
 		}
 	})
 }

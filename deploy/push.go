@@ -29,7 +29,7 @@ func (d *Deployer) Push(ctx context.Context, p mesh.Push, out io.Writer) error {
 		defer func() { d.Audit(ctx, p.By, p.Stack, "push "+p.Commit.Short(), err) }()
 		return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
 			return d.deploySource(ctx, a, source{
-				repo: p.Stack, commit: p.Commit, branch: p.Branch, tag: p.Commit.Short(), description: "Deploy " + p.Commit.Short(),
+				repo: p.Stack, commit: p.Commit, branch: p.Branch, gitTag: p.Tag, tag: p.Commit.Short(), description: "Deploy " + p.Commit.Short(),
 				noCache: p.NoCache, dryRun: p.DryRun, force: p.Force,
 				admit: func(st mesh.Stack) error {
 					// Another first push may have set the branch while this one waited.

@@ -16,6 +16,7 @@ type source struct {
 	repo        mesh.StackName // whose repository has the commit and its tree; empty: tree, from or image is given
 	commit      mesh.Commit
 	branch      string                 // of a push
+	gitTag      string                 // of a push that deploys a tag
 	tree        mesh.Tree              // nil: a prebuilt image
 	from        mesh.From              // the prebuilt image
 	image       *mesh.Image            // an existing image: nothing is built

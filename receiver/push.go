@@ -482,7 +482,7 @@ func (p *push) deployTag(ctx context.Context, ref mesh.RefUpdate, commit mesh.Co
 	if live {
 		return ""
 	}
-	return p.admitAndPush(ctx, ref, &mesh.Push{Stack: p.stack, By: p.key.Name, Commit: commit}, options)
+	return p.admitAndPush(ctx, ref, &mesh.Push{Stack: p.stack, By: p.key.Name, Tag: ref.Tag(), Commit: commit}, options)
 }
 
 // options reads push options. It returns the reason if one is unknown.
