@@ -23,6 +23,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -45,7 +46,7 @@ func main() {
 	only := flag.String("only", "", "only the examples whose name contains this")
 	rounds := flag.Int("rounds", 3, "how often each is built")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	fmt.Println("| example | size MB, by hand | mesh | ratio | first build s, by hand | mesh | ratio | after an edit s, by hand | mesh | ratio |")
 	fmt.Println("|---|---|---|---|---|---|---|---|---|---|")
