@@ -61,9 +61,8 @@ func deno(s *source, p *plan) error {
 	if f != "" { // its imports by URL, which no deno.json lists
 		p.build = append(p.build, "RUN deno cache "+f)
 	}
-	if command := s.buildCommand(p, "", ""); command != "" {
-		mounts, exports := s.secrets(command)
-		p.build = append(p.build, "RUN "+mounts+exports+command)
+	if s.set.BuildCommand != "" {
+		p.build = append(p.build, s.buildRun(p, "", ""))
 	}
 	p.final = []string{"COPY --from=build --chown=%OWNER /app /app"}
 	return s.start(p, found, from, "tasks.start in deno.json, main.ts or server.ts")

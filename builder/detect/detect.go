@@ -119,8 +119,9 @@ func (l language) sign(s *source) string {
 
 // languages in the order in which they are tried. Those that have a package.json
 // beside their own file come before Node. A Python file that may just be a helper
-// comes after it, and files that any tree may have come last. Hugo's modules have a go.mod. A native build file
-// comes after Python, whose extension modules have one, too.
+// comes after it, and files that any tree may have come last. Hugo comes before Go,
+// because its modules have a go.mod. C and C++ come after Python, because its extension
+// modules also have a CMakeLists.txt or a Makefile.
 var languages = []language{
 	{name: "Elixir", kind: compiled, files: []string{"mix.exs"}, plan: elixir},
 	{name: ".NET", kind: compiled, files: []string{"*.csproj", "*.fsproj", "*.vbproj", "*.sln", "*.slnx"}, look: dotnetSign, plan: dotnet},

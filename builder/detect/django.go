@@ -16,11 +16,7 @@ var (
 func (s *source) djangoSettings() (files []string) {
 	files = s.glob("settings.py")
 	for _, dir := range s.folders() {
-		for _, f := range s.in(dir + "/settings") {
-			if strings.HasSuffix(f, ".py") && plainPath.MatchString(f) {
-				files = append(files, f)
-			}
-		}
+		files = append(files, s.files(dir+"/settings", "*.py")...)
 	}
 	return files
 }

@@ -114,9 +114,7 @@ func goModule(s, from *source, p *plan) error {
 	if s.top != nil && from == s {
 		source = "COPY --chown=%OWNER " + s.at + " ."
 	}
-	build := s.buildCommand(p, "go build -trimpath -ldflags='-s -w' -tags=timetzdata -o /out/ "+target, why)
-	mounts, exports := s.secrets(build)
-	p.build = append(p.build, "RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build "+mounts+exports+build)
+	p.build = append(p.build, s.buildRun(p, "go build -trimpath -ldflags='-s -w' -tags=timetzdata -o /out/ "+target, why, "/go/pkg/mod", "/root/.cache/go-build"))
 	p.final = []string{
 		"COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/",
 		source,

@@ -21,18 +21,16 @@ func java(s *source, p *plan) error {
 	if err != nil {
 		return err
 	}
-	p.image, p.entrypoint = "eclipse-temurin:"+version+"-jre-jammy", true
+	p.javaRuntime(version)
 	p.Framework = b.framework()
-	started := s.set.StartCommand + "\n" + s.read("Procfile")
+	started := s.started()
 	cache, command := "/root/.m2", b.mavenCommand()
 	p.buildImage = "maven:3-eclipse-temurin-" + version
 	if !b.maven {
 		cache, command = "/home/gradle/.gradle", b.gradleCommand(started)
 		p.buildImage = "gradle:" + gradle + "-jdk" + version
 	}
-	command = s.buildCommand(p, command, b.file)
-	mounts, exports := s.secrets(command)
-	p.build = []string{"COPY . .", "RUN --mount=type=cache,target=" + cache + " " + mounts + exports + command}
+	p.build = []string{"COPY . .", s.buildRun(p, command, b.file, cache)}
 	start, why := b.pack(p, started, version)
 	if strings.Contains(started, b.out+"/") || strings.Contains(started, "build/") || strings.Contains(started, "target/") {
 		// Commands that name build output find it where the build put it.
@@ -44,12 +42,7 @@ func java(s *source, p *plan) error {
 
 // javaVersion is the release of Java in the images, and the version of Gradle's.
 func javaVersion(s *source, p *plan, b javaBuild) (version, gradle string, err error) {
-	system := ""
-	for l := range strings.SplitSeq(cmp.Or(s.read("system.properties"), s.above().read("system.properties")), "\n") {
-		if v, ok := strings.CutPrefix(strings.ReplaceAll(l, " ", ""), "java.runtime.version="); ok {
-			system = strings.TrimPrefix(v, "1.")
-		}
-	}
+	system := systemJava(cmp.Or(s.read("system.properties"), s.above().read("system.properties")))
 	declared := ""
 	for _, text := range []string{b.text, b.parent} {
 		for _, g := range javaRelease.FindStringSubmatch(text) {

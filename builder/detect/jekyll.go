@@ -13,7 +13,7 @@ var (
 )
 
 // jekyllSign is the configuration of a site whose Gemfile has Jekyll, or that has none:
-// GitHub builds such a site, too.
+// GitHub also builds such a site.
 func jekyllSign(s *source) string {
 	f := s.first("_config.yml", "_config.yaml", "_config.toml")
 	switch {

@@ -113,7 +113,7 @@ func nodeOnlyMember(s *source, p *plan, j packageJSON) (is bool, err error) {
 	}
 	var dirs []string
 	for _, m := range s.members(patterns) {
-		in := s.folderOf(m.dir)
+		in := s.below(m.dir)
 		t, err := nodeSite(in, m.packageJSON)
 		start, _ := nodeStart(in, &plan{Plan: Plan{Framework: nodeFramework(m.packageJSON).name}}, m.packageJSON, manager{})
 		if err == nil && plainPath.MatchString(m.dir) && (t.name != "" || m.Scripts["start"] != "" || start != "" && nodeFramework(m.packageJSON).name != "") {
@@ -124,7 +124,7 @@ func nodeOnlyMember(s *source, p *plan, j packageJSON) (is bool, err error) {
 	case 0:
 		return false, nil
 	case 1:
-		*s = *s.folderOf(dirs[0])
+		*s = *s.below(dirs[0])
 		p.found("builds "+dirs[0]+"/", "the only package of the workspace that starts something")
 		return true, nil
 	}

@@ -153,7 +153,7 @@ func nodeSite(s *source, j packageJSON) (site, error) {
 		if !j.has(f.dependency) {
 			continue
 		}
-		sure := false // the configuration says that there is no server
+		sure := false // whether the configuration rules out a server
 		why := f.dependency + " in package.json"
 		if f.must != nil {
 			text, file := s.config(f.config)

@@ -129,41 +129,36 @@ func phpAllows(constraint, line string) bool {
 // with its extensions: Composer refuses what does not fit, and scripts of packages run
 // the app. They run once the whole tree is there, as on Heroku.
 func phpComposer(s *source, p *plan) {
+	const cache, install = "RUN --mount=type=cache,target=/tmp/cache ", "composer install --no-dev --no-interaction --no-progress "
+	p.build = []string{"COPY --from=composer:2 /usr/bin/composer /usr/bin/", "ENV COMPOSER_ALLOW_SUPERUSER=1 COMPOSER_CACHE_DIR=/tmp/cache"}
+	p.final = []string{"COPY --from=build --chown=%OWNER /app /app"}
 	if p.install.text != "" {
-		p.build = append(p.build, "COPY --from=composer:2 /usr/bin/composer /usr/bin/", "ENV COMPOSER_ALLOW_SUPERUSER=1 COMPOSER_CACHE_DIR=/tmp/cache", "COPY . .",
-			"RUN --mount=type=cache,target=/tmp/cache "+withConfig+readConfig+p.installs("", ""))
-		p.final = []string{"COPY --from=build --chown=%OWNER /app /app"}
+		p.build = append(p.build, "COPY . .", cache+withConfig+readConfig+p.installs("", ""))
 		return
 	}
 	p.found("composer install", s.first("composer.lock", "composer.json"))
-	const cache, install = "RUN --mount=type=cache,target=/tmp/cache ", "composer install --no-dev --no-interaction --no-progress "
+	files := copies(s.present("composer.json", "composer.lock", "symfony.lock", "patches"))
+	whole := strings.Contains(s.read("composer.json"), `"path"`)
+	if whole {
+		p.found("copies everything before installing", "a path in composer.json")
+		files = []string{"COPY . ."}
+	}
 	mounts, exports := secretsIn("$COMPOSER_AUTH") // of private packages
-	if s.has("composer.lock") {
+	download := cache + mounts + exports + install + "--no-scripts --no-autoloader"
+	switch {
+	case s.has("composer.lock"):
 		// Composer's own image has what downloads and unpacks, but another PHP and no
 		// extensions: that is checked below.
-		files := copies(s.present("composer.json", "composer.lock", "symfony.lock", "patches"))
-		if strings.Contains(s.read("composer.json"), `"path"`) {
-			p.found("copies everything before installing", "a path in composer.json")
-			files = []string{"COPY . ."}
-		}
-		p.before = stage{"packages", "composer:2", append(files, cache+mounts+exports+install+"--no-scripts --no-autoloader --ignore-platform-reqs")}
-		p.build = []string{
-			"COPY --from=composer:2 /usr/bin/composer /usr/bin/", "ENV COMPOSER_ALLOW_SUPERUSER=1 COMPOSER_CACHE_DIR=/tmp/cache", "COPY --from=packages /app ./", "COPY . .",
-			cache + withConfig + readConfig + install + "--optimize-autoloader",
-		}
-		p.final = []string{"COPY --from=build --chown=%OWNER /app /app"}
-		return
-	}
-	p.buildPackages = append(p.buildPackages, "git", "unzip")
-	p.build = []string{"COPY --from=composer:2 /usr/bin/composer /usr/bin/", "ENV COMPOSER_ALLOW_SUPERUSER=1 COMPOSER_CACHE_DIR=/tmp/cache"}
-	if strings.Contains(s.read("composer.json"), `"path"`) {
-		p.found("copies everything before installing", "a path in composer.json")
-		p.build = append(p.build, "COPY . .")
-	} else {
-		p.build = append(append(p.build, copies(s.present("composer.json", "composer.lock", "symfony.lock", "patches"))...), cache+mounts+exports+install+"--no-scripts --no-autoloader", "COPY . .")
+		p.before = stage{"packages", "composer:2", append(files, download+" --ignore-platform-reqs")}
+		p.build = append(p.build, "COPY --from=packages /app ./", "COPY . .")
+	case whole:
+		p.buildPackages = append(p.buildPackages, "git", "unzip")
+		p.build = append(p.build, files...)
+	default:
+		p.buildPackages = append(p.buildPackages, "git", "unzip")
+		p.build = append(append(p.build, files...), download, "COPY . .")
 	}
 	p.build = append(p.build, cache+withConfig+readConfig+install+"--optimize-autoloader")
-	p.final = []string{"COPY --from=build --chown=%OWNER /app /app"}
 }
 
 var usesNode = regexp.MustCompile(`\b(npm|npx|pnpm|yarn|bun|bunx|node|vite)\b`)

@@ -236,11 +236,7 @@ func (s *source) phpINIExtensions(root documentRoot) (names []string) {
 func (s *source) phpINIs(root documentRoot) (files []string) {
 	files = s.presentFiles("php.ini")
 	for _, dir := range []string{"php.ini.d", ".php.ini.d"} {
-		for _, f := range s.in(dir) {
-			if strings.HasSuffix(f, ".ini") && plainPath.MatchString(f) {
-				files = append(files, f)
-			}
-		}
+		files = append(files, s.files(dir, "*.ini")...)
 	}
 	if root.ini != "" && !slices.Contains(files, root.ini) {
 		files = append(files, root.ini)

@@ -210,8 +210,8 @@ func (a pythonApp) start(s *source, p *plan, d distributions) (command, why stri
 func (s *source) importing(module string) string {
 	imports := regexp.MustCompile(`(?m)^\s*(?:import|from)\s+` + regexp.QuoteMeta(module) + `\b`)
 	var others []string
-	for _, f := range s.in(".") {
-		if strings.HasSuffix(f, ".py") && plainPath.MatchString(f) && imports.MatchString(s.read(f)) {
+	for _, f := range s.files(".", "*.py") {
+		if imports.MatchString(s.read(f)) {
 			others = append(others, f)
 		}
 	}

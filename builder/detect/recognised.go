@@ -2,8 +2,8 @@ package detect
 
 import "mesh"
 
-// UnbuiltError is the error for a language that mesh recognises and does not build. It is a
-// *mesh.Error of kind Invalid, too.
+// UnbuiltError is the error for a language that mesh recognises and does not build. It wraps
+// a *mesh.Error of kind Invalid.
 type UnbuiltError struct {
 	Err        *mesh.Error
 	Dockerfile []string // the lines of one to begin with

@@ -120,15 +120,10 @@ func (s *source) small(name string) error {
 	return nil
 }
 
-// notObjectError is the error of a value that must be an object. Field is empty for the file.
-type notObjectError struct{ field, is string }
+// notObjectError is the error of a value that must be an object.
+type notObjectError struct{ what, is string }
 
-func (e *notObjectError) Error() string {
-	if e.field == "" {
-		return "it is " + e.is + ", and must be an object"
-	}
-	return e.field + " is " + e.is + ", and must be an object"
-}
+func (e *notObjectError) Error() string { return e.what + " is " + e.is + ", and must be an object" }
 
 func readJSON(name, text string, v any) error {
 	if text == "" {
@@ -137,23 +132,21 @@ func readJSON(name, text string, v any) error {
 	err := json.Unmarshal([]byte(text), v)
 	var at *json.SyntaxError
 	var kind *json.UnmarshalTypeError
-	if errors.As(err, &kind) {
-		if kind.Field == "" || kind.Type == nil {
-			err = &notObjectError{"", "a JSON " + kind.Value}
-		} else {
-			err = fmt.Errorf("%s is a JSON %s, and must be %s", kind.Field, kind.Value, jsonName(kind.Type))
-		}
-		line := 1 + strings.Count(text[:min(len(text), int(kind.Offset))], "\n")
-		return mesh.Errorf(mesh.Invalid, "%s:%d: %w", name, line, err)
-	}
+	var offset int64
 	switch {
+	case err == nil:
+		return nil
 	case errors.As(err, &at):
-		line := 1 + strings.Count(text[:min(len(text), int(at.Offset))], "\n")
-		return mesh.Errorf(mesh.Invalid, "%s:%d: %w", name, line, err)
-	case err != nil:
+		offset = at.Offset
+	case errors.As(err, &kind) && kind.Field == "":
+		err, offset = &notObjectError{"it", "a JSON " + kind.Value}, kind.Offset
+	case errors.As(err, &kind):
+		err, offset = fmt.Errorf("%s is a JSON %s, and must be %s", kind.Field, kind.Value, jsonName(kind.Type)), kind.Offset
+	default:
 		return mesh.Errorf(mesh.Invalid, "%s: %w", name, err)
 	}
-	return nil
+	line := 1 + strings.Count(text[:min(len(text), int(offset))], "\n")
+	return mesh.Errorf(mesh.Invalid, "%s:%d: %w", name, line, err)
 }
 
 // jsonName is what JSON calls the values of a type.
@@ -271,11 +264,12 @@ func (s *source) process(name string) string {
 // the detected one. If there is none, the plan has no CMD if the Procfile names
 // other processes; otherwise the tree is refused.
 func (s *source) start(p *plan, found, why string, lookedFor string) error {
+	web := s.web()
 	switch {
 	case s.set.StartCommand != "":
 		found, why = s.set.StartCommand, "start-command"
-	case s.web().text != "":
-		found, why = flat(s.web().text), s.web().from
+	case web.text != "":
+		found, why = flat(web.text), web.from
 	case found == "" && s.has("Procfile"):
 		return nil
 	case found == "":

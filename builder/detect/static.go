@@ -154,7 +154,7 @@ func (s *source) site(p *plan) error {
 // siteFolders are where the files of a site may be, if not at the top.
 var siteFolders = []string{"public", "www", "htdocs", "html", "site", "_site", "dist", "build", "out"}
 
-// siteSign is the file that says that there is a site.
+// siteSign returns the file that marks a tree as a static site.
 func siteSign(s *source) string {
 	return s.first("Staticfile", "static.json", "index.html", "public/index.html")
 }

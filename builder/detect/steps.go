@@ -17,10 +17,7 @@ import (
 // that was set gets all config vars; a compiler gets those that its command names, so
 // that config:set does not compile everything again.
 func (s *source) buildRun(p *plan, found, why string, caches ...string) string {
-	mounts, exports := secretsIn(found)
-	if s.set.BuildCommand != "" {
-		mounts, exports = withConfig, readConfig
-	}
+	mounts, exports := s.secrets(found)
 	return "RUN " + cacheMounts(caches...) + mounts + exports + s.buildCommand(p, found, why)
 }
 
@@ -144,7 +141,7 @@ func (s *source) started() string { return s.set.StartCommand + "\n" + s.read("P
 // javaWanted is the release of Java that a tree asks for, among those with images, or
 // the first of them.
 func (s *source) javaWanted(p *plan, known ...string) string {
-	v := firstSaid(p.want, said{systemJava(s), "system.properties"}, said{s.line(".java-version"), ".java-version"}, said{s.line(".jdk-version"), ".jdk-version"}, numeric(s.tool("java")), said{known[0], "the default"})
+	v := firstSaid(p.want, said{systemJava(s.read("system.properties")), "system.properties"}, said{s.line(".java-version"), ".java-version"}, said{s.line(".jdk-version"), ".jdk-version"}, numeric(s.tool("java")), said{known[0], "the default"})
 	if !number.MatchString(v.text) { // "latest"
 		v.text = known[len(known)-1]
 	}
@@ -161,14 +158,15 @@ func (s *source) javaWanted(p *plan, known ...string) string {
 	return version
 }
 
-// systemJava is the release in system.properties, which Heroku reads.
-func systemJava(s *source) string {
-	for l := range strings.SplitSeq(s.read("system.properties"), "\n") {
+// systemJava is the release in the text of a system.properties, which Heroku reads. The
+// last line counts.
+func systemJava(text string) (release string) {
+	for l := range strings.SplitSeq(text, "\n") {
 		if v, ok := strings.CutPrefix(strings.ReplaceAll(l, " ", ""), "java.runtime.version="); ok {
-			return strings.TrimPrefix(v, "1.")
+			release = strings.TrimPrefix(v, "1.")
 		}
 	}
-	return ""
+	return release
 }
 
 // javaRuntime is the image that runs a jar.
@@ -176,7 +174,7 @@ func (p *plan) javaRuntime(version string) {
 	p.image, p.entrypoint = "eclipse-temurin:"+version+"-jre-jammy", true
 }
 
-const javaStart = "java -XX:MaxRAMPercentage=75 -jar app.jar"
+const javaStart = "java " + javaMemory + " -jar app.jar"
 
 // largestJar copies the largest jar below a folder: the one with the dependencies.
 func largestJar(dir string) string {
@@ -193,52 +191,31 @@ func (s *source) jarFinal(p *plan, out string) {
 	}
 }
 
-// folderOf is a folder of the tree, which finds the versions that the folders above
-// say.
-func (s *source) folderOf(dir string) *source {
-	sub, err := fs.Sub(s.tree, dir)
-	if err != nil || dir == "." {
-		return s
-	}
-	return &source{tree: sub, set: s.set, whole: s.tree, folder: dir}
-}
-
 // nodeBeside is the instruction that adds Node to a build stage with glibc, for the
 // package.json in a folder.
 func (s *source) nodeBeside(p *plan, dir string) (string, error) {
-	in := s.folderOf(dir)
+	in := s.below(dir)
 	var j packageJSON
 	if err := in.json("package.json", &j); err != nil {
 		return "", err
 	}
-	v, err := nodeSaid(in, j)
-	if err != nil {
-		return "", err
-	}
-	version, release, err := nodeVersion(in, p, "in "+dir+"/, Node", v)
-	if err != nil {
-		return "", err
-	}
-	return "COPY --from=" + nodeImage(version, release) + " /usr/local /usr/local", nil
+	image, _, err := nodeCopied(in, p, j, "in "+dir+"/, Node")
+	return image, err
 }
 
 // withNode adds Node and installs the packages of a folder's package.json, before the
 // sources are copied. It returns the scripts there.
 func (s *source) withNode(p *plan, dir string) (scripts map[string]string, err error) {
-	in := s.folderOf(dir)
+	in := s.below(dir)
 	var j packageJSON
 	if err := in.json("package.json", &j); err != nil {
 		return nil, err
 	}
-	image, err := s.nodeBeside(p, dir)
+	tools, m, err := nodeTools(in, p, j, "in "+dir+"/, Node")
 	if err != nil {
 		return nil, err
 	}
-	m := packageManager(in, p, j, nodeDefault)
-	p.build = append(p.build, image)
-	if m.setup != "" {
-		p.build = append(p.build, "RUN "+m.setup)
-	}
+	p.build = append(p.build, tools...)
 	p.found(m.install+" in "+dir+"/", m.why)
 	if !slices.Contains(p.build, "COPY . .") {
 		var files []string
