@@ -27,7 +27,7 @@ func client(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	if ejects(words) {
 		return eject(words, opt.asker(stderr), stderr)
 	}
-	if b, ok, err := localBuildOf(words, opt.serverKnown()); ok || err != nil {
+	if b, ok, err := localBuildOf(words, opt.serverKnown); ok || err != nil {
 		if err != nil {
 			return err
 		}

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha1" //nolint:gosec // git's object ids
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/spf13/pflag"
 
 	"mesh"
@@ -41,8 +40,8 @@ type localBuild struct {
 }
 
 // localBuildOf reports whether words ask for that. known: there is a server that may be
-// asked instead.
-func localBuildOf(words []string, known bool) (b localBuild, ok bool, err error) {
+// asked instead. It runs git, so only a build asks.
+func localBuildOf(words []string, known func() bool) (b localBuild, ok bool, err error) {
 	if len(afterStack(words)) != len(words) {
 		return b, false, nil // of a stack, on its server
 	}
@@ -67,12 +66,12 @@ func localBuildOf(words []string, known bool) (b localBuild, ok bool, err error)
 	b.show = show
 	flags := fl.Parse(rest)
 	args := fl.Args()
-	local := !known || b.explain || fl.NFlag() > 0
+	local := b.explain || fl.NFlag() > 0
 	if len(args) > 0 && (strings.ContainsAny(args[0], "/.") || isFolder(args[0]) && !slices.Contains(buildVerbs, args[0])) {
 		local = true
 	}
 	switch {
-	case !local || len(args) > 0 && slices.Contains(buildVerbs, args[0]):
+	case len(args) > 0 && slices.Contains(buildVerbs, args[0]), !local && known():
 		return b, false, nil
 	case flags != nil:
 		return b, true, mesh.Errorf(mesh.Invalid, "%w", flags).WithHint("see: mesh help build")
@@ -171,7 +170,7 @@ func (b localBuild) read(ctx context.Context) (build mesh.Build, err error) {
 			return build, err
 		}
 	}
-	m, err := manifest.Read(build.Settings.Root, tree.text)
+	m, err := manifest.OfTree(tree, build.Settings.Root)
 	if err != nil {
 		return build, err
 	}
@@ -241,7 +240,7 @@ func (s *source) tree() (*folderTree, error) {
 		e := mesh.TreeEntry{Path: f.name, Mode: 0o644, Size: f.info.Size(), Link: f.link}
 		switch {
 		case f.link != "":
-			e.Mode, e.Size, e.ID = fs.ModeSymlink|0o777, 0, objectID([]byte(f.link))
+			e.Mode, e.Size, e.ID = fs.ModeSymlink|0o777, 0, plumbing.ComputeHash(plumbing.BlobObject, []byte(f.link)).String()
 		default:
 			if f.info.Mode()&0o111 != 0 {
 				e.Mode = 0o755
@@ -250,7 +249,7 @@ func (s *source) tree() (*folderTree, error) {
 			if err != nil {
 				return nil, err
 			}
-			e.Size, e.ID = int64(len(data)), objectID(data)
+			e.Size, e.ID = int64(len(data)), plumbing.ComputeHash(plumbing.BlobObject, data).String()
 		}
 		t.entries = append(t.entries, e)
 	}
@@ -260,38 +259,10 @@ func (s *source) tree() (*folderTree, error) {
 	return t, nil
 }
 
-func objectID(data []byte) string {
-	h := sha1.New() //nolint:gosec // as above
-	_, _ = fmt.Fprintf(h, "blob %d\x00", len(data))
-	_, _ = h.Write(data)
-	return hex.EncodeToString(h.Sum(nil))
-}
-
 // Entries lists all paths, depth first.
 func (t *folderTree) Entries() []mesh.TreeEntry { return t.entries }
 
 // Open reads a file.
 func (t *folderTree) Open(e mesh.TreeEntry) (io.ReadCloser, error) {
 	return os.Open(filepath.Join(t.dir, filepath.FromSlash(e.Path)))
-}
-
-// text is the content of a file for manifest.Read, following links inside the tree;
-// empty if there is none.
-func (t *folderTree) text(name string) (string, error) {
-	e, err := mesh.FollowLinks(name, func(p string) (mesh.TreeEntry, bool) {
-		for _, e := range t.entries {
-			if e.Path == p {
-				return e, true
-			}
-		}
-		return mesh.TreeEntry{}, false
-	})
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !e.Mode.IsRegular() {
-		return "", nil
-	}
-	if err != nil {
-		return "", mesh.Errorf(mesh.Invalid, "%s: %w", name, err)
-	}
-	b, err := os.ReadFile(filepath.Join(t.dir, filepath.FromSlash(e.Path)))
-	return string(b), err
 }
