@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/go-git/go-git/v5/plumbing"
 
 	"mesh"
 )
@@ -76,7 +75,11 @@ func (r *Repos) Shown(ctx context.Context, stack mesh.StackName) (state mesh.Rep
 	if state.Commit != "" {
 		st := r.storage(stack)
 		defer st.Close()
-		if st.HasEncodedObject(plumbing.NewHash(string(state.Commit))) != nil {
+		here, err := st.has(state.Commit)
+		if err != nil {
+			return state, nil, fmt.Errorf("look for commit %s of %s: %w", state.Commit.Short(), stack, err)
+		}
+		if !here {
 			state.Commit = "" // the repository was emptied: everything must be sent
 		}
 	}

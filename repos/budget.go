@@ -204,15 +204,15 @@ func (s *storage) tree(id plumbing.Hash) (*object.Tree, error) {
 // limits, before anything of it is recorded. Other objects are only stored, and not
 // checked.
 func (r *Repos) Weigh(ctx context.Context, stack mesh.StackName, id mesh.Commit) error {
-	commit, err := r.Peel(stack, id)
-	if errors.Is(err, mesh.Invalid) {
-		return err
-	}
-	if err != nil {
-		return nil //nolint:nilerr // a tag of a blob or a tree, which nothing reads
-	}
 	st := r.storage(stack)
 	defer st.Close()
+	commit, err := st.peel(id)
+	if errors.Is(err, plumbing.ErrObjectNotFound) {
+		return nil // a tag of a blob or a tree, which nothing reads
+	}
+	if err != nil {
+		return err
+	}
 	c, err := st.commit(plumbing.NewHash(string(commit)))
 	if err != nil {
 		return fmt.Errorf("weigh %s of %s: %w", commit.Short(), stack, err)

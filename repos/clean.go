@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/go-git/go-git/v5/plumbing"
-
 	"mesh"
 )
 
@@ -80,7 +78,9 @@ func (r *Repos) pin(ctx context.Context, stack mesh.StackName, needed []mesh.Com
 			delete(have, string(c))
 			continue
 		}
-		if st.HasEncodedObject(plumbing.NewHash(string(c))) != nil {
+		if here, err := st.has(c); err != nil {
+			return err
+		} else if !here {
 			continue
 		}
 		if _, err := r.run(ctx, stack, "update-ref", neededRefs+string(c), string(c)); err != nil {

@@ -30,20 +30,25 @@ func (r *Repos) CountTags(stack mesh.StackName) (n int, err error) {
 func (r *Repos) Peel(stack mesh.StackName, id mesh.Commit) (mesh.Commit, error) {
 	st := r.storage(stack)
 	defer st.Close()
+	return st.peel(id)
+}
+
+// peel is Peel. It returns plumbing.ErrObjectNotFound for what names no commit.
+func (s *storage) peel(id mesh.Commit) (mesh.Commit, error) {
 	h := plumbing.NewHash(string(id))
 	for range 10 {
-		c, err := st.commit(h)
+		c, err := s.commit(h)
 		if err == nil {
 			return mesh.Commit(c.Hash.String()), nil
 		}
 		if !errors.Is(err, plumbing.ErrObjectNotFound) {
 			return "", err
 		}
-		tag, err := st.tag(h)
+		tag, err := s.tag(h)
 		if err != nil {
 			return "", err
 		}
 		h = tag.Target
 	}
-	return "", fmt.Errorf("peel %s: more than ten tags deep", id.Short())
+	return "", fmt.Errorf("peel %s: more than ten tags deep: %w", id.Short(), plumbing.ErrObjectNotFound)
 }

@@ -11,30 +11,12 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/cache"
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 	"github.com/go-git/go-git/v5/plumbing/object"
-	"github.com/go-git/go-git/v5/storage/filesystem"
 
 	"mesh"
 )
-
-// largeObject is the size from which a blob is streamed from its pack instead of read
-// into memory: a 400 MB blob takes 9 MB of memory with this limit and 1.3 GB without.
-const largeObject = 1 << 20
-
-// storage opens the objects of a repository. go-git keeps the list of packs, and is not
-// safe for concurrent use, so every use opens its own.
-func (r *Repos) storage(stack mesh.StackName) *storage {
-	return &storage{filesystem.NewStorageWithOptions(osfs.New(r.path(stack)), cache.NewObjectLRU(16*cache.MiByte),
-		filesystem.Options{LargeObjectThreshold: largeObject})}
-}
-
-type storage struct{ *filesystem.Storage }
-
-func (s *storage) Close() { _ = s.Storage.Close() }
 
 // tree is the tree of a commit, read from the objects.
 type tree struct {
@@ -213,9 +195,15 @@ func (t *tree) Open(e mesh.TreeEntry) (io.ReadCloser, error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	b, err := object.GetBlob(t.st, plumbing.NewHash(e.ID))
+	f, err := again(t.st, func() (io.ReadCloser, error) {
+		b, err := object.GetBlob(t.st.Storage, plumbing.NewHash(e.ID))
+		if err != nil {
+			return nil, err
+		}
+		return b.Reader() // a large one is streamed from its pack, which it opens
+	})
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", e.Path, err)
 	}
-	return b.Reader()
+	return f, nil
 }
