@@ -93,7 +93,7 @@ func (q *request) finish() {
 	q.rec.Duration = now - q.begun
 	switch {
 	case q.entry != nil:
-		q.pool.traffic(q.entry).count(&q.rec, now)
+		q.pool.traffic(q.entry).count(q.pool, &q.rec, now)
 	case !q.own:
 		q.router.unknownHosts.Add(1)
 	}

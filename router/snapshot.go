@@ -15,6 +15,14 @@ type Status struct {
 	Waiting int // requests that wait for an instance
 	Targets []TargetStatus
 	Totals  Totals
+
+	Services map[mesh.ServiceName]ServiceStatus // that had requests, or have endpoints
+}
+
+// ServiceStatus describes a service's part of its stack's traffic.
+type ServiceStatus struct {
+	Waiting int
+	Totals  Totals
 }
 
 // TargetStatus describes an instance's traffic now.
@@ -33,7 +41,12 @@ func (r *Router) Snapshot() []Status {
 	all := make([]Status, 0, len(r.stacks))
 	for _, e := range r.stacks {
 		rt := e.cur.Load()
-		s := Status{Stack: rt.Stack, Hosts: slices.Clone(rt.Hosts), Down: rt.Down, Waiting: e.waiting(), Totals: e.totals()}
+		s := Status{Stack: rt.Stack, Hosts: slices.Clone(rt.Hosts), Down: rt.Down, Waiting: e.waiting(), Services: map[mesh.ServiceName]ServiceStatus{}}
+		services := e.services()
+		for svc, totals := range e.totals() {
+			s.Totals.merge(totals)
+			s.Services[svc] = ServiceStatus{Waiting: int(services[svc].waiting.Load()), Totals: totals}
+		}
 		for _, t := range rt.targets {
 			ep := t.ep.Load()
 			s.Targets = append(s.Targets, TargetStatus{

@@ -71,7 +71,7 @@ func (s *stream) finish() {
 	now := r.clock()
 	s.rec.Duration = now - s.begun
 	if s.pool != nil {
-		s.pool.traffic(s.entry).count(&s.rec, now)
+		s.pool.traffic(s.entry).count(s.pool, &s.rec, now)
 	}
 	if fn := r.opts.Access; fn != nil {
 		fn(&s.rec)

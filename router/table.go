@@ -35,6 +35,10 @@ type entry struct {
 	seen atomic.Pointer[traffic] // of web, and of no service; nil: no requests yet
 
 	others map[mesh.ServiceName]*traffic // of services that have, or had, an endpoint; guarded by Router.mu
+
+	// tallies is by instance that is, or was, a target: no more names than the largest
+	// formation. It is guarded by Router.mu.
+	tallies map[mesh.InstanceName]*tally
 }
 
 // traffic counts the entry's requests, without those of others. Most of many stacks
@@ -71,6 +75,8 @@ type pool struct {
 	down    mesh.DownReason
 	seen    *traffic      // nil: the entry's
 	turn    atomic.Uint32 // where the search for a target begins
+
+	tallies map[mesh.InstanceName]*tally // of the targets
 }
 
 // traffic counts the requests of p, a pool of e's route; nil: unknown.
@@ -128,12 +134,30 @@ func (rt *route) split(e *entry) {
 		slices.SortStableFunc(of, func(a, b part) int { return a.Compare(b.Endpoint) })
 	}
 	for _, t := range rt.targets {
-		p := pools[t.ep.Load().name.Service]
+		name := t.ep.Load().name
+		p := pools[name.Service]
 		if p == nil {
 			p = rt.web
 		}
 		p.targets = append(p.targets, t)
+		p.tally(e, name)
 	}
+}
+
+// tally finds, or begins, the counts of an instance. Call it with Router.mu held.
+func (p *pool) tally(e *entry, name mesh.InstanceName) {
+	t := e.tallies[name]
+	if t == nil {
+		if e.tallies == nil {
+			e.tallies = map[mesh.InstanceName]*tally{}
+		}
+		t = new(tally)
+		e.tallies[name] = t
+	}
+	if p.tallies == nil {
+		p.tallies = map[mesh.InstanceName]*tally{}
+	}
+	p.tallies[name] = t
 }
 
 // pick returns the pool for a request, by its normalised host and its decoded path, and

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -8,65 +9,54 @@ import (
 	"mesh"
 )
 
-// bounds are the upper ends of the classes in which durations are counted, in steps
-// of a half or less, so that a percentile is off by at most a quarter.
-var bounds = [...]time.Duration{
-	500 * time.Microsecond, 750 * time.Microsecond,
-	time.Millisecond, 1500 * time.Microsecond, 2 * time.Millisecond, 3 * time.Millisecond, 5 * time.Millisecond, 7500 * time.Microsecond,
-	10 * time.Millisecond, 15 * time.Millisecond, 20 * time.Millisecond, 30 * time.Millisecond, 50 * time.Millisecond, 75 * time.Millisecond,
-	100 * time.Millisecond, 150 * time.Millisecond, 200 * time.Millisecond, 300 * time.Millisecond, 500 * time.Millisecond, 750 * time.Millisecond,
-	time.Second, 1500 * time.Millisecond, 2 * time.Second, 3 * time.Second, 5 * time.Second, 7500 * time.Millisecond,
-	10 * time.Second, 15 * time.Second, 20 * time.Second, 30 * time.Second, time.Minute,
-}
-
-// class returns the index of the first bound that d does not exceed.
-func class(d time.Duration) int {
-	lo, hi := 0, len(bounds)
-	for lo < hi {
-		if m := (lo + hi) / 2; bounds[m] < d {
-			lo = m + 1
-		} else {
-			hi = m
-		}
-	}
-	return lo
-}
-
 const (
-	minuteSlots = 13              // the one being filled, plus a minute
-	slotTime    = 5 * time.Second // together with slots: a minute
+	classes     = len(mesh.Latency{}) // of durations
+	minuteSlots = 13                  // the one being filled, plus a minute
+	slotTime    = 5 * time.Second     // together with slots: a minute
 )
 
 // traffic counts the requests of a service, in total and in the last minute.
 // Counting takes no lock; a request that ends exactly at the turn of a slot may be
 // missed.
 type traffic struct {
-	waiting atomic.Int64     // requests that wait for an instance
-	streams atomic.Int64     // connections on TCP ports now
-	status  [6]atomic.Uint64 // by first digit; 0: others
-	bytes   atomic.Int64
-	nanos   atomic.Int64
-	all     [len(bounds) + 1]atomic.Uint64
+	waiting atomic.Int64 // requests that wait for an instance
+	streams atomic.Int64 // connections on TCP ports now
+	own     tally        // of requests that no instance got
 	recent  [minuteSlots]slot
 
 	mu    sync.Mutex
 	codes map[Code]uint64
 }
 
+// tally counts the requests that one instance got.
+type tally struct {
+	status [6]atomic.Uint64 // by first digit; 0: others
+	bytes  atomic.Int64
+	nanos  atomic.Int64
+	all    [classes]atomic.Uint64
+}
+
 type slot struct {
 	epoch  atomic.Int64 // the five seconds that it holds, plus one
 	bad    atomic.Uint32
 	turned atomic.Uint32 // away, by access rules; not in counts
-	counts [len(bounds) + 1]atomic.Uint32
+	counts [classes]atomic.Uint32
 }
 
-func (t *traffic) count(a *AccessRecord, now time.Duration) {
-	s, c := a.Status/100, class(a.Duration)
+// count counts a request that has ended, which an instance of p or none has got.
+func (t *traffic) count(p *pool, a *AccessRecord, now time.Duration) {
+	s, c := a.Status/100, mesh.LatencyClass(a.Duration)
 	if s < 1 || s > 5 {
 		s = 0
 	}
-	t.status[s].Add(1)
-	t.bytes.Add(a.Bytes)
+	one := &t.own
+	if p != nil && a.Instance.Slot > 0 {
+		if i := p.tallies[a.Instance]; i != nil {
+			one = i
+		}
+	}
+	one.status[s].Add(1)
+	one.bytes.Add(a.Bytes)
 	if a.Code != "" {
 		t.mu.Lock()
 		if t.codes == nil {
@@ -78,8 +68,8 @@ func (t *traffic) count(a *AccessRecord, now time.Duration) {
 	if a.Status == 101 || a.Proto == protoTCP {
 		return // it lasts as long as people like
 	}
-	t.nanos.Add(int64(a.Duration))
-	t.all[c].Add(1)
+	one.nanos.Add(int64(a.Duration))
+	one.all[c].Add(1)
 	epoch := int64(now/slotTime) + 1
 	b := &t.recent[epoch%minuteSlots]
 	if had := b.epoch.Load(); had != epoch && b.epoch.CompareAndSwap(had, epoch) {
@@ -102,7 +92,7 @@ func (t *traffic) count(a *AccessRecord, now time.Duration) {
 // minute sums up the minute before now.
 func (t *traffic) minute(now time.Duration) mesh.Traffic {
 	epoch := int64(now/slotTime) + 1
-	var counts [len(bounds) + 1]uint64
+	var counts mesh.Latency
 	var m mesh.Traffic
 	for i := range t.recent {
 		b := &t.recent[i]
@@ -115,28 +105,9 @@ func (t *traffic) minute(now time.Duration) mesh.Traffic {
 			counts[k] += uint64(b.counts[k].Load())
 		}
 	}
-	total := uint64(0)
-	for _, n := range counts {
-		total += n
-	}
-	m.Requests = int(total)
-	m.P50, m.P95 = quantile(counts[:], total, 50), quantile(counts[:], total, 95)
+	m.Requests = int(counts.Count()) //nolint:gosec // of one minute
+	m.P50, m.P95 = counts.Quantile(50), counts.Quantile(95)
 	return m
-}
-
-// quantile returns the upper end of the class that has the given percentage of all
-// requests at or below it.
-func quantile(counts []uint64, total uint64, percent uint64) time.Duration {
-	if total == 0 {
-		return 0
-	}
-	rank, seen := (total*percent+99)/100, uint64(0)
-	for i, n := range counts {
-		if seen += n; seen >= rank {
-			return bounds[min(i, len(bounds)-1)]
-		}
-	}
-	return bounds[len(bounds)-1]
 }
 
 // Minute returns a service's traffic in the last full minute, to within five
@@ -158,7 +129,8 @@ func (r *Router) Minute(stack mesh.StackName, service mesh.ServiceName) mesh.Tra
 	return m
 }
 
-// Totals are a stack's traffic since the router first had a route for it.
+// Totals is the traffic of a stack or a service since the router first had a route for
+// the stack.
 type Totals struct {
 	Status  [6]uint64 // answers by first digit, 1 to 5; 0: others
 	Bytes   int64     // sent to clients
@@ -169,7 +141,7 @@ type Totals struct {
 }
 
 // addTo adds the counts of t.
-func (t *traffic) addTo(all *Totals) {
+func (t *tally) addTo(all *Totals) {
 	all.Bytes += t.bytes.Load()
 	all.Seconds += time.Duration(t.nanos.Load()).Seconds()
 	for i := range t.status {
@@ -178,43 +150,117 @@ func (t *traffic) addTo(all *Totals) {
 	count := uint64(0)
 	for i := range t.all {
 		count += t.all[i].Load()
-		if i < len(bounds) {
-			all.Within[bounds[i]] += count
+		if i < len(mesh.LatencyBounds) {
+			all.Within[mesh.LatencyBounds[i]] += count
 		}
 	}
 	all.Count += count
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for c, n := range t.codes {
-		all.Codes[c] += n
-	}
 }
 
 // waiting counts the requests that wait for an instance. Call it with Router.mu
 // held.
 func (e *entry) waiting() int {
 	n := int64(0)
-	if web := e.seen.Load(); web != nil {
-		n = web.waiting.Load()
-	}
-	for _, t := range e.others {
+	for _, t := range e.services() {
 		n += t.waiting.Load()
 	}
 	return int(n)
 }
 
-// totals covers all services together. Call it with Router.mu held.
-func (e *entry) totals() Totals {
-	web := e.seen.Load()
-	if web == nil && len(e.others) == 0 {
-		return Totals{}
-	}
-	all := Totals{Codes: map[Code]uint64{}, Within: map[time.Duration]uint64{}}
-	if web != nil {
-		web.addTo(&all)
-	}
-	for _, t := range e.others {
-		t.addTo(&all)
+// services returns the traffic of the services that had requests, or have endpoints.
+// Call it with Router.mu held.
+func (e *entry) services() map[mesh.ServiceName]*traffic {
+	all := make(map[mesh.ServiceName]*traffic, len(e.others)+1)
+	maps.Copy(all, e.others)
+	if web := e.seen.Load(); web != nil {
+		all[mesh.Web] = web
 	}
 	return all
+}
+
+// totals returns the traffic of each service. Call it with Router.mu held.
+func (e *entry) totals() map[mesh.ServiceName]Totals {
+	out := map[mesh.ServiceName]Totals{}
+	for svc, t := range e.services() {
+		all := Totals{Codes: map[Code]uint64{}, Within: map[time.Duration]uint64{}}
+		t.own.addTo(&all)
+		t.mu.Lock()
+		for c, n := range t.codes {
+			all.Codes[c] += n
+		}
+		t.mu.Unlock()
+		for name, i := range e.tallies {
+			if name.Service == svc {
+				i.addTo(&all)
+			}
+		}
+		out[svc] = all
+	}
+	return out
+}
+
+// merge adds the totals of another service.
+func (t *Totals) merge(o Totals) {
+	if t.Codes == nil {
+		t.Codes, t.Within = map[Code]uint64{}, map[time.Duration]uint64{}
+	}
+	for i, n := range o.Status {
+		t.Status[i] += n
+	}
+	t.Bytes += o.Bytes
+	t.Count += o.Count
+	t.Seconds += o.Seconds
+	for c, n := range o.Codes {
+		t.Codes[c] += n
+	}
+	for d, n := range o.Within {
+		t.Within[d] += n
+	}
+}
+
+// Share is the traffic that one instance got since the router first had a route for its
+// stack, or the requests of a service that no instance got.
+type Share struct {
+	Stack mesh.StackName
+	Name  mesh.InstanceName // without a slot: what no instance got
+	// Measure has the counts so far in Status, Bytes and Latency, and the state now in
+	// InFlight and Held.
+	mesh.Measure
+}
+
+// Shares returns the traffic of all instances that are or were targets, and of all
+// services, in no order. Each figure was true at some moment during the call.
+func (r *Router) Shares() []Share {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []Share
+	for stack, e := range r.stacks {
+		at := map[mesh.InstanceName]int64{}
+		for _, t := range e.cur.Load().targets {
+			at[t.ep.Load().name] += t.inflight.load()
+		}
+		for name, t := range e.tallies {
+			s := t.share(stack, name)
+			s.InFlight = at[name]
+			out = append(out, s)
+		}
+		for svc, t := range e.services() {
+			s := t.own.share(stack, mesh.InstanceName{Service: svc})
+			s.Held = t.waiting.Load()
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func (t *tally) share(stack mesh.StackName, name mesh.InstanceName) Share {
+	s := Share{Stack: stack, Name: name}
+	for i := range t.status {
+		s.Status[i] = t.status[i].Load()
+	}
+	s.Bytes = uint64(max(t.bytes.Load(), 0)) //nolint:gosec // not negative
+	for i := range t.all {
+		s.Latency[i] = t.all[i].Load()
+	}
+	return s
 }
