@@ -84,6 +84,7 @@ const (
 // InstanceStatus is an instance as people see it in ps.
 type InstanceStatus struct {
 	Name     InstanceName
+	ID       string // of the container
 	Release  ReleaseNumber
 	State    Condition
 	Why      string    // details of State, in a few words; may be empty

@@ -122,3 +122,17 @@ func (r MeasureRow) Total() (m Measure) {
 	}
 	return m
 }
+
+// Share is what one instance of a stack did, or, without a slot, what a service did beside
+// its instances.
+type Share struct {
+	Stack StackName
+	Name  InstanceName
+	Measure
+}
+
+// Usage is what a container uses.
+type Usage struct {
+	CPU    time.Duration // processor time since its last start
+	Memory int64         // bytes, without the file cache that the kernel can drop
+}

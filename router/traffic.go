@@ -218,22 +218,14 @@ func (t *Totals) merge(o Totals) {
 	}
 }
 
-// Share is the traffic that one instance got since the router first had a route for its
-// stack, or the requests of a service that no instance got.
-type Share struct {
-	Stack mesh.StackName
-	Name  mesh.InstanceName // without a slot: what no instance got
-	// Measure has the counts so far in Status, Bytes and Latency, and the state now in
-	// InFlight and Held.
-	mesh.Measure
-}
-
-// Shares returns the traffic of all instances that are or were targets, and of all
-// services, in no order. Each figure was true at some moment during the call.
-func (r *Router) Shares() []Share {
+// Shares returns the traffic of all instances that are or were targets since the router
+// first had a route for their stack, and the requests of each service that no instance
+// got, in no order. It sets Status, Bytes and Latency, which only grow, and the state
+// now in InFlight and Held. Each figure was true at some moment during the call.
+func (r *Router) Shares() []mesh.Share {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var out []Share
+	var out []mesh.Share
 	for stack, e := range r.stacks {
 		at := map[mesh.InstanceName]int64{}
 		for _, t := range e.cur.Load().targets {
@@ -253,8 +245,8 @@ func (r *Router) Shares() []Share {
 	return out
 }
 
-func (t *tally) share(stack mesh.StackName, name mesh.InstanceName) Share {
-	s := Share{Stack: stack, Name: name}
+func (t *tally) share(stack mesh.StackName, name mesh.InstanceName) mesh.Share {
+	s := mesh.Share{Stack: stack, Name: name}
 	for i := range t.status {
 		s.Status[i] = t.status[i].Load()
 	}

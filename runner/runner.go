@@ -70,6 +70,8 @@ type Options struct {
 	// Self is the ID of the container that mesh itself runs in, which is attached to
 	// each stack's network. Empty: found out when first needed.
 	Self string
+	// Groups is where the control groups of containers are; empty: /sys/fs/cgroup.
+	Groups string
 	// Logger gets details that people are not shown; nil: slog.Default().
 	Logger *slog.Logger
 	// Now is the clock; nil: time.Now. Waiting does not use it.
@@ -96,6 +98,7 @@ type Runner struct {
 	log    *slog.Logger
 	now    func() time.Time
 	names  Names
+	groups groups
 	stacks keyedLock // guards the creation and removal of a stack's network
 
 	selfMu   sync.Mutex // guards self and selfDone
@@ -113,7 +116,7 @@ func New(cli *engine.Client, o Options) *Runner {
 	}
 	return &Runner{
 		cli: cli, server: o.Server, labels: o.Labels, log: o.Logger, now: o.Now, names: o.Names,
-		self: o.Self, selfDone: o.Self != "",
+		self: o.Self, selfDone: o.Self != "", groups: groups{root: o.Groups},
 	}
 }
 

@@ -260,7 +260,7 @@ func (f *Fleet) Status(stack mesh.StackName) []mesh.InstanceStatus {
 	var out []mesh.InstanceStatus
 	for _, m := range g.ordered() {
 		s := mesh.InstanceStatus{
-			Name: m.instance.Name, Release: m.instance.Release, State: mesh.Up, Why: m.why, Since: m.since, Crashes: m.crashes,
+			Name: m.instance.Name, ID: m.instance.ID, Release: m.instance.Release, State: mesh.Up, Why: m.why, Since: m.since, Crashes: m.crashes,
 			ExitCode: m.instance.ExitCode, OOM: m.instance.OOM, Next: m.next, Command: g.release.Services[m.instance.Name.Service].Command,
 		}
 		if !m.healthy {
