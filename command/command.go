@@ -41,6 +41,7 @@ type Commands struct {
 	AuditLog   AuditReader
 	Logs       Logs
 	Traffic    Traffic
+	Measures   Measures
 
 	Lifecycle    Lifecycle
 	Configs      Configs

@@ -69,6 +69,7 @@ type fake struct {
 	runs      []mesh.DetachedRun
 
 	minute     mesh.Traffic // of web; zero: some
+	unmeasured bool         // by Measures and Latest
 	audited    []string
 	registries []mesh.Registry
 	events     []mesh.LogLine
@@ -445,10 +446,10 @@ func do(t *testing.T, f *fake, line string, opts ...option) ran {
 	return doCtx(t.Context(), t, f, line, opts...)
 }
 
-func doCtx(ctx context.Context, t *testing.T, f *fake, line string, opts ...option) ran {
+func commandsOf(t *testing.T, f *fake) *command.Commands {
 	t.Helper()
 	set := &command.Commands{
-		Stacks: f, History: f, Keys: f, Registries: f, AuditLog: f, Logs: f, Uploads: f, Traffic: f, Collector: f,
+		Stacks: f, History: f, Keys: f, Registries: f, AuditLog: f, Logs: f, Uploads: f, Traffic: f, Measures: f, Collector: f,
 		Lifecycle: f, Configs: f, Builds: f, Processes: f, Services: f, Endpoints: f, Ports: f, Links: f, Settings: f, ServerSetter: f, Hosts: f, AccessRules: f, Freezer: f, Deploys: f, Deployments: f,
 		OneOffs: f, Files: f, Keyring: f, SignIns: f, Auditor: f, Lives: f, Server: fakeServer{f.findings},
 		Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
@@ -457,6 +458,12 @@ func doCtx(ctx context.Context, t *testing.T, f *fake, line string, opts ...opti
 	if f.dns != nil {
 		set.Resolver = f
 	}
+	return set
+}
+
+func doCtx(ctx context.Context, t *testing.T, f *fake, line string, opts ...option) ran {
+	t.Helper()
+	set := commandsOf(t, f)
 	var stdout, stderr bytes.Buffer
 	req := mesh.Request{Key: admin, User: "mesh", Line: line, Stdin: strings.NewReader(""), Stdout: &stdout, Stderr: &stderr}
 	for _, o := range opts {
@@ -961,6 +968,58 @@ func TestHelp(t *testing.T) {
 	if command.Document(&out); strings.Count(out.String(), "\n### ") < 30 {
 		t.Errorf("the document is %q", out.String())
 	}
+}
+
+// Measures has some requests of web, two instances of it, and a gap.
+func (f *fake) Measures(_ context.Context, q mesh.MeasureQuery) (mesh.Measures, error) {
+	if f.unmeasured {
+		return mesh.Measures{Start: q.Since, Step: time.Minute}, nil
+	}
+	n := q.Points
+	if n == 0 {
+		n = 4
+	}
+	out := mesh.Measures{Start: q.Since, Step: q.Until.Sub(q.Since) / time.Duration(n)}
+	for slot := range 3 {
+		row := mesh.MeasureRow{Name: mesh.InstanceName{Service: mesh.Web, Slot: slot}}
+		for i := range n {
+			m := measure(slot, i*30/n)
+			if i == n/3 {
+				m = mesh.Measure{}
+			}
+			row.Points = append(row.Points, m)
+		}
+		out.Rows = append(out.Rows, row)
+	}
+	return out, nil
+}
+
+func measure(slot, i int) mesh.Measure {
+	m := mesh.Measure{Samples: 6}
+	if slot == 0 {
+		if i > 25 {
+			m.Held, m.Status[5] = 2, 6
+		}
+		return m
+	}
+	m.Status[2], m.Status[5], m.Bytes = uint64(60*slot*(i%12+1)), uint64(i/20), 12345
+	m.Latency[mesh.LatencyClass(time.Duration(i+1)*3*time.Millisecond)] = m.Requests()
+	m.CPU, m.Memory, m.Disk, m.InFlight = time.Duration(slot*(i%7)*4)*time.Second, int64(slot*60+i)<<20, 40<<10, int64(i%3)
+	return m
+}
+
+// Latest has two instances of web.
+func (f *fake) Latest(stack mesh.StackName) map[mesh.InstanceName]mesh.Measure {
+	if f.unmeasured {
+		return nil
+	}
+	all := map[mesh.InstanceName]mesh.Measure{}
+	for slot := range 3 {
+		m := measure(slot, 20+len(stack))
+		m.Samples = 1
+		all[mesh.InstanceName{Service: mesh.Web, Slot: slot}] = m
+	}
+	return all
 }
 
 // Minute is the traffic of web.

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/pflag"
@@ -72,4 +73,16 @@ func Shorts() map[string]string {
 		out[d.name()] = d.short
 	}
 	return out
+}
+
+// TopScreen returns the screen of top after some keys.
+func TopScreen(ctx context.Context, s *Commands, r mesh.Request, keys []string) (string, error) {
+	c := &call{Commands: s, Request: r, view: screenOf(r)}
+	m := &topModel{call: c, ctx: ctx, view: topView{order: "cpu"}, width: r.Size.Width, height: r.Size.Height}
+	m.look()
+	for _, k := range keys {
+		m.press(k, k)
+		m.look()
+	}
+	return m.draw(), m.err
 }

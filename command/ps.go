@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,7 +42,7 @@ type Traffic interface {
 
 var psCommands = []*definition{
 	{
-		topic: "ps", short: "List instances, their state, and last minute's requests", stack: true, json: true, run: runPS,
+		topic: "ps", short: "List instances, their state, use and requests", stack: true, json: true, run: runPS,
 	},
 	{
 		topic: "ps", verb: "scale", args: "[SERVICE=N | SERVICE+N | SERVICE-N …]",
@@ -76,6 +77,9 @@ type instanceJSON struct {
 	ExitCode *int       `json:"exit_code,omitempty"`
 	OOM      bool       `json:"oom,omitempty"`
 	Next     *time.Time `json:"next_try,omitempty"`
+
+	CPU    *float64 `json:"cpu_cores,omitempty"`    // of the last 10 s
+	Memory *int64   `json:"memory_bytes,omitempty"` // without the file cache that the kernel can drop
 
 	Traffic *trafficJSON `json:"service_last_minute,omitempty"`
 	TCP     *tcpJSON     `json:"service_tcp,omitempty"`
@@ -123,6 +127,7 @@ func (c *call) traffic(svc mesh.ServiceName) (*trafficJSON, []string) {
 func runPS(_ context.Context, c *call) error {
 	list := []instanceJSON{}
 	var rows [][]string
+	latest := c.Measures.Latest(c.stack.Name)
 	for _, in := range c.Processes.Status(c.stack.Name) {
 		j := instanceJSON{Name: in.Name.String(), State: string(in.State), Why: in.Why, Release: in.Release.String(), Since: in.Since, Command: in.Command, Crashes: in.Crashes, OOM: in.OOM}
 		if in.State == mesh.Crashed {
@@ -130,6 +135,12 @@ func runPS(_ context.Context, c *call) error {
 		}
 		if in.State != mesh.Up {
 			j.Next = &in.Next
+		}
+		use := []string{"-", "-"}
+		if m := latest[in.Name]; m.Memory > 0 {
+			cores := round(m.Cores(), 4)
+			j.CPU, j.Memory = &cores, &m.Memory
+			use = []string{percent(cores), shortBytes(m.Memory)}
 		}
 		var seen []string
 		j.Traffic, seen = c.traffic(in.Name.Service)
@@ -146,7 +157,7 @@ func runPS(_ context.Context, c *call) error {
 		if command == "" {
 			command = "(image)"
 		}
-		rows = append(rows, append(append([]string{j.Name, condition(in), j.Release, c.when(in.Since)}, seen...), mesh.Clip(command, 60)))
+		rows = append(rows, append(append([]string{j.Name, condition(in), j.Release, c.when(in.Since), use[0], use[1]}, seen...), mesh.Clip(command, 60)))
 	}
 	if c.json {
 		return c.printJSON(list)
@@ -164,16 +175,34 @@ func runPS(_ context.Context, c *call) error {
 		return nil
 	}
 	defer c.loss()
-	heading := []string{"INSTANCE", "STATE", "RELEASE", "SINCE", "RPS", "P50", "P95", "5XX"}
+	heading := []string{"INSTANCE", "STATE", "RELEASE", "SINCE", "CPU", "MEM", "RPS", "P50", "P95", "5XX"}
 	if !c.stack.Access.IsZero() {
 		heading = append(heading, "REFUSED")
 	}
 	if len(c.stack.Ports) > 0 {
 		heading = append(heading, "TCP")
 	}
-	c.table(append(heading, "COMMAND"), rows)
+	heading = append(heading, "COMMAND")
+	for _, n := range narrow {
+		if c.view.width <= 0 || c.view.width >= n.below {
+			continue
+		}
+		i := slices.Index(heading, n.column)
+		heading = slices.Delete(heading, i, i+1)
+		for k := range rows {
+			rows[k] = slices.Delete(rows[k], i, i+1)
+		}
+	}
+	c.table(heading, rows)
 	return nil
 }
+
+// narrow lists the columns that ps leaves out on a screen narrower than so many
+// characters.
+var narrow = []struct {
+	below  int
+	column string
+}{{100, "P50"}, {80, "P95"}}
 
 // loss prints that the image of the current release is missing.
 func (c *call) loss() {

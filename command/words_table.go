@@ -10,7 +10,6 @@ const (
 	sayNetwork   = "every stack has a private network of its own; let one reach another with: ssh mesh stacks:link OTHER -a STACK"
 	sayPacks     = "mesh has no buildpacks: it builds with the Dockerfile of the repository, or generates one; print it with: ssh mesh build:dockerfile -a STACK"
 	sayDrains    = "mesh does not send logs elsewhere; a program can follow them: ssh mesh logs -a STACK -t --json"
-	sayMetrics   = "the last minute's requests are in: ssh mesh ps -a STACK; for Prometheus start the server with --admin-addr"
 	sayPorts     = "nothing to do for HTTP: the router sends requests to $PORT of web; a TCP port of the server: ssh mesh svc:publish -a STACK SERVICE --tcp PORT"
 	sayForge     = "mesh is not connected to GitHub or GitLab; push from CI: git push ssh://mesh@HOST:PORT/STACK HEAD:main"
 	sayReview    = "mesh has no review apps; push the branch to a stack of its own: git push ssh://mesh@HOST:PORT/STACK HEAD:main"
@@ -91,7 +90,7 @@ var herokuWords = []word{
 	{typed: "ci*", say: "run the tests before the push: the release command runs before a push goes live; ssh mesh stacks:set-release-command -a STACK -- COMMAND"},
 	{typed: "local*", say: "run the image on your machine with docker; the build command is printed after: ssh mesh build:set -a STACK show-command=true"},
 	{typed: "status, dashboard", same: "stacks"},
-	{typed: "metrics*, dashboard:metrics, apps:metrics", say: sayMetrics},
+	{typed: "dashboard:metrics, apps:metrics", same: "metrics"},
 	{typed: "regions*, spaces*, usage*, plans*, telemetry*, base*", say: "mesh is your own server: it has no regions, plans or bills"},
 	{typed: "plugins*", say: sayPlugins},
 	{typed: "autocomplete", same: "completion", need: "bash"},
@@ -199,7 +198,8 @@ var kamalWords = []word{
 var dockerWords = []word{
 	{typed: "exec, compose:exec, docker:exec", same: "enter", need: "web.1 -- COMMAND"},
 	{typed: "images, docker:images, image:ls, image:list", same: "releases"},
-	{typed: "top, stats, docker:ps, compose:ps, compose:top, container:ls, docker:stats", same: "ps"},
+	{typed: "docker:ps, compose:ps, container:ls", same: "ps"},
+	{typed: "stats, docker:stats, compose:top, compose:stats", same: "top"},
 	{typed: "inspect, docker:inspect", same: "ps --json"},
 	{typed: "docker:logs, compose:logs", same: "logs"},
 	{typed: "docker:run, compose:run", same: "run"},

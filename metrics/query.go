@@ -10,10 +10,21 @@ import (
 	"mesh"
 )
 
-// steps are the intervals of answers.
-var steps = []time.Duration{
-	10 * time.Second, 20 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute, 15 * time.Minute,
-	30 * time.Minute, time.Hour, 2 * time.Hour, 3 * time.Hour, 6 * time.Hour, 12 * time.Hour, 24 * time.Hour, 48 * time.Hour, 7 * 24 * time.Hour,
+// roundStep returns the next longer interval that is a round number and a multiple of the
+// step of a tier.
+func roundStep(step, of time.Duration) time.Duration {
+	for _, r := range []struct{ upTo, unit time.Duration }{
+		{time.Minute, 10 * time.Second},
+		{15 * time.Minute, time.Minute},
+		{time.Hour, 5 * time.Minute},
+		{6 * time.Hour, 15 * time.Minute},
+	} {
+		if step <= r.upTo {
+			unit := max(r.unit, of)
+			return max((step+unit-1)/unit*unit, unit)
+		}
+	}
+	return (step + time.Hour - 1) / time.Hour * time.Hour
 }
 
 // defaultPoints is how many intervals an answer has at most if the query does not tell.
@@ -31,13 +42,11 @@ func (s *Store) Measures(ctx context.Context, q mesh.MeasureQuery) (mesh.Measure
 		q.Points = defaultPoints
 	}
 	parts := s.points(q)
-	step := q.Until.Sub(q.Since) / time.Duration(q.Points)
+	coarsest := tiers[0].step
 	for _, p := range parts {
-		step = max(step, tiers[p.tier].step)
+		coarsest = max(coarsest, tiers[p.tier].step)
 	}
-	i, _ := slices.BinarySearch(steps, step)
-	step = steps[min(i, len(steps)-1)]
-	// Since the zero time, every step begins at a multiple of Unix time as well.
+	step := roundStep(q.Until.Sub(q.Since)/time.Duration(q.Points), coarsest)
 	out := mesh.Measures{Start: time.Unix(q.Since.Unix()/int64(step.Seconds())*int64(step.Seconds()), 0).UTC(), Step: step}
 	n := int((q.Until.Sub(out.Start) + step - 1) / step)
 	rows := map[mesh.InstanceName][]mesh.Measure{}

@@ -15,7 +15,7 @@ import (
 )
 
 // serveAdmin answers /healthz and /metrics.
-func serveAdmin(ctx context.Context, l net.Listener, m *metrics, run *runner.Runner) error {
+func serveAdmin(ctx context.Context, l net.Listener, m *exporter, run *runner.Runner) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)

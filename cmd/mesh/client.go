@@ -216,7 +216,7 @@ func environment(stdout, stderr io.Writer) (env [][2]string) {
 // interactive reports whether a command uses a terminal if there is one.
 func interactive(words []string) bool {
 	words = afterStack(words)
-	return len(words) > 0 && (words[0] == "run" || words[0] == "enter")
+	return len(words) > 0 && (words[0] == "run" || words[0] == "enter" || words[0] == "top")
 }
 
 // behind returns what follows a command at the front of words, which may be written with a

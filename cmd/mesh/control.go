@@ -143,12 +143,13 @@ func (c *control) wire() {
 	c.deployer = deploy.New(deploy.Options{
 		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store, log)), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
 		OnEnded: c.metrics.deployed, OnBuilt: c.metrics.built,
-		Events: events{c.events, c.journal, c.certs, log}, OnDefault: c.router.SetDefault, OnKeys: c.ownCertificate, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
+		Events: events{c.events, c.journal, c.kept, c.certs, log}, OnDefault: c.router.SetDefault, OnKeys: c.ownCertificate, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, HostNetworks: hostNetworks, OnStep: c.reached,
 		Ports: c.ports, Memory: memory{filepath.Join(s.Data, "instances.json")},
 	})
 	c.repos.Deployed = c.deployer.RepoState
 	c.names.Use(c.deployer)
+	c.sampler.Instances, c.sampler.Containers = c.deployer, c.runner // it does not run yet
 	self := &serverInfo{
 		engine: c.engine, store: c.store, repos: c.repos, notes: &c.notes, handover: c.handover, names: c.names, stacks: c.findings,
 		info: mesh.ServerInfo{
@@ -165,7 +166,7 @@ func (c *control) wire() {
 	}
 	commands := &command.Commands{
 		Settings: c.store, ServerSetter: c.deployer, Stacks: c.store, History: c.store, Keys: c.store, Registries: c.store, AuditLog: c.store,
-		Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Certs: uploads, Server: self,
+		Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Measures: measures{c.kept, c.sampler}, Certs: uploads, Server: self,
 		Uploads: c.repos, DeployKeys: c.repos,
 		Lifecycle: c.deployer, Configs: c.deployer, Builds: c.deployer, Processes: c.deployer, Services: c.deployer, Endpoints: c.deployer, Links: c.deployer, Ports: c.server,
 		Hosts: c.deployer, AccessRules: c.deployer, Freezer: c.deployer, Deploys: c.deployer, Deployments: c.deployer, OneOffs: c.deployer, Files: c.deployer,
@@ -228,6 +229,7 @@ func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor,
 		var g errgroup.Group
 		g.Go(func() error { c.purgeLost(back); return nil })
 		g.Go(func() error { return c.deployer.Run(back) })
+		g.Go(func() error { _ = c.sampler.Run(back); return nil })
 		supervised <- g.Wait()
 	}()
 	shut := func() error {

@@ -20,6 +20,7 @@ import (
 
 	"mesh"
 	"mesh/journal"
+	"mesh/metrics"
 	"mesh/names"
 	"mesh/router"
 	"mesh/router/certs"
@@ -351,10 +352,11 @@ func firstProcess() string {
 
 // handoverRouter is a router that treats no instance as drained while the process
 // before this one exists, because it cannot count the requests there. It also keeps
-// logs and certificates for exactly the stacks with routes.
+// logs, metrics and certificates for exactly the stacks with routes.
 type handoverRouter struct {
 	*router.Router
 	journals []*journal.Journal
+	metrics  *metrics.Store
 	certs    *certs.Certs    // nil without TLS
 	gone     <-chan struct{} // closed when that process has exited
 	log      *slog.Logger
@@ -365,6 +367,7 @@ func (p *handoverRouter) Switch(r mesh.Route) {
 	for _, j := range p.journals {
 		j.Keep(r.Stack)
 	}
+	p.metrics.Keep(r.Stack)
 	p.Router.Switch(r)
 	if p.certs != nil {
 		p.certs.Want(r.Stack, r.Hosts)
@@ -377,6 +380,7 @@ func (p *handoverRouter) Remove(stack mesh.StackName) {
 	for _, j := range p.journals {
 		j.Forget(stack)
 	}
+	p.metrics.Forget(stack)
 	if p.certs != nil {
 		p.certs.Forget(stack)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"mesh"
 	"mesh/journal"
+	"mesh/metrics"
 	"mesh/router/certs"
 	"mesh/runner"
 )
@@ -27,10 +28,11 @@ func (l logs) Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) e
 	return l.runner.Logs(ctx, q, fn)
 }
 
-// events keeps mesh's own lines. Its Rename also renames a stack's request logs and
-// certificates.
+// events keeps mesh's own lines. Its Rename also renames a stack's request logs, metrics
+// and certificates.
 type events struct {
 	own, requests *journal.Journal
+	metrics       *metrics.Store
 	certs         *certs.Certs // nil without TLS
 	log           *slog.Logger
 }
@@ -44,6 +46,7 @@ func (e events) Event(stack mesh.StackName, l mesh.LogLine) {
 func (e events) Rename(from, to mesh.StackName) {
 	e.own.Rename(from, to)
 	e.requests.Rename(from, to)
+	e.metrics.Rename(from, to)
 	if e.certs == nil {
 		return
 	}

@@ -26,6 +26,7 @@ import (
 	"mesh"
 	"mesh/engine"
 	"mesh/journal"
+	"mesh/metrics"
 	"mesh/names"
 	"mesh/receiver"
 	"mesh/router"
@@ -91,7 +92,9 @@ type server struct {
 	journal  *journal.Journal                  // of requests
 	events   *journal.Journal                  // of what mesh does
 	certs    *certs.Certs                      // nil without TLS
-	metrics  *metrics
+	metrics  *exporter
+	kept     *metrics.Store
+	sampler  *metrics.Sampler
 	started  time.Time
 	notes    notes
 	parted   errgroup.Group // sessions that outlive their control
@@ -200,9 +203,11 @@ func (sv *server) prepare(ctx context.Context) (err error) {
 	}
 	o.OwnHost, o.Own = string(sv.ownHost()), http.HandlerFunc(sv.serveGit)
 	rt := router.New(o)
-	sv.router = &handoverRouter{Router: rt, journals: []*journal.Journal{sv.journal, sv.events}, certs: sv.certs, gone: sv.handover.gone(), log: sv.log}
+	sv.kept = metrics.Open(filepath.Join(s.Data, "metrics"), metrics.Options{Logger: sv.log})
+	sv.router = &handoverRouter{Router: rt, metrics: sv.kept, journals: []*journal.Journal{sv.journal, sv.events}, certs: sv.certs, gone: sv.handover.gone(), log: sv.log}
 	sv.names = names.New(names.Options{Logger: sv.log, Inherited: sv.handover.socket, Door: sv.serveLinks, Blocked: namesBlocked})
-	sv.metrics = newMetrics(rt, sv.certs)
+	sv.sampler = &metrics.Sampler{Store: sv.kept, Traffic: rt, Logger: sv.log, Now: time.Now}
+	sv.metrics = newExporter(rt, sv.certs, sv.sampler)
 	return nil
 }
 
