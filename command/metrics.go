@@ -231,6 +231,9 @@ func (c *call) totals(got mesh.Measures) {
 	var rows [][]string
 	for _, r := range got.Rows {
 		m := r.Total()
+		if m.Requests() == 0 && m.Memory == 0 {
+			continue // it held requests, which an instance got then
+		}
 		requests := []string{"-", "-", "-", "-"}
 		if m.Requests() > 0 {
 			requests = []string{strconv.FormatUint(m.Requests(), 10), strconv.FormatUint(m.Status[5], 10), shortTime(m.Latency.Quantile(50)), shortTime(m.Latency.Quantile(95))}

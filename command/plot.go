@@ -37,7 +37,7 @@ type series struct {
 var plotted = []series{
 	{"requests per second", func(m *mesh.Measure) float64 { return m.Rate() }, func(v float64) string { return fmt.Sprintf("%g", round(v, 2)) }},
 	{"latency, 95 of 100 requests", func(m *mesh.Measure) float64 { return m.Latency.Quantile(95).Seconds() }, shortLatency},
-	{"CPU, of one core", (*mesh.Measure).Cores, func(v float64) string { return fmt.Sprintf("%g%%", round(v*100, 1)) }},
+	{"CPU, of one core", (*mesh.Measure).Cores, func(v float64) string { return fmt.Sprintf("%.3g%%", v*100) }},
 	{"memory", func(m *mesh.Measure) float64 { return float64(m.Memory) }, func(v float64) string { return shortBytes(int64(v)) }},
 }
 

@@ -26,7 +26,7 @@ func (c *call) watchTop(ctx context.Context, v topView) error {
 	if !c.view.colour {
 		profile = colorprofile.ASCII
 	}
-	p := tea.NewProgram(m, tea.WithContext(ctx), tea.WithInput(c.Stdin), tea.WithOutput(c.raw), tea.WithoutSignalHandler(),
+	p := tea.NewProgram(m, tea.WithContext(ctx), tea.WithInput(c.Stdin), tea.WithOutput(crlf{c.raw}), tea.WithoutSignalHandler(),
 		tea.WithEnvironment([]string{"TERM=xterm-256color"}), tea.WithWindowSize(max(m.width, 1), max(m.height, 1)), tea.WithColorProfile(profile))
 	done := make(chan struct{})
 	defer close(done)
@@ -163,15 +163,16 @@ func (m *topModel) View() tea.View {
 func (m *topModel) draw() string {
 	m.first = max(min(m.first, len(m.lines)-m.rows()), 0)
 	var total mesh.Measure
-	stacks := map[mesh.StackName]bool{}
 	for _, l := range m.lines {
 		total.Beside(l.measure)
-		stacks[l.stack] = true
 	}
 	var b bytes.Buffer
-	what := "instances"
+	what := "instance"
 	if m.view.stacks {
-		what = "stacks"
+		what = "stack"
+	}
+	if len(m.lines) != 1 {
+		what += "s"
 	}
 	fmt.Fprintf(&b, "mesh top %s   %d %s, %.1f requests/s, p95 %s, CPU %s, memory %s\n\n", m.at.UTC().Format("15:04:05"), len(m.lines), what,
 		total.Rate(), shortTime(total.Latency.Quantile(95)), percent(total.Cores()), shortBytes(total.Memory))

@@ -106,6 +106,28 @@ func TestStore_AnswersFromEachResolution(t *testing.T) {
 	}
 }
 
+// A stack that is new at an odd time: what is in a fine resolution is not taken from a
+// coarser one as well.
+func TestStore_CountsOnceWhateverTheSpan(t *testing.T) {
+	t.Parallel()
+	k := open(t, t.TempDir(), &clock{noon.Add(7*time.Minute + 20*time.Second)})
+	for i := range 8000 {
+		k.step(1)
+		if i%661 != 0 && i > 10 {
+			continue
+		}
+		for _, span := range []time.Duration{time.Hour, 6 * time.Hour, 24 * time.Hour, 30 * time.Hour, 13 * 24 * time.Hour, 15 * 24 * time.Hour, 300 * 24 * time.Hour} {
+			for _, points := range []int{60, 20000} {
+				got, _ := k.ask(span, points)
+				want := min(uint64(i+1), uint64(span/mesh.MeasureStep))
+				if n := got.Requests(); n > want+90 || n < min(want, uint64(i+1)) { // the first interval may begin before the span
+					t.Fatalf("after %d: %d requests in %s of %d, at %d points", i+1, n, span, want, points)
+				}
+			}
+		}
+	}
+}
+
 func TestStore_RestartsAndKillsLoseNothing(t *testing.T) {
 	t.Parallel()
 	dir, c := t.TempDir(), &clock{noon}

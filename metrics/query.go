@@ -93,6 +93,9 @@ func (s *Store) points(q mesh.MeasureQuery) (parts []part) {
 			continue
 		}
 		step := int64(ti.step / time.Second)
+		if len(parts) > 0 {
+			to = to.Truncate(ti.step) // a longer step that is in part in a finer tier would be counted twice
+		}
 		first, end := from.Unix()/step, (to.Unix()+step-1)/step
 		points := st.read(k, first, end)
 		if o := st.open[k]; k > 0 && o.rows != nil && o.slot >= first && o.slot < end {
@@ -104,10 +107,9 @@ func (s *Store) points(q mesh.MeasureQuery) (parts []part) {
 		parts = append(parts, part{k, points})
 		// What is older may be in the coarser tiers.
 		to = time.Unix(points[0].slot*step, 0)
-		if k+1 == len(tiers) || to.Sub(from) < tiers[k+1].step {
+		if k+1 < len(tiers) && to.Sub(from) < tiers[k+1].step {
 			break
 		}
-		to = to.Truncate(tiers[k+1].step)
 	}
 	return parts
 }

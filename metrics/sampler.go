@@ -100,6 +100,7 @@ func (s *Sampler) Run(ctx context.Context) error {
 
 // Sample measures all stacks once. Run calls it; do not call both.
 func (s *Sampler) Sample(ctx context.Context) {
+	s.takeLeft()
 	at := s.Now()
 	rows := s.traffic()
 	stacks := s.Store.kept()

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -158,4 +160,55 @@ func TestSampler(t *testing.T) {
 		stop()
 		<-done
 	})
+}
+
+// What a process serves after its last sample is counted by the one after it.
+func TestSampler_LeavesTheRestToTheNextProcess(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	sampler := func(w *world) *metrics.Sampler {
+		store := metrics.Open(dir, metrics.Options{Logger: slog.New(slog.DiscardHandler)})
+		store.Keep("shop")
+		return &metrics.Sampler{Store: store, Traffic: w, Instances: w, Containers: w, Logger: slog.New(slog.DiscardHandler), Now: time.Now}
+	}
+	share := func(n uint64) []mesh.Share {
+		m := mesh.Measure{Status: [6]uint64{2: n}, InFlight: 7}
+		m.Latency[3] = n
+		return []mesh.Share{{Stack: "shop", Name: web(1), Measure: m}, {Stack: "gone", Name: web(1), Measure: m}}
+	}
+	ended, stop := context.WithCancel(t.Context())
+	stop()
+	total := func(s *metrics.Sampler) mesh.Measure {
+		got, err := s.Store.Measures(t.Context(), mesh.MeasureQuery{Stack: "shop", Since: time.Now().Add(-time.Hour), Until: time.Now().Add(time.Minute), Points: 1000})
+		if err != nil || len(got.Rows) != 1 {
+			t.Fatal(got, err)
+		}
+		return got.Rows[0].Total()
+	}
+	w := &world{shares: share(10)}
+	old := sampler(w)
+	_ = old.Run(ended)
+	next := sampler(&world{})
+	w.set(func() { w.shares = share(15) })
+	_ = next.Run(ended)
+	if m := total(next); m.Requests() != 10 {
+		t.Errorf("before the old process has ended: %d requests", m.Requests())
+	}
+	old.Leave()
+	_ = next.Run(ended)
+	_ = next.Run(ended) // the file is read once
+	if m := total(next); m.Requests() != 15 || m.Latency[3] != 15 {
+		t.Errorf("after it: %+v", m)
+	}
+	next.Leave()
+	if _, err := os.Stat(filepath.Join(dir, ".left")); err == nil {
+		t.Error("a process without requests leaves something")
+	}
+	if err := os.WriteFile(filepath.Join(dir, ".left"), []byte("{no"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_ = next.Run(ended)
+	if _, err := os.Stat(filepath.Join(dir, ".left")); err == nil {
+		t.Error("a damaged file stays")
+	}
 }

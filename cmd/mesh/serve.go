@@ -171,6 +171,7 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	err = errors.Join(err, sv.parted.Wait()) // before the front, whose end ends them
 	limit.Stop()
 	err = errors.Join(err, front.Wait())
+	sv.sampler.Leave()
 	endBackground()
 	return errors.Join(err, behind.Wait())
 }
