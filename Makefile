@@ -83,6 +83,7 @@ bench-compare: ## benchmarks of REF and of the work tree through benchstat: make
 lint: export GOLANGCI_LINT_CACHE = $(CURDIR)/tmp/lint
 lint: ## golangci-lint and shellcheck
 	go run $(GOLANGCI) run ./...
+	cd tools/prometheus && go test ./... # the rules and the board in contrib, with Prometheus' own parser
 	@if command -v shellcheck >/dev/null; then shellcheck scripts/* contrib/install contrib/debian/p* .ci/run; else echo "shellcheck is not installed: the scripts are not checked"; fi
 
 fmt: ## format the code

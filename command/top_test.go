@@ -13,9 +13,8 @@ import (
 
 // screenOf is what a program has written to a terminal.
 type screenOf struct {
-	mu   sync.Mutex
-	all  bytes.Buffer
-	seen int
+	mu  sync.Mutex
+	all bytes.Buffer
 }
 
 func (s *screenOf) Write(b []byte) (int, error) {

@@ -139,10 +139,11 @@ func setColumn(m *mesh.Measure, col int, v uint64) {
 // the values.
 func steady(col int) bool { return col == colMemory || col == colDisk || col == colSamples }
 
-// appendBlock appends points in order, column by column: for each row its name, the
+// encodeBlock returns points in order, column by column: for each row its name, the
 // columns that are not zero everywhere, and their values. Columns compress better than
 // points, because neighbours are alike.
-func appendBlock(b []byte, points []point) []byte {
+func encodeBlock(points []point) []byte {
+	var b []byte
 	names := map[mesh.InstanceName]bool{}
 	b = binary.AppendUvarint(b, uint64(len(points)))
 	last := int64(0)
@@ -197,7 +198,7 @@ const (
 	maxPacked = 4 << 20
 )
 
-// parseBlock is the opposite of appendBlock. It takes any bytes.
+// parseBlock is the opposite of encodeBlock. It takes any bytes.
 func parseBlock(b []byte) ([]point, error) {
 	r := bytes.NewReader(b)
 	n, err := binary.ReadUvarint(r)

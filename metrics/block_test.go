@@ -62,7 +62,7 @@ func TestBlock_RoundTrip(t *testing.T) {
 		}
 		points = append(points, p)
 	}
-	packed, err := pack(appendBlock(nil, points))
+	packed, err := pack(encodeBlock(points))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,14 +109,14 @@ func TestShort_IsNearAndKeepsSmallValues(t *testing.T) {
 
 func FuzzParseBlock(f *testing.F) {
 	r := rand.New(rand.NewPCG(3, 4))
-	f.Add(appendBlock(nil, []point{{slot: 1, rows: map[mesh.InstanceName]mesh.Measure{name("web", 1): busy(r, 10*time.Second, 5)}}}))
+	f.Add(encodeBlock([]point{{slot: 1, rows: map[mesh.InstanceName]mesh.Measure{name("web", 1): busy(r, 10*time.Second, 5)}}}))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		points, err := parseBlock(b)
 		if err != nil {
 			return
 		}
-		again, err := parseBlock(appendBlock(nil, points))
+		again, err := parseBlock(encodeBlock(points))
 		if err != nil {
 			t.Fatal(err)
 		}

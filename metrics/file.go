@@ -239,7 +239,7 @@ func appendFrameTo(b []byte, t *tail, p point) []byte {
 	t.seq++
 	fr := frame{seq: t.seq, first: p.slot, last: p.slot, points: 1}
 	t.pending = append(t.pending, fr)
-	return appendFrame(b, fr, appendBlock(nil, []point{p}))
+	return appendFrame(b, fr, encodeBlock([]point{p}))
 }
 
 // full reports whether the loose points should be packed.
@@ -278,7 +278,7 @@ func (t *tail) pack(path string, ti tier) error {
 	points = join(points, ti)
 	var out []byte
 	if len(points) > 0 {
-		payload, err := pack(appendBlock(nil, points))
+		payload, err := pack(encodeBlock(points))
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package metrics_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -212,3 +213,57 @@ func TestSampler_LeavesTheRestToTheNextProcess(t *testing.T) {
 		t.Error("a damaged file stays")
 	}
 }
+
+// BenchmarkSample measures 100 stacks with two web instances and a worker each, without the reading
+// of control groups, which BenchmarkUsage of package runner measures.
+func BenchmarkSample(b *testing.B) {
+	now := time.Now()
+	w := &crowd{}
+	store := metrics.Open(b.TempDir(), metrics.Options{Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now }})
+	s := &metrics.Sampler{Store: store, Traffic: w, Instances: w, Containers: w, Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now }}
+	for i := range 100 {
+		store.Keep(mesh.StackName(fmt.Sprint("s", i)))
+	}
+	n := 0
+	for b.Loop() {
+		w.step++
+		s.Sample(b.Context())
+		now = now.Add(mesh.MeasureStep)
+		n++
+	}
+	b.ReportMetric(float64(b.Elapsed())/float64(n)/float64(mesh.MeasureStep)*100, "%core")
+}
+
+// crowd is a server with 100 busy stacks.
+type crowd struct{ step uint64 }
+
+func (c *crowd) Shares() (out []mesh.Share) {
+	for i := range 100 {
+		for slot := range 3 {
+			n := c.step * uint64(100+i+slot)
+			m := mesh.Measure{Status: [6]uint64{2: n, 5: n / 200}, Bytes: n * 12000, InFlight: int64(slot)}
+			for k := range 10 {
+				m.Latency[5+k] = n / uint64(k+2)
+			}
+			out = append(out, mesh.Share{Stack: mesh.StackName(fmt.Sprint("s", i)), Name: web(slot), Measure: m})
+		}
+	}
+	return out
+}
+
+func (c *crowd) Status(stack mesh.StackName) []mesh.InstanceStatus {
+	return []mesh.InstanceStatus{
+		{Name: web(1), ID: string(stack) + "a"}, {Name: web(2), ID: string(stack) + "b"},
+		{Name: mesh.InstanceName{Service: "worker", Slot: 1}, ID: string(stack) + "c"},
+	}
+}
+
+func (c *crowd) Usage(_ context.Context, ids []string) (map[string]mesh.Usage, error) {
+	out := map[string]mesh.Usage{}
+	for i, id := range ids {
+		out[id] = mesh.Usage{CPU: time.Duration(c.step) * time.Duration(i+1) * 10 * time.Millisecond, Memory: int64(i+1) << 20}
+	}
+	return out, nil
+}
+
+func (c *crowd) Disk(context.Context) (map[string]int64, error) { return nil, nil }

@@ -79,10 +79,15 @@ var (
 	descStrangers   = describe("mesh_unknown_host_requests_total", "Requests for unknown hosts.")
 )
 
-func (t traffic) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{
+// described lists what traffic exports.
+func described() []*prometheus.Desc {
+	return []*prometheus.Desc{
 		descStacks, descWaiting, descInFlight, descRequests, descBytes, descErrors, descDuration, descTargets, descConnections, descStrangers, descExpiry, descCPU, descMemory, descDisk,
-	} {
+	}
+}
+
+func (t traffic) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range described() {
 		ch <- d
 	}
 }
