@@ -18,7 +18,8 @@ const topEvery = 2 * time.Second
 
 // watchTop shows top on the session's terminal until the viewer quits.
 func (c *call) watchTop(ctx context.Context, v topView) error {
-	m := &topModel{call: c, ctx: ctx, view: v, width: c.Size.Width, height: c.Size.Height}
+	m := &topModel{call: c, ctx: ctx, view: v, width: 80, height: 24}
+	m.resize(c.Size)
 	if m.look(); m.err != nil {
 		return topError(ctx, m.err)
 	}
@@ -27,7 +28,7 @@ func (c *call) watchTop(ctx context.Context, v topView) error {
 		profile = colorprofile.ASCII
 	}
 	p := tea.NewProgram(m, tea.WithContext(ctx), tea.WithInput(c.Stdin), tea.WithOutput(crlf{c.raw}), tea.WithoutSignalHandler(),
-		tea.WithEnvironment([]string{"TERM=xterm-256color"}), tea.WithWindowSize(max(m.width, 1), max(m.height, 1)), tea.WithColorProfile(profile))
+		tea.WithEnvironment([]string{"TERM=xterm-256color"}), tea.WithWindowSize(m.width, m.height), tea.WithColorProfile(profile))
 	done := make(chan struct{})
 	defer close(done)
 	go func() {
@@ -37,7 +38,9 @@ func (c *call) watchTop(ctx context.Context, v topView) error {
 				if !ok {
 					return
 				}
-				p.Send(tea.WindowSizeMsg{Width: s.Width, Height: s.Height})
+				if s.Width > 0 && s.Height > 0 {
+					p.Send(tea.WindowSizeMsg{Width: s.Width, Height: s.Height})
+				}
 			case <-done:
 				return
 			}
@@ -66,6 +69,13 @@ type topModel struct {
 	typing        bool // a filter
 }
 
+// resize takes over the size of the screen, unless the terminal does not know it.
+func (m *topModel) resize(s mesh.WindowSize) {
+	if s.Width > 0 && s.Height > 0 {
+		m.width, m.height = s.Width, s.Height
+	}
+}
+
 type topTick struct{}
 
 func tick() tea.Cmd { return tea.Tick(topEvery, func(time.Time) tea.Msg { return topTick{} }) }
@@ -83,7 +93,7 @@ func (m *topModel) Init() tea.Cmd { return tick() }
 func (m *topModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	switch msg := msg.(type) {
 	case tea.WindowSizeMsg:
-		m.width, m.height = msg.Width, msg.Height
+		m.resize(mesh.WindowSize{Width: msg.Width, Height: msg.Height})
 	case topTick:
 		if m.look(); m.err != nil {
 			return m, tea.Quit

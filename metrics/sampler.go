@@ -45,7 +45,7 @@ type Sampler struct {
 	requests map[share]mesh.Measure // of the last sample
 	cpu      map[string]reading     // by container
 	crashes  map[share]int
-	began    bool // there was a sample: what is new since then began at zero
+	began    bool // they have been read before: what is new since then began at zero
 
 	mu     sync.Mutex // guards the following
 	latest map[mesh.StackName]map[mesh.InstanceName]mesh.Measure
@@ -81,6 +81,9 @@ func (s *Sampler) Run(ctx context.Context) error {
 	var disks sync.WaitGroup
 	defer disks.Wait()
 	disks.Go(func() { s.measureDisks(ctx) })
+	if !s.began {
+		s.instances(ctx, stackRows{}) // where they stand: the first sample has what they do from now on
+	}
 	for {
 		// The middle of a step is as far as possible from its ends, so that each step gets
 		// one sample even if some come a little late.
@@ -92,7 +95,7 @@ func (s *Sampler) Run(ctx context.Context) error {
 			s.Sample(ctx)
 		case <-ctx.Done():
 			timer.Stop()
-			s.Sample(context.WithoutCancel(ctx)) // what has happened since
+			s.Sample(ctx) // what has happened since; an engine that does not answer holds nothing up
 			return context.Cause(ctx)
 		}
 	}
@@ -103,6 +106,17 @@ func (s *Sampler) Sample(ctx context.Context) {
 	s.takeLeft()
 	at := s.Now()
 	rows := s.traffic()
+	s.instances(ctx, rows)
+	for stack, of := range rows {
+		s.Store.Add(stack, at, of)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.latest = rows
+}
+
+// instances adds what the instances of all kept stacks use to rows.
+func (s *Sampler) instances(ctx context.Context, rows stackRows) {
 	stacks := s.Store.kept()
 	var ids []string
 	status := map[mesh.StackName][]mesh.InstanceStatus{}
@@ -121,13 +135,7 @@ func (s *Sampler) Sample(ctx context.Context) {
 		s.Logger.Debug("use of containers not measured", "err", err)
 	}
 	s.containers(rows, status, usage)
-	for _, stack := range stacks {
-		s.Store.Add(stack, at, rows[stack])
-	}
 	s.began = true
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.latest = rows
 }
 
 type stackRows map[mesh.StackName]map[mesh.InstanceName]mesh.Measure
