@@ -149,7 +149,7 @@ func TestTheirs(t *testing.T) {
 	t.Parallel()
 	for line, want := range map[string]string{
 		"logs --num 3": "-n 3", "logs --num=3": "-n=3", "logs -d web.1": "-p web.1", "logs --dyno-name web.1 -t": "-p web.1 -t", "logs --process-type web --no-color": "-p web",
-		"logs -f": "-t", "logs -s app": "--source app", "logs -s heroku -t": "--source mesh -t", "logs -s shop": "-s shop", "logs -q --force-colors -n 2": "-n 2", "config -j": "--show --json", "config -s": "--show", "config -s -a shop": "--show -a shop", "config -s shop": "-s shop",
+		"logs -f": "-t", "logs -s app": "--source app", "logs -s heroku -t": "--source mesh -t", "logs -s shop": "-s shop", "logs -q --force-colors -n 2": "-q -n 2", "config -j": "--show --json", "config -s": "--show", "config -s -a shop": "--show -a shop", "config -s shop": "-s shop",
 		"config -a shop -s": "-a shop --show", "ps:restart -d web.1": "web.1", "ps:restart -p web -a shop": "-a shop web", "stacks:destroy -c shop": "--confirm shop", "stacks:destroy shop --force": "shop --confirmed",
 		"stacks:create -a shop": "shop", "stacks:create shop --region eu --no-remote": "shop", "run -x -- ls -x": "-- ls -x", "run --no-tty -e A=1 ls --no-tty": "-e A=1 ls --no-tty",
 		"run -it bash": "bash", "promote -a stage -t live": "-a stage live", "svc:update --command -q web": "--command -q web", "config:set A=1 -- --force": "A=1 -- --force",

@@ -20,10 +20,6 @@ import (
 	"mesh/engine"
 )
 
-// maxLine is where a line without an end is cut: the engine splits lines at 16 KiB,
-// and they are joined again here.
-const maxLine = 256 << 10
-
 // Logs calls fn with the log lines of a stack's instances, merged by time, one at a
 // time. With q.Follow it continues with new lines, including those of instances that
 // start later, until ctx ends; it then returns nil. If fn returns an error, Logs

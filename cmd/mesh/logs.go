@@ -3,47 +3,81 @@ package main
 import (
 	"context"
 	"log/slog"
+	"path/filepath"
 
 	"mesh"
-	"mesh/journal"
+	"mesh/logs"
 	"mesh/router/certs"
 	"mesh/runner"
 )
 
-// logs reads the lines of stacks, wherever they are kept.
-type logs struct {
-	runner         *runner.Runner
-	router, events *journal.Journal
-}
-
-// Logs reads the lines of one source; without one, those of instances.
-func (l logs) Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
-	switch q.Source {
-	case "router":
-		return l.router.Logs(ctx, q, fn)
-	case "mesh":
-		return l.events.Logs(ctx, q, fn)
+// logLimits returns the limits of a stack's log, from its settings.
+func (sv *server) logLimits(stack mesh.StackName) (out logs.Limits) {
+	st := sv.limits.Load()
+	if st == nil {
+		return out
 	}
-	return l.runner.Logs(ctx, q, fn)
+	found, err := st.Stack(context.Background(), stack) // it does not wait
+	if err != nil {
+		return out
+	}
+	set := found.Effective()
+	return logs.Limits{Size: set.LogSize, Age: set.LogAge, Rate: set.LogRate}
 }
 
-// events keeps mesh's own lines. Its Rename also renames a stack's request logs and
-// certificates.
+// openLogs makes this process the one that leads the logs, and takes over what an earlier
+// mesh kept elsewhere.
+func (c *control) openLogs(ctx context.Context) {
+	c.limits.Store(c.store)
+	stacks, err := c.store.Stacks(ctx)
+	if err != nil {
+		c.log.Warn("logs of an earlier version not looked for", "err", err)
+	}
+	for _, st := range stacks {
+		c.logs.Keep(st.Name)
+	}
+	c.logs.Lead(true)
+	for folder, source := range map[string]string{"events": logs.SourceMesh, "router": logs.SourceRouter} {
+		if err := c.logs.Import(filepath.Join(c.settings.Data, folder), source); err != nil {
+			c.log.Warn("lines of an earlier version not taken over", "folder", folder, "err", err)
+		}
+	}
+}
+
+// knownStack reports whether a stack exists.
+func (c *control) knownStack(name mesh.StackName) bool {
+	_, err := c.store.Stack(context.Background(), name) // it does not wait
+	return err == nil
+}
+
+// logReader reads the lines of stacks, wherever they are kept.
+type logReader struct {
+	runner *runner.Runner
+	kept   *logs.Logs
+}
+
+// Logs reads kept lines, or with q.Run those of a detached run from the engine, which
+// knows when it ends.
+func (l logReader) Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
+	if q.Run != "" {
+		return l.runner.Logs(ctx, q, fn)
+	}
+	return l.kept.Logs(ctx, q, fn)
+}
+
+// events keeps mesh's own lines. Its Rename also renames a stack's certificates.
 type events struct {
-	own, requests *journal.Journal
-	certs         *certs.Certs // nil without TLS
-	log           *slog.Logger
+	logs  *logs.Logs
+	certs *certs.Certs // nil without TLS
+	log   *slog.Logger
 }
 
 // Event keeps a line.
-func (e events) Event(stack mesh.StackName, l mesh.LogLine) {
-	e.own.Add(stack, func(b []byte) []byte { return append(journal.AppendStart(b, l.At, l.Name), l.Text...) })
-}
+func (e events) Event(stack mesh.StackName, l mesh.LogLine) { e.logs.Add(stack, l) }
 
-// Rename renames a stack's logs.
+// Rename renames a stack's log.
 func (e events) Rename(from, to mesh.StackName) {
-	e.own.Rename(from, to)
-	e.requests.Rename(from, to)
+	e.logs.Rename(from, to)
 	if e.certs == nil {
 		return
 	}

@@ -110,6 +110,7 @@ var verbs = map[string]func(*testscript.TestScript, bool, []string){
 	"http":        cmdHTTP,
 	"cmpremote":   cmdCmpRemote,
 	"waitfor":     cmdWaitFor,
+	"waitlog":     cmdWaitLog,
 	"engine":      cmdEngine,
 	"rewrite":     cmdRewrite,
 	"lastline":    cmdLastLine,
@@ -444,6 +445,21 @@ func rewriteScript(script, file, content string) error {
 		}
 	}
 	return fmt.Errorf("%s has no file %s", path, file)
+}
+
+// cmdWaitLog waits until the log of a stack has an event with a text: waitlog STACK TEXT.
+func cmdWaitLog(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: waitlog STACK TEXT")
+	}
+	ts.Check(poll(func() error {
+		var out, errOut bytes.Buffer
+		err := local(filepath.Join(ts.Getenv("MESH_DATA"), "mesh.sock"), []string{"logs", "-a", args[0], "--source", "mesh", "-n", "-1"}, strings.NewReader(""), &out, &errOut)
+		if err == nil && !strings.Contains(out.String(), args[1]) {
+			err = fmt.Errorf("the log of %s does not say %q: %s", args[0], args[1], out.String())
+		}
+		return err
+	}))
 }
 
 // cmdWaitFor waits until a file contains a text: waitfor FILE TEXT.

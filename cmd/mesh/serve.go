@@ -25,12 +25,13 @@ import (
 
 	"mesh"
 	"mesh/engine"
-	"mesh/journal"
+	"mesh/logs"
 	"mesh/names"
 	"mesh/receiver"
 	"mesh/router"
 	"mesh/router/certs"
 	"mesh/runner"
+	"mesh/store"
 )
 
 var levels = map[string]charm.Level{"debug": charm.DebugLevel, "info": charm.InfoLevel, "warn": charm.WarnLevel, "error": charm.ErrorLevel}
@@ -88,9 +89,9 @@ type server struct {
 	router   *handoverRouter
 	names    *names.Server
 	web      atomic.Pointer[receiver.Receiver] // git over HTTPS; nil before the first control serves
-	journal  *journal.Journal                  // of requests
-	events   *journal.Journal                  // of what mesh does
-	certs    *certs.Certs                      // nil without TLS
+	logs     *logs.Logs
+	limits   atomic.Pointer[store.Store] // whose settings limit the logs; nil before the first control
+	certs    *certs.Certs                // nil without TLS
 	metrics  *metrics
 	started  time.Time
 	notes    notes
@@ -185,10 +186,7 @@ func (sv *server) prepare(ctx context.Context) (err error) {
 	if sv.engine, err = engine.New(s.DockerHost, sv.program.engine); err != nil {
 		return err
 	}
-	if sv.journal, err = journal.Open(filepath.Join(s.Data, "router"), journal.Options{Logger: sv.log}); err != nil {
-		return err
-	}
-	if sv.events, err = journal.Open(filepath.Join(s.Data, "events"), journal.Options{Logger: sv.log, Source: "mesh", Size: 256 << 10, Every: 50 * time.Millisecond}); err != nil {
+	if sv.logs, err = logs.Open(filepath.Join(s.Data, "lines"), logs.Options{Logger: sv.log, Limits: sv.logLimits, Free: func() (uint64, error) { return diskFree(s.Data) }}); err != nil {
 		return err
 	}
 	o := router.Options{Logger: sv.log, Trusted: s.trusted, ProxyProtocol: s.ProxyProtocol, PerClient: s.PerClient, Access: sv.access, HSTS: s.HSTS, Listen: sv.ports.listen}
@@ -200,7 +198,7 @@ func (sv *server) prepare(ctx context.Context) (err error) {
 	}
 	o.OwnHost, o.Own = string(sv.ownHost()), http.HandlerFunc(sv.serveGit)
 	rt := router.New(o)
-	sv.router = &handoverRouter{Router: rt, journals: []*journal.Journal{sv.journal, sv.events}, certs: sv.certs, gone: sv.handover.gone(), log: sv.log}
+	sv.router = &handoverRouter{Router: rt, logs: sv.logs, certs: sv.certs, gone: sv.handover.gone(), log: sv.log}
 	sv.names = names.New(names.Options{Logger: sv.log, Inherited: sv.handover.socket, Door: sv.serveLinks, Blocked: namesBlocked})
 	sv.metrics = newMetrics(rt, sv.certs)
 	return nil
@@ -208,6 +206,9 @@ func (sv *server) prepare(ctx context.Context) (err error) {
 
 // close closes what prepare has opened.
 func (sv *server) close() {
+	if sv.logs != nil {
+		_ = sv.logs.Close()
+	}
 	if sv.certs != nil {
 		sv.certs.Close()
 	}
@@ -222,7 +223,7 @@ func (sv *server) close() {
 // runBackground runs everything that serves no requests: the journals, renewals, the
 // router's own work.
 func (sv *server) runBackground(ctx context.Context) *errgroup.Group {
-	runs := []func(context.Context) error{sv.router.Run, sv.journal.Run, sv.events.Run}
+	runs := []func(context.Context) error{sv.router.Run, sv.logs.Run}
 	if sv.certs != nil {
 		runs = append(runs, sv.certs.Run)
 	}
@@ -353,11 +354,9 @@ func (sv *server) access(a *router.AccessRecord) {
 	if a.Stack == "" {
 		return
 	}
-	sv.journal.Add(a.Stack, func(b []byte) []byte {
-		name := "mesh"
-		if a.Instance.Service != "" {
-			name = a.Instance.String()
-		}
-		return a.AppendLine(journal.AppendStart(b, a.Time, name))
-	})
+	name := "mesh"
+	if a.Instance.Service != "" {
+		name = a.Instance.String()
+	}
+	sv.logs.AddRequest(a.Stack, a.Time, name, a.AppendLine)
 }

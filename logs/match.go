@@ -1,0 +1,287 @@
+package logs
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"regexp/syntax"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"mesh"
+)
+
+// match decides which lines a query wants. It is used by one goroutine at a time; copy
+// it for others.
+type match struct {
+	q       mesh.LogQuery
+	sources []string
+	name    string // of the instance; empty: any
+	service string // of the instance; empty: any
+	since   int64
+	until   int64
+	need    []byte // a text that every matching line has, unless it has a backslash; nil: unknown
+}
+
+func newMatch(q mesh.LogQuery) *match {
+	m := &match{q: q, sources: q.Sources, since: minTime, until: maxTime}
+	if len(m.sources) == 0 {
+		m.sources = []string{SourceApp}
+	}
+	switch {
+	case q.Instance != (mesh.InstanceName{}):
+		m.name = q.Instance.String()
+	case q.Service != "":
+		m.service = string(q.Service)
+	}
+	if !q.Since.IsZero() {
+		m.since = q.Since.UnixNano()
+	}
+	if !q.Until.IsZero() {
+		m.until = q.Until.UnixNano()
+	}
+	if q.Grep != nil {
+		m.need = required(q.Grep)
+	}
+	return m
+}
+
+const (
+	minTime = -1 << 63
+	maxTime = 1<<63 - 1
+)
+
+// wants reports whether a block of lines, or some of its lines, can match.
+func (m *match) wants(first, last int64) bool { return last >= m.since && first <= m.until }
+
+// any reports whether a batch can have a matching line: a quick look at all of it.
+func (m *match) any(batch []byte) bool {
+	return m.need == nil || bytes.Contains(batch, m.need) || bytes.IndexByte(batch, '\\') >= 0
+}
+
+// origin reports whether the lines of an origin can match.
+func (m *match) origin(o *origin) bool {
+	switch {
+	case !slices.Contains(m.sources, o.source):
+		return false
+	case m.q.Release != 0 && o.release != m.q.Release:
+		return false
+	case m.name != "":
+		return o.name == m.name
+	case m.service != "":
+		name, _, _ := strings.Cut(o.name, ".")
+		return name == m.service
+	}
+	return true
+}
+
+// line reports whether a line of a matching origin matches.
+func (m *match) line(l line) bool {
+	if l.at < m.since || l.at > m.until {
+		return false
+	}
+	if m.q.Grep != nil && !m.grep(l.text) {
+		return false
+	}
+	return m.q.Level == 0 || levelOf(l) >= m.q.Level
+}
+
+func (m *match) grep(text []byte) bool {
+	escaped := m.need == nil || bytes.IndexByte(text, '\\') >= 0
+	if !escaped && !bytes.Contains(text, m.need) {
+		return false
+	}
+	if m.q.Grep.Match(text) {
+		return true
+	}
+	fields, ok := jsonFields(text)
+	if !ok {
+		return false
+	}
+	for _, f := range fields {
+		if m.q.Grep.MatchString(f.name + "=" + f.value) {
+			return true
+		}
+	}
+	return false
+}
+
+// required returns a text that every match of an expression contains, as it is written
+// in a line or in a JSON line. It returns nil if there is none.
+func required(re *regexp.Regexp) []byte {
+	parsed, err := syntax.Parse(re.String(), syntax.Perl)
+	if err != nil {
+		return nil
+	}
+	best := ""
+	var walk func(*syntax.Regexp)
+	walk = func(r *syntax.Regexp) {
+		switch r.Op { //nolint:exhaustive // the others may match without any of their parts
+		case syntax.OpLiteral:
+			if r.Flags&syntax.FoldCase != 0 {
+				return
+			}
+			// JSON writes name=value as "name":"value", and a blank may separate both.
+			for _, part := range strings.FieldsFunc(string(r.Rune), func(c rune) bool {
+				return c == '=' || c == '"' || c <= ' ' || c >= utf8.RuneSelf || strings.ContainsRune(`<>&/`, c)
+			}) {
+				if len(part) > len(best) {
+					best = part
+				}
+			}
+		case syntax.OpConcat, syntax.OpCapture, syntax.OpPlus:
+			for _, s := range r.Sub {
+				walk(s)
+			}
+		case syntax.OpRepeat:
+			if r.Min > 0 {
+				walk(r.Sub[0])
+			}
+		}
+	}
+	walk(parsed.Simplify())
+	if best == "" {
+		return nil
+	}
+	return []byte(best)
+}
+
+// field is a field of a JSON line. Fields of objects in it are named "a.b".
+type field struct{ name, value string }
+
+const maxFields = 200
+
+// jsonFields returns the fields of a line that is a JSON object.
+func jsonFields(text []byte) ([]field, bool) {
+	text = bytes.TrimSpace(text)
+	if len(text) < 2 || text[0] != '{' || text[len(text)-1] != '}' {
+		return nil, false
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	var v map[string]any
+	if d.Decode(&v) != nil {
+		return nil, false
+	}
+	var out []field
+	var walk func(prefix string, v any)
+	walk = func(prefix string, v any) {
+		if len(out) >= maxFields {
+			return
+		}
+		switch v := v.(type) {
+		case map[string]any:
+			for k, inner := range v {
+				walk(strings.TrimPrefix(prefix+"."+k, "."), inner)
+			}
+		case []any:
+			for i, inner := range v {
+				walk(prefix+"."+strconv.Itoa(i), inner)
+			}
+		case string:
+			out = append(out, field{prefix, v})
+		default:
+			out = append(out, field{prefix, fmt.Sprint(v)})
+		}
+	}
+	walk("", v)
+	return out, true
+}
+
+// levelKeys are the names of a JSON line's level: those of slog, zap, zerolog, logrus,
+// bunyan, pino, winston, structlog, Serilog, ECS, Google and Java's layouts.
+var levelKeys = []string{"level", "severity", "lvl", "log.level", "levelname", "level_name", "loglevel", "@l", "Level", "LogLevel", "level_value"}
+
+// levelOf returns how serious a line is, or 0 if it does not say.
+func levelOf(l line) mesh.LogLevel {
+	switch l.origin.source {
+	case SourceRouter:
+		return requestLevel(l.text)
+	case SourceMesh:
+		return eventLevel(l.text)
+	}
+	if len(l.text) > 0 && l.text[0] == '{' {
+		if fields, ok := jsonFields(l.text); ok {
+			for _, key := range levelKeys {
+				for _, f := range fields {
+					if f.name == key {
+						return namedLevel(f.value)
+					}
+				}
+			}
+			return 0
+		}
+	}
+	return plainLevel(l.text)
+}
+
+// namedLevel understands a level's value: a name, or a number of bunyan and pino.
+func namedLevel(v string) mesh.LogLevel {
+	if n, err := strconv.Atoi(v); err == nil {
+		switch {
+		case n >= 60:
+			return mesh.LevelFatal
+		case n >= 50:
+			return mesh.LevelError
+		case n >= 40:
+			return mesh.LevelWarn
+		case n >= 30:
+			return mesh.LevelInfo
+		case n >= 10:
+			return mesh.LevelDebug
+		}
+		return 0
+	}
+	return mesh.ParseLogLevel(strings.ToLower(v))
+}
+
+// levelWord finds a level in a line that is not JSON: level=warn of logfmt, or a word in
+// capitals, in brackets or before a colon, near the beginning.
+var levelWord = regexp.MustCompile(`(?i)\b(?:level|lvl|severity)=["']?([a-z]+)|[\[<(|] ?(trace|debug|info|notice|warn|warning|error|err|fatal|critical|crit|alert|emerg|panic) ?[\])>|]` +
+	`|(?-i:\b(TRACE|DEBUG|DBG|INFO|INF|NOTICE|WARN|WARNING|WRN|ERROR|ERR|SEVERE|FATAL|CRITICAL|CRIT|ALERT|EMERG|PANIC)\b)|^(?:[^\s:]+ )?(trace|debug|info|notice|warn|warning|error|fatal|critical|panic):`)
+
+// levelWithin is how far into a line its level is looked for, in bytes: after a time and
+// a name, and before what it is about.
+const levelWithin = 120
+
+func plainLevel(text []byte) mesh.LogLevel {
+	found := levelWord.FindSubmatch(text[:min(len(text), levelWithin)])
+	if found == nil {
+		return 0
+	}
+	for _, f := range found[1:] {
+		if len(f) > 0 {
+			return mesh.ParseLogLevel(strings.ToLower(string(f)))
+		}
+	}
+	return 0
+}
+
+var requestStatus = regexp.MustCompile(`\bstatus=(\d)`)
+
+// requestLevel is the level of a router's line: an error for a 5xx, a warning for a 4xx.
+func requestLevel(text []byte) mesh.LogLevel {
+	m := requestStatus.FindSubmatch(text)
+	switch {
+	case m == nil:
+		return mesh.LevelInfo
+	case m[1][0] == '5':
+		return mesh.LevelError
+	case m[1][0] == '4':
+		return mesh.LevelWarn
+	}
+	return mesh.LevelInfo
+}
+
+var trouble = regexp.MustCompile(`(?i)\b(failed|crashed|killed|cannot|missing|rejected|out of memory)\b`)
+
+// eventLevel is the level of one of mesh's own lines.
+func eventLevel(text []byte) mesh.LogLevel {
+	if trouble.Match(text) {
+		return mesh.LevelError
+	}
+	return mesh.LevelInfo
+}
