@@ -2,6 +2,7 @@ package logs
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -16,6 +17,9 @@ import (
 
 // match decides which lines a query wants. It is used by one goroutine at a time; copy
 // it for others.
+//
+// Go's regular expressions take some microseconds for a line, so texts that every match
+// contains are looked for first, in a whole block and then in each line.
 type match struct {
 	q       mesh.LogQuery
 	sources []string
@@ -23,7 +27,8 @@ type match struct {
 	service string // of the instance; empty: any
 	since   int64
 	until   int64
-	need    []byte // a text that every matching line has, unless it has a backslash; nil: unknown
+	need    []clause // what every matching line has
+	lower   []byte   // room for a text in lower case
 }
 
 func newMatch(q mesh.LogQuery) *match {
@@ -58,8 +63,56 @@ const (
 func (m *match) wants(first, last int64) bool { return last >= m.since && first <= m.until }
 
 // any reports whether a batch can have a matching line: a quick look at all of it.
-func (m *match) any(batch []byte) bool {
-	return m.need == nil || bytes.Contains(batch, m.need) || bytes.IndexByte(batch, '\\') >= 0
+func (m *match) any(batch []byte) bool { return m.inText(batch) || m.inFields(batch) }
+
+// inText reports whether a text can match as it is written.
+func (m *match) inText(text []byte) bool {
+	return m.all(text, func(a alternative, text []byte) bool { return bytes.Contains(text, a.text) })
+}
+
+// inFields reports whether a JSON text can match as name=value.
+func (m *match) inFields(text []byte) bool {
+	if bytes.IndexByte(text, '\\') >= 0 {
+		return true // anything may be written with escapes
+	}
+	return m.all(text, func(a alternative, text []byte) bool {
+		for _, p := range a.pieces {
+			if !bytes.Contains(text, p) {
+				return false
+			}
+		}
+		return !a.quoted
+	})
+}
+
+// all reports whether each clause has an alternative that is in the text.
+func (m *match) all(text []byte, in func(a alternative, text []byte) bool) bool {
+	lowered := false
+	for _, c := range m.need {
+		if !slices.ContainsFunc(c, func(a alternative) bool {
+			if !a.fold {
+				return in(a, text)
+			}
+			if !lowered {
+				m.lower, lowered = appendLower(m.lower[:0], text), true
+			}
+			return in(a, m.lower)
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// appendLower appends a text with its ASCII letters in lower case.
+func appendLower(dst, text []byte) []byte {
+	dst = append(dst, text...)
+	for i, c := range dst {
+		if 'A' <= c && c <= 'Z' {
+			dst[i] = c + ('a' - 'A')
+		}
+	}
+	return dst
 }
 
 // origin reports whether the lines of an origin can match.
@@ -86,67 +139,98 @@ func (m *match) line(l line) bool {
 	if m.q.Grep != nil && !m.grep(l.text) {
 		return false
 	}
-	return m.q.Level == 0 || levelOf(l) >= m.q.Level
+	return m.q.Level == 0 || mayHaveLevel(l, m.q.Level) && levelOf(l) >= m.q.Level
 }
 
 func (m *match) grep(text []byte) bool {
-	escaped := m.need == nil || bytes.IndexByte(text, '\\') >= 0
-	if !escaped && !bytes.Contains(text, m.need) {
-		return false
-	}
-	if m.q.Grep.Match(text) {
+	if m.inText(text) && m.q.Grep.Match(text) {
 		return true
 	}
-	fields, ok := jsonFields(text)
-	if !ok {
+	if len(text) == 0 || text[0] != '{' || !m.inFields(text) {
 		return false
 	}
-	for _, f := range fields {
-		if m.q.Grep.MatchString(f.name + "=" + f.value) {
-			return true
-		}
-	}
-	return false
+	fields, ok := jsonFields(text)
+	return ok && slices.ContainsFunc(fields, func(f field) bool { return m.q.Grep.MatchString(f.name + "=" + f.value) })
 }
 
-// required returns a text that every match of an expression contains, as it is written
-// in a line or in a JSON line. It returns nil if there is none.
-func required(re *regexp.Regexp) []byte {
+// clause is a list of texts, of which every match has one.
+type clause []alternative
+
+// alternative is a text that a match has.
+type alternative struct {
+	text   []byte
+	pieces [][]byte // its parts that a JSON line writes in the same way
+	quoted bool     // it has a quote, which is written with a backslash in a JSON value
+	fold   bool     // in lower case; the case makes no difference
+}
+
+// required returns clauses that every match of an expression fulfils.
+func required(re *regexp.Regexp) []clause {
 	parsed, err := syntax.Parse(re.String(), syntax.Perl)
 	if err != nil {
 		return nil
 	}
-	best := ""
-	var walk func(*syntax.Regexp)
-	walk = func(r *syntax.Regexp) {
-		switch r.Op { //nolint:exhaustive // the others may match without any of their parts
-		case syntax.OpLiteral:
-			if r.Flags&syntax.FoldCase != 0 {
-				return
-			}
-			// JSON writes name=value as "name":"value", and a blank may separate both.
-			for _, part := range strings.FieldsFunc(string(r.Rune), func(c rune) bool {
-				return c == '=' || c == '"' || c <= ' ' || c >= utf8.RuneSelf || strings.ContainsRune(`<>&/`, c)
-			}) {
-				if len(part) > len(best) {
-					best = part
-				}
-			}
-		case syntax.OpConcat, syntax.OpCapture, syntax.OpPlus:
-			for _, s := range r.Sub {
-				walk(s)
-			}
-		case syntax.OpRepeat:
-			if r.Min > 0 {
-				walk(r.Sub[0])
-			}
+	return clauses(parsed.Simplify())
+}
+
+func clauses(r *syntax.Regexp) (out []clause) {
+	switch r.Op { //nolint:exhaustive // the others may match without any of their parts
+	case syntax.OpLiteral:
+		if a, ok := literal(r); ok {
+			return []clause{{a}}
 		}
+	case syntax.OpConcat, syntax.OpCapture, syntax.OpPlus:
+		for _, s := range r.Sub {
+			out = append(out, clauses(s)...)
+		}
+	case syntax.OpRepeat:
+		if r.Min > 0 {
+			return clauses(r.Sub[0])
+		}
+	case syntax.OpAlternate:
+		var either clause
+		for _, s := range r.Sub {
+			of := clauses(s)
+			if len(of) == 0 {
+				return nil
+			}
+			// One clause of each will do: the one that tells most.
+			best := slices.MaxFunc(of, func(a, b clause) int { return cmp.Compare(a.least(), b.least()) })
+			either = append(either, best...)
+		}
+		return []clause{either}
 	}
-	walk(parsed.Simplify())
-	if best == "" {
-		return nil
+	return out
+}
+
+// least is the length of the shortest alternative.
+func (c clause) least() int {
+	n := len(c[0].text)
+	for _, a := range c {
+		n = min(n, len(a.text))
 	}
-	return []byte(best)
+	return n
+}
+
+func literal(r *syntax.Regexp) (a alternative, ok bool) {
+	text := string(r.Rune)
+	if a.fold = r.Flags&syntax.FoldCase != 0; a.fold {
+		text = strings.ToLower(text)
+		// Letters of other alphabets are cut off, and with them k and s, which two signs
+		// beyond ASCII are equal to.
+		parts := strings.FieldsFunc(text, func(c rune) bool { return c >= utf8.RuneSelf || c == 'k' || c == 's' })
+		if len(parts) == 0 {
+			return a, false
+		}
+		text = slices.MaxFunc(parts, func(a, b string) int { return cmp.Compare(len(a), len(b)) })
+	}
+	a.text, a.quoted = []byte(text), strings.Contains(text, `"`)
+	for _, p := range strings.FieldsFunc(text, func(c rune) bool {
+		return c == '=' || c == '.' || c <= ' ' || c >= utf8.RuneSelf || strings.ContainsRune(`"<>&/`, c)
+	}) {
+		a.pieces = append(a.pieces, []byte(p))
+	}
+	return a, true
 }
 
 // field is a field of a JSON line. Fields of objects in it are named "a.b".
@@ -194,6 +278,41 @@ func jsonFields(text []byte) ([]field, bool) {
 // levelKeys are the names of a JSON line's level: those of slog, zap, zerolog, logrus,
 // bunyan, pino, winston, structlog, Serilog, ECS, Google and Java's layouts.
 var levelKeys = []string{"level", "severity", "lvl", "log.level", "levelname", "level_name", "loglevel", "@l", "Level", "LogLevel", "level_value"}
+
+// quotedKeys are levelKeys as a JSON line has them.
+var quotedKeys = func() (out [][]byte) {
+	for _, k := range levelKeys {
+		out = append(out, []byte(`"`+k+`"`))
+	}
+	return out
+}()
+
+// mayHaveLevel is a quick look at a JSON line, which takes some microseconds to read: it
+// reports whether any of its values could be a level of at least this.
+func mayHaveLevel(l line, least mesh.LogLevel) bool {
+	if l.origin.source != SourceApp || len(l.text) == 0 || l.text[0] != '{' {
+		return true
+	}
+	flat := bytes.IndexByte(l.text[1:], '{') < 0
+	for _, key := range quotedKeys {
+		for rest, found := l.text, false; ; found = true {
+			i := bytes.Index(rest, key)
+			if i < 0 {
+				if found && flat {
+					return false // the first key of the list counts
+				}
+				break
+			}
+			rest = rest[i+len(key):]
+			value := bytes.TrimLeft(rest, ": \t\"")
+			n := bytes.IndexFunc(value, func(c rune) bool { return c == '"' || c == ',' || c == '}' || c == ' ' })
+			if n > 0 && namedLevel(string(value[:n])) >= least {
+				return true
+			}
+		}
+	}
+	return false
+}
 
 // levelOf returns how serious a line is, or 0 if it does not say.
 func levelOf(l line) mesh.LogLevel {

@@ -254,10 +254,11 @@ func searchAll(ctx context.Context, m *match, chunks []*chunk) <-chan *result {
 	workers := runtime.GOMAXPROCS(0)
 	out, jobs := make(chan *result, 2*workers), make(chan *result)
 	for range workers {
+		own := *m
 		go func() {
 			buf := make([]byte, 0, 2<<20)
 			for r := range jobs {
-				r.lines, r.err = r.search(m, buf)
+				r.lines, r.err = r.search(&own, buf)
 				close(r.done)
 			}
 		}()

@@ -233,7 +233,7 @@ func (p *packer) pack(s *shelf, t *tail, share int64) error {
 	if err := p.undo(s, number); err != nil {
 		return err
 	}
-	var lines []line
+	lines := make([]line, 0, t.size/64)
 	err = t.frames(func(b []byte) error {
 		return decode(bytes.Clone(b), func(l line) bool { lines = append(lines, l); return true })
 	})
@@ -294,16 +294,17 @@ func (p *packer) write(s *shelf, tail uint64, lines []line, share int64) (err er
 		}
 		err = errors.Join(err, f.Close())
 	}()
-	var packed []byte
+	var packed, raw []byte
+	var room []byte
 	for len(lines) > 0 {
-		var b batch
+		b := batch{lines: slices.Grow(room[:0], s.l.Block+64<<10)}
 		n := 0
 		for n < len(lines) && (n == 0 || b.size() < s.l.Block) {
 			l := lines[n]
 			b.add(*l.origin, l.at, func(dst []byte) []byte { return append(dst, l.text...) })
 			n++
 		}
-		raw := b.encode(nil)
+		room, raw = b.lines, b.encode(slices.Grow(raw[:0], b.size()+4<<10))
 		packed = encoder.EncodeAll(raw, packed[:0])
 		h := block{
 			tail: tail, ends: n == len(lines), first: lines[0].at, last: lines[n-1].at, count: uint32(n), //nolint:gosec // as many as fit

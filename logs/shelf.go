@@ -179,11 +179,11 @@ func (s *shelf) flush(room bool) error {
 	err := s.write(s.spare)
 	if err != nil {
 		s.late, s.spare = s.spare, nil
-	} else if cap(s.spare) > 1<<20 {
+	} else if cap(s.spare) > 8<<20 {
 		s.spare = nil
 	}
 	s.mu.Lock()
-	if cap(s.batch.lines) == 0 && cap(b.lines) <= 1<<20 {
+	if cap(s.batch.lines) == 0 && cap(b.lines) <= 8<<20 {
 		s.batch.lines = b.lines[:0] // its bytes have been copied
 	}
 	close(s.changed)

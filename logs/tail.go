@@ -96,7 +96,7 @@ func (t *tail) append(b []byte) error {
 		return err
 	}
 	t.size += int64(n)
-	if cap(t.buf) > 1<<20 {
+	if cap(t.buf) > 8<<20 {
 		t.buf = nil
 	}
 	return nil
