@@ -215,19 +215,19 @@ var settings = []Setting{
 		timeKind(time.Second, 24*time.Hour, func(s *Settings) *time.Duration { return &s.ReleaseTimeout }),
 	},
 	{
-		"log-size", "SIZE", "room for the log on the disk; takes effect within a minute", "500M", kind{
+		"log-size", "SIZE", "room for the log; takes effect within a minute", "500M", kind{
 			"a size from 1M to 1T",
 			func(s Settings) string { return formatSize(s.LogSize) }, setLogSize,
 		},
 	},
 	{
-		"log-age", "TIME", "how long log lines are kept, give or take a day; takes effect within a minute", "7d", kind{
+		"log-age", "TIME", "how long log lines are kept, give or take a day", "7d", kind{
 			"a time from 1h to 3650d",
 			func(s Settings) string { return formatAge(s.LogAge) }, setLogAge,
 		},
 	},
 	{
-		"log-rate", "N", "lines a second that one instance may log, a KB counting as a line; of more, the rest is not kept", "10000, for ten seconds ten times as many", kind{
+		"log-rate", "N", "lines a second of an instance that are kept, at most", "10000", kind{
 			"a number from 10 to 10000000",
 			func(s Settings) string { return strings.TrimPrefix(strconv.Itoa(s.LogRate), "0") }, setLogRate,
 		},
@@ -309,7 +309,7 @@ func formatSize(n int64) string {
 	return strconv.FormatInt(n>>20, 10) + "M"
 }
 
-var sizeRule = regexp.MustCompile(`^([1-9][0-9]{0,6})([MGT])i?B?$`)
+var sizeRule = regexp.MustCompile(`^([1-9][0-9]{0,6})([MGT])(?:I?B)?$`)
 
 func setLogSize(s *Settings, name, v string) error {
 	if v == "" {

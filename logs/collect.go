@@ -21,6 +21,7 @@ type Outputs interface {
 	// Output calls fn with the last n lines of a container, all if n is negative, in the
 	// engine's order, and with follow those that come until the container ends. The text
 	// is valid until fn returns. It returns fn's error, and nil if the container is gone.
+	// A followed output may end before its last line (Docker 20.10).
 	Output(ctx context.Context, id string, n int, follow bool, fn func(at time.Time, stream byte, text []byte) error) error
 	// Secrets returns the values that must not be kept of what a container prints; none
 	// if it is gone.
@@ -103,6 +104,9 @@ func (c *Collector) start(ctx context.Context, src mesh.OutputSource) {
 		defer close(r.done)
 		for {
 			err := c.read(ctx, r.src)
+			if err == nil {
+				err = c.rest(ctx, r.src)
+			}
 			switch {
 			case err == nil, ctx.Err() != nil, errors.Is(err, errForgotten):
 			case errors.Is(err, mesh.Unavailable):

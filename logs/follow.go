@@ -63,18 +63,14 @@ func (f *follower) close() {
 func followAll(ctx context.Context, m *match, all []*follower, fn func(mesh.LogLine) error) error {
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
-	never := make(chan struct{})
 	for {
 		for _, f := range all {
 			if err := f.next(m, fn); err != nil {
 				return err
 			}
 		}
-		var a, b <-chan struct{} = never, never
-		a = all[0].changed
-		if len(all) > 1 {
-			b = all[1].changed
-		}
+		a := all[0].changed
+		b := all[len(all)-1].changed
 		select {
 		case <-ctx.Done():
 			return nil

@@ -144,8 +144,9 @@ func (r *Runner) finish(ctx context.Context, id string) {
 }
 
 // Secrets returns the values that must not be kept of what a container prints: those of
-// environment variables whose names suggest a secret. A release command's output is shown
-// to the pusher with all config vars masked, so it is kept that way.
+// config vars whose names suggest a secret. An app prints other values because somebody
+// wants to read them. Of a release command, whose output the pusher sees with all config
+// vars masked, these are the values of all.
 func (r *Runner) Secrets(ctx context.Context, src mesh.OutputSource) ([]string, error) {
 	c, err := r.cli.API(ctx).ContainerInspect(ctx, src.ID)
 	if errdefs.IsNotFound(err) {
@@ -154,14 +155,22 @@ func (r *Runner) Secrets(ctx context.Context, src mesh.OutputSource) ([]string, 
 	if err != nil {
 		return nil, r.fault(ctx, "inspect "+src.Name, err)
 	}
-	env := mesh.Config{}
+	var own []string // of the image
+	if img, err := r.cli.API(ctx).ImageInspect(ctx, c.Image); err == nil && img.Config != nil {
+		own = img.Config.Env
+	}
+	config := mesh.Config{}
 	for _, v := range c.Config.Env {
 		name, value, _ := strings.Cut(v, "=")
-		if name != "PATH" && name != "HOME" && name != "PORT" && !strings.HasPrefix(name, "MESH_") {
-			env[name] = mesh.NewSecret(value)
+		if !slices.Contains(own, v) && name != "PORT" && !strings.HasPrefix(name, "MESH_") {
+			config[name] = mesh.NewSecret(value)
 		}
 	}
-	return env.Hidden(func(string) bool { return src.Name != releaseCommand }), nil
+	var spare func(string) bool
+	if src.Name != releaseCommand {
+		spare = func(string) bool { return true }
+	}
+	return config.Hidden(spare), nil
 }
 
 // releaseCommand is the name of the container of a release command.
@@ -178,6 +187,9 @@ const maxLine = 1 << 20
 // the engine's order, and with follow those that come until the container ends. The
 // stream is 1 for standard output and 2 for standard error. The text has no line end, and
 // is valid until fn returns. Output returns fn's error, and nil if the container is gone.
+//
+// Docker 20.10 may end a followed output before its last line: read once more without
+// following.
 func (r *Runner) Output(ctx context.Context, id string, n int, follow bool, fn func(at time.Time, stream byte, text []byte) error) error {
 	o := container.LogsOptions{ShowStdout: true, ShowStderr: true, Timestamps: true, Follow: follow}
 	if n >= 0 {
@@ -206,18 +218,57 @@ func (r *Runner) Output(ctx context.Context, id string, n int, follow bool, fn f
 	}
 	// A last line without an end: only if nothing can follow. An engine that shuts down
 	// ends the output of containers that it leaves running.
-	if !lines.begun() {
-		return nil
-	}
-	if c, err := r.cli.API(ctx).ContainerInspect(ctx, id); err == nil && c.State != nil && !c.State.Running {
+	if lines.begun() && r.ended(ctx, id) {
 		return lines.rest()
-	} else if err != nil && !errdefs.IsNotFound(err) {
-		return r.fault(ctx, "read the output of "+short(id), err)
 	}
 	return nil
 }
 
-// outputReader reads frames as logReader does, without an allocation for each line.
+// ended reports whether a container whose output has ended does not run. The engine closes
+// the output a moment before it takes note of the end.
+func (r *Runner) ended(ctx context.Context, id string) bool {
+	ctx, cancel := context.WithTimeout(ctx, endTime)
+	defer cancel()
+	exited, failed := r.cli.API(ctx).ContainerWait(ctx, id, container.WaitConditionNotRunning)
+	select {
+	case <-exited:
+		return true
+	case err := <-failed:
+		return errdefs.IsNotFound(err)
+	}
+}
+
+const endTime = 2 * time.Second
+
+// gone reports whether err came from a container that was removed, or is being removed,
+// during the request. The engine reports that in many ways: not found, a conflict with a
+// container that is "dead or marked for removal", a log file that does not exist, a
+// stream that ends in the middle of a line.
+func (r *Runner) gone(ctx context.Context, id string, err error) bool {
+	switch {
+	case errdefs.IsNotFound(err):
+		return true
+	case ctx.Err() != nil:
+		return false
+	}
+	c, err := r.cli.API(ctx).ContainerInspect(ctx, id)
+	return errdefs.IsNotFound(err) || err == nil && c.State != nil && (c.State.Dead || c.State.Status == container.StateRemoving)
+}
+
+// tail returns the last n lines of a container. It returns what it can get, and no error:
+// the lines are evidence for another error.
+func (r *Runner) tail(ctx context.Context, id string, n int) (lines []string) {
+	_ = r.Output(ctx, id, n, false, func(_ time.Time, _ byte, text []byte) error {
+		lines = append(lines, string(text))
+		return nil
+	})
+	return lines[max(0, len(lines)-n):]
+}
+
+// outputReader reads the engine's log stream of a container without a terminal: frames of
+// an 8-byte header (stream, three zeros, length) and one message, which begins with its
+// time. A message without a line end continues in the stream's next one, which has a time
+// again. It allocates nothing for a line.
 type outputReader struct {
 	src    *bufio.Reader
 	fn     func(time.Time, byte, []byte) error
