@@ -29,6 +29,7 @@ type LogLine struct {
 	Name    string        // "web.1"
 	Release ReleaseNumber // of the instance; 0: unknown
 	Text    string        // without the line end
+	Level   LogLevel      // in what is sent to drains; 0: unknown
 }
 
 // LogLevel is how serious a log line is.
@@ -51,6 +52,11 @@ var levelNames = map[string]LogLevel{
 	"warn":   LevelWarn, "warning": LevelWarn, "wrn": LevelWarn,
 	"error": LevelError, "err": LevelError, "severe": LevelError,
 	"fatal": LevelFatal, "crit": LevelFatal, "critical": LevelFatal, "alert": LevelFatal, "emerg": LevelFatal, "emergency": LevelFatal, "panic": LevelFatal, "dpanic": LevelFatal,
+}
+
+// String returns the usual name of a level, in lower case; empty for 0.
+func (l LogLevel) String() string {
+	return [...]string{"", "debug", "info", "notice", "warn", "error", "fatal"}[l]
 }
 
 // ParseLogLevel understands the names of levels, in lower case. It returns 0 for others.

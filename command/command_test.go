@@ -21,6 +21,7 @@ import (
 
 	"mesh"
 	"mesh/command"
+	"mesh/drains"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -71,9 +72,12 @@ type fake struct {
 	minute     mesh.Traffic // of web; zero: some
 	audited    []string
 	registries []mesh.Registry
-	events     []mesh.LogLine
-	admit      error
-	follow     func(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error
+
+	drains      []mesh.Drain
+	drainStatus map[string]mesh.DrainStatus
+	events      []mesh.LogLine
+	admit       error
+	follow      func(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error
 }
 
 func (f *fake) do(format string, args ...any) { f.did = append(f.did, fmt.Sprintf(format, args...)) }
@@ -454,6 +458,8 @@ func doCtx(ctx context.Context, t *testing.T, f *fake, line string, opts ...opti
 		Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },
 	}
+	of := fakeDrains{f, drains.New(drains.Options{})}
+	set.Drains, set.DrainList, set.DrainSender = of, of, of
 	if f.dns != nil {
 		set.Resolver = f
 	}

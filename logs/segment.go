@@ -251,7 +251,7 @@ func (p *packer) pack(s *shelf, t *tail, share int64) error {
 			return err
 		}
 	}
-	return os.Remove(t.path)
+	return s.retire(t)
 }
 
 // undo removes the blocks of a tail that a process has begun to compress when it was

@@ -24,6 +24,7 @@ type shelf struct {
 	cursors map[string]cursor
 	changed chan struct{} // closed, and replaced, when lines were written
 	closed  bool
+	lost    map[string]int // lines of queues that were given up, and not yet told
 
 	files  sync.Mutex // guards writing
 	tail   *tail      // the one that grows; nil: none yet
@@ -260,6 +261,9 @@ func (s *shelf) tidy(share int64, age time.Duration) error {
 	}
 	s.files.Unlock()
 	if err := s.compress(); err != nil {
+		return err
+	}
+	if err := s.trimQueues(maxQueue); err != nil {
 		return err
 	}
 	return s.expire(share, age)

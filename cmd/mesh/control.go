@@ -17,6 +17,7 @@ import (
 	"mesh/builder"
 	"mesh/command"
 	"mesh/deploy"
+	"mesh/drains"
 	"mesh/hooks"
 	"mesh/logs"
 	"mesh/receiver"
@@ -35,6 +36,7 @@ type control struct {
 	deployer  *deploy.Deployer
 	receiver  *receiver.Receiver
 	collector *logs.Collector
+	drains    *drains.Sender
 }
 
 // control runs a control until ctx ends, or until another process has taken over, which
@@ -153,6 +155,7 @@ func (c *control) wire() {
 		Ports: c.ports, Memory: memory{filepath.Join(s.Data, "instances.json")},
 	})
 	c.repos.Deployed = c.deployer.RepoState
+	c.drains = c.newDrains()
 	c.names.Use(c.deployer)
 	self := &serverInfo{
 		engine: c.engine, store: c.store, repos: c.repos, notes: &c.notes, handover: c.handover, names: c.names, stacks: c.findings,
@@ -171,7 +174,7 @@ func (c *control) wire() {
 	commands := &command.Commands{
 		Settings: c.store, ServerSetter: c.deployer, Stacks: c.store, History: c.store, Keys: c.store, Registries: c.store, AuditLog: c.store,
 		Logs: logReader{c.runner, c.logs}, Traffic: c.router, Certs: uploads, Server: self,
-		Uploads: c.repos, DeployKeys: c.repos,
+		Uploads: c.repos, DeployKeys: c.repos, Drains: c.deployer, DrainList: c.store, DrainSender: c.drains,
 		Lifecycle: c.deployer, Configs: c.deployer, Builds: c.deployer, Processes: c.deployer, Services: c.deployer, Endpoints: c.deployer, Links: c.deployer, Ports: c.server,
 		Hosts: c.deployer, AccessRules: c.deployer, Freezer: c.deployer, Deploys: c.deployer, Deployments: c.deployer, OneOffs: c.deployer, Files: c.deployer,
 		Keyring: c.deployer, SignIns: c.deployer, Auditor: c.deployer, Lives: c.deployer, Collector: c.deployer,
@@ -234,6 +237,12 @@ func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor,
 		g.Go(func() error { c.purgeLost(back); return nil })
 		g.Go(func() error { return c.deployer.Run(back) })
 		g.Go(func() error { return c.collector.Run(back) })
+		g.Go(func() error {
+			if err := c.drains.Run(back); !errors.Is(err, context.Canceled) {
+				return err
+			}
+			return nil
+		})
 		supervised <- g.Wait()
 	}()
 	shut := func() error {

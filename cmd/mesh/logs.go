@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"mesh"
+	"mesh/drains"
 	"mesh/logs"
 	"mesh/router/certs"
 	"mesh/runner"
@@ -42,6 +45,42 @@ func (c *control) openLogs(ctx context.Context) {
 			c.log.Warn("lines of an earlier version not taken over", "folder", folder, "err", err)
 		}
 	}
+}
+
+// newDrains creates what sends lines elsewhere.
+func (c *control) newDrains() *drains.Sender {
+	o := drains.Options{
+		Drains: c.store.Drains, Stacks: c.store.Stacks, Close: c.logs.CloseQueue, Version: c.version, Logger: c.log,
+		Open: func(stack mesh.StackName, drain string) (drains.Queue, error) { return c.logs.OpenQueue(stack, drain) },
+	}
+	if c.settings.egress != nil {
+		o.Dial = c.settings.egress.Dial
+	}
+	return drains.New(o)
+}
+
+// drainFindings returns the drains that fail, for the doctor.
+func (c *control) drainFindings(ctx context.Context) (out []mesh.Finding) {
+	all, err := c.store.Drains(ctx)
+	if err != nil {
+		return []mesh.Finding{{What: fmt.Sprintf("the drains cannot be read: %v", err), Mend: "see the server's log"}}
+	}
+	for _, d := range all {
+		if s := c.drains.Status(d.ID); !s.Failed.IsZero() {
+			of := "all stacks"
+			if d.Stack != "" {
+				of = string(d.Stack)
+			}
+			out = append(out, mesh.Finding{
+				What: fmt.Sprintf("the drain %s of %s fails since %s: %s", d.ID, of, s.Failed.UTC().Format(time.RFC3339), s.Failure),
+				Mend: fmt.Sprintf("check %s, or remove the drain: ssh mesh drains:remove %s", d.Shown, d.ID),
+			})
+		}
+	}
+	if len(all) > 0 && len(out) == 0 {
+		out = append(out, mesh.Finding{OK: true, What: fmt.Sprintf("the drains send their lines (%d)", len(all))})
+	}
+	return out
 }
 
 // knownStack reports whether a stack exists.

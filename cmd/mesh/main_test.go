@@ -112,6 +112,7 @@ var verbs = map[string]func(*testscript.TestScript, bool, []string){
 	"waitfor":     cmdWaitFor,
 	"waitlog":     cmdWaitLog,
 	"counted":     cmdCounted,
+	"sink":        cmdSink,
 	"engine":      cmdEngine,
 	"rewrite":     cmdRewrite,
 	"lastline":    cmdLastLine,
