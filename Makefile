@@ -28,22 +28,22 @@ engine:
 	@scripts/engine
 	@scripts/base-images busybox nginx
 
-.PHONY: shells
-shells:
-	@scripts/shells
+.PHONY: programs
+programs:
+	@scripts/programs
 
 # What speaks to the engine, which is a package of its own beside those that test it.
 ENGINE_PACKAGES := ./builder ./runner ./cmd/mesh
 
 # Packages and their tests wait for the engine, the network and git more than for
 # processors: more of them run at once than there are processors.
-test: engine shells ## all tests, race detector on, with the real engine, git and ssh
+test: engine programs ## all tests, race detector on, with the real engine, git and ssh
 	go test -race -shuffle=on -timeout 30m -p 2 -parallel 4 ./...
 
-quick: ## all tests that need no engine, without the race detector: in less than a minute
+quick: programs ## all tests that need no engine, without the race detector: in less than a minute
 	go test -shuffle=on -p 4 $$(go list ./... | grep -vxF "$$(go list $(ENGINE_PACKAGES))")
 
-transcripts: engine shells ## what people type and see
+transcripts: engine programs ## what people type and see
 	go test -race ./cmd/mesh -run TestScripts
 
 examples: engine ## every example and framework, including those that take too long for make test
@@ -52,7 +52,7 @@ examples: engine ## every example and framework, including those that take too l
 docker-test: engine ## the packages that talk to the engine
 	go test -race ./builder ./runner
 
-golden: engine shells docs ## rewrite all golden files, what the transcripts compare, and docs/commands.md
+golden: engine programs docs ## rewrite all golden files, what the transcripts compare, and docs/commands.md
 	go test ./command ./builder/detect -update
 	UPDATE_SCRIPTS=1 go test -parallel 4 ./cmd/mesh -run TestScripts
 

@@ -42,6 +42,15 @@ type OneOff struct {
 	Resize  <-chan WindowSize // with TTY; nil: never. The caller closes it.
 }
 
+// OutputSource is a container whose output is kept in the log of its stack: an instance,
+// a release command, a one-off command without a terminal.
+type OutputSource struct {
+	ID      string // the container's
+	Stack   StackName
+	Name    string        // "web.1", "run.4211", "release"
+	Release ReleaseNumber // of an instance; otherwise 0
+}
+
 // DetachedRun is a one-off command that runs, or ran, without a client. It is kept,
 // ended or not, until its time is up.
 type DetachedRun struct {

@@ -43,6 +43,10 @@ type Settings struct {
 	Pull          *bool    // check the registries for newer base images; nil: unset, like false
 	Watch         []string // patterns; a push that changes no matching file is not built
 	ShowCommand   *bool    // print the equivalent docker build command; nil: unset, like false
+
+	LogSize int64         // bytes that the log may take on the disk; 0: DefaultLogSize
+	LogAge  time.Duration // after which log lines are removed, give or take a day; 0: DefaultLogAge
+	LogRate int           // lines a second of one container, above which lines are not kept; 0: DefaultLogRate
 }
 
 // Defaults of Settings.
@@ -53,6 +57,9 @@ const (
 	DefaultReleaseTime  = time.Hour
 	DefaultFirstByte    = 60 * time.Second
 	DefaultDockerfile   = "Dockerfile"
+	DefaultLogSize      = 500 << 20
+	DefaultLogAge       = 7 * 24 * time.Hour
+	DefaultLogRate      = 10_000
 )
 
 // Setting is one name that build:set and mesh.toml accept. The table of all of
@@ -207,6 +214,24 @@ var settings = []Setting{
 		"release-timeout", "TIME", "time limit of the release command", Brief(DefaultReleaseTime),
 		timeKind(time.Second, 24*time.Hour, func(s *Settings) *time.Duration { return &s.ReleaseTimeout }),
 	},
+	{
+		"log-size", "SIZE", "room for the log; takes effect within a minute", "500M", kind{
+			"a size from 1M to 1T",
+			func(s Settings) string { return formatSize(s.LogSize) }, setLogSize,
+		},
+	},
+	{
+		"log-age", "TIME", "how long log lines are kept, give or take a day", "7d", kind{
+			"a time from 1h to 3650d",
+			func(s Settings) string { return formatAge(s.LogAge) }, setLogAge,
+		},
+	},
+	{
+		"log-rate", "N", "lines a second of an instance that are kept, at most", "10000", kind{
+			"a number from 10 to 10000000",
+			func(s Settings) string { return strings.TrimPrefix(strconv.Itoa(s.LogRate), "0") }, setLogRate,
+		},
+	},
 }
 
 // SettingNames returns the names of all settings, in the order that people read
@@ -271,6 +296,90 @@ func setHealth(s *Settings, _, v string) error {
 		return Errorf(Invalid, "%q is not valid UTF-8", Clip(v, 60)).WithHint("write the byte with a percent sign, as in /caf%%E9")
 	}
 	s.Health = v
+	return nil
+}
+
+func formatSize(n int64) string {
+	switch {
+	case n == 0:
+		return ""
+	case n%(1<<30) == 0:
+		return strconv.FormatInt(n>>30, 10) + "G"
+	}
+	return strconv.FormatInt(n>>20, 10) + "M"
+}
+
+var sizeRule = regexp.MustCompile(`^([1-9][0-9]{0,6})([MGT])(?:I?B)?$`)
+
+func setLogSize(s *Settings, name, v string) error {
+	if v == "" {
+		s.LogSize = 0
+		return nil
+	}
+	m := sizeRule.FindStringSubmatch(strings.ToUpper(v))
+	if m != nil {
+		n, _ := strconv.ParseInt(m[1], 10, 64)
+		n <<= map[string]int{"M": 20, "G": 30, "T": 40}[m[2]]
+		if n <= 1<<40 {
+			s.LogSize = n
+			return nil
+		}
+	}
+	return Errorf(Invalid, "%s=%q is not a size from 1M to 1T", name, Clip(v, 40)).WithHint("use a size such as 500M or 2G")
+}
+
+// ParseAge understands what time.ParseDuration does, and days: "36h", "7d", "1d12h".
+func ParseAge(v string) (time.Duration, error) {
+	days, rest, ok := strings.Cut(v, "d")
+	if !ok {
+		return time.ParseDuration(v)
+	}
+	n, err := strconv.Atoi(days)
+	if err != nil || n < 0 || n > 36_500 {
+		return 0, Errorf(Invalid, "%q is not a time", Clip(v, 40))
+	}
+	d := time.Duration(0)
+	if rest != "" {
+		if d, err = time.ParseDuration(rest); err != nil {
+			return 0, err
+		}
+	}
+	return d + time.Duration(n)*24*time.Hour, nil
+}
+
+func formatAge(d time.Duration) string {
+	switch {
+	case d == 0:
+		return ""
+	case d%(24*time.Hour) == 0:
+		return strconv.Itoa(int(d/(24*time.Hour))) + "d"
+	}
+	return d.String()
+}
+
+func setLogAge(s *Settings, name, v string) error {
+	if v == "" {
+		s.LogAge = 0
+		return nil
+	}
+	d, err := ParseAge(v)
+	if err != nil || d < time.Hour || d > 3650*24*time.Hour {
+		return Errorf(Invalid, "%s=%q is not a time from 1h to 3650d", name, Clip(v, 40)).WithHint("use a time such as 12h or 30d")
+	}
+	s.LogAge = d
+	return nil
+}
+
+func setLogRate(s *Settings, name, v string) error {
+	if v == "" {
+		s.LogRate = 0
+		return nil
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 10 || n > 10_000_000 {
+		return Errorf(Invalid, "%s=%q is not a number of lines from 10 to 10000000", name, Clip(v, 40))
+	}
+	s.LogRate = n
 	return nil
 }
 

@@ -3,6 +3,7 @@ package mesh_test
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -81,7 +82,53 @@ func TestSettings_Described(t *testing.T) {
 			t.Errorf("%s: %q (%d), %q, %q, %q", s.Name, s.Help, len(s.Help), s.Value, s.Default, s.Accepts())
 		}
 	}
-	if got := mesh.BuildSettings()[len(mesh.BuildSettings())-1].Accepts(); got != "a time from 1s to 24h" {
+	i := slices.IndexFunc(mesh.BuildSettings(), func(s mesh.Setting) bool { return s.Name == "release-timeout" })
+	if got := mesh.BuildSettings()[i].Accepts(); got != "a time from 1s to 24h" {
 		t.Errorf("got %q", got)
+	}
+}
+
+func TestSettings_Log(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, value, want string }{
+		{"log-size", "500M", "500M"},
+		{"log-size", "1g", "1G"},
+		{"log-size", "2048M", "2G"},
+		{"log-size", "3GiB", "3G"},
+		{"log-size", "", ""},
+		{"log-age", "7d", "7d"},
+		{"log-age", "36h", "36h0m0s"},
+		{"log-age", "1d12h", "36h0m0s"},
+		{"log-age", "48h", "2d"},
+		{"log-rate", "100", "100"},
+		{"log-rate", "10000000", "10000000"},
+	} {
+		var s mesh.Settings
+		if err := s.Set(c.name, c.value); err != nil || s.Get(c.name) != c.want {
+			t.Errorf("%s=%s is %q, %v", c.name, c.value, s.Get(c.name), err)
+		}
+	}
+	for _, bad := range [][2]string{
+		{"log-size", "0"},
+		{"log-size", "10"},
+		{"log-size", "10K"},
+		{"log-size", "2T"},
+		{"log-size", "-1G"},
+		{"log-size", "99999999G"},
+		{"log-age", "1m"},
+		{"log-age", "7"},
+		{"log-age", "-7d"},
+		{"log-age", "d"},
+		{"log-age", "4000d"},
+		{"log-age", "7d7d"},
+		{"log-rate", "0"},
+		{"log-rate", "-5"},
+		{"log-rate", "many"},
+		{"log-rate", "100000000"},
+	} {
+		var s mesh.Settings
+		if err := s.Set(bad[0], bad[1]); err == nil {
+			t.Errorf("%s=%s is accepted as %q", bad[0], bad[1], s.Get(bad[0]))
+		}
 	}
 }

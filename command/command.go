@@ -67,6 +67,9 @@ type Commands struct {
 	Collector    Collector
 	Uploads      Uploads
 	DeployKeys   DeployKeys
+	Drains       Drains
+	DrainList    DrainList
+	DrainSender  DrainSender
 	Certs        Certs // nil: the server does not serve TLS
 	Server       Server
 

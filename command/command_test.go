@@ -13,14 +13,15 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"mesh"
 	"mesh/command"
+	"mesh/drains"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -72,9 +73,12 @@ type fake struct {
 	unmeasured bool         // by Measures and Latest
 	audited    []string
 	registries []mesh.Registry
-	events     []mesh.LogLine
-	admit      error
-	follow     func(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error
+
+	drains      []mesh.Drain
+	drainStatus map[string]mesh.DrainStatus
+	events      []mesh.LogLine
+	admit       error
+	follow      func(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error
 }
 
 func (f *fake) do(format string, args ...any) { f.did = append(f.did, fmt.Sprintf(format, args...)) }
@@ -401,14 +405,14 @@ func (f *fake) Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) 
 	if f.follow != nil {
 		return f.follow(ctx, q, fn)
 	}
-	if q.Source == "mesh" || q.Source == "router" {
-		for _, l := range f.events {
-			if l.Source == q.Source {
-				if err := fn(l); err != nil {
-					return err
-				}
+	for _, l := range f.events {
+		if slices.Contains(q.Sources, l.Source) {
+			if err := fn(l); err != nil {
+				return err
 			}
 		}
+	}
+	if q.Run == "" && !slices.Contains(q.Sources, "app") {
 		return nil
 	}
 	for _, l := range f.lines {
@@ -455,6 +459,8 @@ func commandsOf(t *testing.T, f *fake) *command.Commands {
 		Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },
 	}
+	of := fakeDrains{f, drains.New(drains.Options{})}
+	set.Drains, set.DrainList, set.DrainSender = of, of, of
 	if f.dns != nil {
 		set.Resolver = f
 	}
@@ -765,29 +771,48 @@ func TestLogs_Query(t *testing.T) {
 	t.Parallel()
 	f := stacks("blog")
 	var got mesh.LogQuery
-	var mu sync.Mutex
-	asked := map[string]bool{}
 	f.follow = func(_ context.Context, q mesh.LogQuery, _ func(mesh.LogLine) error) error {
-		mu.Lock()
-		defer mu.Unlock()
-		asked[q.Source] = true
-		q.Caught, q.Source = nil, ""
 		got = q
 		return nil
 	}
+	both := []string{"app", "mesh"}
 	for line, want := range map[string]mesh.LogQuery{
-		"logs":                       {Stack: "blog", Lines: 100},
-		"logs -t -n 5 -p web":        {Stack: "blog", Lines: 5, Follow: true, Service: "web"},
-		"logs -p web.2 -n -1":        {Stack: "blog", Lines: -1, Service: "web", Instance: mesh.InstanceName{Service: "web", Slot: 2}},
-		"logs --source router":       {Stack: "blog", Lines: 100},
-		"logs --since 1h --lines=10": {Stack: "blog", Lines: 10, Since: now.Add(-time.Hour)},
+		"logs":                                           {Sources: both, Lines: 100},
+		"logs -t -n 5 -p web":                            {Sources: both, Lines: 5, Follow: true, Service: "web"},
+		"logs -p web.2 -n -1":                            {Sources: both, Lines: -1, Service: "web", Instance: mesh.InstanceName{Service: "web", Slot: 2}},
+		"logs -d run.4211":                               {Sources: both, Lines: 100, Service: "run", Instance: mesh.InstanceName{Service: "run", Slot: 4211}},
+		"logs --source router":                           {Sources: []string{"router"}, Lines: 100},
+		"logs --source app,router":                       {Sources: []string{"app", "router"}, Lines: 100},
+		"logs --since 1h --lines=10":                     {Sources: both, Lines: 10, Since: now.Add(-time.Hour)},
+		"logs --since 2d --until 1d":                     {Sources: both, Lines: 100, Since: now.Add(-48 * time.Hour), Until: now.Add(-24 * time.Hour)},
+		"logs --since 2026-01-02T15:04:05+01:00 --num 3": {Sources: both, Lines: 3, Since: time.Date(2026, 1, 2, 15, 4, 5, 0, time.FixedZone("", 3600))},
+		"logs --until 2026-01-02":                        {Sources: both, Lines: 100, Until: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)},
+		"logs --release v12 --level ERROR":               {Sources: both, Lines: 100, Release: 12, Level: mesh.LevelError},
+		"logs --grep a.*b":                               {Sources: both, Lines: 100, Grep: regexp.MustCompile("a.*b")},
 	} {
-		clear(asked)
-		if r := do(t, f, line); r.status != 0 || !reflect.DeepEqual(got, want) {
+		want.Stack = "blog"
+		r := do(t, f, line)
+		if !got.Since.Equal(want.Since) || !got.Until.Equal(want.Until) {
+			t.Errorf("%s asks from %s to %s", line, got.Since, got.Until)
+		}
+		got.Since, got.Until = want.Since, want.Until
+		if r.status != 0 || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s asks for %+v, %s", line, got, r.err)
 		}
-		if router := strings.Contains(line, "router"); asked["router"] != router || asked["app"] == router || asked["mesh"] == router {
-			t.Errorf("%s asks for %v", line, asked)
+	}
+	for line, want := range map[string]string{
+		"logs --since yesterday":     "an age such as 1h or 2d, or a time",
+		"logs --since -1h":           "an age such as 1h or 2d, or a time",
+		"logs -t --until 1h":         "-t follows new lines, and --until leaves them out",
+		"logs --since 1h --until 2h": "nothing is between them",
+		"logs --grep a(":             "is not a regular expression: missing closing )",
+		"logs --level loud":          "--level takes debug, info",
+		"logs --release twelve":      "twelve",
+		"logs --source app,disk":     "app, router or mesh",
+		"logs -p web.1.2":            "neither a service nor an instance",
+	} {
+		if r := do(t, f, line); r.status == 0 || !strings.Contains(r.err, want) {
+			t.Errorf("%s: %d %s", line, r.status, r.err)
 		}
 	}
 }

@@ -211,92 +211,66 @@ func at(minute int, source, name, text string) mesh.LogLine {
 	return mesh.LogLine{At: now.Add(time.Duration(minute) * time.Minute), Source: source, Name: name, Text: text}
 }
 
-func TestLogs_SourcesByTime(t *testing.T) {
+func TestLogs_Forms(t *testing.T) {
 	t.Parallel()
 	f := stacks("blog")
-	f.events = []mesh.LogLine{
-		at(-10, "mesh", "deploy", "#1 is live as v1"), at(-3, "mesh", "web.1", "crashed"), at(-1, "mesh", "web.2", "crashed"),
-		at(-4, "router", "web.1", "GET /"),
-	}
-	f.lines = []mesh.LogLine{at(-5, "app", "web.1", "one"), at(-4, "app", "web.1", "two"), at(-2, "app", "web.1", "three")}
-	texts := func(line string) string {
-		t.Helper()
-		r := do(t, f, line)
-		if r.status != 0 {
-			t.Errorf("%s: %d %s", line, r.status, r.err)
-		}
-		var out []string
-		for l := range strings.Lines(r.out) {
-			_, text, _ := strings.Cut(strings.TrimSpace(l), " ")
-			out = append(out, text)
-		}
-		return strings.Join(out, "\n")
-	}
-	const all = "mesh[deploy]: #1 is live as v1\napp[web.1]: one\napp[web.1]: two\nmesh[web.1]: crashed\napp[web.1]: three\nmesh[web.2]: crashed"
+	f.lines = []mesh.LogLine{at(-5, "app", "web.1", "one"), {At: now, Source: "app", Name: "web.1", Release: 3, Text: "<two>"}}
+	f.events = []mesh.LogLine{at(-10, "mesh", "deploy", "#1 is live as v1"), at(-4, "router", "web.1", "GET /")}
 	for line, want := range map[string]string{
-		"logs":                    all,
-		"logs -n -1":              all,
-		"logs -n 6":               all,
-		"logs -n 0":               "",
-		"logs -n 3":               "mesh[web.1]: crashed\napp[web.1]: three\nmesh[web.2]: crashed",
-		"logs --source mesh":      "mesh[deploy]: #1 is live as v1\nmesh[web.1]: crashed\nmesh[web.2]: crashed",
-		"logs --source mesh -n 2": "mesh[web.1]: crashed\nmesh[web.2]: crashed",
-		"logs --source app -n 1":  "app[web.1]: three",
-		"logs --source router":    "router[web.1]: GET /",
+		"logs --source app":        "2026-03-04T11:55:00.000000+00:00 app[web.1]: one\n2026-03-04T12:00:00.000000+00:00 app[web.1]: <two>\n",
+		"logs -q --source app":     "one\n<two>\n",
+		"logs -q":                  "#1 is live as v1\none\n<two>\n",
+		"logs --source router":     "2026-03-04T11:56:00.000000+00:00 router[web.1]: GET /\n",
+		"logs --source app --json": `{"at":"2026-03-04T11:55:00Z","source":"app","name":"web.1","text":"one"}` + "\n" + `{"at":"2026-03-04T12:00:00Z","source":"app","name":"web.1","release":"v3","text":"<two>"}` + "\n",
 	} {
-		if got := texts(line); got != want {
-			t.Errorf("%s:\n%s\nwant\n%s", line, got, want)
+		if r := do(t, f, line); r.status != 0 || r.out != want {
+			t.Errorf("%s: %d\n%s%s\nwant\n%s", line, r.status, r.out, r.err, want)
 		}
 	}
-	if r := do(t, f, "logs --source disk"); r.status != 2 || !strings.Contains(r.err, "app, router or mesh") {
-		t.Errorf("got %d %s", r.status, r.err)
-	}
-	f.follow = func(_ context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
-		if q.Source == "app" {
-			return mesh.Errorf(mesh.Unavailable, "the Docker Engine does not answer")
-		}
-		return fn(at(-1, q.Source, "x", "line"))
+	f.follow = func(context.Context, mesh.LogQuery, func(mesh.LogLine) error) error {
+		return mesh.Errorf(mesh.Unavailable, "the disk does not answer")
 	}
 	if r := do(t, f, "logs"); r.status != 1 || !strings.Contains(r.err, "does not answer") {
 		t.Errorf("got %d %s%s", r.status, r.out, r.err)
 	}
 }
 
-// A followed log begins with the existing lines, in order, then new lines; and its end
-// has a reason.
-func TestLogs_FollowsAllSources(t *testing.T) {
+// A service that the current release does not have may have printed something in an
+// earlier one; only if it has not, the name is an error.
+func TestLogs_ServiceOfAnEarlierRelease(t *testing.T) {
+	t.Parallel()
+	f := stacks("blog")
+	f.stacks[0].Current = 1
+	f.releases = []mesh.Release{{Stack: "blog", Number: 1, Services: map[mesh.ServiceName]mesh.Service{"web": {}}, Formation: mesh.Formation{"web": 1}}}
+	if r := do(t, f, "logs -p worker"); r.status == 0 || !strings.Contains(r.err, `has no service "worker"`) {
+		t.Errorf("got %d %s", r.status, r.err)
+	}
+	f.lines = []mesh.LogLine{at(-5, "app", "worker.1", "one")}
+	if r := do(t, f, "logs -p worker -q"); r.status != 0 || r.out != "one\n" {
+		t.Errorf("got %d %s%s", r.status, r.out, r.err)
+	}
+	if r := do(t, f, "logs -p worker -t"); r.status == 0 || !strings.Contains(r.err, `has no service "worker"`) {
+		t.Errorf("got %d %s", r.status, r.err)
+	}
+}
+
+// A followed log says why it ends.
+func TestLogs_EndOfAFollowedLog(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := stacks("blog")
 		ctx, cancel := context.WithCancelCause(t.Context())
-		f.follow = func(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
-			shift := map[string]int{"app": 0, "mesh": 1}[q.Source]
-			for i := range 3 {
-				_ = fn(at(-20+2*i+shift, q.Source, "x", "old"))
-			}
-			q.Caught()
-			for i := range 2 {
-				<-time.After(time.Duration(2*i+shift+1) * time.Second)
-				_ = fn(at(2*i+shift, q.Source, "x", "new"))
-			}
-			if q.Source == "mesh" {
-				cancel(mesh.Errorf(mesh.Cancelled, "mesh is being stopped"))
-			}
+		f.follow = func(ctx context.Context, _ mesh.LogQuery, fn func(mesh.LogLine) error) error {
+			_ = fn(at(-20, "app", "x", "old"))
+			<-time.After(time.Second)
+			_ = fn(at(0, "app", "x", "new"))
+			cancel(mesh.Errorf(mesh.Cancelled, "mesh is being stopped"))
 			<-ctx.Done()
 			return nil
 		}
-		r := doCtx(ctx, t, f, "logs -t -n 5")
-		var got []string
-		for l := range strings.Lines(r.out) {
-			_, text, _ := strings.Cut(strings.TrimSpace(l), " ")
-			got = append(got, strings.ReplaceAll(text, "[x]:", ""))
-		}
-		want := []string{"mesh old", "app old", "mesh old", "app old", "mesh old", "app new", "mesh new", "app new", "mesh new"}
-		if !slices.Equal(got, want) {
-			t.Errorf("got %q", got)
-		}
-		if r.status != 130 || !strings.Contains(r.err, "mesh is being stopped") {
-			t.Errorf("got %d %s", r.status, r.err)
+		r := doCtx(ctx, t, f, "logs -t -q")
+		if r.status != 130 || r.out != "old\nnew\n" || !strings.Contains(r.err, "mesh is being stopped") {
+			t.Errorf("got %d %q %s", r.status, r.out, r.err)
 		}
 	})
 }
@@ -306,11 +280,12 @@ func TestLogs_ClientGoes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := stacks("blog")
-		f.follow = func(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
-			q.Caught()
-			for fn(at(1, q.Source, "x", "line")) == nil {
+		f.follow = func(_ context.Context, _ mesh.LogQuery, fn func(mesh.LogLine) error) error {
+			for {
+				if err := fn(at(1, "app", "x", "line")); err != nil {
+					return err
+				}
 			}
-			return ctx.Err()
 		}
 		r, w := io.Pipe()
 		_ = r.CloseWithError(errors.New("gone"))
@@ -325,11 +300,8 @@ func TestTerminal_CtrlCEndsACommand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := stacks("blog")
 		r, w := io.Pipe()
-		f.follow = func(ctx context.Context, q mesh.LogQuery, _ func(mesh.LogLine) error) error {
-			q.Caught()
-			if q.Source == "app" {
-				_, _ = w.Write([]byte("x\x03"))
-			}
+		f.follow = func(ctx context.Context, _ mesh.LogQuery, _ func(mesh.LogLine) error) error {
+			_, _ = w.Write([]byte("x\x03"))
 			<-ctx.Done()
 			return nil
 		}

@@ -161,7 +161,7 @@ func (d *diagnosis) lastLines(ctx context.Context, in mesh.InstanceName) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	var lines []string
-	q := mesh.LogQuery{Stack: d.stack.Name, Service: in.Service, Instance: in, Lines: diagnoseLines, Source: sourceApp}
+	q := mesh.LogQuery{Stack: d.stack.Name, Service: in.Service, Instance: in, Lines: diagnoseLines, Sources: []string{sourceApp}}
 	err := d.Logs.Logs(ctx, q, func(l mesh.LogLine) error {
 		lines = append(lines, mesh.Visible(l.Text))
 		return nil

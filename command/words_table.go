@@ -9,7 +9,7 @@ const (
 	sayRouter    = "nothing to do: the router is built in and sends requests to $PORT of the web service; see: ssh mesh domains -a STACK"
 	sayNetwork   = "every stack has a private network of its own; let one reach another with: ssh mesh stacks:link OTHER -a STACK"
 	sayPacks     = "mesh has no buildpacks: it builds with the Dockerfile of the repository, or generates one; print it with: ssh mesh build:dockerfile -a STACK"
-	sayDrains    = "mesh does not send logs elsewhere; a program can follow them: ssh mesh logs -a STACK -t --json"
+	sayDrains    = "mesh keeps the lines itself (ssh mesh help build:set: log-size, log-age, log-rate) and sends them elsewhere with: ssh mesh drains:add -a STACK URL"
 	sayPorts     = "nothing to do for HTTP: the router sends requests to $PORT of web; a TCP port of the server: ssh mesh svc:publish -a STACK SERVICE --tcp PORT"
 	sayForge     = "mesh is not connected to GitHub or GitLab; push from CI: git push ssh://mesh@HOST:PORT/STACK HEAD:main"
 	sayReview    = "mesh has no review apps; push the branch to a stack of its own: git push ssh://mesh@HOST:PORT/STACK HEAD:main"
@@ -76,7 +76,9 @@ var herokuWords = []word{
 	{typed: "pipelines*", say: sayPipelines},
 	{typed: "reviewapps*", say: sayReview},
 	{typed: "addons*, pg*, psql, redis*, data*, kafka*, postgres*, mysql*, mariadb*, mongo*, rabbitmq*, memcached*, elasticsearch*, meilisearch*, clickhouse*, couchdb*, nats*, typesense*, solr*, rethinkdb*", say: sayDatabases},
-	{typed: "drains*", say: sayDrains},
+	{typed: "drains:get, drains:info", same: "drains"},
+	{typed: "drains:delete, drains:destroy", same: "drains:remove"},
+	{typed: "log-drains, log-drains:list", same: "drains"},
 	{typed: "webhooks*, notifications*", say: sayWebhooks},
 	{typed: "buildpacks*", say: sayPacks},
 	{typed: "stack:set, apps:stacks:set", say: "the Dockerfile decides what the app runs on; the settings of a stack are: ssh mesh build -a STACK"},

@@ -110,7 +110,7 @@ func TestWords_Typed(t *testing.T) {
 		"pg": "DATABASE_URL", "pg:psql": "DATABASE_URL", "addons:create heroku-postgresql": "DATABASE_URL", "postgres:create db": "DATABASE_URL", "redis cli": "DATABASE_URL", "accessory boot db": "DATABASE_URL",
 		"storage:mount shop /x:/y": "object store", "cron:list": "no scheduler", "svc create -n x --schedule @hourly -- y": "cron on any machine", "letsencrypt:enable shop": "by itself", "certs:auto:enable": "by itself",
 		"proxy:ports-set shop http:80:5000": "$PORT", "ports:add": "$PORT", "nginx:show-config shop": "$PORT", "nginx:access-logs shop": "--source router", "network:create x": "private network", "checks:disable shop": "always checks",
-		"docker-options:add shop deploy --privileged": "--memory", "buildpacks:set x": "Dockerfile", "builder-pack:set shop x y": "Dockerfile", "drains:add x": "logs -a STACK -t --json", "webhooks": "logs -a STACK", "reviewapps:enable": "stack of its own",
+		"docker-options:add shop deploy --privileged": "--memory", "buildpacks:set x": "Dockerfile", "builder-pack:set shop x y": "Dockerfile", "logs:vector-start": "drains:add -a STACK URL", "webhooks": "logs -a STACK", "reviewapps:enable": "stack of its own",
 		"features": "no optional", "labs:enable x": "no optional", "ci": "release command", "git:remote -a shop": "git remote add mesh", "git:sync shop url": "tar cz", "env push": "config:import",
 		"setup": "push", "server exec ls": "one server", "container:push web": "docker save", "local": "docker", "compose up": "Procfile", "git:set shop keep-git-dir true": "build -a STACK",
 		"git:set --global deploy-branch main": "stacks --json", "pipelines:create": "promote TO", "create stack --dockerfile": "stacks:create NAME", "login": "no accounts", "access:add ann@example.com": "ssh-keys:add NAME", "access remove ann@example.com": "ssh-keys:add NAME", "http-auth:enable shop ann pw": "access:set", "ps:autoscale:enable": "ps:scale",
@@ -149,7 +149,7 @@ func TestTheirs(t *testing.T) {
 	t.Parallel()
 	for line, want := range map[string]string{
 		"logs --num 3": "-n 3", "logs --num=3": "-n=3", "logs -d web.1": "-p web.1", "logs --dyno-name web.1 -t": "-p web.1 -t", "logs --process-type web --no-color": "-p web",
-		"logs -f": "-t", "logs -s app": "--source app", "logs -s heroku -t": "--source mesh -t", "logs -s shop": "-s shop", "logs -q --force-colors -n 2": "-n 2", "config -j": "--show --json", "config -s": "--show", "config -s -a shop": "--show -a shop", "config -s shop": "-s shop",
+		"logs -f": "-t", "logs -s app": "--source app", "logs -s heroku -t": "--source mesh -t", "logs -s shop": "-s shop", "logs -q --force-colors -n 2": "-q -n 2", "config -j": "--show --json", "config -s": "--show", "config -s -a shop": "--show -a shop", "config -s shop": "-s shop",
 		"config -a shop -s": "-a shop --show", "ps:restart -d web.1": "web.1", "ps:restart -p web -a shop": "-a shop web", "stacks:destroy -c shop": "--confirm shop", "stacks:destroy shop --force": "shop --confirmed",
 		"stacks:create -a shop": "shop", "stacks:create shop --region eu --no-remote": "shop", "run -x -- ls -x": "-- ls -x", "run --no-tty -e A=1 ls --no-tty": "-e A=1 ls --no-tty",
 		"run -it bash": "bash", "promote -a stage -t live": "-a stage live", "svc:update --command -q web": "--command -q web", "config:set A=1 -- --force": "A=1 -- --force",

@@ -235,6 +235,11 @@ type Access interface {
 	// sign-in for its host. RemoveRegistry removes it.
 	PutRegistry(ctx context.Context, r mesh.Registry) error
 	RemoveRegistry(ctx context.Context, host string) error
+
+	// AddDrain returns NoStack for a stack that does not exist. Destroying and renaming a
+	// stack keep its drains in step.
+	AddDrain(ctx context.Context, d mesh.Drain) error
+	RemoveDrain(ctx context.Context, id string) error
 	// AddAudit records an action.
 	AddAudit(ctx context.Context, e mesh.AuditEntry) error
 }

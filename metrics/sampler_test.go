@@ -253,7 +253,8 @@ func (c *crowd) Shares() (out []mesh.Share) {
 
 func (c *crowd) Status(stack mesh.StackName) []mesh.InstanceStatus {
 	return []mesh.InstanceStatus{
-		{Name: web(1), ID: string(stack) + "a"}, {Name: web(2), ID: string(stack) + "b"},
+		{Name: web(1), ID: string(stack) + "a"},
+		{Name: web(2), ID: string(stack) + "b"},
 		{Name: mesh.InstanceName{Service: "worker", Slot: 1}, ID: string(stack) + "c"},
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
@@ -75,7 +76,7 @@ func TestLogs_ContainerGoesWhileItIsRead(t *testing.T) {
 			b := newBench(t)
 			stays, goes := b.serving("web", 1), b.serving("web", 2)
 			b.say(stays, "here")
-			eventually(t, "the line is in the log", func() bool { return len(b.logs(mesh.LogQuery{Lines: -1})) > 0 })
+			eventually(t, "the line is in the log", func() bool { return len(b.output(stays, -1)) > 0 })
 			r := b.bent(func(w http.ResponseWriter, q *http.Request) bool {
 				if !strings.HasSuffix(q.URL.Path, goes.ID+"/logs") {
 					return false
@@ -87,12 +88,17 @@ func TestLogs_ContainerGoesWhileItIsRead(t *testing.T) {
 				return true
 			})
 			var got []string
-			err := r.Logs(t.Context(), mesh.LogQuery{Stack: b.stack, Lines: -1}, func(l mesh.LogLine) error {
-				got = append(got, l.Text)
-				return nil
-			})
-			if err != nil || len(got) == 0 || got[len(got)-1] != "here" {
-				t.Errorf("got %q, %v", got, err)
+			for _, in := range []mesh.Instance{goes, stays} {
+				err := r.Output(t.Context(), in.ID, -1, false, func(_ time.Time, _ byte, text []byte) error {
+					got = append(got, string(text))
+					return nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+			if len(got) == 0 || got[len(got)-1] != "here" {
+				t.Errorf("got %q", got)
 			}
 		})
 	}

@@ -64,6 +64,56 @@ func (r *Runner) detach(ctx context.Context, o mesh.OneOff, run mesh.DetachedRun
 	return id, nil
 }
 
+// Logs calls fn with what a detached run has printed: the last q.Lines lines, all if it is
+// negative. With q.Follow it continues until the run or ctx ends. It returns fn's error.
+// Only the stack, the run, the lines and Follow of q count.
+func (r *Runner) Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
+	found, err := r.containers(ctx, labelKind+"="+kindDetached, labelStack+"="+string(q.Stack), labelName+"="+q.Run)
+	if err != nil {
+		return err
+	}
+	for _, c := range found {
+		var last mesh.LogLine
+		pass := func(l mesh.LogLine) error {
+			last = l
+			return fn(l)
+		}
+		err := r.lines(ctx, c.ID, q, pass)
+		if err == nil && q.Follow && ctx.Err() == nil && (q.Lines != 0 || !last.At.IsZero()) {
+			err = r.linesAfter(ctx, c.ID, q, last, pass)
+		}
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lines calls fn with the output of a detached run.
+func (r *Runner) lines(ctx context.Context, id string, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
+	return r.Output(ctx, id, q.Lines, q.Follow, func(at time.Time, _ byte, text []byte) error {
+		return fn(mesh.LogLine{At: at, Source: "app", Name: q.Run, Text: string(text)})
+	})
+}
+
+// linesAfter calls fn with what comes after a line, which was the last one.
+func (r *Runner) linesAfter(ctx context.Context, id string, q mesh.LogQuery, last mesh.LogLine, fn func(mesh.LogLine) error) error {
+	var rest []mesh.LogLine
+	q.Lines, q.Follow = -1, false
+	err := r.lines(ctx, id, q, func(l mesh.LogLine) error {
+		if rest = append(rest, l); l == last {
+			rest = rest[:0]
+		}
+		return nil
+	})
+	for _, l := range rest {
+		if err == nil {
+			err = fn(l)
+		}
+	}
+	return err
+}
+
 // OneOffs counts the one-off containers of a stack whose clients are connected.
 func (r *Runner) OneOffs(ctx context.Context, stack mesh.StackName) (int, error) {
 	found, err := r.containers(ctx, labelKind+"="+kindOneOff, labelStack+"="+string(stack))

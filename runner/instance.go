@@ -327,8 +327,10 @@ func (r *Runner) stop(ctx context.Context, id string, grace time.Duration) error
 	return r.remove(ctx, id)
 }
 
-// remove kills and removes a container, and waits if another caller is doing so.
+// remove kills and removes a container, and waits if another caller is doing so. Its
+// output is read first.
 func (r *Runner) remove(ctx context.Context, id string) error {
+	r.finish(ctx, id)
 	err := r.cli.API(ctx).ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
 	if errdefs.IsConflict(err) && strings.Contains(err.Error(), "already in progress") {
 		wctx, cancel := context.WithCancel(ctx)

@@ -123,6 +123,9 @@ func (r *Runner) createOneOff(ctx context.Context, o mesh.OneOff) (id string, er
 		labels = map[string]string{}
 	}
 	labels[labelStack], labels[labelKind], labels[labelName] = string(o.Stack), kindOneOff, o.Name
+	if o.TTY {
+		labels[labelTerminal] = "yes"
+	}
 	c := config(o.Image, o.Process, o.Env, r.label(labels))
 	c.Tty, c.AttachStdout, c.AttachStderr = o.TTY, true, true
 	c.OpenStdin, c.StdinOnce, c.AttachStdin = o.Stdin != nil, o.Stdin != nil, o.Stdin != nil

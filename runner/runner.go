@@ -49,6 +49,7 @@ const (
 	labelSpec       = "mesh.spec"
 	labelKind       = "mesh.kind"
 	labelName       = "mesh.name"
+	labelTerminal   = "mesh.terminal" // a one-off command in a terminal
 
 	kindInstance = "instance"
 	kindOneOff   = "oneoff"
@@ -65,6 +66,8 @@ type Options struct {
 	Server string
 	// Labels are put on every container and network, besides the Runner's own.
 	Labels map[string]string
+	// Collector keeps the output of containers; nil: nobody does.
+	Collector Collector
 	// Names answers DNS queries in the stacks' networks; nil: only the engine does.
 	Names Names
 	// Self is the ID of the container that mesh itself runs in, which is attached to
@@ -92,14 +95,15 @@ type Names interface {
 // Runner runs instances in a Docker Engine. It may be used from several
 // goroutines.
 type Runner struct {
-	cli    *engine.Client
-	server string
-	labels map[string]string
-	log    *slog.Logger
-	now    func() time.Time
-	names  Names
-	groups groups
-	stacks keyedLock // guards the creation and removal of a stack's network
+	cli       *engine.Client
+	server    string
+	labels    map[string]string
+	log       *slog.Logger
+	now       func() time.Time
+	names     Names
+	collector Collector
+	groups    groups
+	stacks    keyedLock // guards the creation and removal of a stack's network
 
 	selfMu   sync.Mutex // guards self and selfDone
 	self     string
@@ -115,7 +119,7 @@ func New(cli *engine.Client, o Options) *Runner {
 		o.Now = time.Now
 	}
 	return &Runner{
-		cli: cli, server: o.Server, labels: o.Labels, log: o.Logger, now: o.Now, names: o.Names,
+		cli: cli, server: o.Server, labels: o.Labels, log: o.Logger, now: o.Now, names: o.Names, collector: o.Collector,
 		self: o.Self, selfDone: o.Self != "", groups: groups{root: o.Groups},
 	}
 }

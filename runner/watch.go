@@ -28,22 +28,15 @@ const (
 // because events may have been missed: the caller should list again. fn and lost are
 // called from the calling goroutine.
 func (r *Runner) Watch(ctx context.Context, fn func(mesh.InstanceEvent), lost func()) error {
-	return r.watch(ctx, true, fn, func(first bool) {
-		if !first {
-			lost()
-		}
-	})
-}
-
-// watch calls up each time the engine has started to send events; first means that
-// it answered at once, so that none can be missing. Without wide, it only reports
-// starts and ends.
-func (r *Runner) watch(ctx context.Context, wide bool, fn func(mesh.InstanceEvent), up func(first bool)) error {
-	w := &watcher{r: r, wide: wide, since: r.now(), fn: fn, hands: map[string]time.Time{}}
+	w := &watcher{r: r, since: r.now(), fn: fn, hands: map[string]time.Time{}}
 	first, delay := true, reconnectFirst
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := w.subscribe(ctx, func() { up(first) })
+		err := w.subscribe(ctx, func() {
+			if !first {
+				lost()
+			}
+		})
 		if ctx.Err() != nil {
 			break
 		}
@@ -60,10 +53,9 @@ func (r *Runner) watch(ctx context.Context, wide bool, fn func(mesh.InstanceEven
 	return nil
 }
 
-// watcher is one call of watch.
+// watcher is one call of Watch.
 type watcher struct {
 	r     *Runner
-	wide  bool
 	since time.Time // advances with each event, so that the next subscription gets what the engine still remembers
 	fn    func(mesh.InstanceEvent)
 	hands map[string]time.Time // by container: when somebody sent it a signal that ends programs
@@ -92,11 +84,7 @@ func (w *watcher) subscribe(ctx context.Context, up func()) error {
 	defer cancel()
 	f := w.r.filter(labelKind + "=" + kindInstance)
 	f.Add("type", string(events.ContainerEventType))
-	asked := startAndEnd
-	if w.wide {
-		asked = append(slices.Clone(asked), otherwise...)
-	}
-	for _, a := range asked {
+	for _, a := range slices.Concat(startAndEnd, otherwise) {
 		f.Add("event", string(a))
 	}
 	messages, errs := w.r.cli.API(ctx).Events(ctx, events.ListOptions{Filters: f, Since: stamp(w.since)})
@@ -106,20 +94,16 @@ func (w *watcher) subscribe(ctx context.Context, up func()) error {
 		return err
 	default:
 	}
-	var others <-chan events.Message
-	var otherErrs <-chan error
-	if w.wide {
-		// Events of networks and images lack the labels that select the others.
-		f := filters.NewArgs(filters.Arg("type", string(events.NetworkEventType)), filters.Arg("type", string(events.ImageEventType)))
-		for _, a := range slices.Concat(ofNetworks, ofImages) {
-			f.Add("event", string(a))
-		}
-		others, otherErrs = w.r.cli.API(ctx).Events(ctx, events.ListOptions{Filters: f})
-		select {
-		case err := <-otherErrs:
-			return err
-		default:
-		}
+	// Events of networks and images lack the labels that select the others.
+	f = filters.NewArgs(filters.Arg("type", string(events.NetworkEventType)), filters.Arg("type", string(events.ImageEventType)))
+	for _, a := range slices.Concat(ofNetworks, ofImages) {
+		f.Add("event", string(a))
+	}
+	others, otherErrs := w.r.cli.API(ctx).Events(ctx, events.ListOptions{Filters: f})
+	select {
+	case err := <-otherErrs:
+		return err
+	default:
 	}
 	up()
 	for {

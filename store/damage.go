@@ -161,6 +161,10 @@ func (s *scan) others(tx *bbolt.Tx) {
 		_, err := s.readRegistry(k, v)
 		return err
 	})
+	each(bucketDrains, "the drain %s", func(k, v []byte) error {
+		_, err := s.readDrain(k, v)
+		return err
+	})
 	if b := tx.Bucket(bucketAudit); b != nil {
 		_ = b.ForEach(func(k, v []byte) error {
 			s.note("", false, "entry "+numberText(k)+" of the audit log", quick(k, v, new(auditForm)))
@@ -169,7 +173,7 @@ func (s *scan) others(tx *bbolt.Tx) {
 	}
 	each(bucketDestroyed, "the note that %s was destroyed", func(k, v []byte) error { return parse(k, v, new(destroyedForm)) })
 	_ = tx.ForEach(func(k []byte, _ *bbolt.Bucket) error {
-		if !isOneOf(k, slices.Concat(rootBuckets, [][]byte{bucketRegistries, bucketAudit, bucketDestroyed})...) {
+		if !isOneOf(k, slices.Concat(rootBuckets, [][]byte{bucketRegistries, bucketAudit, bucketDestroyed, bucketDrains})...) {
 			s.note("", false, fmt.Sprintf("the table %q", clip(k)), errUnknownEntry)
 		}
 		return nil

@@ -107,6 +107,10 @@ type settingsForm struct {
 	Pull          *bool    `json:"pull,omitempty"`
 	Watch         []string `json:"watch,omitempty"`
 	ShowCommand   *bool    `json:"show_command,omitempty"`
+
+	LogSize int64         `json:"log_size,omitempty"`
+	LogAge  time.Duration `json:"log_age_ns,omitempty"`
+	LogRate int           `json:"log_rate,omitempty"`
 }
 
 type serviceForm struct {

@@ -17,7 +17,9 @@ import (
 	"mesh/builder"
 	"mesh/command"
 	"mesh/deploy"
+	"mesh/drains"
 	"mesh/hooks"
+	"mesh/logs"
 	"mesh/receiver"
 	"mesh/repos"
 	"mesh/runner"
@@ -27,12 +29,14 @@ import (
 // control is everything that writes: the store, and the parts that use it.
 type control struct {
 	*server
-	store    *store.Store
-	hostKey  ssh.Signer
-	repos    *repos.Repos
-	runner   *runner.Runner
-	deployer *deploy.Deployer
-	receiver *receiver.Receiver
+	store     *store.Store
+	hostKey   ssh.Signer
+	repos     *repos.Repos
+	runner    *runner.Runner
+	deployer  *deploy.Deployer
+	receiver  *receiver.Receiver
+	collector *logs.Collector
+	drains    *drains.Sender
 }
 
 // control runs a control until ctx ends, or until another process has taken over, which
@@ -138,16 +142,20 @@ func (c *control) openRepos() (*repos.Repos, error) {
 // wire connects the parts.
 func (c *control) wire() {
 	s, log := c.settings, c.log
-	c.runner = runner.New(c.engine, runner.Options{Server: c.store.Server(), Logger: log, Labels: c.labels, Names: c.names})
+	c.openLogs(context.Background()) // it does not wait
+	c.collector = logs.NewCollector(c.logs, c.knownStack)
+	c.runner = runner.New(c.engine, runner.Options{Server: c.store.Server(), Logger: log, Labels: c.labels, Names: c.names, Collector: c.collector})
+	c.collector.Use(c.runner)
 	url := c.urls
 	c.deployer = deploy.New(deploy.Options{
 		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store, log)), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
 		OnEnded: c.metrics.deployed, OnBuilt: c.metrics.built,
-		Events: events{c.events, c.journal, c.kept, c.certs, log}, OnDefault: c.router.SetDefault, OnKeys: c.ownCertificate, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
+		Events: events{c.logs, c.kept, c.certs, log}, OnDefault: c.router.SetDefault, OnKeys: c.ownCertificate, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, HostNetworks: hostNetworks, OnStep: c.reached,
 		Ports: c.ports, Memory: memory{filepath.Join(s.Data, "instances.json")},
 	})
 	c.repos.Deployed = c.deployer.RepoState
+	c.drains = c.newDrains()
 	c.names.Use(c.deployer)
 	c.sampler.Instances, c.sampler.Containers = c.deployer, c.runner // it does not run yet
 	self := &serverInfo{
@@ -166,8 +174,8 @@ func (c *control) wire() {
 	}
 	commands := &command.Commands{
 		Settings: c.store, ServerSetter: c.deployer, Stacks: c.store, History: c.store, Keys: c.store, Registries: c.store, AuditLog: c.store,
-		Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Measures: measures{c.kept, c.sampler}, Certs: uploads, Server: self,
-		Uploads: c.repos, DeployKeys: c.repos,
+		Logs: logReader{c.runner, c.logs}, Traffic: c.router, Measures: measures{c.kept, c.sampler}, Certs: uploads, Server: self,
+		Uploads: c.repos, DeployKeys: c.repos, Drains: c.deployer, DrainList: c.store, DrainSender: c.drains,
 		Lifecycle: c.deployer, Configs: c.deployer, Builds: c.deployer, Processes: c.deployer, Services: c.deployer, Endpoints: c.deployer, Links: c.deployer, Ports: c.server,
 		Hosts: c.deployer, AccessRules: c.deployer, Freezer: c.deployer, Deploys: c.deployer, Deployments: c.deployer, OneOffs: c.deployer, Files: c.deployer,
 		Keyring: c.deployer, SignIns: c.deployer, Auditor: c.deployer, Lives: c.deployer, Collector: c.deployer,
@@ -230,11 +238,20 @@ func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor,
 		g.Go(func() error { c.purgeLost(back); return nil })
 		g.Go(func() error { return c.deployer.Run(back) })
 		g.Go(func() error { _ = c.sampler.Run(back); return nil })
+		g.Go(func() error { return c.collector.Run(back) })
+		g.Go(func() error {
+			if err := c.drains.Run(back); !errors.Is(err, context.Canceled) {
+				return err
+			}
+			return nil
+		})
 		supervised <- g.Wait()
 	}()
 	shut := func() error {
 		endBack()
-		return errors.Join(<-supervised, c.store.Close())
+		err := <-supervised
+		c.logs.Lead(false)
+		return errors.Join(err, c.store.Close())
 	}
 	served := make(chan error, 1)
 	go func() { served <- serving.Wait() }()

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mesh"
-	"mesh/journal"
+	"mesh/logs"
 	"mesh/metrics"
 	"mesh/names"
 	"mesh/router"
@@ -355,18 +355,16 @@ func firstProcess() string {
 // logs, metrics and certificates for exactly the stacks with routes.
 type handoverRouter struct {
 	*router.Router
-	journals []*journal.Journal
-	metrics  *metrics.Store
-	certs    *certs.Certs    // nil without TLS
-	gone     <-chan struct{} // closed when that process has exited
-	log      *slog.Logger
+	logs    *logs.Logs
+	metrics *metrics.Store
+	certs   *certs.Certs    // nil without TLS
+	gone    <-chan struct{} // closed when that process has exited
+	log     *slog.Logger
 }
 
 // Switch implements fleet.Router.
 func (p *handoverRouter) Switch(r mesh.Route) {
-	for _, j := range p.journals {
-		j.Keep(r.Stack)
-	}
+	p.logs.Keep(r.Stack)
 	p.metrics.Keep(r.Stack)
 	p.Router.Switch(r)
 	if p.certs != nil {
@@ -377,9 +375,7 @@ func (p *handoverRouter) Switch(r mesh.Route) {
 // Remove implements fleet.Router.
 func (p *handoverRouter) Remove(stack mesh.StackName) {
 	p.Router.Remove(stack)
-	for _, j := range p.journals {
-		j.Forget(stack)
-	}
+	p.logs.Forget(stack)
 	p.metrics.Forget(stack)
 	if p.certs != nil {
 		p.certs.Forget(stack)

@@ -102,7 +102,7 @@ func (c *control) clearAway(ctx context.Context) error {
 	if err := c.repos.Prune(stacks, destroyed, aside); err != nil {
 		return err
 	}
-	for _, pattern := range []string{"logs/*", "times/*", "metrics/*", "events/*.log*", "router/*.log*", "certs/uploaded/*"} {
+	for _, pattern := range []string{"logs/*", "times/*", "lines/*", "metrics/*", "events/*.log*", "router/*.log*", "certs/uploaded/*"} {
 		found, _ := filepath.Glob(filepath.Join(data, pattern)) // the patterns are sound
 		for _, path := range found {
 			name := filepath.Base(path)

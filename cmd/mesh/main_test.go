@@ -110,6 +110,9 @@ var verbs = map[string]func(*testscript.TestScript, bool, []string){
 	"http":        cmdHTTP,
 	"cmpremote":   cmdCmpRemote,
 	"waitfor":     cmdWaitFor,
+	"waitlog":     cmdWaitLog,
+	"counted":     cmdCounted,
+	"sink":        cmdSink,
 	"engine":      cmdEngine,
 	"rewrite":     cmdRewrite,
 	"lastline":    cmdLastLine,
@@ -444,6 +447,77 @@ func rewriteScript(script, file, content string) error {
 		}
 	}
 	return fmt.Errorf("%s has no file %s", path, file)
+}
+
+// cmdWaitLog waits until the log of a stack has an event with a text: waitlog STACK TEXT.
+func cmdWaitLog(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: waitlog STACK TEXT")
+	}
+	ts.Check(poll(func() error {
+		var out, errOut bytes.Buffer
+		err := local(filepath.Join(ts.Getenv("MESH_DATA"), "mesh.sock"), []string{"logs", "-a", args[0], "--source", "mesh", "-n", "-1"}, strings.NewReader(""), &out, &errOut)
+		if err == nil && !strings.Contains(out.String(), args[1]) {
+			err = fmt.Errorf("the log of %s does not say %q: %s", args[0], args[1], out.String())
+		}
+		return err
+	}))
+}
+
+// cmdCounted checks the lines of the app's count command in the log of a stack: counted
+// STACK LIVES. Each life's lines are there from the first to the last, once and whole, and
+// so is the line with their number; the last LIVES ones may still run.
+func cmdCounted(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: counted STACK LIVES")
+	}
+	running, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ts.Check(poll(func() error {
+		var out, errOut bytes.Buffer
+		if err := local(filepath.Join(ts.Getenv("MESH_DATA"), "mesh.sock"), []string{"logs", "-a", args[0], "-q", "--source", "app", "-n", "-1"}, strings.NewReader(""), &out, &errOut); err != nil {
+			return fmt.Errorf("%w: %s", err, errOut.String())
+		}
+		printed, ended := map[string]*[2]int{}, map[string]string{}
+		for l := range strings.Lines(out.String()) {
+			f := strings.Fields(l)
+			switch {
+			case len(f) == 4 && f[0] == "counted":
+				if ended[f[1]] != "" {
+					return fmt.Errorf("%s ends twice", f[1])
+				}
+				ended[f[1]] = f[2] + " " + f[3]
+			case len(f) >= 5 && f[0] == "count":
+				if printed[f[1]] == nil {
+					printed[f[1]] = &[2]int{}
+				}
+				stream, serr := strconv.Atoi(f[2])
+				n, nerr := strconv.Atoi(f[3])
+				if serr != nil || nerr != nil || n != printed[f[1]][stream]+1 {
+					return fmt.Errorf("after %d of stream %s of %s comes %.60q", printed[f[1]][stream], f[2], f[1], l)
+				}
+				printed[f[1]][stream]++
+				if size := len(l); size > 100 && size != len("count  0 \n")+len(f[1])+len(f[3])+1+25_000 && size != len("count  0 \n")+len(f[1])+len(f[3])+1+1_000_000 {
+					return fmt.Errorf("line %d of %s has %d bytes", n, f[1], size)
+				}
+			}
+		}
+		open := 0
+		for name, n := range printed {
+			switch end := ended[name]; end {
+			case fmt.Sprint(n[0], n[1]):
+			case "":
+				open++
+			default:
+				return fmt.Errorf("%s printed %s lines, and %d %d are kept", name, end, n[0], n[1])
+			}
+		}
+		ts.Logf("%d lives, %d of them without an end", len(printed), open)
+		if open > running {
+			return fmt.Errorf("%d lives have no end", open)
+		}
+		return nil
+	}))
 }
 
 // cmdWaitFor waits until a file contains a text: waitfor FILE TEXT.

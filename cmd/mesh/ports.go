@@ -170,7 +170,7 @@ func (sv *server) PortFault(n uint16) string {
 
 // findings are the problems of the stacks, with those of their TCP ports.
 func (c *control) findings(ctx context.Context) []mesh.Finding {
-	out := c.deployer.Findings(ctx)
+	out := append(c.deployer.Findings(ctx), c.drainFindings(ctx)...)
 	for _, p := range c.router.Ports() {
 		if p.Err != nil {
 			out = append(out, mesh.Finding{

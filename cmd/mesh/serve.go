@@ -25,13 +25,14 @@ import (
 
 	"mesh"
 	"mesh/engine"
-	"mesh/journal"
+	"mesh/logs"
 	"mesh/metrics"
 	"mesh/names"
 	"mesh/receiver"
 	"mesh/router"
 	"mesh/router/certs"
 	"mesh/runner"
+	"mesh/store"
 )
 
 var levels = map[string]charm.Level{"debug": charm.DebugLevel, "info": charm.InfoLevel, "warn": charm.WarnLevel, "error": charm.ErrorLevel}
@@ -89,9 +90,9 @@ type server struct {
 	router   *handoverRouter
 	names    *names.Server
 	web      atomic.Pointer[receiver.Receiver] // git over HTTPS; nil before the first control serves
-	journal  *journal.Journal                  // of requests
-	events   *journal.Journal                  // of what mesh does
-	certs    *certs.Certs                      // nil without TLS
+	logs     *logs.Logs
+	limits   atomic.Pointer[store.Store] // whose settings limit the logs; nil before the first control
+	certs    *certs.Certs                // nil without TLS
 	metrics  *exporter
 	kept     *metrics.Store
 	sampler  *metrics.Sampler
@@ -189,10 +190,7 @@ func (sv *server) prepare(ctx context.Context) (err error) {
 	if sv.engine, err = engine.New(s.DockerHost, sv.program.engine); err != nil {
 		return err
 	}
-	if sv.journal, err = journal.Open(filepath.Join(s.Data, "router"), journal.Options{Logger: sv.log}); err != nil {
-		return err
-	}
-	if sv.events, err = journal.Open(filepath.Join(s.Data, "events"), journal.Options{Logger: sv.log, Source: "mesh", Size: 256 << 10, Every: 50 * time.Millisecond}); err != nil {
+	if sv.logs, err = logs.Open(filepath.Join(s.Data, "lines"), logs.Options{Logger: sv.log, Limits: sv.logLimits, Free: func() (uint64, error) { return diskFree(s.Data) }}); err != nil {
 		return err
 	}
 	o := router.Options{Logger: sv.log, Trusted: s.trusted, ProxyProtocol: s.ProxyProtocol, PerClient: s.PerClient, Access: sv.access, HSTS: s.HSTS, Listen: sv.ports.listen}
@@ -205,7 +203,7 @@ func (sv *server) prepare(ctx context.Context) (err error) {
 	o.OwnHost, o.Own = string(sv.ownHost()), http.HandlerFunc(sv.serveGit)
 	rt := router.New(o)
 	sv.kept = metrics.Open(filepath.Join(s.Data, "metrics"), metrics.Options{Logger: sv.log})
-	sv.router = &handoverRouter{Router: rt, metrics: sv.kept, journals: []*journal.Journal{sv.journal, sv.events}, certs: sv.certs, gone: sv.handover.gone(), log: sv.log}
+	sv.router = &handoverRouter{Router: rt, metrics: sv.kept, logs: sv.logs, certs: sv.certs, gone: sv.handover.gone(), log: sv.log}
 	sv.names = names.New(names.Options{Logger: sv.log, Inherited: sv.handover.socket, Door: sv.serveLinks, Blocked: namesBlocked})
 	sv.sampler = &metrics.Sampler{Store: sv.kept, Traffic: rt, Logger: sv.log, Now: time.Now}
 	sv.metrics = newExporter(rt, sv.certs, sv.sampler)
@@ -214,6 +212,9 @@ func (sv *server) prepare(ctx context.Context) (err error) {
 
 // close closes what prepare has opened.
 func (sv *server) close() {
+	if sv.logs != nil {
+		_ = sv.logs.Close()
+	}
 	if sv.certs != nil {
 		sv.certs.Close()
 	}
@@ -228,7 +229,7 @@ func (sv *server) close() {
 // runBackground runs everything that serves no requests: the journals, renewals, the
 // router's own work.
 func (sv *server) runBackground(ctx context.Context) *errgroup.Group {
-	runs := []func(context.Context) error{sv.router.Run, sv.journal.Run, sv.events.Run}
+	runs := []func(context.Context) error{sv.router.Run, sv.logs.Run}
 	if sv.certs != nil {
 		runs = append(runs, sv.certs.Run)
 	}
@@ -359,11 +360,9 @@ func (sv *server) access(a *router.AccessRecord) {
 	if a.Stack == "" {
 		return
 	}
-	sv.journal.Add(a.Stack, func(b []byte) []byte {
-		name := "mesh"
-		if a.Instance.Service != "" {
-			name = a.Instance.String()
-		}
-		return a.AppendLine(journal.AppendStart(b, a.Time, name))
-	})
+	name := "mesh"
+	if a.Instance.Service != "" {
+		name = a.Instance.String()
+	}
+	sv.logs.AddRequest(a.Stack, a.Time, name, a.AppendLine)
 }

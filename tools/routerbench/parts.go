@@ -22,7 +22,7 @@ import (
 	"time"
 
 	"mesh"
-	"mesh/journal"
+	"mesh/logs"
 	"mesh/router"
 )
 
@@ -31,20 +31,20 @@ func serveMesh(args []string) {
 	fs := flag.NewFlagSet("mesh", flag.ExitOnError)
 	app := fs.String("app", "", "its address")
 	dir := fs.String("dir", "", "where the certificate is")
-	logs := fs.Bool("log", false, "write the access log")
+	withLog := fs.Bool("log", false, "write the access log")
 	hosts := fs.Int("hosts", 1, "how many there are")
 	_ = fs.Parse(args)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	j, err := journal.Open(filepath.Join(*dir, "log"), journal.Options{})
+	j, err := logs.Open(filepath.Join(*dir, "log"), logs.Options{})
 	if err != nil {
 		log.Fatal(err)
 	}
 	j.Keep("blog")
 	o := router.Options{Grace: time.Second}
-	if *logs {
+	if *withLog {
 		o.Access = func(a *router.AccessRecord) {
-			j.Add(a.Stack, func(b []byte) []byte { return a.AppendLine(journal.AppendStart(b, a.Time, "web.1")) })
+			j.AddRequest(a.Stack, a.Time, "web.1", a.AppendLine)
 		}
 	}
 	r := router.New(o)

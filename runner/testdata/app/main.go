@@ -44,6 +44,8 @@ func main() {
 		switch verb := next(); verb {
 		case "print":
 			fmt.Println(next())
+		case "rest": // a line without an end
+			fmt.Print(next())
 		case "eprint":
 			fmt.Fprintln(os.Stderr, next())
 		case "long":

@@ -47,6 +47,9 @@ func main() {
 				time.Sleep(50 * time.Millisecond)
 			}
 			return
+		case "count":
+			count()
+			return
 		case "names": // app names web v21
 			watchName(os.Args[2], os.Args[3])
 			return
@@ -190,6 +193,38 @@ func serveLines() {
 				fmt.Fprintln(c, v, in.Text())
 			}
 		}()
+	}
+}
+
+// count prints numbered lines under a name of its own, until it is told to stop, or ends
+// by itself after a while, and then says how many there were. Some are long, some come on
+// the other stream.
+func count() {
+	name := strconv.FormatInt(time.Now().UnixNano(), 36)
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	var streams [2]int
+	for n := 1; ; n++ {
+		stream := n % 3 / 2
+		streams[stream]++
+		text := "short"
+		switch n % 1000 {
+		case 7, 307, 607:
+			text = strings.Repeat("long ", 5_000)
+		case 50:
+			text = strings.Repeat("x", 1_000_000)
+		}
+		fmt.Fprintf([]io.Writer{os.Stdout, os.Stderr}[stream], "count %s %d %d %s\n", name, stream, streams[stream], text)
+		select {
+		case <-stop:
+			fmt.Println("counted", name, streams[0], streams[1])
+			return
+		case <-time.After(2 * time.Millisecond):
+		}
+		if n == 5000 {
+			fmt.Println("counted", name, streams[0], streams[1])
+			os.Exit(3)
+		}
 	}
 }
 
