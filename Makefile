@@ -70,6 +70,10 @@ bench-builder: build engine ## managed builds beside hand-written Dockerfiles: d
 	scripts/base-images debian node python ruby php nginx golang deno rust java
 	go run ./tools/benchbuilder $(ARGS)
 
+bench-logs: engine ## what keeping and searching log lines costs, beside docker logs and grep: docs/performance.md
+	go run ./tools/benchlogs $(ARGS)
+	go test ./logs -run '^$$' -bench . -benchtime 3x
+
 bench-router: ## the router beside nginx, in turns: docs/performance.md
 	scripts/bench-router $(ARGS)
 

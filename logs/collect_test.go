@@ -140,13 +140,18 @@ func TestCollector_ResumesAtTheNextLine(t *testing.T) {
 				}
 				l.flush()
 				_ = l.Close()
+				for range 2 { // starts without new lines, which compress what is left
+					l = open(t, dir, Options{})
+					l.tidy()
+					_ = l.Close()
+				}
 			}
 			l := open(t, dir, Options{})
 			got, want := texts(t, l, mesh.LogQuery{}), plain(o.lines)
 			slices.Sort(got)
 			slices.Sort(want)
 			if !slices.Equal(got, want) {
-				t.Errorf("%d lines, want %d: %.300q", len(got), len(want), got)
+				t.Errorf("%d lines, want %d", len(got), len(want))
 			}
 		})
 	}
@@ -170,7 +175,7 @@ func TestCollector_AfterRotation(t *testing.T) {
 			}
 			l.flush()
 			if got := texts(t, l, mesh.LogQuery{}); len(got) != 20 {
-				t.Errorf("%d lines: %q", len(got), got)
+				t.Errorf("%d lines", len(got))
 			}
 		})
 	}

@@ -68,6 +68,10 @@ type Options struct {
 	Room   int                         // bytes of lines of a shelf that wait to be written; 0: 4 MB
 }
 
+// roomy is how much room on the disk the logs leave to everything else: below it, the
+// oldest segments of all stacks are removed, whatever their limits.
+const roomy = 1 << 30
+
 // minFree is how much room on the disk is left alone: below it, lines of containers wait
 // in the engine, and others are dropped. A push is refused at the same mark.
 const minFree = 256 << 20
@@ -342,6 +346,12 @@ func (l *Logs) keepTidy(ctx context.Context) {
 
 // tidy compresses tails and removes what is beyond the limits, in all stacks.
 func (l *Logs) tidy() {
+	l.lead.RLock()
+	leads := l.leads
+	l.lead.RUnlock()
+	if !leads {
+		return
+	}
 	for _, s := range l.all() {
 		limits := l.limits(s.name)
 		l.mu.Lock()
@@ -353,6 +363,46 @@ func (l *Logs) tidy() {
 			}
 		}
 	}
+	if err := l.makeRoom(); err != nil {
+		l.Logger.Warn("no room made for other things than logs", "err", err)
+	}
+}
+
+// makeRoom removes the oldest segments of all stacks while the disk has too little room.
+// The newest of each shelf stays.
+func (l *Logs) makeRoom() error {
+	if l.Free == nil {
+		return nil
+	}
+	free, err := l.Free()
+	if err != nil || free >= roomy {
+		return err
+	}
+	var old []segment
+	for _, s := range l.all() {
+		for _, sh := range s.shelf {
+			found, err := listSegments(sh.dir)
+			if err != nil {
+				return err
+			}
+			old = append(old, found[:max(0, len(found)-1)]...)
+		}
+	}
+	slices.SortFunc(old, func(a, b segment) int { return a.changed.Compare(b.changed) })
+	removed := uint64(0)
+	for _, g := range old {
+		if free+removed >= roomy {
+			break
+		}
+		if err := os.Remove(g.path); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+		removed += uint64(g.size) //nolint:gosec // not negative
+	}
+	if removed > 0 {
+		l.Logger.Warn("the oldest log lines were removed: the disk has less than 1 GB left", "bytes", removed)
+	}
+	return nil
 }
 
 // rate returns how many lines a second a container of a stack may print.

@@ -203,6 +203,32 @@ func TestLogs_LimitsOfSizeAndAge(t *testing.T) {
 	}
 }
 
+// When the disk has little room left, the oldest lines of all stacks make room.
+func TestLogs_MakesRoom(t *testing.T) {
+	t.Parallel()
+	free := uint64(2 * roomy)
+	l := open(t, t.TempDir(), Options{Free: func() (uint64, error) { return free, nil }, Limits: func(mesh.StackName) Limits { return Limits{Size: 1 << 20} }})
+	l.Keep("shop")
+	for i := range 4 {
+		for _, name := range []mesh.StackName{"blog", "shop"} {
+			l.Add(name, mesh.LogLine{At: start.Add(time.Duration(i) * time.Minute), Source: SourceApp, Name: "web.1", Text: fmt.Sprint(name, " ", i)})
+			l.flush()
+			for _, sh := range l.stack(name, false).shelf {
+				sh.packer.path = "" // each line in a segment of its own
+			}
+			pack(t, l)
+		}
+	}
+	l.tidy()
+	equal(t, "with room", texts(t, l, mesh.LogQuery{}), "blog 0", "blog 1", "blog 2", "blog 3")
+	free = roomy - 1
+	l.tidy() // one segment is enough
+	equal(t, "with little less than enough", texts(t, l, mesh.LogQuery{}), "blog 1", "blog 2", "blog 3")
+	free = 0
+	l.tidy()
+	equal(t, "with none", texts(t, l, mesh.LogQuery{}), "blog 3")
+}
+
 func TestLogs_RenameAndForget(t *testing.T) {
 	t.Parallel()
 	l := open(t, t.TempDir(), Options{})

@@ -18,25 +18,27 @@ type shelf struct {
 	dir string
 
 	mu      sync.Mutex
-	room    *sync.Cond // the batch was taken, or the shelf closed
-	batch   batch      // lines to write
-	dropped int        // for lack of room
-	cursors map[string]cursor
-	changed chan struct{} // closed, and replaced, when lines were written
+	room    *sync.Cond        // the batch was taken, or the shelf closed
+	batch   batch             // lines to write
+	dropped int               // for lack of room
+	cursors map[string]cursor // with the lines in the batch
+	changed chan struct{}     // closed, and replaced, when lines were written
 	closed  bool
 	lost    map[string]int // lines of queues that were given up, and not yet told
 
-	files  sync.Mutex // guards writing
-	tail   *tail      // the one that grows; nil: none yet
-	late   []byte     // a frame that could not be written
-	spare  []byte     // of a frame, to write the next one in
-	share  int64      // bytes on the disk
-	packer packer
-	index  index
+	files   sync.Mutex        // guards writing
+	tail    *tail             // the one that grows; nil: none yet
+	written map[string]cursor // with the lines in the tails
+	late    []byte            // a frame that could not be written
+	lateTo  map[string]cursor // its cursors
+	spare   []byte            // of a frame, to write the next one in
+	share   int64             // bytes on the disk
+	packer  packer
+	index   index
 }
 
 func newShelf(l *Logs, dir string, share int64) *shelf {
-	s := &shelf{l: l, dir: dir, cursors: map[string]cursor{}, changed: make(chan struct{}), share: share}
+	s := &shelf{l: l, dir: dir, cursors: map[string]cursor{}, written: map[string]cursor{}, changed: make(chan struct{}), share: share}
 	s.room = sync.NewCond(&s.mu)
 	s.index.dir = dir
 	s.recover()
@@ -57,6 +59,9 @@ func (s *shelf) recover() {
 			s.mu.Lock()
 			maps.Copy(s.cursors, found)
 			s.mu.Unlock()
+			s.files.Lock()
+			maps.Copy(s.written, found)
+			s.files.Unlock()
 			return err
 		})
 		if err != nil && !os.IsNotExist(err) {
@@ -134,13 +139,13 @@ func (s *shelf) cursor(container string) (cursor, bool) {
 
 // keepOnly forgets the cursors of containers that are gone.
 func (s *shelf) keepOnly(ids map[string]bool) {
+	gone := func(id string, _ cursor) bool { return !ids[id] }
+	s.files.Lock()
+	maps.DeleteFunc(s.written, gone)
+	s.files.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for id := range s.cursors {
-		if !ids[id] {
-			delete(s.cursors, id)
-		}
-	}
+	maps.DeleteFunc(s.cursors, gone)
 }
 
 // rouse wakes the writer.
@@ -162,7 +167,8 @@ func (s *shelf) flush(room bool) error {
 		if err := s.write(s.late); err != nil {
 			return err
 		}
-		s.late = nil
+		maps.Copy(s.written, s.lateTo)
+		s.late, s.lateTo = nil, nil
 	}
 	s.mu.Lock()
 	if s.batch.empty() {
@@ -179,8 +185,11 @@ func (s *shelf) flush(room bool) error {
 	s.spare = b.encode(s.spare[:0])
 	err := s.write(s.spare)
 	if err != nil {
-		s.late, s.spare = s.spare, nil
-	} else if cap(s.spare) > 8<<20 {
+		s.late, s.lateTo, s.spare = s.spare, b.cursors, nil
+	} else {
+		maps.Copy(s.written, b.cursors)
+	}
+	if cap(s.spare) > 8<<20 {
 		s.spare = nil
 	}
 	s.mu.Lock()
@@ -217,7 +226,7 @@ func (s *shelf) write(frame []byte) error {
 }
 
 // newTail makes a tail that begins with all cursors: the tails before it may be
-// compressed before the next lines of a quiet container come.
+// compressed before the next lines of a quiet container come. The caller holds files.
 func (s *shelf) newTail() (*tail, error) {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, err
@@ -226,17 +235,10 @@ func (s *shelf) newTail() (*tail, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	b := batch{cursors: map[string]cursor{}}
-	for id, c := range s.cursors {
-		if _, waits := s.batch.cursors[id]; !waits {
-			b.cursors[id] = c
-		}
-	}
-	s.mu.Unlock()
-	if len(b.cursors) == 0 {
+	if len(s.written) == 0 {
 		return t, nil
 	}
+	b := batch{cursors: s.written}
 	if err := t.append(b.encode(nil)); err != nil {
 		t.close()
 		_ = os.Remove(t.path)
@@ -290,11 +292,24 @@ func (s *shelf) compress() error {
 		if grows || t.owner != s.l.owner.id && s.l.owner.lives(t.owner) {
 			continue
 		}
+		if err := s.keepCursors(); err != nil {
+			return err
+		}
 		if err := s.packer.pack(s, t, share); err != nil {
 			return fmt.Errorf("compress %s: %w", filepath.Base(t.path), err)
 		}
 	}
 	return nil
+}
+
+// keepCursors makes sure that the cursors are in a tail that stays.
+func (s *shelf) keepCursors() (err error) {
+	s.files.Lock()
+	defer s.files.Unlock()
+	if s.tail == nil && len(s.written) > 0 {
+		s.tail, err = s.newTail()
+	}
+	return err
 }
 
 // expire removes the oldest segments.

@@ -18,7 +18,7 @@ import (
 
 // parts are the folders of a data directory that belong to mesh.db. Each contains a
 // file with the id of its server.
-var parts = []string{"repos", "logs", "lines", "events", "router", "certs", "times"}
+var parts = []string{"repos", "logs", "lines", "certs", "times"}
 
 const identityName = ".mesh-server"
 

@@ -145,7 +145,7 @@ func TestOpen_TakesOverAnEarlierDirectory(t *testing.T) {
 		}
 		return v
 	})
-	for _, part := range []string{"repos", "logs", "lines", "events", "router", "certs", "times"} {
+	for _, part := range []string{"repos", "logs", "lines", "certs", "times"} {
 		if err := os.Remove(filepath.Join(dir, part, ".mesh-server")); err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -42,9 +43,13 @@ func (c *control) openLogs(ctx context.Context) {
 	}
 	c.logs.Lead(true)
 	for folder, source := range map[string]string{"events": logs.SourceMesh, "router": logs.SourceRouter} {
-		if err := c.logs.Import(filepath.Join(c.settings.Data, folder), source); err != nil {
+		dir := filepath.Join(c.settings.Data, folder)
+		if err := c.logs.Import(dir, source); err != nil {
 			c.log.Warn("lines of an earlier version not taken over", "folder", folder, "err", err)
+			continue
 		}
+		_ = os.Remove(filepath.Join(dir, ".mesh-server"))
+		_ = os.Remove(dir) // unless it has lines of unknown stacks
 	}
 }
 

@@ -164,6 +164,13 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 			}
 		}
 	})
+	// git runs hooks in the folder of a repository, and the next process of an upgrade may
+	// be started elsewhere.
+	if abs, err := filepath.Abs(s.Data); s.Data == "" || err != nil {
+		bad("data", s.Data, "name a folder")
+	} else {
+		s.Data = abs
+	}
 	for _, c := range s.TrustedProxies {
 		p, err := netip.ParsePrefix(strings.TrimSpace(c))
 		if a, aerr := netip.ParseAddr(strings.TrimSpace(c)); err != nil && aerr == nil {
