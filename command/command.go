@@ -41,6 +41,7 @@ type Commands struct {
 	AuditLog   AuditReader
 	Logs       Logs
 	Traffic    Traffic
+	Alerts     AlertReader
 
 	Lifecycle    Lifecycle
 	Configs      Configs
@@ -54,6 +55,9 @@ type Commands struct {
 	ServerSetter ServerSetter
 	Hosts        Hosts
 	AccessRules  AccessRules
+	AlertRules   AlertRules
+	Recipients   Recipients
+	Notifier     Notifier
 	Freezer      Freezer
 	Deploys      Deploys
 	Deployments  Deployments

@@ -120,7 +120,7 @@ func (c *call) traffic(svc mesh.ServiceName) (*trafficJSON, []string) {
 	return t, columns
 }
 
-func runPS(_ context.Context, c *call) error {
+func runPS(ctx context.Context, c *call) error {
 	list := []instanceJSON{}
 	var rows [][]string
 	for _, in := range c.Processes.Status(c.stack.Name) {
@@ -151,6 +151,7 @@ func runPS(_ context.Context, c *call) error {
 	if c.json {
 		return c.printJSON(list)
 	}
+	defer c.tellAlerts(ctx)
 	if len(rows) == 0 {
 		switch {
 		case c.stack.Current == 0:

@@ -101,6 +101,9 @@ type Runner struct {
 	selfMu   sync.Mutex // guards self and selfDone
 	self     string
 	selfDone bool
+
+	limitsMu sync.Mutex
+	limits   map[string]int64 // memory limits of containers in bytes, by ID; see memoryLimits
 }
 
 // New returns a Runner. It does not talk to the engine.

@@ -14,10 +14,12 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"mesh"
+	"mesh/alerts"
 	"mesh/builder"
 	"mesh/command"
 	"mesh/deploy"
 	"mesh/hooks"
+	"mesh/notify"
 	"mesh/receiver"
 	"mesh/repos"
 	"mesh/runner"
@@ -33,6 +35,8 @@ type control struct {
 	runner   *runner.Runner
 	deployer *deploy.Deployer
 	receiver *receiver.Receiver
+	watcher  *alerts.Watcher
+	notifier *notify.Notifier
 }
 
 // control runs a control until ctx ends, or until another process has taken over, which
@@ -142,11 +146,12 @@ func (c *control) wire() {
 	url := c.urls
 	c.deployer = deploy.New(deploy.Options{
 		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store, log)), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
-		OnEnded: c.metrics.deployed, OnBuilt: c.metrics.built,
+		OnEnded: c.ended, OnCrash: c.crashed, OnBuilt: c.metrics.built,
 		Events: events{c.events, c.journal, c.certs, log}, OnDefault: c.router.SetDefault, OnKeys: c.ownCertificate, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, HostNetworks: hostNetworks, OnStep: c.reached,
 		Ports: c.ports, Memory: memory{filepath.Join(s.Data, "instances.json")},
 	})
+	c.wireAlerts()
 	c.repos.Deployed = c.deployer.RepoState
 	c.names.Use(c.deployer)
 	self := &serverInfo{
@@ -165,7 +170,8 @@ func (c *control) wire() {
 	}
 	commands := &command.Commands{
 		Settings: c.store, ServerSetter: c.deployer, Stacks: c.store, History: c.store, Keys: c.store, Registries: c.store, AuditLog: c.store,
-		Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Certs: uploads, Server: self,
+		Logs: logs{c.runner, c.journal, c.events}, Traffic: c.router, Certs: uploads, Server: backupWatch{self, c.watcher.BackedUp},
+		Alerts: c.store, AlertRules: c.deployer, Recipients: c.deployer, Notifier: c.notifier,
 		Uploads: c.repos, DeployKeys: c.repos,
 		Lifecycle: c.deployer, Configs: c.deployer, Builds: c.deployer, Processes: c.deployer, Services: c.deployer, Endpoints: c.deployer, Links: c.deployer, Ports: c.server,
 		Hosts: c.deployer, AccessRules: c.deployer, Freezer: c.deployer, Deploys: c.deployer, Deployments: c.deployer, OneOffs: c.deployer, Files: c.deployer,
@@ -228,6 +234,7 @@ func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor,
 		var g errgroup.Group
 		g.Go(func() error { c.purgeLost(back); return nil })
 		g.Go(func() error { return c.deployer.Run(back) })
+		g.Go(func() error { return c.runAlerts(back) })
 		supervised <- g.Wait()
 	}()
 	shut := func() error {
