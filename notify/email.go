@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"strings"
 
@@ -39,9 +38,11 @@ func (n *Notifier) mail(ctx context.Context, r mesh.Recipient, t target, m messa
 		o = append(o, mail.WithSSL())
 	}
 	if t.user != "" {
-		o = append(o, mail.WithUsername(t.user), mail.WithPassword(t.password), mail.WithSMTPAuth(mail.SMTPAuthAutoDiscover))
-		if !loopback(b.host) {
-			o = append(o, mail.WithTLSPolicy(mail.TLSMandatory))
+		o = append(o, mail.WithUsername(t.user), mail.WithPassword(t.password))
+		if loopback(b.host) {
+			o = append(o, mail.WithSMTPAuth(mail.SMTPAuthPlainNoEnc))
+		} else {
+			o = append(o, mail.WithSMTPAuth(mail.SMTPAuthAutoDiscover), mail.WithTLSPolicy(mail.TLSMandatory))
 		}
 	}
 	dial := new(net.Dialer).DialContext
@@ -76,7 +77,12 @@ func (n *Notifier) mail(ctx context.Context, r mesh.Recipient, t target, m messa
 	}
 	var se *mail.SendError
 	if errors.As(err, &se) {
-		return &failure{text: fmt.Sprintf("the mail server answered: %s", mesh.Clip(oneLine(se.Error()), 200)), final: !se.IsTemp()}
+		// It repeats the answer for each address, and lists those.
+		answer := oneLine(se.Error())
+		if i := strings.Index(answer, `", `); i > 0 {
+			answer = answer[:i+1]
+		}
+		return &failure{text: "the mail server refused it: " + mesh.Clip(answer, 200), final: !se.IsTemp()}
 	}
 	if strings.Contains(err.Error(), "STARTTLS") {
 		return &failure{text: "the mail server offers no TLS, so mesh does not send the password", final: true}

@@ -196,19 +196,19 @@ func telegramTarget(t target, u *url.URL) (target, error) {
 }
 
 func mailTarget(u *url.URL, implicit bool) (target, error) {
-	bad := func(format string, args ...any) (target, error) {
-		return target{}, mesh.Errorf(mesh.Invalid, format, args...).WithHint("smtp://USER:PASSWORD@HOST:587/?from=mesh@example.com&to=ann@example.com,bob@example.com")
+	bad := func(format string, args ...any) error {
+		return mesh.Errorf(mesh.Invalid, format, args...).WithHint("smtp://USER:PASSWORD@HOST:587/?from=mesh@example.com&to=ann@example.com,bob@example.com")
 	}
 	m := &mailbox{host: u.Hostname(), port: 587, implicit: implicit}
 	if implicit {
 		m.port = 465
 	}
 	if m.host == "" {
-		return bad("the URL has no mail server")
+		return target{}, bad("the URL has no mail server")
 	}
 	if p := u.Port(); p != "" {
 		if _, err := fmt.Sscanf(p, "%d", &m.port); err != nil || m.port < 1 || m.port > 65535 {
-			return bad("the port of the mail server is not from 1 to 65535")
+			return target{}, bad("the port of the mail server is not from 1 to 65535")
 		}
 		m.implicit = implicit || m.port == 465
 	}
@@ -219,16 +219,16 @@ func mailTarget(u *url.URL, implicit bool) (target, error) {
 	from, to = strings.ReplaceAll(from, " ", "+"), strings.ReplaceAll(to, " ", "+")
 	a, err := mail.ParseAddress(from)
 	if err != nil {
-		return bad("from=%q is not a mail address", mesh.Clip(from, 60))
+		return target{}, bad("from=%q is not a mail address", mesh.Clip(from, 60))
 	}
 	m.from = a.Address
 	for s := range strings.SplitSeq(to, ",") {
 		a, err := mail.ParseAddress(s)
 		if err != nil {
-			return bad("to=%q is not a list of mail addresses", mesh.Clip(to, 60))
+			return target{}, bad("to=%q is not a list of mail addresses", mesh.Clip(to, 60))
 		}
 		if m.to = append(m.to, a.Address); len(m.to) > 20 {
-			return bad("a recipient can have 20 mail addresses at most")
+			return target{}, bad("a recipient can have 20 mail addresses at most")
 		}
 	}
 	t := target{service: Email, mail: m, user: u.User.Username()}
