@@ -21,6 +21,8 @@ func (d *Deployer) RecordAlert(ctx context.Context, a mesh.Alert, notices []mesh
 		return a, notices, err
 	}
 	switch {
+	case begins && !a.Open(): // it is over as soon as it has happened
+		d.Logger.Info("alert", "stack", a.Stack, "alert", a.Number, "kind", string(a.Kind), "what", a.Text)
 	case begins:
 		d.Logger.Warn("alert", "stack", a.Stack, "alert", a.Number, "kind", string(a.Kind), "what", a.Text)
 	case !a.Open():

@@ -69,8 +69,11 @@ func told(ctx context.Context, err error) *failure {
 	switch {
 	case errors.As(err, &f):
 		return f
-	case errors.As(err, &e): // an address that a fenced recipient may not be at
-		return &failure{text: e.Text, final: e.Kind == mesh.Denied}
+	case errors.Is(err, mesh.Denied) && errors.As(err, &e): // an address that a fenced recipient may not be at
+		why, _, _ := strings.Cut(e.Text, ": ")
+		return &failure{text: why + ": only an admin can add a recipient there", final: true}
+	case errors.As(err, &e):
+		return &failure{text: e.Text}
 	case errors.Is(ctx.Err(), context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
 		return &failure{text: fmt.Sprintf("no answer within %s", attemptTime)}
 	case errors.As(err, &dns):
