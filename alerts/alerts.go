@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,7 +27,8 @@ import (
 // Records keeps alerts, and the messages about them.
 type Records interface {
 	// RecordAlert records an alert with the messages about it, gives each its number, and
-	// returns them. It is NotFound if the alert has a number and its record is gone.
+	// returns them. It is NotFound if the alert has a number and its record is gone. The
+	// stack of an alert with a number is that of its record: it may have a new name.
 	RecordAlert(ctx context.Context, a mesh.Alert, notices []mesh.Notice) (mesh.Alert, []mesh.Notice, error)
 }
 
@@ -211,7 +213,7 @@ func (w *Watcher) look(ctx context.Context) error {
 			w.mended(ctx, key, c, r.outcome(key), now)
 		}
 		if c.unsaved {
-			w.save(ctx, c, nil)
+			w.save(ctx, c, "", now)
 		}
 		if !c.open && !c.unsaved && c.alert.Kind != "" {
 			delete(w.causes, key)
@@ -290,7 +292,7 @@ func (w *Watcher) event(ctx context.Context, f finding) {
 	case f.once && c != nil && c.open: // its end says the same
 	case f.once:
 		a := mesh.Alert{Kind: f.Kind, Stack: f.Stack, About: f.About, Text: f.text, Since: f.at.UTC(), Count: 1, Ended: f.at.UTC(), Outcome: f.text}
-		w.save(ctx, &cause{alert: a}, w.notices(ctx, a, mesh.NoticeAnnounced, f.at))
+		w.save(ctx, &cause{alert: a}, mesh.NoticeAnnounced, f.at)
 	case c != nil && c.open: // again
 		c.good = time.Time{}
 		c.alert.Count++
@@ -322,12 +324,12 @@ func (w *Watcher) broken(ctx context.Context, key mesh.AlertCause, f finding, no
 	if c.unsaved { // its end is not recorded yet: the record is still open
 		c.alert.Ended, c.alert.Outcome, c.alert.Text = time.Time{}, "", f.text
 		c.alert.Count++
-		w.save(ctx, c, w.notices(ctx, c.alert, mesh.NoticeOpened, now))
+		w.save(ctx, c, mesh.NoticeOpened, now)
 		return
 	}
 	c.alert = mesh.Alert{Kind: key.Kind, Stack: key.Stack, About: key.About, Text: f.text, Since: c.first.UTC(), Count: 1}
 	c.calm = w.calmOf(ctx, c.alert)
-	w.save(ctx, c, w.notices(ctx, c.alert, mesh.NoticeOpened, now))
+	w.save(ctx, c, mesh.NoticeOpened, now)
 }
 
 // mended takes a rule into account that is not broken any more, or not at the moment.
@@ -352,7 +354,7 @@ func (w *Watcher) end(ctx context.Context, key mesh.AlertCause, c *cause, outcom
 	if c.alert.Ended.Before(c.alert.Since) { // the clock was set back
 		c.alert.Ended = c.alert.Since
 	}
-	if w.save(ctx, c, w.notices(ctx, c.alert, mesh.NoticeRecovered, now)); !c.unsaved {
+	if w.save(ctx, c, mesh.NoticeRecovered, now); !c.unsaved {
 		delete(w.causes, key)
 	}
 }
@@ -371,11 +373,17 @@ func (w *Watcher) notices(ctx context.Context, a mesh.Alert, event mesh.NoticeEv
 	return out
 }
 
-// save records an alert and sends the messages about it. If it cannot be recorded, as on a
-// full disk, the messages are sent all the same, and recording is tried again.
-func (w *Watcher) save(ctx context.Context, c *cause, notices []mesh.Notice) {
+// save records an alert and sends the messages about an event, or none if it is empty. If
+// the alert cannot be recorded, as on a full disk, the messages are sent all the same, and
+// recording is tried again.
+func (w *Watcher) save(ctx context.Context, c *cause, event mesh.NoticeEvent, now time.Time) {
+	ctx = context.WithoutCancel(ctx)
+	var notices []mesh.Notice
+	if event != "" {
+		notices = w.notices(ctx, c.alert, event, now)
+	}
 	first := !c.unsaved
-	a, numbered, err := w.Records.RecordAlert(context.WithoutCancel(ctx), c.alert, notices)
+	a, numbered, err := w.Records.RecordAlert(ctx, c.alert, notices)
 	switch {
 	case errors.Is(err, mesh.NotFound):
 		c.unsaved = false // its stack was destroyed: nobody wants to hear about it
@@ -386,7 +394,17 @@ func (w *Watcher) save(ctx context.Context, c *cause, notices []mesh.Notice) {
 			w.Logger.Error("alert not recorded", "stack", c.alert.Stack, "kind", string(c.alert.Kind), "what", c.alert.Text, "err", err)
 		}
 	default:
+		renamed := a.Stack != c.alert.Stack
 		c.unsaved, c.alert, notices = false, a, numbered
+		if renamed && event != "" { // recipients of the new name
+			more := slices.DeleteFunc(w.notices(ctx, a, event, now), func(n mesh.Notice) bool {
+				return slices.ContainsFunc(notices, func(o mesh.Notice) bool { return o.Recipient == n.Recipient })
+			})
+			if _, numbered, err := w.Records.RecordAlert(ctx, a, more); err == nil {
+				more = numbered
+			}
+			notices = append(notices, more...)
+		}
 	}
 	if len(notices) > 0 {
 		w.Send(notices)

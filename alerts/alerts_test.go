@@ -37,6 +37,8 @@ type world struct {
 	engine      error
 	deployments []mesh.Deployment // newest first
 	shift       time.Duration     // of the clock
+
+	beforeRecord func() // called once, before an alert is changed
 }
 
 func (w *world) Stacks(context.Context) ([]mesh.Stack, error) {
@@ -92,10 +94,16 @@ func (w *world) RecordAlert(_ context.Context, a mesh.Alert, notices []mesh.Noti
 		a.Number = uint64(len(w.recorded))
 	} else if w.recorded[a.Number-1].Number == 0 {
 		return a, notices, mesh.Errorf(mesh.NotFound, "gone")
+	} else {
+		if w.beforeRecord != nil {
+			w.beforeRecord()
+			w.beforeRecord = nil
+		}
+		a.Stack = w.recorded[a.Number-1].Stack
 	}
 	w.recorded[a.Number-1] = a
 	for i := range notices {
-		notices[i].Alert.Number = a.Number
+		notices[i].Alert.Number, notices[i].Alert.Stack = a.Number, a.Stack
 	}
 	return a, notices, nil
 }
@@ -521,6 +529,28 @@ func TestRecipients_GetWhatTheyWant(t *testing.T) {
 		slices.Sort(got)
 		if want := []string{"all crash", "all disk", "disks disk", "shop crash"}; !slices.Equal(got, want) {
 			w.t.Errorf("%q, want %q", got, want)
+		}
+	})
+}
+
+// TestStack_RenamedBetweenLookAndRecord: the record keeps the new name, and recipients of
+// the new name hear about the end.
+func TestStack_RenamedBetweenLookAndRecord(t *testing.T) {
+	bubble(t, func(_ *testing.T, w *world) {
+		w.recipients = []mesh.Recipient{{Name: "all"}, {Name: "mine", Stacks: []mesh.StackName{"shop"}}}
+		w.do(time.Minute, w.set(crashed(3)))
+		w.told("before", "opened crash shop web.1", "opened crash shop web.1")
+		w.do(5*time.Minute, func() {
+			w.set(up)()
+			w.beforeRecord = func() {
+				w.stacks[0].Name, w.recorded[0].Stack = "store", "store"
+				w.recipients = []mesh.Recipient{{Name: "all"}, {Name: "mine", Stacks: []mesh.StackName{"store"}}}
+				w.status = map[mesh.StackName][]mesh.InstanceStatus{"store": {up}}
+			}
+		})
+		w.told("after", "recovered crash store web.1", "recovered crash store web.1")
+		if a := w.recorded[0]; a.Stack != "store" || a.Open() {
+			w.t.Errorf("%+v", a)
 		}
 	})
 }

@@ -110,7 +110,7 @@ var topics = map[string][]string{
 	"registry":    {"registries"},
 	"logs":        {"log"},
 	"alerts":      {"alert"},
-	"notify":      {"notifications", "recipients"},
+	"notify":      {"recipients"},
 	"svc":         {"service", "services"},
 }
 

@@ -258,7 +258,8 @@ type ServerStore interface {
 // renaming a stack keep them in step.
 type AlertStore interface {
 	// RecordAlert records an alert and the messages about it, gives each its number, and
-	// returns them. It is NotFound if the alert has a number and its record is gone.
+	// returns them. It is NotFound if the alert has a number and its record is gone. The
+	// stack of an alert with a number is that of its record: it may have a new name.
 	RecordAlert(ctx context.Context, a mesh.Alert, notices []mesh.Notice) (mesh.Alert, []mesh.Notice, error)
 	// Delivered removes messages.
 	Delivered(ctx context.Context, notices []uint64) error

@@ -53,16 +53,16 @@ func TestMemoryUse(t *testing.T) {
 	}
 }
 
-// BenchmarkMemoryUse is one look at 50 instances, of which ten have a limit.
+// BenchmarkMemoryUse is one look at 20 instances, of which ten have a limit.
 func BenchmarkMemoryUse(b *testing.B) {
 	id := fmt.Sprintf("%08x", rand.Uint32())
 	r := runner.New(engine.Of(cli), runner.Options{Server: id + run, Labels: map[string]string{testLabel: run}})
 	ctx := context.Background()
 	defer func() { _ = r.RemoveStack(ctx, "bench") }()
 	sub := subnet()
-	for n := range 50 {
+	for n := range 20 {
 		s := mesh.InstanceSpec{Stack: "bench", Name: mesh.InstanceName{Service: "web", Slot: n + 1}, Image: app, Process: mesh.Process{Cmd: []string{"wait"}}, Subnet: sub}
-		if n%5 == 0 {
+		if n%2 == 0 {
 			s.Memory = 32 << 20
 		}
 		if _, err := r.Start(ctx, s); err != nil {

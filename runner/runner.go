@@ -103,7 +103,7 @@ type Runner struct {
 	selfDone bool
 
 	limitsMu sync.Mutex
-	limits   map[string]int64 // memory limits of containers in bytes, by ID; see memoryLimits
+	limits   map[string]memoryLimit // of containers, by ID
 }
 
 // New returns a Runner. It does not talk to the engine.

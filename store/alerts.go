@@ -111,7 +111,8 @@ func (s *Store) alerts(ctx context.Context, limit int, want func(*alertForm) boo
 }
 
 // RecordAlert records an alert and the messages about it. It gives each its number, the
-// alert only if that is 0, and returns them. If the alert's record is gone, because its
+// alert only if that is 0, and returns them. An alert with a number keeps the stack of its
+// record, and the messages get it. If the alert's record is gone, because its
 // stack was destroyed, the error is NotFound. Of the alerts that are over, only the newest
 // are kept; of the messages to a recipient, too.
 func (s *Store) RecordAlert(ctx context.Context, a mesh.Alert, notices []mesh.Notice) (mesh.Alert, []mesh.Notice, error) {
@@ -132,6 +133,12 @@ func (s *Store) RecordAlert(ctx context.Context, a mesh.Alert, notices []mesh.No
 			}
 		case b.Get(number(a.Number)) == nil:
 			return mesh.Errorf(mesh.NotFound, "there is no alert %d", a.Number)
+		default:
+			// The stack may have been renamed since the caller read the alert.
+			var f alertForm
+			if parse(number(a.Number), b.Get(number(a.Number)), &f) == nil {
+				a.Stack = mesh.StackName(f.Stack)
+			}
 		}
 		if err := put(b, number(a.Number), storeAlert(a)); err != nil {
 			return err
@@ -143,7 +150,7 @@ func (s *Store) RecordAlert(ctx context.Context, a mesh.Alert, notices []mesh.No
 			if notices[i].Number, err = box.NextSequence(); err != nil {
 				return err
 			}
-			notices[i].Alert.Number = a.Number
+			notices[i].Alert.Number, notices[i].Alert.Stack = a.Number, a.Stack
 			n := notices[i]
 			err := put(box, number(n.Number), &noticeForm{
 				V: 1, Number: n.Number, Recipient: string(n.Recipient), Event: string(n.Event), Alert: *storeAlert(n.Alert), At: n.At,

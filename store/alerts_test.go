@@ -96,6 +96,11 @@ func TestAlerts_FollowTheirStack(t *testing.T) {
 	if of := must(s.Alerts(t.Context(), "shop", 0))(t); len(of) != 1 || of[0].Number != first.Number {
 		t.Errorf("alerts of shop: %+v", of)
 	}
+	late := first // as somebody read it before the rename
+	late.Count = 9
+	if got, notices, err := s.RecordAlert(t.Context(), late, []mesh.Notice{to("all", late)}); err != nil || got.Stack != "shop" || notices[0].Alert.Stack != "shop" {
+		t.Errorf("recorded under the old name: %+v, %+v, %v", got, notices, err)
+	}
 	for _, n := range must(s.Outbox(t.Context()))(t) {
 		if n.Alert.Stack == "blog" {
 			t.Errorf("a message is still about blog: %+v", n)
