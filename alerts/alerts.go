@@ -131,7 +131,7 @@ func New(o Options) *Watcher {
 	return &Watcher{Options: o, causes: map[mesh.AlertCause]*cause{}, wake: make(chan struct{}, 1)}
 }
 
-// Run looks for causes until ctx ends.
+// Run looks for causes until ctx ends. What happened shortly before that is recorded.
 func (w *Watcher) Run(ctx context.Context) error {
 	tick := time.NewTicker(w.Every)
 	defer tick.Stop()
@@ -143,6 +143,10 @@ func (w *Watcher) Run(ctx context.Context) error {
 		case <-tick.C:
 		case <-w.wake:
 		case <-ctx.Done():
+			// What has just happened is recorded, and told by the next process.
+			if _, err := w.takeIn(context.WithoutCancel(ctx)); err != nil {
+				w.Logger.Warn("alerts: the last events are not recorded", "err", err)
+			}
 			return nil
 		}
 		// However much happens, there are only so many looks.
@@ -151,7 +155,6 @@ func (w *Watcher) Run(ctx context.Context) error {
 		case <-gap.C:
 		case <-ctx.Done():
 			gap.Stop()
-			return nil
 		}
 	}
 }
@@ -182,27 +185,13 @@ func (w *Watcher) takeEvents() []finding {
 
 // look compares everything with the rules, once.
 func (w *Watcher) look(ctx context.Context) error {
-	stacks, err := w.Reader.Stacks(ctx)
+	stacks, err := w.takeIn(ctx)
 	if err != nil {
 		return err
-	}
-	if err := w.catchUp(ctx); err != nil {
-		return err
-	}
-	rules := map[mesh.StackName]mesh.AlertRules{}
-	for _, st := range stacks {
-		rules[st.Name] = st.Alerts.Effective()
 	}
 	r := w.round(ctx, stacks)
 	if ctx.Err() != nil {
 		return nil
-	}
-	events := w.takeEvents()
-	for _, f := range events {
-		if rule, known := rules[f.Stack]; f.Stack != "" && (!known || off(rule, f)) {
-			continue
-		}
-		w.event(ctx, f)
 	}
 	now := w.Now()
 	for key, f := range r.broken {
@@ -222,13 +211,48 @@ func (w *Watcher) look(ctx context.Context) error {
 	return nil
 }
 
-// off reports whether the rule for an event is off.
-func off(r mesh.AlertRules, f finding) bool {
-	switch f.Kind {
+// takeIn takes the events into account that have happened since the last look, and
+// returns the stacks.
+func (w *Watcher) takeIn(ctx context.Context) ([]mesh.Stack, error) {
+	stacks, err := w.Reader.Stacks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.catchUp(ctx); err != nil {
+		return nil, err
+	}
+	rules := map[mesh.StackName]mesh.AlertRules{}
+	for _, st := range stacks {
+		rules[st.Name] = st.Alerts.Effective()
+	}
+	for _, f := range w.takeEvents() {
+		if rule, known := rules[f.Stack]; f.Stack != "" && (!known || off(rule, f.Kind)) {
+			continue
+		}
+		w.event(ctx, f)
+	}
+	return stacks, nil
+}
+
+// off reports whether the rule for a kind is off.
+func off(r mesh.AlertRules, kind mesh.AlertKind) bool {
+	switch kind {
 	case mesh.AlertDeploy:
-		return r.Deploy < 0 && f.over == ""
+		return r.Deploy < 0
+	case mesh.AlertCrash:
+		return r.Crash < 0
 	case mesh.AlertOOM:
 		return r.OOM < 0
+	case mesh.AlertMissing:
+		return r.Missing < 0
+	case mesh.AlertErrors:
+		return r.Errors < 0
+	case mesh.AlertSlow:
+		return r.Slow < 0
+	case mesh.AlertMemory:
+		return r.Memory < 0
+	case mesh.AlertCert:
+		return r.Cert < 0
 	default:
 		return false
 	}

@@ -513,8 +513,11 @@ func TestClockJumps(t *testing.T) {
 func TestRecipients_GetWhatTheyWant(t *testing.T) {
 	bubble(t, func(_ *testing.T, w *world) {
 		w.recipients = []mesh.Recipient{
-			{Name: "all"}, {Name: "shop", Stacks: []mesh.StackName{"shop"}}, {Name: "other", Stacks: []mesh.StackName{"other"}},
-			{Name: "disks", On: []mesh.AlertKind{mesh.AlertDisk}}, {Name: "shop-disks", Stacks: []mesh.StackName{"shop"}, On: []mesh.AlertKind{mesh.AlertDisk}},
+			{Name: "all"},
+			{Name: "shop", Stacks: []mesh.StackName{"shop"}},
+			{Name: "other", Stacks: []mesh.StackName{"other"}},
+			{Name: "disks", On: []mesh.AlertKind{mesh.AlertDisk}},
+			{Name: "shop-disks", Stacks: []mesh.StackName{"shop"}, On: []mesh.AlertKind{mesh.AlertDisk}},
 		}
 		w.do(2*time.Minute, func() {
 			w.set(crashed(3))()
@@ -552,5 +555,46 @@ func TestStack_RenamedBetweenLookAndRecord(t *testing.T) {
 		if a := w.recorded[0]; a.Stack != "store" || a.Open() {
 			w.t.Errorf("%+v", a)
 		}
+	})
+}
+
+// TestRuleOff ends an open alert, and says why.
+func TestRuleOff(t *testing.T) {
+	bubble(t, func(_ *testing.T, w *world) {
+		w.do(time.Minute, w.set(crashed(3)))
+		w.told("before", "opened crash shop web.1")
+		w.do(5*time.Minute, func() { w.stacks[0].Alerts.Crash = mesh.RuleOff })
+		w.told("off", "recovered crash shop web.1")
+		if got := w.recorded[0].Outcome; got != "the rule for it was turned off" {
+			w.t.Errorf("outcome %q", got)
+		}
+		w.do(time.Hour, nil)
+		w.told("still crashing")
+	})
+}
+
+// TestStop_RecordsWhatHasJustHappened.
+func TestStop_RecordsWhatHasJustHappened(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{t: t, stacks: []mesh.Stack{{Name: "shop"}}, recipients: []mesh.Recipient{{Name: "team"}}}
+		stop := w.run()
+		w.do(time.Second, nil)
+		w.Deployed(mesh.Deployment{Stack: "shop", Number: 1, Status: mesh.StatusFailed})
+		stop()
+		w.told("stopped", "opened deploy shop")
+		if len(w.recorded) != 1 || !w.recorded[0].Open() {
+			t.Errorf("recorded: %+v", w.recorded)
+		}
+	})
+}
+
+// TestMaintenance: its 503s are no errors of the app.
+func TestMaintenance(t *testing.T) {
+	bubble(t, func(_ *testing.T, w *world) {
+		w.do(time.Hour, func() { w.stacks[0].Maintained = true; w.traffic = mesh.Traffic{Requests: 1000, Errors: 1000} })
+		w.told("maintenance")
+		w.do(3*time.Minute, func() { w.stacks[0].Maintained = false })
+		w.told("over", "opened 5xx shop web")
 	})
 }

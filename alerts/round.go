@@ -21,15 +21,22 @@ type round struct {
 	unsure   map[unsure]bool
 	outcomes map[mesh.AlertCause]string
 	status   map[mesh.StackName][]mesh.InstanceStatus
+	rules    map[mesh.StackName]mesh.AlertRules
 }
 
 func (r *round) found(kind mesh.AlertKind, stack mesh.StackName, about string, f finding) {
+	if off(r.rules[stack], kind) {
+		return
+	}
 	f.AlertCause = mesh.AlertCause{Kind: kind, Stack: stack, About: about}
 	r.broken[f.AlertCause] = f
 }
 
 // outcome says how a cause that is gone ended.
 func (r *round) outcome(key mesh.AlertCause) string {
+	if off(r.rules[key.Stack], key.Kind) {
+		return "the rule for it was turned off"
+	}
 	if text := r.outcomes[key]; text != "" || key.Kind == mesh.AlertDeploy {
 		return text
 	}
@@ -62,11 +69,12 @@ func (r *round) outcome(key mesh.AlertCause) string {
 func (w *Watcher) round(ctx context.Context, stacks []mesh.Stack) *round {
 	r := &round{
 		broken: map[mesh.AlertCause]finding{}, unsure: map[unsure]bool{}, outcomes: map[mesh.AlertCause]string{},
-		status: map[mesh.StackName][]mesh.InstanceStatus{},
+		status: map[mesh.StackName][]mesh.InstanceStatus{}, rules: map[mesh.StackName]mesh.AlertRules{},
 	}
 	w.lookAtServer(ctx, r)
 	for _, st := range stacks {
 		rules := st.Alerts.Effective()
+		r.rules[st.Name] = rules
 		w.lookAtInstances(r, st, rules)
 		w.lookAtTraffic(r, st, rules)
 		w.lookAtCertificates(r, st, rules)
@@ -136,10 +144,10 @@ func (w *Watcher) lookAtInstances(r *round, st mesh.Stack, rules mesh.AlertRules
 			continue
 		case mesh.Crashed:
 			f := crashText(in)
-			f.keepsOnly = in.OOM || rules.Crash < 0 || in.Crashes < rules.Crash
+			f.keepsOnly = in.OOM || in.Crashes < rules.Crash
 			r.found(mesh.AlertCrash, st.Name, name, f)
 		default:
-			r.found(mesh.AlertMissing, st.Name, name, finding{text: missingText(in), after: max(rules.Missing, 0), keepsOnly: rules.Missing < 0})
+			r.found(mesh.AlertMissing, st.Name, name, finding{text: missingText(in), after: rules.Missing})
 			r.found(mesh.AlertCrash, st.Name, name, finding{keepsOnly: true})
 		}
 		r.found(mesh.AlertOOM, st.Name, name, finding{keepsOnly: true})
@@ -160,7 +168,7 @@ func missingText(in mesh.InstanceStatus) string {
 }
 
 func (w *Watcher) lookAtTraffic(r *round, st mesh.Stack, rules mesh.AlertRules) {
-	if w.Traffic == nil {
+	if w.Traffic == nil || st.Maintained { // maintenance answers with 503
 		return
 	}
 	var seen []mesh.ServiceName

@@ -61,6 +61,13 @@ func (f *fake) Describe(url mesh.Secret) (service, shown string, err error) {
 	return "slack", "https://hooks.slack.com/" + mesh.Mask, nil
 }
 
+func (f *fake) Allow(_ context.Context, r mesh.Recipient) error {
+	if r.Fenced && strings.Contains(r.URL.Reveal(), "private") {
+		return mesh.Errorf(mesh.Denied, "10.0.0.1 is private")
+	}
+	return nil
+}
+
 func (f *fake) NewSigningKey() mesh.Secret { return mesh.NewSecret("meshwh_key") }
 
 func (f *fake) Test(_ context.Context, r mesh.Recipient) error {
@@ -137,6 +144,8 @@ func TestAlerts_Rights(t *testing.T) {
 		{"not for all either", "notify:add new https://x.test/a", of(mesh.RoleDeploy), 1, "may not send alerts of all stacks", ""},
 		{"a limited admin neither", "notify:add new https://x.test/a", of(mesh.RoleAdmin, "blog"), 1, "may not send alerts of all stacks", ""},
 		{"reading is not enough", "notify:add new https://x.test/a --stack blog", of(mesh.RoleRead, "blog"), 1, "may not use notify:add", ""},
+		{"not at a private address", "notify:add new https://private.test/a --stack blog", of(mesh.RoleDeploy, "blog"), 1, "10.0.0.1 is private", ""},
+		{"an admin may", "notify:add new https://private.test/a --stack blog", of(mesh.RoleAdmin), 0, "added recipient new", ""},
 		{"removes its own", "notify:remove mine", of(mesh.RoleDeploy, "blog"), 0, "removed recipient mine", ""},
 		{"not others", "notify:remove team", of(mesh.RoleDeploy, "blog"), 1, `no recipient is named "team"`, ""},
 		{"tests its own", "notify:test mine", of(mesh.RoleDeploy, "blog"), 0, "sent a test message", ""},

@@ -26,6 +26,8 @@ type Recipients interface {
 type Notifier interface {
 	// Describe returns the service at a URL, and the URL without its secrets.
 	Describe(url mesh.Secret) (service, shown string, err error)
+	// Allow returns an error if a fenced recipient may not be where its URL leads.
+	Allow(ctx context.Context, r mesh.Recipient) error
 	NewSigningKey() mesh.Secret
 	// Test sends one message and waits for the outcome, for about ten seconds at most.
 	Test(ctx context.Context, r mesh.Recipient) error
@@ -182,6 +184,9 @@ func runNotifyAdd(ctx context.Context, c *call) error {
 	}
 	r.URL = mesh.NewSecret(strings.TrimSpace(address))
 	if r.Service, r.Shown, err = c.Notifier.Describe(r.URL); err != nil {
+		return err
+	}
+	if err := c.Notifier.Allow(ctx, r); err != nil {
 		return err
 	}
 	if r.Service == webhook {

@@ -36,7 +36,9 @@ type Options struct {
 
 	// Dial connects on behalf of fenced recipients, and refuses addresses that they may
 	// not be at. nil: they are dialed like others.
-	Dial    func(ctx context.Context, network, address string) (net.Conn, error)
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Check reports whether a fenced recipient may be at a host; nil: it may.
+	Check   func(ctx context.Context, host string) error
 	Server  string           // names the server in messages: its base domain
 	Version string           // of mesh, for the User-Agent
 	Logger  *slog.Logger     // nil: nothing is logged

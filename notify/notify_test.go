@@ -472,6 +472,24 @@ func TestFenced_ReachesNoPrivateAddress(t *testing.T) {
 			t.Errorf("%s: %v, %d requests", r.Name, err, len(s.all()))
 		}
 	}
+	check := func(o *notify.Options) {
+		o.Check = func(_ context.Context, host string) error {
+			if host != "127.0.0.1" {
+				t.Errorf("checked %q", host)
+			}
+			return mesh.Errorf(mesh.Denied, "127.0.0.1 is the server itself: builds may not fetch from there")
+		}
+	}
+	for _, u := range []string{s.URL + "/x", "smtp://127.0.0.1/?from=a@b.test&to=c@d.test"} {
+		r := mesh.Recipient{Name: "x", URL: mesh.NewSecret(u), Fenced: true}
+		if err := newWorld(t, check, r).Allow(t.Context(), r); !errors.Is(err, mesh.Denied) || !strings.Contains(err.Error(), "only an admin") {
+			t.Errorf("%s is allowed: %v", u, err)
+		}
+		r.Fenced = false
+		if err := newWorld(t, check, r).Allow(t.Context(), r); err != nil {
+			t.Errorf("an admin's: %v", err)
+		}
+	}
 	open := mesh.Recipient{Name: "hook", Service: notify.Webhook, Fenced: true, URL: mesh.NewSecret(s.URL + "/x")}
 	if err := newWorld(t, nil, open).Test(t.Context(), open); err == nil || strings.Contains(err.Error(), "inside") {
 		t.Errorf("it quotes an answer: %v", err)

@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"context"
 	"fmt"
 	"net/mail"
 	"net/url"
@@ -57,6 +58,32 @@ const maxURL = 2000
 func (n *Notifier) Describe(secret mesh.Secret) (service, shown string, err error) {
 	t, err := parse(secret)
 	return t.service, t.shown, err
+}
+
+// Allow returns an error of kind Denied or Unavailable if a recipient is fenced and its URL
+// leads to where it may not be, or nowhere. Each attempt checks that again.
+func (n *Notifier) Allow(ctx context.Context, r mesh.Recipient) error {
+	if !r.Fenced || n.Check == nil {
+		return nil
+	}
+	t, err := parse(r.URL)
+	if err != nil {
+		return err
+	}
+	host := ""
+	if t.mail != nil {
+		host = t.mail.host
+	} else {
+		host = t.at.Hostname()
+	}
+	if err := n.Check(ctx, host); err != nil {
+		f := told(ctx, err)
+		if f.final {
+			return mesh.Errorf(mesh.Denied, "%s", f.text).WithHint("use a public address, or ask an admin of the server")
+		}
+		return mesh.Errorf(mesh.Unavailable, "%s", f.text).WithHint("check the URL")
+	}
+	return nil
 }
 
 const urlHint = "docs/alerts.md lists the forms, for example https://hooks.example.com/mesh or smtp://USER:PASSWORD@HOST:587/?from=A&to=B"

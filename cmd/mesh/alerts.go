@@ -27,7 +27,7 @@ func (c *control) wireAlerts() {
 		Server: c.settings.Domain, Version: c.version, Logger: c.log,
 	}
 	if c.settings.egress != nil {
-		o.Dial = c.settings.egress.Dial
+		o.Dial, o.Check = c.settings.egress.Dial, c.settings.egress.Check
 	}
 	c.notifier = notify.New(o)
 	w := alerts.Options{
@@ -80,10 +80,15 @@ func (c *control) memoryUse(ctx context.Context) (out []alerts.Memory, err error
 // engine's folder. One that both are in is listed once.
 func (c *control) disks(ctx context.Context) (out []alerts.Disk) {
 	paths := []string{c.settings.Data}
-	ctx, cancel := context.WithTimeout(ctx, lookTime)
-	defer cancel()
-	if info, err := c.engine.API(ctx).Info(ctx); err == nil && info.DockerRootDir != "" {
-		paths = append(paths, info.DockerRootDir)
+	if c.engineFolder == "" { // it is not known yet
+		ctx, cancel := context.WithTimeout(ctx, lookTime)
+		defer cancel()
+		if info, err := c.engine.API(ctx).Info(ctx); err == nil {
+			c.engineFolder = info.DockerRootDir
+		}
+	}
+	if c.engineFolder != "" {
+		paths = append(paths, c.engineFolder)
 	}
 	seen := map[uint64]bool{}
 	for _, p := range paths {

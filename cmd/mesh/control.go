@@ -37,6 +37,8 @@ type control struct {
 	receiver *receiver.Receiver
 	watcher  *alerts.Watcher
 	notifier *notify.Notifier
+
+	engineFolder string // for the watcher alone, which looks at its disk
 }
 
 // control runs a control until ctx ends, or until another process has taken over, which
