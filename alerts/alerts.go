@@ -116,6 +116,7 @@ type finding struct {
 	keepsOnly bool          // it keeps an alert open and opens none
 	once      bool          // an announcement: it is over as soon as it has happened
 	over      string        // it is over at once, for this reason
+	also      int           // this many instances more break it
 	at        time.Time     // of an event; zero: now
 }
 
@@ -198,7 +199,9 @@ func (w *Watcher) look(ctx context.Context) error {
 		w.broken(ctx, key, f, now)
 	}
 	for key, c := range w.causes {
-		if _, is := r.broken[key]; !is && !r.unsure[unsure{key.Kind, key.Stack}] {
+		_, is := r.broken[key]
+		_, seen := r.rules[key.Stack] // a stack whose record is damaged is not
+		if seen = seen || key.Stack == "" || !c.open; seen && !is && !r.unsure[unsure{key.Kind, key.Stack}] {
 			w.mended(ctx, key, c, r.outcome(key), now)
 		}
 		if c.unsaved {
@@ -337,8 +340,8 @@ func (w *Watcher) broken(ctx context.Context, key mesh.AlertCause, f finding, no
 		w.causes[key] = c
 	}
 	c.good = time.Time{}
-	if c.open && key.Kind == mesh.AlertCrash && f.text != "" && f.text != c.alert.Text { // the number of crashes
-		c.alert.Text, c.unsaved = f.text, true
+	if c.open && key.Kind == mesh.AlertCrash && f.text != "" && f.whole() != c.alert.Text { // the number of crashes
+		c.alert.Text, c.unsaved = f.whole(), true
 		c.alert.Count++
 	}
 	if c.open || f.keepsOnly || now.Sub(c.first) < f.after {
@@ -346,12 +349,12 @@ func (w *Watcher) broken(ctx context.Context, key mesh.AlertCause, f finding, no
 	}
 	c.open = true
 	if c.unsaved { // its end is not recorded yet: the record is still open
-		c.alert.Ended, c.alert.Outcome, c.alert.Text = time.Time{}, "", f.text
+		c.alert.Ended, c.alert.Outcome, c.alert.Text = time.Time{}, "", f.whole()
 		c.alert.Count++
 		w.save(ctx, c, mesh.NoticeOpened, now)
 		return
 	}
-	c.alert = mesh.Alert{Kind: key.Kind, Stack: key.Stack, About: key.About, Text: f.text, Since: c.first.UTC(), Count: 1}
+	c.alert = mesh.Alert{Kind: key.Kind, Stack: key.Stack, About: key.About, Text: f.whole(), Since: c.first.UTC(), Count: 1}
 	c.calm = w.calmOf(ctx, c.alert)
 	w.save(ctx, c, mesh.NoticeOpened, now)
 }

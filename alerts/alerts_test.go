@@ -159,7 +159,7 @@ func (w *world) do(pass time.Duration, change func()) {
 	synctest.Wait()
 }
 
-// told compares the messages since the last call: "opened crash shop web.1".
+// told compares the messages since the last call: "opened crash shop web".
 func (w *world) told(what string, want ...string) {
 	w.t.Helper()
 	synctest.Wait()
@@ -207,7 +207,7 @@ func TestCrash_OneMessageACause(t *testing.T) {
 		w.do(time.Minute, w.set(crashed(2)))
 		w.told("two crashes")
 		w.do(time.Minute, w.set(crashed(3)))
-		w.told("three crashes", "opened crash shop web.1")
+		w.told("three crashes", "opened crash shop web")
 		for n := range 20 { // up for a minute, and down again
 			w.do(time.Minute, w.set(up))
 			w.do(time.Minute, w.set(crashed(4+n)))
@@ -217,7 +217,7 @@ func TestCrash_OneMessageACause(t *testing.T) {
 			t.Errorf("the alert is %+v", a)
 		}
 		w.do(3*time.Minute, w.set(up))
-		w.told("up for long", "recovered crash shop web.1")
+		w.told("up for long", "recovered crash shop web")
 		w.do(time.Hour, nil)
 		w.told("afterwards")
 	})
@@ -262,9 +262,9 @@ func TestOOM_IsOneCauseNotTwo(t *testing.T) {
 			w.do(time.Second, nil)
 			w.do(time.Minute, w.set(up)) // back before the next look
 		}
-		w.told("killed five times", "opened oom shop web.1")
+		w.told("killed five times", "opened oom shop web")
 		w.do(3*time.Minute, nil)
-		w.told("no more", "recovered oom shop web.1")
+		w.told("no more", "recovered oom shop web")
 		if n := w.recorded[0].Count; n != 5 {
 			w.t.Errorf("count %d, want 5", n)
 		}
@@ -278,12 +278,12 @@ func TestMissing(t *testing.T) {
 		w.do(time.Minute, w.set(up))
 		w.told("down for a minute")
 		w.do(3*time.Minute, w.set(failing))
-		w.told("down for three", "opened missing shop web.1")
+		w.told("down for three", "opened missing shop web")
 		w.do(10*time.Minute, w.set(mesh.InstanceStatus{Name: web1, State: mesh.Unknown}))
 		w.told("the engine does not answer: nobody knows")
 		w.do(3*time.Minute, func() { w.status["shop"] = nil })
-		w.told("scaled away", "recovered missing shop web.1")
-		if got := w.recorded[0].Outcome; got != "web.1 is not wanted any more" {
+		w.told("scaled away", "recovered missing shop web")
+		if got := w.recorded[0].Outcome; got != "web is not wanted any more" {
 			w.t.Errorf("outcome %q", got)
 		}
 	})
@@ -322,11 +322,11 @@ func TestMemory(t *testing.T) {
 		w.do(time.Hour, use(89<<20))
 		w.told("89 %")
 		w.do(3*time.Minute, use(95<<20))
-		w.told("95 %", "opened memory shop web.1")
+		w.told("95 %", "opened memory shop web")
 		w.do(time.Hour, func() { w.memory, w.memoryFails = nil, errors.New("the engine is away") })
 		w.told("nobody knows")
 		w.do(3*time.Minute, func() { use(10 << 20)(); w.memoryFails = nil })
-		w.told("10 %", "recovered memory shop web.1")
+		w.told("10 %", "recovered memory shop web")
 	})
 }
 
@@ -429,7 +429,7 @@ func TestRestart(t *testing.T) {
 		w.do(time.Minute, func() { w.deployments = []mesh.Deployment{{Stack: "shop", Number: 1, Status: mesh.StatusFailed}} })
 		w.Deployed(w.deployments[0])
 		w.do(time.Minute, nil)
-		w.told("before", "opened crash shop web.1", "opened deploy shop")
+		w.told("before", "opened crash shop web", "opened deploy shop")
 		stop()
 		stop = w.run()
 		w.do(time.Hour, nil)
@@ -441,7 +441,7 @@ func TestRestart(t *testing.T) {
 		})
 		stop = w.run()
 		w.do(5*time.Minute, nil)
-		w.told("mended meanwhile", "recovered deploy shop", "recovered crash shop web.1")
+		w.told("mended meanwhile", "recovered deploy shop", "recovered crash shop web")
 		stop()
 	})
 }
@@ -451,7 +451,7 @@ func TestRestart(t *testing.T) {
 func TestFullDisk(t *testing.T) {
 	bubble(t, func(_ *testing.T, w *world) {
 		w.do(time.Minute, func() { w.writeFails = errors.New("no space left"); w.set(crashed(3))() })
-		w.told("cannot record", "opened crash shop web.1")
+		w.told("cannot record", "opened crash shop web")
 		w.do(10*time.Minute, nil)
 		w.told("still cannot")
 		w.do(time.Minute, func() { w.writeFails = nil })
@@ -459,7 +459,7 @@ func TestFullDisk(t *testing.T) {
 			w.t.Errorf("recorded: %+v", w.recorded)
 		}
 		w.do(3*time.Minute, func() { w.writeFails = errors.New("no space left"); w.set(up)() })
-		w.told("mended", "recovered crash shop web.1")
+		w.told("mended", "recovered crash shop web")
 		w.do(time.Minute, func() { w.writeFails = nil })
 		w.told("recorded later")
 		if len(w.recorded) != 1 || w.recorded[0].Open() {
@@ -477,16 +477,16 @@ func TestFullDisk(t *testing.T) {
 func TestStack_RenamedOrDestroyed(t *testing.T) {
 	bubble(t, func(_ *testing.T, w *world) {
 		w.do(time.Minute, w.set(crashed(3)))
-		w.told("before", "opened crash shop web.1")
+		w.told("before", "opened crash shop web")
 		w.do(time.Minute, func() {
 			w.stacks[0].Name, w.recorded[0].Stack = "store", "store"
 			w.status = map[mesh.StackName][]mesh.InstanceStatus{"store": {crashed(3)}}
 		})
 		w.told("renamed")
 		w.do(5*time.Minute, func() { w.status["store"][0] = up })
-		w.told("mended under its new name", "recovered crash store web.1")
+		w.told("mended under its new name", "recovered crash store web")
 		w.do(time.Minute, func() { w.status["store"][0] = crashed(3) })
-		w.told("again", "opened crash store web.1")
+		w.told("again", "opened crash store web")
 		w.do(time.Hour, func() { w.stacks, w.status, w.recorded[1] = nil, nil, mesh.Alert{} })
 		w.told("destroyed")
 	})
@@ -496,13 +496,13 @@ func TestStack_RenamedOrDestroyed(t *testing.T) {
 func TestClockJumps(t *testing.T) {
 	bubble(t, func(_ *testing.T, w *world) {
 		w.do(time.Minute, w.set(crashed(3)))
-		w.told("before", "opened crash shop web.1")
+		w.told("before", "opened crash shop web")
 		for _, by := range []time.Duration{24 * time.Hour, -365 * 24 * time.Hour} {
 			w.do(time.Minute, func() { w.shift += by })
 			w.told("jumped")
 		}
 		w.do(5*time.Minute, w.set(up))
-		w.told("mended", "recovered crash shop web.1")
+		w.told("mended", "recovered crash shop web")
 		if a := w.recorded[0]; a.Ended.Before(a.Since) {
 			w.t.Errorf("it ended before it began: %+v", a)
 		}
@@ -542,7 +542,7 @@ func TestStack_RenamedBetweenLookAndRecord(t *testing.T) {
 	bubble(t, func(_ *testing.T, w *world) {
 		w.recipients = []mesh.Recipient{{Name: "all"}, {Name: "mine", Stacks: []mesh.StackName{"shop"}}}
 		w.do(time.Minute, w.set(crashed(3)))
-		w.told("before", "opened crash shop web.1", "opened crash shop web.1")
+		w.told("before", "opened crash shop web", "opened crash shop web")
 		w.do(5*time.Minute, func() {
 			w.set(up)()
 			w.beforeRecord = func() {
@@ -551,7 +551,7 @@ func TestStack_RenamedBetweenLookAndRecord(t *testing.T) {
 				w.status = map[mesh.StackName][]mesh.InstanceStatus{"store": {up}}
 			}
 		})
-		w.told("after", "recovered crash store web.1", "recovered crash store web.1")
+		w.told("after", "recovered crash store web", "recovered crash store web")
 		if a := w.recorded[0]; a.Stack != "store" || a.Open() {
 			w.t.Errorf("%+v", a)
 		}
@@ -562,9 +562,9 @@ func TestStack_RenamedBetweenLookAndRecord(t *testing.T) {
 func TestRuleOff(t *testing.T) {
 	bubble(t, func(_ *testing.T, w *world) {
 		w.do(time.Minute, w.set(crashed(3)))
-		w.told("before", "opened crash shop web.1")
+		w.told("before", "opened crash shop web")
 		w.do(5*time.Minute, func() { w.stacks[0].Alerts.Crash = mesh.RuleOff })
-		w.told("off", "recovered crash shop web.1")
+		w.told("off", "recovered crash shop web")
 		if got := w.recorded[0].Outcome; got != "the rule for it was turned off" {
 			w.t.Errorf("outcome %q", got)
 		}
@@ -596,5 +596,42 @@ func TestMaintenance(t *testing.T) {
 		w.told("maintenance")
 		w.do(3*time.Minute, func() { w.stacks[0].Maintained = false })
 		w.told("over", "opened 5xx shop web")
+	})
+}
+
+// TestInstances_OfAServiceAreOneCause: a deploy that breaks ten instances is one message.
+func TestInstances_OfAServiceAreOneCause(t *testing.T) {
+	bubble(t, func(_ *testing.T, w *world) {
+		w.do(time.Minute, func() {
+			var all []mesh.InstanceStatus
+			for n := range 10 {
+				in := crashed(3)
+				in.Name.Slot = n + 1
+				all = append(all, in)
+			}
+			w.status["shop"] = append(all, mesh.InstanceStatus{Name: mesh.InstanceName{Service: "worker", Slot: 1}, State: mesh.Up})
+		})
+		w.told("ten crash", "opened crash shop web")
+		if got := w.recorded[0].Text; got != "web.1 crashed 3 times in a row, the last time with exit code 7; 9 more instances are affected" {
+			w.t.Errorf("text %q", got)
+		}
+		w.do(10*time.Minute, func() {
+			for i := range 9 {
+				w.status["shop"][i].State = mesh.Up
+			}
+		})
+		w.told("one still crashes")
+		w.do(3*time.Minute, func() { w.status["shop"][9].State = mesh.Up })
+		w.told("all are up", "recovered crash shop web")
+	})
+}
+
+// TestDamagedStack: nobody knows how a stack is whose record cannot be read.
+func TestDamagedStack(t *testing.T) {
+	bubble(t, func(_ *testing.T, w *world) {
+		w.do(time.Minute, w.set(crashed(3)))
+		w.told("before", "opened crash shop web")
+		w.do(time.Hour, func() { w.stacks = nil })
+		w.told("its record is damaged")
 	})
 }

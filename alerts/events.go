@@ -30,7 +30,7 @@ func (w *Watcher) Crashed(stack mesh.StackName, in mesh.InstanceStatus) {
 		return
 	}
 	w.happened(finding{
-		AlertCause: mesh.AlertCause{Kind: mesh.AlertOOM, Stack: stack, About: in.Name.String()},
+		AlertCause: mesh.AlertCause{Kind: mesh.AlertOOM, Stack: stack, About: string(in.Name.Service)},
 		text:       fmt.Sprintf("%s was killed because memory ran out (exit code %d)", in.Name, in.ExitCode),
 	})
 }

@@ -32,6 +32,29 @@ func (r *round) found(kind mesh.AlertKind, stack mesh.StackName, about string, f
 	r.broken[f.AlertCause] = f
 }
 
+// foundOf is found for one instance of a service: all of them are one cause.
+func (r *round) foundOf(kind mesh.AlertKind, stack mesh.StackName, service mesh.ServiceName, f finding) {
+	old, is := r.broken[mesh.AlertCause{Kind: kind, Stack: stack, About: string(service)}]
+	if is && !old.keepsOnly {
+		if !f.keepsOnly {
+			old.also++
+		}
+		f = old
+	}
+	r.found(kind, stack, string(service), f)
+}
+
+// whole returns what is wrong, with all instances.
+func (f finding) whole() string {
+	switch f.also {
+	case 0:
+		return f.text
+	case 1:
+		return f.text + "; one more instance is affected"
+	}
+	return fmt.Sprintf("%s; %d more instances are affected", f.text, f.also)
+}
+
 // outcome says how a cause that is gone ended.
 func (r *round) outcome(key mesh.AlertCause) string {
 	if off(r.rules[key.Stack], key.Kind) {
@@ -43,7 +66,7 @@ func (r *round) outcome(key mesh.AlertCause) string {
 	about := key.About
 	switch key.Kind {
 	case mesh.AlertCrash, mesh.AlertOOM, mesh.AlertMissing, mesh.AlertMemory:
-		if !slices.ContainsFunc(r.status[key.Stack], func(s mesh.InstanceStatus) bool { return s.Name.String() == about }) {
+		if !slices.ContainsFunc(r.status[key.Stack], func(s mesh.InstanceStatus) bool { return string(s.Name.Service) == about }) {
 			return about + " is not wanted any more"
 		}
 		if key.Kind == mesh.AlertMemory {
@@ -133,7 +156,7 @@ func (w *Watcher) lookAtInstances(r *round, st mesh.Stack, rules mesh.AlertRules
 	all := w.Instances(st.Name)
 	r.status[st.Name] = all
 	for _, in := range all {
-		name := in.Name.String()
+		name := in.Name.Service
 		switch in.State {
 		case mesh.Up:
 			continue
@@ -145,12 +168,12 @@ func (w *Watcher) lookAtInstances(r *round, st mesh.Stack, rules mesh.AlertRules
 		case mesh.Crashed:
 			f := crashText(in)
 			f.keepsOnly = in.OOM || in.Crashes < rules.Crash
-			r.found(mesh.AlertCrash, st.Name, name, f)
+			r.foundOf(mesh.AlertCrash, st.Name, name, f)
 		default:
-			r.found(mesh.AlertMissing, st.Name, name, finding{text: missingText(in), after: rules.Missing})
-			r.found(mesh.AlertCrash, st.Name, name, finding{keepsOnly: true})
+			r.foundOf(mesh.AlertMissing, st.Name, name, finding{text: missingText(in), after: rules.Missing})
+			r.foundOf(mesh.AlertCrash, st.Name, name, finding{keepsOnly: true})
 		}
-		r.found(mesh.AlertOOM, st.Name, name, finding{keepsOnly: true})
+		r.foundOf(mesh.AlertOOM, st.Name, name, finding{keepsOnly: true})
 	}
 }
 
@@ -257,7 +280,7 @@ func (w *Watcher) lookAtMemory(ctx context.Context, r *round, stacks []mesh.Stac
 		}
 		rules := stacks[i].Alerts.Effective()
 		if share := float64(m.Used) / float64(m.Limit); rules.Memory > 0 && share >= rules.Memory {
-			r.found(mesh.AlertMemory, m.Stack, m.Instance.String(), finding{
+			r.foundOf(mesh.AlertMemory, m.Stack, m.Instance.Service, finding{
 				text: fmt.Sprintf("%s uses %s of its memory limit of %s", m.Instance, mesh.Percent(min(share, 1)), size(uint64(m.Limit))), after: rules.For, //nolint:gosec // above 0
 			})
 		}

@@ -191,19 +191,26 @@ func trimOutbox(b *bbolt.Bucket, to mesh.RecipientName) error {
 	})
 }
 
-// deleteNotices removes the messages that choose returns of all that can be read.
+// deleteNotices removes the messages that choose returns of all that can be read, and those
+// that cannot: nobody can deliver them.
 func deleteNotices(b *bbolt.Bucket, choose func([]*noticeForm) []*noticeForm) error {
 	if b == nil {
 		return nil
 	}
 	var all []*noticeForm
+	var unread [][]byte
 	err := b.ForEach(func(k, v []byte) error {
 		var f noticeForm
 		if parse(k, v, &f) == nil {
 			all = append(all, &f)
+		} else {
+			unread = append(unread, slices.Clone(k))
 		}
 		return nil
 	})
+	for _, k := range unread {
+		err = errors.Join(err, b.Delete(k))
+	}
 	for _, f := range choose(all) {
 		err = errors.Join(err, b.Delete(number(f.Number)))
 	}
