@@ -111,14 +111,13 @@ func (w *Watcher) round(ctx context.Context, stacks []mesh.Stack) *round {
 const (
 	diskFull    = 0.85
 	diskFreed   = 0.83 // an open alert ends below that
-	diskAfter   = time.Minute
-	engineAfter = time.Minute
+	serverAfter = 4    // looks: a minute
 )
 
 func (w *Watcher) lookAtServer(ctx context.Context, r *round) {
 	if w.Engine != nil {
 		if err := w.Engine(ctx); err != nil {
-			r.found(mesh.AlertEngine, "", "", finding{text: "the Docker Engine does not answer; apps that run keep serving", after: engineAfter})
+			r.found(mesh.AlertEngine, "", "", finding{text: "the Docker Engine does not answer; apps that run keep serving", after: serverAfter * w.Every})
 		}
 	}
 	if w.Disks == nil {
@@ -135,7 +134,7 @@ func (w *Watcher) lookAtServer(ctx context.Context, r *round) {
 		if share > limit {
 			r.found(mesh.AlertDisk, "", d.Path, finding{
 				text:  fmt.Sprintf("the disk of %s is %s full, with %s free", d.Path, mesh.Percent(share), size(d.Size-d.Used)),
-				after: diskAfter,
+				after: serverAfter * w.Every,
 			})
 		}
 	}

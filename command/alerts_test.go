@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mesh"
+	"mesh/command"
 )
 
 func (f *fake) Alerts(_ context.Context, stack mesh.StackName, limit int) (out []mesh.Alert, _ error) {
@@ -255,5 +256,17 @@ func TestAlertsSet(t *testing.T) {
 	want := mesh.AlertRules{Errors: 0.1, Slow: 2 * time.Second}
 	if got := f.stacks[0].Alerts; got.Errors != want.Errors || got.Slow != want.Slow || got.Crash != 0 {
 		t.Errorf("the rules are %+v", got)
+	}
+}
+
+// TestAlerts_NextCanBeTyped: what a message tells to type is a command.
+func TestAlerts_NextCanBeTyped(t *testing.T) {
+	t.Parallel()
+	for _, s := range mesh.AlertSorts() {
+		line := strings.TrimPrefix(mesh.Alert{Kind: s.Kind, Stack: "blog"}.Next(), "ssh mesh ")
+		line, _, _ = strings.Cut(line, " >")
+		if err := command.Parses(line); err != nil {
+			t.Errorf("%s: %q: %v", s.Kind, line, err)
+		}
 	}
 }
