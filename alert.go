@@ -37,7 +37,7 @@ type AlertSort struct {
 // and whatever raises it.
 var alertSorts = []AlertSort{
 	{AlertDeploy, false, "a deployment failed, or somebody rolled back", "ssh mesh deployments -a {stack}"},
-	{AlertCrash, false, "an instance crashes again and again", "ssh mesh logs -a {stack} -n 100"},
+	{AlertCrash, false, "an instance keeps crashing", "ssh mesh logs -a {stack} -n 100"},
 	{AlertOOM, false, "an instance was killed because memory ran out", "ssh mesh svc -a {stack}"},
 	{AlertMissing, false, "an instance does not run, or fails its check", "ssh mesh diagnose -a {stack}"},
 	{AlertErrors, false, "too many requests are answered with 5xx", "ssh mesh logs -a {stack} --source router"},

@@ -138,7 +138,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		if err := w.look(ctx); err != nil && ctx.Err() == nil {
-			w.Logger.Warn("alerts: could not look at everything", "err", err)
+			w.Logger.Warn("could not check everything for alerts", "err", err)
 		}
 		select {
 		case <-tick.C:

@@ -283,7 +283,7 @@ func TestMissing(t *testing.T) {
 		w.told("the engine does not answer: nobody knows")
 		w.do(3*time.Minute, func() { w.status["shop"] = nil })
 		w.told("scaled away", "recovered missing shop web")
-		if got := w.recorded[0].Outcome; got != "web is not wanted any more" {
+		if got := w.recorded[0].Outcome; got != "web no longer runs" {
 			w.t.Errorf("outcome %q", got)
 		}
 	})
@@ -381,7 +381,7 @@ func TestServer(t *testing.T) {
 		w.do(48*time.Hour, nil)
 		w.BackedUp(nil)
 		w.do(time.Second, nil)
-		w.told("a backup was made", "recovered backup")
+		w.told("a backup succeeded", "recovered backup")
 	})
 }
 
@@ -565,7 +565,7 @@ func TestRuleOff(t *testing.T) {
 		w.told("before", "opened crash shop web")
 		w.do(5*time.Minute, func() { w.stacks[0].Alerts.Crash = mesh.RuleOff })
 		w.told("off", "recovered crash shop web")
-		if got := w.recorded[0].Outcome; got != "the rule for it was turned off" {
+		if got := w.recorded[0].Outcome; got != "its rule was turned off" {
 			w.t.Errorf("outcome %q", got)
 		}
 		w.do(time.Hour, nil)

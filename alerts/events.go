@@ -39,7 +39,7 @@ func (w *Watcher) Crashed(stack mesh.StackName, in mesh.InstanceStatus) {
 func (w *Watcher) BackedUp(err error) {
 	key := mesh.AlertCause{Kind: mesh.AlertBackup}
 	if err == nil {
-		w.happened(finding{AlertCause: key, over: "a backup was made"})
+		w.happened(finding{AlertCause: key, over: "a backup succeeded"})
 		return
 	}
 	w.happened(finding{AlertCause: key, text: "the backup failed: " + mesh.Clip(mesh.Visible(err.Error()), 200)})

@@ -58,7 +58,7 @@ func (f finding) whole() string {
 // outcome says how a cause that is gone ended.
 func (r *round) outcome(key mesh.AlertCause) string {
 	if off(r.rules[key.Stack], key.Kind) {
-		return "the rule for it was turned off"
+		return "its rule was turned off"
 	}
 	if text := r.outcomes[key]; text != "" || key.Kind == mesh.AlertDeploy {
 		return text
@@ -67,7 +67,7 @@ func (r *round) outcome(key mesh.AlertCause) string {
 	switch key.Kind {
 	case mesh.AlertCrash, mesh.AlertOOM, mesh.AlertMissing, mesh.AlertMemory:
 		if !slices.ContainsFunc(r.status[key.Stack], func(s mesh.InstanceStatus) bool { return string(s.Name.Service) == about }) {
-			return about + " is not wanted any more"
+			return about + " no longer runs"
 		}
 		if key.Kind == mesh.AlertMemory {
 			return about + " uses less memory again"

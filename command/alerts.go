@@ -40,11 +40,11 @@ var alertCommands = []*definition{
 		},
 	},
 	{
-		topic: "alerts", verb: "rules", short: "List what becomes an alert", stack: true, json: true,
+		topic: "alerts", verb: "rules", short: "List the alert rules of a stack", stack: true, json: true,
 		run: func(_ context.Context, c *call) error { return c.listAlertRules() },
 	},
 	{
-		topic: "alerts", verb: "set", args: "RULE=VALUE…", short: "Change what becomes an alert",
+		topic: "alerts", verb: "set", args: "RULE=VALUE…", short: "Change the alert rules of a stack",
 		list: alertRulesHelp(), long: "In force at once. Disks, backups and the Docker Engine concern the server: their rules are fixed.",
 		stack: true, access: mesh.AccessDeploy, min: 1, max: maxArgs, json: true, run: runAlertsSet,
 	},

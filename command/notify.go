@@ -67,11 +67,11 @@ var notifyCommands = []*definition{
 		},
 	},
 	{
-		topic: "notify", verb: "remove", args: "NAME", short: "Send a recipient no more messages",
+		topic: "notify", verb: "remove", args: "NAME", short: "Remove a recipient",
 		access: mesh.AccessDeploy, ownCheck: true, min: 1, max: 1, run: runNotifyRemove,
 	},
 	{
-		topic: "notify", verb: "test", args: "NAME", short: "Send a test message, and print how it went",
+		topic: "notify", verb: "test", args: "NAME", short: "Send a test message to a recipient",
 		access: mesh.AccessDeploy, ownCheck: true, min: 1, max: 1, run: runNotifyTest,
 	},
 }

@@ -34,16 +34,19 @@ func (n *Notifier) mail(ctx context.Context, r mesh.Recipient, t target, m messa
 		mail.WithPort(b.port), mail.WithTimeout(attemptTime), mail.WithTLSPolicy(mail.TLSOpportunistic), mail.WithoutNoop(),
 		mail.WithTLSConfig(&tls.Config{ServerName: b.host, MinVersion: tls.VersionTLS12}),
 	}
-	if b.implicit {
-		o = append(o, mail.WithSSL())
+	// With TLS from the start, the connection comes encrypted from the dial function below.
+	// WithSSL would have the client take it for a plain one, and offer no password.
+	switch {
+	case t.user == "":
+	case loopback(b.host) && !b.implicit:
+		o = append(o, mail.WithSMTPAuth(mail.SMTPAuthPlainNoEnc))
+	case b.implicit:
+		o = append(o, mail.WithSMTPAuth(mail.SMTPAuthAutoDiscover))
+	default:
+		o = append(o, mail.WithSMTPAuth(mail.SMTPAuthAutoDiscover), mail.WithTLSPolicy(mail.TLSMandatory))
 	}
 	if t.user != "" {
 		o = append(o, mail.WithUsername(t.user), mail.WithPassword(t.password))
-		if loopback(b.host) {
-			o = append(o, mail.WithSMTPAuth(mail.SMTPAuthPlainNoEnc))
-		} else {
-			o = append(o, mail.WithSMTPAuth(mail.SMTPAuthAutoDiscover), mail.WithTLSPolicy(mail.TLSMandatory))
-		}
 	}
 	dial := new(net.Dialer).DialContext
 	if r.Fenced && n.Dial != nil {

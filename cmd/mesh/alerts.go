@@ -123,7 +123,7 @@ func (c *control) alertFindings(ctx context.Context) (out []mesh.Finding) {
 	for _, r := range all {
 		if d := c.notifier.Delivery(r.Name); !d.Failed.IsZero() {
 			out = append(out, mesh.Finding{
-				What: fmt.Sprintf("messages to %s are not delivered since %s: %s; %s", r.Name, d.Failed.UTC().Format(time.RFC3339), d.Failure, counted(d.Waiting, "message")+" waiting"),
+				What: fmt.Sprintf("messages to %s have not been delivered since %s: %s; %s", r.Name, d.Failed.UTC().Format(time.RFC3339), d.Failure, counted(d.Waiting, "message")+" waiting"),
 				Mend: fmt.Sprintf("fix the recipient, then: ssh mesh notify:test %s", r.Name),
 			})
 		}
