@@ -31,6 +31,7 @@ type Stack struct {
 	Endpoints      []Endpoint                      // set by svc:publish, in their order; on the stack's hosts
 	Ports          []TCPPort                       // set by svc:publish --tcp, by number
 	Access         AccessRules                     // set by access:set and others
+	Alerts         AlertRules                      // set by alerts:set
 	Links          []Link                          // set by stacks:link, in their order; each name once
 	Was            StackName                       // its name before a rename whose files have not been moved yet; otherwise empty
 	LastNumber     DeploymentNumber                // the last deployment begun

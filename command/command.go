@@ -42,6 +42,7 @@ type Commands struct {
 	Logs       Logs
 	Traffic    Traffic
 	Measures   Measures
+	Alerts     AlertReader
 
 	Lifecycle    Lifecycle
 	Configs      Configs
@@ -55,6 +56,9 @@ type Commands struct {
 	ServerSetter ServerSetter
 	Hosts        Hosts
 	AccessRules  AccessRules
+	AlertRules   AlertRules
+	Recipients   Recipients
+	Notifier     Notifier
 	Freezer      Freezer
 	Deploys      Deploys
 	Deployments  Deployments

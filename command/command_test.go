@@ -58,6 +58,11 @@ type fake struct {
 	lines       []mesh.LogLine
 	output      string
 
+	alerts     []mesh.Alert // newest first
+	recipients []mesh.Recipient
+	tested     error // of notify:test
+	delivery   mesh.Delivery
+
 	global   mesh.Config
 	outcomes []mesh.Outcome
 
@@ -455,6 +460,7 @@ func commandsOf(t *testing.T, f *fake) *command.Commands {
 	set := &command.Commands{
 		Stacks: f, History: f, Keys: f, Registries: f, AuditLog: f, Logs: f, Uploads: f, Traffic: f, Measures: f, Collector: f,
 		Lifecycle: f, Configs: f, Builds: f, Processes: f, Services: f, Endpoints: f, Ports: f, Links: f, Settings: f, ServerSetter: f, Hosts: f, AccessRules: f, Freezer: f, Deploys: f, Deployments: f,
+		Alerts: f, AlertRules: f, Recipients: f, Notifier: f,
 		OneOffs: f, Files: f, Keyring: f, SignIns: f, Auditor: f, Lives: f, Server: fakeServer{f.findings},
 		Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },

@@ -28,6 +28,8 @@ func (d fakeDrains) RemoveDrain(_ context.Context, id string, by mesh.KeyName) e
 	return nil
 }
 
+func (d fakeDrains) Describe(u mesh.Secret) (string, bool, error) { return d.Sender.Describe(u) }
+
 func (d fakeDrains) Status(id string) mesh.DrainStatus { return d.drainStatus[id] }
 
 func TestDrains(t *testing.T) {

@@ -79,6 +79,7 @@ var theirOptions = map[string][]option{
 	"enter":          {{typed: "-i -t -it -ti --interactive --tty"}},
 	"promote":        {{typed: "-t --to", ours: argument}},
 	"domains:add":    {{typed: "--cert --sni-endpoint", value: true}},
+	"notify:add":     {{typed: "-a --app -s", ours: "--stack"}},
 	"registry:login": {{typed: "-u --username", ours: argument}, {typed: "--password-stdin --global"}},
 	"rollback":       {{typed: "-v --version", ours: argument}},
 	"svc:update":     {{typed: "--cpu", ours: "--cpus"}, {typed: "-c", ours: "--command"}},

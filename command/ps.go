@@ -124,7 +124,7 @@ func (c *call) traffic(svc mesh.ServiceName) (*trafficJSON, []string) {
 	return t, columns
 }
 
-func runPS(_ context.Context, c *call) error {
+func runPS(ctx context.Context, c *call) error {
 	list := []instanceJSON{}
 	var rows [][]string
 	latest := c.Measures.Latest(c.stack.Name)
@@ -162,6 +162,7 @@ func runPS(_ context.Context, c *call) error {
 	if c.json {
 		return c.printJSON(list)
 	}
+	defer c.tellAlerts(ctx)
 	if len(rows) == 0 {
 		switch {
 		case c.stack.Current == 0:

@@ -24,7 +24,7 @@ const (
 	sayForward   = "mesh forwards no ports to instances; run a program inside one with: ssh mesh enter -a STACK web.1 -- COMMAND"
 	sayLabs      = "mesh has no optional features"
 	saySleep     = "mesh does not scale by itself; set the number of instances with: ssh mesh ps:scale -a STACK web=2"
-	sayWebhooks  = "mesh calls no webhooks; a program can follow the events of a stack: ssh mesh logs -a STACK -t --source mesh --json"
+	sayWebhooks  = "a program can follow the events of a stack: ssh mesh logs -a STACK -t --source mesh --json; alerts go to a webhook or a chat with: ssh mesh notify:add NAME URL"
 	sayAllStacks = "there is no command for all stacks; use a loop over: ssh mesh stacks --json"
 	sayBasicAuth = "the router asks for passwords: ssh mesh access:set -a STACK --user NAME --password-from - < password"
 	sayLogFiles  = "the router's log of a stack is: ssh mesh logs -a STACK --source router"

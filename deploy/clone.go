@@ -10,7 +10,7 @@ import (
 )
 
 // Clone creates a stack with the settings, the services, the number of instances, the
-// access rules and, unless bare, the config vars of another one, and deploys the image
+// access rules, the alert rules and, unless bare, the config vars of another one, and deploys the image
 // that the other one runs: it is never open to more people. Domains, endpoints, the lock and the repository stay behind. If that deployment
 // fails, the new stack stays, with nothing deployed.
 func (d *Deployer) Clone(ctx context.Context, from, to mesh.StackName, by mesh.KeyName, bare bool, out io.Writer) error {
@@ -24,7 +24,7 @@ func (d *Deployer) Clone(ctx context.Context, from, to mesh.StackName, by mesh.K
 	next := mesh.Stack{
 		Name: to, CreatedBy: by, Config: st.Config.Clone(), Formation: st.Formation.Clone(), Settings: st.Settings,
 		Services: maps.Clone(st.Services), ReleaseCommand: slices.Clone(st.ReleaseCommand),
-		Access: st.Access.Clone(), Links: slices.Clone(st.Links),
+		Access: st.Access.Clone(), Alerts: st.Alerts, Links: slices.Clone(st.Links),
 	}
 	if bare {
 		next.Config, next.Links, next.Services = nil, nil, withConfigs(st.Services, nil)

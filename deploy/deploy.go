@@ -41,6 +41,7 @@ type Options struct {
 	DiskFree     func() (uint64, error)                      // free bytes in the data directory; nil: not checked
 	HostNetworks func() []netip.Prefix                       // networks of the host that subnets must not overlap; nil: none
 	OnEnded      func(mesh.Deployment)                       // called for each deployment that has ended; may be nil
+	OnCrash      func(mesh.StackName, mesh.InstanceStatus)   // called when an instance has crashed, with a lock held: it does not block; may be nil
 	OnBuilt      func(took time.Duration, err error)         // called for each build; may be nil
 	Events       Events                                      // gets mesh's own lines in the stacks' logs; nil: they are dropped
 	OnDefault    func(mesh.Host)                             // called with the host that gets requests for unknown hosts, or none, when it changes; may be nil
@@ -98,6 +99,9 @@ func New(o Options) *Deployer {
 	if o.OnEnded == nil {
 		o.OnEnded = func(mesh.Deployment) {}
 	}
+	if o.OnCrash == nil {
+		o.OnCrash = func(mesh.StackName, mesh.InstanceStatus) {}
+	}
 	if o.OnBuilt == nil {
 		o.OnBuilt = func(time.Duration, error) {}
 	}
@@ -127,7 +131,7 @@ func New(o Options) *Deployer {
 	d.fleet = fleet.New(fleet.Options{
 		Runner: o.Runner, Router: o.Router, Logger: o.Logger, Now: o.Now, Memory: o.Memory, Probe: o.Probe,
 		Host: d.host, Note: d.note, Background: d.background,
-		Lost: d.lost, LookImages: d.lookImages, Unsure: d.adoptLater,
+		Lost: d.lost, Crashed: o.OnCrash, LookImages: d.lookImages, Unsure: d.adoptLater,
 		Present: func(ctx context.Context, id string) (bool, error) { return d.Builder.Present(ctx, id) },
 	})
 	return d

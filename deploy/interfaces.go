@@ -157,6 +157,7 @@ type Store interface {
 	Access
 	Times
 	ServerStore
+	AlertStore
 }
 
 // Records reads the records of stacks.
@@ -256,6 +257,21 @@ type ServerStore interface {
 	// UpdateGlobalConfig replaces them with what fn returns, and returns it. fn gets an
 	// error if they cannot be read.
 	UpdateGlobalConfig(ctx context.Context, fn func(mesh.Config, error) (mesh.Config, error)) (mesh.Config, error)
+}
+
+// AlertStore holds alerts, the messages about them, and who gets those. Destroying and
+// renaming a stack keep them in step.
+type AlertStore interface {
+	// RecordAlert records an alert and the messages about it, gives each its number, and
+	// returns them. It is NotFound if the alert has a number and its record is gone. The
+	// stack of an alert with a number is that of its record: it may have a new name.
+	RecordAlert(ctx context.Context, a mesh.Alert, notices []mesh.Notice) (mesh.Alert, []mesh.Notice, error)
+	// Delivered removes messages.
+	Delivered(ctx context.Context, notices []uint64) error
+	// AddRecipient returns a Conflict if the name is taken, and NoStack for a stack that
+	// does not exist. RemoveRecipient also removes the messages that wait for it.
+	AddRecipient(ctx context.Context, r mesh.Recipient) error
+	RemoveRecipient(ctx context.Context, name mesh.RecipientName) error
 }
 
 // Times keeps the modification times of a stack's files between builds.

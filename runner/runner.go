@@ -108,6 +108,9 @@ type Runner struct {
 	selfMu   sync.Mutex // guards self and selfDone
 	self     string
 	selfDone bool
+
+	limitsMu sync.Mutex
+	limits   map[string]memoryLimit // of containers, by ID
 }
 
 // New returns a Runner. It does not talk to the engine.

@@ -165,6 +165,20 @@ func (s *scan) others(tx *bbolt.Tx) {
 		_, err := s.readDrain(k, v)
 		return err
 	})
+	each(bucketRecipients, "the recipient %s of alerts", func(k, v []byte) error {
+		_, err := s.readRecipient(k, v)
+		return err
+	})
+	numbers := func(bucket []byte, what string, f func() form) {
+		if b := tx.Bucket(bucket); b != nil {
+			_ = b.ForEach(func(k, v []byte) error {
+				s.note("", false, what+" "+numberText(k), parse(k, v, f()))
+				return nil
+			})
+		}
+	}
+	numbers(bucketAlerts, "alert", func() form { return new(alertForm) })
+	numbers(bucketOutbox, "the message about an alert", func() form { return new(noticeForm) })
 	if b := tx.Bucket(bucketAudit); b != nil {
 		_ = b.ForEach(func(k, v []byte) error {
 			s.note("", false, "entry "+numberText(k)+" of the audit log", quick(k, v, new(auditForm)))
@@ -173,7 +187,7 @@ func (s *scan) others(tx *bbolt.Tx) {
 	}
 	each(bucketDestroyed, "the note that %s was destroyed", func(k, v []byte) error { return parse(k, v, new(destroyedForm)) })
 	_ = tx.ForEach(func(k []byte, _ *bbolt.Bucket) error {
-		if !isOneOf(k, slices.Concat(rootBuckets, [][]byte{bucketRegistries, bucketAudit, bucketDestroyed, bucketDrains})...) {
+		if !isOneOf(k, slices.Concat(rootBuckets, [][]byte{bucketRegistries, bucketAudit, bucketDestroyed, bucketDrains, bucketAlerts, bucketOutbox, bucketRecipients})...) {
 			s.note("", false, fmt.Sprintf("the table %q", clip(k)), errUnknownEntry)
 		}
 		return nil

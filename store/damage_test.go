@@ -72,8 +72,12 @@ func populated(t *testing.T, dir string) {
 			s.DestroyStack(ctx, "gone"),
 			s.AddKey(ctx, mesh.Key{Name: "laptop", Role: mesh.RoleAdmin, Public: "ssh-ed25519 AAAA", Fingerprint: "SHA256:x", Added: time.Unix(1e9, 0)}),
 			s.PutRegistry(ctx, mesh.Registry{Host: "ghcr.io", User: "robot", Password: mesh.NewSecret("hush-hush")}),
+			s.AddRecipient(ctx, mesh.Recipient{Name: "team", Service: "slack", URL: mesh.NewSecret("https://hooks.slack.com/hush"), Stacks: []mesh.StackName{"blog"}}),
 			s.AddAudit(ctx, mesh.AuditEntry{At: time.Unix(1e9, 0), Action: "did", Result: "ok"}))
 		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := s.RecordAlert(ctx, crash("blog"), []mesh.Notice{to("team", crash("blog"))}); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -41,6 +41,7 @@ type stackForm struct {
 	Endpoints []endpointForm         `json:"endpoints,omitempty"`
 	Ports     []portForm             `json:"tcp_ports,omitempty"`
 	Access    *accessForm            `json:"access,omitempty"`
+	Alerts    alertRulesForm         `json:"alerts,omitzero"`
 	Links     []linkForm             `json:"links,omitempty"`
 	Last      int                    `json:"last_deployment,omitempty"`
 	Was       string                 `json:"was,omitempty"`
@@ -53,6 +54,20 @@ func (f *stackForm) check(key []byte) error {
 		}
 	}
 	return errors.Join(checkVersion(f.V), checkKey(key, f.Name), checkPrefixes("its maintenance allows", f.Spared), f.Access.check())
+}
+
+// alertRulesForm has the fields of mesh.AlertRules.
+type alertRulesForm struct {
+	Deploy   int           `json:"deploy,omitempty"`
+	Crash    int           `json:"crash,omitempty"`
+	OOM      int           `json:"oom,omitempty"`
+	Missing  time.Duration `json:"missing_ns,omitempty"`
+	Errors   float64       `json:"errors,omitempty"`
+	Slow     time.Duration `json:"slow_ns,omitempty"`
+	Requests int           `json:"requests,omitempty"`
+	For      time.Duration `json:"for_ns,omitempty"`
+	Memory   float64       `json:"memory,omitempty"`
+	Cert     time.Duration `json:"cert_ns,omitempty"`
 }
 
 type endpointForm struct {
@@ -140,6 +155,7 @@ func storeStack(s mesh.Stack, config []byte) *stackForm {
 		V: 1, Name: string(s.Name), Created: s.Created, CreatedBy: string(s.CreatedBy), Config: config,
 		Formation: storeFormation(s.Formation), Settings: settingsForm(s.Settings), Declared: settingsForm(s.Declared), Release: s.ReleaseCommand,
 		Current: int(s.Current), Stopped: s.Stopped, Maintain: s.Maintained, Last: int(s.LastNumber), Was: string(s.Was),
+		Alerts: alertRulesForm(s.Alerts),
 	}
 	if s.Lock != nil {
 		f.Lock = &lockForm{By: string(s.Lock.By), Since: s.Lock.Since, Why: s.Lock.Why}
@@ -180,6 +196,7 @@ func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
 		Name: mesh.StackName(f.Name), Created: f.Created, CreatedBy: mesh.KeyName(f.CreatedBy), Config: cfg,
 		Formation: readFormation(f.Formation), Settings: mesh.Settings(f.Settings), Declared: mesh.Settings(f.Declared), ReleaseCommand: f.Release,
 		Current: mesh.ReleaseNumber(f.Current), Stopped: f.Stopped, Maintained: f.Maintain, LastNumber: mesh.DeploymentNumber(f.Last), Was: mesh.StackName(f.Was),
+		Alerts: mesh.AlertRules(f.Alerts),
 	}
 	if f.Lock != nil {
 		s.Lock = &mesh.Lock{By: mesh.KeyName(f.Lock.By), Since: f.Lock.Since, Why: f.Lock.Why}

@@ -71,7 +71,7 @@ func (s *Store) RenameStack(ctx context.Context, d mesh.Deployment, to mesh.Stac
 		if err := updateDeployment(b, d); err != nil {
 			return err
 		}
-		if err := errors.Join(renameInLinks(root, old.Name, to), renameDefault(tx, old.Name, to), renameDrains(tx, old.Name, to)); err != nil {
+		if err := errors.Join(renameInLinks(root, old.Name, to), renameDefault(tx, old.Name, to), renameDrains(tx, old.Name, to), renameAlerts(tx, old.Name, to)); err != nil {
 			return err
 		}
 		return renameInKeys(tx.Bucket(bucketKeys), old.Name, to)

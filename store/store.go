@@ -556,7 +556,7 @@ func (s *Store) DestroyStack(ctx context.Context, name mesh.StackName) error {
 		for _, h := range hosts {
 			err = errors.Join(err, index.Delete(h))
 		}
-		if err = errors.Join(err, noteDestroyed(tx, name), renameDefault(tx, name, ""), renameDrains(tx, name, "")); err != nil {
+		if err = errors.Join(err, noteDestroyed(tx, name), renameDefault(tx, name, ""), renameDrains(tx, name, ""), renameAlerts(tx, name, "")); err != nil {
 			return err
 		}
 		return tx.Bucket(bucketStacks).DeleteBucket([]byte(name))

@@ -95,6 +95,7 @@ func fullStack() mesh.Stack {
 		},
 		ReleaseCommand: []string{"rake", "db migrate"}, Stopped: true, Subnet: netip.MustParsePrefix("10.1.2.0/26"),
 		Domains: []mesh.Host{"a.example", "b.example"}, Maintained: true,
+		Alerts:    mesh.AlertRules{Deploy: mesh.RuleOff, Crash: 5, OOM: mesh.RuleOff, Missing: time.Minute, Errors: 0.1, Slow: time.Second, Requests: 9, For: time.Minute, Memory: 0.5, Cert: time.Hour},
 		Links:     []mesh.Link{{To: "api", Service: "web", As: "api"}, {To: "api", Service: "worker", As: "jobs"}},
 		Endpoints: []mesh.Endpoint{{Host: "a.example", Path: "/api", Service: "api", Strip: true}, {Host: "a.example", Path: "/", Service: "worker"}},
 		Ports:     []mesh.TCPPort{{Number: 5432, Service: "db"}, {Number: 65535, Service: "db"}},

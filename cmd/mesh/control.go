@@ -14,12 +14,14 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"mesh"
+	"mesh/alerts"
 	"mesh/builder"
 	"mesh/command"
 	"mesh/deploy"
 	"mesh/drains"
 	"mesh/hooks"
 	"mesh/logs"
+	"mesh/notify"
 	"mesh/receiver"
 	"mesh/repos"
 	"mesh/runner"
@@ -37,6 +39,10 @@ type control struct {
 	receiver  *receiver.Receiver
 	collector *logs.Collector
 	drains    *drains.Sender
+	watcher   *alerts.Watcher
+	notifier  *notify.Notifier
+
+	engineFolder string // for the watcher alone, which looks at its disk
 }
 
 // control runs a control until ctx ends, or until another process has taken over, which
@@ -149,11 +155,12 @@ func (c *control) wire() {
 	url := c.urls
 	c.deployer = deploy.New(deploy.Options{
 		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store, log)), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
-		OnEnded: c.metrics.deployed, OnBuilt: c.metrics.built,
+		OnEnded: c.ended, OnCrash: c.crashed, OnBuilt: c.metrics.built,
 		Events: events{c.logs, c.kept, c.certs, log}, OnDefault: c.router.SetDefault, OnKeys: c.ownCertificate, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, HostNetworks: hostNetworks, OnStep: c.reached,
 		Ports: c.ports, Memory: memory{filepath.Join(s.Data, "instances.json")},
 	})
+	c.wireAlerts()
 	c.repos.Deployed = c.deployer.RepoState
 	c.drains = c.newDrains()
 	c.names.Use(c.deployer)
@@ -174,8 +181,9 @@ func (c *control) wire() {
 	}
 	commands := &command.Commands{
 		Settings: c.store, ServerSetter: c.deployer, Stacks: c.store, History: c.store, Keys: c.store, Registries: c.store, AuditLog: c.store,
-		Logs: logReader{c.runner, c.logs}, Traffic: c.router, Measures: measures{c.kept, c.sampler}, Certs: uploads, Server: self,
+		Logs: logReader{c.runner, c.logs}, Traffic: c.router, Measures: measures{c.kept, c.sampler}, Certs: uploads, Server: backupWatch{self, c.watcher.BackedUp},
 		Uploads: c.repos, DeployKeys: c.repos, Drains: c.deployer, DrainList: c.store, DrainSender: c.drains,
+		Alerts: c.store, AlertRules: c.deployer, Recipients: c.deployer, Notifier: c.notifier,
 		Lifecycle: c.deployer, Configs: c.deployer, Builds: c.deployer, Processes: c.deployer, Services: c.deployer, Endpoints: c.deployer, Links: c.deployer, Ports: c.server,
 		Hosts: c.deployer, AccessRules: c.deployer, Freezer: c.deployer, Deploys: c.deployer, Deployments: c.deployer, OneOffs: c.deployer, Files: c.deployer,
 		Keyring: c.deployer, SignIns: c.deployer, Auditor: c.deployer, Lives: c.deployer, Collector: c.deployer,
@@ -245,6 +253,7 @@ func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor,
 			}
 			return nil
 		})
+		g.Go(func() error { return c.runAlerts(back) })
 		supervised <- g.Wait()
 	}()
 	shut := func() error {

@@ -155,6 +155,10 @@ func (h *serverInfo) records(ctx context.Context) (out []mesh.Finding) {
 			what += fmt.Sprintf("; %s keeps running and cannot be changed", d.Stack)
 		case strings.HasPrefix(d.What, "the key "):
 			mend = "it does not work; add it again: mesh ssh-keys:add NAME < KEY.pub"
+		case strings.HasPrefix(d.What, "the recipient "):
+			mend = "it gets no messages; remove it and add it again: ssh mesh notify:remove NAME; ssh mesh notify:add NAME URL"
+		case strings.HasPrefix(d.What, "alert "), strings.HasPrefix(d.What, "the message "):
+			mend = "the others are not affected; mesh removes it with the old ones"
 		case strings.HasPrefix(d.What, "the sign-in "):
 			mend = "sign in again: ssh mesh registry:login HOST USER < password"
 		case strings.HasPrefix(d.What, "entry "):

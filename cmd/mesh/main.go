@@ -36,6 +36,8 @@ type program struct {
 	reached func(deploy.Step, string) // called at each step of a deployment; see deploy.Options
 	maxPush int64                     // bytes of one push; 0: the default
 	engine  time.Duration             // how long the engine may take to answer; 0: the default
+
+	alertsEvery time.Duration // between two looks for alerts; 0: the default
 }
 
 func main() {

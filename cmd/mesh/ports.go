@@ -168,7 +168,7 @@ func (sv *server) PortFault(n uint16) string {
 	return ""
 }
 
-// findings are the problems of the stacks, with those of their TCP ports.
+// findings are the problems of the stacks, with those of their TCP ports, and the open alerts.
 func (c *control) findings(ctx context.Context) []mesh.Finding {
 	out := append(c.deployer.Findings(ctx), c.drainFindings(ctx)...)
 	for _, p := range c.router.Ports() {
@@ -179,5 +179,5 @@ func (c *control) findings(ctx context.Context) []mesh.Finding {
 			})
 		}
 	}
-	return out
+	return append(out, c.alertFindings(ctx)...)
 }

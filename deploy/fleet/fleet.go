@@ -92,6 +92,9 @@ type Options struct {
 	// Lost is called when instances of a release cannot start because its image is
 	// missing.
 	Lost func(stack mesh.StackName, n mesh.ReleaseNumber)
+	// Crashed is called when an instance has crashed, with its new state. It does not
+	// block, and is called with a lock held.
+	Crashed func(mesh.StackName, mesh.InstanceStatus)
 	// LookImages compares the images with those that the releases need. It is called
 	// when the engine has removed an image, and every few minutes.
 	LookImages func(ctx context.Context)
@@ -259,16 +262,21 @@ func (f *Fleet) Status(stack mesh.StackName) []mesh.InstanceStatus {
 	}
 	var out []mesh.InstanceStatus
 	for _, m := range g.ordered() {
-		s := mesh.InstanceStatus{
-			Name: m.instance.Name, ID: m.instance.ID, Release: m.instance.Release, State: mesh.Up, Why: m.why, Since: m.since, Crashes: m.crashes,
-			ExitCode: m.instance.ExitCode, OOM: m.instance.OOM, Next: m.next, Command: g.release.Services[m.instance.Name.Service].Command,
-		}
-		if !m.healthy {
-			s.State = m.ails
-		}
-		out = append(out, s)
+		out = append(out, g.status(m))
 	}
 	return out
+}
+
+// status describes a member.
+func (g *group) status(m *member) mesh.InstanceStatus {
+	s := mesh.InstanceStatus{
+		Name: m.instance.Name, ID: m.instance.ID, Release: m.instance.Release, State: mesh.Up, Why: m.why, Since: m.since, Crashes: m.crashes,
+		ExitCode: m.instance.ExitCode, OOM: m.instance.OOM, Next: m.next, Command: g.release.Services[m.instance.Name.Service].Command,
+	}
+	if !m.healthy {
+		s.State = m.ails
+	}
+	return s
 }
 
 // Wake tries all instances of a stack that are in the given condition at once.

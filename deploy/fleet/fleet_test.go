@@ -75,6 +75,7 @@ func bubble(t *testing.T, fn func(t *testing.T, w *world)) {
 			Background: func(do func(context.Context)) { work.Go(func() { do(ctx) }) },
 			Present:    func(context.Context, string) (bool, error) { return true, nil },
 			Lost:       func(mesh.StackName, mesh.ReleaseNumber) {},
+			Crashed:    func(mesh.StackName, mesh.InstanceStatus) {},
 			LookImages: func(context.Context) {}, Unsure: func(mesh.StackName) {},
 		})
 		defer work.Wait()

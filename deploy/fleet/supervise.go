@@ -97,6 +97,7 @@ func (f *Fleet) endedLocked(g *group, m *member, ev mesh.InstanceEvent) {
 	f.Note(g.stack.Name, m.instance.Name.String(), "crashed (exit %d%s), %d×; next attempt in %s", m.instance.ExitCode, oom, m.crashes, wait)
 	f.Logger.Warn("instance crashed", "stack", g.stack.Name, "instance", m.instance.Name.String(),
 		"exit", m.instance.ExitCode, "oom", m.instance.OOM, "crashes", m.crashes, "retry", wait)
+	f.Crashed(g.stack.Name, g.status(m))
 	f.bringBack(g, m, wait)
 }
 

@@ -429,7 +429,7 @@ func (c *Certs) List(stack mesh.StackName, hosts []mesh.Host) []mesh.Certificate
 		m := mesh.Certificate{Host: h}
 		leaf, uploaded := c.leaf(stack, string(h))
 		if leaf != nil {
-			m.Source, m.Expires, m.Issuer = mesh.CertificateACME, leaf.NotAfter, leaf.Issuer.String()
+			m.Source, m.Issued, m.Expires, m.Issuer = mesh.CertificateACME, leaf.NotBefore, leaf.NotAfter, leaf.Issuer.String()
 			if uploaded {
 				m.Source = mesh.CertificateUploaded
 			}

@@ -14,6 +14,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -26,6 +27,8 @@ import (
 	"time"
 	"unsafe"
 )
+
+var kept []byte
 
 func main() {
 	term := make(chan os.Signal, 1)
@@ -65,6 +68,9 @@ func main() {
 				all = append(all, b)
 				_ = all
 			}
+		case "keep": // that many MB
+			n, _ := strconv.Atoi(next())
+			kept = bytes.Repeat([]byte{1}, n<<20)
 		case "echo":
 			_, _ = io.Copy(os.Stdout, os.Stdin)
 			fmt.Println("end")

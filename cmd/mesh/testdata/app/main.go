@@ -23,6 +23,9 @@ import (
 	"github.com/coder/websocket"
 )
 
+// eaten is what /eat has taken.
+var eaten [][]byte
+
 func main() {
 	log.SetFlags(0)
 	log.SetOutput(os.Stdout)
@@ -119,6 +122,11 @@ func main() {
 	})
 	http.HandleFunc("/env/", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, os.Getenv(strings.TrimPrefix(r.URL.Path, "/env/")))
+	})
+	http.HandleFunc("/eat", func(w http.ResponseWriter, r *http.Request) { // /eat?mb=20 takes that much memory and keeps it
+		mb, _ := strconv.Atoi(r.URL.Query().Get("mb"))
+		eaten = append(eaten, slices.Repeat([]byte{1}, mb<<20))
+		fmt.Fprintln(w, len(eaten))
 	})
 	http.HandleFunc("/crash", func(http.ResponseWriter, *http.Request) { fmt.Println("crashing"); os.Exit(7) })
 	http.HandleFunc("/slow", func(w http.ResponseWriter, _ *http.Request) {
