@@ -159,6 +159,11 @@ func (l *Logs) Lead(on bool) {
 	l.lead.Lock()
 	l.leads = on
 	l.lead.Unlock()
+	if !on {
+		for _, s := range l.all() { // the next process need not wait for what this one collected
+			s.shelf[appShelf].finish()
+		}
+	}
 	if on {
 		for _, s := range l.all() {
 			for _, sh := range s.shelf {

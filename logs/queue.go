@@ -260,11 +260,14 @@ func (q *Queue) Take() (lines []mesh.LogLine, err error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, t := range tails {
+		for k, t := range tails {
 			if t.id < q.next[i].Tail {
 				continue
 			}
 			grows := sh.growing(t) // before it is read: what comes after that is found
+			if grows && t.owner == sh.l.owner.id && k < len(tails)-1 {
+				sh.turn() // the other process, which has begun a later one, would wait for long
+			}
 			if t.id > q.next[i].Tail {
 				q.next[i].Tail, q.next[i].At = t.id, 0
 			}

@@ -302,6 +302,35 @@ func (s *shelf) compress() error {
 	return nil
 }
 
+// finish ends the tail, which may then be compressed by the process that leads, although
+// this one lives on.
+func (s *shelf) finish() {
+	if err := s.flush(true); err != nil {
+		return // what could not be written yet goes to this tail
+	}
+	s.files.Lock()
+	defer s.files.Unlock()
+	if s.tail == nil {
+		return
+	}
+	s.tail.close()
+	_ = os.Rename(s.tail.path, filepath.Join(s.dir, s.tail.id+"."+finished+tailSuffix))
+	s.tail = nil
+}
+
+// finished stands for the owner of a tail that nobody writes any more.
+const finished = "done"
+
+// turn begins another tail with the next lines.
+func (s *shelf) turn() {
+	s.files.Lock()
+	defer s.files.Unlock()
+	if s.tail != nil {
+		s.tail.close()
+		s.tail = nil
+	}
+}
+
 // keepCursors makes sure that the cursors are in a tail that stays.
 func (s *shelf) keepCursors() (err error) {
 	s.files.Lock()
