@@ -2,6 +2,8 @@ package runner_test
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -101,6 +103,59 @@ func TestLogs_ContainerGoesWhileItIsRead(t *testing.T) {
 				t.Errorf("got %q", got)
 			}
 		})
+	}
+}
+
+// The engine reports a signal after it has sent it: the end of the program may be reported
+// before. An end without a signal is the program's own.
+func TestWatch_EndBeforeItsSignal(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	in := b.serving("web", 1)
+	feed := make(chan string, 10)
+	r := b.bent(func(w http.ResponseWriter, q *http.Request) bool {
+		if !strings.HasSuffix(q.URL.Path, "/events") || !strings.Contains(q.URL.RawQuery, "die") {
+			return false
+		}
+		w.WriteHeader(http.StatusOK)
+		_ = http.NewResponseController(w).Flush()
+		for {
+			select {
+			case line := <-feed:
+				_, _ = io.WriteString(w, line+"\n")
+				_ = http.NewResponseController(w).Flush()
+			case <-q.Context().Done():
+				return true
+			}
+		}
+	})
+	message := func(action, attributes string) string {
+		return fmt.Sprintf(`{"Type":"container","Action":%q,"Actor":{"ID":%q,"Attributes":{"mesh.stack":"blog","mesh.service":"web","mesh.slot":"1"%s}},"timeNano":%d}`, action, in.ID, attributes, time.Now().UnixNano())
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	got, ended := make(chan mesh.InstanceEvent, 10), make(chan error, 1)
+	go func() { ended <- r.Watch(ctx, func(e mesh.InstanceEvent) { got <- e }, func() {}) }()
+	die := message("die", `,"exitCode":"137"`)
+	for name, c := range map[string]struct {
+		lines  []string
+		byHand bool
+	}{
+		"a signal before": {[]string{message("kill", `,"signal":"9"`), die}, true},
+		"a signal after":  {[]string{die, message("kill", `,"signal":"9"`)}, true},
+		"no signal":       {[]string{die}, false},
+		"a mild signal":   {[]string{die, message("kill", `,"signal":"10"`)}, false},
+		"another end":     {[]string{message("die", `,"exitCode":"3"`)}, false},
+	} {
+		for _, line := range c.lines {
+			feed <- line
+		}
+		if e := receive(t, got); !e.Died || e.ByHand != c.byHand {
+			t.Errorf("%s: %+v", name, e)
+		}
+	}
+	cancel()
+	if err := receive(t, ended); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -109,9 +109,11 @@ func (w *watcher) subscribe(ctx context.Context, up func()) error {
 	for {
 		select {
 		case m := <-messages:
-			w.since = time.Unix(0, m.TimeNano+1)
-			if e, ok := w.event(ctx, m); ok {
-				w.fn(e)
+			for _, m := range w.withSignal(ctx, m, messages) {
+				w.since = time.Unix(0, m.TimeNano+1)
+				if e, ok := w.event(ctx, m); ok {
+					w.fn(e)
+				}
 			}
 		case m := <-others:
 			if m.Type == events.ImageEventType {
@@ -126,6 +128,43 @@ func (w *watcher) subscribe(ctx context.Context, up func()) error {
 		}
 	}
 }
+
+// signalWait is how long an end that looks like that of a signal waits for the event of
+// the signal.
+const signalWait = 100 * time.Millisecond
+
+// withSignal returns a message and what came while it waited. The engine sends a signal
+// first and reports it then, and on a busy machine the end of the program may be reported
+// in between.
+func (w *watcher) withSignal(ctx context.Context, m events.Message, more <-chan events.Message) []events.Message {
+	all := []events.Message{m}
+	code, _ := strconv.Atoi(m.Actor.Attributes["exitCode"])
+	if _, known := w.hands[m.Actor.ID]; known || m.Action != events.ActionDie || !slices.Contains(bySignal, code) {
+		return all
+	}
+	t := time.NewTimer(signalWait)
+	defer t.Stop()
+	for {
+		select {
+		case next := <-more:
+			if next.Actor.ID == m.Actor.ID && next.Action == events.ActionKill && ends(next.Actor.Attributes["signal"]) {
+				w.hands[m.Actor.ID] = time.Unix(0, next.TimeNano)
+				return all
+			}
+			all = append(all, next)
+			if next.Actor.ID == m.Actor.ID { // started again, or removed: the signal would have been before that
+				return all
+			}
+		case <-t.C:
+			return all
+		case <-ctx.Done():
+			return all
+		}
+	}
+}
+
+// bySignal are the exit codes of programs that were ended by a signal: see ends.
+var bySignal = []int{128 + int(syscall.SIGTERM), 128 + int(syscall.SIGKILL), 128 + int(syscall.SIGINT), 128 + int(syscall.SIGQUIT)}
 
 // event turns a message into an event. The message of a died instance describes it;
 // that of a started one does not have the address.
