@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +39,7 @@ type Collector struct {
 
 	mu      sync.Mutex
 	reading map[string]*collected
+	strange map[string]mesh.OutputSource // of stacks that are not known, or not yet
 	wg      sync.WaitGroup
 }
 
@@ -50,7 +53,7 @@ type collected struct {
 // NewCollector creates a Collector. known reports whether a stack exists: the output of
 // others is not kept. Call Use before anything else.
 func NewCollector(l *Logs, known func(mesh.StackName) bool) *Collector {
-	return &Collector{logs: l, known: known, seeks: make(chan struct{}, 4), reading: map[string]*collected{}}
+	return &Collector{logs: l, known: known, seeks: make(chan struct{}, 4), reading: map[string]*collected{}, strange: map[string]mesh.OutputSource{}}
 }
 
 // Use sets where the output comes from.
@@ -60,12 +63,36 @@ func (c *Collector) Use(engine Outputs) { c.engine = engine }
 func (c *Collector) Run(ctx context.Context) error {
 	defer c.logs.flush()
 	defer c.wg.Wait()
+	c.wg.Go(func() { c.lookAgain(ctx) })
 	return c.engine.Outputs(ctx, func(src mesh.OutputSource) { c.start(ctx, src) }, c.forget)
+}
+
+// lookEvery is how often unknown stacks are looked for: the instances of a renamed stack
+// start under its new name before that is recorded.
+const lookEvery = time.Second
+
+func (c *Collector) lookAgain(ctx context.Context) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		c.mu.Lock()
+		strange := slices.Collect(maps.Values(c.strange))
+		c.mu.Unlock()
+		for _, src := range strange {
+			c.start(ctx, src)
+		}
+	}
 }
 
 // forget drops what is remembered of containers that are gone.
 func (c *Collector) forget(ids map[string]bool) {
 	c.mu.Lock()
+	maps.DeleteFunc(c.strange, func(id string, _ mesh.OutputSource) bool { return !ids[id] })
 	for id, r := range c.reading {
 		if !ids[id] && r.ended() {
 			delete(c.reading, id)
@@ -88,12 +115,17 @@ func (r *collected) ended() bool {
 
 // start reads a container in a goroutine, unless one already does.
 func (c *Collector) start(ctx context.Context, src mesh.OutputSource) {
-	if !c.known(src.Stack) {
-		return
+	known := c.known(src.Stack)
+	if known {
+		c.logs.Keep(src.Stack)
 	}
-	c.logs.Keep(src.Stack)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !known {
+		c.strange[src.ID] = src
+		return
+	}
+	delete(c.strange, src.ID)
 	if r := c.reading[src.ID]; r != nil && !r.ended() {
 		r.again = true
 		return
@@ -134,6 +166,7 @@ func (c *Collector) Finish(ctx context.Context, src mesh.OutputSource) {
 	ctx, cancel := context.WithTimeout(ctx, finishTime)
 	defer cancel()
 	c.mu.Lock()
+	delete(c.strange, src.ID)
 	r := c.reading[src.ID]
 	c.mu.Unlock()
 	if r != nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -253,6 +254,31 @@ func TestCollector_Rate(t *testing.T) {
 			t.Errorf("long line %d: %v", i, ok)
 		}
 	}
+}
+
+// The instances of a renamed stack start before the new name is recorded.
+func TestCollector_NameThatIsRecordedLater(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := open(t, t.TempDir(), Options{})
+		var known atomic.Bool
+		c := NewCollector(l, func(mesh.StackName) bool { return known.Load() })
+		c.Use(&outputs{lines: numbered(0, 3, start, time.Second)})
+		ctx, cancel := context.WithCancel(t.Context())
+		ran := make(chan error)
+		go func() { ran <- c.Run(ctx) }()
+		time.Sleep(10 * time.Second)
+		l.flush()
+		equal(t, "before", texts(t, l, mesh.LogQuery{}))
+		known.Store(true)
+		time.Sleep(2 * time.Second)
+		l.flush()
+		equal(t, "after", texts(t, l, mesh.LogQuery{}), "line 0", "line 1", "line 2")
+		cancel()
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestCollector_UnknownStacks(t *testing.T) {
