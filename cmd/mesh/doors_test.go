@@ -88,7 +88,9 @@ func cmdDoors(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: doors [-status N] [-in FILE] WORDS…")
 	}
 	first := ""
-	for i, door := range [][]string{{"ssh", "mesh"}, {"mesh", "--data", ts.Getenv("MESH_DATA")}, {"mesh"}} {
+	doors := [][]string{{"ssh", "mesh"}, {"mesh", "--data", ts.Getenv("MESH_DATA")}, {"mesh"}}
+	for i, again := 0, 0; i < len(doors); i++ {
+		door := doors[i]
 		cmd := started(ts, strings.NewReader(in), append(door, args...)...)
 		var stdout, stderr bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -107,7 +109,10 @@ func cmdDoors(ts *testscript.TestScript, neg bool, args []string) {
 		if i == 0 {
 			first = out
 		} else if out != first && !changes {
-			ts.Fatalf("%v prints\n%s\nand ssh printed\n%s", cmd.Args, out, first)
+			if again++; again > 5 {
+				ts.Fatalf("%v prints\n%s\nand ssh printed\n%s", cmd.Args, out, first)
+			}
+			i = -1 // what is measured may have changed in between: all doors again
 		}
 	}
 	ts.Check(os.WriteFile(ts.MkAbs("doors.out"), []byte(first), 0o600))
