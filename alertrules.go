@@ -202,12 +202,7 @@ func spanRule(name, help, other string, least, most time.Duration, mayOff bool, 
 			return ""
 		},
 		func(r *AlertRules, v string) bool {
-			d, err := time.ParseDuration(v)
-			if number, ok := strings.CutSuffix(v, "d"); ok {
-				var n int
-				n, err = strconv.Atoi(number)
-				d = time.Duration(min(max(n, 0), 1000)) * 24 * time.Hour
-			}
+			d, err := ParseAge(v)
 			switch {
 			case v == "":
 				d = 0

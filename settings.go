@@ -328,25 +328,6 @@ func setLogSize(s *Settings, name, v string) error {
 	return Errorf(Invalid, "%s=%q is not a size from 1M to 1T", name, Clip(v, 40)).WithHint("use a size such as 500M or 2G")
 }
 
-// ParseAge understands what time.ParseDuration does, and days: "36h", "7d", "1d12h".
-func ParseAge(v string) (time.Duration, error) {
-	days, rest, ok := strings.Cut(v, "d")
-	if !ok {
-		return time.ParseDuration(v)
-	}
-	n, err := strconv.Atoi(days)
-	if err != nil || n < 0 || n > 36_500 {
-		return 0, Errorf(Invalid, "%q is not a time", Clip(v, 40))
-	}
-	d := time.Duration(0)
-	if rest != "" {
-		if d, err = time.ParseDuration(rest); err != nil {
-			return 0, err
-		}
-	}
-	return d + time.Duration(n)*24*time.Hour, nil
-}
-
 func formatAge(d time.Duration) string {
 	switch {
 	case d == 0:
@@ -527,6 +508,32 @@ func timeKind(least, most time.Duration, field func(*Settings) *time.Duration) k
 			return nil
 		},
 	}
+}
+
+// ageRule matches the weeks and days in front of what time.ParseDuration takes.
+var ageRule = regexp.MustCompile(`^(?:([0-9]{1,3})w)?(?:([0-9]{1,5})d)?(.*)$`)
+
+// maxAgeDays keeps the weeks and days of an age far from the end of time.Duration.
+const maxAgeDays = 36_500
+
+// ParseAge understands what time.ParseDuration does, with weeks and days in front: "36h",
+// "7d", "2w", "1d12h".
+func ParseAge(v string) (d time.Duration, err error) {
+	m := ageRule.FindStringSubmatch(v)
+	if m == nil {
+		return 0, Errorf(Invalid, "%q is not a time", Clip(v, 40))
+	}
+	weeks, _ := strconv.Atoi(m[1]) // 0 if there are none
+	days, _ := strconv.Atoi(m[2])
+	if days += 7 * weeks; days > maxAgeDays {
+		return 0, Errorf(Invalid, "%q is too long a time", Clip(v, 40))
+	}
+	if m[3] != "" || v == "" {
+		if d, err = time.ParseDuration(m[3]); err != nil {
+			return 0, err
+		}
+	}
+	return d + time.Duration(days)*24*time.Hour, nil
 }
 
 // Brief is a duration without units that are zero: "1h" and not "1h0m0s".

@@ -6,7 +6,6 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -43,26 +42,10 @@ const (
 	mostAge  = 366 * 24 * time.Hour
 )
 
-// parseAge parses an age: 90m, 24h, 7d, 2w.
-func parseAge(s string) (time.Duration, bool) {
-	unit := time.Duration(0)
-	switch {
-	case strings.HasSuffix(s, "d"):
-		unit = 24 * time.Hour
-	case strings.HasSuffix(s, "w"):
-		unit = 7 * 24 * time.Hour
-	default:
-		d, err := time.ParseDuration(s)
-		return d, err == nil
-	}
-	n, err := strconv.Atoi(s[:len(s)-1])
-	return time.Duration(n) * unit, err == nil && n >= 0 && n < 10_000
-}
-
 func runMetrics(ctx context.Context, c *call) error {
 	text, _ := c.flags.GetString("since")
-	age, ok := parseAge(text)
-	if !ok || age < leastAge || age > mostAge {
+	age, err := mesh.ParseAge(text)
+	if err != nil || age < leastAge || age > mostAge {
 		return c.usage("--since takes an age from 1m to 366d, for example 1h or 7d, not %q", mesh.Clip(text, 60))
 	}
 	only, err := c.measured()
