@@ -110,7 +110,7 @@ type Runner struct {
 	selfDone bool
 
 	limitsMu sync.Mutex
-	limits   map[string]memoryLimit // of containers, by ID
+	limits   map[string]int64 // of containers, by ID
 }
 
 // New returns a Runner. It does not talk to the engine.
