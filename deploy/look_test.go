@@ -112,6 +112,35 @@ func TestSupervise_ByHandIsNoCrash(t *testing.T) {
 	})
 }
 
+// One that is stopped during its check, or right after it, did not crash either, and gets no
+// traffic.
+func TestSupervise_ByHandDuringItsCheck(t *testing.T) {
+	for name, verdict := range map[string]error{"the check fails": failed(mesh.Failed, "web.1 exited with code 137"), "the check has passed": nil} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *deploytest.World) {
+				d, _ := w.Start()
+				mustPush(t, w, d, app)
+				w.Runner.CheckFunc = func(context.Context, mesh.Instance) (string, error) {
+					w.Runner.CheckFunc = nil
+					w.Runner.Kill("c1")
+					pass(100 * time.Millisecond)
+					return "", verdict
+				}
+				w.Runner.Kill("c1")
+				pass(1500 * time.Millisecond)
+				if got := d.Status("blog")[0]; got.State != mesh.Halted || got.Crashes != 0 || w.Router.Targets("blog") != "" {
+					t.Errorf("after its check: %+v, traffic to %q", got, w.Router.Targets("blog"))
+				}
+				pass(time.Second)
+				sound(t, w)
+				if got := d.Status("blog")[0]; got.State != mesh.Up || got.Crashes != 0 {
+					t.Errorf("after that: %+v", got)
+				}
+			})
+		})
+	}
+}
+
 // Seven restarts of the engine in five minutes leave a healthy app up a second after
 // the last one.
 func TestSupervise_EngineRestartsAreNoCrashes(t *testing.T) {

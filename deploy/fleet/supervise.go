@@ -185,7 +185,7 @@ func (f *Fleet) revive(ctx context.Context, stack mesh.StackName, m *member) tim
 		f.mu.Unlock()
 		return 0
 	}
-	id, name, crashes := m.instance.ID, m.instance.Name, m.crashes
+	id, name, since := m.instance.ID, m.instance.Name, m.since
 	release, c := f.groups[stack].release, CheckOf(f.groups[stack].stack, name.Service)
 	f.mu.Unlock()
 
@@ -209,7 +209,7 @@ func (f *Fleet) revive(ctx context.Context, stack mesh.StackName, m *member) tim
 	switch {
 	case !f.isMemberLocked(stack, m):
 		return 0
-	case m.crashes != crashes: // it ended meanwhile, perhaps after its check
+	case !m.since.Equal(since): // it ended meanwhile, whoever did it, perhaps after its check
 		return max(m.next.Sub(f.Now()), 1)
 	case err == nil:
 		m.instance, m.healthy, m.since, m.ails, m.why, m.fails = in, true, f.Now(), "", "", 0
