@@ -77,13 +77,16 @@ func TestLinks(t *testing.T) {
 	}
 	// From outside, no host leads to a link.
 	for _, host := range []string{"blog@api", "jobs@api", "blog%40api"} {
-		c := g.conn()
-		c.say("GET / HTTP/1.1\r\nHost: " + host + "\r\nConnection: close\r\n\r\n")
-		// A connection that is cut leads nowhere, either.
-		if head, _ := io.ReadAll(c.r); len(head) > 0 && !bytes.Contains(head, []byte(" 404 ")) && !bytes.Contains(head, []byte(" 400 ")) {
+		var head []byte
+		for try := 0; len(head) == 0 && try < 1000; try++ { // the one before may still count as open
+			c := g.conn()
+			c.say("GET / HTTP/1.1\r\nHost: " + host + "\r\nConnection: close\r\n\r\n")
+			head, _ = io.ReadAll(c.r)
+			c.Close()
+		}
+		if !bytes.Contains(head, []byte(" 404 ")) && !bytes.Contains(head, []byte(" 400 ")) {
 			t.Errorf("%s: %s", host, head)
 		}
-		c.Close()
 	}
 	// A switch that leaves the doors out closes them.
 	g.Switch(mesh.Route{Stack: "blog", Hosts: []mesh.Host{"blog.test"}, Targets: []mesh.Target{web}})
