@@ -78,7 +78,7 @@ func BenchmarkSearch(b *testing.B) {
 	if err := w.Flush(); err != nil {
 		b.Fatal(err)
 	}
-	kept, _ := l.Size("blog")
+	kept, _ := diskSize(l, "blog")
 	for name, q := range map[string]mesh.LogQuery{
 		"text":    {Grep: regexp.MustCompile(`"user":"u4242"`)},
 		"regular": {Grep: regexp.MustCompile(`path":"/items/99\d99".*status":5`)},

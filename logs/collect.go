@@ -135,7 +135,7 @@ func (c *Collector) start(ctx context.Context, src mesh.OutputSource) {
 	c.wg.Go(func() {
 		defer close(r.done)
 		for {
-			err := c.read(ctx, r.src)
+			err := c.resume(ctx, r.src, true)
 			if err == nil {
 				err = c.rest(ctx, r.src)
 			}
@@ -187,17 +187,12 @@ func (c *Collector) Finish(ctx context.Context, src mesh.OutputSource) {
 // The numbers of last lines among which a reader looks for its place, and then all.
 var windows = []int{200, 5_000, -1}
 
-// read passes on what a container has printed since its cursor, and follows it until it
-// ends.
-func (c *Collector) read(ctx context.Context, src mesh.OutputSource) error {
-	return c.resume(ctx, src, true)
-}
-
-// rest is read without following.
+// rest passes on what a container has printed since its cursor.
 func (c *Collector) rest(ctx context.Context, src mesh.OutputSource) error {
 	return c.resume(ctx, src, false)
 }
 
+// resume is rest, and with follow it goes on until the container ends.
 func (c *Collector) resume(ctx context.Context, src mesh.OutputSource, follow bool) error {
 	s := c.logs.stack(src.Stack, false)
 	if s == nil {
@@ -210,7 +205,7 @@ func (c *Collector) resume(ctx context.Context, src mesh.OutputSource, follow bo
 		n := -1
 		if has {
 			var err error
-			if n, err = c.seek(ctx, src, p); err != nil {
+			if n, err = c.seek(ctx, src, p); err != nil || p.last && !follow {
 				return err
 			}
 		}
@@ -225,7 +220,8 @@ func (c *Collector) resume(ctx context.Context, src mesh.OutputSource, follow bo
 // place finds the line after a cursor in lines as they come.
 type place struct {
 	cursor cursor
-	last   cursor // of the lines so far
+	at     cursor // of the lines so far
+	last   bool   // nothing came after it when it was looked for
 	found  bool   // the next line is new
 	newer  bool   // the cursor's line is gone: what is later than it is new
 	passed int    // lines before the place
@@ -244,9 +240,9 @@ func (p *place) old(at int64, stream byte, text []byte) (bool, error) {
 		p.found = at > p.cursor.at
 		return !p.found, nil
 	}
-	p.last = p.last.next(at, stream, text)
-	p.found = p.last == p.cursor
-	if p.passed++; p.passed > p.most {
+	p.at = p.at.next(at, stream, text)
+	p.found = p.at == p.cursor
+	if p.passed++; p.passed > p.most && !p.found {
 		return true, errLost
 	}
 	return true, nil
@@ -263,18 +259,21 @@ func (c *Collector) seek(ctx context.Context, src mesh.OutputSource, p *place) (
 	later := false
 	for _, n := range windows {
 		var last cursor
-		found, lines := false, 0
+		found, lines := 0, 0 // the number of the cursor's line, and of all
 		err := c.engine.Output(ctx, src.ID, n, false, func(at time.Time, stream byte, text []byte) error {
 			last = last.next(at.UnixNano(), stream, text)
-			found = found || last == p.cursor
-			later = later || at.UnixNano() > p.cursor.at
 			lines++
+			if found == 0 && last == p.cursor {
+				found = lines
+			}
+			later = later || at.UnixNano() > p.cursor.at
 			return nil
 		})
 		if err != nil {
 			return 0, err
 		}
-		if found {
+		if found > 0 {
+			p.last = found == lines
 			p.most = 2*lines + 10_000
 			if n > 0 {
 				n = 2*n + 1000

@@ -34,7 +34,7 @@ type reading struct {
 
 func (r *reading) close() { _ = r.file.Close() }
 
-func (f *follower) open(t *tail) error {
+func (f *follower) open(t part) error {
 	file, err := os.Open(t.path)
 	if err != nil {
 		return err
@@ -86,7 +86,7 @@ func (f *follower) next(m *match, fn func(mesh.LogLine) error) error {
 	f.s.mu.Lock()
 	f.changed = f.s.changed
 	f.s.mu.Unlock()
-	tails, err := listTails(f.s.dir)
+	tails, err := listParts(f.s.dir, tailSuffix)
 	if err != nil {
 		return err
 	}

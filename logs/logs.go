@@ -22,7 +22,6 @@ package logs
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -34,14 +33,7 @@ import (
 	"mesh"
 )
 
-// Limits of a stack's log, unless its settings say otherwise.
-const (
-	DefaultSize = mesh.DefaultLogSize // bytes on the disk
-	DefaultAge  = mesh.DefaultLogAge  // of a line, give or take a day
-	DefaultRate = mesh.DefaultLogRate // lines a second of one container; a line counts again for each KB
-)
-
-// Limits of one stack's log. A zero field means its default.
+// Limits of one stack's log. A zero field means its default: mesh.DefaultLogSize and so on.
 type Limits struct {
 	Size int64         // bytes on the disk; a quarter of it for the router's lines
 	Age  time.Duration // after which lines are removed
@@ -204,7 +196,7 @@ func (l *Logs) limits(name mesh.StackName) (out Limits) {
 	if l.Options.Limits != nil {
 		out = l.Options.Limits(name)
 	}
-	out.Size, out.Age, out.Rate = cmp.Or(out.Size, DefaultSize), cmp.Or(out.Age, DefaultAge), cmp.Or(out.Rate, DefaultRate)
+	out.Size, out.Age, out.Rate = cmp.Or(out.Size, mesh.DefaultLogSize), cmp.Or(out.Age, mesh.DefaultLogAge), cmp.Or(out.Rate, mesh.DefaultLogRate)
 	return out
 }
 
@@ -383,17 +375,17 @@ func (l *Logs) makeRoom() error {
 	if err != nil || free >= roomy {
 		return err
 	}
-	var old []segment
+	var old []part
 	for _, s := range l.all() {
 		for _, sh := range s.shelf {
-			found, err := listSegments(sh.dir)
+			found, err := listParts(sh.dir, segmentSuffix)
 			if err != nil {
 				return err
 			}
 			old = append(old, found[:max(0, len(found)-1)]...)
 		}
 	}
-	slices.SortFunc(old, func(a, b segment) int { return a.changed.Compare(b.changed) })
+	slices.SortFunc(old, func(a, b part) int { return a.changed.Compare(b.changed) })
 	removed := uint64(0)
 	for _, g := range old {
 		if free+removed >= roomy {
@@ -417,25 +409,5 @@ func (l *Logs) rate(name mesh.StackName) int {
 	if s := l.stacks[name]; s != nil {
 		return s.limits.Rate
 	}
-	return DefaultRate
+	return mesh.DefaultLogRate
 }
-
-// Size returns the bytes on the disk of a stack's log.
-func (l *Logs) Size(name mesh.StackName) (n int64, err error) {
-	for _, kind := range shelfNames {
-		dir := filepath.Join(l.dir, string(name), kind)
-		entries, rerr := os.ReadDir(dir)
-		if rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
-			err = errors.Join(err, rerr)
-		}
-		for _, e := range entries {
-			if info, ierr := e.Info(); ierr == nil {
-				n += info.Size()
-			}
-		}
-	}
-	return n, err
-}
-
-// Sources lists the sources that there are.
-func Sources() []string { return slices.Clone([]string{SourceApp, SourceRouter, SourceMesh}) }

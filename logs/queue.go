@@ -35,7 +35,7 @@ type position struct {
 }
 
 // before reports whether a tail has, or may get, something after the position.
-func (p position) before(t *tail) bool { return p.Tail < t.id || p.Tail == t.id && p.At < t.size }
+func (p position) before(t part) bool { return p.Tail < t.id || p.Tail == t.id && p.At < t.size }
 
 // Queue passes on the lines of a stack. Take and Done are for one goroutine at a time.
 type Queue struct {
@@ -126,44 +126,25 @@ func (s *shelf) end() (p position, err error) {
 }
 
 // queued lists tails, compressed or not, oldest first.
-func (s *shelf) queued() ([]*tail, error) {
-	tails, err := listTails(s.dir)
+func (s *shelf) queued() ([]part, error) {
+	tails, err := listParts(s.dir, tailSuffix)
 	if err != nil {
 		return nil, err
 	}
-	kept, err := s.kept()
+	kept, err := listParts(s.dir, queueSuffix)
 	if err != nil {
 		return nil, err
 	}
 	all := append(kept, tails...)
-	slices.SortStableFunc(all, func(a, b *tail) int { return strings.Compare(a.id, b.id) })
-	return slices.CompactFunc(all, func(a, b *tail) bool { return a.id == b.id }), nil
-}
-
-// kept lists compressed tails that a queue may need.
-func (s *shelf) kept() ([]*tail, error) {
-	entries, err := os.ReadDir(s.dir)
-	if err != nil && !os.IsNotExist(err) {
-		return nil, err
-	}
-	var out []*tail
-	for _, e := range entries {
-		id, ok := strings.CutSuffix(e.Name(), queueSuffix)
-		if !ok {
-			continue
-		}
-		if info, err := e.Info(); err == nil {
-			out = append(out, &tail{path: filepath.Join(s.dir, e.Name()), id: id, size: info.Size(), made: info.ModTime()})
-		}
-	}
-	return out, nil
+	slices.SortStableFunc(all, func(a, b part) int { return strings.Compare(a.id, b.id) })
+	return slices.CompactFunc(all, func(a, b part) bool { return a.id == b.id }), nil
 }
 
 // retire removes a tail that was compressed, or keeps it for queues that need it.
-func (s *shelf) retire(t *tail) error {
+func (s *shelf) retire(t part) error {
 	for _, p := range s.positions() {
 		if p.before(t) {
-			return os.Rename(t.path, filepath.Join(s.dir, t.id+queueSuffix))
+			return os.Rename(t.path, partPath(s.dir, t.id, finished, queueSuffix))
 		}
 	}
 	return os.Remove(t.path)
@@ -172,7 +153,7 @@ func (s *shelf) retire(t *tail) error {
 // trimQueues removes compressed tails that no queue needs, and the oldest beyond the
 // limit, whose lines are counted as lost.
 func (s *shelf) trimQueues(limit int64) error {
-	kept, err := s.kept()
+	kept, err := listParts(s.dir, queueSuffix)
 	if err != nil || len(kept) == 0 {
 		return err
 	}
@@ -201,7 +182,7 @@ func (s *shelf) trimQueues(limit int64) error {
 }
 
 // lose counts the lines of a tail for the queues that have not passed them.
-func (s *shelf) lose(t *tail, positions map[string]position) {
+func (s *shelf) lose(t part, positions map[string]position) {
 	for name, p := range positions {
 		if !p.before(t) {
 			continue
@@ -236,7 +217,7 @@ func (s *shelf) takeLost(name string) int {
 }
 
 // growing reports whether a tail may get more frames.
-func (s *shelf) growing(t *tail) bool {
+func (s *shelf) growing(t part) bool {
 	if !strings.HasSuffix(t.path, tailSuffix) {
 		return false
 	}
@@ -286,10 +267,10 @@ func (q *Queue) Take() (lines []mesh.LogLine, err error) {
 var errEnough = errors.New("enough lines")
 
 // take reads frames of a tail, and returns the bytes of their batches.
-func (q *Queue) take(sh *shelf, t *tail, p *position, lines *[]mesh.LogLine) (size int, err error) {
+func (q *Queue) take(sh *shelf, t part, p *position, lines *[]mesh.LogLine) (size int, err error) {
 	f, err := os.Open(t.path)
 	if errors.Is(err, fs.ErrNotExist) { // compressed just now
-		f, err = os.Open(filepath.Join(sh.dir, t.id+queueSuffix))
+		f, err = os.Open(partPath(sh.dir, t.id, finished, queueSuffix))
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil // given up

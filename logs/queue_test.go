@@ -172,7 +172,7 @@ func TestQueue_GivesUpTheOldest(t *testing.T) {
 		pack(t, l)
 	}
 	sh := l.stack("blog", false).shelf[appShelf]
-	kept, err := sh.kept()
+	kept, err := listParts(sh.dir, queueSuffix)
 	if err != nil || len(kept) != 5 {
 		t.Fatalf("%d tails are kept, %v", len(kept), err)
 	}
@@ -228,7 +228,7 @@ func TestQueue_Damage(t *testing.T) {
 	q := queue(t, l)
 	say(l, start, "one")
 	l.flush()
-	tails, err := listTails(filepath.Join(dir, "blog", "app"))
+	tails, err := listParts(filepath.Join(dir, "blog", "app"), tailSuffix)
 	if err != nil || len(tails) != 1 {
 		t.Fatal(err)
 	}

@@ -115,7 +115,7 @@ func (s *shelf) snapshot(m *match, files *openFiles) ([]*chunk, *follower, error
 	s.mu.Lock()
 	f.changed = s.changed
 	s.mu.Unlock()
-	tails, err := listTails(s.dir)
+	tails, err := listParts(s.dir, tailSuffix)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -39,8 +39,7 @@ type batch struct {
 	origins map[origin]uint64
 	order   []origin
 	lines   []byte
-	last    int64 // the time of the newest line
-	first   int64
+	last    int64 // the time of the line added last
 	count   int
 	cursors map[string]cursor // by container
 }
@@ -69,9 +68,6 @@ func (b *batch) add(o origin, at int64, text func([]byte) []byte) {
 	b.lines = append(b.lines, 0, 0, 0, 0)
 	b.lines = text(b.lines)
 	binary.LittleEndian.PutUint32(b.lines[start:], uint32(len(b.lines)-start-4)) //nolint:gosec // a line has at most maxLine bytes
-	if b.count == 0 || at < b.first {
-		b.first = at
-	}
 	b.last = at
 	b.count++
 }

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -25,7 +24,6 @@ import (
 //	tail     8 bytes: the tail that the lines were in
 //	first    8 bytes: the earliest time in it, in nanoseconds
 //	last     8 bytes: the latest
-//	count    4 bytes: of lines
 //	raw      4 bytes: size of the batch
 //	packed   4 bytes: size of the compressed batch
 //	sum      4 bytes: CRC-32C of that
@@ -40,7 +38,6 @@ type block struct {
 	ends   bool // the last block of its tail
 	first  int64
 	last   int64
-	count  uint32
 	raw    uint32
 	packed uint32
 	sum    uint32
@@ -50,7 +47,7 @@ type block struct {
 const (
 	segmentSuffix = ".seg"
 	blockMagic    = 0x6d736231 // "msb1"
-	blockHead     = 56
+	blockHead     = 48
 	lastOfTail    = 1
 	maxSegment    = 16 << 20 // bytes, after which another one is begun
 )
@@ -67,53 +64,22 @@ func (b *block) encodeHead() []byte {
 	e.PutUint64(h[8:], b.tail)
 	e.PutUint64(h[16:], uint64(b.first)) //nolint:gosec // read back as such
 	e.PutUint64(h[24:], uint64(b.last))  //nolint:gosec // read back as such
-	e.PutUint32(h[32:], b.count)
-	e.PutUint32(h[36:], b.raw)
-	e.PutUint32(h[40:], b.packed)
-	e.PutUint32(h[44:], b.sum)
-	e.PutUint32(h[52:], crc32.Checksum(h[:52], castagnoli))
+	e.PutUint32(h[32:], b.raw)
+	e.PutUint32(h[36:], b.packed)
+	e.PutUint32(h[40:], b.sum)
+	e.PutUint32(h[44:], crc32.Checksum(h[:44], castagnoli))
 	return h
 }
 
 func decodeHead(h []byte) (b block, err error) {
 	e := binary.LittleEndian
-	if e.Uint32(h) != blockMagic || e.Uint32(h[52:]) != crc32.Checksum(h[:52], castagnoli) {
+	if e.Uint32(h) != blockMagic || e.Uint32(h[44:]) != crc32.Checksum(h[:44], castagnoli) {
 		return b, errBlock
 	}
 	return block{
 		ends: e.Uint32(h[4:])&lastOfTail != 0, tail: e.Uint64(h[8:]), first: int64(e.Uint64(h[16:])), last: int64(e.Uint64(h[24:])), //nolint:gosec // written as such
-		count: e.Uint32(h[32:]), raw: e.Uint32(h[36:]), packed: e.Uint32(h[40:]), sum: e.Uint32(h[44:]),
+		raw: e.Uint32(h[32:]), packed: e.Uint32(h[36:]), sum: e.Uint32(h[40:]),
 	}, nil
-}
-
-// segment is a segment file.
-type segment struct {
-	path    string
-	owner   string
-	size    int64
-	changed time.Time
-}
-
-// listSegments lists the segments of a folder, oldest first.
-func listSegments(dir string) ([]segment, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !os.IsNotExist(err) {
-		return nil, err
-	}
-	var out []segment
-	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), segmentSuffix)
-		_, owner, two := strings.Cut(name, ".")
-		if !ok || !two {
-			continue
-		}
-		info, err := e.Info()
-		if err != nil {
-			continue // removed since
-		}
-		out = append(out, segment{filepath.Join(dir, e.Name()), owner, info.Size(), info.ModTime()})
-	}
-	return out, nil
 }
 
 // scan reads the headers of a segment from an offset on. It returns the offset after the
@@ -163,7 +129,7 @@ type indexed struct {
 func (x *index) blocks() (all []block, damaged []string, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	segments, err := listSegments(x.dir)
+	segments, err := listParts(x.dir, segmentSuffix)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -225,7 +191,7 @@ type packer struct {
 }
 
 // pack makes blocks of a tail and removes it.
-func (p *packer) pack(s *shelf, t *tail, share int64) error {
+func (p *packer) pack(s *shelf, t part, share int64) error {
 	number, err := strconv.ParseUint(t.id, 16, 64)
 	if err != nil {
 		return err
@@ -280,7 +246,7 @@ func (p *packer) write(s *shelf, tail uint64, lines []line, share int64) (err er
 		return err // compressed before a crash
 	}
 	if p.path == "" || p.size >= min(maxSegment, max(share/8, 64<<10)) || s.l.Now().Sub(p.made) > oldTail {
-		p.path, p.made, p.size = filepath.Join(s.dir, newID()+"."+s.l.owner.id+segmentSuffix), s.l.Now(), 0
+		p.path, p.made, p.size = partPath(s.dir, newID(), s.l.owner.id, segmentSuffix), s.l.Now(), 0
 	}
 	f, err := os.OpenFile(p.path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -307,7 +273,7 @@ func (p *packer) write(s *shelf, tail uint64, lines []line, share int64) (err er
 		room, raw = b.lines, b.encode(slices.Grow(raw[:0], b.size()+4<<10))
 		packed = encoder.EncodeAll(raw, packed[:0])
 		h := block{
-			tail: tail, ends: n == len(lines), first: lines[0].at, last: lines[n-1].at, count: uint32(n), //nolint:gosec // as many as fit
+			tail: tail, ends: n == len(lines), first: lines[0].at, last: lines[n-1].at,
 			raw: uint32(len(raw)), packed: uint32(len(packed)), sum: crc32.Checksum(packed, castagnoli), //nolint:gosec // less than maxFrame
 		}
 		lines = lines[n:]

@@ -48,7 +48,7 @@ func newShelf(l *Logs, dir string, share int64) *shelf {
 // recover reads how far the containers' output was read by the processes before this
 // one.
 func (s *shelf) recover() {
-	tails, err := listTails(s.dir)
+	tails, err := listParts(s.dir, tailSuffix)
 	if err != nil {
 		s.l.Logger.Warn("cannot read a log", "dir", s.dir, "err", err)
 		return
@@ -77,12 +77,7 @@ func (s *shelf) close() {
 	s.closed = true
 	s.room.Broadcast()
 	s.mu.Unlock()
-	s.files.Lock()
-	defer s.files.Unlock()
-	if s.tail != nil {
-		s.tail.close()
-		s.tail = nil
-	}
+	s.turn()
 }
 
 // add appends a line, or drops and counts it if too many wait.
@@ -215,8 +210,7 @@ func (s *shelf) write(frame []byte) error {
 		return err
 	}
 	if s.tail.size >= s.tailSize() {
-		s.tail.close()
-		s.tail = nil
+		s.endTail()
 		select {
 		case s.l.full <- s:
 		default: // it is found when it is tidied up
@@ -240,7 +234,7 @@ func (s *shelf) newTail() (*tail, error) {
 	}
 	b := batch{cursors: s.written}
 	if err := t.append(b.encode(nil)); err != nil {
-		t.close()
+		_ = t.file.Close()
 		_ = os.Remove(t.path)
 		return nil, err
 	}
@@ -258,8 +252,7 @@ func (s *shelf) tidy(share int64, age time.Duration) error {
 	s.files.Lock()
 	s.share = share
 	if s.tail != nil && s.l.Now().Sub(s.tail.made) > min(oldTail, age) {
-		s.tail.close()
-		s.tail = nil
+		s.endTail()
 	}
 	s.files.Unlock()
 	if err := s.compress(); err != nil {
@@ -280,7 +273,7 @@ func (s *shelf) compress() error {
 	}
 	s.packer.mu.Lock()
 	defer s.packer.mu.Unlock()
-	tails, err := listTails(s.dir)
+	tails, err := listParts(s.dir, tailSuffix)
 	if err != nil {
 		return err
 	}
@@ -310,12 +303,10 @@ func (s *shelf) finish() {
 	}
 	s.files.Lock()
 	defer s.files.Unlock()
-	if s.tail == nil {
-		return
+	if s.tail != nil {
+		_ = os.Rename(s.tail.path, partPath(s.dir, s.tail.id, finished, tailSuffix))
+		s.endTail()
 	}
-	s.tail.close()
-	_ = os.Rename(s.tail.path, filepath.Join(s.dir, s.tail.id+"."+finished+tailSuffix))
-	s.tail = nil
 }
 
 // finished stands for the owner of a tail that nobody writes any more.
@@ -325,8 +316,13 @@ const finished = "done"
 func (s *shelf) turn() {
 	s.files.Lock()
 	defer s.files.Unlock()
+	s.endTail()
+}
+
+// endTail closes the tail, if there is one. The caller holds files.
+func (s *shelf) endTail() {
 	if s.tail != nil {
-		s.tail.close()
+		_ = s.tail.file.Close()
 		s.tail = nil
 	}
 }
@@ -348,7 +344,7 @@ func (s *shelf) expire(share int64, age time.Duration) error {
 	if !s.l.leads {
 		return nil
 	}
-	segments, err := listSegments(s.dir)
+	segments, err := listParts(s.dir, segmentSuffix)
 	if err != nil {
 		return err
 	}
@@ -356,7 +352,7 @@ func (s *shelf) expire(share int64, age time.Duration) error {
 	for _, g := range segments {
 		total += g.size
 	}
-	tails, err := listTails(s.dir)
+	tails, err := listParts(s.dir, tailSuffix)
 	if err != nil {
 		return err
 	}

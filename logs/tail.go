@@ -7,8 +7,6 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
-	"path/filepath"
-	"strings"
 	"time"
 )
 
@@ -23,13 +21,9 @@ import (
 // killed leaves at most a torn one at the end, which readers leave out: its lines are
 // still in the engine.
 type tail struct {
-	path  string
-	id    string // 16 hex digits: unique
-	owner string
-	made  time.Time
-	size  int64
-
-	file *os.File // while it is appended to
+	part
+	made time.Time
+	file *os.File
 	buf  []byte
 }
 
@@ -46,39 +40,10 @@ var errTorn = errors.New("a part of the log is damaged")
 
 func createTail(dir, owner string) (*tail, error) {
 	id := newID()
-	t := &tail{path: filepath.Join(dir, id+"."+owner+tailSuffix), id: id, owner: owner, made: time.Now()}
+	t := &tail{part: part{path: partPath(dir, id, owner, tailSuffix), id: id, owner: owner}, made: time.Now()}
 	var err error
 	t.file, err = os.OpenFile(t.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
 	return t, err
-}
-
-// listTails lists the tails of a folder, oldest first.
-func listTails(dir string) ([]*tail, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !os.IsNotExist(err) {
-		return nil, err
-	}
-	var out []*tail
-	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), tailSuffix)
-		id, owner, two := strings.Cut(name, ".")
-		if !ok || !two || len(id) != 16 {
-			continue
-		}
-		info, err := e.Info()
-		if err != nil {
-			continue // compressed since
-		}
-		out = append(out, &tail{path: filepath.Join(dir, e.Name()), id: id, owner: owner, made: info.ModTime(), size: info.Size()})
-	}
-	return out, nil
-}
-
-func (t *tail) close() {
-	if t.file != nil {
-		_ = t.file.Close()
-		t.file = nil
-	}
 }
 
 // append writes a batch as a frame. After an error nothing of it is left.
@@ -102,8 +67,8 @@ func (t *tail) append(b []byte) error {
 	return nil
 }
 
-// frames calls fn with each batch of the file.
-func (t *tail) frames(fn func([]byte) error) error {
+// frames calls fn with each batch of a tail.
+func (t part) frames(fn func([]byte) error) error {
 	f, err := os.Open(t.path)
 	if err != nil {
 		return err
