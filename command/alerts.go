@@ -194,18 +194,7 @@ func (c *call) changeAlertRules(ctx context.Context, change func(*mesh.AlertRule
 
 // runAlertsSet changes all rules or none.
 func runAlertsSet(ctx context.Context, c *call) error {
-	return c.changeAlertRules(ctx, func(r *mesh.AlertRules) error {
-		for _, arg := range c.args {
-			name, value, ok := strings.Cut(arg, "=")
-			if !ok || value == "" {
-				return c.usage("%q is not RULE=VALUE", mesh.Clip(arg, 60))
-			}
-			if err := r.Set(name, value); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return c.changeAlertRules(ctx, func(r *mesh.AlertRules) error { return c.eachValue("RULE", r.Set) })
 }
 
 func runAlertsUnset(ctx context.Context, c *call) error {

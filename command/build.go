@@ -128,20 +128,28 @@ func (c *call) changeSettings(ctx context.Context, change func(*mesh.Settings) e
 
 func runBuildSet(ctx context.Context, c *call) error {
 	return c.changeSettings(ctx, func(set *mesh.Settings) error {
-		for _, a := range c.args {
-			name, value, ok := strings.Cut(a, "=")
-			if !ok || value == "" {
-				return c.usage("%q is not NAME=VALUE", mesh.Clip(a, 60))
-			}
+		return c.eachValue("NAME", func(name, value string) error {
 			if err := setting(name); err != nil {
 				return err
 			}
-			if err := set.Set(name, value); err != nil {
-				return err
-			}
-		}
-		return nil
+			return set.Set(name, value)
+		})
 	})
+}
+
+// eachValue calls set with each argument, which is NAME=VALUE and has a value, until it
+// fails. what stands for the name in an error.
+func (c *call) eachValue(what string, set func(name, value string) error) error {
+	for _, a := range c.args {
+		name, value, ok := strings.Cut(a, "=")
+		if !ok || value == "" {
+			return c.usage("%q is not %s=VALUE", mesh.Clip(a, 60), what)
+		}
+		if err := set(name, value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func runBuildUnset(ctx context.Context, c *call) error {

@@ -68,21 +68,8 @@ func (s *Store) readDrain(key, data []byte) (mesh.Drain, error) {
 }
 
 // Drains returns all drains, by ID, except damaged records.
-func (s *Store) Drains(ctx context.Context) (out []mesh.Drain, err error) {
-	err = s.view(ctx, func(tx *bbolt.Tx) error {
-		out = nil
-		b := tx.Bucket(bucketDrains)
-		if b == nil {
-			return nil
-		}
-		return b.ForEach(func(k, v []byte) error {
-			if d, err := s.readDrain(k, v); err == nil {
-				out = append(out, d)
-			}
-			return nil // the doctor reports a damaged one
-		})
-	})
-	return out, err
+func (s *Store) Drains(ctx context.Context) ([]mesh.Drain, error) {
+	return readable(ctx, s, bucketDrains, s.readDrain)
 }
 
 // AddDrain records a drain, its URL and headers sealed. An ID that is taken is a Conflict,

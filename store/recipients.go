@@ -76,21 +76,8 @@ func (s *Store) readRecipient(key, data []byte) (mesh.Recipient, error) {
 }
 
 // Recipients returns the recipients of alerts, by name, except damaged records.
-func (s *Store) Recipients(ctx context.Context) (out []mesh.Recipient, err error) {
-	err = s.view(ctx, func(tx *bbolt.Tx) error {
-		out = nil
-		b := tx.Bucket(bucketRecipients)
-		if b == nil {
-			return nil
-		}
-		return b.ForEach(func(k, v []byte) error {
-			if r, err := s.readRecipient(k, v); err == nil {
-				out = append(out, r)
-			}
-			return nil // the doctor reports a damaged one
-		})
-	})
-	return out, err
+func (s *Store) Recipients(ctx context.Context) ([]mesh.Recipient, error) {
+	return readable(ctx, s, bucketRecipients, s.readRecipient)
 }
 
 // AddRecipient records a recipient, its URL and signing key sealed. A name that is taken

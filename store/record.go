@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -117,4 +118,23 @@ func checkOneOf[T ~string](what, is string, known ...T) error {
 		return fmt.Errorf("%s is %q, which is unknown to this version of mesh", what, mesh.Clip(is, 40))
 	}
 	return nil
+}
+
+// readable returns the records of a table, by key, except damaged ones, which the doctor
+// reports. The table may be missing.
+func readable[T any](ctx context.Context, s *Store, table []byte, read func(key, data []byte) (T, error)) (out []T, err error) {
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		out = nil
+		b := tx.Bucket(table)
+		if b == nil {
+			return nil
+		}
+		return b.ForEach(func(k, v []byte) error {
+			if r, err := read(k, v); err == nil {
+				out = append(out, r)
+			}
+			return nil
+		})
+	})
+	return out, err
 }

@@ -27,21 +27,8 @@ func (f *registryForm) check(key []byte) error {
 
 // Registries returns the registries that the server can log in to, by host, except
 // damaged records.
-func (s *Store) Registries(ctx context.Context) (out []mesh.Registry, err error) {
-	err = s.view(ctx, func(tx *bbolt.Tx) error {
-		out = nil
-		b := tx.Bucket(bucketRegistries)
-		if b == nil {
-			return nil
-		}
-		return b.ForEach(func(k, v []byte) error {
-			if r, err := s.readRegistry(k, v); err == nil {
-				out = append(out, r)
-			}
-			return nil // the doctor reports a damaged one
-		})
-	})
-	return out, err
+func (s *Store) Registries(ctx context.Context) ([]mesh.Registry, error) {
+	return readable(ctx, s, bucketRegistries, s.readRegistry)
 }
 
 func (s *Store) readRegistry(key, data []byte) (mesh.Registry, error) {
