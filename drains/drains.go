@@ -397,20 +397,10 @@ func (d *drain) note(fn func(*mesh.DrainStatus)) {
 // text is an error for people, without secrets.
 func (d *drain) text(err error) string {
 	var a *answered
-	var u *url.Error
-	var dns *net.DNSError
-	var timeout net.Error
-	switch {
-	case errors.As(err, &a):
+	if errors.As(err, &a) {
 		return a.Error()
-	case errors.As(err, &dns):
-		return "the host " + dns.Name + " cannot be found"
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return fmt.Sprintf("no answer within %s", sendTime)
-	case errors.As(err, &u): // its text has the whole URL
-		err = u.Err
 	}
-	return mesh.Clip(mesh.Visible(d.mask.Replace(err.Error())), 200)
+	return mesh.Clip(mesh.Visible(d.mask.Replace(mesh.Unreached(err, sendTime))), 200)
 }
 
 func (d *drain) status() mesh.DrainStatus {

@@ -98,7 +98,7 @@ func (s *httpSender) post(ctx context.Context, stack mesh.StackName, lines []mes
 		two, err := s.post(ctx, stack, lines[half:])
 		return one + two, err
 	}
-	return 0, &answered{code: res.StatusCode, text: s.d.quote(answer), after: retryAfter(res.Header.Get("Retry-After"))}
+	return 0, &answered{code: res.StatusCode, text: s.d.quote(answer), after: mesh.RetryAfter(res.Header.Get("Retry-After"), maxRetryAfter)}
 }
 
 // answered is an answer that is no success.
@@ -124,14 +124,6 @@ func (a *answered) hopeless() bool {
 
 // maxRetryAfter is how long a receiver may ask to wait.
 const maxRetryAfter = 5 * time.Minute
-
-func retryAfter(v string) time.Duration {
-	n, err := strconv.Atoi(v)
-	if err != nil || n < 0 {
-		return 0
-	}
-	return min(time.Duration(n)*time.Second, maxRetryAfter)
-}
 
 // lineJSON is a line of NDJSON. docs/observability.md describes it.
 type lineJSON struct {

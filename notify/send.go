@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -56,7 +55,7 @@ func (n *Notifier) attempt(ctx context.Context, r mesh.Recipient, batch []mesh.N
 		return nil
 	}
 	f := told(ctx, err)
-	f.text = mesh.NewMasker(t.secrets).Replace(mesh.Visible(f.text))
+	f.text = mesh.Clip(mesh.NewMasker(t.secrets).Replace(mesh.Visible(f.text)), 200)
 	return f
 }
 
@@ -64,8 +63,6 @@ func (n *Notifier) attempt(ctx context.Context, r mesh.Recipient, batch []mesh.N
 func told(ctx context.Context, err error) *failure {
 	var f *failure
 	var e *mesh.Error
-	var netErr net.Error
-	var dns *net.DNSError
 	switch {
 	case errors.As(err, &f):
 		return f
@@ -74,16 +71,10 @@ func told(ctx context.Context, err error) *failure {
 		return &failure{text: why + ": only an admin can add a recipient there", final: true}
 	case errors.As(err, &e):
 		return &failure{text: e.Text}
-	case errors.Is(ctx.Err(), context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
-		return &failure{text: fmt.Sprintf("no answer within %s", attemptTime)}
-	case errors.As(err, &dns):
-		return &failure{text: "the host " + mesh.Clip(dns.Name, 100) + " cannot be found"}
+	case errors.Is(ctx.Err(), context.DeadlineExceeded): // whatever that has cut short
+		err = context.DeadlineExceeded
 	}
-	var u *url.Error
-	if errors.As(err, &u) { // its text has the whole URL
-		err = u.Err
-	}
-	return &failure{text: mesh.Clip(err.Error(), 200)}
+	return &failure{text: mesh.Unreached(err, attemptTime)}
 }
 
 // maxAnswer is how much of an answer is read, in bytes.
@@ -141,7 +132,7 @@ func verdict(service string, res *http.Response, answer []byte, fenced bool) err
 		}
 		return &failure{text: fmt.Sprintf("it answered %d, a redirect%s, which mesh does not follow", code, where), final: true}
 	case code == http.StatusTooManyRequests, code == http.StatusRequestTimeout, code >= 500:
-		return &failure{text: fmt.Sprintf("it answered %d%s", code, said), after: retryAfter(res)}
+		return &failure{text: fmt.Sprintf("it answered %d%s", code, said), after: mesh.RetryAfter(res.Header.Get("Retry-After"), mostWait)}
 	case code < 200 || code > 299:
 		return &failure{text: fmt.Sprintf("it answered %d%s", code, said), final: true}
 	}
@@ -155,15 +146,6 @@ func verdict(service string, res *http.Response, answer []byte, fenced bool) err
 		}
 	}
 	return nil
-}
-
-// retryAfter returns how long a recipient asks to wait (RFC 9110, 10.2.3), in seconds.
-func retryAfter(res *http.Response) time.Duration {
-	n, err := strconv.Atoi(res.Header.Get("Retry-After"))
-	if err != nil || n < 0 {
-		return 0
-	}
-	return min(time.Duration(n)*time.Second, mostWait)
 }
 
 // id identifies a message: it is the same in each attempt.
