@@ -256,7 +256,8 @@ func TestCollector_Rate(t *testing.T) {
 	}
 }
 
-// The instances of a renamed stack start before the new name is recorded.
+// The instances of a renamed stack start before the new name is recorded. The sleeps are of
+// the bubble's clock.
 func TestCollector_NameThatIsRecordedLater(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

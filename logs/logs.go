@@ -16,7 +16,7 @@
 // a file that is only appended to; a full tail becomes compressed blocks at the end of a
 // segment. A tail belongs to one process, so that two can write during an upgrade.
 //
-// Package logs does not decide who may read, and knows nothing of deployments.
+// Package logs does not check who may read, and does not know about deployments.
 package logs
 
 import (

@@ -413,7 +413,8 @@ func TestLogs_TwoProcesses(t *testing.T) {
 	}
 }
 
-// A followed log has every line once, whatever is compressed meanwhile.
+// A followed log has every line once, whatever is compressed meanwhile. The sleeps are of
+// the bubble's clock: they give the writer and the follower their turns.
 func TestLogs_Follow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -451,7 +451,8 @@ func TestQueue_IsBounded(t *testing.T) {
 	}
 }
 
-// TestFenced_ReachesNoPrivateAddress, by HTTP or by mail, and says nothing of an answer.
+// A fenced recipient cannot be at a private address, by HTTP or by mail, and its author does
+// not see what is answered there.
 func TestFenced_ReachesNoPrivateAddress(t *testing.T) {
 	t.Parallel()
 	s := newSink(t, func(_ int, w http.ResponseWriter) {
@@ -571,7 +572,7 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-// FuzzDescribe: whatever the URL, its password is not shown, and what is shown is one line.
+// FuzzDescribe checks that no URL's password is shown, and that what is shown is one line.
 func FuzzDescribe(f *testing.F) {
 	for _, s := range []string{"https://u:secret-pw@h/p?q=1", "smtp://u:secret-pw@h/?from=a@b.test&to=c@d.test", "telegram://1:secret-pw@telegram?chats=1", "slack+http://h", "ntfy:///t", "://", "a+b://c"} {
 		f.Add(s)

@@ -113,8 +113,8 @@ func (s *Store) alerts(ctx context.Context, limit int, want func(*alertForm) boo
 // RecordAlert records an alert and the messages about it. It gives each its number, the
 // alert only if that is 0, and returns them. An alert with a number keeps the stack of its
 // record, and the messages get it. If the alert's record is gone, because its
-// stack was destroyed, the error is NotFound. Of the alerts that are over, only the newest
-// are kept; of the messages to a recipient, too.
+// stack was destroyed, the error is NotFound. Only the newest of the past alerts are kept,
+// and only the newest messages to each recipient.
 func (s *Store) RecordAlert(ctx context.Context, a mesh.Alert, notices []mesh.Notice) (mesh.Alert, []mesh.Notice, error) {
 	notices = slices.Clone(notices)
 	err := s.update(ctx, func(tx *bbolt.Tx) error {

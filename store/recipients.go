@@ -149,7 +149,7 @@ func dropNotices(tx *bbolt.Tx, recipient string) error {
 }
 
 // renameInRecipients keeps recipients limited to a renamed stack. One that was limited to
-// a destroyed stack alone goes with it: without the limit it would get everything.
+// a single stack is removed with that stack: without a limit it would get the alerts of all.
 func renameInRecipients(tx *bbolt.Tx, from, to mesh.StackName) error {
 	b := tx.Bucket(bucketRecipients)
 	if b == nil {
