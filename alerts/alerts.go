@@ -170,10 +170,7 @@ func (w *Watcher) happened(f finding) {
 	if len(w.events) < maxEvents {
 		w.events = append(w.events, f)
 	}
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
+	w.poke()
 }
 
 func (w *Watcher) takeEvents() []finding {

@@ -165,9 +165,7 @@ func (w *Watcher) lookAtInstances(r *round, st mesh.Stack, rules mesh.AlertRules
 			}
 			continue
 		case mesh.Crashed:
-			f := crashText(in)
-			f.keepsOnly = in.OOM || in.Crashes < rules.Crash
-			r.foundOf(mesh.AlertCrash, st.Name, name, f)
+			r.foundOf(mesh.AlertCrash, st.Name, name, finding{text: crashText(in), keepsOnly: in.OOM || in.Crashes < rules.Crash})
 		default:
 			r.foundOf(mesh.AlertMissing, st.Name, name, finding{text: missingText(in), after: rules.Missing})
 			r.foundOf(mesh.AlertCrash, st.Name, name, finding{keepsOnly: true})
@@ -176,9 +174,8 @@ func (w *Watcher) lookAtInstances(r *round, st mesh.Stack, rules mesh.AlertRules
 	}
 }
 
-func crashText(in mesh.InstanceStatus) finding {
-	times := fmt.Sprintf("crashed %d times in a row, the last time with exit code %d", in.Crashes, in.ExitCode)
-	return finding{text: fmt.Sprintf("%s %s", in.Name, times)}
+func crashText(in mesh.InstanceStatus) string {
+	return fmt.Sprintf("%s crashed %d times in a row, the last time with exit code %d", in.Name, in.Crashes, in.ExitCode)
 }
 
 func missingText(in mesh.InstanceStatus) string {
@@ -273,11 +270,10 @@ func (w *Watcher) lookAtMemory(ctx context.Context, r *round, stacks []mesh.Stac
 		return
 	}
 	for _, m := range all {
-		i := slices.IndexFunc(stacks, func(s mesh.Stack) bool { return s.Name == m.Stack })
-		if i < 0 || m.Limit <= 0 {
+		rules, known := r.rules[m.Stack]
+		if !known || m.Limit <= 0 {
 			continue
 		}
-		rules := stacks[i].Alerts.Effective()
 		if share := float64(m.Used) / float64(m.Limit); rules.Memory > 0 && share >= rules.Memory {
 			r.foundOf(mesh.AlertMemory, m.Stack, m.Instance.Service, finding{
 				text: fmt.Sprintf("%s uses %s of its memory limit of %s", m.Instance, mesh.Percent(min(share, 1)), size(uint64(m.Limit))), after: rules.For, //nolint:gosec // above 0

@@ -158,9 +158,7 @@ func (l *Logs) Lead(on bool) {
 	}
 	if on {
 		for _, s := range l.all() {
-			for _, sh := range s.shelf {
-				sh.recover() // another process may have led meanwhile
-			}
+			s.shelf[appShelf].recover() // another process may have led meanwhile
 		}
 		select {
 		case l.tidyNow <- struct{}{}:
@@ -179,6 +177,7 @@ func (l *Logs) stack(name mesh.StackName, create bool) *stack {
 	s := l.stacks[name]
 	if s == nil && create {
 		s = l.open(name)
+		s.shelf[appShelf].recover()
 		l.stacks[name] = s
 	}
 	return s

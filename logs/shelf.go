@@ -41,12 +41,11 @@ func newShelf(l *Logs, dir string, share int64) *shelf {
 	s := &shelf{l: l, dir: dir, cursors: map[string]cursor{}, written: map[string]cursor{}, changed: make(chan struct{}), share: share}
 	s.room = sync.NewCond(&s.mu)
 	s.index.dir = dir
-	s.recover()
 	return s
 }
 
-// recover reads how far the containers' output was read by the processes before this
-// one.
+// recover reads how far the containers' output was read by the processes before this one.
+// Only a shelf that containers print to has something to recover.
 func (s *shelf) recover() {
 	tails, err := listParts(s.dir, tailSuffix)
 	if err != nil {

@@ -38,10 +38,10 @@ func (c *control) openLogs(ctx context.Context) {
 	if err != nil {
 		c.log.Warn("logs of an earlier version not looked for", "err", err)
 	}
+	c.logs.Lead(true) // before the stacks, whose files it would read a second time
 	for _, st := range stacks {
 		c.logs.Keep(st.Name)
 	}
-	c.logs.Lead(true)
 	for folder, source := range map[string]string{"events": logs.SourceMesh, "router": logs.SourceRouter} {
 		dir := filepath.Join(c.settings.Data, folder)
 		if err := c.logs.Import(dir, source); err != nil {
