@@ -72,6 +72,7 @@ type Exec struct {
 	Name   string // "web.1"
 	Words  []string
 	Root   bool // as root, not as the image's user
+	Env    map[string]Secret
 	TTY    bool
 	Stdin  io.Reader         // nil: none
 	Stdout io.Writer         // with TTY, all output

@@ -33,6 +33,7 @@ type Stack struct {
 	Access         AccessRules                     // set by access:set and others
 	Alerts         AlertRules                      // set by alerts:set
 	Links          []Link                          // set by stacks:link, in their order; each name once
+	Addons         []Attachment                    // set by addons:attach, in their order; each name once
 	Was            StackName                       // its name before a rename whose files have not been moved yet; otherwise empty
 	LastNumber     DeploymentNumber                // the last deployment begun
 }

@@ -71,6 +71,10 @@ type Commands struct {
 	Collector    Collector
 	Uploads      Uploads
 	DeployKeys   DeployKeys
+	Addons       Addons
+	AddonUse     AddonUse
+	AddonList    AddonList
+	AddonKinds   AddonKinds
 	Drains       Drains
 	DrainList    DrainList
 	DrainSender  DrainSender

@@ -11,7 +11,7 @@ import (
 
 // Clone creates a stack with the settings, the services, the number of instances, the
 // access rules, the alert rules and, unless bare, the config vars of another one, and deploys the image
-// that the other one runs: it is never open to more people. Domains, endpoints, the lock and the repository stay behind. If that deployment
+// that the other one runs: it is never open to more people. Domains, endpoints, add-ons, the lock and the repository stay behind. If that deployment
 // fails, the new stack stays, with nothing deployed.
 func (d *Deployer) Clone(ctx context.Context, from, to mesh.StackName, by mesh.KeyName, bare bool, out io.Writer) error {
 	if from == to {
@@ -26,6 +26,12 @@ func (d *Deployer) Clone(ctx context.Context, from, to mesh.StackName, by mesh.K
 		Services: maps.Clone(st.Services), ReleaseCommand: slices.Clone(st.ReleaseCommand),
 		Access: st.Access.Clone(), Alerts: st.Alerts, Links: slices.Clone(st.Links),
 	}
+	vars, err := d.addonVars(ctx, st)
+	if err != nil {
+		return err
+	}
+	// The new stack is attached to nothing: its app would try to use the other's data.
+	next.Config = next.Config.Without(vars)
 	if bare {
 		next.Config, next.Links, next.Services = nil, nil, withConfigs(st.Services, nil)
 	}

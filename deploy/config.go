@@ -98,6 +98,9 @@ func (d *Deployer) SetConfig(ctx context.Context, stack mesh.StackName, by mesh.
 	if err != nil {
 		return nil, err
 	}
+	if err := d.guardAddonVars(ctx, st, c); err != nil {
+		return nil, err
+	}
 	_, changed, err := applied(c, st)
 	// A deployment in progress may change the config before this one has its turn.
 	if err != nil || len(changed) == 0 && len(d.lanes.tickets(stack)) == 0 {
@@ -119,7 +122,10 @@ func (d *Deployer) SetConfig(ctx context.Context, stack mesh.StackName, by mesh.
 	}
 	subject := verb + mesh.Clip(strings.Join(changed, ", "), 120)
 	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployConfig, By: by, Subject: subject}
-	err = d.rerelease(ctx, dep, out, subject, func(_ context.Context, a *attempt, st mesh.Stack, r *mesh.Release) (func(*mesh.Stack), error) {
+	err = d.rerelease(ctx, dep, out, subject, func(ctx context.Context, a *attempt, st mesh.Stack, r *mesh.Release) (func(*mesh.Stack), error) {
+		if err := d.guardAddonVars(ctx, st, c); err != nil {
+			return nil, err // attached after this began
+		}
 		// Start from the stack's vars, not the release's: vars recorded with
 		// --no-restart take effect now.
 		cfg, ch, err := applied(c, st)

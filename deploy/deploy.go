@@ -48,6 +48,7 @@ type Options struct {
 	OnKeys       func([]mesh.Key)                            // called with all keys after one was added or removed; may be nil
 	EndSessions  func(signIn string)                         // called for each removed key with its SignIn, to end its sessions; may be nil
 	Ports        Ports                                       // TCP ports of the machine; nil: none is allowed
+	AddonServer  AddonServer                                 // the servers of add-ons; nil: there are none
 	Memory       fleet.Memory                                // where instances were last seen; nil: not kept
 	Probe        func(context.Context, netip.AddrPort) error // reports whether something listens there; nil: dials TCP
 	OnStep       func(step Step, s string)                   // called at each step of a rollout, for tests that stop there; may be nil
@@ -80,6 +81,7 @@ type Deployer struct {
 	losses losses
 	claims portClaims
 	lives  lives
+	addons addonWork
 
 	unknown  atomic.Pointer[[]mesh.StackName] // stacks without a record that the engine has something of, as of the last Reconcile
 	detached chan struct{}                    // holds a value after a detached run was started
@@ -145,6 +147,7 @@ func (d *Deployer) Run(ctx context.Context) error {
 	d.background(d.expireRuns)
 	d.background(d.fleet.Run)
 	d.background(d.keepImages)
+	d.background(d.expireAddons)
 	err := d.Runner.Watch(ctx, d.fleet.Event, func() {
 		if err := d.Reconcile(ctx); err != nil && ctx.Err() == nil {
 			d.Logger.Error("reconciling failed after the engine came back", "err", err)

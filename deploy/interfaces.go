@@ -158,6 +158,7 @@ type Store interface {
 	Times
 	ServerStore
 	AlertStore
+	AddonStore
 }
 
 // Records reads the records of stacks.

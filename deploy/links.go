@@ -106,6 +106,14 @@ func (d *Deployer) Unlink(ctx context.Context, stack mesh.StackName, by mesh.Key
 func (d *Deployer) relink(ctx context.Context, stack mesh.StackName, by mesh.KeyName, subject string, cfg mesh.ConfigChange, out io.Writer,
 	change func(mesh.Stack, mesh.Release) (mesh.Stack, error), lend *mesh.Link,
 ) error {
+	return d.relinked(ctx, stack, by, subject, cfg, out, change, func(s *mesh.Stack, next mesh.Stack) { s.Links = next.Links }, lend)
+}
+
+// relinked changes what a stack reaches and its config vars together. take copies what
+// change has changed, and nothing else changes.
+func (d *Deployer) relinked(ctx context.Context, stack mesh.StackName, by mesh.KeyName, subject string, cfg mesh.ConfigChange, out io.Writer,
+	change func(mesh.Stack, mesh.Release) (mesh.Stack, error), take func(s *mesh.Stack, next mesh.Stack), lend *mesh.Link,
+) error {
 	st, err := d.Store.Stack(ctx, stack)
 	if err != nil {
 		return err
@@ -124,7 +132,7 @@ func (d *Deployer) relink(ctx context.Context, stack mesh.StackName, by mesh.Key
 		if err != nil {
 			return err
 		}
-		s.Links = next.Links
+		take(s, next)
 		changed, _, err := applied(present(cfg, s.Config), *s)
 		if err == nil {
 			s.Config = changed
@@ -152,8 +160,7 @@ func (d *Deployer) relink(ctx context.Context, stack mesh.StackName, by mesh.Key
 			back = d.fleet.Lend(stack, *lend)
 		}
 		return func(s *mesh.Stack) {
-			// Nothing else changes links.
-			s.Links = next.Links
+			take(s, next)
 			s.Config = reapplied(cfg, *s, changed)
 		}, nil
 	})

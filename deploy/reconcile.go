@@ -53,6 +53,7 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 		}
 	}
 	d.unknown.Store(&unknown)
+	all = append(all, d.reconcileAddons(ctx))
 	return errors.Join(all...)
 }
 

@@ -83,11 +83,19 @@ func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by 
 		}
 		moved := st
 		moved.Name, moved.Was, moved.Subnet = to, name, subnet
+		// The new instances need its add-ons before the rename is recorded, the old ones
+		// until they have ended.
+		back, backOld := d.lend(to, st.Reaches()...), d.lend(name, st.Reaches()...)
+		defer back()
 		old, err := d.rename(ctx, a, st, moved)
+		if err != nil {
+			backOld()
+		}
 		if err == nil {
 			left = true // the old name is taken until nothing is left of it
 			d.background(func(ctx context.Context) {
 				defer d.names.endRename(name)
+				defer backOld()
 				if old(ctx) {
 					d.removeStack(ctx, name) // the network, and anything that failed to move
 				}

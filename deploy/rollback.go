@@ -39,6 +39,12 @@ func (d *Deployer) Rollback(ctx context.Context, stack mesh.StackName, by mesh.K
 	subject := "Rollback to " + n.String()
 	dep := mesh.Deployment{Stack: stack, Kind: mesh.DeployRollback, By: by, Subject: subject}
 	return d.rerelease(ctx, dep, out, subject, func(ctx context.Context, a *attempt, st mesh.Stack, r *mesh.Release) (func(*mesh.Stack), error) {
+		// Add-ons are not rolled back, and their passwords may have changed since.
+		vars, err := d.addonVars(ctx, st)
+		if err != nil {
+			return nil, err
+		}
+		target.Config = vars.Over(target.Config)
 		a.out.mask(st.Configs(), target.Configs(), r.Configs())
 		r.Image, r.Commit, r.Config, r.Services = target.Image, target.Commit, target.Config, target.Services
 		r.Source, r.Declared, r.Elsewhere = target.Source, target.Declared, target.Elsewhere

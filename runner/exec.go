@@ -5,8 +5,10 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -47,6 +49,9 @@ func (r *Runner) exec(ctx context.Context, e mesh.Exec) (int, error) {
 	o := container.ExecOptions{
 		Tty: e.TTY, AttachStdin: e.Stdin != nil, AttachStdout: true, AttachStderr: true, Cmd: e.Words,
 		Env: []string{sessionVar + "=" + mark},
+	}
+	for _, k := range slices.Sorted(maps.Keys(e.Env)) {
+		o.Env = append(o.Env, k+"="+e.Env[k].Reveal())
 	}
 	if e.Root {
 		o.User = "0"

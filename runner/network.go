@@ -77,12 +77,16 @@ func (r *Runner) network(ctx context.Context, stack mesh.StackName, subnet netip
 	return r.enter(ctx, stack, n)
 }
 
-// enter attaches mesh's own container to a network, and makes names known in it.
+// enter attaches mesh's own container to a network, makes names known in it, and lets the
+// stack's guests in.
 func (r *Runner) enter(ctx context.Context, stack mesh.StackName, n network.Inspect) (stackNetwork, error) {
 	at, from, err := r.join(ctx, n)
 	out := stackNetwork{name: n.Name}
 	if err == nil && r.names != nil && at.IsValid() {
 		out.dns = r.names.Open(stack, at, from)
+	}
+	if err == nil && r.guests != nil {
+		err = r.guests.Enter(ctx, stack, n.ID, func(id string) bool { _, in := n.Containers[id]; return in })
 	}
 	return out, err
 }
@@ -99,8 +103,10 @@ func (r *Runner) Attach(ctx context.Context) error {
 	for _, n := range found {
 		if n, err = r.cli.API(ctx).NetworkInspect(ctx, n.ID, network.InspectOptions{}); errdefs.IsNotFound(err) {
 			continue
+		} else if stack := mesh.StackName(n.Labels[labelStack]); err == nil && stack != "" {
+			_, err = r.enter(ctx, stack, n)
 		} else if err == nil {
-			_, err = r.enter(ctx, mesh.StackName(n.Labels[labelStack]), n)
+			_, _, err = r.join(ctx, n) // the one of the add-ons
 		}
 		if err != nil && !errdefs.IsNotFound(err) { // it may just have been removed
 			return r.fault(ctx, "attach to "+n.Name, err)

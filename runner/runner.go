@@ -40,14 +40,14 @@ import (
 
 // The labels of everything that a Runner makes. Every list asks for labelServer.
 const (
-	labelServer     = "mesh.server"
-	labelStack      = "mesh.stack"
+	labelServer     = engine.LabelServer
+	labelStack      = engine.LabelStack
 	labelService    = "mesh.service"
 	labelSlot       = "mesh.slot"
 	labelRelease    = "mesh.release"
 	labelDeployment = "mesh.deployment"
-	labelSpec       = "mesh.spec"
-	labelKind       = "mesh.kind"
+	labelSpec       = engine.LabelSpec
+	labelKind       = engine.LabelKind
 	labelName       = "mesh.name"
 	labelTerminal   = "mesh.terminal" // a one-off command in a terminal
 
@@ -70,6 +70,8 @@ type Options struct {
 	Collector Collector
 	// Names answers DNS queries in the stacks' networks; nil: only the engine does.
 	Names Names
+	// Guests join the networks of stacks; nil: there are none.
+	Guests Guests
 	// Self is the ID of the container that mesh itself runs in, which is attached to
 	// each stack's network. Empty: found out when first needed.
 	Self string
@@ -92,6 +94,14 @@ type Names interface {
 	Close(stack mesh.StackName)
 }
 
+// Guests are containers that others run and that instances reach: add-ons.
+type Guests interface {
+	// Enter connects those that a stack may reach with its network, before instances
+	// start in it. present reports whether a container is in it already. Calls for a
+	// stack without guests must be cheap.
+	Enter(ctx context.Context, stack mesh.StackName, network string, present func(id string) bool) error
+}
+
 // Runner runs instances in a Docker Engine. It may be used from several
 // goroutines.
 type Runner struct {
@@ -101,6 +111,7 @@ type Runner struct {
 	log       *slog.Logger
 	now       func() time.Time
 	names     Names
+	guests    Guests
 	collector Collector
 	groups    groups
 	stacks    keyedLock // guards the creation and removal of a stack's network
@@ -122,7 +133,7 @@ func New(cli *engine.Client, o Options) *Runner {
 		o.Now = time.Now
 	}
 	return &Runner{
-		cli: cli, server: o.Server, labels: o.Labels, log: o.Logger, now: o.Now, names: o.Names, collector: o.Collector,
+		cli: cli, server: o.Server, labels: o.Labels, log: o.Logger, now: o.Now, names: o.Names, guests: o.Guests, collector: o.Collector,
 		self: o.Self, selfDone: o.Self != "", groups: groups{root: o.Groups},
 	}
 }

@@ -43,6 +43,7 @@ type stackForm struct {
 	Access    *accessForm            `json:"access,omitempty"`
 	Alerts    alertRulesForm         `json:"alerts,omitzero"`
 	Links     []linkForm             `json:"links,omitempty"`
+	Addons    []attachmentForm       `json:"addons,omitempty"`
 	Last      int                    `json:"last_deployment,omitempty"`
 	Was       string                 `json:"was,omitempty"`
 }
@@ -81,6 +82,12 @@ type linkForm struct {
 	To      string `json:"to"`
 	Service string `json:"service"`
 	As      string `json:"as"`
+}
+
+type attachmentForm struct {
+	Addon string `json:"addon"`
+	As    string `json:"as"`
+	Parts bool   `json:"parts,omitempty"`
 }
 
 type portForm struct {
@@ -173,6 +180,9 @@ func storeStack(s mesh.Stack, config []byte) *stackForm {
 	for _, l := range s.Links {
 		f.Links = append(f.Links, linkForm{To: string(l.To), Service: string(l.Service), As: l.As})
 	}
+	for _, a := range s.Addons {
+		f.Addons = append(f.Addons, attachmentForm{string(a.Addon), a.As, a.Parts})
+	}
 	for _, p := range s.Ports {
 		f.Ports = append(f.Ports, portForm{p.Number, string(p.Service)})
 	}
@@ -208,6 +218,9 @@ func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
 	s.Page = f.Page
 	for _, l := range f.Links {
 		s.Links = append(s.Links, mesh.Link{To: mesh.StackName(l.To), Service: mesh.ServiceName(l.Service), As: l.As})
+	}
+	for _, a := range f.Addons {
+		s.Addons = append(s.Addons, mesh.Attachment{Addon: mesh.AddonName(a.Addon), As: a.As, Parts: a.Parts})
 	}
 	s.Spared, _ = prefixes(f.Spared) // check has read them
 	for _, e := range f.Endpoints {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"mesh"
+	"mesh/addons"
 	"mesh/alerts"
 	"mesh/builder"
 	"mesh/command"
@@ -35,6 +36,7 @@ type control struct {
 	hostKey   ssh.Signer
 	repos     *repos.Repos
 	runner    *runner.Runner
+	addons    *addons.Server
 	deployer  *deploy.Deployer
 	receiver  *receiver.Receiver
 	collector *logs.Collector
@@ -150,15 +152,14 @@ func (c *control) wire() {
 	s, log := c.settings, c.log
 	c.openLogs(context.Background()) // it does not wait
 	c.collector = logs.NewCollector(c.logs, c.knownStack)
-	c.runner = runner.New(c.engine, runner.Options{Server: c.store.Server(), Logger: log, Labels: c.labels, Names: c.names, Collector: c.collector})
-	c.collector.Use(c.runner)
+	c.wireRunner()
 	url := c.urls
 	c.deployer = deploy.New(deploy.Options{
 		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store, log)), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
 		OnEnded: c.ended, OnCrash: c.crashed, OnBuilt: c.metrics.built,
 		Events: events{c.logs, c.kept, c.certs, log}, OnDefault: c.router.SetDefault, OnKeys: c.ownCertificate, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, HostNetworks: hostNetworks, OnStep: c.reached,
-		Ports: c.ports, Memory: memory{filepath.Join(s.Data, "instances.json")},
+		AddonServer: c.addons, Ports: c.ports, Memory: memory{filepath.Join(s.Data, "instances.json")},
 	})
 	c.wireAlerts()
 	c.repos.Deployed = c.deployer.RepoState
@@ -183,6 +184,7 @@ func (c *control) wire() {
 		Settings: c.store, ServerSetter: c.deployer, Stacks: c.store, History: c.store, Keys: c.store, Registries: c.store, AuditLog: c.store,
 		Logs: logReader{c.runner, c.logs}, Traffic: c.router, Measures: measures{c.kept, c.sampler}, Certs: uploads, Server: backupWatch{self, c.watcher.BackedUp},
 		Uploads: c.repos, DeployKeys: c.repos, Drains: c.deployer, DrainList: c.store, DrainSender: c.drains,
+		Addons: c.deployer, AddonUse: c.deployer, AddonList: c.store, AddonKinds: c.addons,
 		Alerts: c.store, AlertRules: c.deployer, Recipients: c.deployer, Notifier: c.notifier,
 		Lifecycle: c.deployer, Configs: c.deployer, Builds: c.deployer, Processes: c.deployer, Services: c.deployer, Endpoints: c.deployer, Links: c.deployer, Ports: c.server,
 		Hosts: c.deployer, AccessRules: c.deployer, Freezer: c.deployer, Deploys: c.deployer, Deployments: c.deployer, OneOffs: c.deployer, Files: c.deployer,

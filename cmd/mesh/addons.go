@@ -1,0 +1,38 @@
+package main
+
+import (
+	"context"
+	"path/filepath"
+
+	"mesh"
+	"mesh/addons"
+	"mesh/runner"
+)
+
+// wireRunner connects what runs containers: instances and add-ons, which share networks.
+func (c *control) wireRunner() {
+	c.addons = addons.New(c.engine, addons.Options{
+		Server: c.store.Server(), Labels: c.labels, Kinds: filepath.Join(c.settings.Data, "kinds"), Logger: c.log,
+		Attached: func(stack mesh.StackName) []mesh.Addon { return c.deployer.Attached(stack) },
+		SignIn:   c.signIn,
+	})
+	c.runner = runner.New(c.engine, runner.Options{
+		Server: c.store.Server(), Logger: c.log, Labels: c.labels, Names: c.names, Collector: c.collector, Guests: c.addons,
+	})
+	c.addons.Inside = c.runner
+	c.collector.Use(c.runner)
+}
+
+// signIn returns the login for a registry, if there is one.
+func (c *control) signIn(ctx context.Context, host string) (mesh.Registry, bool) {
+	all, err := c.store.Registries(ctx)
+	if err != nil {
+		c.log.Warn("the logins for registries are not known", "err", err)
+	}
+	for _, r := range all {
+		if r.Host == host {
+			return r, true
+		}
+	}
+	return mesh.Registry{}, false
+}
