@@ -115,3 +115,21 @@ func (k Key) May(a Access, stack StackName) bool {
 	}
 	return false
 }
+
+// MayAddon reports whether k has access to an add-on that the stacks in users are attached
+// to: to one of them, or to all of them if whole is set, as what changes the data of all.
+// Who has it to every stack has it to every add-on. While no stack is attached, the key
+// that created it also has it.
+func (k Key) MayAddon(a Access, users []StackName, creator KeyName, whole bool) bool {
+	if k.May(a, "") {
+		return true
+	}
+	if len(users) == 0 {
+		return k.Name == creator && (Key{Role: k.Role}).May(a, "")
+	}
+	may := func(s StackName) bool { return k.May(a, s) }
+	if whole {
+		return !slices.ContainsFunc(users, func(s StackName) bool { return !may(s) })
+	}
+	return slices.ContainsFunc(users, may)
+}

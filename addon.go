@@ -51,6 +51,7 @@ type Addon struct {
 	User      string // that stacks sign in as; empty: the kind has no users
 	Database  string // empty: the kind has no databases
 	Password  Secret
+	Old       Login             // still accepted, because a stack may not have the new one yet; zero: none
 	Admin     Secret            // the password of the server's administrator, which no stack gets
 	Volume    string            // the engine's volume with the data; empty: the kind keeps nothing
 	Memory    int64             // bytes; 0: no limit
@@ -60,6 +61,18 @@ type Addon struct {
 	Created   time.Time
 	CreatedBy KeyName
 }
+
+// Login is how stacks sign in to an add-on.
+type Login struct {
+	User     string
+	Password Secret
+}
+
+// IsZero reports whether there is none.
+func (l Login) IsZero() bool { return l.User == "" && l.Password.Reveal() == "" }
+
+// Login is how stacks sign in.
+func (a Addon) Login() Login { return Login{a.User, a.Password} }
 
 // NewAddon is what somebody asks for.
 type NewAddon struct {
@@ -103,7 +116,7 @@ func (c AddonChange) Apply(a Addon) Addon {
 
 // KeptVolume is the data that an add-on had before it was restored or upgraded.
 type KeptVolume struct {
-	Volume  string
+	Volume  string // empty: the data is the same, only the image was another
 	Image   string // what ran on it
 	ImageID string
 	Version string

@@ -131,7 +131,7 @@ func (s *Server) start(ctx context.Context, k *kind, a mesh.Addon) (id string, b
 		if err := s.retire(ctx, c.ID, true); err != nil {
 			return "", began, err
 		}
-		there = false
+		c, there = container.Summary{}, false
 	}
 	if there {
 		id = c.ID

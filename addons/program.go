@@ -3,6 +3,7 @@ package addons
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -96,7 +97,7 @@ func (t *tail) lines(a mesh.Addon) []string {
 func (s *Server) await(ctx context.Context, k *kind, a mesh.Addon, id string, began time.Time) error {
 	limit := time.NewTimer(s.Patience)
 	defer limit.Stop()
-	var last error
+	last := errors.New("it was never seen running")
 	for wait := 50 * time.Millisecond; ; wait = min(wait*3/2, time.Second) {
 		c, err := s.cli.API(ctx).ContainerInspect(ctx, id)
 		switch {
@@ -139,8 +140,9 @@ func (s *Server) ended(ctx context.Context, a mesh.Addon, c container.InspectRes
 	if c.State.OOMKilled {
 		why, hint = "was killed: out of memory", fmt.Sprintf("raise its limit with: ssh mesh addons:set %s memory=1g", a.Name)
 	}
-	e := mesh.Errorf(mesh.Failed, "%s %s", a.Name, why).WithHint("%s", hint)
-	e.Output = s.printed(ctx, a, c.ID)
+	lines := s.printed(ctx, a, c.ID)
+	e := mesh.Errorf(mesh.Failed, "%s %s%s", a.Name, why, lastOf(lines)).WithHint("%s", hint)
+	e.Output = lines
 	return e
 }
 

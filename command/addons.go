@@ -159,6 +159,31 @@ var addonCommands = []*definition{
 		access: mesh.AccessDeploy, ownCheck: true, terminal: true, parts: true, max: maxArgs, run: runAddonShell, keeps: func(c *call) []string { return c.args[:min(1, len(c.args))] },
 		flags: ofAddon(nil),
 	},
+	{ // a command of the client, which asks where the add-on is
+		topic: "addons", verb: "proxy", args: "[NAME]", short: "Open a port on your machine that leads to an add-on",
+		long: "A command of the client: mesh addons:proxy NAME. With plain ssh: ssh -N -L 5432:NAME:5432 mesh. The connections of\n" +
+			"your programs go through SSH, for as long as it runs.",
+		access: mesh.AccessDeploy, ownCheck: true, json: true, max: 1, run: runAddonProxy,
+		flags: ofAddon(func(f *pflag.FlagSet) {
+			f.IntP("port", "p", 0, "the `PORT` on your machine; the add-on's own unless named")
+		}),
+	},
+}
+
+func runAddonProxy(ctx context.Context, c *call) error {
+	a, err := c.addonOf(ctx, mesh.AccessDeploy, false)
+	if err != nil {
+		return err
+	}
+	k, err := c.AddonKinds.Kind(string(a.Kind))
+	if err != nil {
+		return err
+	}
+	if !c.json {
+		return mesh.Errorf(mesh.Invalid, "addons:proxy opens a port on your machine, so run it there").
+			WithHint("mesh addons:proxy %s; or with plain ssh: ssh -N -L %d:%s:%d mesh", a.Name, k.Port, a.Name, k.Port)
+	}
+	return c.printJSON(map[string]any{"name": a.Name, "port": k.Port})
 }
 
 // optionalStack returns the stack that is named, or that the client's checkout belongs to.
@@ -247,37 +272,17 @@ func (c *call) onlyAddon(ctx context.Context, st mesh.Stack) (string, error) {
 	return "", c.usage("%s has several: name one of %s", st.Name, strings.Join(names, ", "))
 }
 
-// mayUseAddon returns an error if the key may not use an add-on: it needs access to one of the
-// stacks that are attached, or to all of them if whole is set. Who may deploy every stack
-// may use every add-on, and who created one may use it while nobody else does.
+// mayUseAddon returns an error if the key may not use an add-on: see mesh.Key.MayAddon.
 func (c *call) mayUseAddon(ctx context.Context, need mesh.Access, whole bool, name mesh.AddonName, creator mesh.KeyName) error {
-	if c.Key.May(need, "") {
-		return nil
-	}
 	users, err := c.AddonUse.AddonUsers(ctx, name)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
-	}
-	if len(users) == 0 && c.Key.Name == creator && (mesh.Key{Role: c.Key.Role}).May(need, "") {
+	case c.Key.MayAddon(need, users, creator, whole):
 		return nil
-	}
-	seen := false
-	for _, st := range users {
-		may := c.Key.May(need, st)
-		seen = seen || c.Key.May(mesh.AccessRead, st)
-		if may && !whole {
-			return nil
-		}
-		if !may && whole && seen {
-			return mesh.Errorf(mesh.Denied, "the key %q may not change %s, which other stacks use as well", c.Key.Name, name).WithHint("ask an admin of the server")
-		}
-	}
-	if seen && whole && len(users) > 0 {
-		if !slices.ContainsFunc(users, func(st mesh.StackName) bool { return !c.Key.May(need, st) }) {
-			return nil
-		}
-	}
-	if seen {
+	case c.Key.MayAddon(need, users, creator, false):
+		return mesh.Errorf(mesh.Denied, "the key %q may not change %s, which other stacks use as well", c.Key.Name, name).WithHint("ask an admin of the server")
+	case c.Key.MayAddon(mesh.AccessRead, users, creator, false):
 		return c.denied(need)
 	}
 	return noAddon(string(name)) // whether there is one is not everybody's business

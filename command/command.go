@@ -75,6 +75,7 @@ type Commands struct {
 	AddonUse     AddonUse
 	AddonList    AddonList
 	AddonKinds   AddonKinds
+	AddonData    AddonData
 	Drains       Drains
 	DrainList    DrainList
 	DrainSender  DrainSender
@@ -159,6 +160,16 @@ func Check(words []string) error {
 	}
 	c := &call{Commands: &Commands{}, def: def}
 	return c.parse(rest)
+}
+
+// Terminal reports whether a command line, without options in front that name a stack, is
+// one that uses a terminal if there is one.
+func Terminal(words []string) bool {
+	if len(words) == 0 {
+		return false
+	}
+	def, _, err := find(words)
+	return err == nil && def.terminal
 }
 
 func (c *call) run(ctx context.Context, exact io.Writer) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -412,6 +413,33 @@ func (d *Deployer) AddonShell(ctx context.Context, name mesh.AddonName, run mesh
 	return d.Runner.Exec(ctx, e)
 }
 
+// DialAddon connects to the server of an add-on for a key that may use it. Its error is
+// NotFound if the key may not, or if the add-on has no such port.
+func (d *Deployer) DialAddon(ctx context.Context, key mesh.Key, name mesh.AddonName, port int) (net.Conn, error) {
+	a, err := d.ready(ctx, name)
+	if err == nil {
+		var users []mesh.StackName
+		if users, err = d.AddonUsers(ctx, name); err == nil && !key.MayAddon(mesh.AccessDeploy, users, a.CreatedBy, false) {
+			err = mesh.Errorf(mesh.NotFound, "there is no add-on %q", name)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	at, err := d.AddonServer.Address(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	if int(at.Port()) != port {
+		return nil, mesh.Errorf(mesh.NotFound, "%s listens on port %d, not %d", name, at.Port(), port)
+	}
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", at.String())
+	if err != nil {
+		return nil, mesh.Errorf(mesh.Unavailable, "%s does not answer: %w", name, err)
+	}
+	return c, nil
+}
+
 // AddonLogs writes what the server of an add-on has printed.
 func (d *Deployer) AddonLogs(ctx context.Context, name mesh.AddonName, lines int, follow bool, w io.Writer) error {
 	a, err := d.Store.Addon(ctx, name)
@@ -455,15 +483,34 @@ func (d *Deployer) reconcileAddons(ctx context.Context) error {
 					d.Logger.Warn("volume not removed", "addon", a.Name, "volume", v, "err", err)
 				}
 			}
-			if a.State != mesh.AddonReady {
-				return
-			}
-			if err := d.AddonServer.Run(ctx, a); err != nil && ctx.Err() == nil {
-				d.Logger.Error("add-on does not run", "addon", a.Name, "err", err)
-			}
+			d.settleAddon(ctx, a)
 		})
 	}
 	return nil
+}
+
+// settleAddon makes the servers of an add-on run, or not, as recorded.
+func (d *Deployer) settleAddon(ctx context.Context, a mesh.Addon) {
+	for _, k := range a.Kept {
+		if k.Volume == "" {
+			continue
+		}
+		old := a
+		old.Volume = k.Volume
+		if err := d.AddonServer.Stop(ctx, old); err != nil && ctx.Err() == nil {
+			d.Logger.Warn("the server of earlier data was not stopped", "addon", a.Name, "volume", k.Volume, "err", err)
+		}
+	}
+	if a.State != mesh.AddonReady {
+		return
+	}
+	err := d.AddonServer.Run(ctx, a)
+	if err == nil && !a.Old.IsZero() {
+		err = d.resumeRotation(ctx, a)
+	}
+	if err != nil && ctx.Err() == nil {
+		d.Logger.Error("add-on does not run as recorded", "addon", a.Name, "err", err)
+	}
 }
 
 func keeps(a mesh.Addon, volume string) bool {
@@ -501,9 +548,12 @@ func (d *Deployer) dropKept(ctx context.Context) {
 			if err != nil {
 				break // the next round does it
 			}
-			if err = d.AddonServer.Remove(ctx, a.Name, k.Volume); err == nil {
+			if k.Volume != "" && k.Volume != a.Volume {
+				err = d.AddonServer.Remove(ctx, a.Name, k.Volume)
+			}
+			if err == nil {
 				_, err = d.Store.UpdateAddon(ctx, a.Name, func(r *mesh.Addon) error {
-					r.Kept = slices.DeleteFunc(slices.Clone(r.Kept), func(o mesh.KeptVolume) bool { return o.Volume == k.Volume })
+					r.Kept = slices.DeleteFunc(slices.Clone(r.Kept), func(o mesh.KeptVolume) bool { return o == k })
 					return nil
 				})
 			}

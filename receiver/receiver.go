@@ -110,6 +110,7 @@ type Options struct {
 	Deployer Deployer
 	Commands Commands
 	Files    Files
+	Dialer   Dialer
 	HostKey  gossh.Signer
 	Logger   *slog.Logger
 

@@ -40,6 +40,8 @@ type connState struct {
 	release  func()   // lets the server retire without waiting for a first session
 	sessions int
 	served   bool // it has had a session
+
+	forwarded int // connections
 }
 
 // firstSession reports whether the connection has had no session yet.
@@ -131,6 +133,9 @@ func (r *Receiver) common(serving context.Context, srv *ssh.Server, open *sessio
 	srv.ChannelHandlers = map[string]ssh.ChannelHandler{
 		"session": func(srv *ssh.Server, conn *gossh.ServerConn, nc gossh.NewChannel, ctx ssh.Context) {
 			r.channel(serving, srv, conn, nc, ctx)
+		},
+		"direct-tcpip": func(_ *ssh.Server, conn *gossh.ServerConn, nc gossh.NewChannel, ctx ssh.Context) {
+			r.forward(serving, conn, nc, ctx)
 		},
 	}
 }

@@ -342,7 +342,7 @@ func TestSSH_ForwardingIsRefused(t *testing.T) {
 	}
 	if conn, err := c.Dial("tcp", s.addr); err == nil {
 		_ = conn.Close()
-		t.Error("direct-tcpip is served")
+		t.Error("direct-tcpip leads to something that is no add-on")
 	}
 	for _, kind := range []string{"direct-streamlocal@openssh.com", "x11", "auth-agent@openssh.com", "tun@openssh.com"} {
 		if ch, _, err := c.OpenChannel(kind, nil); err == nil {

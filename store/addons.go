@@ -29,6 +29,7 @@ type addonForm struct {
 	Digest    string            `json:"digest,omitempty"`
 	State     string            `json:"state"`
 	User      string            `json:"user,omitempty"`
+	OldUser   string            `json:"old_user,omitempty"`
 	Database  string            `json:"database,omitempty"`
 	Sealed    []byte            `json:"sealed"`
 	Volume    string            `json:"volume,omitempty"`
@@ -53,6 +54,7 @@ type keptForm struct {
 type addonSecrets struct {
 	Password []byte `json:"password"`
 	Admin    []byte `json:"admin"`
+	Old      []byte `json:"old,omitempty"`
 }
 
 func (f *addonForm) check(key []byte) error {
@@ -81,6 +83,9 @@ func (s *Store) readAddon(key, data []byte) (mesh.Addon, error) {
 		Password: mesh.NewSecret(string(secret.Password)), Admin: mesh.NewSecret(string(secret.Admin)),
 		Created: f.Created, CreatedBy: mesh.KeyName(f.CreatedBy),
 	}
+	if f.OldUser != "" || len(secret.Old) > 0 {
+		a.Old = mesh.Login{User: f.OldUser, Password: mesh.NewSecret(string(secret.Old))}
+	}
 	for _, k := range f.Kept {
 		a.Kept = append(a.Kept, mesh.KeptVolume(k))
 	}
@@ -88,7 +93,7 @@ func (s *Store) readAddon(key, data []byte) (mesh.Addon, error) {
 }
 
 func (s *Store) writeAddon(b *bbolt.Bucket, a mesh.Addon) error {
-	plain, err := json.Marshal(addonSecrets{Password: []byte(a.Password.Reveal()), Admin: []byte(a.Admin.Reveal())})
+	plain, err := json.Marshal(addonSecrets{Password: []byte(a.Password.Reveal()), Admin: []byte(a.Admin.Reveal()), Old: []byte(a.Old.Password.Reveal())})
 	if err != nil {
 		return err
 	}
@@ -98,7 +103,7 @@ func (s *Store) writeAddon(b *bbolt.Bucket, a mesh.Addon) error {
 	}
 	f := &addonForm{
 		V: 1, Name: string(a.Name), Kind: string(a.Kind), Version: a.Version, Image: a.Image, ImageID: a.ImageID, Digest: a.Digest,
-		State: string(a.State), User: a.User, Database: a.Database, Sealed: sealed, Volume: a.Volume, Memory: a.Memory, CPUs: a.CPUs, Params: a.Params,
+		State: string(a.State), User: a.User, OldUser: a.Old.User, Database: a.Database, Sealed: sealed, Volume: a.Volume, Memory: a.Memory, CPUs: a.CPUs, Params: a.Params,
 		Created: a.Created, CreatedBy: string(a.CreatedBy),
 	}
 	for _, k := range a.Kept {

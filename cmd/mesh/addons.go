@@ -6,6 +6,7 @@ import (
 
 	"mesh"
 	"mesh/addons"
+	"mesh/deploy"
 	"mesh/runner"
 )
 
@@ -36,3 +37,11 @@ func (c *control) signIn(ctx context.Context, host string) (mesh.Registry, bool)
 	}
 	return mesh.Registry{}, false
 }
+
+// addonData is command.AddonData: the deployer moves data, and the kinds know its form.
+type addonData struct {
+	*deploy.Deployer
+	kinds *addons.Server
+}
+
+func (a addonData) Form(of mesh.Addon) (form, note string, err error) { return a.kinds.Form(of) }

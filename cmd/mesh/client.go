@@ -39,6 +39,12 @@ func client(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	if from, to, places, ok := copying(words); ok {
 		return opt.copyFiles(words, from, to, places, stderr)
 	}
+	if rest, port, ok, err := proxying(words); ok || err != nil {
+		if err != nil {
+			return err
+		}
+		return opt.proxy(rest, port, stdout, stderr)
+	}
 	if words, stdin, err = valueOfFile(words, stdin); err != nil {
 		return err
 	}
@@ -216,7 +222,7 @@ func environment(stdout, stderr io.Writer) (env [][2]string) {
 // interactive reports whether a command uses a terminal if there is one.
 func interactive(words []string) bool {
 	words = afterStack(words)
-	return len(words) > 0 && (words[0] == "run" || words[0] == "enter" || words[0] == "top")
+	return command.Terminal(words)
 }
 
 // behind returns what follows a command at the front of words, which may be written with a

@@ -87,16 +87,7 @@ func (d destination) run(words []string, stdin io.Reader, stdout, stderr io.Writ
 	if d.stack != "" {
 		words = append([]string{"-a", d.stack}, words...)
 	}
-	argv := []string{"ssh"}
-	if g := os.Getenv("GIT_SSH_COMMAND"); g != "" {
-		// As in git: a command line for the shell.
-		argv = []string{"/bin/sh", "-c", g + ` "$@"`, g}
-	} else if g := os.Getenv("GIT_SSH"); g != "" {
-		argv = []string{g}
-	}
-	if d.port != "" {
-		argv = append(argv, "-p", d.port)
-	}
+	argv := d.ssh()
 	if openSSH(argv) {
 		var set []string // in one option: ssh uses only the first of several
 		for _, kv := range environment(stdout, stderr) {
@@ -109,13 +100,9 @@ func (d destination) run(words []string, stdin io.Reader, stdout, stderr io.Writ
 	if interactive(words) && isTerminal(stdin) && isTerminal(stdout) {
 		argv = append(argv, "-t")
 	}
-	target := d.host
-	if d.user != "" {
-		target = d.user + "@" + d.host
-	}
 	// "--": ssh also looks for options after the host, and the words may begin with
 	// one.
-	argv = append(argv, "--", target, command.Join(words))
+	argv = append(argv, "--", d.target(), command.Join(words))
 	cmd := exec.Command(argv[0], argv[1:]...) //nolint:gosec,noctx // ssh is what the user asked for, and ends with the terminal
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
 	// Ctrl-C also reaches ssh, which is in the same process group. Return ssh's status.
@@ -135,5 +122,32 @@ func (d destination) run(words []string, stdin io.Reader, stdout, stderr io.Writ
 	case errors.As(err, &ee):
 		return mesh.ExitCode(130)
 	}
+	return noSSH(err)
+}
+
+func noSSH(err error) error {
 	return mesh.Errorf(mesh.Unavailable, "ssh cannot be run: %w", err).WithHint("install OpenSSH's client, for example with: apt-get install openssh-client")
+}
+
+// ssh returns the beginning of the command line of ssh, which also names the port.
+func (d destination) ssh() []string {
+	argv := []string{"ssh"}
+	if g := os.Getenv("GIT_SSH_COMMAND"); g != "" {
+		// As in git: a command line for the shell.
+		argv = []string{"/bin/sh", "-c", g + ` "$@"`, g}
+	} else if g := os.Getenv("GIT_SSH"); g != "" {
+		argv = []string{g}
+	}
+	if d.port != "" {
+		argv = append(argv, "-p", d.port)
+	}
+	return argv
+}
+
+// target is the host, with the user if one was named.
+func (d destination) target() string {
+	if d.user != "" {
+		return d.user + "@" + d.host
+	}
+	return d.host
 }

@@ -19,17 +19,10 @@ import (
 
 // local speaks SSH over the server's own socket, which admits its owner.
 func local(socket string, words []string, stdin io.Reader, stdout, stderr io.Writer) error {
-	conn, err := new(net.Dialer).DialContext(context.Background(), "unix", socket)
+	c, err := dialLocal(socket)
 	if err != nil {
-		return mesh.Errorf(mesh.Unavailable, "no mesh server answers at %s: %w", socket, err).
-			WithHint("start one with: mesh serve; or name a server with --host ssh://mesh@HOST:PORT, --data DIR, or a git remote called mesh")
+		return err
 	}
-	// Trust comes from the socket's path and mode, not from the key.
-	sc, chans, reqs, err := ssh.NewClientConn(conn, "mesh", &ssh.ClientConfig{User: "local", HostKeyCallback: ssh.InsecureIgnoreHostKey()}) //nolint:gosec // see above
-	if err != nil {
-		return fmt.Errorf("speak to the server at %s: %w", socket, err)
-	}
-	c := ssh.NewClient(sc, chans, reqs)
 	defer func() { _ = c.Close() }()
 	s, err := c.NewSession()
 	if err != nil {
@@ -68,6 +61,21 @@ func local(socket string, words []string, stdin io.Reader, stdout, stderr io.Wri
 		return mesh.Errorf(mesh.Unavailable, "the server closed the connection").WithHint("check that it is running, and its log")
 	}
 	return err
+}
+
+// dialLocal connects to the server's own socket.
+func dialLocal(socket string) (*ssh.Client, error) {
+	conn, err := new(net.Dialer).DialContext(context.Background(), "unix", socket)
+	if err != nil {
+		return nil, mesh.Errorf(mesh.Unavailable, "no mesh server answers at %s: %w", socket, err).
+			WithHint("start one with: mesh serve; or name a server with --host ssh://mesh@HOST:PORT, --data DIR, or a git remote called mesh")
+	}
+	// Trust comes from the socket's path and mode, not from the key.
+	sc, chans, reqs, err := ssh.NewClientConn(conn, "mesh", &ssh.ClientConfig{User: "local", HostKeyCallback: ssh.InsecureIgnoreHostKey()}) //nolint:gosec // see above
+	if err != nil {
+		return nil, fmt.Errorf("speak to the server at %s: %w", socket, err)
+	}
+	return ssh.NewClient(sc, chans, reqs), nil
 }
 
 // terminal puts the local terminal into raw mode and gives the session a terminal of
