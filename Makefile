@@ -28,6 +28,11 @@ engine:
 	@scripts/engine
 	@scripts/base-images busybox nginx
 
+# The servers that add-ons run, which only the tests of cmd/mesh start.
+.PHONY: databases
+databases: engine
+	@scripts/base-images postgres mariadb redis valkey rabbitmq memcached
+
 .PHONY: programs
 programs:
 	@scripts/programs
@@ -37,13 +42,13 @@ ENGINE_PACKAGES := ./builder ./runner ./cmd/mesh
 
 # Packages and their tests wait for the engine, the network and git more than for
 # processors: more of them run at once than there are processors.
-test: engine programs ## all tests, race detector on, with the real engine, git and ssh
+test: engine databases programs ## all tests, race detector on, with the real engine, git and ssh
 	go test -race -shuffle=on -timeout 30m -p 2 -parallel 4 ./...
 
 quick: programs ## all tests that need no engine, without the race detector: in less than a minute
 	go test -shuffle=on -p 4 $$(go list ./... | grep -vxF "$$(go list $(ENGINE_PACKAGES))")
 
-transcripts: engine programs ## what people type and see
+transcripts: engine databases programs ## what people type and see
 	go test -race ./cmd/mesh -run TestScripts
 
 examples: engine ## every example and framework, including those that take too long for make test
@@ -52,7 +57,7 @@ examples: engine ## every example and framework, including those that take too l
 docker-test: engine ## the packages that talk to the engine
 	go test -race ./builder ./runner
 
-golden: engine programs docs ## rewrite all golden files, what the transcripts compare, and docs/commands.md
+golden: engine databases programs docs ## rewrite all golden files, what the transcripts compare, and docs/commands.md
 	go test ./command ./builder/detect -update
 	UPDATE_SCRIPTS=1 go test -parallel 4 ./cmd/mesh -run TestScripts
 
