@@ -71,7 +71,8 @@ type Exec struct {
 	ID     string // the container's
 	Name   string // "web.1"
 	Words  []string
-	Root   bool // as root, not as the image's user
+	Root   bool   // as root, not as the image's user
+	User   string // as this user; empty: the image's
 	Env    map[string]Secret
 	TTY    bool
 	Stdin  io.Reader         // nil: none

@@ -343,7 +343,7 @@ func startFault(a mesh.Addon, err error) error {
 	text := err.Error()
 	switch {
 	case errdefs.IsNotFound(err) && strings.Contains(text, "No such image"):
-		return &mesh.Error{Kind: mesh.NotFound, Text: fmt.Sprintf("the image %s is missing from the engine", a.Image), Hint: "fetch it again: ssh mesh addons:upgrade " + string(a.Name), Err: err}
+		return &mesh.Error{Kind: mesh.NotFound, Text: fmt.Sprintf("the image %s is missing from the engine", a.Image), Hint: fmt.Sprintf("fetch it again: ssh mesh addons:upgrade %s", a.Name), Err: err}
 	case strings.Contains(text, "Minimum memory limit"):
 		return &mesh.Error{Kind: mesh.Invalid, Text: "the memory limit is below the engine's minimum of 6 MB", Hint: fmt.Sprintf("raise it with: ssh mesh addons:set %s memory=256m", a.Name), Err: err}
 	case strings.Contains(text, "Range of CPUs"):

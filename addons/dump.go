@@ -103,7 +103,7 @@ func (s *Server) Fill(ctx context.Context, a mesh.Addon, r io.Reader) error {
 		return fmt.Errorf("read the dump: %w", err)
 	}
 	if len(begin) == 0 {
-		return mesh.Errorf(mesh.Invalid, "the dump is empty").WithHint("ssh mesh addons:restore %s < FILE", a.Name)
+		return mesh.Errorf(mesh.Invalid, "the dump is empty").WithHint("ssh mesh addons:import %s < FILE", a.Name)
 	}
 	if err := s.fill(ctx, k, a, in, begin); err != nil {
 		return errors.Join(in.err, err)

@@ -40,7 +40,7 @@ func (s *Server) program(ctx context.Context, k *kind, a mesh.Addon, id string, 
 	if out != nil {
 		to = out
 	}
-	code, err := s.Inside.Exec(ctx, mesh.Exec{ID: id, Name: string(a.Name), Words: words, Env: env, Root: p.User == "root", Stdin: in, Stdout: to, Stderr: &said})
+	code, err := s.Inside.Exec(ctx, mesh.Exec{ID: id, Name: string(a.Name), Words: words, Env: env, User: p.User, Stdin: in, Stdout: to, Stderr: &said})
 	if err != nil {
 		return err
 	}

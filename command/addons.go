@@ -90,6 +90,7 @@ var addonCommands = []*definition{
 			f.StringP("app", "a", "", "attach it to this `STACK`")
 			f.StringP("stack", "s", "", "")
 			_ = f.MarkHidden("stack")
+			f.String("version", "", "the same as KIND:VERSION")
 			f.String("as", "", "`NAME` of the config var: CACHE for CACHE_URL")
 			f.Bool("parts", false, "also set the parts of the URL, such as PGHOST")
 			f.String("memory", "", "limit, such as 512m")
@@ -131,8 +132,8 @@ var addonCommands = []*definition{
 		},
 	},
 	{
-		topic: "addons", verb: "set", args: "NAME [memory=SIZE] [cpus=N] [PARAMETER=VALUE…]", short: "Change the limits and parameters of an add-on",
-		long: "Limits change while it runs. Other parameters are those of its server, such as max_connections=200; it starts again\n" +
+		topic: "addons", verb: "set", args: "NAME NAME=VALUE…", short: "Change the limits and parameters of an add-on",
+		long: "memory=512m and cpus=0.5 are limits, which change while it runs. Other parameters are those of its server, such as max_connections=200; it starts again\n" +
 			"with them, and goes back if it does not answer. An empty value takes one away.",
 		access: mesh.AccessDeploy, ownCheck: true, min: 2, max: maxArgs, run: runAddonSet,
 		keeps: func(c *call) []string { return c.args },
@@ -473,6 +474,15 @@ func (c *call) cpusOf(what, v string) (float64, error) {
 func runAddonCreate(ctx context.Context, c *call) (err error) {
 	var n mesh.NewAddon
 	n.Kind, n.Version, _ = strings.Cut(c.args[0], ":")
+	if ours, is := strings.CutPrefix(n.Kind, "heroku-"); is { // heroku-postgresql:essential-0
+		n.Kind, n.Version = strings.TrimSuffix(ours, "ql"), ""
+	}
+	if v, _ := c.flags.GetString("version"); v != "" {
+		if n.Version != "" && n.Version != v {
+			return c.usage("%s and --version %s name different versions", mesh.Clip(c.args[0], 60), mesh.Clip(v, 60))
+		}
+		n.Version = v
+	}
 	kind, err := c.AddonKinds.Kind(n.Kind)
 	if err != nil {
 		return err

@@ -44,6 +44,7 @@ func golden(t *testing.T, name, got string) {
 // fake implements everything that commands work with, over a few values. A test changes
 // its behaviour with the function fields.
 type fake struct {
+	addons   fakeAddons
 	findings []mesh.Finding // about the server
 	settings mesh.ServerSettings
 	probe    error
@@ -467,6 +468,7 @@ func commandsOf(t *testing.T, f *fake) *command.Commands {
 	}
 	of := fakeDrains{f, drains.New(drains.Options{})}
 	set.Drains, set.DrainList, set.DrainSender = of, of, of
+	f.addons.wire(set)
 	if f.dns != nil {
 		set.Resolver = f
 	}

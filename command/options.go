@@ -68,6 +68,11 @@ var theirOptions = map[string][]option{
 		{typed: "-a --app -s --stack -n --name", ours: argument},
 		{typed: "--region --team -t --space -r --remote", value: true},
 	},
+	"addons:destroy": {{typed: "-c", ours: "--confirm"}, {typed: "--force -f -y --yes", ours: "--confirmed"}},
+	"addons:logs":    {{typed: "--num", ours: "-n"}, {typed: "-f --follow", ours: "-t"}},
+	"addons:create":  {{typed: "--image-version -I", ours: "--version"}, {typed: "-n --name", ours: argument}},
+	"addons:shell":   {{typed: "-c --command", ours: argument}},
+	"addons":         {{typed: "-A --all"}},
 	"stacks:info":    {{typed: "-j", ours: "--json"}, {typed: "--shell"}},
 	"stacks:destroy": {{typed: "-c", ours: "--confirm"}, {typed: "--force -f -y --yes", ours: "--confirmed"}},
 	"run": {

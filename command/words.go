@@ -3,6 +3,7 @@ package command
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -120,6 +121,9 @@ func normal(typed string) string {
 // tool. The last kept of them stand at the end of words as well. ok is false if it does
 // not begin so. An error says what there is instead.
 func translate(words []string) (ours []string, kept int, ok bool, err error) {
+	if ours, kept, ok, err = dataWords(words); ok {
+		return ours, kept, ok, err
+	}
 	w, n, ok := meaning(words)
 	if !ok || w.alone && len(operands(words[n:])) > 0 {
 		return nil, 0, false, nil
@@ -209,6 +213,16 @@ Commands of other tools that mesh understands, and what there is instead of thos
 does not have. For all of them, %[1]stopic verb%[1]s is the same as %[1]stopic:verb%[1]s, and
 %[1]sTOPIC:report%[1]s, %[1]sTOPIC:show%[1]s, %[1]sTOPIC:info%[1]s and %[1]sTOPIC:list%[1]s print what a topic has.
 `, "`")
+	p("\n## Data\n\nHeroku's `pg` and `redis` and the topics of Dokku's plugins lead to the add-ons of that kind: %s.\n\n| typed | here |\n|---|---|\n", strings.Join(slices.Sorted(maps.Keys(dataTopics)), ", "))
+	p("| `pg:create` | `addons:create postgres` |\n| `pg:link NAME STACK`, `pg:unlink NAME STACK` | `addons:attach NAME -a STACK`, `addons:detach NAME -a STACK` |\n")
+	for _, verb := range slices.Sorted(maps.Keys(dataVerbs)) {
+		v := dataVerbs[verb]
+		here := v.say
+		if v.same != "" {
+			here = "`" + v.same + "`"
+		}
+		p("| `%s` | %s |\n", strings.TrimSuffix("pg:"+verb, ":"), here)
+	}
 	for _, v := range vocabularies() {
 		p("\n## From %s\n\n| typed | here |\n|---|---|\n", v.tool)
 		for _, row := range v.words {

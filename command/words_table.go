@@ -2,7 +2,7 @@ package command
 
 // What several rows say.
 const (
-	sayDatabases = "mesh runs no databases; run one beside it, and give apps its address: ssh mesh config:set -a STACK DATABASE_URL=- < url.txt"
+	sayDatabases = "mesh has no add-on of this kind of its own; an admin can declare it (docs/addons.md), or give apps the address of one elsewhere: ssh mesh config:set -a STACK URL=- < url.txt; the kinds that there are: ssh mesh addons:kinds"
 	sayStorage   = "apps keep no files: what an instance writes is gone after the next deployment. Keep files in an object store, and data in a database beside mesh"
 	sayCron      = "mesh has no scheduler; run this from cron on any machine: ssh mesh run -a STACK --detach -- COMMAND"
 	sayCerts     = "nothing to do: with --https-addr the router gets and renews a certificate for every host by itself; see: ssh mesh certs -a STACK"
@@ -75,7 +75,13 @@ var herokuWords = []word{
 	{typed: "pipelines:promote", same: "promote", need: "TO -a FROM"},
 	{typed: "pipelines*", say: sayPipelines},
 	{typed: "reviewapps*", say: sayReview},
-	{typed: "addons*, pg*, psql, redis*, data*, kafka*, postgres*, mysql*, mariadb*, mongo*, rabbitmq*, memcached*, elasticsearch*, meilisearch*, clickhouse*, couchdb*, nats*, typesense*, solr*, rethinkdb*", say: sayDatabases},
+	{typed: "addons:add", same: "addons:create", need: "KIND"},
+	{typed: "addons:remove, addons:delete, addons:rm", same: "addons:destroy", need: "NAME"},
+	{typed: "addons:plans, addons:services", same: "addons:kinds"},
+	{typed: "addons:docs, addons:open", same: "addons:info"},
+	{typed: "addons:wait", say: "nothing to wait for: addons:create returns when the server answers"},
+	{typed: "addons:rename, addons:downgrade", say: "an add-on keeps its name; copy it to another one: ssh mesh addons:clone NAME NEW"},
+	{typed: "data*, kafka*, elasticsearch*, clickhouse*, couchdb*, nats*, typesense*, solr*, rethinkdb*", say: sayDatabases},
 	{typed: "drains:get, drains:info", same: "drains"},
 	{typed: "drains:delete, drains:destroy", same: "drains:remove"},
 	{typed: "log-drains, log-drains:list", same: "drains"},
@@ -191,7 +197,7 @@ var kamalWords = []word{
 	{typed: "secrets*, env*", say: "secrets are config vars: ssh mesh config:set -a STACK KEY=- < file"},
 	{typed: "setup, init, server:bootstrap", say: "there is nothing to set up: push, and the stack exists; git push ssh://mesh@HOST:PORT/STACK main"},
 	{typed: "server:exec", say: sayHost},
-	{typed: "accessory*, accessories*", say: sayDatabases},
+	{typed: "accessory*, accessories*", say: "databases and caches are add-ons: ssh mesh addons:create postgres -a STACK; the kinds that there are: ssh mesh addons:kinds"},
 	{typed: "build:push, build:deliver, build:create, build:pull, build:dev, build:remove, build:details", say: "the server builds what is pushed: git push mesh main; an image of your own: docker save IMAGE | ssh mesh deploy -a STACK --load IMAGE"},
 	{typed: "registry:setup, registry:remove", same: "registry"},
 	{typed: "healthcheck*", say: sayChecks},

@@ -97,6 +97,9 @@ func TestWords_Typed(t *testing.T) {
 		"app logs -a shop": "logs -a shop", "app details": "ps", "app exec -a shop --reuse -i ls -l": "enter -a shop web.1 ls -l", "app exec ls": "run ls", "redeploy": "ps:rebuild",
 		"details": "stacks:info", "prune all": "gc", "prune": "gc", "repo:purge-cache shop": "build:cache --clear", "events": "audit", "status": "stacks", "url shop": "urls shop",
 		"access": "access", "access list": "access", "access:list": "access", "access shop": "access shop", "members": "ssh-keys", "http-auth:report shop": "access shop", "auth:whoami": "whoami", "stack config set A=1": "config:set A=1", "deployments show v2": "deployments:show v2",
+		"pg": "addons --kind postgres", "pg:psql -a shop": "addons:shell --kind postgres -a shop", "psql": "addons:shell --kind postgres", "redis cli": "addons:shell --kind redis",
+		"addons:create heroku-postgresql": "addons:create heroku-postgresql", "postgres:create db": "addons:create postgres db", "addons:add redis": "addons:create redis",
+		"postgres:link db shop": "addons:attach db -a shop", "mongo:destroy db": "addons:destroy db", "pg backups download": "addons:export --kind postgres",
 		"svc create -n mail -- ./mail all": "svc:update --command ./mail all mail", "exec web.1 ls": "enter web.1 ls", "images": "releases", "secrets print": "config --show",
 	} {
 		d, rest, err := find(strings.Fields(line))
@@ -107,7 +110,7 @@ func TestWords_Typed(t *testing.T) {
 		}
 	}
 	for line, hint := range map[string]string{
-		"pg": "DATABASE_URL", "pg:psql": "DATABASE_URL", "addons:create heroku-postgresql": "DATABASE_URL", "postgres:create db": "DATABASE_URL", "redis cli": "DATABASE_URL", "accessory boot db": "DATABASE_URL",
+		"elasticsearch:create x": "docs/addons.md", "accessory boot db": "addons:create", "postgres:expose db": "addons:proxy", "pg:promote x": "--as DATABASE",
 		"storage:mount shop /x:/y": "object store", "cron:list": "no scheduler", "svc create -n x --schedule @hourly -- y": "cron on any machine", "letsencrypt:enable shop": "by itself", "certs:auto:enable": "by itself",
 		"proxy:ports-set shop http:80:5000": "$PORT", "ports:add": "$PORT", "nginx:show-config shop": "$PORT", "nginx:access-logs shop": "--source router", "network:create x": "private network", "checks:disable shop": "always checks",
 		"docker-options:add shop deploy --privileged": "--memory", "buildpacks:set x": "Dockerfile", "builder-pack:set shop x y": "Dockerfile", "logs:vector-start": "drains:add -a STACK URL", "webhooks": "logs -a STACK", "reviewapps:enable": "stack of its own",

@@ -184,5 +184,5 @@ func (d *Deployer) guardAddonVars(ctx context.Context, st mesh.Stack, c mesh.Con
 		}
 	}
 	return mesh.Errorf(mesh.Conflict, "%s belongs to the add-on %s, which is attached to %s", strings.Join(touched, ", "), owner, st.Name).
-		WithHint("detach it first: ssh mesh addons:detach %s -a %s; or give services other values: ssh mesh config:set -a %s -p SERVICE NAME=VALUE", owner, st.Name, st.Name)
+		WithHint("detach it first: ssh mesh addons:detach %s -a %s; or give one service another value: ssh mesh svc:update -a %s SERVICE --env NAME=VALUE", owner, st.Name, st.Name)
 }

@@ -53,7 +53,7 @@ func (r *Runner) exec(ctx context.Context, e mesh.Exec) (int, error) {
 	for _, k := range slices.Sorted(maps.Keys(e.Env)) {
 		o.Env = append(o.Env, k+"="+e.Env[k].Reveal())
 	}
-	if e.Root {
+	if o.User = e.User; e.Root {
 		o.User = "0"
 	}
 	if e.TTY {
