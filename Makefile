@@ -28,7 +28,7 @@ engine:
 	@scripts/engine
 	@scripts/base-images busybox nginx
 
-# The servers that add-ons run, which only the tests of cmd/mesh start.
+# The servers that add-ons run, which the tests of addons and cmd/mesh start.
 .PHONY: databases
 databases: engine
 	@scripts/base-images postgres mariadb redis valkey rabbitmq memcached
@@ -38,7 +38,7 @@ programs:
 	@scripts/programs
 
 # What speaks to the engine, which is a package of its own beside those that test it.
-ENGINE_PACKAGES := ./builder ./runner ./cmd/mesh
+ENGINE_PACKAGES := ./addons ./builder ./runner ./cmd/mesh
 
 # Packages and their tests wait for the engine, the network and git more than for
 # processors: more of them run at once than there are processors.
@@ -55,7 +55,7 @@ examples: engine ## every example and framework, including those that take too l
 	go test ./builder -run 'TestBuild_(Examples|Frameworks)$$' -timeout 30m -slow
 
 docker-test: engine ## the packages that talk to the engine
-	go test -race ./builder ./runner
+	go test -race ./addons ./builder ./runner
 
 golden: engine databases programs docs ## rewrite all golden files, what the transcripts compare, and docs/commands.md
 	go test ./command ./builder/detect -update

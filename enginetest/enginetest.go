@@ -28,6 +28,7 @@ import (
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/api/types/volume"
 	"github.com/docker/docker/client"
 )
 
@@ -163,6 +164,11 @@ func (r *Run) sweep(ctx context.Context, label string, whose func(id string) boo
 		remove("container "+strings.Join(c.Names, " "), c.Labels, func() error {
 			return r.Client.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
 		})
+	}
+	volumes, err := r.Client.VolumeList(ctx, volume.ListOptions{Filters: f})
+	all = append(all, err)
+	for _, v := range volumes.Volumes {
+		remove("volume "+v.Name, v.Labels, func() error { return r.Client.VolumeRemove(ctx, v.Name, false) })
 	}
 	networks, err := r.Client.NetworkList(ctx, network.ListOptions{Filters: f})
 	all = append(all, err)
