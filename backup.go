@@ -279,3 +279,20 @@ func (b Backup) String() string {
 	}
 	return b.ID
 }
+
+// BackupFault is something about a plan for backups that people must hear about, as long as
+// it is so.
+type BackupFault struct {
+	Subject BackupSubject
+	Text    string // a sentence without a full stop
+}
+
+// Kept returns where the backups of a plan are: its place, or the folder of its subject below
+// folder, which is an absolute path.
+func (p BackupPlan) Kept(folder string) BackupPlace {
+	place := p.Place
+	if place.URL == "" {
+		place.URL = PlaceURL(path.Join(folder, string(p.Subject)))
+	}
+	return place
+}

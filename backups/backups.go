@@ -421,23 +421,24 @@ func (b *Backups) Find(ctx context.Context, at mesh.BackupPlace, subject mesh.Ba
 	return b.find(ctx, p, at, subject, server, id)
 }
 
-// Keep removes the older whole backups that a server has made of a subject, beyond the newest
-// n, and returns their IDs. n is at least 1. It touches nothing else.
-func (b *Backups) Keep(ctx context.Context, at mesh.BackupPlace, subject mesh.BackupSubject, server string, n int) (removed []string, err error) {
+// Keep removes the older whole backups of made's subject and server, beyond n with made, and
+// returns their IDs. made stays, even if the clock was set back and others look newer.
+// Nothing else is touched.
+func (b *Backups) Keep(ctx context.Context, at mesh.BackupPlace, made mesh.Backup, n int) (removed []string, err error) {
 	p, err := b.place(at)
 	if err != nil {
 		return nil, err
 	}
-	all, err := b.list(ctx, p, string(subject)+"-")
+	all, err := b.list(ctx, p, string(made.Subject)+"-")
 	if err != nil {
 		return nil, err
 	}
-	kept := 0
+	kept := 1
 	for _, c := range all {
-		if c.Subject != subject || c.Server != server || !c.Whole() {
+		if c.Subject != made.Subject || c.Server != made.Server || !c.Whole() || c.ID == made.ID {
 			continue
 		}
-		if kept++; kept <= max(n, 1) {
+		if kept++; kept <= n {
 			continue
 		}
 		// In this order: if the second fails, what is left does not count as a backup.

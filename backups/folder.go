@@ -91,6 +91,10 @@ func resolved(path string) string {
 }
 
 func (f *folder) fault(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err // the folder is named below, and names that begin with a dot help nobody
+	}
 	switch {
 	case err == nil:
 		return nil

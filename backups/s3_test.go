@@ -69,16 +69,18 @@ func TestS3_TakeReadKeep(t *testing.T) {
 	k := key(t)
 	// Less than a part, less than what is in memory, exactly a part of noise or a bit more,
 	// and several parts.
+	var last mesh.Backup
 	for i, n := range []int{0, 1000, 4<<20 + 5, partSize - 1500, partSize, 3*partSize + 12345} {
 		f.clock.Time = f.clock.Add(time.Hour)
 		data := noise(t, n)
 		b := f.take(data, k.Recipient().String())
+		last = b
 		got, err := f.read(b.ID, k.String())
 		if err != nil || !bytes.Equal(got, data) {
 			t.Errorf("%d: %d of %d bytes, %v", i, len(got), n, err)
 		}
 	}
-	removed, err := f.b.Keep(t.Context(), f.place, mesh.BackupMesh, "srv1", 2)
+	removed, err := f.b.Keep(t.Context(), f.place, last, 2)
 	if err != nil || len(removed) != 4 {
 		t.Fatalf("%q, %v", removed, err)
 	}

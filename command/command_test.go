@@ -45,6 +45,7 @@ func golden(t *testing.T, name, got string) {
 // its behaviour with the function fields.
 type fake struct {
 	findings []mesh.Finding // about the server
+	backups  *fakeBackups
 	settings mesh.ServerSettings
 	probe    error
 	dns      map[string]string // addresses of hosts; nil: DNS is not asked
@@ -467,6 +468,9 @@ func commandsOf(t *testing.T, f *fake) *command.Commands {
 	}
 	of := fakeDrains{f, drains.New(drains.Options{})}
 	set.Drains, set.DrainList, set.DrainSender = of, of, of
+	if set.Backups = f.backups; f.backups == nil {
+		set.Backups = &fakeBackups{fake: f}
+	}
 	if f.dns != nil {
 		set.Resolver = f
 	}

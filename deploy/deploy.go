@@ -50,6 +50,7 @@ type Options struct {
 	Ports        Ports                                       // TCP ports of the machine; nil: none is allowed
 	Memory       fleet.Memory                                // where instances were last seen; nil: not kept
 	Probe        func(context.Context, netip.AddrPort) error // reports whether something listens there; nil: dials TCP
+	Backup       BackupOptions                               // how backups are made; empty: none
 	OnStep       func(step Step, s string)                   // called at each step of a rollout, for tests that stop there; may be nil
 }
 
@@ -80,6 +81,8 @@ type Deployer struct {
 	losses losses
 	claims portClaims
 	lives  lives
+
+	backups backupRuns
 
 	unknown  atomic.Pointer[[]mesh.StackName] // stacks without a record that the engine has something of, as of the last Reconcile
 	detached chan struct{}                    // holds a value after a detached run was started
@@ -127,6 +130,7 @@ func New(o Options) *Deployer {
 		Options: o, lanes: lanes{by: map[mesh.StackName]*lane{}}, names: newNames(),
 		losses: newLosses(o.Now), detached: make(chan struct{}, 1),
 	}
+	d.backups.began = o.Now()
 	d.life, d.end = context.WithCancelCause(context.Background())
 	d.fleet = fleet.New(fleet.Options{
 		Runner: o.Runner, Router: o.Router, Logger: o.Logger, Now: o.Now, Memory: o.Memory, Probe: o.Probe,

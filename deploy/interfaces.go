@@ -158,6 +158,7 @@ type Store interface {
 	Times
 	ServerStore
 	AlertStore
+	BackupStore
 }
 
 // Records reads the records of stacks.
