@@ -120,7 +120,7 @@ func (s *bucket) retry(ctx context.Context, limit time.Duration, fn func(context
 		if err == nil || lasting(err) || ctx.Err() != nil || s.Now().Sub(begun)+wait > s.Patience {
 			return s.fault(err)
 		}
-		s.Logger.Debug("S3: trying again", "host", s.host, "err", err)
+		s.Logger.Debug("trying again at the S3 server", "host", s.host, "err", err)
 		t := time.NewTimer(wait)
 		select {
 		case <-t.C:

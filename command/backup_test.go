@@ -37,6 +37,7 @@ func (b *fakeBackups) ScheduleBackup(_ context.Context, p mesh.BackupPlan) (mesh
 	b.plan = &p
 	return p, nil
 }
+
 func (b *fakeBackups) UnscheduleBackup(context.Context, mesh.BackupSubject, mesh.KeyName) error {
 	if b.plan == nil {
 		return mesh.Errorf(mesh.NotFound, "mesh has no schedule for backups")
@@ -44,6 +45,7 @@ func (b *fakeBackups) UnscheduleBackup(context.Context, mesh.BackupSubject, mesh
 	b.plan = nil
 	return nil
 }
+
 func (b *fakeBackups) RunBackup(_ context.Context, _ mesh.BackupSubject, to *mesh.BackupPlace, keys []string) (mesh.BackupRun, error) {
 	b.to, b.keys = to, keys
 	at := b.plan
@@ -56,10 +58,12 @@ func (b *fakeBackups) RunBackup(_ context.Context, _ mesh.BackupSubject, to *mes
 	}
 	return mesh.BackupRun{Backup: aBackup, Place: place, Took: 1500 * time.Millisecond, Removed: []string{"mesh-20260225T030000Z"}}, nil
 }
+
 func (b *fakeBackups) ListBackups(_ context.Context, at mesh.BackupPlace) ([]mesh.Backup, error) {
 	b.at = at
 	return b.list, nil
 }
+
 func (b *fakeBackups) VerifyBackup(_ context.Context, at mesh.BackupPlace, _ mesh.BackupSubject, id string, identity mesh.Secret) (mesh.BackupCheck, error) {
 	b.at = at
 	return mesh.BackupCheck{Backup: aBackup, Place: at.URL, Read: identity.Reveal() != "", Content: id, Took: time.Second}, nil

@@ -92,14 +92,14 @@ func Start(ctx context.Context, dir string) (*Server, error) {
 		return nil, err
 	}
 	s.socket = filepath.Join(sock, "s")
-	s.cmd = exec.Command(gateway, "--port", s.socket, "--quiet", "posix", "--sidecar", filepath.Join(dir, "meta"), filepath.Join(dir, "data"))
+	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), gateway, "--port", s.socket, "--quiet", "posix", "--sidecar", filepath.Join(dir, "meta"), filepath.Join(dir, "data"))
 	s.cmd.Env = []string{"ROOT_ACCESS_KEY_ID=" + AccessKey, "ROOT_SECRET_ACCESS_KEY=" + SecretKey}
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
 	}
 	for deadline := time.Now().Add(time.Minute); ; {
-		c, err := net.Dial("unix", s.socket)
+		c, err := new(net.Dialer).DialContext(ctx, "unix", s.socket)
 		if err == nil {
 			_ = c.Close()
 			break
@@ -109,7 +109,7 @@ func Start(ctx context.Context, dir string) (*Server, error) {
 		}
 		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // another program begins to listen
 	}
-	if s.l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+	if s.l, err = new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0"); err != nil {
 		return nil, errors.Join(err, s.Stop())
 	}
 	s.URL = "http://" + s.l.Addr().String()
@@ -128,7 +128,7 @@ func (s *Server) accept() {
 			_ = c.Close()
 			continue
 		}
-		back, err := net.Dial("unix", s.socket)
+		back, err := new(net.Dialer).DialContext(context.Background(), "unix", s.socket)
 		if err != nil {
 			_ = c.Close()
 			continue
