@@ -45,7 +45,7 @@ var alertSorts = []AlertSort{
 	{AlertMemory, false, "an instance is near its memory limit", "ssh mesh svc -a {stack}"},
 	{AlertCert, false, "a certificate expires soon, or cannot be obtained", "ssh mesh certs -a {stack}"},
 	{AlertDisk, true, "a disk of the server is nearly full", "ssh mesh gc --dry-run"},
-	{AlertBackup, true, "a backup failed", "ssh mesh backup > mesh.tar"},
+	{AlertBackup, true, "a backup failed, or none was made in time", "ssh mesh backup > mesh.tar"},
 	{AlertEngine, true, "the Docker Engine does not answer", "ssh mesh doctor"},
 }
 
@@ -110,6 +110,9 @@ func (a Alert) Cause() AlertCause { return AlertCause{a.Kind, a.Stack, a.About} 
 
 // Next returns the command to type next.
 func (a Alert) Next() string {
+	if a.Kind == AlertBackup && a.About != "" { // it has a schedule
+		return "ssh mesh backup:schedule"
+	}
 	for _, s := range alertSorts {
 		if s.Kind == a.Kind {
 			return strings.ReplaceAll(s.next, "{stack}", string(a.Stack))

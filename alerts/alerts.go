@@ -58,6 +58,7 @@ type Options struct {
 	Memory       func(context.Context) ([]Memory, error) // of the instances that have a limit
 	Disks        func(context.Context) []Disk
 	Engine       func(context.Context) error // whether the Docker Engine answers
+	Backups      func(context.Context) ([]mesh.BackupFault, error)
 
 	Every time.Duration // between two looks; 0: 15 s
 	Calm  time.Duration // how long a cause must be gone to be over, the first time; 0: 2 min
@@ -87,7 +88,7 @@ const (
 	maxEvents = 1000
 )
 
-// Watcher finds causes. Deployed, Crashed and BackedUp may be called from any goroutine,
+// Watcher finds causes. Deployed, Crashed, BackedUp and BackupsChanged may be called from any goroutine,
 // with any lock held.
 type Watcher struct {
 	Options
@@ -362,11 +363,11 @@ func (w *Watcher) mended(ctx context.Context, key mesh.AlertCause, c *cause, out
 	case !c.open && c.unsaved:
 	case !c.open:
 		delete(w.causes, key)
-	case key.Kind == mesh.AlertDeploy && outcome == "", key.Kind == mesh.AlertBackup:
+	case key.Kind == mesh.AlertDeploy && outcome == "", key.Kind == mesh.AlertBackup && key.About == "":
 		// only a later success ends it
-	case c.good.IsZero() && key.Kind != mesh.AlertDeploy:
+	case c.good.IsZero() && key.Kind != mesh.AlertDeploy && key.Kind != mesh.AlertBackup:
 		c.good = now
-	case key.Kind == mesh.AlertDeploy, now.Sub(c.good) >= c.calm:
+	case key.Kind == mesh.AlertDeploy, key.Kind == mesh.AlertBackup, now.Sub(c.good) >= c.calm:
 		w.end(ctx, key, c, outcome, now)
 	}
 }

@@ -36,7 +36,8 @@ type world struct {
 	disks       []alerts.Disk
 	engine      error
 	deployments []mesh.Deployment // newest first
-	shift       time.Duration     // of the clock
+	backups     []mesh.BackupFault
+	shift       time.Duration // of the clock
 
 	beforeRecord func() // called once, before an alert is changed
 }
@@ -131,6 +132,11 @@ func (w *world) watcher() *alerts.Watcher {
 		},
 		Disks:  func(context.Context) []alerts.Disk { w.mu.Lock(); defer w.mu.Unlock(); return w.disks },
 		Engine: func(context.Context) error { w.mu.Lock(); defer w.mu.Unlock(); return w.engine },
+		Backups: func(context.Context) ([]mesh.BackupFault, error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.backups, nil
+		},
 	})
 }
 
@@ -382,6 +388,37 @@ func TestServer(t *testing.T) {
 		w.BackedUp(nil)
 		w.do(time.Second, nil)
 		w.told("a backup succeeded", "recovered backup")
+	})
+}
+
+// What has a schedule is looked at: an alert that an earlier process opened continues, and is
+// over at once.
+func TestBackups_OnASchedule(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		fails := func(texts ...string) func() {
+			return func() {
+				w.backups = nil
+				for _, text := range texts {
+					w.backups = append(w.backups, mesh.BackupFault{Subject: mesh.BackupMesh, Text: text})
+				}
+			}
+		}
+		w.do(0, fails("the backup of mesh to /b failed: the disk is full"))
+		w.BackupsChanged()
+		w.do(time.Second, nil)
+		w.told("failed", "opened backup  mesh")
+		if next := w.recorded[0].Next(); next != "ssh mesh backup:schedule" {
+			t.Errorf("next: %s", next)
+		}
+		w.do(48*time.Hour, fails("the last backup of mesh is from long ago"))
+		w.told("the same cause, for another reason")
+		w.BackedUp(nil)
+		w.do(time.Minute, nil)
+		w.told("one by hand does not end it")
+		w.do(0, fails())
+		w.BackupsChanged()
+		w.do(time.Second, nil)
+		w.told("the next success", "recovered backup  mesh")
 	})
 }
 

@@ -45,6 +45,9 @@ func (w *Watcher) BackedUp(err error) {
 	w.happened(finding{AlertCause: key, text: "the backup failed: " + mesh.Clip(mesh.Visible(err.Error()), 200)})
 }
 
+// BackupsChanged notes that Options.Backups may return something else.
+func (w *Watcher) BackupsChanged() { w.poke() }
+
 // poke makes the next look come at once.
 func (w *Watcher) poke() {
 	select {

@@ -83,6 +83,8 @@ func (r *round) outcome(key mesh.AlertCause) string {
 		return "the disk of " + about + " has free space again"
 	case mesh.AlertEngine:
 		return "the Docker Engine answers again"
+	case mesh.AlertBackup:
+		return "the backups of " + about + " are as planned again"
 	default:
 		return "it is over"
 	}
@@ -114,12 +116,28 @@ const (
 	serverAfter = 4    // looks: a minute
 )
 
+// lookAtBackups looks at those that have a schedule. Others are events.
+func (w *Watcher) lookAtBackups(ctx context.Context, r *round) {
+	if w.Backups == nil {
+		return
+	}
+	faults, err := w.Backups(ctx)
+	if err != nil {
+		r.unsure[unsure{mesh.AlertBackup, ""}] = true
+		return
+	}
+	for _, f := range faults {
+		r.found(mesh.AlertBackup, "", string(f.Subject), finding{text: f.Text})
+	}
+}
+
 func (w *Watcher) lookAtServer(ctx context.Context, r *round) {
 	if w.Engine != nil {
 		if err := w.Engine(ctx); err != nil {
 			r.found(mesh.AlertEngine, "", "", finding{text: "the Docker Engine does not answer; apps that run keep serving", after: serverAfter * w.Every})
 		}
 	}
+	w.lookAtBackups(ctx, r)
 	if w.Disks == nil {
 		return
 	}

@@ -79,6 +79,7 @@ type Commands struct {
 	Drains       Drains
 	DrainList    DrainList
 	DrainSender  DrainSender
+	Backups      Backups
 	Certs        Certs // nil: the server does not serve TLS
 	Server       Server
 

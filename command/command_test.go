@@ -46,6 +46,7 @@ func golden(t *testing.T, name, got string) {
 type fake struct {
 	addons   fakeAddons
 	findings []mesh.Finding // about the server
+	backups  *fakeBackups
 	settings mesh.ServerSettings
 	probe    error
 	dns      map[string]string // addresses of hosts; nil: DNS is not asked
@@ -469,6 +470,9 @@ func commandsOf(t *testing.T, f *fake) *command.Commands {
 	of := fakeDrains{f, drains.New(drains.Options{})}
 	set.Drains, set.DrainList, set.DrainSender = of, of, of
 	f.addons.wire(set)
+	if set.Backups = f.backups; f.backups == nil {
+		set.Backups = &fakeBackups{fake: f}
+	}
 	if f.dns != nil {
 		set.Resolver = f
 	}

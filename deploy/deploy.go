@@ -51,6 +51,7 @@ type Options struct {
 	AddonServer  AddonServer                                 // the servers of add-ons; nil: there are none
 	Memory       fleet.Memory                                // where instances were last seen; nil: not kept
 	Probe        func(context.Context, netip.AddrPort) error // reports whether something listens there; nil: dials TCP
+	Backup       BackupOptions                               // how backups are made; empty: none
 	OnStep       func(step Step, s string)                   // called at each step of a rollout, for tests that stop there; may be nil
 }
 
@@ -82,6 +83,8 @@ type Deployer struct {
 	claims portClaims
 	lives  lives
 	addons addonWork
+
+	backups backupRuns
 
 	unknown  atomic.Pointer[[]mesh.StackName] // stacks without a record that the engine has something of, as of the last Reconcile
 	detached chan struct{}                    // holds a value after a detached run was started
@@ -129,6 +132,7 @@ func New(o Options) *Deployer {
 		Options: o, lanes: lanes{by: map[mesh.StackName]*lane{}}, names: newNames(),
 		losses: newLosses(o.Now), detached: make(chan struct{}, 1),
 	}
+	d.backups.began = o.Now()
 	d.life, d.end = context.WithCancelCause(context.Background())
 	d.fleet = fleet.New(fleet.Options{
 		Runner: o.Runner, Router: o.Router, Logger: o.Logger, Now: o.Now, Memory: o.Memory, Probe: o.Probe,

@@ -159,6 +159,7 @@ type Store interface {
 	ServerStore
 	AlertStore
 	AddonStore
+	BackupStore
 }
 
 // Records reads the records of stacks.

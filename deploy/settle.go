@@ -2,7 +2,7 @@ package deploy
 
 import "context"
 
-// WaitIdle returns when no deployment runs or waits and no instance is being retired,
+// WaitIdle returns when no deployment runs or waits, no backup runs and no instance is being retired,
 // or with ctx's cause if ctx ends first. It refuses nothing: the caller must see to it
 // that nothing begins meanwhile. It is for a server that hands its store to another
 // process. The other process would take unfinished work, even requests that drain here,
@@ -25,6 +25,9 @@ func (d *Deployer) WaitIdle(ctx context.Context) error {
 // ended, or nil if there is nothing.
 func (d *Deployer) underWay() <-chan struct{} {
 	if end := d.lanes.busy(); end != nil {
+		return end
+	}
+	if end := d.backups.busy(); end != nil {
 		return end
 	}
 	return d.fleet.Leaving()

@@ -169,6 +169,10 @@ func (s *scan) others(tx *bbolt.Tx) {
 		_, err := s.readAddon(k, v)
 		return err
 	})
+	each(bucketBackups, "the schedule for backups of %s", func(k, v []byte) error {
+		_, err := s.readBackupPlan(k, v)
+		return err
+	})
 	each(bucketRecipients, "the recipient %s of alerts", func(k, v []byte) error {
 		_, err := s.readRecipient(k, v)
 		return err
@@ -191,7 +195,7 @@ func (s *scan) others(tx *bbolt.Tx) {
 	}
 	each(bucketDestroyed, "the note that %s was destroyed", func(k, v []byte) error { return parse(k, v, new(destroyedForm)) })
 	_ = tx.ForEach(func(k []byte, _ *bbolt.Bucket) error {
-		if !isOneOf(k, slices.Concat(rootBuckets, [][]byte{bucketRegistries, bucketAudit, bucketDestroyed, bucketDrains, bucketAddons, bucketAlerts, bucketOutbox, bucketRecipients})...) {
+		if !isOneOf(k, slices.Concat(rootBuckets, [][]byte{bucketRegistries, bucketAudit, bucketDestroyed, bucketDrains, bucketAddons, bucketAlerts, bucketOutbox, bucketRecipients, bucketBackups})...) {
 			s.note("", false, fmt.Sprintf("the table %q", clip(k)), errUnknownEntry)
 		}
 		return nil

@@ -67,6 +67,7 @@ func populated(t *testing.T, dir string) {
 		}
 		must(s.UpdateServerSettings(ctx, func(v *mesh.ServerSettings) error { v.DefaultStack = "blog"; return nil }))(t)
 		must(s.UpdateGlobalConfig(ctx, func(mesh.Config, error) (mesh.Config, error) { return mesh.Config{"G": mesh.NewSecret("hush")}, nil }))(t)
+		must(s.UpdateBackupPlan(ctx, "mesh", func(p *mesh.BackupPlan, _ bool) error { *p = aBackupPlan("mesh"); return nil }))(t)
 		create(t, s, mesh.Stack{Name: "gone"})
 		err := errors.Join(
 			s.DestroyStack(ctx, "gone"),

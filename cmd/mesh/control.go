@@ -18,6 +18,7 @@ import (
 	"mesh/alerts"
 	"mesh/builder"
 	"mesh/command"
+	"mesh/cron"
 	"mesh/deploy"
 	"mesh/drains"
 	"mesh/hooks"
@@ -43,6 +44,8 @@ type control struct {
 	drains    *drains.Sender
 	watcher   *alerts.Watcher
 	notifier  *notify.Notifier
+	schedules *cron.Loop
+	self      *serverInfo
 
 	engineFolder string // for the watcher alone, which looks at its disk
 }
@@ -159,14 +162,15 @@ func (c *control) wire() {
 		OnEnded: c.ended, OnCrash: c.crashed, OnBuilt: c.metrics.built,
 		Events: events{c.logs, c.kept, c.certs, log}, OnDefault: c.router.SetDefault, OnKeys: c.ownCertificate, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, HostNetworks: hostNetworks, OnStep: c.reached,
-		AddonServer: c.addons, Ports: c.ports, Memory: memory{filepath.Join(s.Data, "instances.json")},
+		AddonServer: c.addons, Ports: c.ports, Memory: memory{filepath.Join(s.Data, "instances.json")}, Backup: c.backupOptions(), Now: c.now,
 	})
+	c.schedules = c.newSchedules()
 	c.wireAlerts()
 	c.repos.Deployed = c.deployer.RepoState
 	c.drains = c.newDrains()
 	c.names.Use(c.deployer)
 	c.sampler.Instances, c.sampler.Containers = c.deployer, c.runner // it does not run yet
-	self := &serverInfo{
+	c.self = &serverInfo{
 		engine: c.engine, store: c.store, repos: c.repos, notes: &c.notes, handover: c.handover, names: c.names, stacks: c.findings,
 		info: mesh.ServerInfo{
 			Version: c.version, Started: c.started, SSH: c.listen.ssh.Addr().String(), HTTP: c.listen.http.Addr().String(), Domain: s.Domain,
@@ -174,7 +178,7 @@ func (c *control) wire() {
 		},
 	}
 	if c.listen.admin != nil {
-		self.info.Admin = c.listen.admin.Addr().String()
+		c.self.info.Admin = c.listen.admin.Addr().String()
 	}
 	var uploads command.Certs
 	if c.certs != nil {
@@ -182,7 +186,7 @@ func (c *control) wire() {
 	}
 	commands := &command.Commands{
 		Settings: c.store, ServerSetter: c.deployer, Stacks: c.store, History: c.store, Keys: c.store, Registries: c.store, AuditLog: c.store,
-		Logs: logReader{c.runner, c.logs}, Traffic: c.router, Measures: measures{c.kept, c.sampler}, Certs: uploads, Server: backupWatch{self, c.watcher.BackedUp},
+		Logs: logReader{c.runner, c.logs}, Traffic: c.router, Measures: measures{c.kept, c.sampler}, Certs: uploads, Server: backupWatch{c.self, c.watcher.BackedUp}, Backups: c.deployer,
 		Uploads: c.repos, DeployKeys: c.repos, Drains: c.deployer, DrainList: c.store, DrainSender: c.drains,
 		Addons: c.deployer, AddonUse: c.deployer, AddonList: c.store, AddonKinds: c.addons, AddonData: addonData{c.deployer, c.addons},
 		Alerts: c.store, AlertRules: c.deployer, Recipients: c.deployer, Notifier: c.notifier,
@@ -243,6 +247,9 @@ func (c *control) serve(ctx context.Context) (*errgroup.Group, error) {
 func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor, upgradeRequest, error) {
 	back, endBack := context.WithCancel(context.WithoutCancel(ctx)) // it serves the sessions, so it outlives them
 	supervised := make(chan error, 1)
+	due, endDue := context.WithCancel(back)
+	waited := make(chan error, 1)
+	go func() { waited <- c.runSchedules(due) }()
 	go func() {
 		var g errgroup.Group
 		g.Go(func() error { c.purgeLost(back); return nil })
@@ -259,8 +266,10 @@ func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor,
 		supervised <- g.Wait()
 	}()
 	shut := func() error {
+		endDue() // first: what it starts belongs to the deployer
+		err := <-waited
 		endBack()
-		err := <-supervised
+		err = errors.Join(err, <-supervised)
 		c.logs.Lead(false)
 		return errors.Join(err, c.store.Close())
 	}
@@ -277,6 +286,7 @@ func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor,
 				continue
 			}
 			c.log.Info("handing over", "pid", next.PID, "version", next.Version)
+			endDue()
 			c.finishDeployments(ctx)
 			if ctx.Err() != nil { // stopped meanwhile, which ends the new process as well
 				a.answer <- upgradeResult{err: context.Cause(ctx)}

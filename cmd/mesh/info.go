@@ -157,6 +157,8 @@ func (h *serverInfo) records(ctx context.Context) (out []mesh.Finding) {
 			mend = "it does not work; add it again: mesh ssh-keys:add NAME < KEY.pub"
 		case strings.HasPrefix(d.What, "the recipient "):
 			mend = "it gets no messages; remove it and add it again: ssh mesh notify:remove NAME; ssh mesh notify:add NAME URL"
+		case strings.HasPrefix(d.What, "the schedule for backups "):
+			mend = "no backups are made on it; set it again: ssh mesh help backup:schedule"
 		case strings.HasPrefix(d.What, "alert "), strings.HasPrefix(d.What, "the message "):
 			mend = "the others are not affected; mesh removes it with the old ones"
 		case strings.HasPrefix(d.What, "the sign-in "):

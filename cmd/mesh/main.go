@@ -38,6 +38,8 @@ type program struct {
 	engine  time.Duration             // how long the engine may take to answer; 0: the default
 
 	alertsEvery time.Duration // between two looks for alerts; 0: the default
+
+	ahead time.Duration // by how much the clock of schedules and deployments is set ahead
 }
 
 func main() {

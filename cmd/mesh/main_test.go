@@ -60,6 +60,7 @@ func TestMain(m *testing.M) {
 			}
 			p.engine, _ = time.ParseDuration(os.Getenv("MESH_TEST_ENGINE_TIME"))
 			p.alertsEvery, _ = time.ParseDuration(os.Getenv("MESH_TEST_ALERTS"))
+			p.ahead, _ = time.ParseDuration(os.Getenv("MESH_TEST_AHEAD"))
 			p.maxPush, _ = strconv.ParseInt(os.Getenv("MESH_TEST_MAX_PUSH"), 10, 64)
 			os.Exit(p.main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 		},
@@ -137,6 +138,8 @@ var verbs = map[string]func(*testscript.TestScript, bool, []string){
 	"routerlog":   cmdRouterLog,
 	"pstraffic":   cmdPSTraffic,
 	"hook":        cmdHook,
+	"agekey":      cmdAgeKey,
+	"s3":          cmdS3,
 }
 
 // setup gives each script a home, three keys and an ssh that uses them. "ready" adds

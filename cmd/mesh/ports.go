@@ -179,5 +179,6 @@ func (c *control) findings(ctx context.Context) []mesh.Finding {
 			})
 		}
 	}
+	out = append(out, c.backupFindings(ctx)...)
 	return append(out, c.alertFindings(ctx)...)
 }

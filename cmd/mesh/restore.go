@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -27,32 +28,30 @@ func restoreMain(args []string, stdin io.Reader, stdout, stderr io.Writer) error
 	fs := pflag.NewFlagSet("restore", pflag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	data := fs.String("data", os.Getenv("MESH_DATA"), "the data `DIR` to create")
-	const usage = "usage: mesh restore [--data DIR] FILE.tar"
+	identity := fs.String("identity", "", "a `FILE` with the age or SSH key that decrypts the backup")
+	const usage = "usage: mesh restore [--data DIR] [--identity FILE] FILE.tar | PLACE/ID | PLACE/latest"
 	switch err := fs.Parse(args); {
 	case errors.Is(err, pflag.ErrHelp):
-		_, _ = fmt.Fprintf(stdout, "%s\n\nTurns a backup into a data directory. With -, reads it from standard input.\n\n%s", usage, fs.FlagUsages())
+		_, _ = fmt.Fprintf(stdout, "%s\n\nTurns a backup into a data directory. With -, reads it from standard input.\n\n"+
+			"PLACE is a folder, or s3://BUCKET/PREFIX, with ?endpoint=URL&region=REGION behind the ID unless it is Amazon's.\n"+
+			"The credentials of S3 are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; AWS_ENDPOINT_URL and AWS_REGION count as well.\n\n%s", usage, fs.FlagUsages())
 		return nil
 	case err != nil:
 		return mesh.Errorf(mesh.Invalid, "%w", err).WithHint(usage)
 	case fs.NArg() != 1:
-		return mesh.Errorf(mesh.Invalid, "restore takes one file").WithHint(usage)
+		return mesh.Errorf(mesh.Invalid, "restore takes one backup").WithHint(usage)
 	}
 	if *data == "" {
 		*data = defaultData()
 	}
-	var src *os.File
-	var err error
-	if name := fs.Arg(0); name != "-" {
-		if src, err = os.Open(name); err != nil {
-			return mesh.Errorf(mesh.NotFound, "the backup cannot be opened: %w", err)
-		}
-	} else if isTerminal(stdin) {
-		return mesh.Errorf(mesh.Invalid, "standard input is a terminal").WithHint(usage)
-	} else if src, err = spool(stdin, *data); err != nil {
-		return err
+	n, warnings, err := 0, []string(nil), error(nil)
+	if place, id, ok := inPlace(fs.Arg(0)); ok {
+		n, warnings, err = restorePlaced(place, id, *identity, *data)
+	} else if *identity != "" {
+		return mesh.Errorf(mesh.Invalid, "--identity is for backups in a place: PLACE/ID").WithHint("decrypt a file yourself: age -d -i KEY FILE.age")
+	} else {
+		n, warnings, err = restoreTar(fs.Arg(0), stdin, *data, usage)
 	}
-	defer src.Close()
-	n, warnings, err := restore(src, *data)
 	if err != nil {
 		return err
 	}
@@ -63,6 +62,22 @@ func restoreMain(args []string, stdin io.Reader, stdout, stderr io.Writer) error
 	_, _ = fmt.Fprintf(stderr, "A backup does not contain images. The server rebuilds missing ones from the repositories, one at a time;\n"+
 		"follow it with: mesh stacks; mesh doctor. Deploy uploads (mesh deploy) again yourself.\n")
 	return nil
+}
+
+// restoreTar restores what mesh backup has printed.
+func restoreTar(name string, stdin io.Reader, data, usage string) (files int, warnings []string, err error) {
+	var src *os.File
+	if name != "-" {
+		if src, err = os.Open(name); err != nil {
+			return 0, nil, mesh.Errorf(mesh.NotFound, "the backup cannot be opened: %w", err)
+		}
+	} else if isTerminal(stdin) {
+		return 0, nil, mesh.Errorf(mesh.Invalid, "standard input is a terminal").WithHint("%s", usage)
+	} else if src, err = spool(stdin, data); err != nil {
+		return 0, nil, err
+	}
+	defer src.Close()
+	return restore(src, data)
 }
 
 // spool copies a backup to an unlinked file beside the data directory: a stream can be
@@ -88,36 +103,42 @@ func badBackup(format string, args ...any) error {
 	return mesh.Errorf(mesh.Invalid, format, args...).WithHint("use a file written by: ssh mesh backup > FILE.tar")
 }
 
-// counting is a reader without Seek, so that a tar reader reads every byte.
-type counting struct {
-	r io.Reader
-	n int64
+// lagging hashes what it reads, but for the last block.
+type lagging struct {
+	r    io.Reader
+	sum  hash.Hash
+	last []byte // at most a block of 512 bytes
 }
 
-func (c *counting) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
+func (l *lagging) Read(p []byte) (int, error) {
+	n, err := l.r.Read(p)
+	l.last = append(l.last, p[:n]...)
+	if more := len(l.last) - 512; more > 0 {
+		_, _ = l.sum.Write(l.last[:more])
+		l.last = append(l.last[:0], l.last[more:]...)
+	}
 	return n, err
 }
 
 // verify reads a backup to its end and reports whether each byte is what was written.
 // Backups of format 1 have no checksum.
-func verify(src io.ReadSeeker) (files int, sound bool, err error) {
-	if _, err := src.Seek(0, io.SeekStart); err != nil {
-		return 0, false, err
-	}
-	in := &counting{r: src}
+func verify(src io.Reader) (files int, sound bool, err error) {
+	// A tar reader reads blocks and no further, so that when it returns a header, the last
+	// block is that header.
+	in := &lagging{r: src, sum: sha256.New()}
 	var m backupHeader
 	seen := map[string]bool{}
 	for t := tar.NewReader(in); ; files++ {
 		h, err := t.Next()
-		if errors.Is(err, io.EOF) {
-			if files == 0 {
-				return 0, false, badBackup("this is not a mesh backup: it is empty")
-			}
+		var told *mesh.Error
+		switch {
+		case errors.As(err, &told): // of the place that it comes from
+			return 0, false, told
+		case errors.Is(err, io.EOF) && files == 0:
+			return 0, false, badBackup("this is not a mesh backup: it is empty")
+		case errors.Is(err, io.EOF):
 			return 0, false, badBackup("the backup is cut off after %d files", files-1)
-		}
-		if err != nil {
+		case err != nil:
 			return 0, false, badBackup("this is not a backup, or it is cut off: %w", err)
 		}
 		if files == 0 {
@@ -130,19 +151,21 @@ func verify(src io.ReadSeeker) (files int, sound bool, err error) {
 			continue
 		}
 		if h.Name == endName {
-			at := in.n - 512 // where its header begins
+			sum, end := in.sum.Sum(nil), bytes.Clone(in.last)
 			text, err := io.ReadAll(io.LimitReader(t, 1<<10))
 			if err != nil {
 				return 0, false, badBackup("the backup is cut off: %w", err)
 			}
-			return files - 1, m.Format > 1, verifyEnd(src, m.Format, files-1, at, string(text))
+			return files - 1, m.Format > 1, verifyEnd(src, end, sum, m.Format, files-1, string(text))
 		}
 		if err := entry(h, m.Format, seen); err != nil {
 			return 0, false, err
 		}
 		if h.Typeflag == tar.TypeDir {
 			files-- // the first and last file are not counted
-		} else if _, err := io.Copy(io.Discard, t); err != nil {
+		} else if _, err := io.Copy(io.Discard, t); errors.As(err, &told) {
+			return 0, false, told
+		} else if err != nil {
 			return 0, false, badBackup("%q cannot be restored: the backup is cut off: %w", mesh.Clip(h.Name, 100), err)
 		}
 	}
@@ -167,8 +190,9 @@ func entry(h *tar.Header, format int, seen map[string]bool) error {
 	return nil
 }
 
-// verifyEnd compares the last file with the archive before it. Nothing may follow it.
-func verifyEnd(src io.ReadSeeker, format, files int, at int64, text string) error {
+// verifyEnd compares the last file with the archive before it, whose hash is sum. head is the
+// header of the last file and text its content. Nothing may follow it in src.
+func verifyEnd(src io.Reader, head, sum []byte, format, files int, text string) error {
 	var n int
 	if _, err := fmt.Sscan(text, &n); err != nil || n != files {
 		return badBackup("the backup is damaged: it has %d files instead of %.20q", files, text)
@@ -176,22 +200,16 @@ func verifyEnd(src io.ReadSeeker, format, files int, at int64, text string) erro
 	if format == 1 && !strings.Contains(text, "sha256") {
 		return nil
 	}
-	if _, err := src.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	sum := sha256.New()
-	if _, err := io.CopyN(sum, src, at); err != nil {
-		return err
-	}
 	rest, err := io.ReadAll(io.LimitReader(src, 1<<20))
 	if err != nil {
 		return err
 	}
-	want, err := lastBytes(files, sum.Sum(nil))
+	rest = slices.Concat(head, []byte(text), rest)
+	want, err := lastBytes(files, sum)
 	switch {
 	case err != nil:
 		return err
-	case text != ending(files, sum.Sum(nil)):
+	case text != ending(files, sum):
 		return badBackup("the backup is damaged: its checksum does not match")
 	case len(rest) < len(want):
 		return badBackup("the backup is cut off at its end")
@@ -210,25 +228,35 @@ func lastBytes(files int, sum []byte) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// restore unpacks a backup into a directory, which must be empty or missing, and opens
-// its state once. It checks the whole backup before it writes anything, and removes
-// what it has written if it fails.
+// restore is restoreFrom for a file that can be read again.
 func restore(src io.ReadSeeker, dir string) (files int, warnings []string, err error) {
+	return restoreFrom(func() (io.ReadCloser, error) {
+		_, err := src.Seek(0, io.SeekStart)
+		return io.NopCloser(src), err
+	}, dir)
+}
+
+// restoreFrom unpacks a backup into a directory, which must be empty or missing, and opens
+// its state once. It reads the backup twice: it checks all of it before it writes anything,
+// and removes what it has written if it fails.
+func restoreFrom(open func() (io.ReadCloser, error), dir string) (files int, warnings []string, err error) {
 	if left, err := os.ReadDir(dir); err == nil && len(left) > 0 {
 		return 0, nil, mesh.Errorf(mesh.Conflict, "%s is not empty", dir).WithHint("stop the server, move the directory away, and try again: mv %s %s.old", dir, dir)
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, nil, mesh.Errorf(mesh.Unavailable, "%s cannot be used: %w", dir, err)
 	}
-	files, sound, err := verify(src)
+	files, sound, err := verifyFrom(open)
 	if err != nil {
 		return 0, nil, err
 	}
 	if !sound {
 		warnings = append(warnings, "this backup is from an earlier mesh and has no checksum: it may be incomplete")
 	}
-	if _, err := src.Seek(0, io.SeekStart); err != nil {
+	src, err := open()
+	if err != nil {
 		return 0, nil, err
 	}
+	defer src.Close()
 	_, serr := os.Stat(dir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return 0, nil, mesh.Errorf(mesh.Unavailable, "%s cannot be created: %w", dir, err)
@@ -250,7 +278,7 @@ func restore(src io.ReadSeeker, dir string) (files int, warnings []string, err e
 			_ = os.Remove(dir)
 		}
 	}()
-	for t := tar.NewReader(src); ; {
+	for t := tar.NewReader(unseekable{src}); ; {
 		h, err := t.Next()
 		if err != nil {
 			return 0, nil, badBackup("the backup changed while it was read: %w", err)
@@ -271,6 +299,9 @@ func restore(src io.ReadSeeker, dir string) (files int, warnings []string, err e
 			return 0, nil, badBackup("%q cannot be restored: %w", mesh.Clip(h.Name, 100), err)
 		}
 	}
+	if _, err := io.Copy(io.Discard, src); err != nil { // a place checks what it has read at its end
+		return 0, nil, err
+	}
 	st, err := store.Open(dir)
 	if err != nil {
 		return 0, nil, err
@@ -280,6 +311,23 @@ func restore(src io.ReadSeeker, dir string) (files int, warnings []string, err e
 	}
 	return files, warnings, st.Close()
 }
+
+// verifyFrom is verify for a backup that is opened for that.
+func verifyFrom(open func() (io.ReadCloser, error)) (files int, sound bool, err error) {
+	src, err := open()
+	if err != nil {
+		return 0, false, err
+	}
+	defer src.Close()
+	if files, sound, err = verify(src); err != nil {
+		return files, sound, err
+	}
+	_, err = io.Copy(io.Discard, src) // as in restoreFrom
+	return files, sound, err
+}
+
+// unseekable hides Seek from a tar reader, which would skip with it.
+type unseekable struct{ io.Reader }
 
 func restoreFile(root *os.Root, h *tar.Header, r io.Reader) error {
 	name := path.Clean(h.Name)
