@@ -281,6 +281,18 @@ func (s *Server) Stop(ctx context.Context, a mesh.Addon) error {
 	return s.fault(ctx, "stop add-on "+string(a.Name), err)
 }
 
+// Lost reports whether the volume of an add-on that has data does not exist.
+func (s *Server) Lost(ctx context.Context, a mesh.Addon) (bool, error) {
+	if a.Volume == "" {
+		return false, nil
+	}
+	_, err := s.cli.API(ctx).VolumeInspect(ctx, a.Volume)
+	if errdefs.IsNotFound(err) {
+		return true, nil
+	}
+	return false, s.fault(ctx, "look for the volume of "+string(a.Name), err)
+}
+
 // Restart ends the server and starts it again; it returns once it answers.
 func (s *Server) Restart(ctx context.Context, a mesh.Addon) error {
 	if err := s.Stop(ctx, a); err != nil {

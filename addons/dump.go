@@ -108,7 +108,11 @@ func (s *Server) Fill(ctx context.Context, a mesh.Addon, r io.Reader) error {
 	if err := s.fill(ctx, k, a, in, begin); err != nil {
 		return errors.Join(in.err, err)
 	}
-	return in.err
+	// The end of the dump proves what was read, and the program need not have read so far.
+	if _, err := io.Copy(io.Discard, in); err != nil {
+		return fmt.Errorf("read the end of the dump: %w", err)
+	}
+	return nil
 }
 
 // sourced remembers the error of its source: a program that reads it only sees its end.

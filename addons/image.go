@@ -15,25 +15,36 @@ import (
 	"mesh"
 )
 
-// Fetch makes sure that the engine has the image of an add-on, and records which one it is.
-// fresh asks the registry for the newest one with the tag, and keeps to the engine's own if
-// there is none to be had. say gets lines for people.
+// Fetch makes sure that the engine has the image of an add-on, and records which one it is:
+// the one on record if there is one, by its ID or else by its digest. fresh asks the registry
+// for the newest one with the tag, and keeps to the engine's own if there is none to be had.
+// say gets lines for people.
 func (s *Server) Fetch(ctx context.Context, a mesh.Addon, fresh bool, say func(string)) (mesh.Addon, error) {
-	in, err := s.cli.API(ctx).ImageInspect(ctx, a.Image)
+	ref := a.Image
+	if a.ImageID != "" && !fresh {
+		if _, err := s.cli.API(ctx).ImageInspect(ctx, a.ImageID); err == nil || !errdefs.IsNotFound(err) {
+			return a, s.fault(ctx, "look for the image "+a.Image, err)
+		}
+		if a.Digest != "" {
+			repo, _, _ := strings.Cut(a.Image, ":")
+			ref = repo + "@" + a.Digest
+		}
+	}
+	in, err := s.cli.API(ctx).ImageInspect(ctx, ref)
 	there := err == nil
 	if err != nil && !errdefs.IsNotFound(err) {
-		return a, s.fault(ctx, "look for the image "+a.Image, err)
+		return a, s.fault(ctx, "look for the image "+ref, err)
 	}
 	if !there || fresh {
 		say("Fetching " + a.Image)
-		if perr := s.pull(ctx, a.Image); perr != nil {
+		if perr := s.pull(ctx, ref); perr != nil {
 			if !there || ctx.Err() != nil {
 				return a, perr
 			}
 			say("The registry was not asked: " + strings.TrimSuffix(perr.Error(), "."))
 		}
-		if in, err = s.cli.API(ctx).ImageInspect(ctx, a.Image); err != nil {
-			return a, s.fault(ctx, "look for the image "+a.Image, err)
+		if in, err = s.cli.API(ctx).ImageInspect(ctx, ref); err != nil {
+			return a, s.fault(ctx, "look for the image "+ref, err)
 		}
 	}
 	a.ImageID, a.Digest = in.ID, ""

@@ -21,8 +21,9 @@ import (
 // Addons creates, changes and removes add-ons. What takes long is written to out.
 type Addons interface {
 	CreateAddon(ctx context.Context, n mesh.NewAddon, by mesh.KeyName, out io.Writer) (mesh.Addon, error)
-	// DestroyAddon returns a Conflict while a stack is attached.
-	DestroyAddon(ctx context.Context, name mesh.AddonName, by mesh.KeyName) error
+	// DestroyAddon returns a Conflict while a stack is attached. With backup it first makes a
+	// last one, and returns its ID; empty: the kind has none.
+	DestroyAddon(ctx context.Context, name mesh.AddonName, by mesh.KeyName, backup bool) (last string, err error)
 	// AttachAddon and DetachAddon make a release of a stack that runs. An empty name of an
 	// attachment is the kind's own, or all.
 	AttachAddon(ctx context.Context, stack mesh.StackName, by mesh.KeyName, at mesh.Attachment, out io.Writer) (mesh.Attachment, error)
@@ -96,6 +97,8 @@ var addonCommands = []*definition{
 			f.String("memory", "", "limit, such as 512m")
 			f.String("cpus", "", "limit in cores, such as 0.5")
 			f.StringArray("set", nil, "`PARAMETER=VALUE` of the server; may be repeated")
+			f.String("from", "", "with the data of a `BACKUP`, as addons:backups lists them")
+			placeFlags(f, "another place of that backup, for admins")
 		},
 	},
 	{
@@ -123,12 +126,13 @@ var addonCommands = []*definition{
 		flags: func(f *pflag.FlagSet) { f.String("as", "", "only the attachment with this `NAME`") },
 	},
 	{
-		topic: "addons", verb: "destroy", args: "NAME", short: "Remove an add-on and all its data", access: mesh.AccessDeploy, ownCheck: true, min: 1, max: 1, run: runAddonDestroy,
+		topic: "addons", verb: "destroy", args: "NAME", short: "Remove an add-on and its data; a last backup stays 7 days", access: mesh.AccessDeploy, ownCheck: true, min: 1, max: 1, run: runAddonDestroy,
 		flags: func(f *pflag.FlagSet) {
 			f.String("confirm", "", "the `NAME` of the add-on again")
 			_ = f.SetAnnotation("confirm", required, nil)
 			f.Bool("confirmed", false, "")
 			_ = f.MarkHidden("confirmed")
+			f.Bool("no-backup", false, "keep no last backup")
 		},
 	},
 	{
@@ -544,7 +548,7 @@ func runAddonCreate(ctx context.Context, c *call) (err error) {
 	if n.Name, err = c.newAddonName(ctx, kind, stack); err != nil {
 		return err
 	}
-	a, err := c.Addons.CreateAddon(ctx, n, c.Key.Name, c.Stderr)
+	a, err := c.createAddon(ctx, n)
 	if err != nil {
 		return err
 	}
@@ -559,6 +563,23 @@ func runAddonCreate(ctx context.Context, c *call) (err error) {
 		return err
 	}
 	return c.sayAttached(ctx, a, at)
+}
+
+// createAddon creates an add-on, with the data of a backup if one is named.
+func (c *call) createAddon(ctx context.Context, n mesh.NewAddon) (mesh.Addon, error) {
+	id, _ := c.flags.GetString("from")
+	if id == "" {
+		return c.Addons.CreateAddon(ctx, n, c.Key.Name, c.Stderr)
+	}
+	if err := c.mayPlace(); err != nil {
+		return mesh.Addon{}, err
+	}
+	at, err := c.fromBackup(ctx, id)
+	if err != nil {
+		return mesh.Addon{}, err
+	}
+	c.audited = append(c.audited, "--from "+id)
+	return c.AddonBackups.CreateFromBackup(ctx, n, at, id, c.Key.Name, c.Stderr)
 }
 
 // newAddonName returns the name that was given, or one that is free.
@@ -655,10 +676,18 @@ func runAddonDestroy(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Addons.DestroyAddon(ctx, a.Name, c.Key.Name); err != nil {
+	bare, _ := c.flags.GetBool("no-backup")
+	if bare {
+		c.audited = append(c.audited, "--no-backup")
+	}
+	last, err := c.Addons.DestroyAddon(ctx, a.Name, c.Key.Name, !bare)
+	if err != nil {
 		return err
 	}
 	c.say("destroyed %s\n", a.Name)
+	if last != "" {
+		c.tell("a last backup is kept for 7 days; bring it back with: ssh mesh addons:create %s %s --from %s\n", a.Kind, a.Name, last)
+	}
 	return nil
 }
 

@@ -75,9 +75,9 @@ func (f *fakeAddons) CreateAddon(_ context.Context, n mesh.NewAddon, _ mesh.KeyN
 	return mesh.Addon{Name: n.Name, Kind: mesh.AddonKind(n.Kind), Version: n.Version}, nil
 }
 
-func (f *fakeAddons) DestroyAddon(_ context.Context, name mesh.AddonName, _ mesh.KeyName) error {
-	f.note("destroy %s", name)
-	return nil
+func (f *fakeAddons) DestroyAddon(_ context.Context, name mesh.AddonName, _ mesh.KeyName, backup bool) (string, error) {
+	f.note("destroy %s %v", name, backup)
+	return "", nil
 }
 
 func (f *fakeAddons) AttachAddon(_ context.Context, stack mesh.StackName, _ mesh.KeyName, at mesh.Attachment, _ io.Writer) (mesh.Attachment, error) {
@@ -141,10 +141,19 @@ func (f *fakeAddons) RotateAddon(_ context.Context, name mesh.AddonName, _ mesh.
 	f.note("rotate %s", name)
 	return nil
 }
+func (f *fakeAddons) RestoreBackup(_ context.Context, name mesh.AddonName, at mesh.BackupPlace, id string, _ mesh.Secret, _ io.Writer) error {
+	f.note("restore %s from %s in %s", name, id, at.URL)
+	return nil
+}
+
+func (f *fakeAddons) CreateFromBackup(_ context.Context, n mesh.NewAddon, at mesh.BackupPlace, id string, _ mesh.KeyName, _ io.Writer) (mesh.Addon, error) {
+	f.note("create %s %s from %s in %s", n.Kind, n.Name, id, at.URL)
+	return mesh.Addon{Name: n.Name, Kind: mesh.AddonKind(n.Kind)}, nil
+}
 func (f *fakeAddons) Form(mesh.Addon) (form, note string, err error) { return "form", "", nil }
 
 func (f *fakeAddons) wire(set *command.Commands) {
-	set.Addons, set.AddonUse, set.AddonList, set.AddonKinds, set.AddonData = f, f, f, f, f
+	set.Addons, set.AddonUse, set.AddonList, set.AddonKinds, set.AddonData, set.AddonBackups = f, f, f, f, f, f
 }
 
 // What people type who know Heroku or Dokku does what they mean.
@@ -174,8 +183,8 @@ func TestAddons_Words(t *testing.T) {
 		"postgres:clone db staging":                                      "clone db staging",
 		"addons:upgrade db:17":                                           "upgrade db 17",
 		"pg:credentials:rotate -a shop":                                  "rotate db",
-		"postgres:destroy db --force":                                    "destroy db",
-		"addons:destroy db --confirm db":                                 "destroy db",
+		"postgres:destroy db --force":                                    "destroy db true",
+		"addons:destroy db --confirm db":                                 "destroy db true",
 		"addons:set db memory=1g work_mem=8MB":                           "set db map[work_mem:8MB]",
 	} {
 		f := &fake{stacks: []mesh.Stack{{Name: "shop", Addons: []mesh.Attachment{{Addon: "db", As: "DATABASE"}}}, {Name: "other"}}}

@@ -109,6 +109,9 @@ func runBackup(ctx context.Context, c *call) error {
 	return nil
 }
 
+// backupOf is what a command on backups is about: the server, unless it is about an add-on.
+func (c *call) backupOf() mesh.BackupSubject { return cmp.Or(c.subject, mesh.BackupMesh) }
+
 // placeGiven returns the place that the options name, with its credentials, or those of the
 // plan if it has the same place. named is false if they name none.
 func (c *call) placeGiven(plan mesh.BackupPlan, planned bool) (at mesh.BackupPlace, named bool, err error) {
@@ -126,7 +129,7 @@ func (c *call) placeGiven(plan mesh.BackupPlan, planned bool) (at mesh.BackupPla
 		return at, false, c.usage("the options of S3 need --to s3://BUCKET/PREFIX")
 	case to == "":
 		at = plan.Place
-		if at.URL == "" && planned {
+		if at.URL == "" && (planned || c.backupOf() != mesh.BackupMesh) {
 			at = c.Backups.KeptAt(plan)
 		}
 	default:
@@ -173,7 +176,7 @@ func (c *call) recipients(plan mesh.BackupPlan) []string {
 }
 
 func runBackupSchedule(ctx context.Context, c *call) error {
-	plan, planned, err := c.Backups.BackupPlanOf(ctx, mesh.BackupMesh)
+	plan, planned, err := c.Backups.BackupPlanOf(ctx, c.backupOf())
 	if err != nil {
 		return err
 	}
@@ -185,17 +188,20 @@ func runBackupSchedule(ctx context.Context, c *call) error {
 	case !set:
 		return c.showPlan(plan, planned)
 	case len(c.args) == 0 && !planned:
-		return c.usage("the server has no schedule for backups yet: begin with one")
+		return c.usage("there is no schedule for backups yet: begin with one")
 	}
 	c.changed = true
-	to, _, err := c.placeGiven(plan, planned)
+	to, named, err := c.placeGiven(plan, planned)
 	if err != nil {
 		return err
 	}
-	if to.URL == "" {
+	if !named {
+		to = plan.Place
+	}
+	if to.URL == "" && c.backupOf() == mesh.BackupMesh {
 		return c.usage("where are backups kept? Name a place: --to PLACE")
 	}
-	p := mesh.BackupPlan{Subject: mesh.BackupMesh, Schedule: plan.Schedule, Place: to, Keep: plan.Keep, Recipients: c.recipients(plan), SetBy: c.Key.Name}
+	p := mesh.BackupPlan{Subject: c.backupOf(), Schedule: plan.Schedule, Place: to, Keep: plan.Keep, Recipients: c.recipients(plan), SetBy: c.Key.Name}
 	if len(c.args) > 0 {
 		p.Schedule = strings.Join(strings.Fields(c.args[0]), " ")
 	}
@@ -216,8 +222,8 @@ func runBackupSchedule(ctx context.Context, c *call) error {
 	if c.json {
 		return c.showPlan(p, true)
 	}
-	c.say("scheduled backups to %s, the next one at %s\n", p.Place.URL, c.Backups.NextBackup(p).Format(time.RFC3339))
-	if len(p.Recipients) == 0 {
+	c.say("scheduled backups to %s, the next one at %s\n", c.Backups.KeptAt(p).URL, c.Backups.NextBackup(p).Format(time.RFC3339))
+	if len(p.Recipients) == 0 && p.Subject == mesh.BackupMesh {
 		c.tell("They are not encrypted, and contain every secret of the server: --encrypt age1… encrypts them.\n")
 	}
 	if s, ok := p.Place.URL.S3(); ok && strings.HasPrefix(s.Endpoint, "http://") {
@@ -300,11 +306,11 @@ func (c *call) tellFailure(p mesh.BackupPlan) {
 
 func runBackupUnschedule(ctx context.Context, c *call) error {
 	c.changed = true
-	p, planned, err := c.Backups.BackupPlanOf(ctx, mesh.BackupMesh)
+	p, planned, err := c.Backups.BackupPlanOf(ctx, c.backupOf())
 	if err != nil {
 		return err
 	}
-	if err := c.Backups.UnscheduleBackup(ctx, mesh.BackupMesh, c.Key.Name); err != nil {
+	if err := c.Backups.UnscheduleBackup(ctx, c.backupOf(), c.Key.Name); err != nil {
 		return err
 	}
 	kept := ""
@@ -325,7 +331,7 @@ type backupRunJSON struct {
 }
 
 func runBackupRun(ctx context.Context, c *call) error {
-	plan, planned, err := c.Backups.BackupPlanOf(ctx, mesh.BackupMesh)
+	plan, planned, err := c.Backups.BackupPlanOf(ctx, c.backupOf())
 	if err != nil {
 		return err
 	}
@@ -335,12 +341,12 @@ func runBackupRun(ctx context.Context, c *call) error {
 		return err
 	}
 	to := &at
-	if !named && !c.flags.Changed("encrypt") || planned && at.URL == c.Backups.KeptAt(plan).URL && !c.flags.Changed("access-key") && !c.flags.Changed("encrypt") {
+	if planned && !named && !c.flags.Changed("encrypt") || c.backupOf() == mesh.BackupMesh && !named && !c.flags.Changed("encrypt") || planned && at.URL == c.Backups.KeptAt(plan).URL && !c.flags.Changed("access-key") && !c.flags.Changed("encrypt") {
 		to = nil // as planned
 	} else if at.URL == "" {
 		return c.usage("the server has no schedule for backups: name a place with --to PLACE")
 	}
-	run, err := c.Backups.RunBackup(ctx, mesh.BackupMesh, to, c.recipients(plan))
+	run, err := c.Backups.RunBackup(ctx, c.backupOf(), to, c.recipients(plan))
 	if err != nil {
 		return err
 	}
@@ -398,7 +404,7 @@ func (c *call) placeToRead(plan mesh.BackupPlan, planned bool) (mesh.BackupPlace
 }
 
 func runBackupList(ctx context.Context, c *call) error {
-	plan, planned, err := c.Backups.BackupPlanOf(ctx, mesh.BackupMesh)
+	plan, planned, err := c.Backups.BackupPlanOf(ctx, c.backupOf())
 	if err != nil {
 		return err
 	}
@@ -413,6 +419,9 @@ func runBackupList(ctx context.Context, c *call) error {
 	list := []backupJSON{}
 	var rows [][]string
 	for _, b := range all {
+		if c.backupOf() != mesh.BackupMesh && b.Subject != c.backupOf() {
+			continue
+		}
 		list = append(list, c.backupJSON(b, at.URL))
 		state, encrypted := "whole", "no"
 		if b.Fault != "" {
@@ -449,21 +458,11 @@ func runBackupVerify(ctx context.Context, c *call) error {
 	if len(c.args) > 0 {
 		id = c.args[0]
 	}
-	var identity mesh.Secret
-	switch v, _ := c.flags.GetString("identity"); {
-	case v == "-":
-		if secret, _ := c.flags.GetString("secret-key"); secret == "-" {
-			return c.usage("standard input can have the identity or the secret key, not both")
-		}
-		text, err := c.text("the bytes of the identity", maxIdentity)
-		if err != nil {
-			return err
-		}
-		identity = mesh.NewSecret(text)
-	case v != "":
-		return c.usage("--identity takes - and reads the key from standard input: no list of processes has it then")
+	identity, err := c.identity()
+	if err != nil {
+		return err
 	}
-	plan, planned, err := c.Backups.BackupPlanOf(ctx, mesh.BackupMesh)
+	plan, planned, err := c.Backups.BackupPlanOf(ctx, c.backupOf())
 	if err != nil {
 		return err
 	}
@@ -471,7 +470,7 @@ func runBackupVerify(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	got, err := c.Backups.VerifyBackup(ctx, at, mesh.BackupMesh, id, identity)
+	got, err := c.Backups.VerifyBackup(ctx, at, c.backupOf(), id, identity)
 	if err != nil {
 		return err
 	}
@@ -487,6 +486,24 @@ func runBackupVerify(ctx context.Context, c *call) error {
 		c.tell("It is encrypted, and only its stored bytes were checked. To check its content: ssh mesh backup:verify %s --identity - < KEY\n", got.Backup.ID)
 	}
 	return nil
+}
+
+// identity reads the key of --identity - from standard input.
+func (c *call) identity() (identity mesh.Secret, err error) {
+	switch v, _ := c.flags.GetString("identity"); {
+	case v == "-":
+		if secret, _ := c.flags.GetString("secret-key"); secret == "-" {
+			return identity, c.usage("standard input can have the identity or the secret key, not both")
+		}
+		text, err := c.text("the bytes of the identity", maxIdentity)
+		if err != nil {
+			return identity, err
+		}
+		identity = mesh.NewSecret(text)
+	case v != "":
+		return identity, c.usage("--identity takes - and reads the key from standard input: no list of processes has it then")
+	}
+	return identity, nil
 }
 
 // maxIdentity limits what is read of a key, in bytes.

@@ -76,6 +76,7 @@ type Commands struct {
 	AddonList    AddonList
 	AddonKinds   AddonKinds
 	AddonData    AddonData
+	AddonBackups AddonBackups
 	Drains       Drains
 	DrainList    DrainList
 	DrainSender  DrainSender
@@ -103,9 +104,10 @@ type call struct {
 	stack   mesh.Stack // of commands that work on a stack
 	typed   bool       // the stack was named in the command itself
 	json    bool
-	global  bool // --global: on all stacks, and stack is zero
-	acted   bool // the command has begun
-	changed bool // it changes something, although it has no arguments
+	global  bool               // --global: on all stacks, and stack is zero
+	acted   bool               // the command has begun
+	subject mesh.BackupSubject // of backups; empty: the server
+	changed bool               // it changes something, although it has no arguments
 
 	audited []string // the options that the audit log keeps
 	view    screen

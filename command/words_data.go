@@ -28,8 +28,13 @@ var dataVerbs = map[string]dataVerb{
 	"logs": {same: "addons:logs"}, "start": {same: "addons:start"}, "stop": {same: "addons:stop"}, "restart": {same: "addons:restart"}, "pause": {same: "addons:stop"},
 	"export": {same: "addons:export"}, "import": {same: "addons:import"}, "clone": {same: "addons:clone"}, "upgrade": {same: "addons:upgrade"},
 	"destroy": {same: "addons:destroy"}, "credentials": {same: "addons:url"}, "credentials:url": {same: "addons:url"}, "credentials:rotate": {same: "addons:rotate"},
-	"backups:download": {same: "addons:export"},
-	"expose":           {say: sayTunnel}, "unexpose": {say: sayTunnel}, "tunnel": {say: sayTunnel},
+	"backup": {same: "addons:backup"}, "backups": {same: "addons:backups"}, "backups:capture": {same: "addons:backup"}, "backups:info": {same: "addons:backups"},
+	"backups:download": {same: "addons:export"}, "backups:restore": {same: "addons:restore"}, "backups:schedule": {same: "addons:schedule"}, "backups:schedules": {same: "addons:schedule"},
+	"backups:unschedule": {same: "addons:unschedule"}, "backup-unschedule": {same: "addons:unschedule"}, "restore": {same: "addons:restore"},
+	"backup-schedule": {say: sayBackups}, "backup-auth": {say: sayBackups}, "backup-deauth": {say: sayBackups}, "backup-set-encryption": {say: sayBackups},
+	"backups:url":    {say: "fetch a dump: ssh mesh addons:export NAME > FILE"},
+	"backups:delete": {say: "old backups are removed by themselves: ssh mesh addons:schedule NAME --keep 7"},
+	"expose":         {say: sayTunnel}, "unexpose": {say: sayTunnel}, "tunnel": {say: sayTunnel},
 	"promote":            {say: "attach it under the name that the app reads: ssh mesh addons:attach NAME -a STACK --as DATABASE"},
 	"copy":               {say: "copy the data into a new add-on: ssh mesh addons:clone NAME NEW"},
 	"push":               {say: "send a dump: pg_dump -Fc DATABASE | ssh mesh addons:import NAME"},
@@ -45,6 +50,9 @@ var dataVerbs = map[string]dataVerb{
 	"follow":             {say: "mesh has no replicas"},
 	"connection-pooling": {say: "mesh has no pooler of its own; run one as a service of a stack that the add-on is attached to"},
 }
+
+// sayBackups is what there is instead of separate commands for places and keys.
+const sayBackups = "the place and the encryption are options of the schedule: ssh mesh addons:schedule NAME '0 3 * * *' --to s3://BUCKET/PREFIX --access-key ID --secret-key - --encrypt age1…"
 
 // sayTunnel is what there is instead of a public port.
 const sayTunnel = "add-ons have no public port; open one on your machine: mesh addons:proxy NAME, or: ssh -N -L 5432:NAME:5432 mesh"

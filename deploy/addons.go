@@ -21,15 +21,16 @@ import (
 type AddonServer interface {
 	AddonKinds
 	AddonData
-	// Fetch makes sure that the engine has the image, and records which one. fresh asks the
-	// registry for a newer one first.
+	// Fetch makes sure that the engine has the image, and records which one: the one on
+	// record if there is one. fresh asks the registry for a newer one first.
 	Fetch(ctx context.Context, a mesh.Addon, fresh bool, say func(string)) (mesh.Addon, error)
 	// Run makes the server run and returns once it answers. It may be called again.
 	Run(ctx context.Context, a mesh.Addon) error
-	Restart(ctx context.Context, a mesh.Addon) error
 	// Stop keeps the container. Remove removes one volume, with what uses it.
 	Stop(ctx context.Context, a mesh.Addon) error
 	Remove(ctx context.Context, name mesh.AddonName, volume string) error
+	// Lost reports whether the volume of an add-on that has data does not exist.
+	Lost(ctx context.Context, a mesh.Addon) (bool, error)
 	// Volumes returns what the engine has of add-ons; an empty name: a container without one.
 	Volumes(ctx context.Context) (map[mesh.AddonName][]string, error)
 	// Reach connects an add-on with the stacks that are attached to it, and with no others.
@@ -190,6 +191,15 @@ func sayer(out io.Writer) func(string) {
 // CreateAddon creates an add-on and returns once its server answers. If that fails, nothing
 // is left.
 func (d *Deployer) CreateAddon(ctx context.Context, n mesh.NewAddon, by mesh.KeyName, out io.Writer) (mesh.Addon, error) {
+	a, err := d.plan(n, by)
+	if err != nil {
+		return a, err
+	}
+	return d.newAddon(ctx, a, out, "created", d.AddonServer.Run)
+}
+
+// plan returns an add-on that somebody asks for. Nothing exists yet.
+func (d *Deployer) plan(n mesh.NewAddon, by mesh.KeyName) (mesh.Addon, error) {
 	a, err := d.AddonServer.Plan(n.Kind, n.Version, n.Name)
 	if err != nil {
 		return a, err
@@ -200,7 +210,7 @@ func (d *Deployer) CreateAddon(ctx context.Context, n mesh.NewAddon, by mesh.Key
 		}
 	}
 	a.Memory, a.CPUs, a.Params, a.Created, a.CreatedBy = n.Memory, n.CPUs, n.Params, d.Now().UTC(), by
-	return d.newAddon(ctx, a, out, "created", d.AddonServer.Run)
+	return a, nil
 }
 
 // newAddon records an add-on and makes it run with fn.
@@ -273,34 +283,41 @@ func (d *Deployer) ready(ctx context.Context, name mesh.AddonName) (mesh.Addon, 
 }
 
 // DestroyAddon removes an add-on and its data. It is refused while a stack is attached.
-func (d *Deployer) DestroyAddon(ctx context.Context, name mesh.AddonName, by mesh.KeyName) error {
+// With backup it first makes a last one, in the folder of backups, and returns its ID; empty:
+// the kind has none. If that fails, nothing is removed.
+func (d *Deployer) DestroyAddon(ctx context.Context, name mesh.AddonName, by mesh.KeyName, backup bool) (last string, err error) {
 	release, err := d.claim(name, "destroyed")
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer release()
 	a, err := d.Store.Addon(ctx, name)
-	if err != nil && !errors.Is(err, mesh.Damaged) {
-		return err
+	if err != nil { // a damaged record names no volume
+		return "", err
 	}
-	users, uerr := d.AddonUsers(ctx, name)
-	if uerr != nil {
-		return uerr
+	users, err := d.AddonUsers(ctx, name)
+	if err != nil {
+		return "", err
 	}
 	if len(users) > 0 {
-		return mesh.Errorf(mesh.Conflict, "%s is attached to %s", name, joinNames(users)).
+		return "", mesh.Errorf(mesh.Conflict, "%s is attached to %s", name, joinNames(users)).
 			WithHint("detach it first: ssh mesh addons:detach %s -a %s", name, users[0])
 	}
-	if err != nil {
-		return err // a damaged record names no volume
+	if backup {
+		if last, err = d.lastBackup(ctx, a); err != nil {
+			return "", err
+		}
 	}
 	ctx = context.WithoutCancel(ctx)
 	if _, err := d.Store.UpdateAddon(ctx, name, func(r *mesh.Addon) error { r.State = mesh.AddonDestroying; return nil }); err != nil {
-		return err
+		return "", err
 	}
 	d.Logger.Info("add-on destroyed", "addon", name, "kind", string(a.Kind), "key", string(by))
+	if err := d.UnscheduleBackup(ctx, mesh.BackupSubject(name), by); err != nil && !errors.Is(err, mesh.NotFound) {
+		d.Logger.Warn("schedule for backups not removed", "addon", name, "err", err)
+	}
 	d.discardAddon(ctx, a)
-	return nil
+	return last, nil
 }
 
 func joinNames(names []mesh.StackName) string {
@@ -318,12 +335,17 @@ func (d *Deployer) StopAddon(ctx context.Context, name mesh.AddonName) error {
 
 // StartAddon makes the server of an add-on run, and returns once it answers.
 func (d *Deployer) StartAddon(ctx context.Context, name mesh.AddonName) error {
-	return d.setAddon(ctx, name, "started", func(a *mesh.Addon) error { a.State = mesh.AddonReady; return nil }, d.AddonServer.Run)
+	return d.setAddon(ctx, name, "started", func(a *mesh.Addon) error { a.State = mesh.AddonReady; return nil }, d.runKept)
 }
 
 // RestartAddon ends the server of an add-on and starts it again.
 func (d *Deployer) RestartAddon(ctx context.Context, name mesh.AddonName) error {
-	return d.setAddon(ctx, name, "restarted", func(a *mesh.Addon) error { a.State = mesh.AddonReady; return nil }, d.AddonServer.Restart)
+	return d.setAddon(ctx, name, "restarted", func(a *mesh.Addon) error { a.State = mesh.AddonReady; return nil }, func(ctx context.Context, a mesh.Addon) error {
+		if err := d.AddonServer.Stop(ctx, a); err != nil {
+			return err
+		}
+		return d.runKept(ctx, a)
+	})
 }
 
 // setAddon records a change of an add-on, and then makes it with fn, which finishes even if
@@ -504,7 +526,10 @@ func (d *Deployer) settleAddon(ctx context.Context, a mesh.Addon) {
 	if a.State != mesh.AddonReady {
 		return
 	}
-	err := d.AddonServer.Run(ctx, a)
+	a, err := d.bringBack(ctx, a)
+	if err == nil {
+		err = d.AddonServer.Run(ctx, a)
+	}
 	if err == nil && !a.Old.IsZero() {
 		err = d.resumeRotation(ctx, a)
 	}
@@ -526,6 +551,7 @@ func (d *Deployer) expireAddons(ctx context.Context) {
 	defer t.Stop()
 	for {
 		d.dropKept(ctx)
+		d.dropBackups(ctx)
 		select {
 		case <-t.C:
 		case <-ctx.Done():

@@ -49,6 +49,11 @@ type BackupPlaces interface {
 	// and returns their IDs.
 	Keep(ctx context.Context, at mesh.BackupPlace, made mesh.Backup, n int) ([]string, error)
 	List(ctx context.Context, at mesh.BackupPlace) ([]mesh.Backup, error)
+	// Open returns the content of a backup: only a read that returns io.EOF proves it.
+	Open(ctx context.Context, at mesh.BackupPlace, subject mesh.BackupSubject, server, id string, identity mesh.Secret) (io.ReadCloser, mesh.Backup, error)
+	// Expire removes the backups of some subjects, made before a time, from the folders of
+	// subjects below a folder.
+	Expire(ctx context.Context, below string, whose func(mesh.BackupSubject) bool, before time.Time) error
 	// Verify reads a backup again: the one with an ID, or the latest of a subject and server.
 	// inspect may be nil.
 	Verify(ctx context.Context, at mesh.BackupPlace, subject mesh.BackupSubject, server, id string, identity mesh.Secret, inspect func(mesh.Backup, io.Reader) (string, error)) (mesh.BackupCheck, error)

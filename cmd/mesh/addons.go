@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"path/filepath"
 
 	"mesh"
@@ -45,3 +46,36 @@ type addonData struct {
 }
 
 func (a addonData) Form(of mesh.Addon) (form, note string, err error) { return a.kinds.Form(of) }
+
+// addonSource backs up add-ons.
+type addonSource struct{ *control }
+
+func (s addonSource) Content(ctx context.Context, subject mesh.BackupSubject) (mesh.BackupContent, error) {
+	a, err := s.store.Addon(ctx, mesh.AddonName(subject))
+	if err == nil {
+		_, _, err = s.addons.Form(a)
+	}
+	return mesh.BackupContent{Kind: string(a.Kind), Version: a.Version, Ext: "dump"}, err
+}
+
+func (s addonSource) Dump(ctx context.Context, subject mesh.BackupSubject, w io.Writer) error {
+	a, err := s.store.Addon(ctx, mesh.AddonName(subject))
+	if err != nil {
+		return err
+	}
+	return s.addons.Dump(ctx, a, w)
+}
+
+// Inspect reads the dump to its end: only its own server can say more of it.
+func (s addonSource) Inspect(ctx context.Context, b mesh.Backup, r io.Reader) (string, error) {
+	a, err := s.store.Addon(ctx, mesh.AddonName(b.Subject))
+	if err != nil {
+		return "", err
+	}
+	form, _, err := s.addons.Form(a)
+	if err != nil {
+		return "", err
+	}
+	_, err = io.Copy(io.Discard, r)
+	return "a dump of " + b.Kind + " " + b.Version + ": " + form, err
+}

@@ -17,8 +17,7 @@ import (
 	"mesh/deploy"
 )
 
-// backupOptions are how the deployer makes backups. The sources of add-ons belong behind the
-// server's own.
+// backupOptions are how the deployer makes backups.
 func (c *control) backupOptions() deploy.BackupOptions {
 	data := c.settings.Data
 	if abs, err := filepath.Abs(data); err == nil {
@@ -26,7 +25,7 @@ func (c *control) backupOptions() deploy.BackupOptions {
 	}
 	return deploy.BackupOptions{
 		Places:    backups.New(backups.Options{Data: data, Temp: data, Logger: c.log, Now: c.now}),
-		Sources:   []deploy.BackupSource{serverSource{c}},
+		Sources:   []deploy.BackupSource{serverSource{c}, addonSource{c}},
 		Schedules: schedules{},
 		Folder:    filepath.Join(data, backups.Folder),
 		Server:    c.store.Server(), Version: c.version,
