@@ -194,3 +194,9 @@ type AddonKindInfo struct {
 	Dumps   bool   // it can be backed up
 	Shell   bool   // it has a program to type into
 }
+
+// AddonFault is something about an add-on that people must hear about, as long as it is so.
+type AddonFault struct {
+	Name AddonName
+	Text string // a sentence without a full stop
+}

@@ -22,6 +22,7 @@ const (
 	AlertCert    AlertKind = "cert"
 	AlertDisk    AlertKind = "disk"
 	AlertBackup  AlertKind = "backup"
+	AlertAddon   AlertKind = "addon"
 	AlertEngine  AlertKind = "engine"
 )
 
@@ -46,6 +47,7 @@ var alertSorts = []AlertSort{
 	{AlertCert, false, "a certificate expires soon, or cannot be obtained", "ssh mesh certs -a {stack}"},
 	{AlertDisk, true, "a disk of the server is nearly full", "ssh mesh gc --dry-run"},
 	{AlertBackup, true, "a backup failed, or none was made in time", "ssh mesh backup > mesh.tar"},
+	{AlertAddon, true, "an add-on does not run, or its connections are used up", "ssh mesh addons"},
 	{AlertEngine, true, "the Docker Engine does not answer", "ssh mesh doctor"},
 }
 
@@ -53,7 +55,7 @@ var alertSorts = []AlertSort{
 func AlertSorts() []AlertSort { return slices.Clone(alertSorts) }
 
 // later are kinds that people may expect, and that nothing raises yet.
-var later = []string{"cron", "addon", "node"}
+var later = []string{"cron", "node"}
 
 // ParseAlertKinds reads kinds of alerts with commas between them, as --on takes them.
 // The error lists the kinds there are. Each kind is returned once.

@@ -59,6 +59,7 @@ type Options struct {
 	Disks        func(context.Context) []Disk
 	Engine       func(context.Context) error // whether the Docker Engine answers
 	Backups      func(context.Context) ([]mesh.BackupFault, error)
+	Addons       func(context.Context) ([]mesh.AddonFault, error)
 
 	Every time.Duration // between two looks; 0: 15 s
 	Calm  time.Duration // how long a cause must be gone to be over, the first time; 0: 2 min

@@ -137,6 +137,11 @@ func (w *world) watcher() *alerts.Watcher {
 			defer w.mu.Unlock()
 			return w.backups, nil
 		},
+		Addons: func(context.Context) ([]mesh.AddonFault, error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.addons, w.addonsFail
+		},
 	})
 }
 

@@ -85,6 +85,8 @@ func (r *round) outcome(key mesh.AlertCause) string {
 		return "the Docker Engine answers again"
 	case mesh.AlertBackup:
 		return "the backups of " + about + " are as planned again"
+	case mesh.AlertAddon:
+		return about + " runs, and accepts connections again"
 	default:
 		return "it is over"
 	}
@@ -131,6 +133,21 @@ func (w *Watcher) lookAtBackups(ctx context.Context, r *round) {
 	}
 }
 
+// lookAtAddons looks at those that are meant to run.
+func (w *Watcher) lookAtAddons(ctx context.Context, r *round) {
+	if w.Addons == nil {
+		return
+	}
+	faults, err := w.Addons(ctx)
+	if err != nil {
+		r.unsure[unsure{mesh.AlertAddon, ""}] = true
+		return
+	}
+	for _, f := range faults {
+		r.found(mesh.AlertAddon, "", string(f.Name), finding{text: f.Text, after: serverAfter * w.Every})
+	}
+}
+
 func (w *Watcher) lookAtServer(ctx context.Context, r *round) {
 	if w.Engine != nil {
 		if err := w.Engine(ctx); err != nil {
@@ -138,6 +155,7 @@ func (w *Watcher) lookAtServer(ctx context.Context, r *round) {
 		}
 	}
 	w.lookAtBackups(ctx, r)
+	w.lookAtAddons(ctx, r)
 	if w.Disks == nil {
 		return
 	}

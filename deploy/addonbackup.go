@@ -29,7 +29,7 @@ func (d *Deployer) lastBackup(ctx context.Context, a mesh.Addon) (id string, err
 	var e *mesh.Error
 	if errors.As(err, &e) {
 		f := *e
-		f.Text, f.Hint = "the last backup of "+string(a.Name)+" cannot be made: "+e.Text, strings.TrimPrefix(e.Hint+"\nor destroy it without one: ssh mesh addons:destroy "+string(a.Name)+" --confirm "+string(a.Name)+" --no-backup", "\n")
+		f.Text, f.Hint = "the last backup of "+string(a.Name)+" cannot be made: "+e.Text, strings.TrimPrefix(e.Hint+"\nor destroy it without one: --no-backup", "\n")
 		return "", &f
 	}
 	return run.Backup.ID, err

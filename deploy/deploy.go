@@ -84,6 +84,8 @@ type Deployer struct {
 	lives  lives
 	addons addonWork
 
+	addonFigures addonFigures
+
 	backups backupRuns
 
 	unknown  atomic.Pointer[[]mesh.StackName] // stacks without a record that the engine has something of, as of the last Reconcile

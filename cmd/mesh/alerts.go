@@ -32,7 +32,7 @@ func (c *control) wireAlerts() {
 	c.notifier = notify.New(o)
 	w := alerts.Options{
 		Records: c.deployer, Reader: c.store, Send: c.notifier.Send, Logger: c.log,
-		Instances: c.deployer.Status, Traffic: c.router.Minute, Memory: c.memoryUse, Disks: c.disks, Engine: c.engineAnswers, Backups: c.deployer.BackupFaults,
+		Instances: c.deployer.Status, Traffic: c.router.Minute, Memory: c.memoryUse, Disks: c.disks, Engine: c.engineAnswers, Backups: c.deployer.BackupFaults, Addons: c.deployer.AddonFaults,
 		Every: c.alertsEvery, Calm: 8 * c.alertsEvery,
 	}
 	if c.certs != nil {
