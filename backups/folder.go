@@ -101,8 +101,10 @@ func (f *folder) fault(err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, syscall.EROFS):
+		return mesh.Errorf(mesh.Unavailable, "%s is read-only for mesh: %w", f.dir, err).WithHint("name it in ReadWritePaths of mesh.service: systemctl edit mesh; or see whether its disk is mounted read-only")
 	case mesh.NoRoom(err):
-		return mesh.Errorf(mesh.Unavailable, "the disk of %s is full or read-only: %w", f.dir, err).WithHint("free space there, or keep fewer backups: --keep N")
+		return mesh.Errorf(mesh.Unavailable, "the disk of %s is full: %w", f.dir, err).WithHint("free space there, or keep fewer backups: --keep N")
 	case errors.Is(err, fs.ErrPermission):
 		return mesh.Errorf(mesh.Unavailable, "mesh may not use %s: %w", f.dir, err).WithHint("make it belong to the user of mesh, and name it in ReadWritePaths of mesh.service: systemctl edit mesh")
 	}
