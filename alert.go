@@ -112,8 +112,13 @@ func (a Alert) Cause() AlertCause { return AlertCause{a.Kind, a.Stack, a.About} 
 
 // Next returns the command to type next.
 func (a Alert) Next() string {
-	if a.Kind == AlertBackup && a.About != "" { // it has a schedule
+	switch {
+	case a.Kind == AlertBackup && a.About == string(BackupMesh): // it has a schedule
 		return "ssh mesh backup:schedule"
+	case a.Kind == AlertBackup && a.About != "":
+		return "ssh mesh addons:schedule " + a.About
+	case a.Kind == AlertAddon && a.About != "":
+		return "ssh mesh addons:info " + a.About
 	}
 	for _, s := range alertSorts {
 		if s.Kind == a.Kind {

@@ -37,6 +37,8 @@ type world struct {
 	engine      error
 	deployments []mesh.Deployment // newest first
 	backups     []mesh.BackupFault
+	addons      []mesh.AddonFault
+	addonsFail  error
 	shift       time.Duration // of the clock
 
 	beforeRecord func() // called once, before an alert is changed
@@ -398,6 +400,23 @@ func TestServer(t *testing.T) {
 
 // What has a schedule is looked at: an alert that an earlier process opened continues, and is
 // over at once.
+// An add-on that is started again is no alert; one that stays away for a minute is one, until
+// it has been back for a while. An engine that does not answer ends nothing.
+func TestAddons(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		down := func() { w.addons = []mesh.AddonFault{{Name: "db", Text: "db does not run: it is crashed (exit 1)"}} }
+		w.do(30*time.Second, down)
+		w.do(time.Minute, func() { w.addons = nil })
+		w.told("for a moment")
+		w.do(2*time.Minute, down)
+		w.told("down", "opened addon  db")
+		w.do(10*time.Minute, func() { w.addons, w.addonsFail = nil, errors.New("the engine is away") })
+		w.told("nobody can look")
+		w.do(3*time.Minute, func() { w.addonsFail = nil })
+		w.told("back", "recovered addon  db")
+	})
+}
+
 func TestBackups_OnASchedule(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		fails := func(texts ...string) func() {

@@ -42,11 +42,15 @@ type Options struct {
 	Logger *slog.Logger     // nil: nothing is logged
 	Now    func() time.Time // nil: time.Now
 
-	// Patience is how long an S3 server may be away in the middle of an upload; 0: 2 min.
+	// Patience is how long an S3 server may be away in the middle of an upload, or send
+	// nothing while a backup is read; 0: 2 min.
 	Patience time.Duration
 	// PartSize is the size of the parts of an upload to S3, in bytes; 0: 112 MB, of which
 	// 10,000, the most that S3 takes, are more than 1 TB.
 	PartSize int64
+	// Reserve is how much stays free, in bytes, on the disk of Data if a place is there as
+	// well; 0: 512 MB.
+	Reserve int64
 }
 
 // Unfinished is how old a file without its description must be to be removed.
@@ -65,6 +69,7 @@ func New(o Options) *Backups {
 		o.Now = time.Now
 	}
 	o.Patience, o.PartSize = cmp.Or(o.Patience, 2*time.Minute), cmp.Or(o.PartSize, 112<<20)
+	o.Reserve = cmp.Or(o.Reserve, 512<<20)
 	return &Backups{o}
 }
 
@@ -109,7 +114,7 @@ func (b *Backups) place(at mesh.BackupPlace) (place, error) {
 	if at.URL == "" {
 		return nil, errors.New("backups: a place has no URL")
 	}
-	return &folder{dir: string(at.URL), data: b.Data}, nil
+	return &folder{dir: string(at.URL), data: b.Data, reserve: b.Reserve}, nil
 }
 
 // Prepare makes a place ready to be written to: it creates a folder whose parent exists, and

@@ -21,7 +21,10 @@ import (
 
 	"mesh"
 	"mesh/backups"
+	"mesh/deploy"
 )
+
+var _ deploy.BackupPlaces = (*backups.Backups)(nil)
 
 // at is a clock that stands still until it is set.
 type at struct{ time.Time }
@@ -207,12 +210,12 @@ func TestPrepare_Recipients(t *testing.T) {
 		t.Error(err)
 	}
 	for text, want := range map[string]string{
-		"":                       "neither an age nor an SSH key",
-		"ann":                    "neither an age nor an SSH key",
-		good[:len(good)-1] + "x": "not a key that backups can be encrypted for",
-		"ssh-ed25519 AAAA":       "not a key that backups can be encrypted for",
-		"ssh-dss AAAA":           "not a key that backups can be encrypted for",
-		key(t).String():          "this is a secret key",
+		"":    "neither an age nor an SSH key",
+		"ann": "neither an age nor an SSH key",
+		strings.Replace(good, good[10:20], "qqqqqqqqqq", 1): "not a key that backups can be encrypted for",
+		"ssh-ed25519 AAAA": "not a key that backups can be encrypted for",
+		"ssh-dss AAAA":     "not a key that backups can be encrypted for",
+		key(t).String():    "this is a secret key",
 	} {
 		err := f.b.Prepare(t.Context(), f.place, []string{good, text})
 		var e *mesh.Error
@@ -316,6 +319,24 @@ func TestFolder_Refused(t *testing.T) {
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", dir, err, want)
 		}
+	}
+}
+
+// On the disk of the data directory, mesh itself needs some room.
+func TestTake_LeavesRoomForMesh(t *testing.T) {
+	t.Parallel()
+	data := t.TempDir()
+	at := mesh.BackupPlace{URL: mesh.PlaceURL(filepath.Join(data, "backups", "shop-db"))}
+	full := backups.New(backups.Options{Data: data, Reserve: 1 << 60})
+	_, err := full.Take(t.Context(), at, subject, "tar", nil, dumping([]byte("x")))
+	if !errors.Is(err, mesh.Unavailable) || !strings.Contains(err.Error(), "which is also that of the data directory, has only") {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(string(at.URL)); err != nil || len(left) > 0 {
+		t.Errorf("%v, %v", left, err)
+	}
+	if _, err := backups.New(backups.Options{Data: data, Reserve: 1}).Take(t.Context(), at, subject, "tar", nil, dumping([]byte("x"))); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"mesh"
@@ -19,6 +20,8 @@ import (
 type folder struct {
 	dir  string
 	data string // a data directory that it may not be in, but for its folder backups; may be empty
+
+	reserve int64 // bytes that stay free on the disk of data
 }
 
 // Folder is the folder of a data directory for the backups of plans without a place.
@@ -98,13 +101,33 @@ func (f *folder) fault(err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, syscall.EROFS):
+		return mesh.Errorf(mesh.Unavailable, "%s is read-only for mesh: %w", f.dir, err).WithHint("name it in ReadWritePaths of mesh.service: systemctl edit mesh; or see whether its disk is mounted read-only")
 	case mesh.NoRoom(err):
-		return mesh.Errorf(mesh.Unavailable, "the disk of %s is full or read-only: %w", f.dir, err).WithHint("free space there, or keep fewer backups: --keep N")
+		return mesh.Errorf(mesh.Unavailable, "the disk of %s is full: %w", f.dir, err).WithHint("free space there, or keep fewer backups: --keep N")
 	case errors.Is(err, fs.ErrPermission):
 		return mesh.Errorf(mesh.Unavailable, "mesh may not use %s: %w", f.dir, err).WithHint("make it belong to the user of mesh, and name it in ReadWritePaths of mesh.service: systemctl edit mesh")
 	}
 	return mesh.Errorf(mesh.Unavailable, "%s cannot be used: %w", f.dir, err)
 }
+
+// room returns an error if the disk is that of the data directory, and has little left: on a
+// full disk mesh could record nothing, and refuses pushes.
+func (f *folder) room() error {
+	var own, data syscall.Stat_t
+	var disk syscall.Statfs_t
+	if f.data == "" || syscall.Stat(f.dir, &own) != nil || syscall.Stat(f.data, &data) != nil || own.Dev != data.Dev || syscall.Statfs(f.dir, &disk) != nil {
+		return nil
+	}
+	if free := disk.Bavail * uint64(disk.Bsize); free < uint64(f.reserve) { //nolint:gosec,unconvert // signed on Linux and never negative
+		return mesh.Errorf(mesh.Unavailable, "the disk of %s, which is also that of the data directory, has only %d MB left", f.dir, free>>20).
+			WithHint("free space, keep fewer backups (--keep N), or choose a place on another disk: %d MB stay free for mesh itself", f.reserve>>20)
+	}
+	return nil
+}
+
+// roomEvery is how many bytes are written between two looks at what is free.
+const roomEvery = 16 << 20
 
 func (f *folder) list(_ context.Context, prefix string) (out []item, err error) {
 	all, err := os.ReadDir(f.dir)
@@ -171,12 +194,19 @@ type fileSink struct {
 	*folder
 	name string
 	file *os.File // nil: it could not be created, or was committed
+	look int      // bytes until the next look at what is free
 	err  error
 }
 
 func (s *fileSink) Write(p []byte) (int, error) {
 	if s.err != nil {
 		return 0, s.err
+	}
+	if s.look -= len(p); s.look < 0 {
+		if s.err = s.room(); s.err != nil {
+			return 0, s.err
+		}
+		s.look = roomEvery
 	}
 	n, err := s.file.Write(p)
 	s.err = s.fault(err)

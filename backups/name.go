@@ -97,6 +97,8 @@ const maxDescription = 64 << 10
 // readDescription reads the description of a file. It is Damaged if it says something that
 // cannot be.
 func readDescription(ctx context.Context, p place, n name) (mesh.Backup, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
 	r, err := p.open(ctx, n.file+descriptionExt)
 	if err != nil {
 		return mesh.Backup{}, err

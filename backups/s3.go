@@ -2,6 +2,7 @@ package backups
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/md5" //nolint:gosec // S3's own checksum of a part
 	"crypto/sha256"
@@ -157,23 +158,41 @@ func (s *bucket) list(ctx context.Context, prefix string) (out []item, err error
 }
 
 func (s *bucket) open(ctx context.Context, name string) (io.ReadCloser, error) {
-	r, _, _, err := s.core.GetObject(ctx, s.Bucket, s.key(name), minio.GetObjectOptions{})
-	if err != nil {
+	ctx, cancel := context.WithCancelCause(ctx)
+	o := &object{s: s, ctx: ctx, cancel: cancel, stalled: time.AfterFunc(s.Patience, func() { cancel(errStalled) })}
+	var err error
+	if o.body, _, _, err = s.core.GetObject(ctx, s.Bucket, s.key(name), minio.GetObjectOptions{}); err != nil {
+		err = cmp.Or(ended(ctx), err)
+		o.stalled.Stop()
+		cancel(nil)
 		return nil, s.fault(err)
 	}
-	return &object{r, s}, nil
+	return o, nil
 }
+
+var errStalled = errors.New("it stopped sending")
 
 // object is a file that is read from a server. Its errors are fit for people.
 type object struct {
-	io.ReadCloser
-	s *bucket
+	s       *bucket
+	ctx     context.Context
+	body    io.ReadCloser
+	cancel  context.CancelCauseFunc
+	stalled *time.Timer
+}
+
+func (o *object) Close() error {
+	o.stalled.Stop()
+	o.cancel(nil)
+	return o.body.Close()
 }
 
 func (o *object) Read(p []byte) (int, error) {
-	n, err := o.ReadCloser.Read(p)
+	o.stalled.Reset(o.s.Patience) // whoever reads may be slow between two reads
+	n, err := o.body.Read(p)
+	o.stalled.Stop()
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = o.s.fault(err)
+		err = o.s.fault(cmp.Or(ended(o.ctx), err))
 	}
 	return n, err
 }

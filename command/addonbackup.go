@@ -38,7 +38,7 @@ var addonBackupCommands = []*definition{
 		flags: ofAddon(func(f *pflag.FlagSet) { placeFlags(f, "another place, for admins") }),
 	},
 	{
-		topic: "addons", verb: "schedule", args: "NAME [SCHEDULE]", short: "Back an add-on up on a schedule; without one, show it", access: mesh.AccessDeploy, ownCheck: true, json: true, changes: true, min: 1, max: 2, keeps: nothingKept,
+		topic: "addons", verb: "schedule", args: "NAME [SCHEDULE]", short: "Back an add-on up on a schedule; without one, show it", access: mesh.AccessDeploy, ownCheck: true, json: true, changes: true, min: 1, max: maxArgs, keeps: nothingKept,
 		run: func(ctx context.Context, c *call) error { return c.ofAddon(ctx, false, runBackupSchedule) },
 		long: "SCHEDULE has five fields, minute hour day month weekday, or is @daily, @weekly and the like. Without --to backups\n" +
 			"are in the folder backups of the data directory. A failed backup is an alert.",

@@ -34,6 +34,9 @@ type Backups interface {
 
 const defaultKeep = 7
 
+// maxSchedule is how many words a schedule may have: ssh takes quotes away.
+const maxSchedule = 10
+
 // nothingKept keeps no argument for the audit log: commands add what they have understood.
 func nothingKept(*call) []string { return nil }
 
@@ -50,7 +53,7 @@ var backupCommands = []*definition{
 			"in front names a time zone; otherwise it is that of the server. PLACE is an absolute folder of the server or\n" +
 			"s3://BUCKET/PREFIX. Options that are left out stay as they were. The secret key is stored encrypted, and no command\n" +
 			"prints it. A backup that was missed because mesh was down is made up, once, if it is less than 12 hours late.",
-		access: mesh.AccessAdmin, max: 1, json: true, changes: true, keeps: nothingKept, run: runBackupSchedule,
+		access: mesh.AccessAdmin, max: maxSchedule, json: true, changes: true, keeps: nothingKept, run: runBackupSchedule,
 		flags: func(f *pflag.FlagSet) {
 			placeFlags(f, "where backups are kept")
 			f.Int("keep", defaultKeep, "how many `BACKUPS` to keep; older ones are removed")
@@ -164,15 +167,20 @@ func (c *call) placeGiven(plan mesh.BackupPlan, planned bool) (at mesh.BackupPla
 }
 
 // recipients returns whom --encrypt names, or those of the plan.
-func (c *call) recipients(plan mesh.BackupPlan) []string {
+func (c *call) recipients(plan mesh.BackupPlan) ([]string, error) {
 	if !c.flags.Changed("encrypt") {
-		return plan.Recipients
+		return plan.Recipients, nil
 	}
-	keys, _ := c.flags.GetStringArray("encrypt")
+	keys := c.values("encrypt")
 	if len(keys) == 1 && keys[0] == "none" {
-		return nil
+		return nil, nil
 	}
-	return keys
+	for _, k := range keys {
+		if strings.HasPrefix(k, "ssh-") && !strings.Contains(k, " ") {
+			return nil, mesh.Errorf(mesh.Invalid, "--encrypt has only the first word of an SSH key: ssh has taken the quotes away").WithHint(`quote it twice: --encrypt '"ssh-ed25519 AAAA…"'`)
+		}
+	}
+	return keys, nil
 }
 
 func runBackupSchedule(ctx context.Context, c *call) error {
@@ -191,6 +199,10 @@ func runBackupSchedule(ctx context.Context, c *call) error {
 		return c.usage("there is no schedule for backups yet: begin with one")
 	}
 	c.changed = true
+	keys, err := c.recipients(plan)
+	if err != nil {
+		return err
+	}
 	to, named, err := c.placeGiven(plan, planned)
 	if err != nil {
 		return err
@@ -201,9 +213,9 @@ func runBackupSchedule(ctx context.Context, c *call) error {
 	if to.URL == "" && c.backupOf() == mesh.BackupMesh {
 		return c.usage("where are backups kept? Name a place: --to PLACE")
 	}
-	p := mesh.BackupPlan{Subject: c.backupOf(), Schedule: plan.Schedule, Place: to, Keep: plan.Keep, Recipients: c.recipients(plan), SetBy: c.Key.Name}
+	p := mesh.BackupPlan{Subject: c.backupOf(), Schedule: plan.Schedule, Place: to, Keep: plan.Keep, Recipients: keys, SetBy: c.Key.Name}
 	if len(c.args) > 0 {
-		p.Schedule = strings.Join(strings.Fields(c.args[0]), " ")
+		p.Schedule = strings.Join(strings.Fields(strings.Join(c.args, " ")), " ")
 	}
 	if c.flags.Changed("keep") || p.Keep == 0 {
 		p.Keep, _ = c.flags.GetInt("keep")
@@ -336,6 +348,10 @@ func runBackupRun(ctx context.Context, c *call) error {
 		return err
 	}
 	c.changed = true
+	keys, err := c.recipients(plan)
+	if err != nil {
+		return err
+	}
 	at, named, err := c.placeGiven(plan, planned)
 	if err != nil {
 		return err
@@ -346,7 +362,7 @@ func runBackupRun(ctx context.Context, c *call) error {
 	} else if at.URL == "" {
 		return c.usage("the server has no schedule for backups: name a place with --to PLACE")
 	}
-	run, err := c.Backups.RunBackup(ctx, c.backupOf(), to, c.recipients(plan))
+	run, err := c.Backups.RunBackup(ctx, c.backupOf(), to, keys)
 	if err != nil {
 		return err
 	}

@@ -110,6 +110,7 @@ func TestBackupSchedule(t *testing.T) {
 		`backup:schedule "0 3 * * *" --to s3://bucket --access-key a`:                  "belong together",
 		`backup:schedule "0 3 * * *" --to s3://bucket --access-key a --secret-key -`:   "is empty",
 		`backup:schedule "0 3 * * *" --access-key a --secret-key Planted`:              "need --to s3://",
+		`backup:schedule "0 3 * * *" --to /backup --encrypt ssh-ed25519 AAAA ann`:      "first word of an SSH key",
 		`backup:list`:                  "name a place",
 		`backup:verify --identity KEY`: "--identity takes -",
 	} {
@@ -130,8 +131,8 @@ func TestBackupSchedule(t *testing.T) {
 	if got := f.audited[len(f.audited)-1]; strings.Contains(got, "Planted") || !strings.Contains(got, "backup:schedule TZ=UTC 0 3 * * * --keep 7 --encrypt for 2 --to s3://bucket/prod?endpoint=https%3A%2F%2Fs3.example") {
 		t.Errorf("audited %q", got)
 	}
-	// What is left out stays: above all, encryption.
-	do(t, f, `backup:schedule "0 4 * * *" --keep 3`)
+	// What is left out stays: above all, encryption. ssh takes quotes away.
+	do(t, f, `backup:schedule 0 4 * * * --keep 3`)
 	q := *b.plan
 	if q.Schedule != "0 4 * * *" || q.Keep != 3 || q.Place != p.Place || len(q.Recipients) != 2 {
 		t.Errorf("%+v", q)

@@ -351,6 +351,25 @@ func TestBackup_TooOld(t *testing.T) {
 	})
 }
 
+// After the clock was set back for long, the next backup is far away: that is a fault.
+func TestBackup_ClockSetBack(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := withVault(t, w, &vault{})
+		mustSchedule(t, d, nightly("/backup"))
+		if err := d.SkipBackup(t.Context(), mesh.BackupMesh, time.Date(2003, 1, 1, 3, 0, 0, 0, time.UTC)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		if got := faults(t, d); !strings.Contains(got, "the clock was set back: the next backup of mesh is due only at 2003-01-02T03:00:00Z") {
+			t.Error(got)
+		}
+		mustSchedule(t, d, nightly("/backup"))
+		if got := faults(t, d); got != "[]" {
+			t.Errorf("set again: %s", got)
+		}
+	})
+}
+
 // A stop in the middle takes the start back, and the next process makes it up, once.
 func TestBackup_StopInTheMiddle(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {

@@ -34,6 +34,7 @@ type Server struct {
 	cmd    *exec.Cmd
 	l      net.Listener
 	away   atomic.Bool
+	hold   atomic.Bool
 	budget atomic.Int64 // bytes that clients may still send; then the way is cut
 	mu     sync.Mutex
 	conns  map[net.Conn]bool
@@ -143,7 +144,7 @@ func (s *Server) accept() {
 			delete(s.conns, c)
 			delete(s.conns, back)
 		}
-		go func() { defer closing(); _, _ = io.Copy(c, back) }()
+		go func() { defer closing(); _, _ = io.Copy(held{c, s}, back) }()
 		go func() {
 			defer closing()
 			buf := make([]byte, 32<<10)
@@ -160,6 +161,22 @@ func (s *Server) accept() {
 		}()
 	}
 }
+
+// held passes on what a server sends, but for while it holds.
+type held struct {
+	net.Conn
+	s *Server
+}
+
+func (h held) Write(p []byte) (int, error) {
+	for h.s.hold.Load() && !h.s.away.Load() {
+		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // only tests wait here
+	}
+	return h.Conn.Write(p)
+}
+
+// Hold makes the server send nothing more, or ends that.
+func (s *Server) Hold(hold bool) { s.hold.Store(hold) }
 
 // Away cuts all connections and accepts no more, or ends that.
 func (s *Server) Away(away bool) {
