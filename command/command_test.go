@@ -209,7 +209,7 @@ type fakeServer struct{ findings []mesh.Finding }
 
 func (s fakeServer) Diagnose(context.Context) []mesh.Finding { return s.findings }
 func (s fakeServer) Info(context.Context) mesh.ServerInfo    { return mesh.ServerInfo{} }
-func (s fakeServer) Backup(context.Context, io.Writer) (int, error) {
+func (s fakeServer) Backup(context.Context, io.Writer, ...mesh.Backup) (int, error) {
 	return 0, errors.New("no backup")
 }
 
