@@ -364,7 +364,8 @@ func (f *fake) Unpack(_ context.Context, r io.Reader) (mesh.Tree, string, func()
 
 type noTree struct{}
 
-func (noTree) Entries() []mesh.TreeEntry                  { return []mesh.TreeEntry{{Path: "a", Size: 1500}} }
+func (noTree) Entries() []mesh.TreeEntry { return []mesh.TreeEntry{{Path: "a", Size: 1500}} }
+
 func (noTree) Open(mesh.TreeEntry) (io.ReadCloser, error) { return nil, errors.New("not asked for") }
 
 func (f *fake) Promote(_ context.Context, from, to mesh.StackName, _ mesh.KeyName, _ io.Writer) error {
