@@ -28,6 +28,7 @@ import (
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/api/types/volume"
 	"github.com/docker/docker/client"
 )
 
@@ -182,6 +183,11 @@ func (r *Run) sweep(ctx context.Context, label string, whose func(id string) boo
 			left = slices.DeleteFunc(left, func(l string) bool { return l == what })
 			return nil
 		})
+	}
+	volumes, err := r.Client.VolumeList(ctx, volume.ListOptions{Filters: f})
+	all = append(all, err)
+	for _, v := range volumes.Volumes { // after the containers that use them
+		remove("volume "+v.Name, v.Labels, func() error { return r.Client.VolumeRemove(ctx, v.Name, false) })
 	}
 	images, err := r.Client.ImageList(ctx, image.ListOptions{Filters: f})
 	all = append(all, err)
