@@ -76,6 +76,9 @@ type Commands struct {
 	AddonList    AddonList
 	AddonKinds   AddonKinds
 	AddonData    AddonData
+	Volumes      Volumes
+	VolumeList   VolumeList
+	VolumeFiles  VolumeFiles
 	Drains       Drains
 	DrainList    DrainList
 	DrainSender  DrainSender

@@ -159,6 +159,7 @@ type Store interface {
 	ServerStore
 	AlertStore
 	AddonStore
+	VolumeStore
 }
 
 // Records reads the records of stacks.
