@@ -51,6 +51,7 @@ type InstanceSpec struct {
 	Subnet      netip.Prefix      // of the stack's network, which is created if missing
 	Memory      int64             // bytes; 0: no limit
 	CPUs        float64           // cores; 0: no limit
+	Mounts      []Mount           // volumes; they exist
 }
 
 // InstanceEvent is an event of the engine: an instance that started or ended, or

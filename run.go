@@ -33,6 +33,7 @@ type OneOff struct {
 	Subnet  netip.Prefix
 	Memory  int64   // bytes; 0: no limit
 	CPUs    float64 // cores; 0: no limit
+	Mounts  []Mount // volumes; they exist
 	Labels  map[string]string
 	TTY     bool
 	Stdin   io.Reader         // nil: none

@@ -34,6 +34,7 @@ type Stack struct {
 	Alerts         AlertRules                      // set by alerts:set
 	Links          []Link                          // set by stacks:link, in their order; each name once
 	Addons         []Attachment                    // set by addons:attach, in their order; each name once
+	Volumes        []VolumeUse                     // set by volumes:attach, in their order
 	Was            StackName                       // its name before a rename whose files have not been moved yet; otherwise empty
 	LastNumber     DeploymentNumber                // the last deployment begun
 }

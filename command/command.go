@@ -77,6 +77,9 @@ type Commands struct {
 	AddonKinds   AddonKinds
 	AddonData    AddonData
 	AddonBackups AddonBackups
+	Volumes      Volumes
+	VolumeList   VolumeList
+	VolumeFiles  VolumeFiles
 	Drains       Drains
 	DrainList    DrainList
 	DrainSender  DrainSender

@@ -51,6 +51,7 @@ type fake struct {
 	probe    error
 	dns      map[string]string // addresses of hosts; nil: DNS is not asked
 
+	volumes     fakeVolumes
 	stacks      []mesh.Stack
 	releases    []mesh.Release // newest first
 	deployments []mesh.Deployment
@@ -468,6 +469,11 @@ func commandsOf(t *testing.T, f *fake) *command.Commands {
 		Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },
 	}
+	kept := f.volumes
+	if kept.fake == nil {
+		kept = fakeVolumes{f, nil, new([]string)}
+	}
+	set.Volumes, set.VolumeList, set.VolumeFiles = kept, kept, kept
 	of := fakeDrains{f, drains.New(drains.Options{})}
 	set.Drains, set.DrainList, set.DrainSender = of, of, of
 	f.addons.wire(set)

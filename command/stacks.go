@@ -326,6 +326,7 @@ func runStacksClone(ctx context.Context, c *call) error {
 		return err
 	}
 	c.say("cloned %s to %s: %s\n", c.stack.Name, to, c.URL(c.Hosts.Domains(st)[0]))
+	c.tellVolumes("the new stack has none of them: %s")
 	return nil
 }
 
@@ -399,5 +400,6 @@ func runStacksDestroy(ctx context.Context, c *call) error {
 		return err
 	}
 	c.say("destroyed %s\n", c.stack.Name)
+	c.tellVolumes("they are kept: %s; remove one with: ssh mesh volumes:destroy NAME --confirm NAME")
 	return nil
 }

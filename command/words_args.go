@@ -198,3 +198,13 @@ func commandOption(words []string) []string {
 func only(words ...string) func([]string) ([]string, error) {
 	return func([]string) ([]string, error) { return words, nil }
 }
+
+// volumesArgs is volumes for Dokku's storage:list APP.
+func volumesArgs(words []string) ([]string, error) {
+	stack, _ := stackOf(words, 0)
+	ours := append([]string{"volumes"}, stack...)
+	if slices.Contains(words, "--json") {
+		ours = append(ours, "--json")
+	}
+	return ours, nil
+}

@@ -3,7 +3,7 @@ package command
 // What several rows say.
 const (
 	sayDatabases = "mesh has no add-on of this kind of its own; an admin can declare it (docs/addons.md), or give apps the address of one elsewhere: ssh mesh config:set -a STACK URL=- < url.txt; the kinds that there are: ssh mesh addons:kinds"
-	sayStorage   = "apps keep no files: what an instance writes is gone after the next deployment. Keep files in an object store, and data in a database beside mesh"
+	sayStorage   = "files that outlive instances are in volumes, not in folders of the server: ssh mesh volumes:create NAME, then ssh mesh volumes:attach NAME -a STACK PATH"
 	sayCron      = "mesh has no scheduler; run this from cron on any machine: ssh mesh run -a STACK --detach -- COMMAND"
 	sayCerts     = "nothing to do: with --https-addr the router gets and renews a certificate for every host by itself; see: ssh mesh certs -a STACK"
 	sayRouter    = "nothing to do: the router is built in and sends requests to $PORT of the web service; see: ssh mesh domains -a STACK"
@@ -146,6 +146,10 @@ var dokkuWords = []word{
 	{typed: "redirect, redirect:list, redirect:report", same: "domains"},
 	{typed: "redirect:set", same: "domains:add", as: redirectArgs, need: "HOST --redirect-to HOST"},
 	{typed: "redirect:unset", same: "domains:remove", need: "HOST"},
+	{typed: "storage, storage:list, storage:report, storage:info", same: "volumes", as: volumesArgs},
+	{typed: "storage:create, storage:ensure-directory", same: "volumes:create", need: "NAME"},
+	{typed: "storage:unmount", same: "volumes:detach", need: "NAME"},
+	{typed: "storage:destroy", same: "volumes:destroy", need: "NAME --confirm NAME"},
 	{typed: "storage*", say: sayStorage},
 	{typed: "cron*, scheduler:run", say: sayCron},
 	{typed: "letsencrypt, letsencrypt:list, letsencrypt:report, letsencrypt:ls, letsencrypt:active", same: "certs"},
@@ -220,7 +224,8 @@ var dockerWords = []word{
 	{typed: "up, down, compose*, docker*, docker-compose*", say: "mesh runs no compose files: each process is a line of the Procfile, and a push deploys them all; git push mesh main"},
 	{typed: "pull, push, tag", say: "push with git: git push mesh main; deploy an image with: ssh mesh deploy -a STACK --image IMAGE"},
 	{typed: "rm, rmi", say: "mesh removes what is not needed by itself; a whole stack goes with: ssh mesh stacks:destroy -a STACK --confirm STACK"},
-	{typed: "volume*, volumes*", say: sayStorage},
+	{typed: "volume:ls, volume:inspect", same: "volumes"},
+	{typed: "volume:rm, volume:remove", same: "volumes:destroy", need: "NAME --confirm NAME"},
 	{typed: "swarm*, node*, nodes*", say: "mesh runs on one machine; see: ssh mesh server:info"},
 	{typed: "attach", same: "logs -t"},
 	{typed: "cp", say: "copy files with the client: mesh ps:copy web.1:/path . ; over ssh it is a tar stream: ssh mesh ps:copy -a STACK web.1:/path | tar x"},

@@ -111,7 +111,7 @@ func TestWords_Typed(t *testing.T) {
 	}
 	for line, hint := range map[string]string{
 		"elasticsearch:create x": "docs/addons.md", "accessory boot db": "addons:create", "postgres:expose db": "addons:proxy", "pg:promote x": "--as DATABASE",
-		"storage:mount shop /x:/y": "object store", "cron:list": "no scheduler", "svc create -n x --schedule @hourly -- y": "cron on any machine", "letsencrypt:enable shop": "by itself", "certs:auto:enable": "by itself",
+		"storage:mount shop /x:/y": "volumes:attach", "cron:list": "no scheduler", "svc create -n x --schedule @hourly -- y": "cron on any machine", "letsencrypt:enable shop": "by itself", "certs:auto:enable": "by itself",
 		"proxy:ports-set shop http:80:5000": "$PORT", "ports:add": "$PORT", "nginx:show-config shop": "$PORT", "nginx:access-logs shop": "--source router", "network:create x": "private network", "checks:disable shop": "always checks",
 		"docker-options:add shop deploy --privileged": "--memory", "buildpacks:set x": "Dockerfile", "builder-pack:set shop x y": "Dockerfile", "logs:vector-start": "drains:add -a STACK URL", "webhooks": "logs -a STACK", "reviewapps:enable": "stack of its own",
 		"features": "no optional", "labs:enable x": "no optional", "ci": "release command", "git:remote -a shop": "git remote add mesh", "git:sync shop url": "tar cz", "env push": "config:import",

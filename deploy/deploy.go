@@ -49,6 +49,7 @@ type Options struct {
 	EndSessions  func(signIn string)                         // called for each removed key with its SignIn, to end its sessions; may be nil
 	Ports        Ports                                       // TCP ports of the machine; nil: none is allowed
 	AddonServer  AddonServer                                 // the servers of add-ons; nil: there are none
+	VolumeServer VolumeServer                                // the files of volumes; nil: there are none
 	Memory       fleet.Memory                                // where instances were last seen; nil: not kept
 	Probe        func(context.Context, netip.AddrPort) error // reports whether something listens there; nil: dials TCP
 	Backup       BackupOptions                               // how backups are made; empty: none
@@ -62,6 +63,7 @@ type Step string
 const (
 	StepBegun     Step = "begun"     // the deployment is recorded
 	StepBuilt     Step = "built"     // the image exists
+	StepParked    Step = "parked"    // the old containers have ended that new ones must not overlap with
 	StepStarted   Step = "started"   // the new containers run and are healthy
 	StepCommitted Step = "committed" // the release is recorded, the router not switched yet
 	StepSwitched  Step = "switched"  // traffic goes to the new instances
@@ -76,13 +78,14 @@ type Deployer struct {
 	end  context.CancelCauseFunc
 	work sync.WaitGroup
 
-	fleet  *fleet.Fleet
-	lanes  lanes
-	names  names
-	losses losses
-	claims portClaims
-	lives  lives
-	addons addonWork
+	fleet   *fleet.Fleet
+	lanes   lanes
+	names   names
+	losses  losses
+	claims  portClaims
+	lives   lives
+	addons  addonWork
+	volumes volumeWork
 
 	addonFigures addonFigures
 
@@ -155,6 +158,7 @@ func (d *Deployer) Run(ctx context.Context) error {
 	d.background(d.keepImages)
 	d.background(d.expireAddons)
 	d.background(d.keepAddons)
+	d.background(d.expireVolumes)
 	err := d.Runner.Watch(ctx, d.fleet.Event, func() {
 		if err := d.Reconcile(ctx); err != nil && ctx.Err() == nil {
 			d.Logger.Error("reconciling failed after the engine came back", "err", err)

@@ -160,6 +160,7 @@ type Store interface {
 	AlertStore
 	AddonStore
 	BackupStore
+	VolumeStore
 }
 
 // Records reads the records of stacks.

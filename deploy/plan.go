@@ -90,9 +90,9 @@ func env(r mesh.Release, name mesh.InstanceName, as mesh.ServiceName) map[string
 	return e
 }
 
-// specs returns one spec for each instance of a release. It fails before anything
+// specs returns one spec for each instance of a release; mounts are those of the services. It fails before anything
 // starts if a command cannot run in the image.
-func specs(st mesh.Stack, r mesh.Release, dep mesh.DeploymentNumber) ([]mesh.InstanceSpec, error) {
+func specs(st mesh.Stack, r mesh.Release, dep mesh.DeploymentNumber, mounts map[mesh.ServiceName][]mesh.Mount) ([]mesh.InstanceSpec, error) {
 	var out []mesh.InstanceSpec
 	for _, svc := range r.Formation.Services() {
 		s := r.Services[svc]
@@ -105,7 +105,7 @@ func specs(st mesh.Stack, r mesh.Release, dep mesh.DeploymentNumber) ([]mesh.Ins
 			}
 			spec := mesh.InstanceSpec{
 				Stack: st.Name, Name: name, Release: r.Number, Deployment: dep, Image: r.Image.ID, Process: p, Env: e,
-				Subnet: st.Subnet, Memory: s.Memory, CPUs: s.CPUs,
+				Subnet: st.Subnet, Memory: s.Memory, CPUs: s.CPUs, Mounts: mounts[svc],
 			}
 			spec.Fingerprint = fingerprint(spec)
 			out = append(out, spec)
@@ -130,7 +130,11 @@ func fingerprint(s mesh.InstanceSpec) string {
 	if plain[envRevision] != nil && string(plain[envSource]) == string(plain[envRevision]) {
 		delete(plain, envSource)
 	}
-	data, err := json.Marshal([]any{s.Name.String(), s.Image, s.Process, plain, s.Memory, s.CPUs})
+	runs := []any{s.Name.String(), s.Image, s.Process, plain, s.Memory, s.CPUs}
+	if len(s.Mounts) > 0 { // without, it is what it was before there were volumes
+		runs = append(runs, s.Mounts)
+	}
+	data, err := json.Marshal(runs)
 	if err != nil {
 		panic(err) //nolint:forbidigo // every value above can be encoded
 	}

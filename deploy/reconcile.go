@@ -53,7 +53,7 @@ func (d *Deployer) Reconcile(ctx context.Context) error {
 		}
 	}
 	d.unknown.Store(&unknown)
-	all = append(all, d.reconcileAddons(ctx))
+	all = append(all, d.reconcileAddons(ctx), d.reconcileVolumes(ctx))
 	return errors.Join(all...)
 }
 
@@ -188,7 +188,11 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 	if st.Stopped {
 		r.Formation = nil
 	}
-	want, err := specs(st, r, 0)
+	mounts, err := d.mounts(ctx, st)
+	if err != nil {
+		return err
+	}
+	want, err := specs(st, r, 0, mounts)
 	if err != nil {
 		return err
 	}

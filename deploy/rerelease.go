@@ -9,9 +9,9 @@ import (
 )
 
 // rerelease makes a new release from the current one. change alters it and returns a
-// function that makes further changes to the stack, or nil. If its error is errUnneeded,
-// the deployment ends without a release. If r.Services is nil
-// afterwards, that is a bug.
+// function that makes further changes to the stack, which may be called more than once, or
+// nil. If its error is errUnneeded, the deployment ends without a release. If r.Services is
+// nil afterwards, that is a bug.
 func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Writer, description string, change func(context.Context, *attempt, mesh.Stack, *mesh.Release) (func(*mesh.Stack), error)) error {
 	return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
 		st, err := d.Store.Stack(ctx, dep.Stack)
@@ -54,6 +54,11 @@ func (d *Deployer) rerelease(ctx context.Context, dep mesh.Deployment, out io.Wr
 			return err
 		}
 		st.Declared = r.Declared.Settings // the checks depend on it
+		if also != nil {
+			next := st
+			also(&next)
+			st.Volumes = next.Volumes // the new instances have them
+		}
 		run := r
 		if st.Stopped {
 			run.Formation = nil

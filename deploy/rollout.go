@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"mesh"
@@ -26,21 +27,44 @@ type rollout struct {
 // the rollout even if ctx ends.
 func (d *Deployer) roll(ctx context.Context, a *attempt, o rollout) (mesh.Stack, error) {
 	st, r := o.stack, o.release
-	want, err := specs(st, r, a.dep.Number)
+	mounts, err := d.mounts(ctx, st)
 	if err != nil {
 		return st, err
 	}
+	want, err := specs(st, r, a.dep.Number, mounts)
+	if err == nil {
+		err = oneWriter(st, r.Formation)
+	}
+	if err != nil {
+		return st, err
+	}
+	release, err := d.claimVolumes("used by a deployment of "+string(st.Name), true, volumeNames(want)...)
+	if err != nil {
+		return st, err
+	}
+	defer release()
 	was := st.Current
 	keep, start := d.fleet.Split(st.Name, want, o.anew)
 	if len(start) > 0 {
 		a.step("starting", "Starting %s", counts(start))
 	}
 	stopped := st.Stopped // not recorded yet: another subnet makes startAll read the record
-	st, started, err := d.startAll(ctx, a, st, start)
+	overlap, next := apart(start)
+	st, started, err := d.startAll(ctx, a, st, overlap)
+	var away interval
+	if err == nil && len(next) > 0 {
+		if away, err = d.park(ctx, a, st, aloneIn(next)); err == nil {
+			d.OnStep(StepParked, string(st.Name))
+			var more []mesh.Instance
+			st, more, err = d.startAll(ctx, a, st, next)
+			started = append(started, more...)
+		}
+	}
 	st.Stopped = stopped
 	undo := func() {
 		// They have served nobody, so they need no grace period.
 		d.fleet.StopAll(context.WithoutCancel(ctx), started, 0)
+		d.unpark(context.WithoutCancel(ctx), a, st, away)
 	}
 	if err != nil {
 		undo()
@@ -68,10 +92,26 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, o rollout) (mesh.Stack,
 	old := d.fleet.Install(st, r, want, keep, started)
 	d.OnStep(StepSwitched, string(st.Name))
 	a.switched(st, r, was)
+	if len(away.parked) > 0 {
+		a.timed(away.began, "%s was away", counts(next))
+	}
 	d.retire(st, old)
 	d.OnStep(StepRetiring, string(st.Name))
 	d.resetBranch(ctx, st.Name)
 	return st, nil
+}
+
+// apart separates instances that may run beside the old ones from those that have a volume
+// for themselves.
+func apart(specs []mesh.InstanceSpec) (overlap, alone []mesh.InstanceSpec) {
+	for _, s := range specs {
+		if slices.ContainsFunc(s.Mounts, func(m mesh.Mount) bool { return !m.Shared }) {
+			alone = append(alone, s)
+		} else {
+			overlap = append(overlap, s)
+		}
+	}
+	return overlap, alone
 }
 
 // switched prints which release gets the requests now.
@@ -144,9 +184,14 @@ func phaseFailed(phase string, err error) error {
 // retire retires instances without a route in the background, each with the times of
 // its own release.
 func (d *Deployer) retire(st mesh.Stack, ins []mesh.Instance) (retired func(context.Context) bool) {
+	return d.fleet.Retire(ins, d.exit(st))
+}
+
+// exit returns how much time an instance of a stack gets to end. It is for one goroutine.
+func (d *Deployer) exit(st mesh.Stack) func(mesh.Instance) fleet.Exit {
 	set := st.Effective()
 	releases := map[mesh.ReleaseNumber]mesh.Release{}
-	return d.fleet.Retire(ins, func(in mesh.Instance) fleet.Exit {
+	return func(in mesh.Instance) fleet.Exit {
 		if _, read := releases[in.Release]; !read {
 			// An unreadable release has no stop timeout.
 			releases[in.Release], _ = d.Store.Release(context.Background(), st.Name, in.Release)
@@ -156,7 +201,7 @@ func (d *Deployer) retire(st mesh.Stack, ins []mesh.Instance) (retired func(cont
 			Drain: cmp.Or(set.Drain, mesh.DefaultDrain), Upgraded: cmp.Or(set.UpgradedDrain, mesh.DefaultDrain),
 			Grace: cmp.Or(own, set.StopTimeout, mesh.DefaultStopTimeout),
 		}
-	})
+	}
 }
 
 func none(mesh.InstanceName) bool { return false }

@@ -21,12 +21,22 @@ const runLife = 24 * time.Hour
 // keepRuns is how many ended runs of a stack are kept.
 const keepRuns = 20
 
-// oneOff returns a command with the image and config of the current release.
-func (d *Deployer) oneOff(ctx context.Context, run mesh.Run, name mesh.InstanceName) (mesh.OneOff, error) {
+// oneOff returns a command with the image and config of the current release. It has the
+// volumes of a service until release is called.
+func (d *Deployer) oneOff(ctx context.Context, run mesh.Run, name mesh.InstanceName) (o mesh.OneOff, release func(), err error) {
 	st, err := d.Store.Stack(ctx, run.Stack)
 	if err != nil {
-		return mesh.OneOff{}, err
+		return o, nil, err
 	}
+	if o, err = d.command(ctx, st, run, name); err != nil {
+		return o, nil, err
+	}
+	o.Mounts, release, err = d.borrow(ctx, st, run.As)
+	return o, release, err
+}
+
+// command is oneOff without volumes.
+func (d *Deployer) command(ctx context.Context, st mesh.Stack, run mesh.Run, name mesh.InstanceName) (mesh.OneOff, error) {
 	if st.Current == 0 {
 		return mesh.OneOff{}, notDeployed(run.Stack)
 	}
@@ -70,10 +80,11 @@ func (d *Deployer) RunCommand(ctx context.Context, run mesh.Run) (int, error) {
 	if err := d.names.free(run.Stack); err != nil {
 		return 0, err
 	}
-	o, err := d.oneOff(ctx, run, mesh.InstanceName{Service: runName, Slot: 1})
+	o, release, err := d.oneOff(ctx, run, mesh.InstanceName{Service: runName, Slot: 1})
 	if err != nil {
 		return 0, err
 	}
+	defer release()
 	d.Logger.Info("command run", "stack", run.Stack, "key", string(run.By))
 	return d.Runner.RunOneOff(ctx, o)
 }
@@ -97,10 +108,11 @@ func (d *Deployer) Detach(ctx context.Context, run mesh.Run) (mesh.DetachedRun, 
 		}
 	}
 	run.TTY, run.Stdin, run.Stdout, run.Stderr, run.Resize = false, nil, nil, nil, nil
-	o, err := d.oneOff(ctx, run, name)
+	o, release, err := d.oneOff(ctx, run, name)
 	if err != nil {
 		return mesh.DetachedRun{}, err
 	}
+	defer release()
 	o.Name = name.String()
 	r, err := d.Runner.Detach(ctx, o, mesh.DetachedRun{
 		Stack: run.Stack, Name: o.Name, By: run.By, Command: run.Line, Until: d.Now().Add(runLife),

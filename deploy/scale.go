@@ -42,6 +42,14 @@ func (d *Deployer) Scale(ctx context.Context, stack mesh.StackName, by mesh.KeyN
 	if err != nil {
 		return nil, err
 	}
+	count := apply
+	apply = func(f mesh.Formation, known map[mesh.ServiceName]mesh.Service) (mesh.Formation, error) {
+		f, err := count(f, known)
+		if err == nil {
+			err = oneWriter(st, f)
+		}
+		return f, err
+	}
 	var result mesh.Formation
 	if st.Current == 0 {
 		_, err := d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) (err error) {

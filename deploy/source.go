@@ -87,7 +87,7 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 		Description: src.description, Commit: src.commit, Elsewhere: src.image != nil, Source: src.text, Declared: src.declared,
 		Image: img, Config: st.Config, Global: src.global, Services: svcs, Formation: formation(st, svcs),
 	})
-	if _, err := specs(st, r, a.dep.Number); err != nil {
+	if _, err := specs(st, r, a.dep.Number, nil); err != nil {
 		return err
 	}
 	if src.image != nil {

@@ -165,11 +165,6 @@ func (r *Run) sweep(ctx context.Context, label string, whose func(id string) boo
 			return r.Client.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
 		})
 	}
-	volumes, err := r.Client.VolumeList(ctx, volume.ListOptions{Filters: f})
-	all = append(all, err)
-	for _, v := range volumes.Volumes {
-		remove("volume "+v.Name, v.Labels, func() error { return r.Client.VolumeRemove(ctx, v.Name, false) })
-	}
 	networks, err := r.Client.NetworkList(ctx, network.ListOptions{Filters: f})
 	all = append(all, err)
 	for _, n := range networks {
@@ -188,6 +183,11 @@ func (r *Run) sweep(ctx context.Context, label string, whose func(id string) boo
 			left = slices.DeleteFunc(left, func(l string) bool { return l == what })
 			return nil
 		})
+	}
+	volumes, err := r.Client.VolumeList(ctx, volume.ListOptions{Filters: f})
+	all = append(all, err)
+	for _, v := range volumes.Volumes { // after the containers that use them
+		remove("volume "+v.Name, v.Labels, func() error { return r.Client.VolumeRemove(ctx, v.Name, false) })
 	}
 	images, err := r.Client.ImageList(ctx, image.ListOptions{Filters: f})
 	all = append(all, err)

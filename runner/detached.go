@@ -52,12 +52,24 @@ func (r *Runner) detach(ctx context.Context, o mesh.OneOff, run mesh.DetachedRun
 		labelStack: string(o.Stack), labelKind: kindDetached, labelName: o.Name,
 		labelBy: string(run.By), labelUntil: run.Until.UTC().Format(time.RFC3339Nano), labelCommand: run.Command,
 	})
-	name := fmt.Sprintf("mesh-%s-%s-%s", o.Stack, notInName.ReplaceAllString(o.Name, "-"), random())
-	id, err := r.create(ctx, name, config(o.Image, o.Process, o.Env, r.label(labels)), limited(r.hostConfig(net), o.Memory, o.CPUs))
+	free, err := r.alone(ctx, own(o.Mounts), "")
 	if err != nil {
 		return "", err
 	}
-	if err := r.cli.API(ctx).ContainerStart(ctx, id, container.StartOptions{}); err != nil {
+	defer free()
+	if err := r.present(ctx, o.Mounts); err != nil {
+		return "", err
+	}
+	name := fmt.Sprintf("mesh-%s-%s-%s", o.Stack, notInName.ReplaceAllString(o.Name, "-"), random())
+	id, err := r.create(ctx, name, config(o.Image, o.Process, o.Env, r.label(labels)), r.mounted(limited(r.hostConfig(net), o.Memory, o.CPUs), o.Mounts))
+	if err != nil {
+		return "", err
+	}
+	err = r.give(ctx, id, o.Mounts)
+	if err == nil {
+		err = r.cli.API(ctx).ContainerStart(ctx, id, container.StartOptions{})
+	}
+	if err != nil {
 		r.discard(ctx, id)
 		return "", err
 	}

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -50,14 +51,26 @@ func (r *Runner) start(ctx context.Context, spec mesh.InstanceSpec) (_ mesh.Inst
 	if err != nil {
 		return mesh.Instance{}, err
 	}
-	host := limited(r.hostConfig(net), spec.Memory, spec.CPUs)
+	free, err := r.alone(ctx, own(spec.Mounts), "")
+	if err != nil {
+		return mesh.Instance{}, err
+	}
+	defer free()
+	host := r.mounted(limited(r.hostConfig(net), spec.Memory, spec.CPUs), spec.Mounts)
+	if err := r.present(ctx, spec.Mounts); err != nil {
+		return mesh.Instance{}, err
+	}
 	name := fmt.Sprintf("mesh-%s-%s-%d-%s", spec.Stack, spec.Name.Service, spec.Name.Slot, random())
-	id, err := r.create(ctx, name, config(spec.Image, spec.Process, spec.Env, r.label(map[string]string{
+	labels := map[string]string{
 		labelStack: string(spec.Stack), labelKind: kindInstance,
 		labelService: string(spec.Name.Service), labelSlot: strconv.Itoa(spec.Name.Slot),
 		labelRelease: strconv.Itoa(int(spec.Release)), labelDeployment: strconv.Itoa(int(spec.Deployment)),
 		labelSpec: spec.Fingerprint,
-	})), host)
+	}
+	if mine := own(spec.Mounts); len(mine) > 0 {
+		labels[labelAlone] = strings.Join(mine, " ")
+	}
+	id, err := r.create(ctx, name, config(spec.Image, spec.Process, spec.Env, r.label(labels)), host)
 	if err != nil {
 		return mesh.Instance{}, err
 	}
@@ -66,6 +79,9 @@ func (r *Runner) start(ctx context.Context, spec mesh.InstanceSpec) (_ mesh.Inst
 			r.discard(ctx, id)
 		}
 	}()
+	if err := r.give(ctx, id, spec.Mounts); err != nil {
+		return mesh.Instance{}, err
+	}
 	if err := r.cli.API(ctx).ContainerStart(ctx, id, container.StartOptions{}); err != nil {
 		return mesh.Instance{}, err
 	}
@@ -89,7 +105,7 @@ func (r *Runner) create(ctx context.Context, name string, c *container.Config, h
 		if !errdefs.IsNotFound(err) && !errdefs.IsConflict(err) && !errdefs.IsInvalidArgument(err) {
 			r.discard(ctx, name) // an engine that broke off may have made it
 		}
-		return "", err
+		return "", mountFault(h.Mounts, err)
 	}
 	return made.ID, nil
 }
@@ -226,6 +242,11 @@ func (r *Runner) revive(ctx context.Context, id string) (mesh.Instance, error) {
 		return mesh.Instance{}, err
 	}
 	in := r.instance(c)
+	free, err := r.alone(ctx, strings.Fields(c.Config.Labels[labelAlone]), c.ID)
+	if err != nil {
+		return in, err
+	}
+	defer free()
 	n, err := r.cli.API(ctx).NetworkInspect(ctx, r.networkName(in.Stack), network.InspectOptions{})
 	switch {
 	case errdefs.IsNotFound(err):
@@ -299,32 +320,57 @@ func (r *Runner) Stop(ctx context.Context, id string, grace time.Duration) error
 }
 
 func (r *Runner) stop(ctx context.Context, id string, grace time.Duration) error {
+	if there, err := r.halt(ctx, id, grace, false); err != nil || !there {
+		return err
+	}
+	return r.remove(ctx, id)
+}
+
+// Halt ends an instance as Stop does, and keeps its container, which Revive starts again. A
+// missing container is not an error.
+func (r *Runner) Halt(ctx context.Context, id string, grace time.Duration) error {
+	_, err := r.halt(ctx, id, grace, true)
+	return r.fault(ctx, "halt "+short(id), err)
+}
+
+// halt sends SIGTERM and waits for at most grace; with kill it then sends SIGKILL and waits
+// for that. It reports whether the container exists.
+func (r *Runner) halt(ctx context.Context, id string, grace time.Duration, kill bool) (there bool, err error) {
 	wctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// A paused program gets no signal. The engine refuses to unpause others.
 	_ = r.cli.API(ctx).ContainerUnpause(ctx, id)
 	// Wait first, so that an exit between the signal and the wait is not missed.
 	exited, failed := r.cli.API(wctx).ContainerWait(wctx, id, container.WaitConditionNotRunning)
-	// A conflict means that the container is not running, which is fine.
-	if err := r.cli.API(ctx).ContainerKill(ctx, id, "SIGTERM"); errdefs.IsNotFound(err) {
-		return nil
-	} else if err == nil {
+	for _, signal := range []string{"SIGTERM", "SIGKILL"} {
+		// A conflict means that the container is not running, which is fine.
+		if err := r.cli.API(ctx).ContainerKill(ctx, id, signal); errdefs.IsNotFound(err) {
+			return false, nil
+		} else if errdefs.IsConflict(err) || errdefs.IsInternal(err) {
+			return true, nil
+		} else if err != nil {
+			return true, err
+		}
 		t := time.NewTimer(grace)
 		defer t.Stop()
 		select {
 		case <-exited:
+			return true, nil
 		case <-t.C:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return true, context.Cause(ctx)
 		case err := <-failed:
 			if err != nil && !errdefs.IsNotFound(err) {
-				return err
+				return true, err
 			}
+			return true, nil
 		}
-	} else if !errdefs.IsConflict(err) && !errdefs.IsInternal(err) {
-		return err
+		if !kill {
+			return true, nil
+		}
+		grace = cleanupTimeout // the kernel may be busy with its memory
 	}
-	return r.remove(ctx, id)
+	return true, errors.New("it did not end after SIGKILL")
 }
 
 // remove kills and removes a container, and waits if another caller is doing so. Its

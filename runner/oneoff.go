@@ -122,6 +122,14 @@ func (r *Runner) createOneOff(ctx context.Context, o mesh.OneOff) (id string, er
 	if labels == nil {
 		labels = map[string]string{}
 	}
+	free, err := r.alone(ctx, own(o.Mounts), "")
+	if err != nil {
+		return "", err
+	}
+	defer free()
+	if err := r.present(ctx, o.Mounts); err != nil {
+		return "", err
+	}
 	labels[labelStack], labels[labelKind], labels[labelName] = string(o.Stack), kindOneOff, o.Name
 	if o.TTY {
 		labels[labelTerminal] = "yes"
@@ -129,11 +137,19 @@ func (r *Runner) createOneOff(ctx context.Context, o mesh.OneOff) (id string, er
 	c := config(o.Image, o.Process, o.Env, r.label(labels))
 	c.Tty, c.AttachStdout, c.AttachStderr = o.TTY, true, true
 	c.OpenStdin, c.StdinOnce, c.AttachStdin = o.Stdin != nil, o.Stdin != nil, o.Stdin != nil
-	host := limited(r.hostConfig(net), o.Memory, o.CPUs)
+	host := r.mounted(limited(r.hostConfig(net), o.Memory, o.CPUs), o.Mounts)
 	if size := consoleSize(o.Size); o.TTY && size != nil {
 		host.ConsoleSize = *size
 	}
-	return r.create(ctx, fmt.Sprintf("mesh-%s-%s-%s", o.Stack, notInName.ReplaceAllString(o.Name, "-"), random()), c, host)
+	id, err = r.create(ctx, fmt.Sprintf("mesh-%s-%s-%s", o.Stack, notInName.ReplaceAllString(o.Name, "-"), random()), c, host)
+	if err != nil {
+		return "", err
+	}
+	if err := r.give(ctx, id, o.Mounts); err != nil {
+		r.discard(ctx, id)
+		return "", err
+	}
+	return id, nil
 }
 
 // sayWhy writes why the program could not start, if it could not, below what the command

@@ -114,7 +114,8 @@ type Runner struct {
 	guests    Guests
 	collector Collector
 	groups    groups
-	stacks    keyedLock // guards the creation and removal of a stack's network
+	stacks    keyedLock[mesh.StackName] // guards the creation and removal of a stack's network
+	writers   keyedLock[string]         // guards the start of what has a volume for itself, by the engine's volume
 
 	selfMu   sync.Mutex // guards self and selfDone
 	self     string
@@ -339,27 +340,27 @@ func (r *Runner) fault(ctx context.Context, doing string, err error) error {
 	return engine.Fault(ctx, r.cli.Host(), doing, err)
 }
 
-// keyedLock is one lock for each stack. The zero value is ready.
-type keyedLock struct {
+// keyedLock is one lock for each key. The zero value is ready.
+type keyedLock[K comparable] struct {
 	mu   sync.Mutex
-	held map[mesh.StackName]chan struct{}
+	held map[K]chan struct{}
 }
 
-// lock waits for the stack's lock and returns the function that releases it.
-func (l *keyedLock) lock(ctx context.Context, stack mesh.StackName) (func(), error) {
+// lock waits for the lock of a key and returns the function that releases it.
+func (l *keyedLock[K]) lock(ctx context.Context, key K) (func(), error) {
 	for {
 		l.mu.Lock()
-		wait, taken := l.held[stack]
+		wait, taken := l.held[key]
 		if !taken {
 			if l.held == nil {
-				l.held = map[mesh.StackName]chan struct{}{}
+				l.held = map[K]chan struct{}{}
 			}
 			done := make(chan struct{})
-			l.held[stack] = done
+			l.held[key] = done
 			l.mu.Unlock()
 			return func() {
 				l.mu.Lock()
-				delete(l.held, stack)
+				delete(l.held, key)
 				l.mu.Unlock()
 				close(done)
 			}, nil

@@ -80,6 +80,7 @@ func (s *Store) scan(tx *bbolt.Tx) []mesh.Damage {
 			return nil
 		}
 		sc.stack(k, b)
+		sc.volumes(tx, k, b)
 		return nil
 	})
 	sc.others(tx)
@@ -173,6 +174,10 @@ func (s *scan) others(tx *bbolt.Tx) {
 		_, err := s.readBackupPlan(k, v)
 		return err
 	})
+	each(bucketVolumes, "the volume %s", func(k, v []byte) error {
+		_, err := readVolume(k, v)
+		return err
+	})
 	each(bucketRecipients, "the recipient %s of alerts", func(k, v []byte) error {
 		_, err := s.readRecipient(k, v)
 		return err
@@ -195,7 +200,7 @@ func (s *scan) others(tx *bbolt.Tx) {
 	}
 	each(bucketDestroyed, "the note that %s was destroyed", func(k, v []byte) error { return parse(k, v, new(destroyedForm)) })
 	_ = tx.ForEach(func(k []byte, _ *bbolt.Bucket) error {
-		if !isOneOf(k, slices.Concat(rootBuckets, [][]byte{bucketRegistries, bucketAudit, bucketDestroyed, bucketDrains, bucketAddons, bucketAlerts, bucketOutbox, bucketRecipients, bucketBackups})...) {
+		if !isOneOf(k, slices.Concat(rootBuckets, [][]byte{bucketRegistries, bucketAudit, bucketDestroyed, bucketDrains, bucketAddons, bucketVolumes, bucketAlerts, bucketOutbox, bucketRecipients, bucketBackups})...) {
 			s.note("", false, fmt.Sprintf("the table %q", clip(k)), errUnknownEntry)
 		}
 		return nil

@@ -74,6 +74,7 @@ func populated(t *testing.T, dir string) {
 			s.AddKey(ctx, mesh.Key{Name: "laptop", Role: mesh.RoleAdmin, Public: "ssh-ed25519 AAAA", Fingerprint: "SHA256:x", Added: time.Unix(1e9, 0)}),
 			s.PutRegistry(ctx, mesh.Registry{Host: "ghcr.io", User: "robot", Password: mesh.NewSecret("hush-hush")}),
 			s.AddRecipient(ctx, mesh.Recipient{Name: "team", Service: "slack", URL: mesh.NewSecret("https://hooks.slack.com/hush"), Stacks: []mesh.StackName{"blog"}}),
+			s.AddVolume(ctx, mesh.Volume{Name: "uploads", Engine: "mesh-1-volume-uploads-x"}),
 			s.AddAudit(ctx, mesh.AuditEntry{At: time.Unix(1e9, 0), Action: "did", Result: "ok"}))
 		if err != nil {
 			t.Fatal(err)

@@ -44,6 +44,7 @@ type stackForm struct {
 	Alerts    alertRulesForm         `json:"alerts,omitzero"`
 	Links     []linkForm             `json:"links,omitempty"`
 	Addons    []attachmentForm       `json:"addons,omitempty"`
+	Volumes   []volumeUseForm        `json:"volumes,omitempty"`
 	Last      int                    `json:"last_deployment,omitempty"`
 	Was       string                 `json:"was,omitempty"`
 }
@@ -88,6 +89,14 @@ type attachmentForm struct {
 	Addon string `json:"addon"`
 	As    string `json:"as"`
 	Parts bool   `json:"parts,omitempty"`
+}
+
+// volumeUseForm has the fields of mesh.VolumeUse.
+type volumeUseForm struct {
+	Volume  string `json:"volume"`
+	Service string `json:"service"`
+	Path    string `json:"path"`
+	Shared  bool   `json:"shared,omitempty"`
 }
 
 type portForm struct {
@@ -183,6 +192,9 @@ func storeStack(s mesh.Stack, config []byte) *stackForm {
 	for _, a := range s.Addons {
 		f.Addons = append(f.Addons, attachmentForm{string(a.Addon), a.As, a.Parts})
 	}
+	for _, u := range s.Volumes {
+		f.Volumes = append(f.Volumes, volumeUseForm{string(u.Volume), string(u.Service), u.Path, u.Shared})
+	}
 	for _, p := range s.Ports {
 		f.Ports = append(f.Ports, portForm{p.Number, string(p.Service)})
 	}
@@ -218,6 +230,9 @@ func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
 	s.Page = f.Page
 	for _, l := range f.Links {
 		s.Links = append(s.Links, mesh.Link{To: mesh.StackName(l.To), Service: mesh.ServiceName(l.Service), As: l.As})
+	}
+	for _, u := range f.Volumes {
+		s.Volumes = append(s.Volumes, mesh.VolumeUse{Volume: mesh.VolumeName(u.Volume), Service: mesh.ServiceName(u.Service), Path: u.Path, Shared: u.Shared})
 	}
 	for _, a := range f.Addons {
 		s.Addons = append(s.Addons, mesh.Attachment{Addon: mesh.AddonName(a.Addon), As: a.As, Parts: a.Parts})

@@ -28,6 +28,7 @@ import (
 	"mesh/repos"
 	"mesh/runner"
 	"mesh/store"
+	"mesh/volumes"
 )
 
 // control is everything that writes: the store, and the parts that use it.
@@ -38,6 +39,7 @@ type control struct {
 	repos     *repos.Repos
 	runner    *runner.Runner
 	addons    *addons.Server
+	volumes   *volumes.Store
 	deployer  *deploy.Deployer
 	receiver  *receiver.Receiver
 	collector *logs.Collector
@@ -156,13 +158,14 @@ func (c *control) wire() {
 	c.openLogs(context.Background()) // it does not wait
 	c.collector = logs.NewCollector(c.logs, c.knownStack)
 	c.wireRunner()
+	c.volumes = volumes.New(c.engine, volumes.Options{Server: c.store.Server(), Labels: c.labels, Logger: log})
 	url := c.urls
 	c.deployer = deploy.New(deploy.Options{
 		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store, log)), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
 		OnEnded: c.ended, OnCrash: c.crashed, OnBuilt: c.metrics.built,
 		Events: events{c.logs, c.kept, c.certs, log}, OnDefault: c.router.SetDefault, OnKeys: c.ownCertificate, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, HostNetworks: hostNetworks, OnStep: c.reached,
-		AddonServer: c.addons, Ports: c.ports, Memory: memory{filepath.Join(s.Data, "instances.json")}, Backup: c.backupOptions(), Now: c.now,
+		AddonServer: c.addons, VolumeServer: c.volumes, Ports: c.ports, Memory: memory{filepath.Join(s.Data, "instances.json")}, Backup: c.backupOptions(), Now: c.now,
 	})
 	c.schedules = c.newSchedules()
 	c.wireAlerts()
@@ -189,6 +192,7 @@ func (c *control) wire() {
 		Logs: logReader{c.runner, c.logs}, Traffic: c.router, Measures: measures{c.kept, c.sampler}, Certs: uploads, Server: backupWatch{c.self, c.watcher.BackedUp}, Backups: c.deployer,
 		Uploads: c.repos, DeployKeys: c.repos, Drains: c.deployer, DrainList: c.store, DrainSender: c.drains,
 		Addons: c.deployer, AddonUse: c.deployer, AddonList: c.store, AddonKinds: c.addons, AddonData: addonData{c.deployer, c.addons}, AddonBackups: c.deployer,
+		Volumes: c.deployer, VolumeList: c.store, VolumeFiles: c.volumes,
 		Alerts: c.store, AlertRules: c.deployer, Recipients: c.deployer, Notifier: c.notifier,
 		Lifecycle: c.deployer, Configs: c.deployer, Builds: c.deployer, Processes: c.deployer, Services: c.deployer, Endpoints: c.deployer, Links: c.deployer, Ports: c.server,
 		Hosts: c.deployer, AccessRules: c.deployer, Freezer: c.deployer, Deploys: c.deployer, Deployments: c.deployer, OneOffs: c.deployer, Files: c.deployer,

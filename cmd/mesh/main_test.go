@@ -23,6 +23,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/volume"
 	docker "github.com/docker/docker/client"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/tools/txtar"
@@ -552,11 +553,15 @@ func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
 //	                          kill, stop, rm, disconnect, rename, rm-images
 func cmdEngine(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
-		ts.Fatalf("usage: engine instances|oneoffs|detached N | engine ids FILE")
+		ts.Fatalf("usage: engine instances|running|oneoffs|detached|volumes N | engine ids FILE")
 	}
 	c := testEngine.Client
 	id, err := serverID(ts.Getenv("MESH_DATA"))
 	ts.Check(err)
+	if args[0] == "volumes" {
+		checkVolumes(ts, id, args[1])
+		return
+	}
 	kind := "instance"
 	switch args[0] {
 	case "oneoffs":
@@ -565,7 +570,7 @@ func cmdEngine(ts *testscript.TestScript, neg bool, args []string) {
 		kind = "detached"
 	}
 	list := func() []container.Summary {
-		l, err := c.ContainerList(context.Background(), container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", "mesh.server="+id), filters.Arg("label", "mesh.kind="+kind))})
+		l, err := c.ContainerList(context.Background(), container.ListOptions{All: args[0] != "running", Filters: filters.NewArgs(filters.Arg("label", "mesh.server="+id), filters.Arg("label", "mesh.kind="+kind))})
 		ts.Check(err)
 		return l
 	}
@@ -611,6 +616,26 @@ func cmdEngine(ts *testscript.TestScript, neg bool, args []string) {
 				names = append(names, k.Names[0]+" "+k.State)
 			}
 			return fmt.Errorf("the engine has %d %s, want %d: %s", len(l), args[0], want, strings.Join(names, ", "))
+		}
+		return nil
+	}))
+}
+
+// checkVolumes fails unless the engine has N volumes of stacks, and nothing to read and write
+// them with.
+func checkVolumes(ts *testscript.TestScript, server, n string) {
+	ours := filters.NewArgs(filters.Arg("label", "mesh.server="+server), filters.Arg("label", "mesh.kind=volume"))
+	want, err := strconv.Atoi(n)
+	ts.Check(err)
+	ts.Check(poll(func() error {
+		volumes, err := testEngine.Client.VolumeList(context.Background(), volume.ListOptions{Filters: ours})
+		ts.Check(err)
+		helpers, err := testEngine.Client.ContainerList(context.Background(), container.ListOptions{All: true, Filters: ours})
+		ts.Check(err)
+		images, err := testEngine.Client.ImageList(context.Background(), image.ListOptions{Filters: ours})
+		ts.Check(err)
+		if len(volumes.Volumes) != want || len(helpers)+len(images) > 0 {
+			return fmt.Errorf("the engine has %d volumes, want %d, and %d helpers with %d images", len(volumes.Volumes), want, len(helpers), len(images))
 		}
 		return nil
 	}))

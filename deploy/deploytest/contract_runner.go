@@ -102,6 +102,26 @@ func TestRunner(t *testing.T, e Engine) {
 			t.Errorf("told: %+v", ev)
 		}
 	})
+	t.Run("a halted instance can be revived", func(t *testing.T) {
+		if _, err := r.Revive(ctx, in.ID); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := r.Halt(ctx, in.ID, time.Second); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if ev := events.died(t, in.ID); !ev.ByHand {
+			t.Errorf("told: %+v", ev)
+		}
+		if l := list(); len(l) != 1 || l[0].ID != in.ID || l[0].State != mesh.InstanceExited {
+			t.Errorf("listed: %+v", l)
+		}
+		again, err := r.Revive(ctx, in.ID)
+		if err != nil || again.ID != in.ID || again.State != mesh.InstanceRunning {
+			t.Errorf("revived: %+v, %v", again, err)
+		}
+	})
 	t.Run("a stopped instance is gone", func(t *testing.T) {
 		for range 2 {
 			if err := r.Stop(ctx, in.ID, time.Second); err != nil {
@@ -113,6 +133,9 @@ func TestRunner(t *testing.T, e Engine) {
 		}
 		if _, err := r.Revive(ctx, in.ID); !errors.Is(err, mesh.NotFound) {
 			t.Errorf("revived: %v", err)
+		}
+		if err := r.Halt(ctx, in.ID, time.Second); err != nil {
+			t.Errorf("halted: %v", err)
 		}
 	})
 	t.Run("one-off commands", func(t *testing.T) { e.oneOffs(t) })

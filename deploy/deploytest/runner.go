@@ -84,9 +84,25 @@ func (r *Runner) Start(ctx context.Context, spec mesh.InstanceSpec) (mesh.Instan
 	if r.Images != nil && !r.Images(spec.Image) {
 		return mesh.Instance{}, mesh.Errorf(mesh.NotFound, "%s cannot start: the image %s is missing from the engine", spec.Name, spec.Image)
 	}
+	if err := r.alone(spec.Mounts, ""); err != nil {
+		return mesh.Instance{}, err
+	}
 	in := r.Put(spec, mesh.InstanceRunning)
 	r.tell(mesh.InstanceEvent{Instance: in, At: time.Now()})
 	return in, nil
+}
+
+// alone returns an error if a container other than self has a volume that is not shared.
+func (r *Runner) alone(mounts []mesh.Mount, self string) error {
+	for _, c := range r.Containers() {
+		for _, m := range mounts {
+			uses := slices.ContainsFunc(c.Spec.Mounts, func(o mesh.Mount) bool { return o.Engine == m.Engine })
+			if uses && !m.Shared && c.ID != self && c.State == mesh.InstanceRunning {
+				return mesh.Errorf(mesh.Unavailable, "its volume is still in use by %s", c.ID)
+			}
+		}
+	}
+	return nil
 }
 
 // Put creates a container without calling any function field.
@@ -126,6 +142,22 @@ func (r *Runner) Stop(ctx context.Context, id string, grace time.Duration) error
 	r.graces = append(r.graces, grace)
 	r.mu.Unlock()
 	r.Vanish(id)
+	return nil
+}
+
+// Halt ends a container and keeps it.
+func (r *Runner) Halt(ctx context.Context, id string, grace time.Duration) error {
+	if err := cmp.Or(r.away(), context.Cause(ctx)); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.graces = append(r.graces, grace)
+	c := r.containers[id]
+	running := c != nil && c.State == mesh.InstanceRunning
+	r.mu.Unlock()
+	if running {
+		r.Kill(id)
+	}
 	return nil
 }
 
@@ -205,6 +237,9 @@ func (r *Runner) Revive(_ context.Context, id string) (mesh.Instance, error) {
 	c, ok := r.Get(id)
 	if !ok {
 		return mesh.Instance{}, mesh.Errorf(mesh.NotFound, "the container %s is gone", id)
+	}
+	if err := r.alone(c.Spec.Mounts, id); err != nil {
+		return c.Instance, err
 	}
 	if r.ReviveFunc != nil {
 		if err := r.ReviveFunc(c.Instance); err != nil {

@@ -41,6 +41,8 @@ type Runner interface {
 	// Stop sends SIGTERM, waits, sends SIGKILL, and removes the container with its
 	// anonymous volumes. A missing container is not an error.
 	Stop(ctx context.Context, id string, grace time.Duration) error
+	// Halt ends an instance as Stop does, and keeps its container for Revive.
+	Halt(ctx context.Context, id string, grace time.Duration) error
 	// Revive makes a container run and be reachable again that has exited, is paused,
 	// or has lost its network, and returns its new state: its address may have changed.
 	// The error is NotFound if another container must replace it.
@@ -155,6 +157,7 @@ type member struct {
 	next     time.Time      // of the next try, if not healthy
 	busy     bool           // a goroutine is bringing it back
 	wake     chan struct{}  // makes that goroutine try at once
+	parked   bool           // ended by Park: nobody brings it back
 	recalled bool           // last seen in this state; the engine has not confirmed it
 	ended    int            // looks in a row that found it ended, without an event
 }
@@ -263,6 +266,21 @@ func (f *Fleet) Status(stack mesh.StackName) []mesh.InstanceStatus {
 	var out []mesh.InstanceStatus
 	for _, m := range g.ordered() {
 		out = append(out, g.status(m))
+	}
+	return out
+}
+
+// Members returns the instances of a stack for which whose returns true, in any condition,
+// in order.
+func (f *Fleet) Members(stack mesh.StackName, whose func(mesh.InstanceSpec) bool) (out []mesh.Instance) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if g := f.groups[stack]; g != nil {
+		for _, m := range g.ordered() {
+			if whose(m.spec) {
+				out = append(out, m.instance)
+			}
+		}
 	}
 	return out
 }

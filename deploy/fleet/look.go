@@ -98,7 +98,7 @@ func (f *Fleet) look(ctx context.Context) (again bool) {
 		for _, m := range g.members {
 			in, found := by[m.instance.ID]
 			switch {
-			case m.busy || m.since.After(began):
+			case m.busy || m.parked || m.since.After(began):
 			case !m.healthy || m.recalled:
 				unknown = true // adopted while the engine was away
 			default:

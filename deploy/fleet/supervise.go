@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"mesh"
@@ -76,6 +77,9 @@ func (f *Fleet) forget(id string) {
 
 // endedLocked takes an ended member out of the routes and plans its restart.
 func (f *Fleet) endedLocked(g *group, m *member, ev mesh.InstanceEvent) {
+	if m.parked {
+		return
+	}
 	m.instance.ExitCode, m.instance.OOM, m.instance.State = ev.Instance.ExitCode, ev.Instance.OOM, mesh.InstanceExited
 	if ev.ByHand {
 		f.ailsLocked(g, m, mesh.Halted, fmt.Sprintf("stopped from outside, exit %d", m.instance.ExitCode), firstBackoff)
@@ -104,6 +108,9 @@ func (f *Fleet) endedLocked(g *group, m *member, ev mesh.InstanceEvent) {
 // ailsLocked takes a member out of the routes for a reason other than the app, and has
 // it repaired after wait.
 func (f *Fleet) ailsLocked(g *group, m *member, what mesh.Condition, why string, wait time.Duration) {
+	if m.parked {
+		return
+	}
 	now := f.Now()
 	m.healthy, m.since, m.ails, m.why, m.ended = false, now, what, why, 0
 	m.next = now.Add(wait)
@@ -117,6 +124,9 @@ func (f *Fleet) ailsLocked(g *group, m *member, what mesh.Condition, why string,
 // wanted. If a goroutine already waits to do that and wait is 0, it tries at once. The
 // caller holds f.mu.
 func (f *Fleet) bringBack(g *group, m *member, wait time.Duration) {
+	if m.parked {
+		return
+	}
 	if m.busy {
 		if wait == 0 {
 			select {
@@ -136,7 +146,7 @@ func (f *Fleet) bringBack(g *group, m *member, wait time.Duration) {
 			}
 			f.mu.Lock()
 			// It may have crashed again after it was back, while it was busy.
-			if again == 0 && !m.healthy && f.isMemberLocked(stack, m) {
+			if again == 0 && !m.healthy && !m.parked && f.isMemberLocked(stack, m) {
 				again = max(m.next.Sub(f.Now()), 1)
 			}
 			if again == 0 || ctx.Err() != nil {
@@ -181,7 +191,7 @@ func (f *Fleet) isMember(stack mesh.StackName, m *member) bool {
 // long to wait before the next try, or 0 if the instance is back or not wanted.
 func (f *Fleet) revive(ctx context.Context, stack mesh.StackName, m *member) time.Duration {
 	f.mu.Lock()
-	if !f.isMemberLocked(stack, m) {
+	if m.parked || !f.isMemberLocked(stack, m) {
 		f.mu.Unlock()
 		return 0
 	}
@@ -207,7 +217,7 @@ func (f *Fleet) revive(ctx context.Context, stack mesh.StackName, m *member) tim
 	f.mu.Lock()
 	defer f.unlock()
 	switch {
-	case !f.isMemberLocked(stack, m):
+	case m.parked, !f.isMemberLocked(stack, m):
 		return 0
 	case !m.since.Equal(since): // it ended meanwhile, whoever did it, perhaps after its check
 		return max(m.next.Sub(f.Now()), 1)
@@ -278,20 +288,25 @@ func (f *Fleet) replace(ctx context.Context, stack mesh.StackName, m *member) (m
 	f.mu.Lock()
 	spec, was := m.spec, m.instance
 	gone := mesh.Errorf(mesh.NotFound, "%s is no longer needed", was.Name)
-	if !f.isMemberLocked(stack, m) {
+	if m.parked || !f.isMemberLocked(stack, m) {
 		f.mu.Unlock()
 		return mesh.Instance{}, gone
 	}
 	g := f.groups[stack]
 	spec.Subnet, spec.Release, spec.Deployment = g.stack.Subnet, g.release.Number, was.Deployment
 	f.mu.Unlock()
+	if was.ID != noContainer && slices.ContainsFunc(spec.Mounts, func(m mesh.Mount) bool { return !m.Shared }) {
+		if err := f.Runner.Stop(ctx, was.ID, mesh.DefaultStopTimeout); err != nil { // it may still run, without its network
+			return was, err
+		}
+	}
 	in, err := f.Runner.Start(ctx, spec)
 	if err != nil {
 		return in, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.isMemberLocked(stack, m) {
+	if f.isMemberLocked(stack, m) && !m.parked {
 		m.instance.ID, m.instance.Started = in.ID, in.Started // from now on, events of the new container count
 		if was.ID != noContainer {
 			// It is usually removed already, but one that has lost its network may

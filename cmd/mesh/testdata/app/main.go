@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -72,6 +73,9 @@ func main() {
 		n, _ := strconv.Atoi(c)
 		os.Exit(n)
 	}
+	if dir := os.Getenv("FILES"); dir != "" {
+		claimFiles(dir)
+	}
 	host, port := "", os.Getenv("PORT")
 	if a := os.Getenv("LISTEN"); a != "" {
 		host, port, _ = net.SplitHostPort(a)
@@ -119,6 +123,24 @@ func main() {
 		defer resp.Body.Close()
 		w.WriteHeader(resp.StatusCode)
 		_, _ = io.Copy(w, resp.Body)
+	})
+	// /file/NAME reads a file of $FILES, and /file/NAME?put=TEXT writes it.
+	http.HandleFunc("/file/", func(w http.ResponseWriter, r *http.Request) {
+		name := filepath.Join(os.Getenv("FILES"), strings.TrimPrefix(r.URL.Path, "/file/"))
+		if put := r.URL.Query().Get("put"); put != "" {
+			if err := os.WriteFile(name, []byte(put+"\n"), 0o644); err != nil {
+				w.WriteHeader(http.StatusInternalServerError)
+				fmt.Fprintln(w, err)
+				return
+			}
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			w.WriteHeader(http.StatusNotFound)
+			fmt.Fprintln(w, err)
+			return
+		}
+		_, _ = w.Write(text)
 	})
 	http.HandleFunc("/env/", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, os.Getenv(strings.TrimPrefix(r.URL.Path, "/env/")))
@@ -173,6 +195,25 @@ func main() {
 	fmt.Println("listening on", srv.Addr)
 	log.Fatal(srv.ListenAndServe())
 }
+
+// claimFiles takes the lock of a folder, if no other process has it, and says which, for as
+// long as the process runs.
+func claimFiles(dir string) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		fmt.Println("no lock:", err)
+		return
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		fmt.Println("ANOTHER WRITER")
+		return
+	}
+	fmt.Println("the only writer")
+	lockFile = f
+}
+
+// lockFile is open for as long as the lock is held.
+var lockFile *os.File
 
 // serveLines speaks first, as databases and mail servers do: its version, and then each
 // line that it gets, with its version.
