@@ -77,6 +77,7 @@ type Commands struct {
 	AddonKinds   AddonKinds
 	AddonData    AddonData
 	AddonBackups AddonBackups
+	AppFiles     AppFiles
 	Drains       Drains
 	DrainList    DrainList
 	DrainSender  DrainSender
