@@ -71,6 +71,9 @@ fuzz: ## each fuzz target for FUZZTIME
 bench: build engine ## the figures of docs/performance.md, against docker by hand in the same run
 	scripts/bench
 
+bench-addons: build engine ## a gigabyte dumped, restored and backed up, beside pg_dump by hand
+	scripts/bench-addons
+
 bench-builder: build engine ## managed builds beside hand-written Dockerfiles: docs/performance.md
 	scripts/base-images debian node python ruby php nginx golang deno rust java
 	go run ./tools/benchbuilder $(ARGS)

@@ -172,7 +172,8 @@ func (a Attachment) Compare(o Attachment) int {
 
 // AddonStatus is what an add-on does now.
 type AddonStatus struct {
-	State       string    // "up", "starting", "stopped", "crashed (exit 1)", "missing"
+	State       string    // "up", "stopped", "crashed (exit 1)", "missing"
+	Runs        bool      // or the engine is about to start it again
 	Since       time.Time // of a running server: when it started; zero: unknown
 	Memory      int64     // bytes in use; 0: unknown
 	CPU         float64   // cores in use; 0: unknown

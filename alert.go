@@ -116,9 +116,9 @@ func (a Alert) Next() string {
 	case a.Kind == AlertBackup && a.About == string(BackupMesh): // it has a schedule
 		return "ssh mesh backup:schedule"
 	case a.Kind == AlertBackup && a.About != "":
-		return "ssh mesh addons:schedule " + a.About
+		return fmt.Sprintf("ssh mesh addons:schedule %s", a.About)
 	case a.Kind == AlertAddon && a.About != "":
-		return "ssh mesh addons:info " + a.About
+		return fmt.Sprintf("ssh mesh addons:info %s", a.About)
 	}
 	for _, s := range alertSorts {
 		if s.Kind == a.Kind {

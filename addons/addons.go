@@ -49,6 +49,9 @@ type Options struct {
 	Inside Inside
 	// Attached returns the records of the add-ons that the instances of a stack may reach.
 	Attached func(mesh.StackName) []mesh.Addon
+	// OnNetwork is called when the network of the add-ons was created, so that mesh itself
+	// can enter it if it runs in a container; nil: it runs on the host.
+	OnNetwork func(ctx context.Context) error
 	// SignIn returns the login for the registry of an image; nil: there is none.
 	SignIn func(ctx context.Context, host string) (mesh.Registry, bool)
 	// Logger gets details that people are not shown; nil: slog.Default().

@@ -35,6 +35,9 @@ func (s *Server) network(ctx context.Context) (string, error) {
 	if errdefs.IsConflict(err) {
 		err = nil // created meanwhile
 	}
+	if err == nil && s.OnNetwork != nil {
+		err = s.OnNetwork(ctx)
+	}
 	return name, err
 }
 

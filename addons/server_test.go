@@ -133,17 +133,20 @@ var kinds = []struct {
 }{
 	{
 		"postgres", "15", "CREATE TABLE t (n int); INSERT INTO t VALUES (41);", "SELECT n + 1 FROM t;", "42",
-		[]string{"psql", "postgres://USER:PASSWORD@127.0.0.1/DB", "-c", "SELECT 1"}, "PGDMP",
+		[]string{"psql", "postgres://USER:PASSWORD@127.0.0.1/DB", "-c", "SELECT 1"},
+		"PGDMP",
 	},
 	{
 		"mariadb", "10.11", "CREATE TABLE t (n int); INSERT INTO t VALUES (41);", "SELECT n + 1 FROM t;", "42",
-		[]string{"mariadb", "-h", "127.0.0.1", "-uUSER", "-pPASSWORD", "DB", "-e", "SELECT 1"}, "/*",
+		[]string{"mariadb", "-h", "127.0.0.1", "-uUSER", "-pPASSWORD", "DB", "-e", "SELECT 1"},
+		"/*",
 	},
 	{"redis", "7", "SET a 42", "GET a", "42", []string{"sh", "-c", "redis-cli -e -u redis://default:PASSWORD@127.0.0.1 ping | grep -q PONG"}, "REDIS"},
 	{"valkey", "8", "SET a 42", "GET a", "42", []string{"sh", "-c", "valkey-cli -e -u redis://default:PASSWORD@127.0.0.1 ping | grep -q PONG"}, "REDIS"},
 	{
 		"rabbitmq", "3", "rabbitmqctl -q add_vhost made\n", "rabbitmqctl -q list_vhosts\n", "made",
-		[]string{"rabbitmqctl", "-q", "authenticate_user", "USER", "PASSWORD"}, "{",
+		[]string{"rabbitmqctl", "-q", "authenticate_user", "USER", "PASSWORD"},
+		"{",
 	},
 }
 

@@ -28,6 +28,7 @@ func (s *Server) State(ctx context.Context, a mesh.Addon) (mesh.AddonStatus, err
 		return st, s.fault(ctx, "look at add-on "+string(a.Name), err)
 	}
 	st.Restarts = in.RestartCount
+	st.Runs = in.State.Running || in.State.Restarting || in.State.Paused
 	switch {
 	case in.State.Restarting || in.State.Running && in.State.Status == "restarting":
 		st.State = fmt.Sprintf("crashed (exit %d)", in.State.ExitCode)

@@ -141,3 +141,6 @@ func isSum(s string) bool {
 	b, err := hex.DecodeString(s)
 	return err == nil && len(b) == 32
 }
+
+// Files returns the names of the files of a whole backup, in its place.
+func Files(b mesh.Backup) []string { return []string{b.File, b.File + descriptionExt} }

@@ -49,9 +49,11 @@ func (f *fakeAddons) Kind(name string) (mesh.AddonKindInfo, error) {
 func (f *fakeAddons) Vars(a mesh.Addon, at mesh.Attachment) (mesh.Config, error) {
 	return mesh.Config{at.As + "_URL": mesh.NewSecret("postgres://u:secret@" + a.Name.Host() + ":5432/db")}, nil
 }
+
 func (f *fakeAddons) Slow(context.Context, mesh.Addon) ([]string, bool, error) {
 	return nil, false, nil
 }
+
 func (f *fakeAddons) AddonUsers(context.Context, mesh.AddonName) ([]mesh.StackName, error) {
 	return nil, nil
 }
@@ -102,6 +104,7 @@ func (f *fakeAddons) StopAddon(_ context.Context, name mesh.AddonName) error {
 	f.note("stop %s", name)
 	return nil
 }
+
 func (f *fakeAddons) StartAddon(_ context.Context, name mesh.AddonName) error {
 	f.note("start %s", name)
 	return nil
@@ -141,6 +144,7 @@ func (f *fakeAddons) RotateAddon(_ context.Context, name mesh.AddonName, _ mesh.
 	f.note("rotate %s", name)
 	return nil
 }
+
 func (f *fakeAddons) RestoreBackup(_ context.Context, name mesh.AddonName, at mesh.BackupPlace, id string, _ mesh.Secret, _ io.Writer) error {
 	f.note("restore %s from %s in %s", name, id, at.URL)
 	return nil

@@ -43,9 +43,10 @@ func nothingKept(*call) []string { return nil }
 var backupCommands = []*definition{
 	{
 		topic: "backup", args: "> FILE.tar", short: "Print a backup of the running server", access: mesh.AccessAdmin, exact: true, run: runBackup,
+		flags: func(f *pflag.FlagSet) { f.Bool("addons", false, "with a dump of each add-on, made now") },
 		long: "The tar contains the state, its key, the host key, the repositories, the recorded output and the\n" +
 			"certificates: keep it as secret as the server. Images and volumes belong to the engine and are not in\n" +
-			"it. While the server is stopped, `mesh restore FILE.tar` turns it into a data directory.",
+			"it; with --addons, a dump of each add-on is. While the server is stopped, `mesh restore FILE.tar` turns it into a data directory.",
 	},
 	{
 		topic: "backup", verb: "schedule", args: "[SCHEDULE]", short: "Back the server up on a schedule; alone, show it",
@@ -104,12 +105,41 @@ func runBackup(ctx context.Context, c *call) error {
 	if c.TTY {
 		return mesh.Errorf(mesh.Invalid, "a backup cannot be printed on a terminal").WithHint("write it to a file: ssh mesh backup > mesh.tar")
 	}
-	n, err := c.Server.Backup(ctx, c.Stdout)
+	var dumps []mesh.Backup
+	if with, _ := c.flags.GetBool("addons"); with {
+		var err error
+		if dumps, err = c.dumpAddons(ctx); err != nil {
+			return err
+		}
+	}
+	n, err := c.Server.Backup(ctx, c.Stdout, dumps...)
 	if err != nil {
 		return err
 	}
 	c.tell("%d files\n", n)
 	return nil
+}
+
+// dumpAddons makes a backup of each add-on that has one, on the server, and returns them.
+func (c *call) dumpAddons(ctx context.Context) (made []mesh.Backup, err error) {
+	all, err := c.AddonList.Addons(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range all {
+		if _, _, err := c.AddonData.Form(a); err != nil {
+			c.tell("%s is left out: it has no data that lasts\n", a.Name)
+			continue
+		}
+		to := c.Backups.KeptAt(mesh.BackupPlan{Subject: mesh.BackupSubject(a.Name)})
+		run, err := c.Backups.RunBackup(ctx, mesh.BackupSubject(a.Name), &to, nil)
+		if err != nil {
+			return nil, err
+		}
+		c.tell("dumped %s: %s\n", a.Name, size(run.Backup.Size))
+		made = append(made, run.Backup)
+	}
+	return made, nil
 }
 
 // backupOf is what a command on backups is about: the server, unless it is about an add-on.

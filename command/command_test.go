@@ -211,7 +211,7 @@ type fakeServer struct{ findings []mesh.Finding }
 
 func (s fakeServer) Diagnose(context.Context) []mesh.Finding { return s.findings }
 func (s fakeServer) Info(context.Context) mesh.ServerInfo    { return mesh.ServerInfo{} }
-func (s fakeServer) Backup(context.Context, io.Writer) (int, error) {
+func (s fakeServer) Backup(context.Context, io.Writer, ...mesh.Backup) (int, error) {
 	return 0, errors.New("no backup")
 }
 
@@ -366,7 +366,8 @@ func (f *fake) Unpack(_ context.Context, r io.Reader) (mesh.Tree, string, func()
 
 type noTree struct{}
 
-func (noTree) Entries() []mesh.TreeEntry                  { return []mesh.TreeEntry{{Path: "a", Size: 1500}} }
+func (noTree) Entries() []mesh.TreeEntry { return []mesh.TreeEntry{{Path: "a", Size: 1500}} }
+
 func (noTree) Open(mesh.TreeEntry) (io.ReadCloser, error) { return nil, errors.New("not asked for") }
 
 func (f *fake) Promote(_ context.Context, from, to mesh.StackName, _ mesh.KeyName, _ io.Writer) error {

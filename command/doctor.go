@@ -17,7 +17,7 @@ type Server interface {
 	Diagnose(ctx context.Context) []mesh.Finding
 	// Backup writes a consistent tar of everything that the server owns, and returns
 	// the number of files in it.
-	Backup(ctx context.Context, w io.Writer) (files int, err error)
+	Backup(ctx context.Context, w io.Writer, dumps ...mesh.Backup) (files int, err error)
 	// Upgrade replaces this process with the binary on disk, and returns the new
 	// process once it serves. After an error this process keeps serving.
 	Upgrade(ctx context.Context) (mesh.Successor, error)

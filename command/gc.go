@@ -128,6 +128,8 @@ func runBuildCache(ctx context.Context, c *call) error {
 // size formats a number of bytes for people.
 func size(n int64) string {
 	switch {
+	case n > 0 && n < 100e3:
+		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
 	case n < 10e6:
 		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
 	case n < 10e9:

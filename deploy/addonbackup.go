@@ -193,7 +193,8 @@ func (d *Deployer) bringBack(ctx context.Context, a mesh.Addon) (mesh.Addon, err
 	defer r.Close()
 	d.Logger.Warn("the volume of an add-on is gone; restoring its latest backup", "addon", a.Name, "backup", b.ID)
 	if err := d.AddonServer.Fill(ctx, a, r); err != nil {
-		return a, errors.Join(gone(err), d.unfill(ctx, a))
+		d.unfill(ctx, a)
+		return a, gone(err)
 	}
 	return a, d.AddonServer.Reach(ctx, a)
 }

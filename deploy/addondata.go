@@ -49,22 +49,25 @@ func (d *Deployer) RestoreAddon(ctx context.Context, name mesh.AddonName, why st
 	say := sayer(out)
 	next := d.AddonServer.Renew(a)
 	say("Reading the dump beside the data that " + string(name) + " has now")
-	if err := d.AddonServer.Fill(ctx, next, r); err != nil {
-		return errors.Join(err, d.unfill(ctx, next))
+	err = d.AddonServer.Fill(ctx, next, r)
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
-	if ctx.Err() != nil {
-		return errors.Join(context.Cause(ctx), d.unfill(ctx, next))
+	if err != nil {
+		d.unfill(ctx, next)
+		return err
 	}
 	return d.switchData(ctx, a, next, why, say)
 }
 
-// unfill removes the volume of a change that failed.
-func (d *Deployer) unfill(ctx context.Context, next mesh.Addon) error {
-	err := d.AddonServer.Remove(context.WithoutCancel(ctx), next.Name, next.Volume)
-	if err != nil {
+// unfill removes the volume of a change that failed, unless it has earlier data.
+func (d *Deployer) unfill(ctx context.Context, next mesh.Addon) {
+	if keeps(next, next.Volume) {
+		return
+	}
+	if err := d.AddonServer.Remove(context.WithoutCancel(ctx), next.Name, next.Volume); err != nil {
 		d.Logger.Warn("volume not removed; the next start does it", "addon", next.Name, "volume", next.Volume, "err", err)
 	}
-	return nil
 }
 
 // switchData makes other data that of an add-on: it records that, lets the stacks reach the
@@ -74,7 +77,8 @@ func (d *Deployer) switchData(ctx context.Context, was, next mesh.Addon, why str
 	ctx = context.WithoutCancel(ctx)
 	began := d.Now()
 	if err := d.AddonServer.Hide(ctx, was); err != nil {
-		return errors.Join(err, d.AddonServer.Reach(ctx, was), d.unfill(ctx, next))
+		d.unfill(ctx, next)
+		return errors.Join(err, d.AddonServer.Reach(ctx, was))
 	}
 	kept := mesh.KeptVolume{Volume: was.Volume, Image: was.Image, ImageID: was.ImageID, Version: was.Version, Why: why, Until: began.Add(keepTime).UTC()}
 	var over []mesh.KeptVolume
@@ -87,7 +91,8 @@ func (d *Deployer) switchData(ctx context.Context, was, next mesh.Addon, why str
 		return nil
 	})
 	if err != nil {
-		return errors.Join(err, d.AddonServer.Reach(ctx, was), d.unfill(ctx, next))
+		d.unfill(ctx, next)
+		return errors.Join(err, d.AddonServer.Reach(ctx, was))
 	}
 	if err := d.AddonServer.Run(ctx, a); err != nil {
 		return err
@@ -280,7 +285,8 @@ func (d *Deployer) upgradeByDump(ctx context.Context, was, next mesh.Addon, say 
 	undo := func(err error) error {
 		uctx := context.WithoutCancel(ctx)
 		say("Going back to " + was.Image)
-		return errors.Join(err, d.AddonServer.Reach(uctx, was), d.unfill(uctx, next))
+		d.unfill(uctx, next)
+		return errors.Join(err, d.AddonServer.Reach(uctx, was))
 	}
 	began := d.Now()
 	if err := d.AddonServer.Hide(ctx, was); err != nil {

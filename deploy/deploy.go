@@ -154,6 +154,7 @@ func (d *Deployer) Run(ctx context.Context) error {
 	d.background(d.fleet.Run)
 	d.background(d.keepImages)
 	d.background(d.expireAddons)
+	d.background(d.keepAddons)
 	err := d.Runner.Watch(ctx, d.fleet.Event, func() {
 		if err := d.Reconcile(ctx); err != nil && ctx.Err() == nil {
 			d.Logger.Error("reconciling failed after the engine came back", "err", err)

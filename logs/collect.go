@@ -140,7 +140,11 @@ func (c *Collector) start(ctx context.Context, src mesh.OutputSource) {
 				err = c.rest(ctx, r.src)
 			}
 			switch {
-			case err == nil, ctx.Err() != nil, errors.Is(err, errForgotten):
+			case err == nil, ctx.Err() != nil:
+			case errors.Is(err, errForgotten):
+				if c.logs.renamed(src.Stack) {
+					continue // its lines go on under the new name
+				}
 			case errors.Is(err, mesh.Unavailable):
 				return // it is found again when the engine is back
 			default:
@@ -194,7 +198,7 @@ func (c *Collector) rest(ctx context.Context, src mesh.OutputSource) error {
 
 // resume is rest, and with follow it goes on until the container ends.
 func (c *Collector) resume(ctx context.Context, src mesh.OutputSource, follow bool) error {
-	s := c.logs.stack(src.Stack, false)
+	s := c.logs.receiving(src.Stack)
 	if s == nil {
 		return errForgotten
 	}

@@ -282,6 +282,55 @@ func TestCollector_NameThatIsRecordedLater(t *testing.T) {
 	})
 }
 
+// The old instances of a renamed stack print until they have drained: their lines are those of
+// the new name, each once, whenever the rename comes.
+func TestCollector_RenamedStack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := open(t, t.TempDir(), Options{})
+		l.Keep("blog")
+		o := &outputs{more: make(chan struct{})}
+		var known atomic.Bool
+		known.Store(true)
+		c := NewCollector(l, func(name mesh.StackName) bool { return name == "site" || known.Load() })
+		c.Use(o)
+		ctx, cancel := context.WithCancel(t.Context())
+		ran := make(chan error)
+		go func() { ran <- c.Run(ctx) }()
+		o.print(numbered(0, 3, start, time.Second)...)
+		time.Sleep(time.Second)
+		known.Store(false)
+		l.Rename("blog", "site")
+		o.print(numbered(3, 3, start.Add(time.Minute), time.Second)...)
+		time.Sleep(time.Second)
+		l.Rename("blog", "site") // again, as the end of a rename does
+		o.print(numbered(6, 1, start.Add(2*time.Minute), time.Second)...)
+		o.mu.Lock()
+		close(o.more) // it ends
+		o.more = nil
+		o.mu.Unlock()
+		c.Finish(ctx, web1)
+		l.flush()
+		var got []string
+		err := l.Logs(t.Context(), mesh.LogQuery{Stack: "site", Lines: -1}, func(line mesh.LogLine) error { got = append(got, line.Text); return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "the new name", got, plain(numbered(0, 7, start, 0))...)
+		equal(t, "the old name", texts(t, l, mesh.LogQuery{}))
+		// Another stack with the old name is another one.
+		known.Store(true)
+		l.Keep("blog")
+		l.Add("blog", mesh.LogLine{At: start, Source: SourceApp, Name: "web.1", Text: "anew"})
+		l.flush()
+		equal(t, "another stack", texts(t, l, mesh.LogQuery{}), "anew")
+		cancel()
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestCollector_UnknownStacks(t *testing.T) {
 	t.Parallel()
 	l := open(t, t.TempDir(), Options{})

@@ -76,6 +76,9 @@ type Logs struct {
 
 	mu     sync.Mutex
 	stacks map[mesh.StackName]*stack
+	moved  map[mesh.StackName]mesh.StackName // new names of renamed stacks, for late lines under the old ones
+
+	renames sync.RWMutex // held while the lines of a stack get another name
 
 	lead  sync.RWMutex
 	leads bool // guarded by lead
@@ -130,7 +133,7 @@ func Open(dir string, o Options) (*Logs, error) {
 	o.Tail = cmp.Or(o.Tail, 4<<20)
 	o.Block = cmp.Or(o.Block, 1<<20)
 	o.Room = cmp.Or(o.Room, 4<<20)
-	l := &Logs{Options: o, dir: dir, stacks: map[mesh.StackName]*stack{}, wake: make(chan struct{}, 1), full: make(chan *shelf, 64), tidyNow: make(chan struct{}, 1)}
+	l := &Logs{Options: o, dir: dir, stacks: map[mesh.StackName]*stack{}, moved: map[mesh.StackName]mesh.StackName{}, wake: make(chan struct{}, 1), full: make(chan *shelf, 64), tidyNow: make(chan struct{}, 1)}
 	if err := os.MkdirAll(dir, 0o700); err != nil && !mesh.NoRoom(err) {
 		return nil, fmt.Errorf("open the logs: %w", err)
 	}
@@ -176,11 +179,36 @@ func (l *Logs) stack(name mesh.StackName, create bool) *stack {
 	defer l.mu.Unlock()
 	s := l.stacks[name]
 	if s == nil && create {
+		delete(l.moved, name) // another stack has the name now
 		s = l.open(name)
 		s.shelf[appShelf].recover()
 		l.stacks[name] = s
 	}
 	return s
+}
+
+// receiving returns the shelves that get the lines of a stack: those of its new name if it
+// was renamed and nobody else has the old one.
+func (l *Logs) receiving(name mesh.StackName) *stack {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.stacks[name]
+	for to, again := l.moved[name], 0; s == nil && to != "" && again < maxRenames; to, again = l.moved[to], again+1 {
+		s = l.stacks[to]
+	}
+	return s
+}
+
+// maxRenames limits how many names a stack had are followed.
+const maxRenames = 100
+
+// renamed reports whether the lines of a stack are kept under another name now. It waits
+// while they get it.
+func (l *Logs) renamed(name mesh.StackName) bool {
+	l.renames.RLock()
+	defer l.renames.RUnlock()
+	s := l.receiving(name)
+	return s != nil && s.name != name
 }
 
 func (l *Logs) open(name mesh.StackName) *stack {
@@ -218,17 +246,21 @@ func (l *Logs) Forget(name mesh.StackName) {
 // Rename moves a stack's log to another name, under which lines may already have been
 // added. Without a log it does nothing, so it may be called again.
 func (l *Logs) Rename(from, to mesh.StackName) {
+	l.renames.Lock()
+	defer l.renames.Unlock()
 	l.flush()
 	l.Keep(to)
 	l.mu.Lock()
 	old, now := l.stacks[from], l.stacks[to]
-	if old != nil {
-		l.stacks[from] = l.open(from) // late lines of the old name
+	if old != nil { // late lines of its old instances are also those of the new name
+		delete(l.stacks, from)
+		l.moved[from] = to
 	}
 	l.mu.Unlock()
 	for i, kind := range shelfNames {
 		if old != nil {
 			old.shelf[i].close()
+			now.shelf[i].inherit(old.shelf[i])
 		}
 		if err := now.shelf[i].takeOver(filepath.Join(l.dir, string(from), kind)); err != nil {
 			l.Logger.Warn("cannot rename a log", "stack", to, "err", err)
@@ -251,7 +283,7 @@ func (l *Logs) all() []*stack {
 // Add keeps one line. It does not wait: if lines arrive faster than they can be written,
 // the line is dropped and counted.
 func (l *Logs) Add(name mesh.StackName, line mesh.LogLine) {
-	if s := l.stack(name, false); s != nil {
+	if s := l.receiving(name); s != nil {
 		s.shelf[shelfOf(line.Source)].add(origin{source: line.Source, name: line.Name, release: line.Release}, line.At.UnixNano(), func(b []byte) []byte { return append(b, line.Text...) })
 	}
 }
@@ -259,7 +291,7 @@ func (l *Logs) Add(name mesh.StackName, line mesh.LogLine) {
 // AddRequest keeps a line of the router about a request that an instance, or mesh
 // itself, has answered. text appends the line; it runs under a lock and must not wait.
 func (l *Logs) AddRequest(name mesh.StackName, at time.Time, by string, text func(b []byte) []byte) {
-	if s := l.stack(name, false); s != nil {
+	if s := l.receiving(name); s != nil {
 		s.shelf[routerShelf].add(origin{source: SourceRouter, name: by}, at.UnixNano(), text)
 	}
 }

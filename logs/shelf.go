@@ -371,6 +371,26 @@ func (s *shelf) expire(share int64, age time.Duration) error {
 	return nil
 }
 
+// inherit takes over how far the containers of another shelf were read, which is closed.
+func (s *shelf) inherit(old *shelf) {
+	old.mu.Lock()
+	cursors := maps.Clone(old.cursors)
+	old.mu.Unlock()
+	keep := func(into map[string]cursor) {
+		for id, c := range cursors {
+			if _, has := into[id]; !has {
+				into[id] = c
+			}
+		}
+	}
+	s.files.Lock()
+	keep(s.written)
+	s.files.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	keep(s.cursors)
+}
+
 // takeOver moves the files of another folder, which nobody writes any more, into this
 // one. The names of files are unique.
 func (s *shelf) takeOver(from string) error {

@@ -88,7 +88,7 @@ func (r *Receiver) forward(serving context.Context, conn *gossh.ServerConn, nc g
 	if err != nil {
 		return
 	}
-	defer ch.Close()
+	defer func() { _ = ch.Close() }()
 	go gossh.DiscardRequests(requests)
 	defer context.AfterFunc(c, func() { _ = server.Close(); _ = ch.Close() })()
 	both(ch, server)

@@ -16,7 +16,7 @@ func (c *control) wireRunner() {
 	c.addons = addons.New(c.engine, addons.Options{
 		Server: c.store.Server(), Labels: c.labels, Kinds: filepath.Join(c.settings.Data, "kinds"), Logger: c.log,
 		Attached: func(stack mesh.StackName) []mesh.Addon { return c.deployer.Attached(stack) },
-		SignIn:   c.signIn,
+		SignIn:   c.signIn, OnNetwork: func(ctx context.Context) error { return c.runner.Attach(ctx) },
 	})
 	c.runner = runner.New(c.engine, runner.Options{
 		Server: c.store.Server(), Logger: c.log, Labels: c.labels, Names: c.names, Collector: c.collector, Guests: c.addons,

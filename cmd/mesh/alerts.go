@@ -141,8 +141,8 @@ type backupWatch struct {
 }
 
 // Backup writes a backup, and reports whether that worked.
-func (b backupWatch) Backup(ctx context.Context, w io.Writer) (int, error) {
-	n, err := b.serverInfo.Backup(ctx, w)
+func (b backupWatch) Backup(ctx context.Context, w io.Writer, dumps ...mesh.Backup) (int, error) {
+	n, err := b.serverInfo.Backup(ctx, w, dumps...)
 	switch {
 	case err != nil && ctx.Err() != nil: // the client left, and half a backup is none
 		b.done(errors.New("the client went away before it was complete"))

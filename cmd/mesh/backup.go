@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"mesh"
+	"mesh/backups"
 )
 
 // backupHeader is the first file of a backup. restore recognizes a backup by it.
@@ -30,7 +31,7 @@ type backupHeader struct {
 const (
 	manifestName = "mesh-backup.json"
 	endName      = "mesh-backup.end" // the last file: see ending
-	backupFormat = 2                 // 1 had no checksum
+	backupFormat = 3                 // 1 had no checksum, 2 nothing of add-ons
 )
 
 // ending returns the text of the last file: the number of files between the first and
@@ -38,24 +39,26 @@ const (
 func ending(files int, sum []byte) string { return fmt.Sprintf("%d\nsha256 %x\n", files, sum) }
 
 // backedUp lists everything in a backup: files, and folders with all their content.
-var backedUp = []string{"mesh.db", "secret.key", "ssh_host_ed25519_key", "repos", "logs", "events", "router", "certs"}
+var backedUp = []string{"mesh.db", "secret.key", "ssh_host_ed25519_key", "repos", "logs", "events", "router", "certs", "kinds", backups.Folder}
 
 // leftOut reports whether a file is not copied as it is: repositories and the data
 // file, because there is a snapshot of them, and files being written. Anything not in
 // backedUp belongs to the running process, is created at every start, describes the
-// engine's build cache (times), or is not mesh's.
+// engine's build cache (times), or is not mesh's. Of the backups of add-ons, Backup adds
+// those that it is told to.
 func leftOut(name string) bool {
 	base, top := path.Base(name), name
 	if i := strings.IndexByte(name, '/'); i > 0 {
 		top = name[:i]
 	}
-	return !slices.Contains(backedUp, top) || top == "repos" || top == "mesh.db" || strings.HasSuffix(base, ".new") || strings.HasSuffix(base, ".lock")
+	return !slices.Contains(backedUp, top) || top == "repos" || top == "mesh.db" || top == backups.Folder || strings.HasSuffix(base, ".new") || strings.HasSuffix(base, ".lock")
 }
 
 // Backup writes everything that the server owns, as a tar. It first takes a snapshot of
 // the state at one instant. Repositories and recorded output only grow, so they contain
-// at least what the state refers to.
-func (h *serverInfo) Backup(ctx context.Context, w io.Writer) (files int, err error) {
+// at least what the state refers to. dumps are backups of add-ons, in the folder of this
+// server, that are added.
+func (h *serverInfo) Backup(ctx context.Context, w io.Writer, dumps ...mesh.Backup) (files int, err error) {
 	sum := sha256.New()
 	to := &hashing{w: w, sum: sum}
 	b := backup{ctx: ctx, t: tar.NewWriter(to)}
@@ -67,7 +70,11 @@ func (h *serverInfo) Backup(ctx context.Context, w io.Writer) (files int, err er
 				WithHint("free space where it is written, and try again: ssh mesh backup > FILE.tar")
 		}
 	}()
-	about, err := json.Marshal(backupHeader{Format: backupFormat, Version: h.info.Version, Created: time.Now().UTC()})
+	format := backupFormat
+	if _, err := os.Stat(filepath.Join(h.info.Data, "kinds")); err != nil && len(dumps) == 0 {
+		format = 2 // an earlier mesh can restore it
+	}
+	about, err := json.Marshal(backupHeader{Format: format, Version: h.info.Version, Created: time.Now().UTC()})
 	if err != nil {
 		return 0, err
 	}
@@ -92,6 +99,13 @@ func (h *serverInfo) Backup(ctx context.Context, w io.Writer) (files int, err er
 	}
 	if err := b.walk(h.info.Data, "", leftOut); err != nil {
 		return b.files, err
+	}
+	for _, d := range dumps {
+		for _, name := range backups.Files(d) {
+			if err := b.copy(h.info.Data, path.Join(backups.Folder, string(d.Subject), name)); err != nil {
+				return b.files, err
+			}
+		}
 	}
 	// An archive that is cut between two files looks complete.
 	if err := b.t.Flush(); err != nil {
@@ -152,6 +166,16 @@ func (b *backup) add(name string, f *os.File) error {
 		err = fmt.Errorf("back up %s: it has become shorter meanwhile", name)
 	}
 	return err
+}
+
+// copy adds a file below a folder, which must exist.
+func (b *backup) copy(root, name string) error {
+	f, err := os.Open(filepath.Join(root, filepath.FromSlash(name)))
+	if err != nil {
+		return fmt.Errorf("back up %s: %w", name, err)
+	}
+	defer f.Close()
+	return b.add(name, f)
 }
 
 // walk adds the content of a folder. It skips files that vanish meanwhile.

@@ -1,0 +1,61 @@
+package deploy
+
+import (
+	"context"
+	"time"
+
+	"mesh"
+	"mesh/deploy/fleet"
+)
+
+// keepEvery is how often mesh looks whether the servers of add-ons run. The engine itself
+// starts those again that crash; what somebody has stopped or removed by hand, it does not.
+const keepEvery = 10 * time.Second
+
+// keepAddons brings back the servers of add-ons that are meant to run, until ctx ends. One
+// that does not come back is tried again after a time that grows.
+func (d *Deployer) keepAddons(ctx context.Context) {
+	if d.AddonServer == nil {
+		return
+	}
+	tick := time.NewTicker(keepEvery)
+	defer tick.Stop()
+	tries := map[mesh.AddonName]int{}
+	next := map[mesh.AddonName]time.Time{}
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		all, err := d.Store.Addons(ctx)
+		if err != nil {
+			d.Logger.Warn("add-ons not looked after", "err", err)
+			continue
+		}
+		for _, a := range all {
+			if a.State != mesh.AddonReady || d.Now().Before(next[a.Name]) {
+				continue
+			}
+			st, err := d.AddonServer.State(ctx, a)
+			if err != nil {
+				break // the engine is away
+			}
+			if st.Runs {
+				delete(tries, a.Name)
+				continue
+			}
+			release, err := d.claim(a.Name, "started")
+			if err != nil {
+				continue
+			}
+			tries[a.Name]++
+			next[a.Name] = d.Now().Add(fleet.Backoff(tries[a.Name]))
+			d.Logger.Warn("an add-on does not run; starting it", "addon", a.Name, "state", st.State)
+			d.background(func(ctx context.Context) {
+				defer release()
+				d.settleAddon(ctx, a)
+			})
+		}
+	}
+}
