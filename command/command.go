@@ -80,6 +80,7 @@ type Commands struct {
 	Volumes      Volumes
 	VolumeList   VolumeList
 	VolumeFiles  VolumeFiles
+	AppFiles     AppFiles
 	Drains       Drains
 	DrainList    DrainList
 	DrainSender  DrainSender

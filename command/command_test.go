@@ -86,6 +86,8 @@ type fake struct {
 	drainStatus map[string]mesh.DrainStatus
 	events      []mesh.LogLine
 	admit       error
+	appFile     command.AppFile // of app.json
+	appFault    error
 	follow      func(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error
 }
 
@@ -476,6 +478,7 @@ func commandsOf(t *testing.T, f *fake) *command.Commands {
 	set.Volumes, set.VolumeList, set.VolumeFiles = kept, kept, kept
 	of := fakeDrains{f, drains.New(drains.Options{})}
 	set.Drains, set.DrainList, set.DrainSender = of, of, of
+	set.AppFiles = f
 	f.addons.wire(set)
 	if set.Backups = f.backups; f.backups == nil {
 		set.Backups = &fakeBackups{fake: f}

@@ -106,6 +106,23 @@ func TestDocs_Links(t *testing.T) {
 	}
 }
 
+// TestDocs_Moves fails when a command of the pages about moves is not in their transcript.
+func TestDocs_Moves(t *testing.T) {
+	script := strings.ReplaceAll(read(t, filepath.Join("testdata", "script", "moving.txtar")), "''", "'")
+	command := regexp.MustCompile(`(?m)^ {4,}((?:heroku|dokku|git|ssh mesh|mesh) .*)$`)
+	for _, page := range []string{"from-heroku.md", "from-dokku.md"} {
+		found := command.FindAllStringSubmatch(read(t, filepath.Join(top, "docs", page)), -1)
+		if len(found) < 10 {
+			t.Errorf("%s: only %d commands were found", page, len(found))
+		}
+		for _, m := range found {
+			if !strings.Contains(script, m[1]) {
+				t.Errorf("%s: not in moving.txtar: %s", page, m[1])
+			}
+		}
+	}
+}
+
 func read(t *testing.T, path string) string {
 	t.Helper()
 	data, err := os.ReadFile(path)

@@ -23,6 +23,12 @@ type Var struct {
 	From     string // what declares it; empty: app.json
 }
 
+// Addon is an add-on that app.json names.
+type Addon struct {
+	Plan string // such as heroku-postgresql:essential-0
+	As   string // the name of its config var without _URL; may be empty
+}
+
 // appJSON is the part of Heroku's app.json that mesh reads, with Dokku's additions.
 type appJSON struct {
 	Env       map[string]json.RawMessage
@@ -56,6 +62,7 @@ func (m *Manifest) appJSON(text string) error {
 	var all map[string]any
 	if json.Unmarshal([]byte(text), &all) == nil {
 		m.unused("app.json", appFields, all)
+		m.Addons = addons(all["addons"])
 	}
 	for _, name := range slices.Sorted(maps.Keys(j.Env)) {
 		if err := m.env(name, j.Env[name]); err != nil {
@@ -77,6 +84,24 @@ func (m *Manifest) appJSON(text string) error {
 	m.Predeploy = cmp.Or(j.Scripts.Dokku.Predeploy, j.Scripts.Predeploy)
 	m.Postdeploy = cmp.Or(j.Scripts.Dokku.Postdeploy, j.Scripts.Postdeploy)
 	return nil
+}
+
+// addons reads a list of plans: strings, or objects with a plan. Others are not used.
+func addons(v any) (out []Addon) {
+	list, _ := v.([]any)
+	for _, e := range list {
+		switch e := e.(type) {
+		case string:
+			out = append(out, Addon{Plan: e})
+		case map[string]any:
+			plan, _ := e["plan"].(string)
+			as, _ := e["as"].(string)
+			if plan != "" {
+				out = append(out, Addon{Plan: plan, As: as})
+			}
+		}
+	}
+	return out
 }
 
 // env reads one variable: a string, or an object.

@@ -28,6 +28,7 @@ type Manifest struct {
 	Files      map[mesh.ServiceName]string // the file that each command is from
 	Formation  mesh.Formation
 	Vars       map[string]Var // declared by app.json, or needed by the framework
+	Addons     []Addon        // named by app.json; a push creates none
 	Predeploy  string         // runs before the release command
 	Postdeploy string         // runs after the release is live
 	Notes      []string       // ignored parts, for the person who pushed

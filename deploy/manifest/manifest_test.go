@@ -221,7 +221,7 @@ func TestManifest_UnusedFields(t *testing.T) {
 	if !slices.Equal(named, want) {
 		t.Errorf("named %q,\nwant %q", named, want)
 	}
-	for _, part := range []string{"(heroku-postgresql, heroku-redis:mini): mesh runs no databases", "(echo hi): mesh has no scheduler", "(heroku/ruby): mesh builds with the Dockerfile"} {
+	for _, part := range []string{"(heroku-postgresql, heroku-redis:mini): a push creates no add-ons", "(echo hi): mesh has no scheduler", "(heroku/ruby): mesh builds with the Dockerfile"} {
 		if !slices.ContainsFunc(m.Notes, func(n string) bool { return strings.Contains(n, part) }) {
 			t.Errorf("no note has %q: %q", part, m.Notes)
 		}

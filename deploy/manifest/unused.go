@@ -10,7 +10,7 @@ import (
 
 // What there is instead of the fields that mesh does not use.
 const (
-	sayAddons      = "mesh runs no databases; run one beside it, and set its address: ssh mesh config:set -a STACK DATABASE_URL=- < url.txt"
+	sayAddons      = "a push creates no add-ons; create each once: ssh mesh addons:create postgres -a STACK"
 	sayBuildpacks  = "mesh builds with the Dockerfile of the repository, or generates one"
 	sayCron        = "mesh has no scheduler; run each job from cron on any machine: ssh mesh run -a STACK --detach -- COMMAND"
 	sayReviewApps  = "mesh has no review apps; push the branch to a stack of its own"
