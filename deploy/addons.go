@@ -303,6 +303,12 @@ func (d *Deployer) DestroyAddon(ctx context.Context, name mesh.AddonName, by mes
 		return "", mesh.Errorf(mesh.Conflict, "%s is attached to %s", name, joinNames(users)).
 			WithHint("detach it first: ssh mesh addons:detach %s -a %s", name, users[0])
 	}
+	for _, damage := range d.Store.Damaged() {
+		if damage.Whole && damage.Stack != "" { // its attachments cannot be read
+			return "", mesh.Errorf(mesh.Conflict, "%s is damaged, and may be attached to %s", damage.What, name).
+				WithHint("mend or destroy that stack first: ssh mesh doctor")
+		}
+	}
 	if backup {
 		if last, err = d.lastBackup(ctx, a); err != nil {
 			return "", err
