@@ -166,15 +166,15 @@ func TestS3_AwayInTheMiddle(t *testing.T) {
 	s.AwayAfter(partSize + partSize/2)
 	var back atomic.Bool
 	go func() {
-		for t.Context().Err() == nil {
-			if s.IsAway() {
-				time.Sleep(1500 * time.Millisecond) // a real server, so a real clock
-				back.Store(true)
-				s.Away(false)
+		for range 2 { // the client tries again, in vain, and once more
+			select {
+			case <-s.Refused():
+			case <-t.Context().Done():
 				return
 			}
-			time.Sleep(10 * time.Millisecond)
 		}
+		back.Store(true)
+		s.Away(false)
 	}()
 	b := f.take(data)
 	if !back.Load() {

@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"os"
 	"os/exec"
 	"path"
 	"slices"
@@ -40,31 +39,19 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	code, err := testMain(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func testMain(m *testing.M) (code int, err error) {
-	ctx := context.Background()
-	engine, err := enginetest.Start(ctx, run)
-	if err != nil {
-		return 1, err
-	}
-	cli = engine.Client
-	files, err := enginetest.Busybox("sh", "cat", "echo", "sleep", "ls", "grep", "date", "printf", "seq", "stat", "readlink", "test", "dd")
-	if err != nil {
-		return 1, err
-	}
-	// Each run has its own base: no step is cached from the last run.
-	files["run"], files["tmp/"] = "-> "+run, ""
-	if _, err := engine.Import(ctx, base, files, "ENV PATH=/bin", `CMD ["/bin/sh"]`); err != nil {
-		return 1, err
-	}
-	return engine.Tests(m, base), nil
+	enginetest.Main(m, run, func(ctx context.Context, engine *enginetest.Run) (images []string, err error) {
+		cli = engine.Client
+		files, err := enginetest.Busybox("sh", "cat", "echo", "sleep", "ls", "grep", "date", "printf", "seq", "stat", "readlink", "test", "dd")
+		if err != nil {
+			return nil, err
+		}
+		// Each run has its own base: no step is cached from the last run.
+		files["run"], files["tmp/"] = "-> "+run, ""
+		if _, err := engine.Import(ctx, base, files, "ENV PATH=/bin", `CMD ["/bin/sh"]`); err != nil {
+			return nil, err
+		}
+		return []string{base}, nil
+	})
 }
 
 // tree is a mesh.Tree of literal files. A value that begins with "-> " is a

@@ -249,7 +249,7 @@ func TestBackup_ScheduleRefused(t *testing.T) {
 		if after := planOf(t, d); after.Place != before.Place || after.Schedule != before.Schedule {
 			t.Errorf("%+v", after)
 		}
-		// A plan without a place has a folder of its own.
+		// A plan without a place uses a folder named after its subject.
 		v.set(func() { v.fails = nil })
 		if p, err := d.ScheduleBackup(t.Context(), mesh.BackupPlan{Subject: "shop-db", Schedule: "@daily", Keep: 1}); err != nil || d.KeptAt(p).URL != "/data/backups/shop-db" {
 			t.Errorf("%+v, %v", p, err)

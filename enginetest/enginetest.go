@@ -100,6 +100,25 @@ func top() string {
 	return dir
 }
 
+// Main is the TestMain of a package whose tests need the engine: it starts a run, prepares
+// what the tests share, runs them, and ends the process. prepare returns the images that are
+// removed at the end.
+func Main(m interface{ Run() int }, id string, prepare func(ctx context.Context, r *Run) (images []string, err error)) {
+	ctx := context.Background()
+	code := 1
+	r, err := Start(ctx, id)
+	if err == nil {
+		var images []string
+		if images, err = prepare(ctx, r); err == nil {
+			code = r.Tests(m, images...)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(code)
+}
+
 // Tests runs the tests, removes the images that they all use, and returns the exit
 // status of the test binary. Tests that leave something in the engine have failed,
 // whatever they say.

@@ -572,7 +572,7 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-// FuzzDescribe checks that no URL's password is shown, and that what is shown is one line.
+// FuzzDescribe checks that Describe never shows the password in a URL, and returns one line.
 func FuzzDescribe(f *testing.F) {
 	for _, s := range []string{"https://u:secret-pw@h/p?q=1", "smtp://u:secret-pw@h/?from=a@b.test&to=c@d.test", "telegram://1:secret-pw@telegram?chats=1", "slack+http://h", "ntfy:///t", "://", "a+b://c"} {
 		f.Add(s)

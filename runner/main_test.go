@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 
@@ -30,40 +29,28 @@ var (
 const testLabel = enginetest.Label
 
 func TestMain(m *testing.M) {
-	code, err := testMain(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func testMain(m *testing.M) (code int, err error) {
-	ctx := context.Background()
-	engine, err := enginetest.Start(ctx, run)
-	if err != nil {
-		return 1, err
-	}
-	cli = engine.Client
-	program, err := enginetest.Program(ctx, "./testdata/app")
-	if err != nil {
-		return 1, err
-	}
-	env := []string{"ENV FROM_IMAGE=yes", "ENV GREETING=image"}
-	app, err = engine.Import(ctx, "mesh-test/"+run+":app", enginetest.Files{"app": program}, append(env, `ENTRYPOINT ["/app"]`)...)
-	if err != nil {
-		return 1, err
-	}
-	files, err := enginetest.Busybox("sh", "cat", "sleep", "stty", "kill")
-	if err != nil {
-		return 1, err
-	}
-	files["app"] = program
-	shell, err = engine.Import(ctx, "mesh-test/"+run+":shell", files, append(env, `CMD ["/bin/sh"]`, "VOLUME /data")...)
-	if err != nil {
-		return 1, err
-	}
-	return engine.Tests(m, app, shell), nil
+	enginetest.Main(m, run, func(ctx context.Context, engine *enginetest.Run) (images []string, err error) {
+		cli = engine.Client
+		program, err := enginetest.Program(ctx, "./testdata/app")
+		if err != nil {
+			return nil, err
+		}
+		env := []string{"ENV FROM_IMAGE=yes", "ENV GREETING=image"}
+		app, err = engine.Import(ctx, "mesh-test/"+run+":app", enginetest.Files{"app": program}, append(env, `ENTRYPOINT ["/app"]`)...)
+		if err != nil {
+			return nil, err
+		}
+		files, err := enginetest.Busybox("sh", "cat", "sleep", "stty", "kill")
+		if err != nil {
+			return nil, err
+		}
+		files["app"] = program
+		shell, err = engine.Import(ctx, "mesh-test/"+run+":shell", files, append(env, `CMD ["/bin/sh"]`, "VOLUME /data")...)
+		if err != nil {
+			return nil, err
+		}
+		return []string{app, shell}, nil
+	})
 }
 
 // bench is a Runner for its own server, with one stack that is removed when the test

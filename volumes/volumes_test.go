@@ -39,32 +39,20 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	code, err := testMain(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	enginetest.Main(m, run, func(ctx context.Context, engine *enginetest.Run) (images []string, err error) {
+		cli = engine.Client
+		files, err := enginetest.Busybox("sh", "sleep")
+		if err != nil {
+			return nil, err
+		}
+		if shell, err = engine.Import(ctx, "mesh-test/"+run+":shell", files, `CMD ["/bin/sh"]`); err != nil {
+			return nil, err
+		}
+		return []string{shell}, nil
+	})
 }
 
-func testMain(m *testing.M) (code int, err error) {
-	ctx := context.Background()
-	engine, err := enginetest.Start(ctx, run)
-	if err != nil {
-		return 1, err
-	}
-	cli = engine.Client
-	files, err := enginetest.Busybox("sh", "sleep")
-	if err != nil {
-		return 1, err
-	}
-	if shell, err = engine.Import(ctx, "mesh-test/"+run+":shell", files, `CMD ["/bin/sh"]`); err != nil {
-		return 1, err
-	}
-	return engine.Tests(m, shell), nil
-}
-
-// newStore returns the volumes of a server of its own. What the test leaves in the engine
+// newStore returns a Store with a new server ID. What the test leaves in the engine
 // fails the run.
 func newStore(t *testing.T) (s *volumes.Store, ours filters.Args) {
 	t.Helper()

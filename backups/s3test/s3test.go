@@ -38,6 +38,8 @@ type Server struct {
 	budget atomic.Int64 // bytes that clients may still send; then the way is cut
 	mu     sync.Mutex
 	conns  map[net.Conn]bool
+
+	refused chan struct{}
 }
 
 var built struct {
@@ -82,7 +84,7 @@ func Start(ctx context.Context, dir string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Dir: dir, conns: map[net.Conn]bool{}}
+	s := &Server{Dir: dir, conns: map[net.Conn]bool{}, refused: make(chan struct{}, 1)}
 	for _, d := range []string{"data/" + Bucket, "meta"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return nil, err
@@ -127,6 +129,10 @@ func (s *Server) accept() {
 		}
 		if s.away.Load() {
 			_ = c.Close()
+			select {
+			case s.refused <- struct{}{}:
+			default: // nobody counts
+			}
 			continue
 		}
 		back, err := new(net.Dialer).DialContext(context.Background(), "unix", s.socket)
@@ -195,8 +201,8 @@ func (s *Server) Away(away bool) {
 // AwayAfter makes the server go away after clients have sent so many more bytes.
 func (s *Server) AwayAfter(n int64) { s.budget.Store(n) }
 
-// IsAway reports whether the server is away.
-func (s *Server) IsAway() bool { return s.away.Load() }
+// Refused gets a value for a connection that was refused because the server is away.
+func (s *Server) Refused() <-chan struct{} { return s.refused }
 
 // Files returns the names of everything in the bucket, and below it what the server keeps of
 // uploads that have not ended.
