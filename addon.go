@@ -74,6 +74,12 @@ func (l Login) IsZero() bool { return l.User == "" && l.Password.Reveal() == "" 
 // Login is how stacks sign in.
 func (a Addon) Login() Login { return Login{a.User, a.Password} }
 
+// With returns the add-on with another login.
+func (a Addon) With(l Login) Addon {
+	a.User, a.Password = l.User, l.Password
+	return a
+}
+
 // NewAddon is what somebody asks for.
 type NewAddon struct {
 	Kind    string // or one of its other names

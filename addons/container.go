@@ -46,9 +46,8 @@ const pidsLimit = 4096
 // user of the server, and become it.
 var capabilities = []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETUID", "SETGID", "KILL", "SYS_NICE"}
 
-// prefix begins the names of everything that this server has of add-ons. The first
-// characters of its id keep them readable; the labels have the whole id.
-func (s *Server) prefix() string { return "mesh-" + s.Server[:min(8, len(s.Server))] + "-" }
+// prefix begins the names of everything that this server has of add-ons.
+func (s *Server) prefix() string { return engine.Prefix(s.Server) }
 
 func (s *Server) labels(a mesh.Addon) map[string]string {
 	all := maps.Clone(s.Labels)
@@ -138,10 +137,14 @@ func (s *Server) start(ctx context.Context, k *kind, a mesh.Addon) (id string, b
 	} else if id, err = s.create(ctx, k, a, nil); err != nil {
 		return "", began, err
 	}
-	if err := s.limit(ctx, id, a); err != nil {
-		return id, began, err
+	in, err := s.cli.API(ctx).ContainerInspect(ctx, id)
+	if err == nil {
+		err = s.limit(ctx, in, a)
 	}
-	if err := s.join(ctx, id, a); err != nil {
+	if err == nil {
+		err = s.join(ctx, in, a)
+	}
+	if err != nil {
 		return id, began, err
 	}
 	if c.State == container.StatePaused { // a killed server may have left it so
@@ -208,11 +211,7 @@ func (s *Server) create(ctx context.Context, k *kind, a mesh.Addon, words []stri
 }
 
 // limit gives a container the limits of its add-on.
-func (s *Server) limit(ctx context.Context, id string, a mesh.Addon) error {
-	c, err := s.cli.API(ctx).ContainerInspect(ctx, id)
-	if err != nil {
-		return err
-	}
+func (s *Server) limit(ctx context.Context, c container.InspectResponse, a mesh.Addon) error {
 	cpus := int64(a.CPUs * 1e9)
 	if c.HostConfig.Memory == a.Memory && c.HostConfig.NanoCPUs == cpus {
 		return nil
@@ -221,7 +220,7 @@ func (s *Server) limit(ctx context.Context, id string, a mesh.Addon) error {
 	if a.Memory == 0 {
 		r.Memory, r.MemorySwap = 0, -1
 	}
-	_, err = s.cli.API(ctx).ContainerUpdate(ctx, id, container.UpdateConfig{Resources: r, RestartPolicy: c.HostConfig.RestartPolicy})
+	_, err := s.cli.API(ctx).ContainerUpdate(ctx, c.ID, container.UpdateConfig{Resources: r, RestartPolicy: c.HostConfig.RestartPolicy})
 	return err
 }
 
@@ -291,14 +290,6 @@ func (s *Server) Lost(ctx context.Context, a mesh.Addon) (bool, error) {
 		return true, nil
 	}
 	return false, s.fault(ctx, "look for the volume of "+string(a.Name), err)
-}
-
-// Restart ends the server and starts it again; it returns once it answers.
-func (s *Server) Restart(ctx context.Context, a mesh.Addon) error {
-	if err := s.Stop(ctx, a); err != nil {
-		return err
-	}
-	return s.Run(ctx, a)
 }
 
 // Remove removes a volume of an add-on, with what uses it. An empty volume stands for an

@@ -83,13 +83,19 @@ func (t *tail) lines(a mesh.Addon) []string {
 	if text == "" {
 		return nil
 	}
+	all := strings.Split(mesh.VisibleOutput(hider(a).Replace(text)), "\n")
+	return all[max(0, len(all)-30):]
+}
+
+// hider replaces the passwords of an add-on.
+func hider(a mesh.Addon) *strings.Replacer {
+	var values []string
 	for _, p := range []mesh.Secret{a.Password, a.Admin} {
 		if p.Reveal() != "" {
-			text = strings.ReplaceAll(text, p.Reveal(), mesh.Mask)
+			values = append(values, p.Reveal())
 		}
 	}
-	all := strings.Split(mesh.VisibleOutput(text), "\n")
-	return all[max(0, len(all)-30):]
+	return mesh.NewMasker(values)
 }
 
 // await waits until the server of an add-on answers. A server that ends again and again

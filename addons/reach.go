@@ -49,11 +49,7 @@ func (s *Server) stackNetworks(ctx context.Context) ([]network.Summary, error) {
 
 // join makes a container reachable from the stacks that are attached to its add-on, and
 // from no others.
-func (s *Server) join(ctx context.Context, id string, a mesh.Addon) error {
-	c, err := s.cli.API(ctx).ContainerInspect(ctx, id)
-	if err != nil {
-		return err
-	}
+func (s *Server) join(ctx context.Context, c container.InspectResponse, a mesh.Addon) error {
 	nets, err := s.stackNetworks(ctx)
 	if err != nil {
 		return err
@@ -64,9 +60,9 @@ func (s *Server) join(ctx context.Context, id string, a mesh.Addon) error {
 		wanted := slices.ContainsFunc(s.Attached(mesh.StackName(n.Labels[engine.LabelStack])), func(o mesh.Addon) bool { return o.Name == a.Name && o.Volume == a.Volume })
 		switch {
 		case wanted && (at == nil || at.NetworkID != "" && at.NetworkID != n.ID):
-			faults = append(faults, s.connect(ctx, n.ID, id, a.Name))
+			faults = append(faults, s.connect(ctx, n.ID, c.ID, a.Name))
 		case !wanted && at != nil:
-			faults = append(faults, s.disconnect(ctx, n.ID, id))
+			faults = append(faults, s.disconnect(ctx, n.ID, c.ID))
 		}
 	}
 	return errors.Join(faults...)
@@ -132,30 +128,35 @@ func inNetwork(c container.Summary, net string) bool {
 	return false
 }
 
+// look inspects the container that serves the data of an add-on.
+func (s *Server) look(ctx context.Context, a mesh.Addon) (in container.InspectResponse, there bool, err error) {
+	c, there, err := s.find(ctx, a)
+	if err == nil && there {
+		in, err = s.cli.API(ctx).ContainerInspect(ctx, c.ID)
+	}
+	return in, there, err
+}
+
 // Reach makes an add-on reachable from the stacks that are attached to it, and from no
 // others. It is not an error if it has no container.
 func (s *Server) Reach(ctx context.Context, a mesh.Addon) error {
-	c, there, err := s.find(ctx, a)
+	in, there, err := s.look(ctx, a)
 	if err == nil && there {
-		err = s.join(ctx, c.ID, a)
+		err = s.join(ctx, in, a)
 	}
 	return s.fault(ctx, "connect add-on "+string(a.Name), err)
 }
 
 // Hide makes an add-on unreachable from all stacks.
 func (s *Server) Hide(ctx context.Context, a mesh.Addon) error {
-	c, there, err := s.find(ctx, a)
+	in, there, err := s.look(ctx, a)
 	if err != nil || !there {
-		return s.fault(ctx, "disconnect add-on "+string(a.Name), err)
-	}
-	in, err := s.cli.API(ctx).ContainerInspect(ctx, c.ID)
-	if err != nil {
 		return s.fault(ctx, "disconnect add-on "+string(a.Name), err)
 	}
 	var faults []error
 	for name, at := range in.NetworkSettings.Networks {
 		if name != s.prefix()+"addons" {
-			faults = append(faults, s.disconnect(ctx, at.NetworkID, c.ID))
+			faults = append(faults, s.disconnect(ctx, at.NetworkID, in.ID))
 		}
 	}
 	return s.fault(ctx, "disconnect add-on "+string(a.Name), errors.Join(faults...))

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -27,26 +26,15 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	code, err := testMain(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func testMain(m *testing.M) (code int, err error) {
-	e, err := enginetest.Start(context.Background(), run)
-	if err != nil {
-		return 1, err
-	}
-	cli = e.Client
-	// A stand-in takes seconds; images that are there take none.
-	out, err := exec.Command("../scripts/base-images", "postgres", "mariadb", "redis", "valkey", "rabbitmq", "memcached").CombinedOutput() //nolint:noctx // it ends
-	if err != nil {
-		return 1, fmt.Errorf("base images: %w\n%s", err, out)
-	}
-	return e.Tests(m), nil
+	enginetest.Main(m, run, func(ctx context.Context, e *enginetest.Run) ([]string, error) {
+		cli = e.Client
+		// A stand-in takes seconds; images that are there take none.
+		out, err := exec.CommandContext(ctx, "../scripts/base-images", "postgres", "mariadb", "redis", "valkey", "rabbitmq", "memcached").CombinedOutput()
+		if err != nil {
+			return nil, fmt.Errorf("base images: %w\n%s", err, out)
+		}
+		return nil, nil
+	})
 }
 
 // bench is a Server of its own, and what it needs.
@@ -101,6 +89,14 @@ func (b *bench) create(kind, version string, name mesh.AddonName) mesh.Addon {
 	}
 	a.State = mesh.AddonReady
 	return a
+}
+
+// restart ends the server of an add-on and starts it again.
+func (b *bench) restart(a mesh.Addon) error {
+	if err := b.Stop(b.t.Context(), a); err != nil {
+		return err
+	}
+	return b.Run(b.t.Context(), a)
 }
 
 // in runs words in the container of an add-on.
@@ -179,7 +175,7 @@ func TestKinds_OnRealServers(t *testing.T) {
 			reads("at first", a)
 
 			// Its data outlives its server and its container.
-			if err := b.Restart(t.Context(), a); err != nil {
+			if err := b.restart(a); err != nil {
 				t.Fatal(err)
 			}
 			reads("after a restart", a)
@@ -207,7 +203,7 @@ func TestKinds_OnRealServers(t *testing.T) {
 			if after, _, err := b.Check(t.Context(), next); err != nil || ok && (after != before || before == "") {
 				t.Errorf("%v: %q became %q", err, before, after)
 			}
-			if err := b.Restart(t.Context(), next); err != nil {
+			if err := b.restart(next); err != nil {
 				t.Fatal(err)
 			}
 			reads("restored and restarted", next)
@@ -246,7 +242,7 @@ func TestKinds_OnRealServers(t *testing.T) {
 			if b.mayLogIn(k.login, a) || !b.mayLogIn(k.login, other) {
 				t.Error("afterwards: the old login works, or the new one does not")
 			}
-			if err := b.Restart(t.Context(), other); err != nil {
+			if err := b.restart(other); err != nil {
 				t.Fatal(err)
 			}
 			if b.mayLogIn(k.login, a) || !b.mayLogIn(k.login, other) {
@@ -269,7 +265,7 @@ func TestKinds_OnRealServers(t *testing.T) {
 	}
 }
 
-// A kind without data and without a check of its own.
+// Memcached keeps no data, and its kind declares no health check.
 func TestMemcached(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

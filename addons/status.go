@@ -19,12 +19,8 @@ import (
 // State returns what the server of an add-on does, by what the engine says of it.
 func (s *Server) State(ctx context.Context, a mesh.Addon) (mesh.AddonStatus, error) {
 	st := mesh.AddonStatus{State: "missing", Size: -1, Connections: -1}
-	c, there, err := s.find(ctx, a)
+	in, there, err := s.look(ctx, a)
 	if err != nil || !there {
-		return st, s.fault(ctx, "find add-on "+string(a.Name), err)
-	}
-	in, err := s.cli.API(ctx).ContainerInspect(ctx, c.ID)
-	if err != nil {
 		return st, s.fault(ctx, "look at add-on "+string(a.Name), err)
 	}
 	st.Restarts = in.RestartCount
@@ -48,6 +44,36 @@ func (s *Server) State(ctx context.Context, a mesh.Addon) (mesh.AddonStatus, err
 		st.State = strings.TrimSuffix(st.State, ")") + ", out of memory)"
 	}
 	return st, nil
+}
+
+// Down returns what those add-ons do whose servers are not simply running, by name. It asks
+// the engine once, and once more for each of them.
+func (s *Server) Down(ctx context.Context, all []mesh.Addon) (map[mesh.AddonName]mesh.AddonStatus, error) {
+	found, err := s.containers(ctx, "")
+	if err != nil {
+		return nil, s.fault(ctx, "list the add-ons", err)
+	}
+	type server struct{ name, volume string }
+	running := map[server]bool{}
+	for _, c := range found {
+		if c.State == container.StateRunning {
+			running[server{c.Labels[labelAddon], c.Labels[labelVolume]}] = true
+		}
+	}
+	down := map[mesh.AddonName]mesh.AddonStatus{}
+	for _, a := range all {
+		if running[server{string(a.Name), a.Volume}] {
+			continue
+		}
+		st, err := s.State(ctx, a)
+		if err != nil {
+			return nil, err
+		}
+		if st.State != "up" { // it is up by now
+			down[a.Name] = st
+		}
+	}
+	return down, nil
 }
 
 // Figures adds what a running server uses to its state. It takes up to two seconds.
@@ -143,7 +169,7 @@ func (s *Server) Logs(ctx context.Context, a mesh.Addon, lines int, follow bool,
 		return s.fault(ctx, "read the output of "+string(a.Name), err)
 	}
 	defer body.Close()
-	to := &masked{w: w, a: a}
+	to := &masked{w: w, hide: hider(a)}
 	_, err = stdcopy.StdCopy(to, to, body)
 	if ctx.Err() != nil {
 		return nil //nolint:nilerr // the reader has seen enough
@@ -153,17 +179,11 @@ func (s *Server) Logs(ctx context.Context, a mesh.Addon, lines int, follow bool,
 
 // masked hides the passwords of an add-on in lines. The engine writes whole ones.
 type masked struct {
-	w io.Writer
-	a mesh.Addon
+	w    io.Writer
+	hide *strings.Replacer
 }
 
 func (m *masked) Write(p []byte) (int, error) {
-	text := string(p)
-	for _, s := range []mesh.Secret{m.a.Password, m.a.Admin} {
-		if s.Reveal() != "" {
-			text = strings.ReplaceAll(text, s.Reveal(), mesh.Mask)
-		}
-	}
-	_, err := io.WriteString(m.w, mesh.VisibleOutput(text))
+	_, err := io.WriteString(m.w, mesh.VisibleOutput(m.hide.Replace(string(p))))
 	return len(p), err
 }

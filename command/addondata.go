@@ -22,8 +22,6 @@ type AddonData interface {
 	// RevertAddon goes back to what was before the last restore or upgrade.
 	RevertAddon(ctx context.Context, name mesh.AddonName, out io.Writer) error
 	RotateAddon(ctx context.Context, name mesh.AddonName, by mesh.KeyName, out io.Writer) error
-	// Form says what dumps of an add-on are, and what is not in them.
-	Form(a mesh.Addon) (form, note string, err error)
 }
 
 var addonDataCommands = []*definition{
@@ -71,7 +69,7 @@ func runAddonExport(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	form, note, err := c.AddonData.Form(a)
+	form, note, err := c.AddonKinds.Form(a)
 	if err != nil {
 		return err
 	}

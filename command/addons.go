@@ -57,6 +57,8 @@ type AddonKinds interface {
 	Kind(name string) (mesh.AddonKindInfo, error)
 	Vars(a mesh.Addon, at mesh.Attachment) (mesh.Config, error)
 	Slow(ctx context.Context, a mesh.Addon) (lines []string, ok bool, err error)
+	// Form says what dumps of an add-on are, and what is not in them.
+	Form(a mesh.Addon) (form, note string, err error)
 }
 
 // ofAddon adds the options of commands on one add-on to others.
@@ -201,6 +203,24 @@ func (c *call) optionalStack() mesh.StackName {
 	return mesh.StackName(c.named)
 }
 
+// optionalIn returns the stack of optionalStack, or a zero one. A stack of the client's
+// checkout that does not exist counts for nothing; one that was typed is an error.
+func (c *call) optionalIn(stacks []mesh.Stack) (mesh.Stack, error) {
+	name := c.optionalStack()
+	if name == "" {
+		return mesh.Stack{}, nil
+	}
+	seen := slices.DeleteFunc(slices.Clone(stacks), func(s mesh.Stack) bool { return !c.Key.May(mesh.AccessRead, s.Name) })
+	i := slices.IndexFunc(seen, func(s mesh.Stack) bool { return s.Name == name })
+	switch {
+	case i >= 0:
+		return seen[i], nil
+	case c.flags.Changed("app") || c.flags.Changed("stack"):
+		return mesh.Stack{}, noStack(string(name), seen)
+	}
+	return mesh.Stack{}, nil
+}
+
 // addonOf finds the add-on that a command is about: by name, by the name of its config var,
 // or because the stack has only one of that kind. The key must have the access to one of
 // its stacks, or to all of them if whole is set.
@@ -209,20 +229,13 @@ func (c *call) addonOf(ctx context.Context, need mesh.Access, whole bool) (mesh.
 	if len(c.args) > 0 {
 		name, c.args = c.args[0], c.args[1:]
 	}
-	stack := c.optionalStack()
-	var st mesh.Stack
-	if stack != "" {
-		var err error
-		if st, err = c.Stacks.Stack(ctx, stack); err != nil || !c.Key.May(mesh.AccessRead, stack) {
-			if c.flags.Changed("app") || c.flags.Changed("stack") {
-				all, lerr := c.Stacks.Stacks(ctx)
-				if lerr != nil {
-					return mesh.Addon{}, lerr
-				}
-				return mesh.Addon{}, noStack(string(stack), slices.DeleteFunc(all, func(s mesh.Stack) bool { return !c.Key.May(mesh.AccessRead, s.Name) }))
-			}
-			st = mesh.Stack{}
-		}
+	stacks, err := c.Stacks.Stacks(ctx)
+	if err != nil {
+		return mesh.Addon{}, err
+	}
+	st, err := c.optionalIn(stacks)
+	if err != nil {
+		return mesh.Addon{}, err
 	}
 	if as, err := mesh.ParseAttachmentName(name); err == nil && name != "" && name == strings.ToUpper(name) {
 		for _, at := range st.Addons {
@@ -380,18 +393,16 @@ func runAddons(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	only := c.optionalStack()
-	if only != "" && !slices.ContainsFunc(stacks, func(s mesh.Stack) bool { return s.Name == only && c.Key.May(mesh.AccessRead, only) }) {
-		if c.flags.Changed("app") || c.flags.Changed("stack") {
-			return noStack(string(only), slices.DeleteFunc(stacks, func(s mesh.Stack) bool { return !c.Key.May(mesh.AccessRead, s.Name) }))
-		}
-		only = ""
+	of, err := c.optionalIn(stacks)
+	if err != nil {
+		return err
 	}
+	only := of.Name
 	kind, _ := c.flags.GetString("kind")
 	list := []addonJSON{}
 	var rows [][]string
 	for _, a := range all {
-		if c.mayUseAddon(ctx, mesh.AccessRead, false, a.Name, a.CreatedBy) != nil || kind != "" && string(a.Kind) != kind {
+		if !c.Key.MayAddon(mesh.AccessRead, usersOf(stacks, a.Name), a.CreatedBy, false) || kind != "" && string(a.Kind) != kind {
 			continue
 		}
 		row, _, err := c.addonRow(ctx, a, stacks, false)
@@ -413,6 +424,16 @@ func runAddons(ctx context.Context, c *call) error {
 		return nil
 	}
 	return c.list(list, []string{"ADD-ON", "KIND", "VERSION", "STATE", "ATTACHED", "HOST"}, rows)
+}
+
+// usersOf returns the stacks that are attached to an add-on.
+func usersOf(stacks []mesh.Stack, name mesh.AddonName) (out []mesh.StackName) {
+	for _, s := range stacks {
+		if len(s.Attachment(name)) > 0 {
+			out = append(out, s.Name)
+		}
+	}
+	return out
 }
 
 func attachedText(list []attachmentJSON) string {
@@ -458,7 +479,7 @@ func runAddonKinds(_ context.Context, c *call) error {
 	return nil
 }
 
-// addonLimits returns the limits of --memory and --cpus.
+// memoryOf reads a memory limit, and cpusOf a limit in cores. what names it in an error.
 func (c *call) memoryOf(what, v string) (int64, error) {
 	n, err := units.RAMInBytes(v)
 	if err != nil || n < leastMemory {

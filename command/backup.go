@@ -127,7 +127,7 @@ func (c *call) dumpAddons(ctx context.Context) (made []mesh.Backup, err error) {
 		return nil, err
 	}
 	for _, a := range all {
-		if _, _, err := c.AddonData.Form(a); err != nil {
+		if _, _, err := c.AddonKinds.Form(a); err != nil {
 			c.tell("%s is left out: it has no data that lasts\n", a.Name)
 			continue
 		}

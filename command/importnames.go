@@ -80,8 +80,8 @@ var herokuAddons = map[string]string{
 }
 
 // kindOfURL returns the kind of add-on that a URL leads to, or an empty string. Python's
-// libraries name the driver as well: postgresql+psycopg2. What mongodb+srv leads to is a
-// service of its own.
+// libraries name the driver as well: postgresql+psycopg2. mongodb+srv leads to a hosted
+// service, which is no add-on.
 func kindOfURL(url string) string {
 	scheme, _, is := strings.Cut(url, "://")
 	if !is || scheme == "mongodb+srv" {

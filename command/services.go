@@ -192,13 +192,13 @@ func runServiceUpdate(ctx context.Context, c *call) error {
 		return c.usage("the command contains a NUL byte")
 	}
 	if v, _ := c.flags.GetString("memory"); v != "" {
-		if set.Memory, err = units.RAMInBytes(v); err != nil || set.Memory < leastMemory {
-			return c.usage("--memory %q is not a size of at least 6m; use 512m or 2g, for example", mesh.Clip(v, 40))
+		if set.Memory, err = c.memoryOf("--memory", v); err != nil {
+			return err
 		}
 	}
 	if v, _ := c.flags.GetString("cpus"); v != "" {
-		if set.CPUs, err = strconv.ParseFloat(v, 64); err != nil || !(set.CPUs >= leastCPUs && set.CPUs <= mostCPUs) {
-			return c.usage("--cpus %q is not a number of cores; use 0.5 or 2, for example", mesh.Clip(v, 40))
+		if set.CPUs, err = c.cpusOf("--cpus", v); err != nil {
+			return err
 		}
 	}
 	if v, _ := c.flags.GetString("stop-timeout"); v != "" {

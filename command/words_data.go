@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spf13/pflag"
+
 	"mesh"
 )
 
@@ -95,10 +97,14 @@ func dataWords(words []string) (ours []string, kept int, ok bool, err error) {
 
 // kindOption names the kind to commands that look for an add-on by it.
 func kindOption(same, kind string) []string {
-	if d, _ := exact([]string{same}); d != nil && d.flags != nil && strings.Contains(d.args+" ", "[NAME]") || same == "addons" {
-		return []string{"--kind", kind}
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+	if d, _ := exact([]string{same}); d != nil && d.flags != nil {
+		d.flags(fs)
 	}
-	return nil
+	if fs.Lookup("kind") == nil {
+		return nil
+	}
+	return []string{"--kind", kind}
 }
 
 // linkWords are for Dokku's link NAME STACK [--alias NAME].

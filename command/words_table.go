@@ -2,7 +2,7 @@ package command
 
 // What several rows say.
 const (
-	sayDatabases = "mesh has no add-on of this kind of its own; an admin can declare it (docs/addons.md), or give apps the address of one elsewhere: ssh mesh config:set -a STACK URL=- < url.txt; the kinds that there are: ssh mesh addons:kinds"
+	sayDatabases = "mesh has no add-on of this kind; list those it has with: ssh mesh addons:kinds; an admin can declare another (docs/addons.md), or set the address of a server elsewhere: ssh mesh config:set -a STACK URL=- < url.txt"
 	sayStorage   = "files that outlive instances are in volumes, not in folders of the server: ssh mesh volumes:create NAME, then ssh mesh volumes:attach NAME -a STACK PATH"
 	sayCron      = "mesh has no scheduler; run this from cron on any machine: ssh mesh run -a STACK --detach -- COMMAND"
 	sayCerts     = "nothing to do: with --https-addr the router gets and renews a certificate for every host by itself; see: ssh mesh certs -a STACK"
@@ -201,7 +201,7 @@ var kamalWords = []word{
 	{typed: "secrets*, env*", say: "secrets are config vars: ssh mesh config:set -a STACK KEY=- < file"},
 	{typed: "setup, init, server:bootstrap", say: "there is nothing to set up: push, and the stack exists; git push ssh://mesh@HOST:PORT/STACK main"},
 	{typed: "server:exec", say: sayHost},
-	{typed: "accessory*, accessories*", say: "databases and caches are add-ons: ssh mesh addons:create postgres -a STACK; the kinds that there are: ssh mesh addons:kinds"},
+	{typed: "accessory*, accessories*", say: "databases and caches are add-ons: ssh mesh addons:create postgres -a STACK; list the kinds with: ssh mesh addons:kinds"},
 	{typed: "build:push, build:deliver, build:create, build:pull, build:dev, build:remove, build:details", say: "the server builds what is pushed: git push mesh main; an image of your own: docker save IMAGE | ssh mesh deploy -a STACK --load IMAGE"},
 	{typed: "registry:setup, registry:remove", same: "registry"},
 	{typed: "healthcheck*", say: sayChecks},

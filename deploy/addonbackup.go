@@ -59,7 +59,8 @@ func (d *Deployer) dropBackups(ctx context.Context) {
 	}
 }
 
-// opened opens a backup and checks that an add-on can have its data.
+// opened opens a backup and checks that an add-on can have its data. One without a version
+// can have that of any.
 func (d *Deployer) opened(ctx context.Context, a mesh.Addon, at mesh.BackupPlace, id string, identity mesh.Secret) (io.ReadCloser, mesh.Backup, error) {
 	subject := mesh.BackupSubject(a.Name)
 	if s, _, err := mesh.ParseBackupID(id); err == nil {
@@ -72,7 +73,7 @@ func (d *Deployer) opened(ctx context.Context, a mesh.Addon, at mesh.BackupPlace
 	switch {
 	case b.Kind != string(a.Kind):
 		err = mesh.Errorf(mesh.Invalid, "%s is a backup of %s, and %s is %s", b.ID, b.Kind, a.Name, a.Kind)
-	case majorOf(b.Version) > majorOf(a.Version):
+	case a.Version != "" && majorOf(b.Version) > majorOf(a.Version):
 		err = mesh.Errorf(mesh.Conflict, "%s was made by %s %s, and %s is %s", b.ID, b.Kind, b.Version, a.Name, a.Version).
 			WithHint("upgrade it first: ssh mesh addons:upgrade %s:%s", a.Name, b.Version)
 	}
@@ -113,36 +114,26 @@ func (d *Deployer) RestoreBackup(ctx context.Context, name mesh.AddonName, at me
 // CreateFromBackup creates an add-on with the data of a backup. Without a version it gets
 // that of the backup.
 func (d *Deployer) CreateFromBackup(ctx context.Context, n mesh.NewAddon, at mesh.BackupPlace, id string, by mesh.KeyName, out io.Writer) (mesh.Addon, error) {
-	a, err := d.AddonServer.Plan(n.Kind, n.Version, n.Name)
+	a, err := d.plan(n, by)
 	if err != nil {
 		return a, err
 	}
-	look := a
-	if n.Version == "" {
-		look.Version = "" // any will do
-	}
-	r, b, err := d.openedFor(ctx, look, at, id)
+	like := a
+	like.Version = n.Version
+	r, b, err := d.opened(ctx, like, at, id, mesh.Secret{})
 	if err != nil {
 		return a, err
 	}
 	defer r.Close()
 	if n.Version == "" && b.Version != "" {
 		n.Version = b.Version
-	}
-	if a, err = d.plan(n, by); err != nil {
-		return a, err
+		if a, err = d.plan(n, by); err != nil {
+			return a, err
+		}
 	}
 	return d.newAddon(ctx, a, out, "created", func(ctx context.Context, a mesh.Addon) error {
 		return d.AddonServer.Fill(ctx, a, r)
 	})
-}
-
-// openedFor is opened for an add-on whose version is not chosen yet.
-func (d *Deployer) openedFor(ctx context.Context, a mesh.Addon, at mesh.BackupPlace, id string) (io.ReadCloser, mesh.Backup, error) {
-	if a.Version == "" {
-		a.Version = strconv.Itoa(1 << 30)
-	}
-	return d.opened(ctx, a, at, id, mesh.Secret{})
 }
 
 // runKept makes an add-on run with the data that it has, or that its backups have.

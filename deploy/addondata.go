@@ -34,15 +34,11 @@ func (d *Deployer) DumpAddon(ctx context.Context, name mesh.AddonName, by mesh.K
 // afterwards. If anything fails, nothing has changed. why describes it, for people:
 // "restored from b1".
 func (d *Deployer) RestoreAddon(ctx context.Context, name mesh.AddonName, why string, r io.Reader, out io.Writer) error {
-	release, err := d.claim(name, "restored")
+	a, release, err := d.claimReady(ctx, name, "restored")
 	if err != nil {
 		return err
 	}
 	defer release()
-	a, err := d.ready(ctx, name)
-	if err != nil {
-		return err
-	}
 	if _, _, err := d.AddonServer.Form(a); err != nil {
 		return err
 	}
@@ -70,6 +66,11 @@ func (d *Deployer) unfill(ctx context.Context, next mesh.Addon) {
 	}
 }
 
+// keptOf is what an add-on goes back to with RevertAddon: its image, on the data that it has.
+func keptOf(was mesh.Addon, why string, now time.Time) mesh.KeptVolume {
+	return mesh.KeptVolume{Image: was.Image, ImageID: was.ImageID, Version: was.Version, Why: why, Until: now.Add(keepTime).UTC()}
+}
+
 // switchData makes other data that of an add-on: it records that, lets the stacks reach the
 // new server instead of the old one, and stops the old one, which is kept for a day. It
 // finishes even if ctx ends.
@@ -80,7 +81,8 @@ func (d *Deployer) switchData(ctx context.Context, was, next mesh.Addon, why str
 		d.unfill(ctx, next)
 		return errors.Join(err, d.AddonServer.Reach(ctx, was))
 	}
-	kept := mesh.KeptVolume{Volume: was.Volume, Image: was.Image, ImageID: was.ImageID, Version: was.Version, Why: why, Until: began.Add(keepTime).UTC()}
+	kept := keptOf(was, why, began)
+	kept.Volume = was.Volume
 	var over []mesh.KeptVolume
 	a, err := d.Store.UpdateAddon(ctx, was.Name, func(r *mesh.Addon) error {
 		r.Volume, r.Version, r.Image, r.ImageID, r.Digest, r.State = next.Volume, next.Version, next.Image, next.ImageID, next.Digest, mesh.AddonReady
@@ -113,15 +115,11 @@ func (d *Deployer) switchData(ctx context.Context, was, next mesh.Addon, why str
 // RevertAddon goes back to the data, and the version, that an add-on had before its last
 // restore or upgrade. What was written since is kept for a day as well.
 func (d *Deployer) RevertAddon(ctx context.Context, name mesh.AddonName, out io.Writer) error {
-	release, err := d.claim(name, "taken back")
+	a, release, err := d.claimReady(ctx, name, "taken back")
 	if err != nil {
 		return err
 	}
 	defer release()
-	a, err := d.ready(ctx, name)
-	if err != nil {
-		return err
-	}
 	if len(a.Kept) == 0 {
 		return mesh.Errorf(mesh.NotFound, "%s has no earlier data: it is kept for a day after a restore or an upgrade", name).
 			WithHint("restore a backup: ssh mesh addons:backups %s", name)
@@ -186,15 +184,11 @@ func (d *Deployer) pour(ctx context.Context, from, to mesh.Addon) error {
 // its volume; another one gets a dump of it, in a volume of its own, and must then have the
 // same rows. If it does not answer, the old one serves again.
 func (d *Deployer) UpgradeAddon(ctx context.Context, name mesh.AddonName, version string, by mesh.KeyName, out io.Writer) (mesh.Addon, error) {
-	release, err := d.claim(name, "upgraded")
-	if err != nil {
-		return mesh.Addon{}, err
-	}
-	defer release()
-	a, err := d.ready(ctx, name)
+	a, release, err := d.claimReady(ctx, name, "upgraded")
 	if err != nil {
 		return a, err
 	}
+	defer release()
 	if a.State != mesh.AddonReady {
 		return a, mesh.Errorf(mesh.Conflict, "%s is stopped", name).WithHint("start it first: ssh mesh addons:start %s", name)
 	}
@@ -254,8 +248,7 @@ func (d *Deployer) switchImage(ctx context.Context, was, next mesh.Addon, why st
 	}
 	_, err := d.Store.UpdateAddon(ctx, was.Name, func(r *mesh.Addon) error {
 		r.Version, r.Image, r.ImageID, r.Digest = next.Version, next.Image, next.ImageID, next.Digest
-		kept := mesh.KeptVolume{Image: was.Image, ImageID: was.ImageID, Version: was.Version, Why: why, Until: began.Add(keepTime).UTC()}
-		r.Kept = append(slices.DeleteFunc(slices.Clone(r.Kept), func(k mesh.KeptVolume) bool { return k.Volume == "" }), kept)
+		r.Kept = append(slices.DeleteFunc(slices.Clone(r.Kept), func(k mesh.KeptVolume) bool { return k.Volume == "" }), keptOf(was, why, began))
 		return nil
 	})
 	if err == nil {
@@ -343,15 +336,11 @@ func difference(before, after string) string {
 // one is not. If a stack fails, all go back to the old one. A rotation that a killed server
 // has begun is finished by the next one.
 func (d *Deployer) RotateAddon(ctx context.Context, name mesh.AddonName, by mesh.KeyName, out io.Writer) error {
-	release, err := d.claim(name, "given another password")
+	a, release, err := d.claimReady(ctx, name, "given another password")
 	if err != nil {
 		return err
 	}
 	defer release()
-	a, err := d.ready(ctx, name)
-	if err != nil {
-		return err
-	}
 	if !a.Old.IsZero() {
 		return mesh.Errorf(mesh.Conflict, "the last change of the password of %s is not finished", name).WithHint("it is finished when mesh starts, or the engine is back: ssh mesh doctor")
 	}
@@ -414,9 +403,7 @@ func (d *Deployer) finishRotation(ctx context.Context, a mesh.Addon, by mesh.Key
 		}
 	}
 	ctx = context.WithoutCancel(ctx)
-	old := a
-	old.User, old.Password = a.Old.User, a.Old.Password
-	if err := d.AddonServer.Dismiss(ctx, old, a); err != nil {
+	if err := d.AddonServer.Dismiss(ctx, a.With(a.Old), a); err != nil {
 		return err
 	}
 	_, err = d.setLogin(ctx, a.Name, a.Login(), mesh.Login{})
@@ -425,10 +412,8 @@ func (d *Deployer) finishRotation(ctx context.Context, a mesh.Addon, by mesh.Key
 
 // resumeRotation finishes a rotation that a killed server has begun.
 func (d *Deployer) resumeRotation(ctx context.Context, a mesh.Addon) error {
-	old := a
-	old.User, old.Password = a.Old.User, a.Old.Password
 	// A server that has started since knows only the one on record.
-	if err := d.AddonServer.Admit(ctx, a, old); err != nil {
+	if err := d.AddonServer.Admit(ctx, a, a.With(a.Old)); err != nil {
 		return err
 	}
 	return d.finishRotation(ctx, a, self, nil)

@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"mesh"
@@ -28,24 +29,23 @@ func (d *Deployer) keepAddons(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		all, err := d.Store.Addons(ctx)
+		all, down, err := d.downAddons(ctx)
 		if err != nil {
-			d.Logger.Warn("add-ons not looked after", "err", err)
+			if !errors.Is(err, mesh.Unavailable) {
+				d.Logger.Warn("add-ons not looked after", "err", err)
+			}
 			continue
 		}
 		for _, a := range all {
-			if a.State != mesh.AddonReady || d.Now().Before(next[a.Name]) {
-				continue
-			}
-			st, err := d.AddonServer.State(ctx, a)
-			if err != nil {
-				break // the engine is away
-			}
-			if st.Runs {
+			st, isDown := down[a.Name]
+			switch {
+			case !isDown || st.Runs:
 				delete(tries, a.Name)
 				continue
+			case d.Now().Before(next[a.Name]):
+				continue
 			}
-			release, err := d.claim(a.Name, "started")
+			a, release, err := d.claimed(ctx, a.Name, "started")
 			if err != nil {
 				continue
 			}

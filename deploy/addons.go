@@ -42,7 +42,9 @@ type AddonServer interface {
 	// Shell is what people type into. Logs writes what the server has printed.
 	Shell(ctx context.Context, a mesh.Addon, words []string) (mesh.Exec, error)
 	Logs(ctx context.Context, a mesh.Addon, lines int, follow bool, w io.Writer) error
-	// State, Figures and Slow describe a running server.
+	// Down returns what those add-ons do whose servers are not simply running.
+	Down(ctx context.Context, all []mesh.Addon) (map[mesh.AddonName]mesh.AddonStatus, error)
+	// State, Figures and Slow describe a server.
 	State(ctx context.Context, a mesh.Addon) (mesh.AddonStatus, error)
 	Figures(ctx context.Context, a mesh.Addon, st mesh.AddonStatus) (mesh.AddonStatus, error)
 	Slow(ctx context.Context, a mesh.Addon) (lines []string, ok bool, err error)
@@ -120,6 +122,31 @@ func (d *Deployer) claim(name mesh.AddonName, what string) (release func(), err 
 		defer w.mu.Unlock()
 		delete(w.busy, name)
 	}, nil
+}
+
+// claimed takes an add-on for a change, and returns its record as it is now: one that was
+// read before may be out of date.
+func (d *Deployer) claimed(ctx context.Context, name mesh.AddonName, what string) (a mesh.Addon, release func(), err error) {
+	if release, err = d.claim(name, what); err != nil {
+		return a, nil, err
+	}
+	if a, err = d.Store.Addon(ctx, name); err != nil {
+		release()
+		return a, nil, err
+	}
+	return a, release, nil
+}
+
+// claimReady is claimed for an add-on that has data.
+func (d *Deployer) claimReady(ctx context.Context, name mesh.AddonName, what string) (a mesh.Addon, release func(), err error) {
+	if a, release, err = d.claimed(ctx, name, what); err != nil {
+		return a, nil, err
+	}
+	if err := hasData(a); err != nil {
+		release()
+		return a, nil, err
+	}
+	return a, release, nil
 }
 
 // lend lets a stack reach add-ons that it is not recorded as attached to, until the
@@ -276,25 +303,29 @@ func (d *Deployer) discardAddon(ctx context.Context, a mesh.Addon) {
 // ready returns the record of an add-on that has data.
 func (d *Deployer) ready(ctx context.Context, name mesh.AddonName) (mesh.Addon, error) {
 	a, err := d.Store.Addon(ctx, name)
-	if err == nil && (a.State == mesh.AddonCreating || a.State == mesh.AddonDestroying) {
-		err = mesh.Errorf(mesh.Conflict, "%s is %s", name, a.State).WithHint("wait until that has ended: ssh mesh addons")
+	if err == nil {
+		err = hasData(a)
 	}
 	return a, err
+}
+
+// hasData returns an error for an add-on that is not ready yet, or not any more.
+func hasData(a mesh.Addon) error {
+	if a.State == mesh.AddonCreating || a.State == mesh.AddonDestroying {
+		return mesh.Errorf(mesh.Conflict, "%s is %s", a.Name, a.State).WithHint("wait until that has ended: ssh mesh addons")
+	}
+	return nil
 }
 
 // DestroyAddon removes an add-on and its data. It is refused while a stack is attached.
 // With backup it first makes a last one, in the folder of backups, and returns its ID; empty:
 // the kind has none. If that fails, nothing is removed.
 func (d *Deployer) DestroyAddon(ctx context.Context, name mesh.AddonName, by mesh.KeyName, backup bool) (last string, err error) {
-	release, err := d.claim(name, "destroyed")
-	if err != nil {
-		return "", err
-	}
-	defer release()
-	a, err := d.Store.Addon(ctx, name)
+	a, release, err := d.claimed(ctx, name, "destroyed")
 	if err != nil { // a damaged record names no volume
 		return "", err
 	}
+	defer release()
 	users, err := d.AddonUsers(ctx, name)
 	if err != nil {
 		return "", err
@@ -357,14 +388,11 @@ func (d *Deployer) RestartAddon(ctx context.Context, name mesh.AddonName) error 
 // setAddon records a change of an add-on, and then makes it with fn, which finishes even if
 // ctx ends.
 func (d *Deployer) setAddon(ctx context.Context, name mesh.AddonName, doing string, change func(*mesh.Addon) error, fn func(context.Context, mesh.Addon) error) error {
-	release, err := d.claim(name, doing)
+	_, release, err := d.claimReady(ctx, name, doing)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if _, err := d.ready(ctx, name); err != nil {
-		return err
-	}
 	ctx = context.WithoutCancel(ctx)
 	a, err := d.Store.UpdateAddon(ctx, name, change)
 	if err != nil {
@@ -377,15 +405,11 @@ func (d *Deployer) setAddon(ctx context.Context, name mesh.AddonName, doing stri
 // other parameters make it start again. If it does not answer with them, it goes back to
 // those that it had.
 func (d *Deployer) SetAddon(ctx context.Context, name mesh.AddonName, c mesh.AddonChange, out io.Writer) (mesh.Addon, error) {
-	release, err := d.claim(name, "changed")
-	if err != nil {
-		return mesh.Addon{}, err
-	}
-	defer release()
-	was, err := d.ready(ctx, name)
+	was, release, err := d.claimReady(ctx, name, "changed")
 	if err != nil {
 		return was, err
 	}
+	defer release()
 	for p, v := range c.Params {
 		if err := d.AddonServer.CheckParam(was, p, v); err != nil {
 			return was, err
@@ -492,10 +516,10 @@ func (d *Deployer) reconcileAddons(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, a := range records {
-		release, err := d.claim(a.Name, "started")
+	for _, listed := range records {
+		a, release, err := d.claimed(ctx, listed.Name, "started")
 		if err != nil {
-			continue // somebody is at it
+			continue // somebody is at it, or was
 		}
 		if a.State == mesh.AddonCreating || a.State == mesh.AddonDestroying {
 			d.discardAddon(ctx, a)
@@ -517,7 +541,7 @@ func (d *Deployer) reconcileAddons(ctx context.Context) error {
 	return nil
 }
 
-// settleAddon makes the servers of an add-on run, or not, as recorded.
+// settleAddon makes the servers of an add-on, which is claimed, run, or not, as recorded.
 func (d *Deployer) settleAddon(ctx context.Context, a mesh.Addon) {
 	for _, k := range a.Kept {
 		if k.Volume == "" {
@@ -532,10 +556,7 @@ func (d *Deployer) settleAddon(ctx context.Context, a mesh.Addon) {
 	if a.State != mesh.AddonReady {
 		return
 	}
-	a, err := d.bringBack(ctx, a)
-	if err == nil {
-		err = d.AddonServer.Run(ctx, a)
-	}
+	err := d.runKept(ctx, a)
 	if err == nil && !a.Old.IsZero() {
 		err = d.resumeRotation(ctx, a)
 	}
@@ -553,11 +574,18 @@ func (d *Deployer) expireAddons(ctx context.Context) {
 	if d.AddonServer == nil {
 		return
 	}
+	hourly(ctx, func() {
+		d.dropKept(ctx)
+		d.dropBackups(ctx)
+	})
+}
+
+// hourly calls fn at once, and then every hour until ctx ends.
+func hourly(ctx context.Context, fn func()) {
 	t := time.NewTicker(time.Hour)
 	defer t.Stop()
 	for {
-		d.dropKept(ctx)
-		d.dropBackups(ctx)
+		fn()
 		select {
 		case <-t.C:
 		case <-ctx.Done():
@@ -572,27 +600,37 @@ func (d *Deployer) dropKept(ctx context.Context) {
 		d.Logger.Warn("earlier data of add-ons not removed", "err", err)
 	}
 	for _, a := range records {
+		if !slices.ContainsFunc(a.Kept, d.expired) {
+			continue
+		}
+		a, release, err := d.claimed(ctx, a.Name, "cleaned")
+		if err != nil {
+			continue // the next round does it
+		}
 		for _, k := range a.Kept {
-			if d.Now().Before(k.Until) {
-				continue
-			}
-			release, err := d.claim(a.Name, "cleaned")
-			if err != nil {
-				break // the next round does it
-			}
-			if k.Volume != "" && k.Volume != a.Volume {
-				err = d.AddonServer.Remove(ctx, a.Name, k.Volume)
-			}
-			if err == nil {
-				_, err = d.Store.UpdateAddon(ctx, a.Name, func(r *mesh.Addon) error {
-					r.Kept = slices.DeleteFunc(slices.Clone(r.Kept), func(o mesh.KeptVolume) bool { return o == k })
-					return nil
-				})
-			}
-			release()
-			if err != nil {
-				d.Logger.Warn("earlier data of an add-on not removed", "addon", a.Name, "volume", k.Volume, "err", err)
+			if d.expired(k) {
+				d.dropOne(ctx, a, k)
 			}
 		}
+		release()
+	}
+}
+
+func (d *Deployer) expired(k mesh.KeptVolume) bool { return !d.Now().Before(k.Until) }
+
+// dropOne removes earlier data of an add-on, which is claimed.
+func (d *Deployer) dropOne(ctx context.Context, a mesh.Addon, k mesh.KeptVolume) {
+	var err error
+	if k.Volume != "" && k.Volume != a.Volume {
+		err = d.AddonServer.Remove(ctx, a.Name, k.Volume)
+	}
+	if err == nil {
+		_, err = d.Store.UpdateAddon(ctx, a.Name, func(r *mesh.Addon) error {
+			r.Kept = slices.DeleteFunc(slices.Clone(r.Kept), func(o mesh.KeptVolume) bool { return o == k })
+			return nil
+		})
+	}
+	if err != nil {
+		d.Logger.Warn("earlier data of an add-on not removed", "addon", a.Name, "volume", k.Volume, "err", err)
 	}
 }

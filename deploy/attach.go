@@ -17,15 +17,11 @@ const maxAttachments = 50
 // the stack runs, that is a new release, whose instances can use it from their start; if it
 // fails, nothing changes. An empty name is the kind's own.
 func (d *Deployer) AttachAddon(ctx context.Context, stack mesh.StackName, by mesh.KeyName, at mesh.Attachment, out io.Writer) (mesh.Attachment, error) {
-	release, err := d.claim(at.Addon, "attached")
+	a, release, err := d.claimReady(ctx, at.Addon, "attached")
 	if err != nil {
 		return at, err
 	}
 	defer release()
-	a, err := d.ready(ctx, at.Addon)
-	if err != nil {
-		return at, err
-	}
 	if at.As == "" {
 		k, err := d.AddonServer.Kind(string(a.Kind))
 		if err != nil {
@@ -83,8 +79,8 @@ func attached(s mesh.Stack, at mesh.Attachment, vars mesh.Config) (mesh.Stack, e
 }
 
 // DetachAddon removes the attachments of a stack to an add-on, or the one with a name, and
-// their config vars. If the stack runs, that is a new release, and old instances lose the
-// add-on once they have ended.
+// their config vars. If the stack runs, that is a new release. Old instances lose the add-on
+// when it has all traffic, although they may still drain.
 func (d *Deployer) DetachAddon(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.AddonName, as string, out io.Writer) (gone []mesh.Attachment, err error) {
 	release, err := d.claim(name, "detached")
 	if err != nil {
@@ -128,11 +124,10 @@ func (d *Deployer) DetachAddon(ctx context.Context, stack mesh.StackName, by mes
 }
 
 // reachLater connects an add-on with the networks of its stacks, and disconnects it from
-// others. Old instances may still need it while they drain: they do not lose what they have
-// open before they have ended, because the release that follows has none of its vars.
+// others. A failure is logged: the next start does it.
 func (d *Deployer) reachLater(ctx context.Context, a mesh.Addon) {
 	if err := d.AddonServer.Reach(context.WithoutCancel(ctx), a); err != nil {
-		d.Logger.Warn("add-on not connected as recorded; the next start does it", "addon", a.Name, "err", err)
+		d.Logger.Warn("add-on not connected as recorded", "addon", a.Name, "err", err)
 	}
 }
 

@@ -538,19 +538,12 @@ func (d *Deployer) expireVolumes(ctx context.Context) {
 	if d.VolumeServer == nil {
 		return
 	}
-	t := time.NewTicker(time.Hour)
-	defer t.Stop()
-	for {
+	hourly(ctx, func() {
 		d.dropKeptFiles(ctx)
 		if err := d.VolumeServer.Tidy(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, mesh.Unavailable) {
 			d.Logger.Warn("helpers of volumes not removed", "err", err)
 		}
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			return
-		}
-	}
+	})
 }
 
 func (d *Deployer) dropKeptFiles(ctx context.Context) {

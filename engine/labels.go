@@ -8,3 +8,7 @@ const (
 	LabelKind   = "mesh.kind"   // "instance", "oneoff", "addon"
 	LabelSpec   = "mesh.spec"   // equal if it runs the same thing
 )
+
+// Prefix begins the names of what a server has in the engine. It has only the first
+// characters of its id, so that names stay readable; LabelServer has the whole id.
+func Prefix(server string) string { return "mesh-" + server[:min(8, len(server))] + "-" }

@@ -18,12 +18,11 @@ import (
 	"github.com/docker/docker/api/types/network"
 
 	"mesh"
+	"mesh/engine"
 )
 
-// networkName contains only the first characters of the server's id, so that it
-// stays readable in "docker network ls"; the label has the whole id.
 func (r *Runner) networkName(stack mesh.StackName) string {
-	return "mesh-" + r.server[:min(8, len(r.server))] + "-" + string(stack)
+	return engine.Prefix(r.server) + string(stack)
 }
 
 // stackNetwork is what a container needs to be in the network of its stack.

@@ -80,9 +80,8 @@ func New(cli *engine.Client, o Options) *Store {
 	return &Store{Options: o, cli: cli, mine: map[string]bool{}}
 }
 
-// prefix begins the names of everything that this server has of volumes. The first
-// characters of its id keep them readable; the labels have the whole id.
-func (s *Store) prefix() string { return "mesh-" + s.Server[:min(8, len(s.Server))] + "-volume-" }
+// prefix begins the names of everything that this server has of volumes.
+func (s *Store) prefix() string { return engine.Prefix(s.Server) + "volume-" }
 
 func (s *Store) labels(name string) map[string]string {
 	all := maps.Clone(s.Labels)

@@ -7,7 +7,6 @@ import (
 
 	"mesh"
 	"mesh/addons"
-	"mesh/deploy"
 	"mesh/runner"
 )
 
@@ -38,14 +37,6 @@ func (c *control) signIn(ctx context.Context, host string) (mesh.Registry, bool)
 	}
 	return mesh.Registry{}, false
 }
-
-// addonData is command.AddonData: the deployer moves data, and the kinds know its form.
-type addonData struct {
-	*deploy.Deployer
-	kinds *addons.Server
-}
-
-func (a addonData) Form(of mesh.Addon) (form, note string, err error) { return a.kinds.Form(of) }
 
 // addonSource backs up add-ons.
 type addonSource struct{ *control }
