@@ -583,6 +583,10 @@ func cmdEngine(ts *testscript.TestScript, neg bool, args []string) {
 		return
 	}
 	if args[0] == "do" {
+		if args[1] == "rm-images" {
+			// mesh must not be in the middle of making a container from an image that goes.
+			defer pause(ts)()
+		}
 		gone := map[string]bool{}
 		ts.Check(poll(func() error {
 			for _, k := range list() {
@@ -599,7 +603,7 @@ func cmdEngine(ts *testscript.TestScript, neg bool, args []string) {
 			if err := removeImages(c, id, gone); err != nil {
 				return err
 			}
-			// mesh may have made a container before its image went.
+			// The engine may have been making one already.
 			if slices.ContainsFunc(list(), func(k container.Summary) bool { return gone[k.ImageID] }) {
 				return errors.New("a container with a removed image came back")
 			}
@@ -711,6 +715,14 @@ func cmdRewrite(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s does not contain %q", args[0], args[1])
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.ReplaceAll(old, args[1], args[2])), 0o644))
+}
+
+// pause stops the server's process until the function that it returns is called.
+func pause(ts *testscript.TestScript) (resume func()) {
+	r, err := readReady(ts.Getenv("MESH_DATA"))
+	ts.Check(err)
+	ts.Check(syscall.Kill(r.PID, syscall.SIGSTOP))
+	return func() { ts.Check(syscall.Kill(r.PID, syscall.SIGCONT)) }
 }
 
 // cmdKill9 kills the server with SIGKILL.

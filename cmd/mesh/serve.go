@@ -167,6 +167,7 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 			sv.finishRequests(background)
 		}
 	}
+	endOverdue(log, endTime, os.Exit) // never stopped: closing is part of the end
 	endTraffic()
 	limit := time.AfterFunc(partTime, endParted)
 	err = errors.Join(err, sv.parted.Wait()) // before the front, whose end ends them
