@@ -45,7 +45,8 @@ func (a Access) String() string {
 type Key struct {
 	Name        KeyName
 	Role        Role
-	Stacks      []StackName // the only ones it may access; empty: all
+	Stacks      []StackName // the only ones it may access, with their previews; empty: all
+	Previews    []StackName // of Stacks; not recorded with the key
 	Public      string      // "ssh-ed25519 AAAA…", without comment
 	Fingerprint string      // "SHA256:…"
 	Added       time.Time
@@ -100,9 +101,9 @@ func CheckPrincipal(s string) error {
 //	deploy  deploy           create stacks by pushing (if limited, only those)
 //	read    read             nothing
 //
-// A key limited to stacks sees no other stack.
+// A key limited to stacks sees no others but their previews.
 func (k Key) May(a Access, stack StackName) bool {
-	if len(k.Stacks) > 0 && !slices.Contains(k.Stacks, stack) {
+	if len(k.Stacks) > 0 && !slices.Contains(k.Stacks, stack) && !slices.Contains(k.Previews, stack) {
 		return false
 	}
 	switch k.Role {

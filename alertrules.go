@@ -66,6 +66,11 @@ func (r AlertRules) Effective() AlertRules {
 	return r
 }
 
+// NoAlerts returns rules that are all off, for a stack that nobody needs to watch.
+func NoAlerts() AlertRules {
+	return AlertRules{Deploy: RuleOff, Crash: RuleOff, OOM: RuleOff, Missing: RuleOff, Errors: RuleOff, Memory: RuleOff, Cert: RuleOff}
+}
+
 // AlertRule is one name that alerts:set accepts. The table of all of them is what parses
 // a value, and what help is printed from.
 type AlertRule struct {

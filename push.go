@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"maps"
 	"strings"
 )
 
@@ -50,6 +51,27 @@ type Push struct {
 
 // RepoState is what a stack's repository must match.
 type RepoState struct {
-	Branch string // empty: no push yet
-	Commit Commit // of the current release; empty: the branch must not exist
+	Branch   string            // empty: no push yet
+	Commit   Commit            // of the current release; empty: the branch must not exist
+	Previews map[string]Commit // the branches of previews, with the commits of their current releases
+}
+
+// Head returns the commit that a branch must point to. It is empty if the branch must not
+// exist.
+func (s RepoState) Head(branch string) Commit {
+	if branch == s.Branch {
+		return s.Commit
+	}
+	return s.Previews[branch]
+}
+
+// Heads returns the branches that must exist, with their commits.
+func (s RepoState) Heads() map[string]Commit {
+	heads := map[string]Commit{}
+	for branch := range s.Previews {
+		heads[branch] = s.Head(branch)
+	}
+	heads[s.Branch] = s.Commit
+	maps.DeleteFunc(heads, func(branch string, at Commit) bool { return branch == "" || at == "" })
+	return heads
 }

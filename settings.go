@@ -47,6 +47,10 @@ type Settings struct {
 	LogSize int64         // bytes that the log may take on the disk; 0: DefaultLogSize
 	LogAge  time.Duration // after which log lines are removed, give or take a day; 0: DefaultLogAge
 	LogRate int           // lines a second of one container, above which lines are not kept; 0: DefaultLogRate
+
+	Previews    []string      // patterns of the branches that get previews; or true, or false
+	PreviewsTTL time.Duration // how long a preview stays after its last push; 0: DefaultPreviewsTTL
+	PreviewsMax int           // previews at once; 0: DefaultPreviewsMax
 }
 
 // Defaults of Settings.
@@ -221,16 +225,26 @@ var settings = []Setting{
 		},
 	},
 	{
-		"log-age", "TIME", "how long log lines are kept, give or take a day", "7d", kind{
-			"a time from 1h to 3650d",
-			func(s Settings) string { return formatAge(s.LogAge) }, setLogAge,
+		"log-age", "TIME", "how long log lines are kept, give or take a day", "7d",
+		ageKind(time.Hour, 3650*24*time.Hour, func(s *Settings) *time.Duration { return &s.LogAge }),
+	},
+	{
+		"log-rate", "N", "lines a second of an instance that are kept, at most", "10000",
+		numberKind(10, 10_000_000, func(s *Settings) *int { return &s.LogRate }),
+	},
+	{
+		"previews", "true", "which other branches get previews", "false: a push to another branch is refused", kind{
+			"true, false, or patterns of branches such as feat/*, with commas",
+			func(s Settings) string { return strings.Join(s.Previews, ",") }, setPreviews,
 		},
 	},
 	{
-		"log-rate", "N", "lines a second of an instance that are kept, at most", "10000", kind{
-			"a number from 10 to 10000000",
-			func(s Settings) string { return strings.TrimPrefix(strconv.Itoa(s.LogRate), "0") }, setLogRate,
-		},
+		"previews-ttl", "TIME", "how long a preview stays after its last push", "7d",
+		ageKind(minPreviewsTTL, maxPreviewsTTL, func(s *Settings) *time.Duration { return &s.PreviewsTTL }),
+	},
+	{
+		"previews-max", "N", "previews at once; the longest unused one makes room", "10",
+		numberKind(1, maxPreviewsMax, func(s *Settings) *int { return &s.PreviewsMax }),
 	},
 }
 
@@ -328,40 +342,57 @@ func setLogSize(s *Settings, name, v string) error {
 	return Errorf(Invalid, "%s=%q is not a size from 1M to 1T", name, Clip(v, 40)).WithHint("use a size such as 500M or 2G")
 }
 
-func formatAge(d time.Duration) string {
+// FormatAge is the reverse of ParseAge, and empty for 0: "7d", "36h".
+func FormatAge(d time.Duration) string {
 	switch {
 	case d == 0:
 		return ""
 	case d%(24*time.Hour) == 0:
 		return strconv.Itoa(int(d/(24*time.Hour))) + "d"
 	}
-	return d.String()
+	return Brief(d)
 }
 
-func setLogAge(s *Settings, name, v string) error {
-	if v == "" {
-		s.LogAge = 0
-		return nil
+// ageKind accepts ages (ParseAge) from least to most, but not 0, which is the default.
+func ageKind(least, most time.Duration, field func(*Settings) *time.Duration) kind {
+	bounds := fmt.Sprintf("a time from %s to %s", Brief(least), FormatAge(most))
+	return kind{
+		bounds,
+		func(s Settings) string { return FormatAge(*field(&s)) },
+		func(s *Settings, name, v string) error {
+			if v == "" {
+				*field(s) = 0
+				return nil
+			}
+			d, err := ParseAge(v)
+			if err != nil || d < least || d > most {
+				return Errorf(Invalid, "%s=%q is not %s", name, Clip(v, 40), bounds).WithHint("use a time such as 12h or 30d")
+			}
+			*field(s) = d
+			return nil
+		},
 	}
-	d, err := ParseAge(v)
-	if err != nil || d < time.Hour || d > 3650*24*time.Hour {
-		return Errorf(Invalid, "%s=%q is not a time from 1h to 3650d", name, Clip(v, 40)).WithHint("use a time such as 12h or 30d")
-	}
-	s.LogAge = d
-	return nil
 }
 
-func setLogRate(s *Settings, name, v string) error {
-	if v == "" {
-		s.LogRate = 0
-		return nil
+// numberKind accepts numbers from least to most; least is over 0, which is the default.
+func numberKind(least, most int, field func(*Settings) *int) kind {
+	bounds := fmt.Sprintf("a number from %d to %d", least, most)
+	return kind{
+		bounds,
+		func(s Settings) string { return strings.TrimPrefix(strconv.Itoa(*field(&s)), "0") },
+		func(s *Settings, name, v string) error {
+			if v == "" {
+				*field(s) = 0
+				return nil
+			}
+			n, err := strconv.Atoi(v)
+			if err != nil || n < least || n > most {
+				return Errorf(Invalid, "%s=%q is not %s", name, Clip(v, 40), bounds)
+			}
+			*field(s) = n
+			return nil
+		},
 	}
-	n, err := strconv.Atoi(v)
-	if err != nil || n < 10 || n > 10_000_000 {
-		return Errorf(Invalid, "%s=%q is not a number of lines from 10 to 10000000", name, Clip(v, 40))
-	}
-	s.LogRate = n
-	return nil
 }
 
 func pathKind(example string, field func(*Settings) *string) kind {

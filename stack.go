@@ -35,6 +35,9 @@ type Stack struct {
 	Links          []Link                          // set by stacks:link, in their order; each name once
 	Addons         []Attachment                    // set by addons:attach, in their order; each name once
 	Volumes        []VolumeUse                     // set by volumes:attach, in their order
+	Preview        *Preview                        // nil: a stack that nobody's branch made
+	ProductionOnly []string                        // names of Config that previews do not get, sorted
+	PreviewConfig  Config                          // for previews alone, over Config
 	Was            StackName                       // its name before a rename whose files have not been moved yet; otherwise empty
 	LastNumber     DeploymentNumber                // the last deployment begun
 }
@@ -58,7 +61,7 @@ func (s Stack) ConfigOf(name ServiceName) Config {
 
 // Configs returns all config vars of the stack, for masking their values.
 func (s Stack) Configs() []Config {
-	all := []Config{s.Config}
+	all := []Config{s.Config, s.PreviewConfig}
 	for _, set := range s.Services {
 		all = append(all, set.Config)
 	}

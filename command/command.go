@@ -80,6 +80,8 @@ type Commands struct {
 	Volumes      Volumes
 	VolumeList   VolumeList
 	VolumeFiles  VolumeFiles
+	Previews     Previews
+	PreviewList  PreviewList
 	AppFiles     AppFiles
 	Drains       Drains
 	DrainList    DrainList

@@ -52,6 +52,7 @@ type fake struct {
 	dns      map[string]string // addresses of hosts; nil: DNS is not asked
 
 	volumes     fakeVolumes
+	previews    fakePreviews
 	stacks      []mesh.Stack
 	releases    []mesh.Release // newest first
 	deployments []mesh.Deployment
@@ -476,6 +477,11 @@ func commandsOf(t *testing.T, f *fake) *command.Commands {
 		kept = fakeVolumes{f, nil, new([]string)}
 	}
 	set.Volumes, set.VolumeList, set.VolumeFiles = kept, kept, kept
+	previews := f.previews
+	if previews.fake == nil {
+		previews = fakePreviews{f, nil, new([]string)}
+	}
+	set.Previews, set.PreviewList = previews, previews
 	of := fakeDrains{f, drains.New(drains.Options{})}
 	set.Drains, set.DrainList, set.DrainSender = of, of, of
 	set.AppFiles = f

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -32,6 +33,7 @@ var configCommands = []*definition{
 		flags: func(f *pflag.FlagSet) {
 			f.Bool("show", false, "include the values; needs the role deploy")
 			f.StringP("service", "p", "", "of this `SERVICE`")
+			f.Bool("previews", false, "those that only previews get")
 		},
 	},
 	{
@@ -83,6 +85,8 @@ var configCommands = []*definition{
 		flags: func(f *pflag.FlagSet) {
 			f.Bool("no-restart", false, "record only; takes effect with the next release")
 			f.Bool("encoded", false, "the values are base64")
+			f.Bool("previews", false, "only for previews, over the stack's own; takes effect with new previews")
+			f.Bool("production-only", false, "previews do not get them; NAME alone keeps its value")
 		},
 	},
 	{
@@ -91,6 +95,7 @@ var configCommands = []*definition{
 		flags: func(f *pflag.FlagSet) {
 			f.Bool("all", false, "all of them, instead of names")
 			f.Bool("no-restart", false, "record only; takes effect with the next release")
+			f.Bool("previews", false, "those that only previews get")
 		},
 	},
 }
@@ -105,6 +110,9 @@ func runConfig(ctx context.Context, c *call) error {
 	show, _ := c.flags.GetBool("show")
 	if show && !c.Key.May(mesh.AccessDeploy, c.stack.Name) {
 		return c.denied(mesh.AccessDeploy)
+	}
+	if previews, _ := c.flags.GetBool("previews"); previews {
+		return c.listPreviewConfig(show)
 	}
 	svc, err := c.configService(ctx)
 	if err != nil {
@@ -162,8 +170,46 @@ func runConfig(ctx context.Context, c *call) error {
 			line += "=" + Join([]string{cfg[n].Reveal()})
 		}
 		from, text := c.origin(svc, global, n)
+		var notes []string
 		if _, both := global[n]; !c.global && (svc != "" || from == fromServer || both) {
-			line += "  # " + text
+			notes = append(notes, text)
+		}
+		if !c.global && slices.Contains(c.stack.ProductionOnly, n) {
+			notes = append(notes, "not for previews")
+		}
+		if len(notes) > 0 {
+			line += "  # " + strings.Join(notes, "; ")
+		}
+		_, _ = fmt.Fprintln(c.Stdout, line)
+	}
+	return nil
+}
+
+// listPreviewConfig lists the config vars that only previews get.
+func (c *call) listPreviewConfig(show bool) error {
+	cfg := c.stack.PreviewConfig
+	if c.json {
+		names := cfg.Names()
+		if names == nil {
+			names = []string{}
+		}
+		out := map[string]any{"names": names, "stack": c.stack.Name}
+		if show {
+			values, err := plainValues(cfg)
+			if err != nil {
+				return err
+			}
+			out["values"] = values
+		}
+		return c.printJSON(out)
+	}
+	if len(cfg) == 0 {
+		c.tell("%s has no config vars for previews alone\n", c.stack.Name)
+	}
+	for _, n := range cfg.Names() {
+		line := n
+		if show {
+			line += "=" + Join([]string{cfg[n].Reveal()})
 		}
 		_, _ = fmt.Fprintln(c.Stdout, line)
 	}
@@ -299,7 +345,25 @@ func runConfigSet(ctx context.Context, c *call) error {
 	if len(c.args) == 0 && !c.global {
 		return c.usage("config:set needs %s", c.def.args)
 	}
-	set, err := c.assignments(c.args, "", "config:set "+c.whose()+" ")
+	previews, _ := c.flags.GetBool("previews")
+	marks := c.flags.Changed("production-only")
+	switch {
+	case (previews || marks) && c.global:
+		return c.usage("--global goes to all stacks, with their previews")
+	case previews && marks:
+		return c.usage("--previews is for previews, --production-only against them: choose one")
+	}
+	words, undo := c.args, func(context.Context) {}
+	if marks {
+		var err error
+		if words, undo, err = c.markProduction(ctx); err != nil || len(words) == 0 {
+			return err
+		}
+	}
+	set, err := c.assignments(words, "", "config:set "+c.whose()+" ")
+	if err != nil {
+		undo(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -312,10 +376,17 @@ func runConfigSet(ctx context.Context, c *call) error {
 			set[name] = mesh.NewSecret(string(data))
 		}
 	}
-	if c.global {
+	switch {
+	case c.global:
 		return c.changeGlobal(ctx, mesh.ConfigChange{Set: set}, false, "set")
+	case previews:
+		return c.changePreviewConfig(ctx, mesh.ConfigChange{Set: set}, "set")
 	}
-	return c.changeConfig(ctx, mesh.ConfigChange{Set: set}, "set")
+	err = c.changeConfig(ctx, mesh.ConfigChange{Set: set}, "set")
+	if err != nil {
+		undo(context.WithoutCancel(ctx))
+	}
+	return err
 }
 
 // whose returns the option that names what a command works on.
@@ -345,6 +416,12 @@ func runConfigUnset(ctx context.Context, c *call) error {
 		return c.changeGlobal(ctx, mesh.ConfigChange{Unset: c.args}, all, "unset")
 	}
 	names := c.args
+	if previews, _ := c.flags.GetBool("previews"); previews {
+		if all {
+			names = c.stack.PreviewConfig.Names()
+		}
+		return c.changePreviewConfig(ctx, mesh.ConfigChange{Unset: names}, "unset")
+	}
 	if all {
 		names = c.stack.Config.Names()
 	}

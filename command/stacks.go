@@ -95,6 +95,7 @@ type stackJSON struct {
 	LinkedFrom []string       `json:"linked_from,omitempty"`
 	Spared     []string       `json:"maintenance_allow,omitempty"`
 	Ports      []portJSON     `json:"tcp_ports,omitempty"`
+	PreviewOf  string         `json:"preview_of,omitempty"`
 	Damaged    string         `json:"damaged,omitempty"` // its damaged record
 }
 
@@ -107,6 +108,9 @@ func (c *call) describe(ctx context.Context, st mesh.Stack) (stackJSON, error) {
 		out.Domains = append(out.Domains, string(h))
 	}
 	out.URL = c.URL(mesh.Host(out.Domains[0]))
+	if st.Preview != nil {
+		out.PreviewOf = string(st.Preview.Of)
+	}
 	if st.Lock != nil {
 		out.LockedBy = string(st.Lock.By)
 	}
@@ -360,8 +364,11 @@ func runStacksInfo(ctx context.Context, c *call) error {
 	if s.LockedBy != "" {
 		row("Locked by:", s.LockedBy)
 	}
+	if s.PreviewOf != "" {
+		row("Preview of:", s.PreviewOf)
+	}
 	if s.Branch != "" {
-		row("Branch:", s.Branch)
+		row("Branch:", mesh.Visible(s.Branch))
 	}
 	if len(s.Domains) > 1 {
 		row("Domains:", strings.Join(s.Domains[1:], " "))

@@ -107,6 +107,8 @@ func (c *call) findStack(ctx context.Context, args []string) (mesh.Stack, []stri
 			return st, args, nil
 		}
 	}
+	// Previews are reached by name, and are not a second stack to choose from.
+	all = slices.DeleteFunc(all, func(s mesh.Stack) bool { return s.Preview != nil })
 	switch len(all) {
 	case 1:
 		return all[0], args, nil

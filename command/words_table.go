@@ -12,7 +12,7 @@ const (
 	sayDrains    = "mesh keeps the lines itself (ssh mesh help build:set: log-size, log-age, log-rate) and sends them elsewhere with: ssh mesh drains:add -a STACK URL"
 	sayPorts     = "nothing to do for HTTP: the router sends requests to $PORT of web; a TCP port of the server: ssh mesh svc:publish -a STACK SERVICE --tcp PORT"
 	sayForge     = "mesh is not connected to GitHub or GitLab; push from CI: git push ssh://mesh@HOST:PORT/STACK HEAD:main"
-	sayReview    = "mesh has no review apps; push the branch to a stack of its own: git push ssh://mesh@HOST:PORT/STACK HEAD:main"
+	sayReview    = "mesh calls review apps previews, one of each branch that is pushed: ssh mesh build:set -a STACK previews=true; list them with: ssh mesh previews -a STACK"
 	sayPipelines = "mesh has no pipelines; deploy the image of one stack to another with: ssh mesh promote TO -a FROM"
 	sayKeys      = "access goes by SSH key: ssh mesh ssh-keys:add NAME --role deploy --stack STACK < key.pub"
 	sayAccount   = "mesh has no accounts and no log-in: your SSH key says who you are"

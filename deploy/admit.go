@@ -27,12 +27,16 @@ func (d *Deployer) AdmitPush(ctx context.Context, key mesh.Key, stack mesh.Stack
 	case !key.May(mesh.AccessDeploy, stack):
 		return mesh.Errorf(mesh.Denied, "the key %q can read %s but not push to it", key.Name, stack).WithHint("ask an admin for the deploy role")
 	}
+	if st.Preview != nil {
+		return mesh.Errorf(mesh.Denied, "%s is a preview: push its branch to the stack that it belongs to", stack).
+			WithHint("push to %s instead: git push REMOTE %s", st.Preview.Of, mesh.Clip(st.Preview.Branch, 60))
+	}
 	if !exists {
 		if err := d.mayCreate(ctx, key, stack); err != nil {
 			return err
 		}
 	}
-	if st.Lock != nil {
+	if st.Lock != nil && st.Effective().Previews == nil { // a lock does not concern previews
 		return locked(st)
 	}
 	if d.DiskFree != nil {
@@ -46,7 +50,8 @@ func (d *Deployer) AdmitPush(ctx context.Context, key mesh.Key, stack mesh.Stack
 	return d.Runner.Ping(ctx)
 }
 
-// AdmitRef reports whether a ref may move. Only the deploy branch and tags may.
+// AdmitRef reports whether a ref may move. Only tags, the deploy branch and branches with
+// previews may.
 func (d *Deployer) AdmitRef(ctx context.Context, key mesh.Key, stack mesh.StackName, ref mesh.RefUpdate) error {
 	if !key.May(mesh.AccessDeploy, stack) {
 		return mesh.Errorf(mesh.Denied, "the key %q may not push to %s", key.Name, stack)
@@ -62,14 +67,26 @@ func (d *Deployer) AdmitRef(ctx context.Context, key mesh.Key, stack mesh.StackN
 		return err
 	}
 	branch := st.Settings.Branch
+	other := branch != "" && ref.Branch() != branch
 	switch {
-	case branch != "" && ref.Branch() != branch && ref.New == "":
-		return mesh.Errorf(mesh.NotFound, "%s has no branch %s", stack, mesh.Clip(ref.Branch(), 60))
+	case other && ref.New == "":
+		_, ok, err := d.preview(ctx, stack, ref.Branch())
+		if err == nil && !ok {
+			err = mesh.Errorf(mesh.NotFound, "%s has no branch %s", stack, mesh.Clip(ref.Branch(), 60))
+		}
+		return err
+	case other && st.Effective().Previewed(ref.Branch()):
+		return nil
 	case ref.New == "":
 		return mesh.Errorf(mesh.Denied, "the deploy branch cannot be deleted").WithHint("to remove the stack: ssh mesh stacks:destroy -a %s --confirm %s", stack, stack)
-	case branch != "" && ref.Branch() != branch:
+	case other && len(st.Effective().Previews) > 0 && !st.Effective().Previewed(ref.Branch()):
+		return mesh.Errorf(mesh.Denied, "%s deploys %s, and previews of %s only: git push mesh %s:%s", stack, branch, st.Effective().Get("previews"), mesh.Clip(ref.Branch(), 60), branch).
+			WithHint("for previews of all branches: ssh mesh build:set -a %s previews=true", stack)
+	case other:
 		return mesh.Errorf(mesh.Denied, "%s deploys %s only: git push mesh %s:%s", stack, branch, mesh.Clip(ref.Branch(), 60), branch).
-			WithHint("or change the deploy branch: ssh mesh build:set -a %s branch=%s", stack, mesh.Clip(ref.Branch(), 60))
+			WithHint("or change the deploy branch: ssh mesh build:set -a %s branch=%s; or for a preview of each branch: ssh mesh build:set -a %[1]s previews=true", stack, mesh.Clip(ref.Branch(), 60))
+	case st.Lock != nil:
+		return locked(st)
 	}
 	return nil
 }

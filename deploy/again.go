@@ -78,7 +78,8 @@ func (d *Deployer) origin(ctx context.Context, r mesh.Release) (mesh.StackName, 
 		return "", false
 	}
 	if !r.Elsewhere {
-		return r.Stack, true
+		st, err := d.Store.Stack(ctx, r.Stack)
+		return st.Repository(), err == nil
 	}
 	stacks, err := d.Store.Stacks(ctx)
 	if err != nil {
@@ -90,7 +91,7 @@ func (d *Deployer) origin(ctx context.Context, r mesh.Release) (mesh.StackName, 
 			continue
 		}
 		if slices.ContainsFunc(releases, func(o mesh.Release) bool { return o.Here() && o.Commit == r.Commit }) {
-			return st.Name, true
+			return st.Repository(), true
 		}
 	}
 	return "", false

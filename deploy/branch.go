@@ -15,31 +15,67 @@ import (
 // and mesh would never see the push. A commit made by mesh on the branch would not
 // help: a plain push would not be a fast-forward, and git refuses that before it asks
 // the server.
+//
+// The branches of previews follow the same rule. The state of a preview, which has no
+// repository, is that of the stack that it belongs to.
 func (d *Deployer) RepoState(ctx context.Context, stack mesh.StackName) (mesh.RepoState, error) {
 	st, err := d.Store.Stack(ctx, stack)
 	if err != nil {
 		return mesh.RepoState{}, err
 	}
-	state := mesh.RepoState{Branch: st.Settings.Branch}
-	if st.Current == 0 {
-		return state, nil
+	if st.Preview != nil {
+		if st, err = d.Store.Stack(ctx, st.Preview.Of); err != nil {
+			return mesh.RepoState{}, err
+		}
 	}
-	r, err := d.Store.Release(ctx, stack, st.Current)
+	state := mesh.RepoState{Branch: st.Settings.Branch}
+	if state.Commit, err = d.head(ctx, st); err != nil {
+		return mesh.RepoState{}, err
+	}
+	previews, err := d.Store.Previews(ctx, st.Name)
 	if err != nil {
 		return mesh.RepoState{}, err
 	}
-	if r.Here() && !d.losses.down(stack, r.Number) {
-		state.Commit = r.Commit
+	for _, p := range previews {
+		at, err := d.head(ctx, p)
+		if err != nil {
+			return mesh.RepoState{}, err
+		}
+		if state.Previews == nil {
+			state.Previews = map[string]mesh.Commit{}
+		}
+		state.Previews[p.Preview.Branch] = at
 	}
 	return state, nil
+}
+
+// head returns the commit that the branch of a stack must point to.
+func (d *Deployer) head(ctx context.Context, st mesh.Stack) (mesh.Commit, error) {
+	if st.Current == 0 {
+		return "", nil
+	}
+	r, err := d.Store.Release(ctx, st.Name, st.Current)
+	if err != nil || !r.Here() || d.losses.down(st.Name, r.Number) {
+		return "", err
+	}
+	return r.Commit, nil
 }
 
 // resetBranch moves a stack's deploy branch to where RepoState says. Call it after any
 // change that may affect RepoState. A failure is corrected when the next push ends, or
 // at the next start.
 func (d *Deployer) resetBranch(ctx context.Context, stack mesh.StackName) {
-	err := d.Repos.ResetBranch(ctx, stack)
+	err := d.putBranch(ctx, stack)
 	if err != nil && !errors.Is(err, mesh.NoStack) && ctx.Err() == nil {
 		d.Logger.Warn("deploy branch not reset", "stack", stack, "err", err)
 	}
+}
+
+// putBranch is resetBranch for callers who return the error.
+func (d *Deployer) putBranch(ctx context.Context, stack mesh.StackName) error {
+	st, err := d.Store.Stack(ctx, stack)
+	if err != nil {
+		return err
+	}
+	return d.Repos.ResetBranch(ctx, st.Repository())
 }

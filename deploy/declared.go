@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"cmp"
+	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
@@ -16,7 +17,7 @@ import (
 
 // declared applies what a tree declares to a deployment: settings, config vars and
 // formation that nobody has set.
-func (d *Deployer) declared(a *attempt, st mesh.Stack, src *source) (mesh.Stack, error) {
+func (d *Deployer) declared(ctx context.Context, a *attempt, st mesh.Stack, src *source) (mesh.Stack, error) {
 	if src.tree == nil {
 		st.Declared = src.declared.Settings
 		return st, nil
@@ -27,12 +28,17 @@ func (d *Deployer) declared(a *attempt, st mesh.Stack, src *source) (mesh.Stack,
 	}
 	src.manifest, src.declared = m, mesh.Declared{Commands: m.Services, Files: m.Files, Settings: m.Settings}
 	st.Declared = m.Settings
-	st.Config, err = wanted(m.Vars, st, src.global)
+	if st.Preview != nil {
+		if st, err = d.reviewed(ctx, st, src); err != nil {
+			return st, phaseFailed("build failed", err)
+		}
+	}
+	st.Config, err = wanted(src.manifest.Vars, st, src.global)
 	if err != nil {
 		return st, phaseFailed("build failed", err)
 	}
 	st.Formation = st.Formation.Clone()
-	for name, n := range m.Formation {
+	for name, n := range src.manifest.Formation {
 		if _, said := st.Formation[name]; !said {
 			st.Formation[name] = n
 		}
@@ -82,6 +88,7 @@ func wanted(vars map[string]manifest.Var, st mesh.Stack, global mesh.Config) (me
 // keep records what the tree has added, with the release.
 func (src source) keep(s *mesh.Stack, config mesh.Config) {
 	s.Declared = src.declared.Settings
+	s.Config = src.review.Over(s.Config)
 	for name := range src.manifest.Vars {
 		if v, made := config[name]; made {
 			if _, set := s.Config[name]; !set {

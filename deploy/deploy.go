@@ -52,6 +52,7 @@ type Options struct {
 	VolumeServer VolumeServer                                // the files of volumes; nil: there are none
 	Memory       fleet.Memory                                // where instances were last seen; nil: not kept
 	Probe        func(context.Context, netip.AddrPort) error // reports whether something listens there; nil: dials TCP
+	LastRequest  func(mesh.StackName) (time.Time, bool)      // when a stack last had a request; nil: not known
 	Backup       BackupOptions                               // how backups are made; empty: none
 	OnStep       func(step Step, s string)                   // called at each step of a rollout, for tests that stop there; may be nil
 }
@@ -154,6 +155,7 @@ func New(o Options) *Deployer {
 // next start.
 func (d *Deployer) Run(ctx context.Context) error {
 	d.background(d.expireRuns)
+	d.background(d.expirePreviews)
 	d.background(d.fleet.Run)
 	d.background(d.keepImages)
 	d.background(d.expireAddons)

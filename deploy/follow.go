@@ -9,9 +9,13 @@ import (
 	"mesh"
 )
 
-// Follow writes the output of a commit's waiting or running deployment to out, and
-// returns its verdict.
-func (d *Deployer) Follow(ctx context.Context, stack mesh.StackName, commit mesh.Commit, out io.Writer) (found bool, err error) {
+// Follow writes the output of the waiting or running deployment that a push of the commit
+// to a branch would begin to out, and returns its verdict.
+func (d *Deployer) Follow(ctx context.Context, stack mesh.StackName, branch string, commit mesh.Commit, out io.Writer) (found bool, err error) {
+	stack, _, err = d.pushTarget(ctx, stack, branch)
+	if err != nil {
+		return false, err
+	}
 	for _, t := range d.lanes.tickets(stack) {
 		if t.deployment.Commit != commit {
 			continue

@@ -168,6 +168,8 @@ type Records interface {
 	Stacks(ctx context.Context) ([]mesh.Stack, error)
 	// Stack returns an error of kind NoStack if there is no such stack.
 	Stack(ctx context.Context, name mesh.StackName) (mesh.Stack, error)
+	// Previews returns the previews of a stack, by name, or all if it is empty.
+	Previews(ctx context.Context, of mesh.StackName) ([]mesh.Stack, error)
 	Release(ctx context.Context, stack mesh.StackName, n mesh.ReleaseNumber) (mesh.Release, error)
 	// Releases and Deployments return the newest first, at most limit of them, or all
 	// if limit is 0.

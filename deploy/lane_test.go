@@ -247,7 +247,7 @@ func TestFollow_GivesTheVerdictOfWhatIsOnItsWay(t *testing.T) {
 		first := q.push()
 		commit := w.Repos.Head("blog")
 		follow := q.do(func(ctx context.Context, out io.Writer) error {
-			found, err := q.d.Follow(ctx, "blog", commit, out)
+			found, err := q.d.Follow(ctx, "blog", "main", commit, out)
 			if !found {
 				t.Error("it was not found")
 			}
@@ -261,7 +261,7 @@ func TestFollow_GivesTheVerdictOfWhatIsOnItsWay(t *testing.T) {
 		}
 		<-done
 		<-q.d.Done("blog", 2)
-		if found, err := q.d.Follow(t.Context(), "blog", commit, io.Discard); found || err != nil {
+		if found, err := q.d.Follow(t.Context(), "blog", "main", commit, io.Discard); found || err != nil {
 			t.Errorf("of what has ended: %v, %v", found, err)
 		}
 	})

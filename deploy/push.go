@@ -16,20 +16,31 @@ const keepReleases = 5
 // check, switch. It creates the stack if it does not exist. It returns nil when the
 // commit is live, or, with Detach, when the deployment has begun. If ctx ends before
 // the release is recorded, Push undoes everything; after that it finishes the rollout.
+//
+// A push to a branch that gets previews deploys the preview of that branch, and creates it
+// if it does not exist.
 func (d *Deployer) Push(ctx context.Context, p mesh.Push, out io.Writer) error {
-	if err := d.ensureStack(ctx, p.Stack, p.By); err != nil {
+	repo := p.Stack
+	if err := d.ensureStack(ctx, repo, p.By); err != nil {
 		return err
 	}
-	subject, err := d.Repos.Subject(ctx, p.Stack, p.Commit)
+	subject, err := d.Repos.Subject(ctx, repo, p.Commit)
 	if err != nil {
 		return err
+	}
+	preview, err := d.pushedPreview(ctx, p, out)
+	if err != nil {
+		return err
+	}
+	if preview != "" {
+		p.Stack = preview
 	}
 	dep := mesh.Deployment{Stack: p.Stack, Kind: mesh.DeployPush, By: p.By, Commit: p.Commit, Subject: subject}
 	run := func(ctx context.Context, out io.Writer) (err error) {
 		defer func() { d.Audit(ctx, p.By, p.Stack, "push "+p.Commit.Short(), err) }()
 		return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
 			return d.deploySource(ctx, a, source{
-				repo: p.Stack, commit: p.Commit, branch: p.Branch, gitTag: p.Tag, tag: p.Commit.Short(), description: "Deploy " + p.Commit.Short(),
+				repo: repo, commit: p.Commit, branch: p.Branch, gitTag: p.Tag, tag: p.Commit.Short(), description: "Deploy " + p.Commit.Short(),
 				noCache: p.NoCache, dryRun: p.DryRun, force: p.Force,
 				admit: func(st mesh.Stack) error {
 					// Another first push may have set the branch while this one waited.

@@ -30,14 +30,14 @@ func (d *Deployer) Rebuild(ctx context.Context, name mesh.StackName, by mesh.Key
 		return mesh.Errorf(mesh.Conflict, "%s of %s was not built from a commit of its own repository", r.Number, name).
 			WithHint("%s", anew(r))
 	}
-	subject, err := d.Repos.Subject(ctx, name, r.Commit)
+	subject, err := d.Repos.Subject(ctx, st.Repository(), r.Commit)
 	if err != nil {
 		return err
 	}
 	dep := mesh.Deployment{Stack: name, Kind: mesh.DeployRebuild, By: by, Commit: r.Commit, Subject: subject}
 	return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
 		return d.deploySource(ctx, a, source{
-			repo: name, commit: r.Commit, tag: r.Commit.Short(), description: "Rebuild " + r.Commit.Short(), noCache: noCache, force: true, fresh: true,
+			repo: st.Repository(), commit: r.Commit, tag: r.Commit.Short(), description: "Rebuild " + r.Commit.Short(), noCache: noCache, force: true, fresh: true,
 		})
 	})
 }

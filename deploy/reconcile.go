@@ -170,7 +170,7 @@ func (d *Deployer) closeRecords(ctx context.Context, st mesh.Stack) error {
 	if len(open) > 0 {
 		return nil
 	}
-	return d.Repos.ResetBranch(ctx, st.Name)
+	return d.Repos.ResetBranch(ctx, st.Repository())
 }
 
 // adopt takes over the instances of a stack that run what its current release wants,

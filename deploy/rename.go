@@ -22,6 +22,9 @@ func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by 
 	if err != nil {
 		return err
 	}
+	if st.Preview != nil {
+		return mesh.Errorf(mesh.Invalid, "%s is a preview, which has its name from a branch", name).WithHint("for a stack of its own: ssh mesh stacks:clone %s -a %s", to, name)
+	}
 	if st.Lock != nil {
 		return locked(st)
 	}
@@ -35,6 +38,8 @@ func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by 
 			return mesh.Errorf(mesh.Conflict, "a stack named %q already exists", to).WithHint("choose another name")
 		case o.Was == to:
 			return renaming(to)
+		case o.Preview != nil && o.Preview.Of == name && len(d.lanes.tickets(o.Name)) > 0:
+			return mesh.Errorf(mesh.Conflict, "%s is under way", describe(d.lanes.tickets(o.Name)[0].deployment)).WithHint("try again when it has ended")
 		}
 	}
 	if o, ok := d.owner(stacks, d.host(to)); ok {

@@ -23,6 +23,7 @@ type source struct {
 	global      mesh.Config            // the config vars of all stacks
 	declared    mesh.Declared          // by the tree, or by the release that has the image
 	manifest    manifest.Manifest      // of the tree
+	review      mesh.Config            // values that app.json has for a new preview, over those of the stack
 	force       bool                   // build even if no watched file changed
 	fresh       bool                   // build even what was built before
 	dockerfile  string                 // overrides the stack's setting
@@ -65,7 +66,7 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 		defer closeTree()
 	}
 	config := st.Config.Over(src.global)
-	if st, err = d.declared(a, st, &src); err != nil {
+	if st, err = d.declared(ctx, a, st, &src); err != nil {
 		return err
 	}
 	if skip, err := d.skipped(ctx, st, src); err != nil {
@@ -164,11 +165,15 @@ func (d *Deployer) commit(ctx context.Context, a *attempt, r *mesh.Release, chan
 // submodules, which it fetches if they are missing. It is for a deployment in its turn,
 // which has one open tree at a time.
 func (d *Deployer) openTree(ctx context.Context, a *attempt, repo mesh.StackName, commit mesh.Commit) (mesh.Tree, func(), error) {
+	st, err := d.Store.Stack(ctx, a.dep.Stack)
+	if err != nil {
+		return nil, nil, err
+	}
 	tree, _, closeTree, err := d.Repos.Open(ctx, repo, commit)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open %s of %s: %w", commit.Short(), repo, err)
 	}
-	if repo != a.dep.Stack || !slices.ContainsFunc(tree.Entries(), func(e mesh.TreeEntry) bool { return e.Module != "" }) {
+	if repo != st.Repository() || !slices.ContainsFunc(tree.Entries(), func(e mesh.TreeEntry) bool { return e.Module != "" }) {
 		return tree, closeTree, nil
 	}
 	closeTree()

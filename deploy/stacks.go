@@ -16,6 +16,11 @@ func (d *Deployer) CreateStack(ctx context.Context, name mesh.StackName, by mesh
 
 // create adds a new stack, and gives it a subnet.
 func (d *Deployer) create(ctx context.Context, st mesh.Stack) (mesh.Stack, error) {
+	return d.createIf(ctx, st, func([]mesh.Stack) error { return nil })
+}
+
+// createIf is create, unless admit returns an error. It gets the existing stacks.
+func (d *Deployer) createIf(ctx context.Context, st mesh.Stack, admit func(taken []mesh.Stack) error) (mesh.Stack, error) {
 	name := st.Name
 	if err := d.names.free(name); err != nil {
 		return mesh.Stack{}, err
@@ -30,8 +35,10 @@ func (d *Deployer) create(ctx context.Context, st mesh.Stack) (mesh.Stack, error
 		if _, ok := d.owner(taken, d.host(st.Name)); ok {
 			return st, mesh.Errorf(mesh.Conflict, "the name %s is a domain of another stack", d.host(st.Name)).WithHint("choose another name")
 		}
-		var err error
-		st.Subnet, err = d.subnet(taken)
+		err := admit(taken)
+		if err == nil {
+			st.Subnet, err = d.subnet(taken)
+		}
 		return st, err
 	})
 	if err != nil {
@@ -44,8 +51,11 @@ func (d *Deployer) create(ctx context.Context, st mesh.Stack) (mesh.Stack, error
 
 // DestroyStack removes a stack: its instances, images, network, routes, repository,
 // records and output. It first cancels its deployments.
+//
+// The previews of the stack are destroyed with it. If they cannot be, the stack stays.
 func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mesh.KeyName) error {
-	if _, err := d.Store.Stack(ctx, name); err != nil && !errors.Is(err, mesh.Damaged) {
+	st, err := d.Store.Stack(ctx, name)
+	if err != nil && !errors.Is(err, mesh.Damaged) {
 		return err
 	}
 	if users, err := d.users(ctx, name); err != nil {
@@ -57,6 +67,9 @@ func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mes
 		}
 		return mesh.Errorf(mesh.Conflict, "%s linked to %s and would fail without it", other, name).
 			WithHint("see which with: ssh mesh stacks:info -a %s; remove a link with: ssh mesh stacks:unlink %s -a STACK", name, name)
+	}
+	if err := d.destroyPreviews(ctx, name, by); err != nil {
+		return err
 	}
 	for _, t := range d.lanes.tickets(name) {
 		t.cancel(mesh.Errorf(mesh.Cancelled, "%s was destroyed by %s", name, by))
@@ -77,8 +90,11 @@ func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mes
 	d.tellDefault(ctx)
 	d.lives.end(name, mesh.Errorf(mesh.NoStack, "%s was destroyed by %s", name, by))
 	d.Logger.Info("stack destroyed", "stack", name, "key", string(by))
-	err := d.Repos.Remove(ctx, name) // before the note that it was destroyed: without that, leftovers have no known owner
+	err = d.Repos.Remove(ctx, name) // before the note that it was destroyed: without that, leftovers have no known owner
 	d.removeStack(ctx, name)
+	if st.Preview != nil {
+		d.resetBranch(ctx, st.Preview.Of)
+	}
 	return err
 }
 

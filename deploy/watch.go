@@ -21,7 +21,7 @@ func (d *Deployer) skipped(ctx context.Context, st mesh.Stack, src source) (bool
 	}
 	wait, cancel := context.WithTimeout(ctx, compareWait) // a second tree, which may have to wait for memory
 	defer cancel()
-	old, _, closeOld, err := d.Repos.Open(wait, st.Name, current.Commit)
+	old, _, closeOld, err := d.Repos.Open(wait, st.Repository(), current.Commit)
 	if err != nil {
 		return false, nil //nolint:nilerr // build what cannot be compared
 	}

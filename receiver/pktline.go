@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -244,9 +246,10 @@ func (f *filter) advertise(r io.Reader) error {
 		}
 		seen[id] = true
 	}
-	if s := f.shown.state; s.Branch != "" && s.Commit != "" {
-		refs = append(refs, string(s.Commit)+" refs/heads/"+s.Branch)
-		seen[string(s.Commit)] = true
+	heads := f.shown.state.Heads()
+	for _, branch := range slices.Sorted(maps.Keys(heads)) {
+		refs = append(refs, string(heads[branch])+" refs/heads/"+branch)
+		seen[string(heads[branch])] = true
 	}
 	var buf []byte
 	for {

@@ -422,12 +422,20 @@ func (p *push) tag(ctx context.Context, ref mesh.RefUpdate, options []string) (m
 	return mesh.Tag{Name: ref.Tag(), Commit: commit}, ""
 }
 
-// deploy deploys the branch's commit. It returns the reason for git's report, or "".
+// deploy deploys the branch's commit, or destroys the preview of a branch that is deleted.
+// It returns the reason for git's report, or "".
 func (p *push) deploy(ctx context.Context, ref mesh.RefUpdate, options []string) string {
+	if ref.New == "" {
+		if err := p.r.Deployer.EndPreview(ctx, p.stack, ref.Branch(), p.key.Name, p.out); err != nil {
+			printRefusal(p.out, err)
+			return p.reason(err)
+		}
+		return ""
+	}
 	if len(options) == 0 {
 		// The same commit may be in deployment already. Its verdict is this push's as
 		// well, unless it was a dry run.
-		if found, err := p.r.Deployer.Follow(ctx, p.stack, ref.New, p.out); found && !errors.Is(err, mesh.Conflict) {
+		if found, err := p.r.Deployer.Follow(ctx, p.stack, ref.Branch(), ref.New, p.out); found && !errors.Is(err, mesh.Conflict) {
 			if err != nil {
 				return p.reason(err)
 			}
@@ -438,7 +446,7 @@ func (p *push) deploy(ctx context.Context, ref mesh.RefUpdate, options []string)
 	if reason := p.admitAndPush(ctx, ref, &m, options); reason != "" {
 		return reason
 	}
-	live, err := p.isLive(ctx, ref.New)
+	live, err := p.isLive(ctx, ref.Branch(), ref.New)
 	if err != nil {
 		p.r.Logger.Warn("deploy branch not compared", "stack", p.stack, "err", err)
 	}
@@ -463,19 +471,23 @@ func (p *push) admitAndPush(ctx context.Context, ref mesh.RefUpdate, m *mesh.Pus
 	return ""
 }
 
-// isLive reports whether a commit is deployed: one that changes no watched file is not.
-// A stack that does not exist has none.
-func (p *push) isLive(ctx context.Context, commit mesh.Commit) (bool, error) {
+// isLive reports whether a commit is deployed from a branch, or, without one, from the
+// deploy branch: one that changes no watched file is not. A stack that does not exist has
+// none.
+func (p *push) isLive(ctx context.Context, branch string, commit mesh.Commit) (bool, error) {
 	state, err := p.r.Deployer.RepoState(ctx, p.stack)
 	if errors.Is(err, mesh.NoStack) {
 		return false, nil
 	}
-	return state.Commit == commit, err
+	if branch == "" {
+		branch = state.Branch
+	}
+	return state.Head(branch) == commit, err
 }
 
 // deployTag deploys the commit of a tag, unless it is deployed already.
 func (p *push) deployTag(ctx context.Context, ref mesh.RefUpdate, commit mesh.Commit, options []string) string {
-	live, err := p.isLive(ctx, commit)
+	live, err := p.isLive(ctx, "", commit)
 	if err != nil {
 		return p.reason(err)
 	}

@@ -104,7 +104,7 @@ func (d *pushes) RepoState(context.Context, mesh.StackName) (mesh.RepoState, err
 	return d.state, nil
 }
 
-func (d *pushes) Follow(_ context.Context, _ mesh.StackName, c mesh.Commit, out io.Writer) (bool, error) {
+func (d *pushes) Follow(_ context.Context, _ mesh.StackName, _ string, c mesh.Commit, out io.Writer) (bool, error) {
 	d.mu.Lock()
 	follow := d.follow
 	d.mu.Unlock()
@@ -112,6 +112,14 @@ func (d *pushes) Follow(_ context.Context, _ mesh.StackName, c mesh.Commit, out 
 		return follow(c, out)
 	}
 	return false, nil
+}
+
+func (d *pushes) EndPreview(_ context.Context, _ mesh.StackName, branch string, _ mesh.KeyName, out io.Writer) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.state.Previews, branch)
+	_, err := fmt.Fprintf(out, "=====> Destroyed the preview %s\n", branch)
+	return err
 }
 
 // remote is a checkout with a remote on its own server.

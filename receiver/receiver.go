@@ -47,11 +47,13 @@ type Deployer interface {
 	// TagImages tags the images built from the tags' commits with those tags, and
 	// returns a few lines about it.
 	TagImages(ctx context.Context, stack mesh.StackName, tags []mesh.Tag) []string
-	// RepoState returns where the deploy branch must point.
+	// RepoState returns where the deploy branch and those of previews must point.
 	RepoState(ctx context.Context, stack mesh.StackName) (mesh.RepoState, error)
-	// Follow writes the output of the commit's deployment in progress, and returns its
-	// verdict. found is false if there is none.
-	Follow(ctx context.Context, stack mesh.StackName, commit mesh.Commit, out io.Writer) (found bool, err error)
+	// Follow writes the output of the deployment in progress that a push of the commit to
+	// a branch would begin, and returns its verdict. found is false if there is none.
+	Follow(ctx context.Context, stack mesh.StackName, branch string, commit mesh.Commit, out io.Writer) (found bool, err error)
+	// EndPreview destroys the preview of a branch that was deleted. There may be none.
+	EndPreview(ctx context.Context, of mesh.StackName, branch string, by mesh.KeyName, out io.Writer) error
 }
 
 // Repos manages the bare repositories. Its methods may be called from several

@@ -13,8 +13,8 @@ import (
 	"mesh"
 )
 
-// ResetBranch points the deploy branch to the deployed commit, removes all other
-// branches, and points HEAD to the deploy branch. A stack without a repository needs
+// ResetBranch points the deploy branch and those of previews to their deployed commits,
+// removes all other branches, and points HEAD to the deploy branch. A stack without a repository needs
 // nothing. An error of Options.Deployed is returned unchanged.
 func (r *Repos) ResetBranch(ctx context.Context, stack mesh.StackName) error {
 	state, err := r.Deployed(ctx, stack)
@@ -30,14 +30,11 @@ func (r *Repos) ResetBranch(ctx context.Context, stack mesh.StackName) error {
 	if err != nil {
 		return err
 	}
-	if state.Branch != "" {
-		heads[state.Branch] += "" // check the branch even if it does not exist
+	for name := range state.Heads() {
+		heads[name] += "" // check the branch even if it does not exist
 	}
 	for name, at := range heads {
-		want := mesh.Commit("")
-		if name == state.Branch {
-			want = state.Commit
-		}
+		want := state.Head(name)
 		if at == want {
 			continue
 		}
@@ -62,24 +59,28 @@ func (r *Repos) ResetBranch(ctx context.Context, stack mesh.StackName) error {
 	return err
 }
 
-// Shown returns what pushers of a stack see: the deploy branch at the deployed commit,
-// wherever git has it during pushes, no other branch, and the commits that need not be
-// sent again. So git's own "up to date" is true, and a push is computed against what
+// Shown returns what pushers of a stack see: the deploy branch and those of previews at
+// their deployed commits, wherever git has them during pushes, no other branch, and the
+// commits that need not be sent again. So git's own "up to date" is true, and a push is computed against what
 // serves.
 func (r *Repos) Shown(ctx context.Context, stack mesh.StackName) (state mesh.RepoState, have []mesh.Commit, err error) {
 	state, err = r.Deployed(ctx, stack)
 	if err != nil && !errors.Is(err, mesh.NoStack) {
 		return state, nil, err
 	}
-	if state.Commit != "" {
-		st := r.storage(stack)
-		defer st.Close()
-		here, err := st.has(state.Commit)
+	st := r.storage(stack)
+	defer st.Close()
+	for branch, at := range state.Heads() {
+		here, err := st.has(at)
 		if err != nil {
-			return state, nil, fmt.Errorf("look for commit %s of %s: %w", state.Commit.Short(), stack, err)
+			return state, nil, fmt.Errorf("look for commit %s of %s: %w", at.Short(), stack, err)
 		}
-		if !here {
-			state.Commit = "" // the repository was emptied: everything must be sent
+		switch {
+		case here: // otherwise the repository was emptied: everything must be sent
+		case branch == state.Branch:
+			state.Commit = ""
+		default:
+			delete(state.Previews, branch)
 		}
 	}
 	return state, r.kept(stack), nil
@@ -134,10 +135,7 @@ func (r *Repos) Undo(ctx context.Context, stack mesh.StackName, ref mesh.RefUpda
 		return err
 	}
 	defer release()
-	back := mesh.Commit("")
-	if ref.Branch() == state.Branch {
-		back = state.Commit
-	}
+	back := state.Head(ref.Branch())
 	if ref.New != "" && ref.New != back {
 		if err := r.keep(ctx, stack, ref.New); err != nil {
 			return err

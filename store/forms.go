@@ -47,6 +47,18 @@ type stackForm struct {
 	Volumes   []volumeUseForm        `json:"volumes,omitempty"`
 	Last      int                    `json:"last_deployment,omitempty"`
 	Was       string                 `json:"was,omitempty"`
+
+	Preview        *previewForm `json:"preview,omitempty"`
+	ProductionOnly []string     `json:"production_only,omitempty"`
+	PreviewConfig  []byte       `json:"preview_config,omitempty"` // reference, as Config
+}
+
+// previewForm has the fields of mesh.Preview.
+type previewForm struct {
+	Of     mesh.StackName `json:"of"`
+	Branch string         `json:"branch"`
+	Pushed time.Time      `json:"pushed"`
+	Kept   bool           `json:"kept,omitempty"`
 }
 
 func (f *stackForm) check(key []byte) error {
@@ -142,6 +154,10 @@ type settingsForm struct {
 	LogSize int64         `json:"log_size,omitempty"`
 	LogAge  time.Duration `json:"log_age_ns,omitempty"`
 	LogRate int           `json:"log_rate,omitempty"`
+
+	Previews    []string      `json:"previews,omitempty"`
+	PreviewsTTL time.Duration `json:"previews_ttl_ns,omitempty"`
+	PreviewsMax int           `json:"previews_max,omitempty"`
 }
 
 type serviceForm struct {
@@ -155,7 +171,9 @@ type serviceForm struct {
 }
 
 // refs returns the configs that a record uses, the stack's or the release's first.
-func (f *stackForm) refs() [][]byte   { return configRefs(f.Config, f.Services) }
+func (f *stackForm) refs() [][]byte {
+	return append(configRefs(f.Config, f.Services), f.PreviewConfig)
+}
 func (f *releaseForm) refs() [][]byte { return append(configRefs(f.Config, f.Services), f.Global) }
 
 func configRefs(own []byte, services map[string]serviceForm) [][]byte {
@@ -171,7 +189,7 @@ func storeStack(s mesh.Stack, config []byte) *stackForm {
 		V: 1, Name: string(s.Name), Created: s.Created, CreatedBy: string(s.CreatedBy), Config: config,
 		Formation: storeFormation(s.Formation), Settings: settingsForm(s.Settings), Declared: settingsForm(s.Declared), Release: s.ReleaseCommand,
 		Current: int(s.Current), Stopped: s.Stopped, Maintain: s.Maintained, Last: int(s.LastNumber), Was: string(s.Was),
-		Alerts: alertRulesForm(s.Alerts),
+		Alerts: alertRulesForm(s.Alerts), Preview: (*previewForm)(s.Preview), ProductionOnly: s.ProductionOnly, // the config of previews comes later
 	}
 	if s.Lock != nil {
 		f.Lock = &lockForm{By: string(s.Lock.By), Since: s.Lock.Since, Why: s.Lock.Why}
@@ -218,7 +236,7 @@ func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
 		Name: mesh.StackName(f.Name), Created: f.Created, CreatedBy: mesh.KeyName(f.CreatedBy), Config: cfg,
 		Formation: readFormation(f.Formation), Settings: mesh.Settings(f.Settings), Declared: mesh.Settings(f.Declared), ReleaseCommand: f.Release,
 		Current: mesh.ReleaseNumber(f.Current), Stopped: f.Stopped, Maintained: f.Maintain, LastNumber: mesh.DeploymentNumber(f.Last), Was: mesh.StackName(f.Was),
-		Alerts: mesh.AlertRules(f.Alerts),
+		Alerts: mesh.AlertRules(f.Alerts), Preview: (*mesh.Preview)(f.Preview), ProductionOnly: f.ProductionOnly,
 	}
 	if f.Lock != nil {
 		s.Lock = &mesh.Lock{By: mesh.KeyName(f.Lock.By), Since: f.Lock.Since, Why: f.Lock.Why}

@@ -14,7 +14,7 @@ import (
 )
 
 // RenameStack renames the stack of d and makes d live in one transaction, with its
-// releases, deployments and domains, and the keys that are limited to it. change is
+// releases, deployments, domains and previews, and the keys that are limited to it. change is
 // applied as in Commit. The stack's Was is its old name until FinishRename. A name
 // that is taken is a Conflict.
 func (s *Store) RenameStack(ctx context.Context, d mesh.Deployment, to mesh.StackName, change func(*mesh.Stack) error) (st mesh.Stack, err error) {
@@ -71,7 +71,7 @@ func (s *Store) RenameStack(ctx context.Context, d mesh.Deployment, to mesh.Stac
 		if err := updateDeployment(b, d); err != nil {
 			return err
 		}
-		if err := errors.Join(renameInLinks(root, old.Name, to), renameDefault(tx, old.Name, to), renameDrains(tx, old.Name, to), renameAlerts(tx, old.Name, to)); err != nil {
+		if err := errors.Join(renameInLinks(root, old.Name, to), renameDefault(tx, old.Name, to), renameDrains(tx, old.Name, to), renameAlerts(tx, old.Name, to), renameInPreviews(tx, old.Name, to)); err != nil {
 			return err
 		}
 		return renameInKeys(tx.Bucket(bucketKeys), old.Name, to)

@@ -598,6 +598,9 @@ func (s *Store) writeStack(tx *bbolt.Tx, b *bbolt.Bucket, old, st mesh.Stack) er
 	if f.Access, err = s.storeAccess(st.Access); err != nil {
 		return err
 	}
+	if f.PreviewConfig, err = s.putConfig(b, st.PreviewConfig); err != nil {
+		return err
+	}
 	if err := s.putServices(b, f.Services, func(n mesh.ServiceName) mesh.Config { return st.Services[n].Config }); err != nil {
 		return err
 	}
@@ -631,6 +634,11 @@ func (s *Store) readStack(name mesh.StackName, b *bbolt.Bucket) (mesh.Stack, err
 	if err != nil {
 		return mesh.Stack{}, damagedRecord("the config vars of "+string(name), err)
 	}
+	if len(f.PreviewConfig) > 0 {
+		if st.PreviewConfig, err = s.openConfig(b, f.PreviewConfig); err != nil {
+			return mesh.Stack{}, damagedRecord("the config vars of previews of "+string(name), err)
+		}
+	}
 	if st.Access, err = s.openAccess(f.Access); err != nil {
 		return mesh.Stack{}, damagedRecord("the access rules of "+string(name), err)
 	}
@@ -638,11 +646,12 @@ func (s *Store) readStack(name mesh.StackName, b *bbolt.Bucket) (mesh.Stack, err
 	return st, nil
 }
 
-// Keys returns all keys by name, except damaged ones.
+// Keys returns all keys by name, except damaged ones. Those that are limited to stacks have
+// the previews of these.
 func (s *Store) Keys(ctx context.Context) (out []mesh.Key, err error) {
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		out = nil
-		return tx.Bucket(bucketKeys).ForEach(func(k, v []byte) error {
+		err := tx.Bucket(bucketKeys).ForEach(func(k, v []byte) error {
 			var f keyForm
 			if err := parse(k, v, &f); err != nil {
 				return nil //nolint:nilerr // nobody can sign in with it; the doctor reports it
@@ -650,6 +659,17 @@ func (s *Store) Keys(ctx context.Context) (out []mesh.Key, err error) {
 			out = append(out, f.key())
 			return nil
 		})
+		if err != nil || !slices.ContainsFunc(out, func(k mesh.Key) bool { return len(k.Stacks) > 0 }) {
+			return err
+		}
+		for preview, of := range previews(tx) {
+			for i, k := range out {
+				if slices.Contains(k.Stacks, of) {
+					out[i].Previews = append(out[i].Previews, preview)
+				}
+			}
+		}
+		return nil
 	})
 	return out, err
 }

@@ -192,7 +192,7 @@ func (c *control) wire() {
 		Logs: logReader{c.runner, c.logs}, Traffic: c.router, Measures: measures{c.kept, c.sampler}, Certs: uploads, Server: backupWatch{c.self, c.watcher.BackedUp}, Backups: c.deployer,
 		Uploads: c.repos, DeployKeys: c.repos, Drains: c.deployer, DrainList: c.store, DrainSender: c.drains,
 		Addons: c.deployer, AddonUse: c.deployer, AddonList: c.store, AddonKinds: c.addons, AddonData: c.deployer, AddonBackups: c.deployer, AppFiles: appFiles{},
-		Volumes: c.deployer, VolumeList: c.store, VolumeFiles: c.volumes,
+		Previews: c.deployer, PreviewList: c.store, Volumes: c.deployer, VolumeList: c.store, VolumeFiles: c.volumes,
 		Alerts: c.store, AlertRules: c.deployer, Recipients: c.deployer, Notifier: c.notifier,
 		Lifecycle: c.deployer, Configs: c.deployer, Builds: c.deployer, Processes: c.deployer, Services: c.deployer, Endpoints: c.deployer, Links: c.deployer, Ports: c.server,
 		Hosts: c.deployer, AccessRules: c.deployer, Freezer: c.deployer, Deploys: c.deployer, Deployments: c.deployer, OneOffs: c.deployer, Files: c.deployer,

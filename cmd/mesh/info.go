@@ -178,7 +178,7 @@ func (h *serverInfo) records(ctx context.Context) (out []mesh.Finding) {
 	}
 	for _, st := range stacks {
 		r, err := h.store.Release(ctx, st.Name, st.Current)
-		if err == nil && r.Here() && st.Was == "" && !h.repos.Exists(st.Name) {
+		if err == nil && r.Here() && st.Was == "" && !h.repos.Exists(st.Repository()) {
 			out = append(out, mesh.Finding{
 				What: fmt.Sprintf("the repository of %s is missing: the stack serves, but cannot be cloned or rebuilt", st.Name),
 				Mend: fmt.Sprintf("push it again: git push mesh %s; or restore repos/ from a backup", cmp.Or(st.Settings.Branch, "main")),

@@ -69,7 +69,7 @@ func (c *control) clearAway(ctx context.Context) error {
 		return err
 	}
 	for _, st := range stacks {
-		if r, err := c.store.Release(ctx, st.Name, st.Current); err == nil && r.Here() && !c.repos.Exists(st.Name) && (st.Was == "" || !c.repos.Exists(st.Was)) {
+		if r, err := c.store.Release(ctx, st.Name, st.Current); err == nil && r.Here() && !c.repos.Exists(st.Repository()) && (st.Was == "" || !c.repos.Exists(st.Was)) {
 			c.log.Warn("the repository of a stack is missing", "stack", st.Name)
 		}
 	}
@@ -124,16 +124,25 @@ func (c *control) clearAway(ctx context.Context) error {
 	return nil
 }
 
-// needed returns the commits of a stack's own repository that its releases were built
-// from.
+// needed returns the commits of a stack's own repository that its releases, and those of
+// its previews, were built from.
 func (c *control) needed(ctx context.Context, stack mesh.StackName) (out []mesh.Commit, err error) {
-	releases, err := c.store.Releases(ctx, stack, 0)
-	for _, r := range releases {
-		if r.Here() && !slices.Contains(out, r.Commit) {
-			out = append(out, r.Commit)
+	previews, err := c.store.Previews(ctx, stack)
+	if err != nil {
+		return nil, err
+	}
+	for _, st := range append(previews, mesh.Stack{Name: stack}) {
+		releases, err := c.store.Releases(ctx, st.Name, 0)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range releases {
+			if r.Here() && !slices.Contains(out, r.Commit) {
+				out = append(out, r.Commit)
+			}
 		}
 	}
-	return out, err
+	return out, nil
 }
 
 // purgeLost removes what was moved aside long ago, now and once a day, until ctx ends.

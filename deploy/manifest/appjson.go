@@ -41,6 +41,12 @@ type appJSON struct {
 		Predeploy, Postdeploy string
 		Dokku                 struct{ Predeploy, Postdeploy string }
 	}
+	Environments struct {
+		Review struct {
+			Env     map[string]json.RawMessage
+			Scripts struct{ Postdeploy string }
+		}
+	}
 }
 
 type healthcheck struct {
@@ -65,7 +71,14 @@ func (m *Manifest) appJSON(text string) error {
 		m.Addons = addons(all["addons"])
 	}
 	for _, name := range slices.Sorted(maps.Keys(j.Env)) {
-		if err := m.env(name, j.Env[name]); err != nil {
+		if err := m.env(m.Vars, "env", name, j.Env[name]); err != nil {
+			return err
+		}
+	}
+	review := j.Environments.Review
+	m.Review = Review{Vars: map[string]Var{}, Postdeploy: review.Scripts.Postdeploy}
+	for _, name := range slices.Sorted(maps.Keys(review.Env)) {
+		if err := m.env(m.Review.Vars, "environments.review.env", name, review.Env[name]); err != nil {
 			return err
 		}
 	}
@@ -104,10 +117,10 @@ func addons(v any) (out []Addon) {
 	return out
 }
 
-// env reads one variable: a string, or an object.
-func (m *Manifest) env(name string, raw json.RawMessage) error {
+// env reads one variable into vars: a string, or an object. at is where it is.
+func (m *Manifest) env(vars map[string]Var, at, name string, raw json.RawMessage) error {
 	if _, err := mesh.ParseVarName(name); err != nil {
-		m.note("app.json: env.%s is not used: %v", mesh.Clip(name, 40), err)
+		m.note("app.json: %s.%s is not used: %v", at, mesh.Clip(name, 40), err)
 		return nil
 	}
 	v := struct {
@@ -116,15 +129,15 @@ func (m *Manifest) env(name string, raw json.RawMessage) error {
 	}{}
 	if err := json.Unmarshal(raw, &v.Value); err != nil {
 		if err := json.Unmarshal(raw, &v); err != nil {
-			return bad("app.json", 0, fmt.Sprintf("env.%s must be a string, or an object with value, required or generator", name))
+			return bad("app.json", 0, fmt.Sprintf("%s.%s must be a string, or an object with value, required or generator", at, name))
 		}
 	}
 	if v.Generator != "" && v.Generator != "secret" {
-		return bad("app.json", 0, fmt.Sprintf("env.%s: there is no generator %q", name, mesh.Clip(v.Generator, 40)))
+		return bad("app.json", 0, fmt.Sprintf("%s.%s: there is no generator %q", at, name, mesh.Clip(v.Generator, 40)))
 	}
 	// Heroku: an object is required unless it says otherwise.
 	required := v.Required != nil && *v.Required || v.Required == nil && strings.HasPrefix(strings.TrimSpace(string(raw)), "{")
-	m.Vars[name] = Var{Value: v.Value, Required: required, Secret: v.Generator == "secret"}
+	vars[name] = Var{Value: v.Value, Required: required, Secret: v.Generator == "secret"}
 	return nil
 }
 

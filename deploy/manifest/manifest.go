@@ -29,9 +29,16 @@ type Manifest struct {
 	Formation  mesh.Formation
 	Vars       map[string]Var // declared by app.json, or needed by the framework
 	Addons     []Addon        // named by app.json; a push creates none
+	Review     Review         // what differs in a preview
 	Predeploy  string         // runs before the release command
 	Postdeploy string         // runs after the release is live
 	Notes      []string       // ignored parts, for the person who pushed
+}
+
+// Review is what app.json declares for previews (environments.review), over the rest.
+type Review struct {
+	Vars       map[string]Var
+	Postdeploy string // empty: the Manifest's
 }
 
 // maxManifest is larger than any such file needs to be.
@@ -117,7 +124,7 @@ func (m *Manifest) peerFiles(read func(name string) (string, error)) error {
 // checkCommands returns an error for a command that cannot be given to a container. The
 // error names its file.
 func (m *Manifest) checkCommands() error {
-	commands := map[string]string{"app.json: predeploy": m.Predeploy, "app.json: postdeploy": m.Postdeploy}
+	commands := map[string]string{"app.json: predeploy": m.Predeploy, "app.json: postdeploy": m.Postdeploy, "app.json: environments.review.scripts.postdeploy": m.Review.Postdeploy}
 	for name, c := range m.Services {
 		commands[m.Files[name]+": "+string(name)] = c
 	}

@@ -212,7 +212,7 @@ func TestManifest_UnusedFields(t *testing.T) {
 		named = append(named, path)
 	}
 	want := []string{
-		"app.json: addons", "app.json: buildpacks", "app.json: cron", "app.json: environments.review", "app.json: environments.test", "app.json: formation.web.size", "app.json: image",
+		"app.json: addons", "app.json: buildpacks", "app.json: cron", "app.json: environments.review.addons", "app.json: environments.test", "app.json: formation.web.size", "app.json: image",
 		"app.json: scripts.pr-predestroy", "app.json: stack", "app.json: typo",
 		"heroku.yml: build.config", "heroku.yml: build.languages", "heroku.yml: extra", "heroku.yml: release.image", "heroku.yml: run.worker.image", "heroku.yml: setup.addons", "heroku.yml: setup.config",
 	}

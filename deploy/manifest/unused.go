@@ -13,7 +13,8 @@ const (
 	sayAddons      = "a push creates no add-ons; create each once: ssh mesh addons:create postgres -a STACK"
 	sayBuildpacks  = "mesh builds with the Dockerfile of the repository, or generates one"
 	sayCron        = "mesh has no scheduler; run each job from cron on any machine: ssh mesh run -a STACK --detach -- COMMAND"
-	sayReviewApps  = "mesh has no review apps; push the branch to a stack of its own"
+	sayReview      = "a preview has one instance of each service, and the add-ons that previews-addons= gives it"
+	sayPredestroy  = "nothing runs when a preview is destroyed"
 	sayTests       = "mesh runs no tests; a release command runs before a push goes live"
 	sayBase        = "the Dockerfile decides what the app runs on"
 	sayOneImage    = "the instances of a stack run one image"
@@ -35,20 +36,22 @@ var appFields = fields{
 	"$schema": "", "description": "", "keywords": "", "logo": "", "name": "", "repository": "", "success_url": "", "website": "",
 	"env": "", "healthchecks": "",
 	"formation.*.quantity": "", "formation.*.command": "",
+	"environments.review.env": "", "environments.review.scripts.postdeploy": "", "environments.review.scripts.pr-predestroy": sayPredestroy,
 	"scripts.predeploy": "", "scripts.postdeploy": "", "scripts.dokku.predeploy": "", "scripts.dokku.postdeploy": "",
 
 	"addons":                   sayAddons,
 	"buildpacks":               sayBuildpacks,
 	"cron":                     sayCron,
 	"environments.test":        sayTests,
-	"environments.*":           sayReviewApps,
+	"environments.*":           "mesh reads environments.review only",
+	"environments.review.*":    sayReview,
 	"stack":                    sayBase,
 	"image":                    "deploy an image with: ssh mesh deploy -a STACK --image IMAGE",
 	"formation.*.size":         saySizes,
 	"formation.*.max_parallel": "all new instances start beside the old ones",
 	"formation.*.autoscaling":  sayScaling,
 	"formation.*.service":      "publish a service with: ssh mesh svc:publish -a STACK --endpoint URL NAME",
-	"scripts.pr-predestroy":    sayReviewApps,
+	"scripts.pr-predestroy":    sayPredestroy,
 	"scripts.test":             sayTests,
 	"scripts.test-setup":       sayTests,
 }
