@@ -24,6 +24,15 @@ type Build struct {
 	// Times remembers the times of the tree's files; nil: their times depend only on
 	// their content and are the same in every build.
 	Times TimeKeeper
+	// Kin are stacks whose images of the same tree may be used instead of a build.
+	Kin []Kin
+}
+
+// Kin is a stack that shares a repository with another one: a preview, or the stack that
+// it belongs to.
+type Kin struct {
+	Stack StackName
+	Times TimeKeeper
 }
 
 // From names a prebuilt image. The zero value names none.

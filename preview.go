@@ -55,7 +55,7 @@ func PreviewNames(of StackName, branch string) (names []StackName) {
 // Previewed reports whether a push to a branch makes a preview. The deploy branch is left to
 // the caller.
 func (s Settings) Previewed(branch string) bool {
-	return slices.ContainsFunc(s.Previews, func(p string) bool { return p == previewsAll || matchBranch(p, branch) })
+	return slices.ContainsFunc(s.Previews, func(p string) bool { return p == previewsAll || p != previewsNone && matchBranch(p, branch) })
 }
 
 // previewsAll and previewsNone are the values of previews that are not patterns.

@@ -118,7 +118,7 @@ func TestSettings_Previews(t *testing.T) {
 	if s.PreviewsLive() != 7*24*time.Hour || s.PreviewsMost() != 10 {
 		t.Errorf("by default %d for %s", s.PreviewsMost(), s.PreviewsLive())
 	}
-	if err := s.Set("previews-ttl", "1d12h"); err != nil || s.PreviewsLive() != 36*time.Hour || s.Get("previews-ttl") != "36h" {
+	if err := s.Set("previews-ttl", "1d12h"); err != nil || s.PreviewsLive() != 36*time.Hour || s.Get("previews-ttl") != "36h0m0s" {
 		t.Errorf("%s, %q, %v", s.PreviewsLive(), s.Get("previews-ttl"), err)
 	}
 }

@@ -342,7 +342,7 @@ func setLogSize(s *Settings, name, v string) error {
 	return Errorf(Invalid, "%s=%q is not a size from 1M to 1T", name, Clip(v, 40)).WithHint("use a size such as 500M or 2G")
 }
 
-// FormatAge is the reverse of ParseAge, and empty for 0: "7d", "36h".
+// FormatAge is the reverse of ParseAge, and empty for 0: "7d", "36h0m0s".
 func FormatAge(d time.Duration) string {
 	switch {
 	case d == 0:
@@ -350,7 +350,7 @@ func FormatAge(d time.Duration) string {
 	case d%(24*time.Hour) == 0:
 		return strconv.Itoa(int(d/(24*time.Hour))) + "d"
 	}
-	return Brief(d)
+	return d.String()
 }
 
 // ageKind accepts ages (ParseAge) from least to most, but not 0, which is the default.

@@ -139,6 +139,7 @@ type job struct {
 	args  map[string]string // build args
 	group cgroup            // of the steps
 	times *mesh.FileTimes   // of the tree in this build; nil: none are set
+	past  mesh.FileTimes    // before this build; zero: not known
 	out   *printer
 }
 

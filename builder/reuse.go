@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/distribution/reference"
 	"github.com/docker/docker/api/types/filters"
@@ -101,44 +102,94 @@ func triggers(bases []baseImage) *dockerfile {
 	return d
 }
 
-// reuse looks for an image made from the same inputs. It returns the hash of the
-// inputs, which is empty if they are not all known, and the image if there is one.
+// reuse looks for an image made from the same inputs, for this stack or its kin. It
+// returns the hash of the inputs, which is empty if they are not all known, and the image if there is one.
 func (j *job) reuse(ctx context.Context, bases []baseImage, onbuild *dockerfile) (source string, found *image.Summary, err error) {
 	ids, known := j.df.secretIDs()
 	more, alsoKnown := onbuild.secretIDs()
 	if !known || !alsoKnown {
 		return "", nil, nil
 	}
+	hash := func(times map[uint64]mesh.FileTime) string { return j.sourceHash(bases, append(ids, more...), times) }
+	source = hash(j.files.times)
+	if j.NoCache || j.Fresh {
+		return source, nil, nil
+	}
+	if found, err = j.made(ctx, j.Stack, source); found != nil || err != nil {
+		return source, found, err
+	}
+	for _, kin := range j.Kin {
+		times, err := j.kinTimes(ctx, kin)
+		if err != nil {
+			return source, nil, err
+		}
+		if times == nil {
+			continue
+		}
+		if found, err = j.made(ctx, kin.Stack, hash(times)); found != nil || err != nil {
+			return source, found, err
+		}
+	}
+	return source, nil, nil
+}
+
+// sourceHash is one hash of everything that an image is made from, with the given times
+// of the files.
+func (j *job) sourceHash(bases []baseImage, secrets []string, times map[uint64]mesh.FileTime) string {
 	h := sha256.New()
 	_, _ = fmt.Fprintf(h, "2\x00%s\x00%s\x00%s\x00%s\x00%s\x00", j.df.path, j.df.text, j.df.ignore, j.Settings.Target, j.Settings.User)
 	for _, name := range slices.Sorted(maps.Keys(j.args)) {
 		_, _ = fmt.Fprintf(h, "arg %s=%s\x00", name, j.args[name])
 	}
-	for _, key := range j.secretKeys(append(ids, more...)) {
+	for _, key := range j.secretKeys(secrets) {
 		_, _ = fmt.Fprintf(h, "%s\x00", key)
 	}
 	for _, b := range bases {
 		_, _ = fmt.Fprintf(h, "base %s %s %x\x00", b.ref, b.digest, sha256.Sum256(b.config))
 	}
 	for _, e := range j.files.entries {
-		_, _ = fmt.Fprintf(h, "%s\x00%o\x00%s\x00%s\x00%s\x00%d\x00", e.Path, e.Mode, e.ID, e.Link, e.Module, j.files.since(e))
+		_, _ = fmt.Fprintf(h, "%s\x00%o\x00%s\x00%s\x00%s\x00%d\x00", e.Path, e.Mode, e.ID, e.Link, e.Module, j.files.since(e, times))
 	}
-	source = hex.EncodeToString(h.Sum(nil))
-	if j.NoCache || j.Fresh {
-		return source, nil, nil
-	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// made returns the image that was made for a stack from source, or nil.
+func (j *job) made(ctx context.Context, stack mesh.StackName, source string) (*image.Summary, error) {
 	list, err := j.cli.API(ctx).ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(
-		filters.Arg("label", labelServer+"="+j.server), filters.Arg("label", labelStack+"="+string(j.Stack)), filters.Arg("label", labelSource+"="+source),
+		filters.Arg("label", labelServer+"="+j.server), filters.Arg("label", labelStack+"="+string(stack)), filters.Arg("label", labelSource+"="+source),
 	)})
 	if err != nil {
-		return source, nil, err
+		return nil, err
 	}
 	for _, i := range list {
 		if j.sealed(i.Labels) {
-			return source, &i, nil
+			return &i, nil
 		}
 	}
-	return source, nil, nil
+	return nil, nil //nolint:nilnil // none is no failure
+}
+
+// kinTimes returns the times that the files of this build have in an image of kin, or nil if such an image will not do: a file that has changed since the last build of
+// this stack must be newer than everything before, as with a build of its own.
+func (j *job) kinTimes(ctx context.Context, kin mesh.Kin) (map[uint64]mesh.FileTime, error) {
+	if kin.Times == nil || j.Times == nil || j.past.First.IsZero() && j.Deployment > 1 {
+		return nil, nil //nolint:nilnil // see above
+	}
+	theirs, err := kin.Times.FileTimes(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the times of the files of %s: %w", kin.Stack, err)
+	}
+	for _, e := range newFiles(j.Tree).entries {
+		key := pathKey(e.Path)
+		of, t := j.times.Files[key].Of, theirs.Files[key]
+		switch {
+		case t.Of != of:
+			return nil, nil //nolint:nilnil // kin has another tree
+		case j.past.Files[key].Of != of && !t.Since.Truncate(time.Second).After(j.past.Latest.Truncate(time.Second)):
+			return nil, nil //nolint:nilnil // it would not look changed
+		}
+	}
+	return theirs.Files, nil
 }
 
 // secretIDs returns the secrets that the steps of a Dockerfile may mount. known is
@@ -176,9 +227,9 @@ func (d *dockerfile) secretIDs() (ids []string, known bool) {
 // reused makes an existing image the result of the build.
 func (j *job) reused(ctx context.Context, old *image.Summary) (mesh.Image, error) {
 	called := "image " + strings.TrimPrefix(old.ID, "sha256:")[:12] // another server may have taken over its name
-	for _, t := range old.RepoTags {
-		if strings.HasPrefix(t, "mesh/"+string(j.Stack)+":") {
-			called = t
+	for _, stack := range append([]mesh.Kin{{Stack: j.Stack}}, j.Kin...) {
+		if i := slices.IndexFunc(old.RepoTags, func(t string) bool { return strings.HasPrefix(t, "mesh/"+string(stack.Stack)+":") }); i >= 0 {
+			called = old.RepoTags[i]
 			break
 		}
 	}

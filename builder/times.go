@@ -51,6 +51,7 @@ func (j *job) give(ctx context.Context) error {
 	if newer {
 		old = mesh.FileTimes{}
 	}
+	j.past = old
 	whole := newFiles(j.Tree)
 	inside := j.files.inside
 	standIn := j.df.standIns(j.files)
@@ -201,16 +202,16 @@ func (f *files) time(e mesh.TreeEntry) time.Time {
 }
 
 func (f *files) known(e mesh.TreeEntry) (mesh.FileTime, bool) {
-	if f.times == nil {
-		return mesh.FileTime{}, false
-	}
-	t, ok := f.times[pathKey(path.Join(f.inside, e.Path))]
+	t, ok := f.times[f.key(e)]
 	return t, ok
 }
 
-// since is when an entry got its current state, in nanoseconds; 0: unknown.
-func (f *files) since(e mesh.TreeEntry) int64 {
-	t, ok := f.known(e)
+func (f *files) key(e mesh.TreeEntry) uint64 { return pathKey(path.Join(f.inside, e.Path)) }
+
+// since is when an entry got its current state, in nanoseconds, by the given times; 0:
+// unknown.
+func (f *files) since(e mesh.TreeEntry, times map[uint64]mesh.FileTime) int64 {
+	t, ok := times[f.key(e)]
 	if !ok {
 		return 0
 	}

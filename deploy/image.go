@@ -90,6 +90,9 @@ func (d *Deployer) image(ctx context.Context, a *attempt, st mesh.Stack, src sou
 			return mesh.Image{}, phaseFailed("build failed", err)
 		}
 		b.Fresh, b.Times = src.fresh, timeKeeper{d.Store, st.Name}
+		if b.Kin, err = d.kin(ctx, st); err != nil {
+			return mesh.Image{}, err
+		}
 		a.setPhase("building") // the builder prints what it builds with
 	}
 	img, err := d.Builder.Build(ctx, b, a.out)

@@ -362,3 +362,18 @@ func (d *Deployer) MarkProduction(ctx context.Context, stack mesh.StackName, nam
 		}
 	}, err
 }
+
+// kin returns the stacks whose images a build of st may use: its previews, or those with
+// which it shares a repository.
+func (d *Deployer) kin(ctx context.Context, st mesh.Stack) (kin []mesh.Kin, err error) {
+	previews, err := d.Store.Previews(ctx, st.Repository())
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range append(previews, mesh.Stack{Name: st.Repository()}) {
+		if o.Name != st.Name {
+			kin = append(kin, mesh.Kin{Stack: o.Name, Times: timeKeeper{d.Store, o.Name}})
+		}
+	}
+	return kin, nil
+}
