@@ -70,7 +70,12 @@ func TestPublishPort_ChecksTheServiceForIt(t *testing.T) {
 		h := &holds{held: map[uint16]bool{}, busy: 5009}
 		w.Options.Ports = h
 		how := map[string]mesh.Check{}
-		w.Runner.CheckedFunc = func(in mesh.Instance, c mesh.Check) { how[in.Name.String()] = c }
+		var mu sync.Mutex // instances are checked at the same time
+		w.Runner.CheckedFunc = func(in mesh.Instance, c mesh.Check) {
+			mu.Lock()
+			defer mu.Unlock()
+			how[in.Name.String()] = c
+		}
 		d, stop := w.Start()
 		mustPush(t, w, d, twoServices)
 		before := w.Runner.Names()
@@ -139,6 +144,7 @@ func TestPublishPort_Refusals(t *testing.T) {
 		if _, err := publishPort(t, d, "blog", "api", 5000); err != nil {
 			t.Fatal(err)
 		}
+		pass(time.Minute) // the instance before that retires
 		before := w.Runner.Names()
 		for _, tc := range []struct {
 			service mesh.ServiceName

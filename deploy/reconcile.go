@@ -170,7 +170,11 @@ func (d *Deployer) closeRecords(ctx context.Context, st mesh.Stack) error {
 	if len(open) > 0 {
 		return nil
 	}
-	return d.Repos.ResetBranch(ctx, st.Repository())
+	err = d.Repos.ResetBranch(ctx, st.Repository())
+	if st.Preview != nil && errors.Is(err, mesh.NoStack) {
+		return nil // the stack that it belongs to is gone, and so is it soon
+	}
+	return err
 }
 
 // adopt takes over the instances of a stack that run what its current release wants,

@@ -128,6 +128,9 @@ func soundStack(t *testing.T, w *deploytest.World, name mesh.StackName) {
 	}
 	// If a branch points to a commit that does not run, a push of it does nothing.
 	head, served := w.Repos.Head(name), r.Commit
+	if st.Preview != nil {
+		head = w.Repos.Heads(st.Preview.Of)[st.Preview.Branch]
+	}
 	if !r.Here() {
 		served = ""
 	}

@@ -28,15 +28,15 @@ func TestRepos_Contract(t *testing.T) {
 			return c
 		},
 		Deployed: func(s mesh.RepoState) { state = s },
-		Head: func(stack mesh.StackName) mesh.Commit {
+		Heads: func(stack mesh.StackName) map[string]mesh.Commit {
 			if !r.Exists(stack) {
-				return ""
+				return nil
 			}
-			c, err := r.branch(stack, "main")
+			heads, err := r.heads(stack)
 			if err != nil {
 				t.Error(err)
 			}
-			return c
+			return heads
 		},
 	})
 }

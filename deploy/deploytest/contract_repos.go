@@ -3,6 +3,7 @@ package deploytest
 import (
 	"context"
 	"io"
+	"maps"
 	"testing"
 
 	"mesh"
@@ -17,8 +18,8 @@ type Archive struct {
 	Push func(stack mesh.StackName, files map[string]string) mesh.Commit
 	// Deployed sets the state that ResetBranch sees from now on.
 	Deployed func(state mesh.RepoState)
-	// Head returns the commit of the branch main; empty if there is no such branch.
-	Head func(stack mesh.StackName) mesh.Commit
+	// Heads returns the commits of the branches.
+	Heads func(stack mesh.StackName) map[string]mesh.Commit
 }
 
 // TestRepos is the contract of deploy.Repos.
@@ -71,13 +72,23 @@ func TestRepos(t *testing.T, w Archive) {
 	reset := func(stack mesh.StackName, to mesh.Commit) {
 		t.Helper()
 		w.Deployed(mesh.RepoState{Branch: "main", Commit: to})
-		if err := r.ResetBranch(ctx, stack); err != nil || w.Head(stack) != to {
-			t.Errorf("the branch of %s is at %q, want %q, %v", stack, w.Head(stack), to, err)
+		if err := r.ResetBranch(ctx, stack); err != nil || w.Heads(stack)["main"] != to {
+			t.Errorf("the branch of %s is at %q, want %q, %v", stack, w.Heads(stack)["main"], to, err)
 		}
 	}
 	reset("shop", one)
 	reset("shop", "")
 	reset("shop", two)
+	// Previews have branches, and no others exist.
+	for _, previews := range []map[string]mesh.Commit{{"feat/a": one, "fix-b": two, "new": ""}, {"feat/a": two}, {}} {
+		want := maps.Clone(previews)
+		delete(want, "new")
+		want["main"] = two
+		w.Deployed(mesh.RepoState{Branch: "main", Commit: two, Previews: previews})
+		if err := r.ResetBranch(ctx, "shop"); err != nil || !maps.Equal(w.Heads("shop"), want) {
+			t.Errorf("the branches are %v, want %v, %v", w.Heads("shop"), want, err)
+		}
+	}
 	w.Deployed(mesh.RepoState{Branch: "main", Commit: one})
 	if err := r.ResetBranch(ctx, "no-repository"); err != nil {
 		t.Errorf("without a repository: %v", err)
@@ -90,7 +101,7 @@ func TestRepos(t *testing.T, w Archive) {
 		}
 	}
 	reset("journal", one)
-	if w.Head("shop") != "" {
+	if len(w.Heads("shop")) > 0 {
 		t.Error("the old name is left")
 	}
 	for range 2 {
@@ -98,7 +109,7 @@ func TestRepos(t *testing.T, w Archive) {
 			t.Error(err)
 		}
 	}
-	if w.Head("journal") != "" {
+	if len(w.Heads("journal")) > 0 {
 		t.Error("not removed")
 	}
 }

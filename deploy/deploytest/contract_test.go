@@ -65,6 +65,6 @@ func TestRepos(t *testing.T) {
 		Repos:    r,
 		Push:     func(stack mesh.StackName, files map[string]string) mesh.Commit { return r.Commit(stack, files).Commit },
 		Deployed: func(s mesh.RepoState) { state = s },
-		Head:     r.Head,
+		Heads:    r.Heads,
 	})
 }

@@ -124,6 +124,13 @@ func (r *Repos) Head(stack mesh.StackName) mesh.Commit {
 	return r.heads[stack].Commit
 }
 
+// Heads returns the commits of the branches.
+func (r *Repos) Heads(stack mesh.StackName) map[string]mesh.Commit {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.heads[stack].Heads()
+}
+
 // Left returns the number of trees that nobody has closed.
 func (r *Repos) Left() int {
 	r.mu.Lock()
