@@ -58,6 +58,7 @@ type Addon struct {
 	CPUs      float64           // cores; 0: no limit
 	Params    map[string]string // parameters of the server
 	Kept      []KeptVolume      // earlier data, which is removed later
+	Preview   StackName         // that it was made for, and is destroyed with; empty: none
 	Created   time.Time
 	CreatedBy KeyName
 }

@@ -123,3 +123,35 @@ func setPreviews(s *Settings, name, v string) error {
 	s.Previews = out
 	return nil
 }
+
+// PreviewsAddons is what a preview gets for the add-ons of the stack that it belongs to.
+// Empty is NoAddons.
+type PreviewsAddons string
+
+// What previews may get.
+const (
+	CloneAddons PreviewsAddons = "clone" // add-ons of its own, with copies of the data
+	EmptyAddons PreviewsAddons = "empty" // add-ons of its own, without data
+	ShareAddons PreviewsAddons = "share" // the same add-ons
+	NoAddons    PreviewsAddons = "none"
+)
+
+func setPreviewsAddons(s *Settings, name, v string) error {
+	switch p := PreviewsAddons(strings.ToLower(v)); p {
+	case "", CloneAddons, EmptyAddons, ShareAddons, NoAddons:
+		s.PreviewsAddons = p
+		return nil
+	}
+	return Errorf(Invalid, "%s=%q is neither clone, empty, share nor none", name, Clip(Visible(v), 40))
+}
+
+// PreviewAddon names the add-on that a preview gets for an attachment.
+func PreviewAddon(preview StackName, as string) AddonName {
+	name := string(preview) + "-" + strings.Trim(notInName.ReplaceAllString(strings.ToLower(as), "-"), "-")
+	if len(name) <= maxStackName {
+		return AddonName(name)
+	}
+	sum := sha256.Sum256([]byte(name))
+	hash := hex.EncodeToString(sum[:])[:8]
+	return AddonName(strings.TrimRight(name[:maxStackName-1-len(hash)], "-") + "-" + hash)
+}

@@ -51,6 +51,8 @@ type Settings struct {
 	Previews    []string      // patterns of the branches that get previews; or true, or false
 	PreviewsTTL time.Duration // how long a preview stays after its last push; 0: DefaultPreviewsTTL
 	PreviewsMax int           // previews at once; 0: DefaultPreviewsMax
+
+	PreviewsAddons PreviewsAddons
 }
 
 // Defaults of Settings.
@@ -245,6 +247,12 @@ var settings = []Setting{
 	{
 		"previews-max", "N", "previews at once; the longest unused one makes room", "10",
 		numberKind(1, maxPreviewsMax, func(s *Settings) *int { return &s.PreviewsMax }),
+	},
+	{
+		"previews-addons", "empty", "what new previews get for the stack's add-ons", "none", kind{
+			"clone (copies of the data), empty (new ones), share (the same ones) or none",
+			func(s Settings) string { return string(s.PreviewsAddons) }, setPreviewsAddons,
+		},
 	},
 }
 

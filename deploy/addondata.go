@@ -139,6 +139,11 @@ func (d *Deployer) RevertAddon(ctx context.Context, name mesh.AddonName, out io.
 
 // CloneAddon creates an add-on with the data that another one has at this moment.
 func (d *Deployer) CloneAddon(ctx context.Context, from, to mesh.AddonName, by mesh.KeyName, out io.Writer) (mesh.Addon, error) {
+	return d.cloneAddon(ctx, from, to, by, "", out)
+}
+
+// cloneAddon is CloneAddon for a preview, or for none.
+func (d *Deployer) cloneAddon(ctx context.Context, from, to mesh.AddonName, by mesh.KeyName, preview mesh.StackName, out io.Writer) (mesh.Addon, error) {
 	a, err := d.ready(ctx, from)
 	if err != nil {
 		return a, err
@@ -151,7 +156,7 @@ func (d *Deployer) CloneAddon(ctx context.Context, from, to mesh.AddonName, by m
 		return next, err
 	}
 	next.Memory, next.CPUs, next.Params, next.ImageID, next.Digest = a.Memory, a.CPUs, a.Params, a.ImageID, a.Digest
-	next.Created, next.CreatedBy = d.Now().UTC(), by
+	next.Created, next.CreatedBy, next.Preview = d.Now().UTC(), by, preview
 	return d.newAddon(ctx, next, out, "cloned", func(ctx context.Context, next mesh.Addon) error {
 		return d.pour(ctx, a, next)
 	})

@@ -79,8 +79,8 @@ func attached(s mesh.Stack, at mesh.Attachment, vars mesh.Config) (mesh.Stack, e
 }
 
 // DetachAddon removes the attachments of a stack to an add-on, or the one with a name, and
-// their config vars. If the stack runs, that is a new release. Old instances lose the add-on
-// when it has all traffic, although they may still drain.
+// their config vars. If the stack runs, that is a new release. Old instances reach the
+// add-on until they have retired.
 func (d *Deployer) DetachAddon(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.AddonName, as string, out io.Writer) (gone []mesh.Attachment, err error) {
 	release, err := d.claim(name, "detached")
 	if err != nil {
@@ -113,14 +113,23 @@ func (d *Deployer) DetachAddon(ctx context.Context, stack mesh.StackName, by mes
 	}
 	slices.Sort(cfg.Unset)
 	cfg.Unset = slices.Compact(cfg.Unset)
+	back := d.lend(stack, name)
 	err = d.reattach(ctx, stack, by, "Detach "+string(name), cfg, out, func(s mesh.Stack, _ mesh.Release) (mesh.Stack, error) {
 		s.Addons = slices.DeleteFunc(slices.Clone(s.Addons), func(o mesh.Attachment) bool { return slices.Contains(gone, o) })
 		return s, nil
 	})
-	if err == nil {
-		d.reachLater(ctx, a)
+	if err != nil {
+		back()
+		return gone, err
 	}
-	return gone, err
+	d.background(func(ctx context.Context) {
+		d.fleet.Left(ctx, stack)
+		back()
+		if ctx.Err() == nil { // otherwise the next start does it
+			d.reachLater(ctx, a)
+		}
+	})
+	return gone, nil
 }
 
 // reachLater connects an add-on with the networks of its stacks, and disconnects it from

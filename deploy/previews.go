@@ -149,7 +149,7 @@ func newPreview(parent mesh.Stack, p mesh.Push, addons mesh.Config, now time.Tim
 		set.Config = config(set.Config)
 		next.Services[name] = set
 	}
-	next.Settings.Branch, next.Settings.Previews, next.Settings.PreviewsTTL, next.Settings.PreviewsMax = p.Branch, nil, 0, 0
+	next.Settings.Branch, next.Settings.Previews, next.Settings.PreviewsTTL, next.Settings.PreviewsMax, next.Settings.PreviewsAddons = p.Branch, nil, 0, 0, ""
 	return next
 }
 
@@ -253,7 +253,7 @@ func (d *Deployer) expirePreviewsOnce(ctx context.Context) error {
 		d.note(st.Preview.Of, "preview", "%s is destroyed: %s", st.Name, why)
 		err = errors.Join(err, derr)
 	}
-	return err
+	return errors.Join(err, d.dropPreviewAddons(ctx))
 }
 
 // destroyPreviews destroys the previews of a stack that is being destroyed.

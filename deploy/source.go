@@ -51,6 +51,11 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 			return err
 		}
 	}
+	if st.Preview != nil && st.Current == 0 && !src.dryRun {
+		if st, err = d.previewAddons(ctx, a, st); err != nil {
+			return err
+		}
+	}
 	if a.next, err = d.nextRelease(ctx, st.Name); err != nil {
 		return err
 	}

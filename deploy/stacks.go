@@ -94,6 +94,9 @@ func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mes
 	d.removeStack(ctx, name)
 	if st.Preview != nil {
 		d.resetBranch(ctx, st.Preview.Of)
+		if derr := d.dropPreviewAddons(ctx); derr != nil {
+			d.Logger.Warn("add-ons of a preview not removed yet", "stack", name, "err", derr)
+		}
 	}
 	return err
 }

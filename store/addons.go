@@ -39,6 +39,7 @@ type addonForm struct {
 	Kept      []keptForm        `json:"kept,omitempty"`
 	Created   time.Time         `json:"created"`
 	CreatedBy string            `json:"created_by,omitempty"`
+	Preview   string            `json:"preview,omitempty"`
 }
 
 type keptForm struct {
@@ -81,7 +82,7 @@ func (s *Store) readAddon(key, data []byte) (mesh.Addon, error) {
 		Name: mesh.AddonName(f.Name), Kind: mesh.AddonKind(f.Kind), Version: f.Version, Image: f.Image, ImageID: f.ImageID, Digest: f.Digest,
 		State: mesh.AddonState(f.State), User: f.User, Database: f.Database, Volume: f.Volume, Memory: f.Memory, CPUs: f.CPUs, Params: f.Params,
 		Password: mesh.NewSecret(string(secret.Password)), Admin: mesh.NewSecret(string(secret.Admin)),
-		Created: f.Created, CreatedBy: mesh.KeyName(f.CreatedBy),
+		Created: f.Created, CreatedBy: mesh.KeyName(f.CreatedBy), Preview: mesh.StackName(f.Preview),
 	}
 	if f.OldUser != "" || len(secret.Old) > 0 {
 		a.Old = mesh.Login{User: f.OldUser, Password: mesh.NewSecret(string(secret.Old))}
@@ -104,7 +105,7 @@ func (s *Store) writeAddon(b *bbolt.Bucket, a mesh.Addon) error {
 	f := &addonForm{
 		V: 1, Name: string(a.Name), Kind: string(a.Kind), Version: a.Version, Image: a.Image, ImageID: a.ImageID, Digest: a.Digest,
 		State: string(a.State), User: a.User, OldUser: a.Old.User, Database: a.Database, Sealed: sealed, Volume: a.Volume, Memory: a.Memory, CPUs: a.CPUs, Params: a.Params,
-		Created: a.Created, CreatedBy: string(a.CreatedBy),
+		Created: a.Created, CreatedBy: string(a.CreatedBy), Preview: string(a.Preview),
 	}
 	for _, k := range a.Kept {
 		f.Kept = append(f.Kept, keptForm(k))

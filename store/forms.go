@@ -158,6 +158,8 @@ type settingsForm struct {
 	Previews    []string      `json:"previews,omitempty"`
 	PreviewsTTL time.Duration `json:"previews_ttl_ns,omitempty"`
 	PreviewsMax int           `json:"previews_max,omitempty"`
+
+	PreviewsAddons mesh.PreviewsAddons `json:"previews_addons,omitempty"`
 }
 
 type serviceForm struct {

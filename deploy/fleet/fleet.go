@@ -118,8 +118,8 @@ type Fleet struct {
 	// Containers that were started but are in no group yet, each with the event of its
 	// end, or nil while it runs.
 	starting map[string]*mesh.InstanceEvent
-	leaving  map[string]chan struct{} // containers being retired; each channel is closed when its container is removed
-	dirty    map[mesh.StackName]bool  // stacks whose route the router must get; see unlock
+	leaving  map[string]leaving      // containers being retired
+	dirty    map[mesh.StackName]bool // stacks whose route the router must get; see unlock
 
 	moved   chan struct{} // holds a value after an instance came, left or changed its address
 	changed chan struct{} // holds a value when the engine may run something else than is known here
@@ -170,7 +170,7 @@ func New(o Options) *Fleet {
 	}
 	return &Fleet{
 		Options: o, groups: map[mesh.StackName]*group{}, held: map[mesh.StackName]heldStack{},
-		starting: map[string]*mesh.InstanceEvent{}, leaving: map[string]chan struct{}{},
+		starting: map[string]*mesh.InstanceEvent{}, leaving: map[string]leaving{},
 		moved: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 	}
 }

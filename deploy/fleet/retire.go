@@ -44,20 +44,46 @@ func (f *Fleet) Retire(ins []mesh.Instance, exit func(mesh.Instance) Exit) (reti
 	}
 }
 
+// leaving is a container that is being retired.
+type leaving struct {
+	stack mesh.StackName
+	gone  chan struct{} // closed when it is removed
+}
+
 // leaves notes that an instance is being retired, until the returned function is
 // called.
 func (f *Fleet) leaves(in mesh.Instance) (gone func()) {
-	ch := make(chan struct{})
+	l := leaving{in.Stack, make(chan struct{})}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.leaving[in.ID] = ch
+	f.leaving[in.ID] = l
 	return func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		if f.leaving[in.ID] == ch {
+		if f.leaving[in.ID] == l {
 			delete(f.leaving, in.ID)
 		}
-		close(ch)
+		close(l.gone)
+	}
+}
+
+// Left returns when none of the instances of a stack that are being retired now exists any
+// more, or when ctx ends.
+func (f *Fleet) Left(ctx context.Context, stack mesh.StackName) {
+	f.mu.Lock()
+	var all []leaving
+	for _, l := range f.leaving {
+		if l.stack == stack {
+			all = append(all, l)
+		}
+	}
+	f.mu.Unlock()
+	for _, l := range all {
+		select {
+		case <-l.gone:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
@@ -66,8 +92,8 @@ func (f *Fleet) leaves(in mesh.Instance) (gone func()) {
 func (f *Fleet) Leaving() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, gone := range f.leaving {
-		return gone
+	for _, l := range f.leaving {
+		return l.gone
 	}
 	return nil
 }
