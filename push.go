@@ -43,10 +43,11 @@ type Push struct {
 	Branch  string // empty: a tag, with -o deploy
 	Tag     string // that is deployed with -o deploy; empty: a branch
 	Commit  Commit
-	Force   bool // -o deploy: build even if no watched file has changed
-	NoCache bool // -o no-cache: run every build step again
-	DryRun  bool // -o dry-run: build, then stop; nothing changes
-	Detach  bool // -o detach: do not wait for the result
+	Force   bool   // -o deploy: build even if no watched file has changed
+	NoCache bool   // -o no-cache: run every build step again
+	DryRun  bool   // -o dry-run: build, then stop; nothing changes
+	Detach  bool   // -o detach: do not wait for the result
+	Canary  string // -o canary=SHARES: instead of the setting; empty: not given
 }
 
 // RepoState is what a stack's repository must match.

@@ -30,6 +30,7 @@ type Route struct {
 	Redirects map[Host]Host // of Hosts: requests for the first are redirected to the second
 	Page      string        // HTML for browsers in maintenance; empty: the router's own
 	Access    AccessRules   // which requests are refused; they must not change any more
+	Trial     *Trial        // a release beside the current one; nil: none
 }
 
 // DownReason is the reason why a stack serves nothing, if that is intended.

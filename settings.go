@@ -48,6 +48,9 @@ type Settings struct {
 	LogAge  time.Duration // after which log lines are removed, give or take a day; 0: DefaultLogAge
 	LogRate int           // lines a second of one container, above which lines are not kept; 0: DefaultLogRate
 
+	Canary     string        // as ParseCanary reads it; empty: a new release gets all clients at once
+	CanaryStep time.Duration // how long each share lasts; 0: DefaultCanaryStep
+
 	Previews    []string      // patterns of the branches that get previews; or true, or false
 	PreviewsTTL time.Duration // how long a preview stays after its last push; 0: DefaultPreviewsTTL
 	PreviewsMax int           // previews at once; 0: DefaultPreviewsMax
@@ -233,6 +236,16 @@ var settings = []Setting{
 	{
 		"log-rate", "N", "lines a second of an instance that are kept, at most", "10000",
 		numberKind(10, 10_000_000, func(s *Settings) *int { return &s.LogRate }),
+	},
+	{
+		"canary", "SHARES", "what part of the clients a pushed release gets first", "off: all of them at once", kind{
+			"growing shares of the clients with commas, such as 10%,50%; or off",
+			func(s Settings) string { return s.Canary }, setCanary,
+		},
+	},
+	{
+		"canary-step", "TIME", "how long each share of a canary lasts", Brief(DefaultCanaryStep),
+		timeKind(time.Second, 24*time.Hour, func(s *Settings) *time.Duration { return &s.CanaryStep }),
 	},
 	{
 		"previews", "true", "which other branches get previews", "false: a push to another branch is refused", kind{

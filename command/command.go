@@ -82,6 +82,7 @@ type Commands struct {
 	VolumeFiles  VolumeFiles
 	Previews     Previews
 	PreviewList  PreviewList
+	Canaries     Canaries
 	AppFiles     AppFiles
 	Drains       Drains
 	DrainList    DrainList

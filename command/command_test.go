@@ -53,6 +53,7 @@ type fake struct {
 
 	volumes     fakeVolumes
 	previews    fakePreviews
+	canary      *mesh.CanaryState
 	stacks      []mesh.Stack
 	releases    []mesh.Release // newest first
 	deployments []mesh.Deployment
@@ -482,6 +483,7 @@ func commandsOf(t *testing.T, f *fake) *command.Commands {
 		previews = fakePreviews{f, nil, new([]string)}
 	}
 	set.Previews, set.PreviewList = previews, previews
+	set.Canaries = fakeCanaries{f}
 	of := fakeDrains{f, drains.New(drains.Options{})}
 	set.Drains, set.DrainList, set.DrainSender = of, of, of
 	set.AppFiles = f

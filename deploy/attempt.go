@@ -33,6 +33,9 @@ func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writ
 			return err
 		}
 	}
+	if err := d.canaries.refuse(dep.Stack); err != nil {
+		return err
+	}
 	dep.Created, dep.Status = d.Now().UTC(), mesh.StatusWaiting
 	dep, err = d.Store.BeginDeployment(ctx, dep)
 	if err != nil {

@@ -34,27 +34,28 @@ type Options struct {
 	Repos   Repos
 	Logger  *slog.Logger
 
-	Domain       string                                      // base domain: the stack blog is at blog.<Domain>
-	URL          func(mesh.Host) string                      // the URL of a host, for people; nil: http://host
-	Now          func() time.Time                            // nil: time.Now
-	Pool         netip.Prefix                                // the pool of the stacks' networks; zero: DefaultPool
-	DiskFree     func() (uint64, error)                      // free bytes in the data directory; nil: not checked
-	HostNetworks func() []netip.Prefix                       // networks of the host that subnets must not overlap; nil: none
-	OnEnded      func(mesh.Deployment)                       // called for each deployment that has ended; may be nil
-	OnCrash      func(mesh.StackName, mesh.InstanceStatus)   // called when an instance has crashed, with a lock held: it does not block; may be nil
-	OnBuilt      func(took time.Duration, err error)         // called for each build; may be nil
-	Events       Events                                      // gets mesh's own lines in the stacks' logs; nil: they are dropped
-	OnDefault    func(mesh.Host)                             // called with the host that gets requests for unknown hosts, or none, when it changes; may be nil
-	OnKeys       func([]mesh.Key)                            // called with all keys after one was added or removed; may be nil
-	EndSessions  func(signIn string)                         // called for each removed key with its SignIn, to end its sessions; may be nil
-	Ports        Ports                                       // TCP ports of the machine; nil: none is allowed
-	AddonServer  AddonServer                                 // the servers of add-ons; nil: there are none
-	VolumeServer VolumeServer                                // the files of volumes; nil: there are none
-	Memory       fleet.Memory                                // where instances were last seen; nil: not kept
-	Probe        func(context.Context, netip.AddrPort) error // reports whether something listens there; nil: dials TCP
-	LastRequest  func(mesh.StackName) (time.Time, bool)      // when a stack last had a request; nil: not known
-	Backup       BackupOptions                               // how backups are made; empty: none
-	OnStep       func(step Step, s string)                   // called at each step of a rollout, for tests that stop there; may be nil
+	Domain       string                                       // base domain: the stack blog is at blog.<Domain>
+	URL          func(mesh.Host) string                       // the URL of a host, for people; nil: http://host
+	Now          func() time.Time                             // nil: time.Now
+	Pool         netip.Prefix                                 // the pool of the stacks' networks; zero: DefaultPool
+	DiskFree     func() (uint64, error)                       // free bytes in the data directory; nil: not checked
+	HostNetworks func() []netip.Prefix                        // networks of the host that subnets must not overlap; nil: none
+	OnEnded      func(mesh.Deployment)                        // called for each deployment that has ended; may be nil
+	OnCrash      func(mesh.StackName, mesh.InstanceStatus)    // called when an instance has crashed, with a lock held: it does not block; may be nil
+	OnBuilt      func(took time.Duration, err error)          // called for each build; may be nil
+	Events       Events                                       // gets mesh's own lines in the stacks' logs; nil: they are dropped
+	OnDefault    func(mesh.Host)                              // called with the host that gets requests for unknown hosts, or none, when it changes; may be nil
+	OnKeys       func([]mesh.Key)                             // called with all keys after one was added or removed; may be nil
+	EndSessions  func(signIn string)                          // called for each removed key with its SignIn, to end its sessions; may be nil
+	Ports        Ports                                        // TCP ports of the machine; nil: none is allowed
+	AddonServer  AddonServer                                  // the servers of add-ons; nil: there are none
+	VolumeServer VolumeServer                                 // the files of volumes; nil: there are none
+	Memory       fleet.Memory                                 // where instances were last seen; nil: not kept
+	Probe        func(context.Context, netip.AddrPort) error  // reports whether something listens there; nil: dials TCP
+	Compare      func(mesh.StackName) (mesh.Comparison, bool) // the traffic of both sides of a canary; nil: not known
+	LastRequest  func(mesh.StackName) (time.Time, bool)       // when a stack last had a request; nil: not known
+	Backup       BackupOptions                                // how backups are made; empty: none
+	OnStep       func(step Step, s string)                    // called at each step of a rollout, for tests that stop there; may be nil
 }
 
 // Step is a point in a deployment at which a test may kill the server.
@@ -65,6 +66,7 @@ const (
 	StepBegun     Step = "begun"     // the deployment is recorded
 	StepBuilt     Step = "built"     // the image exists
 	StepParked    Step = "parked"    // the old containers have ended that new ones must not overlap with
+	StepTrying    Step = "trying"    // some clients get the new release
 	StepStarted   Step = "started"   // the new containers run and are healthy
 	StepCommitted Step = "committed" // the release is recorded, the router not switched yet
 	StepSwitched  Step = "switched"  // traffic goes to the new instances
@@ -79,14 +81,15 @@ type Deployer struct {
 	end  context.CancelCauseFunc
 	work sync.WaitGroup
 
-	fleet   *fleet.Fleet
-	lanes   lanes
-	names   names
-	losses  losses
-	claims  portClaims
-	lives   lives
-	addons  addonWork
-	volumes volumeWork
+	fleet    *fleet.Fleet
+	lanes    lanes
+	names    names
+	losses   losses
+	claims   portClaims
+	canaries canaries
+	lives    lives
+	addons   addonWork
+	volumes  volumeWork
 
 	addonFigures addonFigures
 

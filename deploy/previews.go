@@ -149,6 +149,7 @@ func newPreview(parent mesh.Stack, p mesh.Push, addons mesh.Config, now time.Tim
 		set.Config = config(set.Config)
 		next.Services[name] = set
 	}
+	next.Settings.Canary = "" // nobody else uses it
 	next.Settings.Branch, next.Settings.Previews, next.Settings.PreviewsTTL, next.Settings.PreviewsMax, next.Settings.PreviewsAddons = p.Branch, nil, 0, 0, ""
 	return next
 }

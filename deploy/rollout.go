@@ -16,6 +16,7 @@ import (
 type rollout struct {
 	stack   mesh.Stack
 	release mesh.Release                                          // to run; with no formation, nothing runs
+	canary  *canaryPlan                                           // tries it on some clients before it is recorded; nil: no
 	anew    func(mesh.InstanceName) bool                          // slots that get a new instance in any case
 	commit  func(context.Context, mesh.Stack) (mesh.Stack, error) // records it; gets the stack with the subnet of the instances
 }
@@ -50,7 +51,21 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, o rollout) (mesh.Stack,
 	}
 	stopped := st.Stopped // not recorded yet: another subnet makes startAll read the record
 	overlap, next := apart(start)
+	var later []mesh.InstanceSpec
+	if o.canary != nil { // nothing but web: the others of two releases would work at the same time
+		overlap, later = webOf(overlap)
+	}
 	st, started, err := d.startAll(ctx, a, st, overlap)
+	served := false
+	if err == nil && o.canary != nil {
+		served = true
+		err = d.canary(ctx, a, st, r, o.canary, started)
+	}
+	if err == nil && len(later) > 0 {
+		var more []mesh.Instance
+		st, more, err = d.startAll(ctx, a, st, later)
+		started = append(started, more...)
+	}
 	var away interval
 	if err == nil && len(next) > 0 {
 		if away, err = d.park(ctx, a, st, aloneIn(next)); err == nil {
@@ -62,8 +77,13 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, o rollout) (mesh.Stack,
 	}
 	st.Stopped = stopped
 	undo := func() {
-		// They have served nobody, so they need no grace period.
-		d.fleet.StopAll(context.WithoutCancel(ctx), started, 0)
+		if served {
+			d.fleet.Try(st.Name, nil)
+			d.retire(st, started)
+		} else {
+			// They have served nobody, so they need no grace period.
+			d.fleet.StopAll(context.WithoutCancel(ctx), started, 0)
+		}
 		d.unpark(context.WithoutCancel(ctx), a, st, away)
 	}
 	if err != nil {
@@ -99,6 +119,18 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, o rollout) (mesh.Stack,
 	d.OnStep(StepRetiring, string(st.Name))
 	d.resetBranch(ctx, st.Name)
 	return st, nil
+}
+
+// webOf separates the instances of web from others.
+func webOf(specs []mesh.InstanceSpec) (web, others []mesh.InstanceSpec) {
+	for _, s := range specs {
+		if s.Name.Service == mesh.Web {
+			web = append(web, s)
+		} else {
+			others = append(others, s)
+		}
+	}
+	return web, others
 }
 
 // apart separates instances that may run beside the old ones from those that have a volume

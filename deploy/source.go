@@ -32,6 +32,7 @@ type source struct {
 	text        string                 // of the release: its origin, if not a push
 	noCache     bool                   // build every step anew
 	dryRun      bool                   // build, then stop
+	canary      string                 // of a push option
 	admit       func(mesh.Stack) error // may refuse the deployment in its turn; may be nil
 	change      func(*mesh.Stack)      // changes the stack with the release; may be nil
 }
@@ -110,8 +111,12 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 	if err := d.releaseCommand(ctx, a, st, r); err != nil {
 		return err
 	}
+	plan, err := canaryOf(a, st, src.canary, r)
+	if err != nil {
+		return err
+	}
 	st.Stopped = false
-	st, err = d.roll(ctx, a, rollout{stack: st, release: r, anew: all, commit: func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
+	st, err = d.roll(ctx, a, rollout{stack: st, release: r, canary: plan, anew: all, commit: func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
 		return d.commit(ctx, a, &r, func(s *mesh.Stack) error {
 			if s.Lock != nil {
 				return locked(*s) // it was locked after this began

@@ -510,7 +510,16 @@ func (p *push) options(m *mesh.Push, options []string) string {
 		case "detach":
 			m.Detach = true
 		default:
-			err := mesh.Errorf(mesh.Invalid, "there is no push option %q", mesh.Clip(o, 60)).WithHint("use no-cache, dry-run, detach or deploy")
+			err := mesh.Errorf(mesh.Invalid, "there is no push option %q", mesh.Clip(o, 60)).WithHint("use no-cache, dry-run, detach, deploy or canary=SHARE")
+			if shares, is := strings.CutPrefix(o, "canary="); is {
+				m.Canary = shares
+				_, perr := mesh.ParseCanary(shares)
+				if perr == nil {
+					continue
+				}
+				printRefusal(p.out, perr)
+				return p.reason(perr)
+			}
 			printRefusal(p.out, err)
 			return p.reason(err)
 		}

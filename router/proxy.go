@@ -45,6 +45,10 @@ type request struct {
 	detached bool          // a tunnel ends the request
 	own      bool          // it is for the server itself
 	resent   int           // how often it was sent again
+	group    int           // the client's bucket, plus one; 0: not looked up
+	cookie   string        // that puts it into the answer; empty: the client has it
+	compared *comparison   // of the trial that the request is part of; nil: none
+	onTrial  bool          // it went to the release that is tried
 }
 
 // ServeHTTP handles one request. Requests usually come through Serve; this is for
@@ -94,6 +98,9 @@ func (q *request) finish() {
 	switch {
 	case q.entry != nil:
 		q.pool.traffic(q.entry).count(q.pool, &q.rec, now)
+		if q.compared != nil {
+			q.compared.note(q.onTrial, &q.rec)
+		}
 	case !q.own:
 		q.router.unknownHosts.Add(1)
 	}
@@ -170,6 +177,9 @@ func (q *request) serve() {
 		}
 		if redirected {
 			q.redirect(to)
+			return
+		}
+		if t := rt.trial; t != nil && t.host != "" && q.host == t.host && !q.hasPass(t) {
 			return
 		}
 	}
@@ -390,6 +400,7 @@ func (q *request) claim(w *waiter) (*target, Code) {
 			q.patience = q.router.opts.FirstByte
 		}
 		p, strips := rt.pick(q.host, q.r.URL.Path)
+		p = q.side(rt, p, w.tried)
 		q.pool, q.strips = p, strips
 		if rt.Down == mesh.Maintenance && !q.spared(rt) {
 			q.page = rt.Page
@@ -616,6 +627,7 @@ func (q *request) passOn(c *conn, a answer, up *upload) error {
 	c.gotHead()
 	h := q.w.Header()
 	q.ownFields(h)
+	q.keepBucket(h)
 	open := !a.bodyless(q.r.Method) && a.length < 0
 	if q.r.ProtoMajor == 1 {
 		if open {

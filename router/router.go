@@ -204,23 +204,31 @@ func (r *Router) Switch(mr mesh.Route) {
 		r.stacks[mr.Stack] = e
 	}
 	for _, mt := range mr.Targets {
-		t := r.targets[mt.ID]
-		if t == nil {
-			t = &target{id: mt.ID}
-			t.safe.Store(int64(safeIdle))
-			r.targets[mt.ID] = t
-		}
-		if slices.Contains(rt.targets, t) {
-			continue
-		}
-		t.update(mt)
-		t.routes++
-		rt.targets = append(rt.targets, t)
+		r.enter(rt, mt)
 	}
 	rt.split(e)
+	r.try(rt, e)
 	rt.gate = r.gateFor(e.cur.Load(), mr.Access)
 	r.replace(e, rt)
 	r.openPorts(e, rt)
+}
+
+// enter adds a target to a route that is about to be used, and returns it; nil: the route
+// has it already. Call it with Router.mu held.
+func (r *Router) enter(rt *route, mt mesh.Target) *target {
+	t := r.targets[mt.ID]
+	if t == nil {
+		t = &target{id: mt.ID}
+		t.safe.Store(int64(safeIdle))
+		r.targets[mt.ID] = t
+	}
+	if slices.Contains(rt.targets, t) {
+		return nil
+	}
+	t.update(mt)
+	t.routes++
+	rt.targets = append(rt.targets, t)
+	return t
 }
 
 // gateFor returns the gate for rules: that of the old route if the rules are the same,

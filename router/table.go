@@ -39,6 +39,8 @@ type entry struct {
 	// tallies is by instance that is, or was, a target: no more names than the largest
 	// formation. It is guarded by Router.mu.
 	tallies map[mesh.InstanceName]*tally
+
+	trial *comparison // nil: the stack tries no release; guarded by Router.mu
 }
 
 // traffic counts the entry's requests, without those of others. Most of many stacks
@@ -57,6 +59,8 @@ type route struct {
 	keys     map[string]struct{} // of the hosts
 	targets  []*target           // of all pools
 	web      *pool
+	trial    *trial      // nil: none
+	compared *comparison // nil if trial is
 	parts    map[string][]part // by the host's key, the longest path first
 	ports    map[uint16]*pool
 	gate     *access.Gate  // nil: every request is admitted

@@ -155,6 +155,9 @@ type settingsForm struct {
 	LogAge  time.Duration `json:"log_age_ns,omitempty"`
 	LogRate int           `json:"log_rate,omitempty"`
 
+	Canary     string        `json:"canary,omitempty"`
+	CanaryStep time.Duration `json:"canary_step_ns,omitempty"`
+
 	Previews    []string      `json:"previews,omitempty"`
 	PreviewsTTL time.Duration `json:"previews_ttl_ns,omitempty"`
 	PreviewsMax int           `json:"previews_max,omitempty"`

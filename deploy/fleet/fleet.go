@@ -141,6 +141,7 @@ type group struct {
 	release mesh.Release
 	members map[mesh.InstanceName]*member
 	lent    []mesh.Link // by Lend
+	trial   *mesh.Trial // by Try
 	was     *group      // of the stack's old name, until its instances retire
 }
 

@@ -78,6 +78,9 @@ func (g *group) route(host mesh.Host, doors []mesh.Door) mesh.Route {
 			r.Idle[svc] = why
 		}
 	}
+	if g.trial != nil && !st.Stopped {
+		r.Trial = g.trial
+	}
 	for _, m := range g.ordered() {
 		if name := m.instance.Name; m.healthy && served[name.Service] {
 			r.Targets = append(r.Targets, mesh.Target{ID: m.instance.ID, Name: name, Addr: m.instance.Addr})
