@@ -332,11 +332,11 @@ func cmdFixture(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdHTTP sends a request to the router: http [-status N] [-wait TEXT] HOST [PATH]. The
+// cmdHTTP sends a request to the router: http [-status N] [-wait TEXT] [-cookie TEXT] HOST [PATH]. The
 // body goes to http.out as well as to stdout. With -wait it repeats the request until
 // the body contains the text.
 func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
-	status, wait := http.StatusOK, ""
+	status, wait, cookie := http.StatusOK, "", ""
 	for len(args) > 1 && strings.HasPrefix(args[0], "-") {
 		switch args[0] {
 		case "-status":
@@ -345,13 +345,15 @@ func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
 			status = n
 		case "-wait":
 			wait = args[1]
+		case "-cookie":
+			cookie = args[1]
 		default:
 			ts.Fatalf("http: unknown option %s", args[0])
 		}
 		args = args[2:]
 	}
 	if len(args) < 1 || len(args) > 2 {
-		ts.Fatalf("usage: http [-status N] [-wait TEXT] HOST [PATH]")
+		ts.Fatalf("usage: http [-status N] [-wait TEXT] [-cookie TEXT] HOST [PATH]")
 	}
 	path := "/"
 	if len(args) == 2 {
@@ -364,6 +366,9 @@ func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
 			return err
 		}
 		req.Host = args[0]
+		if cookie != "" {
+			req.Header.Set("Cookie", cookie)
+		}
 		c := http.Client{Timeout: 30 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 		defer c.CloseIdleConnections()
 		res, err := c.Do(req)
