@@ -128,6 +128,9 @@ func Before(all []Release, current ReleaseNumber) ReleaseNumber {
 		return 0
 	}
 	for _, r := range all[i+1:] {
+		if r.Staged {
+			continue // it has never been current
+		}
 		if r.Formation, r.Global = all[i].Formation, all[i].Global; len(r.Changes(all[i])) > 0 {
 			return r.Number
 		}

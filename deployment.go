@@ -22,6 +22,7 @@ const (
 	DeployImage    DeploymentKind = "image"
 	DeployPromote  DeploymentKind = "promote"
 	DeployRename   DeploymentKind = "rename"
+	DeploySwitch   DeploymentKind = "switch"
 )
 
 // DeploymentStatus is the progress of a deployment.
@@ -35,6 +36,7 @@ const (
 	StatusFailed    DeploymentStatus = "failed"
 	StatusCancelled DeploymentStatus = "cancelled"
 	StatusDryRun    DeploymentStatus = "dry-run"
+	StatusStaged    DeploymentStatus = "staged"  // its release waits for switch
 	StatusSkipped   DeploymentStatus = "skipped" // it changed no watched file, or nothing was to be done
 )
 
@@ -53,7 +55,7 @@ type Deployment struct {
 	Created time.Time
 	Ended   time.Time // zero if not final
 	Status  DeploymentStatus
-	Release ReleaseNumber // that it made, once live
+	Release ReleaseNumber // that it made, once live or staged
 	Reason  string        // why it failed, in one line
 }
 

@@ -38,16 +38,17 @@ type Tag struct {
 
 // Push is a commit to deploy.
 type Push struct {
-	Stack   StackName
-	By      KeyName
-	Branch  string // empty: a tag, with -o deploy
-	Tag     string // that is deployed with -o deploy; empty: a branch
-	Commit  Commit
-	Force   bool   // -o deploy: build even if no watched file has changed
-	NoCache bool   // -o no-cache: run every build step again
-	DryRun  bool   // -o dry-run: build, then stop; nothing changes
-	Detach  bool   // -o detach: do not wait for the result
-	Canary  string // -o canary=SHARES: instead of the setting; empty: not given
+	Stack    StackName
+	By       KeyName
+	Branch   string // empty: a tag, with -o deploy
+	Tag      string // that is deployed with -o deploy; empty: a branch
+	Commit   Commit
+	Force    bool   // -o deploy: build even if no watched file has changed
+	NoCache  bool   // -o no-cache: run every build step again
+	DryRun   bool   // -o dry-run: build, then stop; nothing changes
+	Detach   bool   // -o detach: do not wait for the result
+	NoSwitch bool   // -o no-switch: start it beside the current release, and leave it there
+	Canary   string // -o canary=SHARES: instead of the setting; empty: not given
 }
 
 // RepoState is what a stack's repository must match.

@@ -15,6 +15,7 @@ type Release struct {
 	Deployment  DeploymentNumber
 	Commit      Commit // that the image was built from; empty if not from git
 	Elsewhere   bool   // Commit is in the repository of the stack that this was promoted from
+	Staged      bool   // it has never been current
 	Source      string // what the image was made from, if not from a push: "an upload of 1a2b3c4", "the image redis:7"
 	Declared    Declared
 	Image       Image

@@ -25,6 +25,50 @@ func (f fakeCanaries) DecideCanary(ctx context.Context, stack mesh.StackName, pr
 	return f.Canary(ctx, stack)
 }
 
+func (f fakeCanaries) Switch(_ context.Context, stack mesh.StackName, n mesh.ReleaseNumber, by mesh.KeyName, _ io.Writer) error {
+	f.do("switch %s to %s by %s", stack, n, by)
+	return nil
+}
+
+func (f fakeCanaries) StagedLink(st mesh.Stack) (string, error) {
+	if st.Staged == nil {
+		return "", mesh.Errorf(mesh.NotFound, "no release of %s waits for switch", st.Name)
+	}
+	return "http://" + st.Staged.Release.String() + "--blog.localhost:8080/?mesh-pass=x", nil
+}
+
+func (f fakeCanaries) DiscardStaged(_ context.Context, stack mesh.StackName) (mesh.ReleaseNumber, error) {
+	f.do("discard of %s", stack)
+	return 3, nil
+}
+
+func TestSwitch(t *testing.T) {
+	t.Parallel()
+	f := full()
+	if r := do(t, f, "switch:link -a blog"); r.fault == nil || !strings.Contains(r.fault.Text, "no release of blog waits") {
+		t.Errorf("without one: %v", r.fault)
+	}
+	f.stacks[0].Staged = &mesh.Staged{Release: 3, By: "laptop", Since: now, Until: now.Add(time.Hour)}
+	if r := do(t, f, "switch:link -a blog"); r.out != "http://v3--blog.localhost:8080/?mesh-pass=x\n" {
+		t.Errorf("%q", r.out)
+	}
+	if r := do(t, f, "switch:link -a blog --json"); !strings.Contains(r.out, `"release": "v3"`) || !strings.Contains(r.out, `"until"`) {
+		t.Errorf("%q", r.out)
+	}
+	if r := do(t, f, "switch v3 -a blog"); r.status != 0 || !strings.Contains(strings.Join(f.did, " "), "switch blog to v3 by laptop") {
+		t.Errorf("%q %q %q", r.out, r.err, f.did)
+	}
+	if r := do(t, f, "switch 3x -a blog"); r.fault == nil || r.fault.Kind != mesh.Invalid {
+		t.Errorf("%v", r.fault)
+	}
+	if r := do(t, f, "switch:discard -a blog"); r.out != "blog: discarded v3\n" {
+		t.Errorf("%q", r.out)
+	}
+	if r := do(t, f, "switch:link -a blog", as(mesh.Key{Name: "r", Role: mesh.RoleRead})); r.fault == nil || r.fault.Kind != mesh.Denied {
+		t.Errorf("with the role read: %v", r.fault)
+	}
+}
+
 func TestCanary(t *testing.T) {
 	t.Parallel()
 	f := full()

@@ -83,6 +83,7 @@ type Commands struct {
 	Previews     Previews
 	PreviewList  PreviewList
 	Canaries     Canaries
+	Stages       Stages
 	AppFiles     AppFiles
 	Drains       Drains
 	DrainList    DrainList

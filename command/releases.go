@@ -63,6 +63,7 @@ func limitFlag(f *pflag.FlagSet) { f.IntP("lines", "n", 20, "maximum number of r
 type releaseJSON struct {
 	Release     string            `json:"release"`
 	Current     bool              `json:"current"`
+	Staged      bool              `json:"staged,omitempty"` // it has never been current
 	Description string            `json:"description"`
 	By          string            `json:"by"`
 	Created     time.Time         `json:"created"`
@@ -82,7 +83,7 @@ type releaseJSON struct {
 
 func (c *call) releaseJSON(r mesh.Release) releaseJSON {
 	j := releaseJSON{
-		Release: r.Number.String(), Current: r.Number == c.stack.Current, Description: r.Description, By: string(r.By), Created: r.Created,
+		Release: r.Number.String(), Current: r.Number == c.stack.Current, Staged: r.Staged, Description: r.Description, By: string(r.By), Created: r.Created,
 		Deployment: int(r.Deployment), Commit: string(r.Commit), Source: r.Source, Image: r.Image.Ref, Digest: r.Image.Digest, ImageID: r.Image.ID, Config: r.Config.Names(), ServerConfig: serverVars(r).Names(),
 		Formation: map[string]int{}, Commands: map[string]string{},
 	}
@@ -116,8 +117,13 @@ func runReleases(ctx context.Context, c *call) error {
 		j := c.releaseJSON(r)
 		list = append(list, j)
 		mark := ""
-		if j.Current {
+		switch s := c.stack.Staged; {
+		case j.Current:
 			mark = "current"
+		case s != nil && s.Release == r.Number:
+			mark = "staged"
+		case r.Staged:
+			mark = "never live"
 		}
 		commit := r.Commit.Short()
 		if commit == "" {

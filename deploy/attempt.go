@@ -91,6 +91,8 @@ func (d *Deployer) attempt(ctx context.Context, dep mesh.Deployment, out io.Writ
 		return a.fail(ctx, err)
 	}
 	switch {
+	case a.dep.Status == mesh.StatusStaged:
+		d.note(a.dep.Stack, noteDeploy, "%s is staged as %s", dep.Number, a.dep.Release)
 	case a.dep.Status == mesh.StatusDryRun:
 		d.note(a.dep.Stack, noteDeploy, "%s was a dry run", dep.Number)
 	case a.dep.Release > 0:

@@ -137,7 +137,7 @@ func (d *Deployer) canary(ctx context.Context, a *attempt, st mesh.Stack, r mesh
 	}
 	defer func() {
 		if err != nil {
-			d.fleet.Try(st.Name, nil)
+			d.endTrial(st)
 		}
 	}()
 	for step, share := range plan.steps {

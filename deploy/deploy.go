@@ -53,6 +53,7 @@ type Options struct {
 	Memory       fleet.Memory                                 // where instances were last seen; nil: not kept
 	Probe        func(context.Context, netip.AddrPort) error  // reports whether something listens there; nil: dials TCP
 	Compare      func(mesh.StackName) (mesh.Comparison, bool) // the traffic of both sides of a canary; nil: not known
+	LinkKey      []byte                                       // signs the links to staged releases
 	LastRequest  func(mesh.StackName) (time.Time, bool)       // when a stack last had a request; nil: not known
 	Backup       BackupOptions                                // how backups are made; empty: none
 	OnStep       func(step Step, s string)                    // called at each step of a rollout, for tests that stop there; may be nil
@@ -87,6 +88,7 @@ type Deployer struct {
 	losses   losses
 	claims   portClaims
 	canaries canaries
+	staged   staged
 	lives    lives
 	addons   addonWork
 	volumes  volumeWork

@@ -205,6 +205,9 @@ type DeploymentStore interface {
 	// number, which must equal r.Number, and makes it current. change is applied to the
 	// stack in the same transaction.
 	Commit(ctx context.Context, d mesh.Deployment, r *mesh.Release, change func(*mesh.Stack) error) (mesh.Stack, error)
+	// Stage records r like Commit, as the stack's staged release: the current one stays.
+	// Commit of a staged release makes it current; of another one, nothing is staged.
+	Stage(ctx context.Context, d mesh.Deployment, r *mesh.Release, change func(*mesh.Stack) error) (mesh.Stack, error)
 	// Output opens the recorded output of a deployment for writing. Write whole lines;
 	// readers see them at once.
 	Output(stack mesh.StackName, n mesh.DeploymentNumber) (io.WriteCloser, error)

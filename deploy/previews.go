@@ -254,7 +254,7 @@ func (d *Deployer) expirePreviewsOnce(ctx context.Context) error {
 		d.note(st.Preview.Of, "preview", "%s is destroyed: %s", st.Name, why)
 		err = errors.Join(err, derr)
 	}
-	return errors.Join(err, d.dropPreviewAddons(ctx))
+	return errors.Join(err, d.dropPreviewAddons(ctx), d.expireStaged(ctx))
 }
 
 // destroyPreviews destroys the previews of a stack that is being destroyed.

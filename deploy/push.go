@@ -41,7 +41,7 @@ func (d *Deployer) Push(ctx context.Context, p mesh.Push, out io.Writer) error {
 		return d.attempt(ctx, dep, out, func(ctx context.Context, a *attempt) error {
 			return d.deploySource(ctx, a, source{
 				repo: repo, commit: p.Commit, branch: p.Branch, gitTag: p.Tag, tag: p.Commit.Short(), description: "Deploy " + p.Commit.Short(),
-				noCache: p.NoCache, dryRun: p.DryRun, force: p.Force, canary: p.Canary,
+				noCache: p.NoCache, dryRun: p.DryRun, force: p.Force, canary: p.Canary, noSwitch: p.NoSwitch,
 				admit: func(st mesh.Stack) error {
 					// Another first push may have set the branch while this one waited.
 					if b := st.Settings.Branch; b != "" && p.Branch != "" && b != p.Branch {

@@ -200,13 +200,17 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 	if err != nil {
 		return err
 	}
+	others := running
 	found := d.wanted(ctx, st, want, running)
 	d.fleet.Adopt(st, r, want, found, known)
+	if st.Staged != nil && known {
+		others = d.adoptStaged(st, running)
+	}
 	d.refresh(ctx, st.Name) // the fleet had no group for changes recorded since st was read
 	if some, _ := d.damaged(); !known || some[st.Name] {
 		return nil // an unreadable record may want the other instances
 	}
-	d.retire(st, slices.DeleteFunc(slices.Clone(running), func(in mesh.Instance) bool { return found[in.Name].ID == in.ID }))
+	d.retire(st, slices.DeleteFunc(slices.Clone(others), func(in mesh.Instance) bool { return found[in.Name].ID == in.ID }))
 	return nil
 }
 
@@ -248,7 +252,7 @@ func (d *Deployer) wentLive(ctx context.Context, st mesh.Stack, n mesh.Deploymen
 	case errors.Is(err, mesh.Damaged):
 		return true
 	}
-	return err == nil && dep.Status == mesh.StatusLive
+	return err == nil && (dep.Status == mesh.StatusLive || dep.Status == mesh.StatusStaged && dep.Release == st.Current)
 }
 
 // adoptLater adopts a stack in its turn, when no deployment of it runs.

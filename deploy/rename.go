@@ -22,6 +22,9 @@ func (d *Deployer) RenameStack(ctx context.Context, name, to mesh.StackName, by 
 	if err != nil {
 		return err
 	}
+	if st.Staged != nil {
+		return mesh.Errorf(mesh.Conflict, "%s of %s waits for switch, at a host with this name", st.Staged.Release, name).WithHint("ssh mesh switch -a %s %s; or: ssh mesh switch:discard -a %[1]s", name, st.Staged.Release)
+	}
 	if st.Preview != nil {
 		return mesh.Errorf(mesh.Invalid, "%s is a preview, which has its name from a branch", name).WithHint("for a stack of its own: ssh mesh stacks:clone %s -a %s", to, name)
 	}

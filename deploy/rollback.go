@@ -29,6 +29,9 @@ func (d *Deployer) Rollback(ctx context.Context, stack mesh.StackName, by mesh.K
 			return mesh.Errorf(mesh.Conflict, "%s has no release before %s that differs from it", stack, st.Current).WithHint("list them with: ssh mesh releases -a %s", stack)
 		}
 	}
+	if st.Staged != nil && n == st.Staged.Release {
+		return mesh.Errorf(mesh.Conflict, "%s of %s has never been current: it waits for switch", n, stack).WithHint("ssh mesh switch -a %s %s", stack, n)
+	}
 	if n == st.Current {
 		return mesh.Errorf(mesh.Conflict, "%s is already the current release of %s", n, stack).WithHint("list them with: ssh mesh releases -a %s", stack)
 	}

@@ -16,6 +16,7 @@ import (
 type rollout struct {
 	stack   mesh.Stack
 	release mesh.Release                                          // to run; with no formation, nothing runs
+	ready   []mesh.Instance                                       // of the release, and well: they need no start
 	canary  *canaryPlan                                           // tries it on some clients before it is recorded; nil: no
 	anew    func(mesh.InstanceName) bool                          // slots that get a new instance in any case
 	commit  func(context.Context, mesh.Stack) (mesh.Stack, error) // records it; gets the stack with the subnet of the instances
@@ -46,6 +47,8 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, o rollout) (mesh.Stack,
 	defer release()
 	was := st.Current
 	keep, start := d.fleet.Split(st.Name, want, o.anew)
+	var ready []mesh.Instance
+	ready, start = prepared(o.ready, start)
 	if len(start) > 0 {
 		a.step("starting", "Starting %s", counts(start))
 	}
@@ -78,7 +81,7 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, o rollout) (mesh.Stack,
 	st.Stopped = stopped
 	undo := func() {
 		if served {
-			d.fleet.Try(st.Name, nil)
+			d.endTrial(st)
 			d.retire(st, started)
 		} else {
 			// They have served nobody, so they need no grace period.
@@ -109,7 +112,15 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, o rollout) (mesh.Stack,
 	}
 	a.past = true
 	d.OnStep(StepCommitted, string(st.Name))
-	old := d.fleet.Install(st, r, want, keep, started)
+	old := d.fleet.Install(st, r, want, keep, append(ready, started...))
+	if st.Staged == nil { // what was staged is current, or out of date
+		unused := d.staged.take(st.Name)
+		old = append(old, slices.DeleteFunc(unused, func(in mesh.Instance) bool {
+			return slices.ContainsFunc(ready, func(o mesh.Instance) bool { return o.ID == in.ID })
+		})...)
+	} else {
+		d.show(st, d.staged.of(st.Name)) // Install ends it
+	}
 	d.OnStep(StepSwitched, string(st.Name))
 	a.switched(st, r, was)
 	if len(away.parked) > 0 {
@@ -119,6 +130,19 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, o rollout) (mesh.Stack,
 	d.OnStep(StepRetiring, string(st.Name))
 	d.resetBranch(ctx, st.Name)
 	return st, nil
+}
+
+// prepared separates instances that need no start from those that do.
+func prepared(ready []mesh.Instance, start []mesh.InstanceSpec) (have []mesh.Instance, rest []mesh.InstanceSpec) {
+	for _, s := range start {
+		i := slices.IndexFunc(ready, func(in mesh.Instance) bool { return in.Name == s.Name && in.Spec == s.Fingerprint })
+		if i < 0 {
+			rest = append(rest, s)
+		} else {
+			have = append(have, ready[i])
+		}
+	}
+	return have, rest
 }
 
 // webOf separates the instances of web from others.

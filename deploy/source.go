@@ -33,6 +33,7 @@ type source struct {
 	noCache     bool                   // build every step anew
 	dryRun      bool                   // build, then stop
 	canary      string                 // of a push option
+	noSwitch    bool                   // leave it beside the current release
 	admit       func(mesh.Stack) error // may refuse the deployment in its turn; may be nil
 	change      func(*mesh.Stack)      // changes the stack with the release; may be nil
 }
@@ -110,6 +111,13 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 	}
 	if err := d.releaseCommand(ctx, a, st, r); err != nil {
 		return err
+	}
+	if src.noSwitch {
+		return d.stage(ctx, a, st, r, func(s *mesh.Stack) {
+			if src.change != nil {
+				src.change(s)
+			}
+		})
 	}
 	plan, err := canaryOf(a, st, src.canary, r)
 	if err != nil {

@@ -87,6 +87,7 @@ func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mes
 		return err
 	}
 	d.fleet.Drop(name)
+	d.staged.take(name)
 	d.tellDefault(ctx)
 	d.lives.end(name, mesh.Errorf(mesh.NoStack, "%s was destroyed by %s", name, by))
 	d.Logger.Info("stack destroyed", "stack", name, "key", string(by))

@@ -509,8 +509,10 @@ func (p *push) options(m *mesh.Push, options []string) string {
 			m.DryRun = true
 		case "detach":
 			m.Detach = true
+		case "no-switch":
+			m.NoSwitch = true
 		default:
-			err := mesh.Errorf(mesh.Invalid, "there is no push option %q", mesh.Clip(o, 60)).WithHint("use no-cache, dry-run, detach, deploy or canary=SHARE")
+			err := mesh.Errorf(mesh.Invalid, "there is no push option %q", mesh.Clip(o, 60)).WithHint("use no-cache, dry-run, detach, deploy, no-switch or canary=SHARE")
 			if shares, is := strings.CutPrefix(o, "canary="); is {
 				m.Canary = shares
 				_, perr := mesh.ParseCanary(shares)

@@ -48,9 +48,19 @@ type stackForm struct {
 	Last      int                    `json:"last_deployment,omitempty"`
 	Was       string                 `json:"was,omitempty"`
 
+	Staged         *stagedForm  `json:"staged,omitempty"`
 	Preview        *previewForm `json:"preview,omitempty"`
 	ProductionOnly []string     `json:"production_only,omitempty"`
 	PreviewConfig  []byte       `json:"preview_config,omitempty"` // reference, as Config
+}
+
+// stagedForm has the fields of mesh.Staged.
+type stagedForm struct {
+	Release    mesh.ReleaseNumber    `json:"release"`
+	Deployment mesh.DeploymentNumber `json:"deployment"`
+	By         mesh.KeyName          `json:"by,omitempty"`
+	Since      time.Time             `json:"since"`
+	Until      time.Time             `json:"until"`
 }
 
 // previewForm has the fields of mesh.Preview.
@@ -194,7 +204,7 @@ func storeStack(s mesh.Stack, config []byte) *stackForm {
 		V: 1, Name: string(s.Name), Created: s.Created, CreatedBy: string(s.CreatedBy), Config: config,
 		Formation: storeFormation(s.Formation), Settings: settingsForm(s.Settings), Declared: settingsForm(s.Declared), Release: s.ReleaseCommand,
 		Current: int(s.Current), Stopped: s.Stopped, Maintain: s.Maintained, Last: int(s.LastNumber), Was: string(s.Was),
-		Alerts: alertRulesForm(s.Alerts), Preview: (*previewForm)(s.Preview), ProductionOnly: s.ProductionOnly, // the config of previews comes later
+		Alerts: alertRulesForm(s.Alerts), Staged: (*stagedForm)(s.Staged), Preview: (*previewForm)(s.Preview), ProductionOnly: s.ProductionOnly, // the config of previews comes later
 	}
 	if s.Lock != nil {
 		f.Lock = &lockForm{By: string(s.Lock.By), Since: s.Lock.Since, Why: s.Lock.Why}
@@ -241,7 +251,7 @@ func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
 		Name: mesh.StackName(f.Name), Created: f.Created, CreatedBy: mesh.KeyName(f.CreatedBy), Config: cfg,
 		Formation: readFormation(f.Formation), Settings: mesh.Settings(f.Settings), Declared: mesh.Settings(f.Declared), ReleaseCommand: f.Release,
 		Current: mesh.ReleaseNumber(f.Current), Stopped: f.Stopped, Maintained: f.Maintain, LastNumber: mesh.DeploymentNumber(f.Last), Was: mesh.StackName(f.Was),
-		Alerts: mesh.AlertRules(f.Alerts), Preview: (*mesh.Preview)(f.Preview), ProductionOnly: f.ProductionOnly,
+		Alerts: mesh.AlertRules(f.Alerts), Staged: (*mesh.Staged)(f.Staged), Preview: (*mesh.Preview)(f.Preview), ProductionOnly: f.ProductionOnly,
 	}
 	if f.Lock != nil {
 		s.Lock = &mesh.Lock{By: mesh.KeyName(f.Lock.By), Since: f.Lock.Since, Why: f.Lock.Why}
@@ -322,6 +332,7 @@ type releaseForm struct {
 	Deployment  int                    `json:"deployment,omitempty"`
 	Commit      string                 `json:"commit,omitempty"`
 	Elsewhere   bool                   `json:"elsewhere,omitempty"`
+	Staged      bool                   `json:"staged,omitempty"`
 	Source      string                 `json:"source,omitempty"`
 	Commands    map[string]string      `json:"commands,omitempty"`
 	Files       map[string]string      `json:"files,omitempty"`
@@ -342,7 +353,7 @@ func storeRelease(r mesh.Release, config []byte) *releaseForm {
 	f := &releaseForm{
 		V: 1, Number: int(r.Number), Created: r.Created, By: string(r.By), Description: r.Description,
 		Deployment: int(r.Deployment), Commit: string(r.Commit), Image: imageForm(r.Image), Config: config,
-		Elsewhere: r.Elsewhere, Source: r.Source, Formation: storeFormation(r.Formation), Services: map[string]serviceForm{},
+		Elsewhere: r.Elsewhere, Staged: r.Staged, Source: r.Source, Formation: storeFormation(r.Formation), Services: map[string]serviceForm{},
 	}
 	f.Commands, f.Files, f.Declared = storeByService(r.Declared.Commands), storeByService(r.Declared.Files), settingsForm(r.Declared.Settings)
 	for n, v := range r.Services {
@@ -355,7 +366,7 @@ func (f releaseForm) release(stack mesh.StackName, cfg mesh.Config) mesh.Release
 	r := mesh.Release{
 		Stack: stack, Number: mesh.ReleaseNumber(f.Number), Created: f.Created, By: mesh.KeyName(f.By),
 		Description: f.Description, Deployment: mesh.DeploymentNumber(f.Deployment), Commit: mesh.Commit(f.Commit),
-		Elsewhere: f.Elsewhere, Source: f.Source, Image: mesh.Image(f.Image), Config: cfg, Formation: readFormation(f.Formation),
+		Elsewhere: f.Elsewhere, Staged: f.Staged, Source: f.Source, Image: mesh.Image(f.Image), Config: cfg, Formation: readFormation(f.Formation),
 		Services: make(map[mesh.ServiceName]mesh.Service, len(f.Services)),
 	}
 	for n, v := range f.Services {
@@ -404,10 +415,10 @@ type deploymentForm struct {
 func (f *deploymentForm) check(key []byte) error {
 	return errors.Join(checkVersion(f.V), checkNumber(key, f.Number),
 		checkOneOf("its status", f.Status, mesh.StatusWaiting, mesh.StatusRunning, mesh.StatusLive, mesh.StatusFailed,
-			mesh.StatusCancelled, mesh.StatusDryRun, mesh.StatusSkipped, formerDryRun),
+			mesh.StatusCancelled, mesh.StatusStaged, mesh.StatusDryRun, mesh.StatusSkipped, formerDryRun),
 		checkOneOf("its kind", f.Kind, mesh.DeployPush, mesh.DeployConfig, mesh.DeployScale, mesh.DeployRestart, mesh.DeployStart,
 			mesh.DeployStop, mesh.DeployRollback, mesh.DeployServices, mesh.DeployRebuild, mesh.DeployUpload, mesh.DeployImage,
-			mesh.DeployPromote, mesh.DeployRename))
+			mesh.DeployPromote, mesh.DeployRename, mesh.DeploySwitch))
 }
 
 // formerDryRun is what earlier versions recorded for StatusDryRun.

@@ -190,9 +190,23 @@ func updateDeployment(b *bbolt.Bucket, d mesh.Deployment) error {
 }
 
 // Commit makes d live and, if r is not nil, makes r the stack's current release;
-// r.Number must be the one after the last. change, which may be nil, is applied to
-// the stack in the same transaction.
+// r.Number must be the one after the last, or that of the staged release. change, which
+// may be nil, is applied to the stack in the same transaction. No release is staged any
+// more once there is another current one.
 func (s *Store) Commit(ctx context.Context, d mesh.Deployment, r *mesh.Release, change func(*mesh.Stack) error) (st mesh.Stack, err error) {
+	d.Status = mesh.StatusLive
+	return s.conclude(ctx, d, r, change)
+}
+
+// Stage records r as the staged release of a stack, with the end of d, and leaves the
+// current one as it is. Otherwise it is like Commit.
+func (s *Store) Stage(ctx context.Context, d mesh.Deployment, r *mesh.Release, change func(*mesh.Stack) error) (st mesh.Stack, err error) {
+	d.Status = mesh.StatusStaged
+	return s.conclude(ctx, d, r, change)
+}
+
+// conclude is Commit or Stage, as the status of d says.
+func (s *Store) conclude(ctx context.Context, d mesh.Deployment, r *mesh.Release, change func(*mesh.Stack) error) (st mesh.Stack, err error) {
 	err = s.update(ctx, func(tx *bbolt.Tx) error {
 		trimmed := false
 		b, err := s.changeable(tx, d.Stack)
@@ -209,12 +223,15 @@ func (s *Store) Commit(ctx context.Context, d mesh.Deployment, r *mesh.Release, 
 				return err
 			}
 		}
-		d.Status = mesh.StatusLive
 		if r != nil {
+			live := d.Status == mesh.StatusLive
 			rb := b.Bucket(bucketReleases)
 			next := uint64(1)
 			if k, _ := rb.Cursor().Last(); k != nil {
 				next = fromNumber(k) + 1
+			}
+			if old.Staged != nil && old.Staged.Release == r.Number && live && next == uint64(r.Number)+1 { //nolint:gosec // not negative
+				next--
 			}
 			if uint64(r.Number) != next {
 				return fmt.Errorf("record release %s of %s: the next one is v%d", r.Number, d.Stack, next)
@@ -224,6 +241,7 @@ func (s *Store) Commit(ctx context.Context, d mesh.Deployment, r *mesh.Release, 
 				return err
 			}
 			f := storeRelease(*r, ref)
+			f.Staged = !live
 			if f.Global, err = s.putConfig(b, r.Global); err != nil {
 				return err
 			}
@@ -233,7 +251,9 @@ func (s *Store) Commit(ctx context.Context, d mesh.Deployment, r *mesh.Release, 
 			if err := put(rb, number(next), f); err != nil {
 				return err
 			}
-			d.Release, st.Current = r.Number, r.Number
+			if d.Release = r.Number; live {
+				st.Current, st.Staged = r.Number, nil
+			}
 			if trimmed, err = trimReleases(b, st.Current); err != nil {
 				return err
 			}
