@@ -108,7 +108,7 @@ func canaryOf(a *attempt, st mesh.Stack, said string, r mesh.Release) (*canaryPl
 		why = "nothing is deployed yet"
 	case st.Stopped:
 		why = "it is stopped"
-	case slices.ContainsFunc(st.Volumes, func(u mesh.VolumeUse) bool { return u.Service == mesh.Web && !u.Shared }):
+	case oneWriterWeb(st):
 		why = "web has a volume with one writer, so that its releases cannot run side by side"
 	}
 	if why == "" {

@@ -53,6 +53,11 @@ func (d *Deployer) deploySource(ctx context.Context, a *attempt, src source) err
 			return err
 		}
 	}
+	if src.noSwitch { // before anything is built
+		if err := mayStage(st, true); err != nil {
+			return err
+		}
+	}
 	if st.Preview != nil && st.Current == 0 && !src.dryRun {
 		if st, err = d.previewAddons(ctx, a, st); err != nil {
 			return err

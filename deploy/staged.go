@@ -96,21 +96,34 @@ func noStaged(stack mesh.StackName) error {
 	return mesh.Errorf(mesh.NotFound, "no release of %s waits for switch", stack).WithHint("stage one: git push -o no-switch mesh BRANCH")
 }
 
-// stage starts the web of a release beside the current one, checks it, and records it.
-func (d *Deployer) stage(ctx context.Context, a *attempt, st mesh.Stack, r mesh.Release, keep func(*mesh.Stack)) error {
+// mayStage returns an error if no release of a stack can wait beside the current one. web
+// says that the release runs it.
+func mayStage(st mesh.Stack, web bool) error {
 	why := ""
-	switch _, web := r.Services[mesh.Web]; {
-	case !web || r.Formation[mesh.Web] == 0:
-		why = "it runs no web"
+	switch {
 	case st.Current == 0:
 		why = "nothing is deployed yet"
 	case st.Stopped:
 		why = "it is stopped"
-	case slices.ContainsFunc(st.Volumes, func(u mesh.VolumeUse) bool { return u.Service == mesh.Web && !u.Shared }):
+	case !web:
+		why = "it runs no web"
+	case oneWriterWeb(st):
 		why = "web has a volume with one writer, so that its releases cannot run side by side"
+	default:
+		return nil
 	}
-	if why != "" {
-		return mesh.Errorf(mesh.Failed, "a release of %s cannot wait beside the current one: %s", st.Name, why).WithHint("push without no-switch: git push mesh %s", st.Settings.Branch)
+	return mesh.Errorf(mesh.Failed, "a release of %s cannot wait beside the current one: %s", st.Name, why).WithHint("push without no-switch")
+}
+
+// oneWriterWeb reports whether the releases of a stack's web cannot run side by side.
+func oneWriterWeb(st mesh.Stack) bool {
+	return slices.ContainsFunc(st.Volumes, func(u mesh.VolumeUse) bool { return u.Service == mesh.Web && !u.Shared })
+}
+
+// stage starts the web of a release beside the current one, checks it, and records it.
+func (d *Deployer) stage(ctx context.Context, a *attempt, st mesh.Stack, r mesh.Release, keep func(*mesh.Stack)) error {
+	if err := mayStage(st, r.Formation[mesh.Web] > 0); err != nil {
+		return err
 	}
 	stacks, err := d.Store.Stacks(ctx)
 	if err != nil {
