@@ -84,6 +84,7 @@ type Commands struct {
 	PreviewList  PreviewList
 	Canaries     Canaries
 	Stages       Stages
+	Forges       Forges
 	AppFiles     AppFiles
 	Drains       Drains
 	DrainList    DrainList
@@ -96,6 +97,7 @@ type Commands struct {
 
 	Version string
 	URL     func(mesh.Host) string // returns the URL of a host
+	OwnURL  string                 // of mesh's own host
 	Logger  *slog.Logger
 	Now     func() time.Time
 }

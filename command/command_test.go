@@ -483,7 +483,7 @@ func commandsOf(t *testing.T, f *fake) *command.Commands {
 		previews = fakePreviews{f, nil, new([]string)}
 	}
 	set.Previews, set.PreviewList = previews, previews
-	set.Canaries, set.Stages = fakeCanaries{f}, fakeCanaries{f}
+	set.Canaries, set.Stages, set.Forges, set.OwnURL = fakeCanaries{f}, fakeCanaries{f}, fakeForges{f}, "https://mesh.example.com/"
 	of := fakeDrains{f, drains.New(drains.Options{})}
 	set.Drains, set.DrainList, set.DrainSender = of, of, of
 	set.AppFiles = f

@@ -11,7 +11,6 @@ const (
 	sayPacks     = "mesh has no buildpacks: it builds with the Dockerfile of the repository, or generates one; print it with: ssh mesh build:dockerfile -a STACK"
 	sayDrains    = "mesh keeps the lines itself (ssh mesh help build:set: log-size, log-age, log-rate) and sends them elsewhere with: ssh mesh drains:add -a STACK URL"
 	sayPorts     = "nothing to do for HTTP: the router sends requests to $PORT of web; a TCP port of the server: ssh mesh svc:publish -a STACK SERVICE --tcp PORT"
-	sayForge     = "mesh is not connected to GitHub or GitLab; push from CI: git push ssh://mesh@HOST:PORT/STACK HEAD:main"
 	sayReview    = "mesh calls review apps previews, one of each branch that is pushed: ssh mesh build:set -a STACK previews=true; list them with: ssh mesh previews -a STACK"
 	sayPipelines = "mesh has no pipelines; deploy the image of one stack to another with: ssh mesh promote TO -a FROM"
 	sayKeys      = "access goes by SSH key: ssh mesh ssh-keys:add NAME --role deploy --stack STACK < key.pub"
@@ -85,7 +84,7 @@ var herokuWords = []word{
 	{typed: "drains:get, drains:info", same: "drains"},
 	{typed: "drains:delete, drains:destroy", same: "drains:remove"},
 	{typed: "log-drains, log-drains:list", same: "drains"},
-	{typed: "webhooks*, notifications*", say: sayWebhooks},
+	{typed: "webhooks:add, webhooks:info, webhooks:remove, webhooks:update, webhooks:deliveries*, webhooks:events*, notifications*", say: sayWebhooks},
 	{typed: "buildpacks*", say: sayPacks},
 	{typed: "stack:set, apps:stacks:set", say: "the Dockerfile decides what the app runs on; the settings of a stack are: ssh mesh build -a STACK"},
 	{typed: "builds:create, builds:new", same: "deploy"},
@@ -128,8 +127,8 @@ var dokkuWords = []word{
 	{typed: "git:from-image", same: "deploy --image", as: imageArgs("--image"), need: "IMAGE"},
 	{typed: "git:load-image", same: "deploy --load", as: imageArgs("--load"), need: "IMAGE"},
 	{typed: "git:public-key, git:generate-deploy-key", same: "git:deploy-key"},
-	{typed: "git:from-archive, git:from-directory, git:sync, git:initialize", say: "send the files instead: git push, or: tar cz . | ssh mesh deploy -a STACK"},
-	{typed: "git:auth, git:allow-host", say: "mesh fetches only submodules; give the stack's key to their host: ssh mesh git:deploy-key -a STACK"},
+	{typed: "git:from-archive, git:from-directory, git:initialize", say: "send the files instead: git push, or: tar cz . | ssh mesh deploy -a STACK"},
+	{typed: "git:auth, git:allow-host", say: "give the stack's key to the host that it fetches from: ssh mesh git:deploy-key -a STACK"},
 	{typed: "git:unlock", same: "unlock"},
 	{typed: "builder:set", same: "build:set", as: property("builder:set", "build-dir", "root=%s", "selected", ""), need: "root=DIR"},
 	{typed: "builder-dockerfile:set", same: "build:set", as: property("builder-dockerfile:set", "dockerfile-path", "dockerfile=%s"), need: "dockerfile=PATH"},

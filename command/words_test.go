@@ -113,8 +113,8 @@ func TestWords_Typed(t *testing.T) {
 		"elasticsearch:create x": "docs/addons.md", "accessory boot db": "addons:create", "postgres:expose db": "addons:proxy", "pg:promote x": "--as DATABASE",
 		"storage:mount shop /x:/y": "volumes:attach", "cron:list": "no scheduler", "svc create -n x --schedule @hourly -- y": "cron on any machine", "letsencrypt:enable shop": "by itself", "certs:auto:enable": "by itself",
 		"proxy:ports-set shop http:80:5000": "$PORT", "ports:add": "$PORT", "nginx:show-config shop": "$PORT", "nginx:access-logs shop": "--source router", "network:create x": "private network", "checks:disable shop": "always checks",
-		"docker-options:add shop deploy --privileged": "--memory", "buildpacks:set x": "Dockerfile", "builder-pack:set shop x y": "Dockerfile", "logs:vector-start": "drains:add -a STACK URL", "webhooks": "logs -a STACK", "reviewapps:enable": "previews=true",
-		"features": "no optional", "labs:enable x": "no optional", "ci": "release command", "git:remote -a shop": "git remote add mesh", "git:sync shop url": "tar cz", "env push": "config:import",
+		"docker-options:add shop deploy --privileged": "--memory", "buildpacks:set x": "Dockerfile", "builder-pack:set shop x y": "Dockerfile", "logs:vector-start": "drains:add -a STACK URL", "reviewapps:enable": "previews=true",
+		"features": "no optional", "labs:enable x": "no optional", "ci": "release command", "git:remote -a shop": "git remote add mesh", "env push": "config:import",
 		"setup": "push", "server exec ls": "one server", "container:push web": "docker save", "local": "docker", "compose up": "Procfile", "git:set shop keep-git-dir true": "build -a STACK",
 		"git:set --global deploy-branch main": "stacks --json", "pipelines:create": "promote TO", "create stack --dockerfile": "stacks:create NAME", "login": "no accounts", "access:add ann@example.com": "ssh-keys:add NAME", "access remove ann@example.com": "ssh-keys:add NAME", "http-auth:enable shop ann pw": "access:set", "ps:autoscale:enable": "ps:scale",
 	} {

@@ -53,6 +53,7 @@ type Options struct {
 	Memory       fleet.Memory                                 // where instances were last seen; nil: not kept
 	Probe        func(context.Context, netip.AddrPort) error  // reports whether something listens there; nil: dials TCP
 	Compare      func(mesh.StackName) (mesh.Comparison, bool) // the traffic of both sides of a canary; nil: not known
+	Reporter     Reporter                                     // shows at forges how deployments fare; nil: nowhere
 	LinkKey      []byte                                       // signs the links to staged releases
 	LastRequest  func(mesh.StackName) (time.Time, bool)       // when a stack last had a request; nil: not known
 	Backup       BackupOptions                                // how backups are made; empty: none
@@ -89,6 +90,7 @@ type Deployer struct {
 	claims   portClaims
 	canaries canaries
 	staged   staged
+	forges   forges
 	lives    lives
 	addons   addonWork
 	volumes  volumeWork
@@ -161,6 +163,7 @@ func New(o Options) *Deployer {
 func (d *Deployer) Run(ctx context.Context) error {
 	d.background(d.expireRuns)
 	d.background(d.expirePreviews)
+	d.background(d.resumeForges)
 	d.background(d.fleet.Run)
 	d.background(d.keepImages)
 	d.background(d.expireAddons)

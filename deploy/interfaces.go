@@ -135,6 +135,9 @@ type Repos interface {
 	// FetchModules brings the submodules of a commit to where Open finds them, and
 	// reports each to say. If it fetched any, open the tree again.
 	FetchModules(ctx context.Context, stack mesh.StackName, commit mesh.Commit, say func(string)) (fetched bool, err error)
+	// Fetch fetches a branch of another repository into that of the stack, which it creates,
+	// and returns its commit; empty: there is no such branch.
+	Fetch(ctx context.Context, stack mesh.StackName, url, branch string) (mesh.Commit, error)
 	// ResetBranch calls Deployer.RepoState and moves the deploy branch there. A stack
 	// without a repository needs nothing.
 	ResetBranch(ctx context.Context, stack mesh.StackName) error

@@ -59,8 +59,8 @@ type route struct {
 	keys     map[string]struct{} // of the hosts
 	targets  []*target           // of all pools
 	web      *pool
-	trial    *trial      // nil: none
-	compared *comparison // nil if trial is
+	trial    *trial            // nil: none
+	compared *comparison       // nil if trial is
 	parts    map[string][]part // by the host's key, the longest path first
 	ports    map[uint16]*pool
 	gate     *access.Gate  // nil: every request is admitted

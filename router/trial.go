@@ -126,7 +126,7 @@ func (q *request) bucket() int {
 		h := fnv.New64a()
 		_, _ = h.Write([]byte(string(q.rec.Stack) + " " + q.peer.ip))
 		sum := h.Sum64()
-		n = int((sum ^ sum>>32) % buckets) //nolint:gosec // below buckets
+		n = int((sum ^ sum>>32) % buckets)         //nolint:gosec // below buckets
 		if q.front == nil || q.front.links == "" { // otherwise it is another stack
 			q.cookie = q.setCookie(bucketCookie, strconv.Itoa(n))
 		}

@@ -48,10 +48,24 @@ type stackForm struct {
 	Last      int                    `json:"last_deployment,omitempty"`
 	Was       string                 `json:"was,omitempty"`
 
+	Forge          *forgeForm   `json:"forge,omitempty"`
 	Staged         *stagedForm  `json:"staged,omitempty"`
 	Preview        *previewForm `json:"preview,omitempty"`
 	ProductionOnly []string     `json:"production_only,omitempty"`
 	PreviewConfig  []byte       `json:"preview_config,omitempty"` // reference, as Config
+}
+
+// forgeForm is the stored form of mesh.Forge. Its secrets are sealed.
+type forgeForm struct {
+	URL     string         `json:"url"`
+	Branch  string         `json:"branch,omitempty"`
+	Kind    mesh.ForgeKind `json:"kind,omitempty"`
+	Secret  []byte         `json:"secret"`
+	Token   []byte         `json:"token,omitempty"`
+	Pending []string       `json:"pending,omitempty"`
+	Event   time.Time      `json:"event,omitzero"`
+	FaultAt time.Time      `json:"fault_at,omitzero"`
+	Fault   string         `json:"fault,omitempty"`
 }
 
 // stagedForm has the fields of mesh.Staged.

@@ -598,6 +598,9 @@ func (s *Store) writeStack(tx *bbolt.Tx, b *bbolt.Bucket, old, st mesh.Stack) er
 	if f.Access, err = s.storeAccess(st.Access); err != nil {
 		return err
 	}
+	if f.Forge, err = s.storeForge(st.Forge); err != nil {
+		return err
+	}
 	if f.PreviewConfig, err = s.putConfig(b, st.PreviewConfig); err != nil {
 		return err
 	}
@@ -633,6 +636,9 @@ func (s *Store) readStack(name mesh.StackName, b *bbolt.Bucket) (mesh.Stack, err
 	})
 	if err != nil {
 		return mesh.Stack{}, damagedRecord("the config vars of "+string(name), err)
+	}
+	if st.Forge, err = s.openForge(f.Forge); err != nil {
+		return mesh.Stack{}, damagedRecord("the forge of "+string(name), err)
 	}
 	if len(f.PreviewConfig) > 0 {
 		if st.PreviewConfig, err = s.openConfig(b, f.PreviewConfig); err != nil {

@@ -141,6 +141,7 @@ var verbs = map[string]func(*testscript.TestScript, bool, []string){
 	"hook":        cmdHook,
 	"agekey":      cmdAgeKey,
 	"s3":          cmdS3,
+	"forge":       cmdForge,
 }
 
 // setup gives each script a home, three keys and an ssh that uses them. "ready" adds

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -90,6 +91,7 @@ type server struct {
 	router   *handoverRouter
 	names    *names.Server
 	web      atomic.Pointer[receiver.Receiver] // git over HTTPS; nil before the first control serves
+	forge    atomic.Pointer[hookDoor]          // webhooks of forges; as web
 	logs     *logs.Logs
 	limits   atomic.Pointer[store.Store] // whose settings limit the logs; nil before the first control
 	certs    *certs.Certs                // nil without TLS
@@ -276,24 +278,39 @@ func (sv *server) ownHost() mesh.Host { return mesh.Host("mesh." + sv.settings.D
 
 // serveGit answers requests for mesh's own host.
 func (sv *server) serveGit(w http.ResponseWriter, r *http.Request) {
-	if c := sv.web.Load(); c != nil {
+	if strings.HasPrefix(r.URL.Path, "/hooks/") {
+		if h := sv.forge.Load(); h != nil {
+			h.ServeHTTP(w, r)
+			return
+		}
+	} else if c := sv.web.Load(); c != nil {
 		c.ServeHTTP(w, r)
 		return
 	}
 	http.Error(w, "error: mesh is starting", http.StatusServiceUnavailable)
 }
 
-// ownCertificate requests a certificate for mesh's own host while there are access tokens,
-// which are for nothing else.
+// ownCertificate requests a certificate for mesh's own host while there are access tokens, or
+// stacks that webhooks tell of a repository: it is for nothing else.
 func (sv *server) ownCertificate(keys []mesh.Key) {
 	if sv.certs == nil {
 		return
 	}
 	var hosts []mesh.Host
-	if slices.ContainsFunc(keys, func(k mesh.Key) bool { return k.Token != "" }) {
+	if slices.ContainsFunc(keys, func(k mesh.Key) bool { return k.Token != "" }) || sv.follows() {
 		hosts = append(hosts, sv.ownHost())
 	}
 	sv.certs.Want(ownStack, hosts)
+}
+
+// follows reports whether a stack follows a repository.
+func (sv *server) follows() bool {
+	st := sv.limits.Load()
+	if st == nil {
+		return false
+	}
+	stacks, err := st.Stacks(context.Background()) // it does not wait
+	return err == nil && slices.ContainsFunc(stacks, func(s mesh.Stack) bool { return s.Forge != nil })
 }
 
 // ownStack is whom the certificate of mesh's own host belongs to: no stack can have this

@@ -16,6 +16,10 @@ type Repos struct {
 	trees    map[mesh.Commit]map[string]string
 	heads    map[mesh.StackName]mesh.RepoState
 	open     int
+	forge    map[string]mesh.Commit // by branch
+
+	Fetched  []string // the branches that Fetch was called for
+	FetchErr error    // what Fetch fails with
 }
 
 // NewRepos returns an empty Repos.
@@ -65,6 +69,39 @@ func (r *Repos) Open(_ context.Context, stack mesh.StackName, c mesh.Commit) (me
 // FetchModules finds no submodules.
 func (r *Repos) FetchModules(context.Context, mesh.StackName, mesh.Commit, func(string)) (bool, error) {
 	return false, nil
+}
+
+// Fetch returns what Elsewhere has set.
+func (r *Repos) Fetch(_ context.Context, stack mesh.StackName, _, branch string) (mesh.Commit, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.Fetched = append(r.Fetched, branch)
+	if r.FetchErr != nil {
+		return "", r.FetchErr
+	}
+	if _, ok := r.heads[stack]; !ok {
+		r.heads[stack] = mesh.RepoState{}
+	}
+	return r.forge[branch], nil
+}
+
+// Elsewhere adds a commit to a branch of the repository that stacks follow; without files
+// it deletes the branch.
+func (r *Repos) Elsewhere(branch string, files map[string]string) mesh.Commit {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if files == nil {
+		delete(r.forge, branch)
+		return ""
+	}
+	r.n++
+	c := mesh.Commit(fmt.Sprintf("%07d", r.n) + fmt.Sprintf("%040x", uint64(0xb000000000000000)+uint64(r.n)<<8)[7:])
+	r.trees[c] = files
+	if r.forge == nil {
+		r.forge = map[string]mesh.Commit{}
+	}
+	r.forge[branch] = c
+	return c
 }
 
 // Derive sets the function that returns where the deploy branch must point.

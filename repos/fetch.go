@@ -1,0 +1,109 @@
+package repos
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"mesh"
+)
+
+// fetchTime limits how long a fetch may take.
+const fetchTime = 10 * time.Minute
+
+// Fetch fetches a branch of another repository, with the stack's deploy key, and returns its
+// commit; empty: there is no such branch. The commit is kept for the next pushes and
+// fetches, but no branch moves. It returns a *mesh.Error if the other end refuses.
+func (r *Repos) Fetch(ctx context.Context, stack mesh.StackName, url, branch string) (mesh.Commit, error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTime)
+	defer cancel()
+	if err := r.Ensure(stack); err != nil {
+		return "", err
+	}
+	to, stop, err := r.reach(ctx, stack, url)
+	if err != nil {
+		return "", err
+	}
+	defer stop()
+	to.set = append(to.set, "remote.forge.url="+to.url)
+	ref := "refs/heads/" + branch
+	out, err := r.elsewhere(ctx, stack, to, "ls-remote", "--quiet", "forge", ref)
+	if err != nil {
+		return "", fetchFault(ctx, stack, url, out, err)
+	}
+	at := ""
+	for line := range strings.Lines(string(out)) {
+		if id, name, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok && name == ref { // ls-remote matches the ends of names
+			at = id
+		}
+	}
+	if at == "" {
+		return "", nil
+	}
+	commit, err := mesh.ParseCommit(at)
+	if err != nil {
+		return "", fmt.Errorf("fetch %s of %s: %w", branch, stack, err)
+	}
+	out, err = r.elsewhere(ctx, stack, to, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "forge", ref)
+	if err != nil {
+		return "", fetchFault(ctx, stack, url, out, err)
+	}
+	st := r.storage(stack)
+	defer st.Close()
+	// The branch may have moved since: the next event says so.
+	here, err := st.has(commit)
+	if err == nil && !here {
+		err = fmt.Errorf("fetch %s of %s: %s did not come", branch, stack, commit.Short())
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := r.Weigh(ctx, stack, commit); err != nil {
+		return "", err
+	}
+	return commit, r.keep(ctx, stack, commit)
+}
+
+// elsewhere runs a git command that speaks with another repository, and returns its output.
+func (r *Repos) elsewhere(ctx context.Context, stack mesh.StackName, to origin, service string, args ...string) ([]byte, error) {
+	to.set = append(to.set, "fetch.fsckObjects=true")
+	for _, s := range settings {
+		if rest, ok := strings.CutPrefix(s, "receive.fsck."); ok {
+			to.set = append(to.set, "fetch.fsck."+rest)
+		}
+	}
+	cmd := r.Git(ctx, stack, nil, service, args...)
+	limitFiles(cmd, r.MaxInput)
+	cmd.Env = append(cmd.Env, to.env...)
+	cmd.Env = append(cmd.Env, "GIT_CONFIG_COUNT="+strconv.Itoa(len(to.set)))
+	for i, s := range to.set {
+		k, v, _ := strings.Cut(s, "=")
+		cmd.Env = append(cmd.Env, fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", i, k), fmt.Sprintf("GIT_CONFIG_VALUE_%d=%s", i, v))
+	}
+	return output(cmd)
+}
+
+// output returns what a command prints, with its messages if it fails.
+func output(cmd *exec.Cmd) ([]byte, error) {
+	var messages strings.Builder
+	cmd.Stderr = &messages
+	out, err := cmd.Output()
+	if err != nil {
+		out = []byte(messages.String())
+	}
+	return out, err
+}
+
+// fetchFault explains why a repository cannot be fetched.
+func fetchFault(ctx context.Context, stack mesh.StackName, url string, out []byte, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return &mesh.Error{
+		Kind: mesh.Unavailable, Text: "the repository cannot be fetched from " + shownURL(url), Output: strings.Split(printableLines(string(out)), "\n"), Err: err,
+		Hint: fmt.Sprintf("if it is private, use its ssh URL, and give this key read access there: ssh mesh git:deploy-key -a %s", stack),
+	}
+}
