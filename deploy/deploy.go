@@ -53,6 +53,7 @@ type Options struct {
 	Memory       fleet.Memory                                // where instances were last seen; nil: not kept
 	Probe        func(context.Context, netip.AddrPort) error // reports whether something listens there; nil: dials TCP
 	Backup       BackupOptions                               // how backups are made; empty: none
+	Jobs         JobOptions                                  // how jobs run
 	OnStep       func(step Step, s string)                   // called at each step of a rollout, for tests that stop there; may be nil
 }
 
@@ -90,6 +91,7 @@ type Deployer struct {
 	addonFigures addonFigures
 
 	backups backupRuns
+	jobs    jobRuns
 
 	unknown  atomic.Pointer[[]mesh.StackName] // stacks without a record that the engine has something of, as of the last Reconcile
 	detached chan struct{}                    // holds a value after a detached run was started

@@ -12,7 +12,6 @@ import (
 const (
 	sayAddons      = "a push creates no add-ons; create each once: ssh mesh addons:create postgres -a STACK"
 	sayBuildpacks  = "mesh builds with the Dockerfile of the repository, or generates one"
-	sayCron        = "mesh has no scheduler; run each job from cron on any machine: ssh mesh run -a STACK --detach -- COMMAND"
 	sayReviewApps  = "mesh has no review apps; push the branch to a stack of its own"
 	sayTests       = "mesh runs no tests; a release command runs before a push goes live"
 	sayBase        = "the Dockerfile decides what the app runs on"
@@ -33,13 +32,12 @@ type fields map[string]string
 // expects an effect of them.
 var appFields = fields{
 	"$schema": "", "description": "", "keywords": "", "logo": "", "name": "", "repository": "", "success_url": "", "website": "",
-	"env": "", "healthchecks": "",
+	"env": "", "healthchecks": "", "cron": "",
 	"formation.*.quantity": "", "formation.*.command": "",
 	"scripts.predeploy": "", "scripts.postdeploy": "", "scripts.dokku.predeploy": "", "scripts.dokku.postdeploy": "",
 
 	"addons":                   sayAddons,
 	"buildpacks":               sayBuildpacks,
-	"cron":                     sayCron,
 	"environments.test":        sayTests,
 	"environments.*":           sayReviewApps,
 	"stack":                    sayBase,
