@@ -125,6 +125,22 @@ func (d *Deployer) StartJob(ctx context.Context, stack mesh.StackName, name mesh
 	return nil
 }
 
+// SkipJob records that a job was due too long ago to be made up.
+func (d *Deployer) SkipJob(ctx context.Context, stack mesh.StackName, name mesh.ServiceName, due time.Time) error {
+	_, err := d.Store.UpdateJob(ctx, stack, name, func(rec *mesh.JobRecord) error {
+		if rec.Suspended || !due.After(rec.Due) {
+			return errUnwanted
+		}
+		rec.Due = due.UTC()
+		rec.Skip(due.UTC(), d.Now().UTC(), "it was due while mesh was down, longer ago than --catch-up")
+		return nil
+	})
+	if errors.Is(err, errUnwanted) || errors.Is(err, mesh.NoStack) {
+		return nil
+	}
+	return err
+}
+
 // overlap returns why a job does not start now, or "".
 func (d *Deployer) overlap(j mesh.Job, rec mesh.JobRecord) string {
 	if open := rec.Open(); j.Overlap == mesh.OverlapForbid && len(open) > 0 {
