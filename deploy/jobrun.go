@@ -96,9 +96,16 @@ const maxReason = 500
 // record comes first: nothing makes the same due time start twice. If the stack is stopped, or
 // the last run has not ended and the job forbids overlaps, only that is recorded.
 func (d *Deployer) StartJob(ctx context.Context, stack mesh.StackName, name mesh.ServiceName, due time.Time) error {
-	if err := d.names.free(stack); err != nil {
+	started, err := d.names.start(stack)
+	if err != nil {
 		return err
 	}
+	begun := false
+	defer func() {
+		if !begun {
+			started()
+		}
+	}()
 	st, r, s, err := d.job(ctx, stack, name)
 	if errors.Is(err, mesh.NotFound) || errors.Is(err, mesh.NoStack) || err == nil && s.Gone {
 		return nil // it was removed meanwhile
@@ -121,7 +128,8 @@ func (d *Deployer) StartJob(ctx context.Context, stack mesh.StackName, name mesh
 	} else if err != nil {
 		return err
 	}
-	d.background(func(ctx context.Context) { d.runJob(ctx, own, s.Job, self, was) })
+	begun = true
+	d.background(func(ctx context.Context) { d.runJob(ctx, own, s.Job, self, was, started) })
 	return nil
 }
 
@@ -196,9 +204,16 @@ func (d *Deployer) settleStale(rec *mesh.JobRecord) {
 // RunJob starts a run of a job now, whether or not it is due or suspended, and returns it.
 // The returned function waits for its end, or for ctx, and returns how it ended.
 func (d *Deployer) RunJob(ctx context.Context, stack mesh.StackName, name mesh.ServiceName, by mesh.KeyName) (mesh.JobRun, func(context.Context) (mesh.JobRun, error), error) {
-	if err := d.names.free(stack); err != nil {
+	started, err := d.names.start(stack)
+	if err != nil {
 		return mesh.JobRun{}, nil, err
 	}
+	begun := false
+	defer func() {
+		if !begun {
+			started()
+		}
+	}()
 	st, r, s, err := d.job(ctx, stack, name)
 	switch {
 	case err != nil:
@@ -221,7 +236,8 @@ func (d *Deployer) RunJob(ctx context.Context, stack mesh.StackName, name mesh.S
 		return mesh.JobRun{}, nil, err
 	}
 	d.Logger.Info("job run by hand", "stack", stack, "job", string(name), "instance", own.String(), "key", string(by))
-	d.background(func(ctx context.Context) { d.runJob(ctx, own, s.Job, by, time.Time{}) })
+	begun = true
+	d.background(func(ctx context.Context) { d.runJob(ctx, own, s.Job, by, time.Time{}, started) })
 	run := func(ctx context.Context) (mesh.JobRun, error) {
 		records, err := d.Store.Jobs(ctx, stack)
 		for _, rec := range records {
@@ -250,9 +266,11 @@ const jobStart = 2 * time.Minute
 
 // runJob starts a run that was recorded, and follows it to its end. If ctx ends before the
 // run has begun, the record is taken back, with was as the last due time: the next process
-// makes it up. If ctx ends later, the next process adopts it.
-func (d *Deployer) runJob(ctx context.Context, own *jobRun, j mesh.Job, by mesh.KeyName, was time.Time) {
+// makes it up. If ctx ends later, the next process adopts it. It calls started once no
+// container will be started any more.
+func (d *Deployer) runJob(ctx context.Context, own *jobRun, j mesh.Job, by mesh.KeyName, was time.Time, started func()) {
 	defer d.jobs.release(own)
+	defer started()
 	if j.Overlap == mesh.OverlapReplace {
 		d.replaceRuns(ctx, own)
 	}
@@ -272,6 +290,7 @@ func (d *Deployer) runJob(ctx context.Context, own *jobRun, j mesh.Job, by mesh.
 		return
 	}
 	d.changeRun(sctx, own, func(run *mesh.JobRun) { run.Status = mesh.JobRunning })
+	started()
 	d.follow(ctx, own, c.ID, j)
 }
 

@@ -93,9 +93,11 @@ func (d *Deployer) RunCommand(ctx context.Context, run mesh.Run) (int, error) {
 // client or mesh exits. After at most 24 hours it is ended and removed, with its
 // output. The streams of run are not used.
 func (d *Deployer) Detach(ctx context.Context, run mesh.Run) (mesh.DetachedRun, error) {
-	if err := d.names.free(run.Stack); err != nil {
+	started, err := d.names.start(run.Stack)
+	if err != nil {
 		return mesh.DetachedRun{}, err
 	}
+	defer started()
 	there, err := d.Runner.Detached(ctx, run.Stack)
 	if err != nil {
 		return mesh.DetachedRun{}, err
