@@ -49,7 +49,7 @@ func withJobs(t *testing.T, w *deploytest.World) (d *deploy.Deployer, stop func(
 				if err != nil {
 					t.Error(err)
 				}
-				out = append(out, cron.Entry{Name: string(j.Stack + " ") + string(j.Name), Schedule: s, Last: j.Last, MostLate: max(j.CatchUp, 1)})
+				out = append(out, cron.Entry{Name: string(j.Stack+" ") + string(j.Name), Schedule: s, Last: j.Last, MostLate: max(j.CatchUp, 1)})
 			}
 			return out, err
 		},
@@ -254,7 +254,7 @@ func TestJobs_CatchUp(t *testing.T) {
 		addJob(t, d, "never", "TZ=UTC */10 * * * *", func(j *mesh.Job) { j.CatchUp = 0 })
 		stop()
 		pass(2*time.Hour + 5*time.Minute) // often was due twelve times, rare an hour and five minutes ago
-		d, stop = withJobs(t, w)
+		_, stop = withJobs(t, w)
 		wantRuns(t, w, "often", "1 running")
 		wantRuns(t, w, "rare", "1 skipped x1")
 		wantRuns(t, w, "never", "1 skipped x1")
@@ -263,9 +263,8 @@ func TestJobs_CatchUp(t *testing.T) {
 		w.Runner.EndRun("often.1", 0)
 		stop()
 		pass(23*time.Hour + 30*time.Minute) // rare was due 36 minutes ago
-		d, _ = withJobs(t, w)
+		_, _ = withJobs(t, w)
 		wantRuns(t, w, "rare", "1 skipped x1, 2 running")
-		_ = d
 	})
 }
 
@@ -506,6 +505,69 @@ func TestJobs_Limits(t *testing.T) {
 		j.Name = "job3"
 		if changed, err := d.AddJob(t.Context(), "blog", j); err != nil || !changed {
 			t.Errorf("a change at the limit: %v, %v", changed, err)
+		}
+	})
+}
+
+// A stack is destroyed with the run that is just starting: nothing is left of it.
+func TestJobs_DestroyedWhileStarting(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := withJobs(t, w)
+		mustPush(t, w, d, app)
+		addJob(t, d, "tidy", "@daily", nil)
+		if _, _, err := d.RunJob(t.Context(), "blog", "tidy", "ann"); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.DestroyStack(t.Context(), "blog", "ann"); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Second)
+		if _, _, err := d.RunJob(t.Context(), "blog", "tidy", "ann"); !errors.Is(err, mesh.NoStack) {
+			t.Errorf("after the end: %v", err)
+		}
+	})
+}
+
+// Two at once start one run; a stop by hand keeps the record.
+func TestRunJob_TwoAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := withJobs(t, w)
+		mustPush(t, w, d, app)
+		addJob(t, d, "tidy", "@daily", nil)
+		errs := make(chan error, 2)
+		for range 2 {
+			go func() {
+				_, _, err := d.RunJob(t.Context(), "blog", "tidy", "ann")
+				errs <- err
+			}()
+		}
+		if a, b := <-errs, <-errs; (a == nil) == (b == nil) {
+			t.Errorf("%v, %v", a, b)
+		}
+		pass(time.Second)
+		if got := running(t, w); got != "tidy.1" {
+			t.Errorf("running %q", got)
+		}
+		if err := d.StopRun(t.Context(), "blog", "tidy.1"); err != nil {
+			t.Fatal(err)
+		}
+		wantRuns(t, w, "tidy", "1 stopped")
+		if faults, _ := d.JobFaults(t.Context()); len(faults) > 0 {
+			t.Errorf("faults %v", faults)
+		}
+		// Removed while it runs: the run goes on, and leaves no record.
+		if _, _, err := d.RunJob(t.Context(), "blog", "tidy", "ann"); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Second)
+		if _, err := d.RemoveJob(t.Context(), "blog", "tidy", "ann"); err != nil {
+			t.Fatal(err)
+		}
+		w.Runner.EndRun("tidy.2", 0)
+		pass(time.Second)
+		wantRuns(t, w, "tidy", "")
+		if got := running(t, w); got != "" {
+			t.Errorf("left %q", got)
 		}
 	})
 }
