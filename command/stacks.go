@@ -95,7 +95,7 @@ type stackJSON struct {
 	LinkedFrom []string       `json:"linked_from,omitempty"`
 	Spared     []string       `json:"maintenance_allow,omitempty"`
 	Ports      []portJSON     `json:"tcp_ports,omitempty"`
-	Jobs       []string       `json:"jobs,omitempty"` // in stacks:info
+	Jobs       []string       `json:"jobs,omitempty"`    // in stacks:info
 	Damaged    string         `json:"damaged,omitempty"` // its damaged record
 }
 
