@@ -254,11 +254,19 @@ func (d *Deployer) RunJob(ctx context.Context, stack mesh.StackName, name mesh.S
 	return now, func(ctx context.Context) (mesh.JobRun, error) {
 		select {
 		case <-own.done:
+			if d.life.Err() != nil {
+				return mesh.JobRun{}, d.goesOn(own)
+			}
 			return run(ctx)
 		case <-ctx.Done():
 			return mesh.JobRun{}, context.Cause(ctx)
 		}
 	}, err
+}
+
+// goesOn is the error for somebody who waits for a run when this process ends.
+func (d *Deployer) goesOn(own *jobRun) error {
+	return mesh.Errorf(mesh.Unavailable, "mesh is restarting, and %s goes on", own.jobKey).WithHint("see how it ends: ssh mesh cron:info -a %s %s", own.stack, own.name)
 }
 
 // jobStart limits how long it may take to create and start the container of a run.

@@ -571,3 +571,47 @@ func TestRunJob_TwoAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// Whoever waits for a run when mesh stops hears that it goes on.
+func TestRunJob_WaitEndsWithMesh(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, stop := withJobs(t, w)
+		mustPush(t, w, d, app)
+		addJob(t, d, "tidy", "@daily", nil)
+		_, wait, err := d.RunJob(t.Context(), "blog", "tidy", "ann")
+		if err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Second)
+		stop()
+		if _, err := wait(t.Context()); !errors.Is(err, mesh.Unavailable) || !strings.Contains(err.Error(), "tidy.1 goes on") {
+			t.Errorf("waited: %v", err)
+		}
+		_, _ = withJobs(t, w)
+		wantRuns(t, w, "tidy", "1 running")
+		w.Runner.EndRun("tidy.1", 0)
+		pass(time.Second)
+		wantRuns(t, w, "tidy", "1 succeeded")
+	})
+}
+
+// A replacement that waits for the old run's end when mesh stops is taken back, and made up.
+func TestJobs_ReplacementIsTakenBack(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, stop := withJobs(t, w)
+		mustPush(t, w, d, app)
+		addJob(t, d, "fresh", "TZ=UTC */10 * * * *", func(j *mesh.Job) { j.Overlap = mesh.OverlapReplace })
+		pass(10 * time.Minute)
+		wantRuns(t, w, "fresh", "1 running")
+		w.Runner.SetAway(true) // the old run cannot be stopped
+		pass(10 * time.Minute)
+		wantRuns(t, w, "fresh", "1 running, 2 starting")
+		stop()
+		wantRuns(t, w, "fresh", "1 running")
+		w.Runner.SetAway(false)
+		pass(time.Minute)
+		_, _ = withJobs(t, w)
+		pass(time.Second)
+		wantRuns(t, w, "fresh", "1 stopped, 3 running")
+	})
+}

@@ -150,6 +150,9 @@ func (d *Deployer) StopRun(ctx context.Context, stack mesh.StackName, name strin
 		own.halt("by hand")
 		select {
 		case <-own.done:
+			if d.life.Err() != nil {
+				return d.goesOn(own)
+			}
 			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
