@@ -1,11 +1,15 @@
 package store_test
 
 import (
+	"bytes"
 	"errors"
 	"io"
+	"path/filepath"
 	"reflect"
 	"testing"
 	"time"
+
+	"go.etcd.io/bbolt"
 
 	"mesh"
 	"mesh/store"
@@ -93,4 +97,46 @@ func TestJobs(t *testing.T) {
 			t.Errorf("damaged: %+v", found)
 		}
 	})
+}
+
+// A damaged record of a job is reported, and its job is not run; the others of the stack are
+// there, and it can be removed.
+func TestJobs_Damaged(t *testing.T) {
+	t.Parallel()
+	dir, ctx := t.TempDir(), t.Context()
+	closed(t, dir, func(s *store.Store) {
+		create(t, s, mesh.Stack{Name: "blog"})
+		for _, name := range []mesh.ServiceName{"bad", "good"} {
+			must(s.UpdateJob(ctx, "blog", name, func(r *mesh.JobRecord) error { r.Due = time.Unix(1e9, 0); return nil }))(t)
+		}
+	})
+	db, err := bbolt.Open(filepath.Join(dir, "mesh.db"), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte("stacks")).Bucket([]byte("blog")).Bucket([]byte("jobs"))
+		return b.Put([]byte("bad"), bytes.Replace(b.Get([]byte("bad")), []byte("2001"), []byte("2031"), 1))
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s := must(store.Open(dir))(t)
+	t.Cleanup(func() { _ = s.Close() })
+	if found := s.Damaged(); len(found) != 1 || found[0].Stack != "blog" || found[0].What != "the job bad of blog" || found[0].Whole {
+		t.Errorf("damaged: %+v", found)
+	}
+	if got := must(s.Jobs(ctx, ""))(t); len(got) != 1 || got[0].Name != "good" {
+		t.Errorf("%+v", got)
+	}
+	if _, err := s.UpdateJob(ctx, "blog", "bad", func(*mesh.JobRecord) error { return nil }); !errors.Is(err, mesh.Damaged) {
+		t.Errorf("changed: %v", err)
+	}
+	must(s.UpdateJob(ctx, "blog", "good", func(r *mesh.JobRecord) error { r.Last = 3; return nil }))(t)
+	if err := s.RemoveJob(ctx, "blog", "bad"); err != nil {
+		t.Error(err)
+	}
+	if err := s.Check(); err != nil || len(s.Damaged()) > 0 {
+		t.Errorf("after the removal: %v, %+v", err, s.Damaged())
+	}
 }
