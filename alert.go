@@ -20,6 +20,7 @@ const (
 	AlertSlow    AlertKind = "slow"
 	AlertMemory  AlertKind = "memory"
 	AlertCert    AlertKind = "cert"
+	AlertCron    AlertKind = "cron"
 	AlertDisk    AlertKind = "disk"
 	AlertBackup  AlertKind = "backup"
 	AlertAddon   AlertKind = "addon"
@@ -45,6 +46,7 @@ var alertSorts = []AlertSort{
 	{AlertSlow, false, "requests take too long", "ssh mesh ps -a {stack}"},
 	{AlertMemory, false, "an instance is near its memory limit", "ssh mesh svc -a {stack}"},
 	{AlertCert, false, "a certificate expires soon, or cannot be obtained", "ssh mesh certs -a {stack}"},
+	{AlertCron, false, "a run of a job failed", "ssh mesh cron -a {stack}"},
 	{AlertDisk, true, "a disk of the server is nearly full", "ssh mesh gc --dry-run"},
 	{AlertBackup, true, "a backup failed, or none was made in time", "ssh mesh backup > mesh.tar"},
 	{AlertAddon, true, "an add-on does not run, or its connections are used up", "ssh mesh addons"},
@@ -55,7 +57,7 @@ var alertSorts = []AlertSort{
 func AlertSorts() []AlertSort { return slices.Clone(alertSorts) }
 
 // later are kinds that people may expect, and that nothing raises yet.
-var later = []string{"cron", "node"}
+var later = []string{"node"}
 
 // ParseAlertKinds reads kinds of alerts with commas between them, as --on takes them.
 // The error lists the kinds there are. Each kind is returned once.
@@ -113,6 +115,8 @@ func (a Alert) Cause() AlertCause { return AlertCause{a.Kind, a.Stack, a.About} 
 // Next returns the command to type next.
 func (a Alert) Next() string {
 	switch {
+	case a.Kind == AlertCron && a.About != "":
+		return fmt.Sprintf("ssh mesh cron:logs -a %s %s", a.Stack, a.About)
 	case a.Kind == AlertBackup && a.About == string(BackupMesh): // it has a schedule
 		return "ssh mesh backup:schedule"
 	case a.Kind == AlertBackup && a.About != "":

@@ -91,6 +91,31 @@ func (r Release) Changes(next Release) (lines []string) {
 			lines = append(lines, fmt.Sprintf("scale    %s=%d instead of %d", name, will, was))
 		}
 	}
+	return append(lines, jobChanges(r.Declared.Jobs, next.Declared.Jobs)...)
+}
+
+// jobChanges says how the jobs that releases declare differ.
+func jobChanges(was, will []Job) (lines []string) {
+	find := func(in []Job, name ServiceName) *Job {
+		i := slices.IndexFunc(in, func(j Job) bool { return j.Name == name })
+		if i < 0 {
+			return nil
+		}
+		return &in[i]
+	}
+	for _, j := range will {
+		switch old := find(was, j.Name); {
+		case old == nil:
+			lines = append(lines, fmt.Sprintf("job      adds %s: %s %s", j.Name, j.Schedule, j.Command))
+		case *old != j:
+			lines = append(lines, fmt.Sprintf("job      %s: %s %s instead of %s %s", j.Name, j.Schedule, j.Command, old.Schedule, old.Command))
+		}
+	}
+	for _, j := range was {
+		if find(will, j.Name) == nil {
+			lines = append(lines, fmt.Sprintf("job      removes %s", j.Name))
+		}
+	}
 	return lines
 }
 

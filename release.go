@@ -51,4 +51,5 @@ type Declared struct {
 	Commands map[ServiceName]string // of the services, including the release command; nil: no files were read
 	Files    map[ServiceName]string // the file that each of them comes from
 	Settings Settings
+	Jobs     []Job // by name
 }

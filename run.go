@@ -65,6 +65,10 @@ type DetachedRun struct {
 	Running  bool
 	ExitCode int // once it has ended
 	OOM      bool
+	Ended    time.Time   // zero while it runs
+	Unborn   bool        // its container exists and was never started
+	Job      ServiceName // whose run it is, for one of a job; empty: none
+	JobRun   int         // its number
 }
 
 // Exec is a further command in the container of a running instance.

@@ -60,6 +60,7 @@ type Options struct {
 	Engine       func(context.Context) error // whether the Docker Engine answers
 	Backups      func(context.Context) ([]mesh.BackupFault, error)
 	Addons       func(context.Context) ([]mesh.AddonFault, error)
+	Jobs         func(context.Context) ([]mesh.JobFault, error)
 
 	Every time.Duration // between two looks; 0: 15 s
 	Calm  time.Duration // how long a cause must be gone to be over, the first time; 0: 2 min
@@ -89,7 +90,7 @@ const (
 	maxEvents = 1000
 )
 
-// Watcher finds causes. Deployed, Crashed, BackedUp and BackupsChanged may be called from any goroutine,
+// Watcher finds causes. Deployed, Crashed, BackedUp, BackupsChanged and JobsChanged may be called from any goroutine,
 // with any lock held.
 type Watcher struct {
 	Options
@@ -339,7 +340,7 @@ func (w *Watcher) broken(ctx context.Context, key mesh.AlertCause, f finding, no
 		w.causes[key] = c
 	}
 	c.good = time.Time{}
-	if c.open && key.Kind == mesh.AlertCrash && f.text != "" && f.whole() != c.alert.Text { // the number of crashes
+	if c.open && (key.Kind == mesh.AlertCrash || key.Kind == mesh.AlertCron) && f.text != "" && f.whole() != c.alert.Text { // the number of crashes, or another run
 		c.alert.Text, c.unsaved = f.whole(), true
 		c.alert.Count++
 	}
@@ -366,9 +367,9 @@ func (w *Watcher) mended(ctx context.Context, key mesh.AlertCause, c *cause, out
 		delete(w.causes, key)
 	case key.Kind == mesh.AlertDeploy && outcome == "", key.Kind == mesh.AlertBackup && key.About == "":
 		// only a later success ends it
-	case c.good.IsZero() && key.Kind != mesh.AlertDeploy && key.Kind != mesh.AlertBackup:
+	case c.good.IsZero() && key.Kind != mesh.AlertDeploy && key.Kind != mesh.AlertBackup && key.Kind != mesh.AlertCron:
 		c.good = now
-	case key.Kind == mesh.AlertDeploy, key.Kind == mesh.AlertBackup, now.Sub(c.good) >= c.calm:
+	case key.Kind == mesh.AlertDeploy, key.Kind == mesh.AlertBackup, key.Kind == mesh.AlertCron, now.Sub(c.good) >= c.calm:
 		w.end(ctx, key, c, outcome, now)
 	}
 }

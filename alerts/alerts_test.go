@@ -36,6 +36,7 @@ type world struct {
 	disks       []alerts.Disk
 	engine      error
 	deployments []mesh.Deployment // newest first
+	jobs        []mesh.JobFault
 	backups     []mesh.BackupFault
 	addons      []mesh.AddonFault
 	addonsFail  error
@@ -138,6 +139,11 @@ func (w *world) watcher() *alerts.Watcher {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			return w.backups, nil
+		},
+		Jobs: func(context.Context) ([]mesh.JobFault, error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.jobs, nil
 		},
 		Addons: func(context.Context) ([]mesh.AddonFault, error) {
 			w.mu.Lock()
@@ -443,6 +449,26 @@ func TestBackups_OnASchedule(t *testing.T) {
 		w.BackupsChanged()
 		w.do(time.Second, nil)
 		w.told("the next success", "recovered backup  mesh")
+	})
+}
+
+func TestJobs(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		fail := func(faults ...mesh.JobFault) {
+			t.Helper()
+			w.do(0, func() { w.jobs = faults })
+			w.JobsChanged()
+			w.do(time.Second, nil)
+		}
+		fail(mesh.JobFault{Stack: "shop", Name: "tidy", Text: "the job tidy.1 failed: exit 3"})
+		w.told("a failure", "opened cron shop tidy")
+		if next := w.recorded[0].Next(); next != "ssh mesh cron:logs -a shop tidy" {
+			t.Errorf("next: %s", next)
+		}
+		fail(mesh.JobFault{Stack: "shop", Name: "tidy", Text: "the job tidy.2 failed: exit 3"})
+		w.told("it fails again")
+		fail()
+		w.told("it succeeds", "recovered cron shop tidy")
 	})
 }
 

@@ -48,6 +48,9 @@ func (w *Watcher) BackedUp(err error) {
 // BackupsChanged notes that Options.Backups may return something else.
 func (w *Watcher) BackupsChanged() { w.poke() }
 
+// JobsChanged notes that Options.Jobs may return something else.
+func (w *Watcher) JobsChanged() { w.poke() }
+
 // poke makes the next look come at once.
 func (w *Watcher) poke() {
 	select {

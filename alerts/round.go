@@ -85,6 +85,8 @@ func (r *round) outcome(key mesh.AlertCause) string {
 		return "the Docker Engine answers again"
 	case mesh.AlertBackup:
 		return "the backups of " + about + " are as planned again"
+	case mesh.AlertCron:
+		return "the job " + about + " succeeded again, or no longer runs"
 	case mesh.AlertAddon:
 		return about + " runs, and accepts connections again"
 	default:
@@ -107,6 +109,7 @@ func (w *Watcher) round(ctx context.Context, stacks []mesh.Stack) *round {
 		w.lookAtCertificates(r, st, rules)
 	}
 	w.lookAtMemory(ctx, r, stacks)
+	w.lookAtJobs(ctx, r)
 	w.lookAtDeployments(ctx, r)
 	return r
 }
@@ -145,6 +148,23 @@ func (w *Watcher) lookAtAddons(ctx context.Context, r *round) {
 	}
 	for _, f := range faults {
 		r.found(mesh.AlertAddon, "", string(f.Name), finding{text: f.Text, after: serverAfter * w.Every})
+	}
+}
+
+// lookAtJobs looks at those of all stacks.
+func (w *Watcher) lookAtJobs(ctx context.Context, r *round) {
+	if w.Jobs == nil {
+		return
+	}
+	faults, err := w.Jobs(ctx)
+	if err != nil {
+		for stack := range r.rules {
+			r.unsure[unsure{mesh.AlertCron, stack}] = true
+		}
+		return
+	}
+	for _, f := range faults {
+		r.found(mesh.AlertCron, f.Stack, string(f.Name), finding{text: f.Text})
 	}
 }
 

@@ -63,6 +63,7 @@ type Commands struct {
 	Deploys      Deploys
 	Deployments  Deployments
 	OneOffs      OneOffs
+	Jobs         Jobs
 	Files        Files
 	Keyring      Keyring
 	SignIns      SignIns

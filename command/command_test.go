@@ -51,6 +51,7 @@ type fake struct {
 	probe    error
 	dns      map[string]string // addresses of hosts; nil: DNS is not asked
 
+	jobs        []mesh.JobState
 	volumes     fakeVolumes
 	previews    fakePreviews
 	canary      *mesh.CanaryState
@@ -469,7 +470,7 @@ func commandsOf(t *testing.T, f *fake) *command.Commands {
 		Stacks: f, History: f, Keys: f, Registries: f, AuditLog: f, Logs: f, Uploads: f, Traffic: f, Measures: f, Collector: f,
 		Lifecycle: f, Configs: f, Builds: f, Processes: f, Services: f, Endpoints: f, Ports: f, Links: f, Settings: f, ServerSetter: f, Hosts: f, AccessRules: f, Freezer: f, Deploys: f, Deployments: f,
 		Alerts: f, AlertRules: f, Recipients: f, Notifier: f,
-		OneOffs: f, Files: f, Keyring: f, SignIns: f, Auditor: f, Lives: f, Server: fakeServer{f.findings},
+		OneOffs: f, Jobs: fakeJobs{&f.jobs}, Files: f, Keyring: f, SignIns: f, Auditor: f, Lives: f, Server: fakeServer{f.findings},
 		Version: "1.2.3", URL: func(h mesh.Host) string { return "http://" + string(h) + ":8080" },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return now },
 	}

@@ -96,6 +96,7 @@ type stackJSON struct {
 	Spared     []string       `json:"maintenance_allow,omitempty"`
 	Ports      []portJSON     `json:"tcp_ports,omitempty"`
 	PreviewOf  string         `json:"preview_of,omitempty"`
+	Jobs       []string       `json:"jobs,omitempty"`    // in stacks:info
 	Damaged    string         `json:"damaged,omitempty"` // its damaged record
 }
 
@@ -342,6 +343,15 @@ func runStacksInfo(ctx context.Context, c *call) error {
 	if s.Links, s.LinkedFrom, err = c.linksOf(ctx, c.stack); err != nil {
 		return err
 	}
+	jobs, err := c.Jobs.JobsOf(ctx, c.stack.Name)
+	if err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		if !j.Gone {
+			s.Jobs = append(s.Jobs, string(j.Name))
+		}
+	}
 	if c.json {
 		return c.printJSON(s)
 	}
@@ -381,6 +391,9 @@ func runStacksInfo(ctx context.Context, c *call) error {
 	}
 	for _, p := range s.Ports {
 		row("TCP:", portsText([]portJSON{p})+" → "+p.Service)
+	}
+	if len(s.Jobs) > 0 {
+		row("Jobs:", strings.Join(s.Jobs, " "))
 	}
 	row("Created:", c.when(s.Created))
 	return nil

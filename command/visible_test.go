@@ -84,6 +84,10 @@ func TestFreeText_InRecords(t *testing.T) {
 	f.runs = []mesh.DetachedRun{{Name: "run.1", By: bad, Command: bad}}
 	f.run = func(mesh.Run) (int, error) { return 0, nil }
 	f.registries = []mesh.Registry{{Host: "r.example", User: bad}}
+	f.jobs = []mesh.JobState{{
+		Job: mesh.Job{Name: "v2", Schedule: bad, Command: bad, From: bad}, Why: bad, Notes: []string{bad},
+		Record: mesh.JobRecord{Name: "v2", Runs: []mesh.JobRun{{Number: 1, By: bad, Status: mesh.JobFailed, Reason: bad}}},
+	}}
 	for _, row := range rows() {
 		for _, words := range [][]string{{row.Name, "-a", "blog"}, {row.Name, "-a", "blog", "v2"}, {row.Name, "-a", "blog", "3"}, {row.Name}} {
 			r := do(t, f, command.Join(words))

@@ -132,7 +132,10 @@ func translate(words []string) (ours []string, kept int, ok bool, err error) {
 		return nil, 0, true, &mesh.Error{Kind: mesh.Invalid, Text: fmt.Sprintf("there is no command %q", mesh.Clip(typedWords(words, n), 60)), Hint: w.say}
 	}
 	if w.as != nil {
-		ours, err = w.as(words[n:])
+		if ours, err = w.as(words[n:]); len(ours) > 0 && ours[0] == jobAdd {
+			// What follows the -- is for a shell, as it was typed.
+			return ours, len(ours) - slices.Index(ours, "--") - 1, true, err
+		}
 		return ours, 0, true, err
 	}
 	return slices.Concat(strings.Fields(w.same), words[n:]), len(words) - n, true, nil

@@ -170,7 +170,7 @@ func messageArgs(words []string) ([]string, error) {
 // serviceArgs translates "svc create -n NAME [--schedule TIME] -- COMMAND".
 func serviceArgs(words []string) ([]string, error) {
 	if _, _, found := take(words, "--schedule"); found {
-		return nil, mesh.Errorf(mesh.Invalid, "mesh has no scheduler").WithHint(sayCron)
+		return jobArgs(words)
 	}
 	var command []string
 	if i := slices.Index(words, "--"); i >= 0 {
@@ -182,6 +182,33 @@ func serviceArgs(words []string) ([]string, error) {
 		ours = append(ours, name)
 	}
 	return ours, nil
+}
+
+// jobAdd is the command that adds a job.
+const jobAdd = "cron:add"
+
+// jobArgs translates "svc create -n NAME --schedule TIME [OPTION…] -- COMMAND". A schedule of
+// five fields arrives as five words if no quotes were left of it.
+func jobArgs(words []string) ([]string, error) {
+	var command []string
+	if i := slices.Index(words, "--"); i >= 0 {
+		words, command = words[:i], words[i+1:]
+	}
+	i := slices.IndexFunc(words, func(w string) bool { return w == "--schedule" || strings.HasPrefix(w, "--schedule=") })
+	_, first, joined := strings.Cut(words[i], "=")
+	end := i + 1
+	for end < len(words) && !strings.HasPrefix(words[end], "-") {
+		end++
+	}
+	schedule := words[i+1 : end]
+	if joined {
+		schedule = append([]string{first}, schedule...)
+	}
+	name, rest, _ := take(slices.Concat(words[:i], words[end:]), "-n", "--name")
+	if name == "" || len(command) == 0 || len(schedule) == 0 {
+		return nil, mesh.Errorf(mesh.Invalid, "a job needs a name, a schedule and a command").WithHint(`ssh mesh svc create -a STACK -n cleanup --schedule "@hourly" -- COMMAND`)
+	}
+	return slices.Concat([]string{jobAdd}, rest, []string{name, strings.Join(schedule, " "), "--"}, command), nil
 }
 
 func commandOption(words []string) []string {

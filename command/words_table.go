@@ -4,7 +4,7 @@ package command
 const (
 	sayDatabases = "mesh has no add-on of this kind; list those it has with: ssh mesh addons:kinds; an admin can declare another (docs/addons.md), or set the address of a server elsewhere: ssh mesh config:set -a STACK URL=- < url.txt"
 	sayStorage   = "files that outlive instances are in volumes, not in folders of the server: ssh mesh volumes:create NAME, then ssh mesh volumes:attach NAME -a STACK PATH"
-	sayCron      = "mesh has no scheduler; run this from cron on any machine: ssh mesh run -a STACK --detach -- COMMAND"
+	sayCron      = `jobs are: ssh mesh cron -a STACK; add one with: ssh mesh cron:add -a STACK NAME "@hourly" -- COMMAND`
 	sayCerts     = "nothing to do: with --https-addr the router gets and renews a certificate for every host by itself; see: ssh mesh certs -a STACK"
 	sayRouter    = "nothing to do: the router is built in and sends requests to $PORT of the web service; see: ssh mesh domains -a STACK"
 	sayNetwork   = "every stack has a private network of its own; let one reach another with: ssh mesh stacks:link OTHER -a STACK"
@@ -150,7 +150,11 @@ var dokkuWords = []word{
 	{typed: "storage:unmount", same: "volumes:detach", need: "NAME"},
 	{typed: "storage:destroy", same: "volumes:destroy", need: "NAME --confirm NAME"},
 	{typed: "storage*", say: sayStorage},
-	{typed: "cron*, scheduler:run", say: sayCron},
+	{typed: "cron:report", same: "cron"},
+	{typed: "cron:set", say: "options of a job are: ssh mesh cron:add -a STACK --overlap forbid --timeout 1h NAME SCHEDULE -- COMMAND"},
+	{typed: "cron:enable", same: "cron:resume", need: "NAME"},
+	{typed: "cron:disable", same: "cron:suspend", need: "NAME"},
+	{typed: "scheduler:run, scheduler:add, scheduler:jobs", say: sayCron},
 	{typed: "letsencrypt, letsencrypt:list, letsencrypt:report, letsencrypt:ls, letsencrypt:active", same: "certs"},
 	{typed: "letsencrypt*", say: sayCerts},
 	{typed: "ports*, proxy:ports*", say: sayPorts},

@@ -100,6 +100,7 @@ func TestWords_Typed(t *testing.T) {
 		"pg": "addons --kind postgres", "pg:psql -a shop": "addons:shell --kind postgres -a shop", "psql": "addons:shell --kind postgres", "redis cli": "addons:shell --kind redis",
 		"addons:create heroku-postgresql": "addons:create heroku-postgresql", "postgres:create db": "addons:create postgres db", "addons:add redis": "addons:create redis",
 		"postgres:link db shop": "addons:attach db -a shop", "mongo:destroy db": "addons:destroy db", "pg backups download": "addons:export --kind postgres",
+		"svc create -n x --schedule @hourly -- y $Z": "cron:add x @hourly -- y $Z", "svc create -a shop --schedule 0 3 * * * -n x --timeout 5m -- y": "cron:add -a shop --timeout 5m x 0 3 * * * -- y",
 		"svc create -n mail -- ./mail all": "svc:update --command ./mail all mail", "exec web.1 ls": "enter web.1 ls", "images": "releases", "secrets print": "config --show",
 	} {
 		d, rest, err := find(strings.Fields(line))
@@ -111,7 +112,7 @@ func TestWords_Typed(t *testing.T) {
 	}
 	for line, hint := range map[string]string{
 		"elasticsearch:create x": "docs/addons.md", "accessory boot db": "addons:create", "postgres:expose db": "addons:proxy", "pg:promote x": "--as DATABASE",
-		"storage:mount shop /x:/y": "volumes:attach", "cron:list": "no scheduler", "svc create -n x --schedule @hourly -- y": "cron on any machine", "letsencrypt:enable shop": "by itself", "certs:auto:enable": "by itself",
+		"storage:mount shop /x:/y": "volumes:attach", "scheduler:add": "cron:add", "svc create --schedule @hourly -- y": "-n cleanup", "letsencrypt:enable shop": "by itself", "certs:auto:enable": "by itself",
 		"proxy:ports-set shop http:80:5000": "$PORT", "ports:add": "$PORT", "nginx:show-config shop": "$PORT", "nginx:access-logs shop": "--source router", "network:create x": "private network", "checks:disable shop": "always checks",
 		"docker-options:add shop deploy --privileged": "--memory", "buildpacks:set x": "Dockerfile", "builder-pack:set shop x y": "Dockerfile", "logs:vector-start": "drains:add -a STACK URL", "reviewapps:enable": "previews=true",
 		"features": "no optional", "labs:enable x": "no optional", "ci": "release command", "git:remote -a shop": "git remote add mesh", "env push": "config:import",

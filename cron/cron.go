@@ -22,8 +22,11 @@ import (
 	"mesh"
 )
 
-// Often is the shortest time that two starts of a schedule may be apart.
-const Often = 5 * time.Minute
+// How far two starts of a schedule are apart at least.
+const (
+	Often     = 5 * time.Minute // for backups
+	EachStart = time.Minute     // for what may start as often as a schedule can say
+)
 
 // Schedule is a sequence of times. Its methods may be called from several goroutines. The
 // zero Schedule has no times.
@@ -42,7 +45,10 @@ func refuse(text, why string, args ...any) error {
 // @monthly, @yearly, or @every with a duration; with TZ=ZONE or CRON_TZ=ZONE in front, and
 // otherwise in the zone of the machine. It refuses a schedule that has no times, or two that
 // are less than Often apart. Errors are of kind Invalid and say what is wrong.
-func Parse(text string) (Schedule, error) {
+func Parse(text string) (Schedule, error) { return ParseEvery(text, Often) }
+
+// ParseEvery is Parse for a schedule whose starts may be least apart.
+func ParseEvery(text string, least time.Duration) (Schedule, error) {
 	s := Schedule{text: strings.Join(strings.Fields(text), " ")}
 	rest := s.text
 	for _, prefix := range []string{"TZ=", "CRON_TZ="} {
@@ -69,8 +75,8 @@ func Parse(text string) (Schedule, error) {
 		return Schedule{}, refuse(text, "cannot be read: %v", err)
 	}
 	if every, ok := s.when.(robfig.ConstantDelaySchedule); ok {
-		if every.Delay < Often {
-			return Schedule{}, tooOften(text, every.Delay)
+		if every.Delay < least {
+			return Schedule{}, tooOften(text, every.Delay, least)
 		}
 		return s, nil
 	}
@@ -85,16 +91,29 @@ func Parse(text string) (Schedule, error) {
 		if next.IsZero() {
 			break
 		}
-		if gap := next.Sub(at); gap < Often {
-			return Schedule{}, tooOften(text, gap)
+		if gap := next.Sub(at); gap < least {
+			return Schedule{}, tooOften(text, gap, least)
 		}
 		at = next
 	}
 	return s, nil
 }
 
-func tooOften(text string, gap time.Duration) error {
-	return refuse(text, "comes again after %s: at least %s must be between two starts", gap, Often)
+func tooOften(text string, gap, least time.Duration) error {
+	return refuse(text, "comes again after %s: at least %s must be between two starts", gap, least)
+}
+
+// InZone returns the schedule with a time zone in front, unless it names one or the zone
+// does not exist. ok is false for a zone that does not exist.
+func InZone(text, zone string) (in string, ok bool) {
+	text = strings.TrimSpace(text)
+	if zone == "" || strings.HasPrefix(text, "TZ=") || strings.HasPrefix(text, "CRON_TZ=") {
+		return text, true
+	}
+	if _, err := time.LoadLocation(zone); err != nil || strings.ContainsAny(zone, " \t\n") {
+		return text, false
+	}
+	return "TZ=" + zone + " " + text, true
 }
 
 // String returns the schedule as it was typed, with single blanks.

@@ -83,6 +83,42 @@ func TestParse_Refuses(t *testing.T) {
 	}
 }
 
+func TestParseEvery_Minute(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"* * * * *", "*/1 * * * *", "@every 1m", "0,1 3 * * *"} {
+		if _, err := cron.ParseEvery(text, cron.EachStart); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	for text, want := range map[string]string{
+		"@every 1s": "comes again after 1s: at least 1m0s", "* * * * * *": "seconds and years are not supported", "0 3 30 2 *": "never comes",
+	} {
+		if _, err := cron.ParseEvery(text, cron.EachStart); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestInZone(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		text, zone, want string
+		ok               bool
+	}{
+		{"0 3 * * *", "", "0 3 * * *", true},
+		{"0 3 * * *", "Europe/Berlin", "TZ=Europe/Berlin 0 3 * * *", true},
+		{"TZ=UTC 0 3 * * *", "Europe/Berlin", "TZ=UTC 0 3 * * *", true},
+		{"CRON_TZ=UTC @daily", "nowhere", "CRON_TZ=UTC @daily", true},
+		{"@daily", "nowhere", "@daily", false},
+		{"@daily", "UTC x", "@daily", false},
+		{"@daily", "../../etc/passwd", "@daily", false},
+	} {
+		if got, ok := cron.InZone(c.text, c.zone); got != c.want || ok != c.ok {
+			t.Errorf("%q in %q: %q, %v", c.text, c.zone, got, ok)
+		}
+	}
+}
+
 func TestSchedule_Last(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ text, from, now, want string }{

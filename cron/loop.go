@@ -18,6 +18,16 @@ type Entry struct {
 	// due until then is settled. If it is in the future, because the clock was set back,
 	// nothing is started until that time.
 	Last time.Time
+	// MostLate is how late it is still started; 0: MostLate. Less than a minute counts as one:
+	// a Loop does not look more often.
+	MostLate time.Duration
+}
+
+func (e Entry) late() time.Duration {
+	if e.MostLate == 0 {
+		return MostLate
+	}
+	return max(e.MostLate, lookEvery)
 }
 
 // Options are what a Loop works with.
@@ -101,7 +111,7 @@ func (l *Loop) round(ctx context.Context) time.Duration {
 				wait = min(wait, next.Sub(now))
 			}
 			continue
-		case now.Sub(due) > MostLate:
+		case now.Sub(due) > e.late():
 			l.Logger.Warn("too late to be started: it waits for its next time", "what", e.Name, "due", due.UTC())
 			err = l.Skip(ctx, e.Name, due)
 		default:

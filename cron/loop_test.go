@@ -160,3 +160,38 @@ func TestLoop_SeesChanges(t *testing.T) {
 		}
 	})
 }
+
+// An entry's own limit decides how late it is started; less than a minute counts as one.
+func TestLoop_OwnMostLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			late, most    time.Duration
+			starts, skips int
+		}{
+			{59 * time.Minute, time.Hour, 1, 0},
+			{61 * time.Minute, time.Hour, 0, 1},
+			{30 * time.Second, 1, 1, 0},
+			{2 * time.Minute, 1, 0, 1},
+		} {
+			s, err := cron.Parse("TZ=UTC 0 0 * * *")
+			if err != nil {
+				t.Fatal(err)
+			}
+			now := time.Date(2026, 5, 6, 0, 0, 0, 0, time.UTC).Add(c.late)
+			last, starts, skips := now.Add(-23*time.Hour), 0, 0
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			l := cron.New(cron.Options{
+				Entries: func(context.Context) ([]cron.Entry, error) {
+					return []cron.Entry{{Name: "x", Schedule: s, Last: last, MostLate: c.most}}, nil
+				},
+				Start: func(_ context.Context, _ string, due time.Time) error { starts++; last = due; return nil },
+				Skip:  func(_ context.Context, _ string, due time.Time) error { skips++; last = due; return nil },
+				Now:   func() time.Time { return now },
+			})
+			if err := l.Run(ctx); err != nil || starts != c.starts || skips != c.skips {
+				t.Errorf("%s late, at most %s: %v, %d started, %d skipped", c.late, c.most, err, starts, skips)
+			}
+			cancel()
+		}
+	})
+}

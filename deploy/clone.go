@@ -10,7 +10,7 @@ import (
 )
 
 // Clone creates a stack with the settings, the services, the number of instances, the
-// access rules, the alert rules and, unless bare, the config vars of another one, and deploys the image
+// access rules, the alert rules, the jobs and, unless bare, the config vars of another one, and deploys the image
 // that the other one runs: it is never open to more people. Domains, endpoints, add-ons, the lock and the repository stay behind. If that deployment
 // fails, the new stack stays, with nothing deployed.
 func (d *Deployer) Clone(ctx context.Context, from, to mesh.StackName, by mesh.KeyName, bare bool, out io.Writer) error {
@@ -36,6 +36,9 @@ func (d *Deployer) Clone(ctx context.Context, from, to mesh.StackName, by mesh.K
 		next.Config, next.Links, next.Services = nil, nil, withConfigs(st.Services, nil)
 	}
 	if _, err := d.create(ctx, next); err != nil {
+		return err
+	}
+	if err := d.cloneJobs(ctx, from, to, by); err != nil {
 		return err
 	}
 	if st.Current == 0 {

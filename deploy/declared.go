@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -26,7 +27,10 @@ func (d *Deployer) declared(ctx context.Context, a *attempt, st mesh.Stack, src 
 	if err != nil {
 		return st, phaseFailed("build failed", err)
 	}
-	src.manifest, src.declared = m, mesh.Declared{Commands: m.Services, Files: m.Files, Settings: m.Settings}
+	src.manifest, src.declared = m, mesh.Declared{Commands: m.Services, Files: m.Files, Settings: m.Settings, Jobs: m.Jobs}
+	if err := d.checkSchedules(m.Jobs); err != nil {
+		return st, phaseFailed("build failed", err)
+	}
 	st.Declared = m.Settings
 	if st.Preview != nil {
 		if st, err = d.reviewed(ctx, st, src); err != nil {
@@ -45,6 +49,22 @@ func (d *Deployer) declared(ctx context.Context, a *attempt, st mesh.Stack, src 
 	}
 	a.out.mask(st.Configs(), []mesh.Config{src.global})
 	return st, nil
+}
+
+// checkSchedules refuses jobs whose schedules cannot be read, and names their file.
+func (d *Deployer) checkSchedules(jobs []mesh.Job) error {
+	if d.Jobs.Times == nil {
+		return nil
+	}
+	for _, j := range jobs {
+		var e *mesh.Error
+		if err := d.Jobs.Times.Check(j.Schedule); errors.As(err, &e) {
+			return &mesh.Error{Kind: mesh.Failed, Text: fmt.Sprintf("%s: the job %s: %s", j.From, j.Name, e.Text), Hint: e.Hint, Err: err}
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // wanted returns the stack's config with the defaults of app.json for vars that are not
@@ -133,6 +153,9 @@ func (d *Deployer) tellDeclared(a *attempt, st mesh.Stack, m manifest.Manifest, 
 		if m.Files[name] != "Procfile" {
 			lines = append(lines, [2]string{string(name) + ": " + mesh.Clip(m.Services[name], 60), m.Files[name]})
 		}
+	}
+	for _, j := range m.Jobs {
+		lines = append(lines, [2]string{fmt.Sprintf("job %s: %s %s", j.Name, j.Schedule, mesh.Clip(j.Command, 60)), j.From})
 	}
 	if len(lines) > 0 {
 		a.out.say("-----> Settings")

@@ -57,6 +57,7 @@ type Options struct {
 	LinkKey      []byte                                       // signs the links to staged releases
 	LastRequest  func(mesh.StackName) (time.Time, bool)       // when a stack last had a request; nil: not known
 	Backup       BackupOptions                                // how backups are made; empty: none
+	Jobs         JobOptions                                   // how jobs run
 	OnStep       func(step Step, s string)                    // called at each step of a rollout, for tests that stop there; may be nil
 }
 
@@ -98,6 +99,7 @@ type Deployer struct {
 	addonFigures addonFigures
 
 	backups backupRuns
+	jobs    jobRuns
 
 	unknown  atomic.Pointer[[]mesh.StackName] // stacks without a record that the engine has something of, as of the last Reconcile
 	detached chan struct{}                    // holds a value after a detached run was started

@@ -88,6 +88,10 @@ type Commands interface {
 	// Detached returns the detached runs of a stack, or of all stacks if it is empty,
 	// including those that have ended.
 	Detached(ctx context.Context, stack mesh.StackName) ([]mesh.DetachedRun, error)
+	// AwaitRun returns when a detached run does not run, or its container no longer exists.
+	AwaitRun(ctx context.Context, id string) error
+	// Logs calls fn with what a detached run has printed: the last q.Lines lines.
+	Logs(ctx context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error
 	// OneOffs returns the number of a stack's one-off containers with a connected
 	// client.
 	OneOffs(ctx context.Context, stack mesh.StackName) (int, error)
@@ -164,6 +168,7 @@ type Store interface {
 	AddonStore
 	BackupStore
 	VolumeStore
+	JobStore
 }
 
 // Records reads the records of stacks.

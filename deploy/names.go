@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"context"
 	"sync"
 
 	"mesh"
@@ -14,10 +15,18 @@ type names struct {
 	destroying map[mesh.StackName]bool
 	// The old and new names of stacks that are being renamed.
 	renaming map[mesh.StackName]bool
+	// Stacks in which containers of detached runs are being started.
+	starting map[mesh.StackName]*starts
+}
+
+// starts are those in progress in a stack.
+type starts struct {
+	n   int
+	end chan struct{} // closed when n is 0 again
 }
 
 func newNames() names {
-	return names{destroying: map[mesh.StackName]bool{}, renaming: map[mesh.StackName]bool{}}
+	return names{destroying: map[mesh.StackName]bool{}, renaming: map[mesh.StackName]bool{}, starting: map[mesh.StackName]*starts{}}
 }
 
 func renaming(name mesh.StackName) error {
@@ -28,6 +37,48 @@ func renaming(name mesh.StackName) error {
 func (n *names) free(name mesh.StackName) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	return n.freeLocked(name)
+}
+
+// start is free for somebody who then starts a container, until done is called: the stack is
+// not renamed meanwhile, and what removes it waits.
+func (n *names) start(name mesh.StackName) (done func(), err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.freeLocked(name); err != nil {
+		return nil, err
+	}
+	s := n.starting[name]
+	if s == nil {
+		s = &starts{end: make(chan struct{})}
+		n.starting[name] = s
+	}
+	s.n++
+	return sync.OnceFunc(func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if s.n--; s.n == 0 {
+			delete(n.starting, name)
+			close(s.end)
+		}
+	}), nil
+}
+
+// started waits until nothing is being started in a stack.
+func (n *names) started(ctx context.Context, name mesh.StackName) {
+	n.mu.Lock()
+	s := n.starting[name]
+	n.mu.Unlock()
+	if s == nil {
+		return
+	}
+	select {
+	case <-s.end:
+	case <-ctx.Done():
+	}
+}
+
+func (n *names) freeLocked(name mesh.StackName) error {
 	if n.destroying[name] {
 		return mesh.Errorf(mesh.Conflict, "%s is being destroyed", name).WithHint("try again in a moment")
 	}
@@ -59,6 +110,8 @@ func (n *names) beginRename(name, to mesh.StackName, all *lanes) error {
 		return renaming(name)
 	case n.renaming[to] || n.destroying[to]:
 		return renaming(to)
+	case n.starting[name] != nil:
+		return mesh.Errorf(mesh.Conflict, "a detached run of %s is starting", name).WithHint("try again in a moment")
 	case len(t) > 0:
 		return mesh.Errorf(mesh.Conflict, "%s is under way", describe(t[0].deployment)).WithHint("try again when it has ended")
 	}

@@ -62,8 +62,8 @@ func (d *Deployer) command(ctx context.Context, st mesh.Stack, run mesh.Run, nam
 	e := env(r, name, run.As)
 	maps.Copy(e, run.Env)
 	p := mesh.Process{Entrypoint: run.Words}
-	if r.Image.Shell {
-		if p, err = manifest.Process(run.Line, mesh.Image{Shell: true}, e); err != nil {
+	if r.Image.Shell || len(run.Words) == 0 {
+		if p, err = manifest.Process(run.Line, mesh.Image{Shell: r.Image.Shell}, e); err != nil {
 			return mesh.OneOff{}, err
 		}
 	}
@@ -93,9 +93,11 @@ func (d *Deployer) RunCommand(ctx context.Context, run mesh.Run) (int, error) {
 // client or mesh exits. After at most 24 hours it is ended and removed, with its
 // output. The streams of run are not used.
 func (d *Deployer) Detach(ctx context.Context, run mesh.Run) (mesh.DetachedRun, error) {
-	if err := d.names.free(run.Stack); err != nil {
+	started, err := d.names.start(run.Stack)
+	if err != nil {
 		return mesh.DetachedRun{}, err
 	}
+	defer started()
 	there, err := d.Runner.Detached(ctx, run.Stack)
 	if err != nil {
 		return mesh.DetachedRun{}, err
@@ -134,7 +136,7 @@ func (d *Deployer) Runs(ctx context.Context, stack mesh.StackName) ([]mesh.Detac
 }
 
 // StopRun ends a detached run, with SIGTERM first if it still runs, and removes it and
-// its output.
+// its output. That of a run of a job is kept.
 func (d *Deployer) StopRun(ctx context.Context, stack mesh.StackName, name string) error {
 	runs, err := d.Runner.Detached(ctx, stack)
 	if err != nil {
@@ -143,6 +145,18 @@ func (d *Deployer) StopRun(ctx context.Context, stack mesh.StackName, name strin
 	i := slices.IndexFunc(runs, func(r mesh.DetachedRun) bool { return r.Name == name })
 	if i < 0 {
 		return mesh.Errorf(mesh.NotFound, "%s has no detached run %q", stack, mesh.Clip(name, 60)).WithHint("list them with: ssh mesh run:list -a %s", stack)
+	}
+	if own := d.jobs.get(jobKey{stack, runs[i].Job, runs[i].JobRun}); own != nil {
+		own.halt("by hand")
+		select {
+		case <-own.done:
+			if d.life.Err() != nil {
+				return d.goesOn(own)
+			}
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 	return d.Runner.Stop(ctx, runs[i].ID, mesh.DefaultStopTimeout)
 }
@@ -178,10 +192,10 @@ func (d *Deployer) expire(ctx context.Context, again time.Duration) (next time.D
 	now := d.Now()
 	for _, r := range slices.Backward(runs) {
 		left := r.Until.Sub(now)
-		if !r.Running {
+		if !r.Running && r.Job == "" {
 			ended[r.Stack]++
 		}
-		if left > 0 && (r.Running || ended[r.Stack] <= keepRuns) {
+		if left > 0 && (r.Running || r.Job != "" || ended[r.Stack] <= keepRuns) {
 			if next == 0 || left < next {
 				next = left
 			}

@@ -81,6 +81,7 @@ func (d *Deployer) DestroyStack(ctx context.Context, name mesh.StackName, by mes
 	}
 	ctx = context.WithoutCancel(ctx)
 	defer d.names.destroy(name)()
+	d.names.started(ctx, name) // so that removeStack finds its container
 	// Remove the record first: a server that is killed after this removes the rest when
 	// it starts.
 	if err := d.Store.DestroyStack(ctx, name); err != nil {

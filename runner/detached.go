@@ -21,6 +21,8 @@ const (
 	labelBy      = "mesh.by"
 	labelUntil   = "mesh.until"
 	labelCommand = "mesh.command"
+	labelJob     = "mesh.job"
+	labelJobRun  = "mesh.job-run"
 
 	kindDetached = "detached"
 )
@@ -52,6 +54,9 @@ func (r *Runner) detach(ctx context.Context, o mesh.OneOff, run mesh.DetachedRun
 		labelStack: string(o.Stack), labelKind: kindDetached, labelName: o.Name,
 		labelBy: string(run.By), labelUntil: run.Until.UTC().Format(time.RFC3339Nano), labelCommand: run.Command,
 	})
+	if run.Job != "" {
+		labels[labelJob], labels[labelJobRun] = string(run.Job), strconv.Itoa(run.JobRun)
+	}
 	free, err := r.alone(ctx, own(o.Mounts), "")
 	if err != nil {
 		return "", err
@@ -158,10 +163,34 @@ func (r *Runner) Detached(ctx context.Context, stack mesh.StackName) ([]mesh.Det
 		}
 		run.Started, _ = time.Parse(time.RFC3339Nano, in.State.StartedAt)
 		run.Until, _ = time.Parse(time.RFC3339Nano, l[labelUntil])
+		run.Unborn = in.State.Status == container.StateCreated
+		if !in.State.Running && !run.Unborn {
+			run.Ended, _ = time.Parse(time.RFC3339Nano, in.State.FinishedAt)
+		}
+		run.Job = mesh.ServiceName(l[labelJob])
+		run.JobRun, _ = strconv.Atoi(l[labelJobRun]) // absent: 0
 		list = append(list, run)
 	}
 	slices.SortFunc(list, func(a, b mesh.DetachedRun) int {
 		return cmp.Or(a.Started.Compare(b.Started), strings.Compare(a.Name, b.Name))
 	})
 	return list, nil
+}
+
+// AwaitRun returns when the container of a detached run does not run, or no longer exists.
+func (r *Runner) AwaitRun(ctx context.Context, id string) error {
+	wctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended, failed := r.cli.API(wctx).ContainerWait(wctx, id, container.WaitConditionNotRunning)
+	select {
+	case <-ended:
+		return nil
+	case err := <-failed:
+		if err == nil || errdefs.IsNotFound(err) {
+			return nil
+		}
+		return r.fault(ctx, "wait for "+short(id), err)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }

@@ -112,7 +112,7 @@ func (s *scan) stack(k []byte, b *bbolt.Bucket) {
 		s.note(name, true, fmt.Sprintf("release v%d of %s", f.Current, shown), errors.New("it is missing"))
 	}
 	_ = b.ForEach(func(sub, v []byte) error {
-		if v != nil && !isOneOf(sub, keyRecord, keyGuarded) || v == nil && !isOneOf(sub, bucketConfigs, bucketReleases, bucketDeployments) {
+		if v != nil && !isOneOf(sub, keyRecord, keyGuarded) || v == nil && !isOneOf(sub, bucketConfigs, bucketReleases, bucketDeployments, bucketJobs) {
 			s.note(name, false, fmt.Sprintf("the entry %q of %s", mesh.Clip(string(sub), 40), shown), errUnknownEntry)
 		}
 		return nil
@@ -131,6 +131,13 @@ func (s *scan) stack(k []byte, b *bbolt.Bucket) {
 		s.note(name, f.Current > 0 && bytes.Equal(n, current), fmt.Sprintf("release v%s of %s", numberText(n), shown), err)
 		return nil
 	})
+	if jobs := b.Bucket(bucketJobs); jobs != nil {
+		_ = jobs.ForEach(func(n, v []byte) error {
+			_, err := readJobRecord(name, n, v)
+			s.note(name, false, jobDamage(name, n), err)
+			return nil
+		})
+	}
 	_ = deployments.ForEach(func(n, v []byte) error {
 		s.note(name, false, fmt.Sprintf("deployment %s of %s", numberText(n), shown), numbered(n, v))
 		return nil

@@ -351,6 +351,7 @@ type releaseForm struct {
 	Commands    map[string]string      `json:"commands,omitempty"`
 	Files       map[string]string      `json:"files,omitempty"`
 	Declared    settingsForm           `json:"declared,omitzero"`
+	Jobs        []jobForm              `json:"jobs,omitempty"`
 	Image       imageForm              `json:"image"`
 	Config      []byte                 `json:"config,omitempty"`
 	Global      []byte                 `json:"global,omitempty"` // reference, as Config
@@ -360,7 +361,7 @@ type releaseForm struct {
 }
 
 func (f *releaseForm) check(key []byte) error {
-	return errors.Join(checkVersion(f.V), checkNumber(key, f.Number))
+	return errors.Join(checkVersion(f.V), checkNumber(key, f.Number), checkJobs(f.Jobs))
 }
 
 func storeRelease(r mesh.Release, config []byte) *releaseForm {
@@ -370,6 +371,7 @@ func storeRelease(r mesh.Release, config []byte) *releaseForm {
 		Elsewhere: r.Elsewhere, Staged: r.Staged, Source: r.Source, Formation: storeFormation(r.Formation), Services: map[string]serviceForm{},
 	}
 	f.Commands, f.Files, f.Declared = storeByService(r.Declared.Commands), storeByService(r.Declared.Files), settingsForm(r.Declared.Settings)
+	f.Jobs = storeJobs(r.Declared.Jobs)
 	for n, v := range r.Services {
 		f.Services[string(n)] = serviceForm{Command: v.Command, From: v.From, Memory: v.Memory, CPUs: v.CPUs, StopTimeout: v.StopTimeout} // its config comes later
 	}
@@ -386,7 +388,7 @@ func (f releaseForm) release(stack mesh.StackName, cfg mesh.Config) mesh.Release
 	for n, v := range f.Services {
 		r.Services[mesh.ServiceName(n)] = mesh.Service{Command: v.Command, From: v.From, Memory: v.Memory, CPUs: v.CPUs, StopTimeout: v.StopTimeout}
 	}
-	r.Declared = mesh.Declared{Commands: readByService(f.Commands), Files: readByService(f.Files), Settings: mesh.Settings(f.Declared)}
+	r.Declared = mesh.Declared{Commands: readByService(f.Commands), Files: readByService(f.Files), Settings: mesh.Settings(f.Declared), Jobs: readJobs(f.Jobs)}
 	return r
 }
 

@@ -32,7 +32,7 @@ func (c *control) wireAlerts() {
 	c.notifier = notify.New(o)
 	w := alerts.Options{
 		Records: c.deployer, Reader: c.store, Send: c.notifier.Send, Logger: c.log,
-		Instances: c.deployer.Status, Traffic: c.router.Minute, Memory: c.memoryUse, Disks: c.disks, Engine: c.engineAnswers, Backups: c.deployer.BackupFaults, Addons: c.deployer.AddonFaults,
+		Instances: c.deployer.Status, Traffic: c.router.Minute, Memory: c.memoryUse, Disks: c.disks, Engine: c.engineAnswers, Backups: c.deployer.BackupFaults, Addons: c.deployer.AddonFaults, Jobs: c.deployer.JobFaults,
 		Every: c.alertsEvery, Calm: 8 * c.alertsEvery,
 	}
 	if c.certs != nil {
@@ -53,6 +53,7 @@ func (c *control) runAlerts(ctx context.Context) error {
 func (c *control) ended(d mesh.Deployment) {
 	c.metrics.deployed(d)
 	c.watcher.Deployed(d)
+	c.schedules.Changed() // another release may declare other jobs
 }
 
 func (c *control) crashed(stack mesh.StackName, in mesh.InstanceStatus) {

@@ -84,43 +84,6 @@ func (schedules) Interval(text string, t time.Time) time.Duration {
 	return s.Interval(t)
 }
 
-// backupEntry is what the entry of a subject's backups is called.
-const backupEntry = "backup "
-
-// newSchedules returns the loop that starts what is due.
-func (c *control) newSchedules() *cron.Loop {
-	subject := func(name string) mesh.BackupSubject {
-		return mesh.BackupSubject(strings.TrimPrefix(name, backupEntry))
-	}
-	return cron.New(cron.Options{
-		Logger: c.log, Now: c.now,
-		Entries: func(ctx context.Context) (out []cron.Entry, err error) {
-			plans, err := c.store.BackupPlans(ctx)
-			for _, p := range plans {
-				s, err := cron.Parse(p.Schedule)
-				if err != nil { // of a later mesh, say
-					c.log.Error("a schedule cannot be read: nothing is started on it", "what", backupEntry+string(p.Subject), "err", err)
-					continue
-				}
-				out = append(out, cron.Entry{Name: backupEntry + string(p.Subject), Schedule: s, Last: p.State.Due})
-			}
-			return out, err
-		},
-		Start: func(ctx context.Context, name string, due time.Time) error {
-			return c.deployer.StartBackup(ctx, subject(name), due)
-		},
-		Skip: func(ctx context.Context, name string, due time.Time) error {
-			return c.deployer.SkipBackup(ctx, subject(name), due)
-		},
-	})
-}
-
-// runSchedules starts what is due until ctx ends. What runs by then goes on.
-func (c *control) runSchedules(ctx context.Context) error {
-	c.deployer.SettleBackups(ctx)
-	return c.schedules.Run(ctx)
-}
-
 // backupFindings returns what the doctor says about backups of the server.
 func (c *control) backupFindings(ctx context.Context) []mesh.Finding {
 	p, planned, err := c.deployer.BackupPlanOf(ctx, mesh.BackupMesh)

@@ -165,7 +165,7 @@ func (c *control) wire() {
 		OnEnded: c.ended, OnCrash: c.crashed, OnBuilt: c.metrics.built,
 		Events: events{c.logs, c.kept, c.certs, log}, OnDefault: c.router.SetDefault, OnKeys: c.ownCertificate, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, HostNetworks: hostNetworks, OnStep: c.reached,
-		AddonServer: c.addons, VolumeServer: c.volumes, Ports: c.ports, Memory: memory{filepath.Join(s.Data, "instances.json")}, Backup: c.backupOptions(), Now: c.now, Compare: c.router.Compare, LinkKey: c.store.Key("links"), Reporter: c.forgeClient(),
+		AddonServer: c.addons, VolumeServer: c.volumes, Ports: c.ports, Memory: memory{filepath.Join(s.Data, "instances.json")}, Backup: c.backupOptions(), Jobs: c.jobOptions(), Now: c.now, Compare: c.router.Compare, LinkKey: c.store.Key("links"), Reporter: c.forgeClient(),
 	})
 	c.schedules = c.newSchedules()
 	c.wireAlerts()
@@ -195,7 +195,7 @@ func (c *control) wire() {
 		Canaries: c.deployer, Stages: c.deployer, Forges: c.deployer, Previews: c.deployer, PreviewList: c.store, Volumes: c.deployer, VolumeList: c.store, VolumeFiles: c.volumes,
 		Alerts: c.store, AlertRules: c.deployer, Recipients: c.deployer, Notifier: c.notifier,
 		Lifecycle: c.deployer, Configs: c.deployer, Builds: c.deployer, Processes: c.deployer, Services: c.deployer, Endpoints: c.deployer, Links: c.deployer, Ports: c.server,
-		Hosts: c.deployer, AccessRules: c.deployer, Freezer: c.deployer, Deploys: c.deployer, Deployments: c.deployer, OneOffs: c.deployer, Files: c.deployer,
+		Hosts: c.deployer, AccessRules: c.deployer, Freezer: c.deployer, Deploys: c.deployer, Deployments: c.deployer, OneOffs: c.deployer, Jobs: c.deployer, Files: c.deployer,
 		Keyring: c.deployer, SignIns: c.deployer, Auditor: c.deployer, Lives: c.deployer, Collector: c.deployer,
 		Resolver: net.DefaultResolver, Version: c.version, URL: url, OwnURL: url(c.ownHost()), Logger: log, Now: time.Now,
 	}

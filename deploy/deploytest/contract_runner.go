@@ -169,18 +169,32 @@ func (e Engine) oneOffs(t *testing.T) {
 		t.Errorf("%d one-offs are left, %v", n, err)
 	}
 	o.Name, o.Stdout, o.Stderr, o.Process = "run.1234", nil, nil, e.Spec.Process
-	run, err := r.Detach(ctx, o, mesh.DetachedRun{Stack: o.Stack, Name: o.Name, By: "laptop", Command: "serve", Until: time.Now().Add(time.Hour)})
+	run, err := r.Detach(ctx, o, mesh.DetachedRun{Stack: o.Stack, Name: o.Name, By: "laptop", Command: "serve", Until: time.Now().Add(time.Hour), Job: "tidy", JobRun: 1234})
 	if err != nil {
 		t.Fatal(err)
 	}
 	runs, err := r.Detached(ctx, e.Spec.Stack)
-	if err != nil || len(runs) != 1 || runs[0].Name != o.Name || runs[0].ID != run.ID || !runs[0].Running || runs[0].By != "laptop" || runs[0].Command != "serve" {
+	if err != nil || len(runs) != 1 || runs[0].Name != o.Name || runs[0].ID != run.ID || !runs[0].Running || runs[0].By != "laptop" || runs[0].Command != "serve" ||
+		runs[0].Job != "tidy" || runs[0].JobRun != 1234 || !runs[0].Ended.IsZero() || runs[0].Unborn {
 		t.Errorf("detached %+v, %v", runs, err)
 	}
+	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	if err := r.AwaitRun(short, run.ID); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a run that goes on: %v", err)
+	}
+	cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- r.AwaitRun(ctx, run.ID) }()
 	if in, err := r.List(ctx); err != nil || slices.ContainsFunc(in, func(in mesh.Instance) bool { return in.ID == run.ID }) {
 		t.Errorf("a detached run is listed as an instance: %v", err)
 	}
-	if err := r.Stop(ctx, run.ID, time.Second); err != nil {
+	if err := errors.Join(r.Halt(ctx, run.ID, time.Second), <-ended); err != nil {
+		t.Error(err)
+	}
+	if runs, err := r.Detached(ctx, e.Spec.Stack); err != nil || len(runs) != 1 || runs[0].Running || runs[0].Ended.Before(runs[0].Started) || runs[0].Unborn {
+		t.Errorf("halted: %+v, %v", runs, err)
+	}
+	if err := errors.Join(r.Stop(ctx, run.ID, time.Second), r.AwaitRun(ctx, run.ID)); err != nil {
 		t.Error(err)
 	}
 	if runs, err := r.Detached(ctx, e.Spec.Stack); err != nil || len(runs) != 0 {

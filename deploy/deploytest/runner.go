@@ -31,6 +31,8 @@ type Runner struct {
 	n            int
 	containers   map[string]*Container
 	runs         []mesh.DetachedRun
+	ended        chan struct{} // closed when a run ends
+	DetachErr    error         // of Detach; nil: it works
 	graces       []time.Duration
 	watchers     map[chan mesh.InstanceEvent]func()
 }
@@ -154,6 +156,9 @@ func (r *Runner) Halt(ctx context.Context, id string, grace time.Duration) error
 	r.graces = append(r.graces, grace)
 	c := r.containers[id]
 	running := c != nil && c.State == mesh.InstanceRunning
+	if i := slices.IndexFunc(r.runs, func(d mesh.DetachedRun) bool { return d.ID == id && d.Running }); i >= 0 {
+		r.endRun(i, 143)
+	}
 	r.mu.Unlock()
 	if running {
 		r.Kill(id)
@@ -173,7 +178,10 @@ func (r *Runner) Graces() []time.Duration {
 func (r *Runner) Vanish(id string) {
 	r.mu.Lock()
 	c := r.containers[id]
-	r.runs = slices.DeleteFunc(r.runs, func(d mesh.DetachedRun) bool { return d.ID == id })
+	if i := slices.IndexFunc(r.runs, func(d mesh.DetachedRun) bool { return d.ID == id }); i >= 0 {
+		r.endRun(i, 137)
+		r.runs = slices.Delete(r.runs, i, i+1)
+	}
 	delete(r.containers, id)
 	r.mu.Unlock()
 	if c != nil && c.State == mesh.InstanceRunning {
@@ -325,7 +333,7 @@ func (r *Runner) RunOneOff(ctx context.Context, o mesh.OneOff) (int, error) {
 
 // Detach records a run, which lasts until EndRun.
 func (r *Runner) Detach(_ context.Context, o mesh.OneOff, run mesh.DetachedRun) (mesh.DetachedRun, error) {
-	if err := r.away(); err != nil {
+	if err := cmp.Or(r.away(), r.DetachErr); err != nil {
 		return run, err
 	}
 	r.mu.Lock()
@@ -345,9 +353,58 @@ func (r *Runner) EndRun(name string, code int) {
 	defer r.mu.Unlock()
 	for i := range r.runs {
 		if r.runs[i].Name == name {
-			r.runs[i].Running, r.runs[i].ExitCode = false, code
+			r.endRun(i, code)
 		}
 	}
+}
+
+func (r *Runner) endRun(i, code int) {
+	r.runs[i].Running, r.runs[i].ExitCode, r.runs[i].Ended = false, code, time.Now()
+	if r.ended != nil {
+		close(r.ended)
+		r.ended = nil
+	}
+}
+
+// LeaveUnborn makes a run one whose container was created, and never started.
+func (r *Runner) LeaveUnborn(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.runs {
+		if r.runs[i].Name == name {
+			r.endRun(i, 0)
+			r.runs[i].Unborn, r.runs[i].Started, r.runs[i].Ended = true, time.Time{}, time.Time{}
+		}
+	}
+}
+
+// AwaitRun waits for the end of a run.
+func (r *Runner) AwaitRun(ctx context.Context, id string) error {
+	for {
+		r.mu.Lock()
+		running := slices.ContainsFunc(r.runs, func(d mesh.DetachedRun) bool { return d.ID == id && d.Running })
+		if r.ended == nil {
+			r.ended = make(chan struct{})
+		}
+		ended := r.ended
+		r.mu.Unlock()
+		if !running {
+			return r.away()
+		}
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// Logs calls fn with one line, which names the run.
+func (r *Runner) Logs(_ context.Context, q mesh.LogQuery, fn func(mesh.LogLine) error) error {
+	if err := r.away(); err != nil {
+		return err
+	}
+	return fn(mesh.LogLine{At: time.Now(), Name: q.Run, Text: "output of " + q.Run})
 }
 
 // Detached returns the runs.

@@ -37,6 +37,7 @@ type appJSON struct {
 		Command  string
 	}
 	Healthchecks map[string][]healthcheck
+	Cron         []map[string]any
 	Scripts      struct {
 		Predeploy, Postdeploy string
 		Dokku                 struct{ Predeploy, Postdeploy string }
@@ -93,6 +94,9 @@ func (m *Manifest) appJSON(text string) error {
 				return err
 			}
 		}
+	}
+	if err := m.cronList(j.Cron); err != nil {
+		return err
 	}
 	m.Predeploy = cmp.Or(j.Scripts.Dokku.Predeploy, j.Scripts.Predeploy)
 	m.Postdeploy = cmp.Or(j.Scripts.Dokku.Postdeploy, j.Scripts.Postdeploy)

@@ -27,6 +27,7 @@ type Manifest struct {
 	Services   map[mesh.ServiceName]string // commands, including the release command
 	Files      map[mesh.ServiceName]string // the file that each command is from
 	Formation  mesh.Formation
+	Jobs       []mesh.Job     // by name; their schedules are not checked
 	Vars       map[string]Var // declared by app.json, or needed by the framework
 	Addons     []Addon        // named by app.json; a push creates none
 	Review     Review         // what differs in a preview
@@ -93,6 +94,9 @@ func readFiles(read func(name string) (string, error)) (Manifest, error) {
 		}
 	}
 	if err := m.peerFiles(read); err != nil {
+		return m, err
+	}
+	if err := m.checkJobs(); err != nil {
 		return m, err
 	}
 	return m, m.checkCommands()

@@ -212,7 +212,7 @@ func TestManifest_UnusedFields(t *testing.T) {
 		named = append(named, path)
 	}
 	want := []string{
-		"app.json: addons", "app.json: buildpacks", "app.json: cron", "app.json: environments.review.addons", "app.json: environments.test", "app.json: formation.web.size", "app.json: image",
+		"app.json: addons", "app.json: buildpacks", "app.json: environments.review.addons", "app.json: environments.test", "app.json: formation.web.size", "app.json: image",
 		"app.json: scripts.pr-predestroy", "app.json: stack", "app.json: typo",
 		"heroku.yml: build.config", "heroku.yml: build.languages", "heroku.yml: extra", "heroku.yml: release.image", "heroku.yml: run.worker.image", "heroku.yml: setup.addons", "heroku.yml: setup.config",
 	}
@@ -221,7 +221,7 @@ func TestManifest_UnusedFields(t *testing.T) {
 	if !slices.Equal(named, want) {
 		t.Errorf("named %q,\nwant %q", named, want)
 	}
-	for _, part := range []string{"(heroku-postgresql, heroku-redis:mini): a push creates no add-ons", "(echo hi): mesh has no scheduler", "(heroku/ruby): mesh builds with the Dockerfile"} {
+	for _, part := range []string{"(heroku-postgresql, heroku-redis:mini): a push creates no add-ons", "(heroku/ruby): mesh builds with the Dockerfile"} {
 		if !slices.ContainsFunc(m.Notes, func(n string) bool { return strings.Contains(n, part) }) {
 			t.Errorf("no note has %q: %q", part, m.Notes)
 		}

@@ -12,7 +12,7 @@ import (
 	"mesh"
 )
 
-// meshTOML reads settings by their build:set names.
+// meshTOML reads settings by their build:set names, and jobs as tables: [cron.NAME].
 func (m *Manifest) meshTOML(text string) error {
 	var all map[string]any
 	err := toml.Unmarshal([]byte(text), &all)
@@ -24,6 +24,12 @@ func (m *Manifest) meshTOML(text string) error {
 		return bad("mesh.toml", 0, err.Error())
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if name == "cron" {
+			if err := m.cronTables(all[name]); err != nil {
+				return err
+			}
+			continue
+		}
 		var value string
 		switch v := all[name].(type) {
 		case string:

@@ -12,7 +12,6 @@ import (
 const (
 	sayAddons      = "a push creates no add-ons; create each once: ssh mesh addons:create postgres -a STACK"
 	sayBuildpacks  = "mesh builds with the Dockerfile of the repository, or generates one"
-	sayCron        = "mesh has no scheduler; run each job from cron on any machine: ssh mesh run -a STACK --detach -- COMMAND"
 	sayReview      = "a preview has one instance of each service, and the add-ons that previews-addons= gives it"
 	sayPredestroy  = "nothing runs when a preview is destroyed"
 	sayTests       = "mesh runs no tests; a release command runs before a push goes live"
@@ -34,14 +33,13 @@ type fields map[string]string
 // expects an effect of them.
 var appFields = fields{
 	"$schema": "", "description": "", "keywords": "", "logo": "", "name": "", "repository": "", "success_url": "", "website": "",
-	"env": "", "healthchecks": "",
+	"env": "", "healthchecks": "", "cron": "",
 	"formation.*.quantity": "", "formation.*.command": "",
 	"environments.review.env": "", "environments.review.scripts.postdeploy": "", "environments.review.scripts.pr-predestroy": sayPredestroy,
 	"scripts.predeploy": "", "scripts.postdeploy": "", "scripts.dokku.predeploy": "", "scripts.dokku.postdeploy": "",
 
 	"addons":                   sayAddons,
 	"buildpacks":               sayBuildpacks,
-	"cron":                     sayCron,
 	"environments.test":        sayTests,
 	"environments.*":           "mesh reads environments.review only",
 	"environments.review.*":    sayReview,
