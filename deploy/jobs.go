@@ -225,6 +225,10 @@ func (d *Deployer) settleJob(ctx context.Context, st mesh.Stack, r mesh.Release,
 		return s.Record, nil
 	}
 	return d.Store.UpdateJob(ctx, st.Name, s.Name, func(rec *mesh.JobRecord) error {
+		// A preview would do what production does as well: send the same mail twice.
+		if st.Preview != nil && rec.Hand == nil && rec.Schedule == "" && rec.Due.IsZero() {
+			rec.Suspended = true
+		}
 		rec.Schedule = schedule
 		if schedule != "" {
 			rec.Due = laterOf(rec.Due, laterOf(s.Set, r.Created)).UTC()

@@ -452,6 +452,36 @@ func TestJobs_StoppedStack(t *testing.T) {
 	})
 }
 
+// What production does on a clock, a preview of it does only when it is told to.
+func TestJobs_OfAPreview(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		d, _ := withJobs(t, w)
+		files := map[string]string{"Dockerfile": "FROM scratch\n", "mesh.toml": "[cron.mail]\nschedule = \"TZ=UTC */10 * * * *\"\ncommand = \"./mail\"\n"}
+		mustPush(t, w, d, files)
+		setBlog(t, d, "previews=true")
+		if out, err := pushBranch(t, w, d, "x", files); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		pass(25 * time.Minute)
+		for stack, want := range map[mesh.StackName]string{"blog": "", "blog--x": "suspended"} {
+			all, err := d.JobsOf(t.Context(), stack)
+			if err != nil || len(all) != 1 || all[0].Why != want || (len(all[0].Record.Runs) > 0) != (want == "") {
+				t.Errorf("%s: %+v, %v", stack, all, err)
+			}
+		}
+		if _, err := d.SuspendJob(t.Context(), "blog--x", "mail", false, "ann"); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := pushBranch(t, w, d, "x", files); err != nil { // which suspends it no more
+			t.Fatalf("%v\n%s", err, out)
+		}
+		pass(25 * time.Minute)
+		if all, err := d.JobsOf(t.Context(), "blog--x"); err != nil || all[0].Why != "" || len(all[0].Record.Runs) == 0 {
+			t.Errorf("resumed: %+v, %v", all, err)
+		}
+	})
+}
+
 // The config var TZ is the zone of schedules that name none. A change of it makes nothing up.
 func TestJobs_TimeZone(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
