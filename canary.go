@@ -44,8 +44,8 @@ const maxCanarySteps = 10
 
 // ParseCanary reads shares: "10%,50%", "10,50", "5". "off" is none.
 func ParseCanary(s string) (c Canary, err error) {
-	refuse := func(why string) (Canary, error) {
-		return nil, Errorf(Invalid, "canary=%q %s", Clip(Visible(s), 60), why).WithHint("use shares of the clients that grow, such as canary=10%%,50%%; or canary=off")
+	refuse := func(why string) error {
+		return Errorf(Invalid, "canary=%q %s", Clip(Visible(s), 60), why).WithHint("use shares of the clients that grow, such as canary=10%%,50%%; or canary=off")
 	}
 	if s == "off" || s == "0" || s == "none" || s == "false" {
 		return nil, nil
@@ -54,21 +54,21 @@ func ParseCanary(s string) (c Canary, err error) {
 		v, err := strconv.ParseFloat(strings.TrimSuffix(w, "%"), 64)
 		switch {
 		case err != nil || math.IsNaN(v):
-			return refuse("is not a list of shares")
+			return nil, refuse("is not a list of shares")
 		case v < 0.1 || v >= 100:
-			return refuse("has a share that is not from 0.1% to 99.9%")
+			return nil, refuse("has a share that is not from 0.1% to 99.9%")
 		}
 		v = math.Round(v*10) / 1000
 		if len(c) > 0 && v <= c[len(c)-1] {
-			return refuse("has shares that do not grow")
+			return nil, refuse("has shares that do not grow")
 		}
 		c = append(c, v)
 	}
 	switch {
 	case len(c) == 0:
-		return refuse("has no share")
+		return nil, refuse("has no share")
 	case len(c) > maxCanarySteps:
-		return refuse("has more than 10 shares")
+		return nil, refuse("has more than 10 shares")
 	}
 	return c, nil
 }

@@ -69,7 +69,7 @@ func ParseForgeURL(s string) (string, error) {
 
 // WebURL returns where people see the repository, and its path without .git.
 func (f Forge) WebURL() (host, path string) {
-	rest := f.URL
+	var rest string
 	if u, err := url.Parse(f.URL); err == nil && u.Host != "" {
 		host, rest = u.Host, u.Path
 		if u.Scheme == "ssh" {

@@ -100,8 +100,10 @@ func TestRead_Refuses(t *testing.T) {
 		"an empty secret":   {header("X-Gitlab-Event", "Push Hook"), gitlabPush, "", mesh.Denied},
 		"an empty secret's": {github("push", githubPush, ""), githubPush, "", mesh.Denied},
 		"not JSON":          {github("push", "ref=x", secret), "ref=x", secret, mesh.Invalid},
-		"a form": {header("X-GitHub-Event", "push", "X-Hub-Signature-256", "sha256="+signedBy(secret, "payload=x"), "Content-Type", "application/x-www-form-urlencoded"),
-			"payload=x", secret, mesh.Invalid},
+		"a form": {
+			header("X-GitHub-Event", "push", "X-Hub-Signature-256", "sha256="+signedBy(secret, "payload=x"), "Content-Type", "application/x-www-form-urlencoded"),
+			"payload=x", secret, mesh.Invalid,
+		},
 	} {
 		if e, err := forge.Read(c.h, []byte(c.body), mesh.NewSecret(c.key)); !errors.Is(err, c.want) {
 			t.Errorf("%s: %+v, %v", name, e, err)
