@@ -30,6 +30,8 @@ type Route struct {
 	Redirects map[Host]Host // of Hosts: requests for the first are redirected to the second
 	Page      string        // HTML for browsers in maintenance; empty: the router's own
 	Access    AccessRules   // which requests are refused; they must not change any more
+	Wake      time.Duration // how long a request may wait until the stack is awake; only with Asleep
+	Ignored   []string      // patterns of User-Agents that neither wake the stack nor keep it awake
 	Trial     *Trial        // a release beside the current one; nil: none
 }
 
@@ -41,5 +43,6 @@ const (
 	NotDown      DownReason = ""
 	NotDeployed  DownReason = "not deployed"
 	StoppedStack DownReason = "stopped"
+	Asleep       DownReason = "asleep"      // the next request wakes it
 	Maintenance  DownReason = "maintenance" // overrides all targets, of all services, except for Spared
 )

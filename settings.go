@@ -48,6 +48,10 @@ type Settings struct {
 	LogAge  time.Duration // after which log lines are removed, give or take a day; 0: DefaultLogAge
 	LogRate int           // lines a second of one container, above which lines are not kept; 0: DefaultLogRate
 
+	Sleep         time.Duration // how long without a request until instances stop; 0: never, but for previews; -1: off
+	SleepServices string        // all: workers as well; empty: web alone
+	SleepIgnore   []string      // patterns of User-Agents whose requests neither wake the stack nor keep it awake
+
 	Canary     string        // as ParseCanary reads it; empty: a new release gets all clients at once
 	CanaryStep time.Duration // how long each share lasts; 0: DefaultCanaryStep
 
@@ -236,6 +240,24 @@ var settings = []Setting{
 	{
 		"log-rate", "N", "lines a second of an instance that are kept, at most", "10000",
 		numberKind(10, 10_000_000, func(s *Settings) *int { return &s.LogRate }),
+	},
+	{
+		"sleep", "TIME", "time without a request until web stops; a request starts it", "off; 30m for previews", kind{
+			"a time from 10s to 30d, or off",
+			formatSleep, setSleep,
+		},
+	},
+	{
+		"sleep-services", "all", "what sleeps", "web", kind{
+			"web or all",
+			func(s Settings) string { return s.SleepServices }, setSleepServices,
+		},
+	},
+	{
+		"sleep-ignore", "A,B", "User-Agents that neither wake a stack nor keep it awake", "none", kind{
+			"patterns of User-Agents such as *bot*, with commas",
+			func(s Settings) string { return strings.Join(s.SleepIgnore, ",") }, setSleepIgnore,
+		},
 	},
 	{
 		"canary", "SHARES", "what part of the clients a pushed release gets first", "off: all of them at once", kind{

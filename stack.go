@@ -35,6 +35,7 @@ type Stack struct {
 	Links          []Link                          // set by stacks:link, in their order; each name once
 	Addons         []Attachment                    // set by addons:attach, in their order; each name once
 	Volumes        []VolumeUse                     // set by volumes:attach, in their order
+	Asleep         time.Time                       // since when its instances have stopped for lack of requests; zero: it is awake
 	Forge          *Forge                          // set by git:follow; nil: it gets no commits but by pushes
 	Staged         *Staged                         // nil: no release waits for switch
 	Preview        *Preview                        // nil: a stack that nobody's branch made

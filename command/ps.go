@@ -124,8 +124,27 @@ func (c *call) traffic(svc mesh.ServiceName) (*trafficJSON, []string) {
 	return t, columns
 }
 
-func runPS(ctx context.Context, c *call) error {
+// sleeping returns the instances that a stack would run if it were awake.
+func (c *call) sleeping(ctx context.Context) []instanceJSON {
 	list := []instanceJSON{}
+	if c.stack.Asleep.IsZero() || c.stack.Stopped {
+		return list
+	}
+	r, err := c.History.Release(ctx, c.stack.Name, c.stack.Current)
+	if err != nil {
+		return list
+	}
+	for _, svc := range r.Formation.Services() {
+		for slot := 1; slot <= r.Formation[svc] && c.stack.Sleeps(svc); slot++ {
+			name := mesh.InstanceName{Service: svc, Slot: slot}
+			list = append(list, instanceJSON{Name: name.String(), State: "asleep", Release: r.Number.String(), Since: c.stack.Asleep, Command: r.Services[svc].Command})
+		}
+	}
+	return list
+}
+
+func runPS(ctx context.Context, c *call) error {
+	list := c.sleeping(ctx)
 	var rows [][]string
 	latest := c.Measures.Latest(c.stack.Name)
 	for _, in := range c.Processes.Status(c.stack.Name) {
@@ -163,6 +182,13 @@ func runPS(ctx context.Context, c *call) error {
 		return c.printJSON(list)
 	}
 	defer c.tellAlerts(ctx)
+	if at := c.stack.Asleep; !at.IsZero() && !c.stack.Stopped {
+		c.tell("%s is asleep since %s: the next request wakes it, or: ssh mesh ps:start -a %[1]s\n", c.stack.Name, c.when(at))
+		c.loss()
+		if len(rows) == 0 {
+			return nil
+		}
+	}
 	if len(rows) == 0 {
 		switch {
 		case c.stack.Current == 0:

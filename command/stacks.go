@@ -95,6 +95,7 @@ type stackJSON struct {
 	LinkedFrom []string       `json:"linked_from,omitempty"`
 	Spared     []string       `json:"maintenance_allow,omitempty"`
 	Ports      []portJSON     `json:"tcp_ports,omitempty"`
+	Asleep     *time.Time     `json:"asleep_since,omitempty"`
 	PreviewOf  string         `json:"preview_of,omitempty"`
 	Jobs       []string       `json:"jobs,omitempty"`    // in stacks:info
 	Damaged    string         `json:"damaged,omitempty"` // its damaged record
@@ -139,6 +140,9 @@ func (c *call) describe(ctx context.Context, st mesh.Stack) (stackJSON, error) {
 		out.State = "maintenance"
 	case st.Stopped:
 		out.State = "stopped"
+	case !st.Asleep.IsZero():
+		at := st.Asleep
+		out.State, out.Asleep = "asleep", &at
 	case all > 0 && up == 0:
 		out.State = "crashed"
 	case up < all:

@@ -55,7 +55,7 @@ type Options struct {
 	Compare      func(mesh.StackName) (mesh.Comparison, bool) // the traffic of both sides of a canary; nil: not known
 	Reporter     Reporter                                     // shows at forges how deployments fare; nil: nowhere
 	LinkKey      []byte                                       // signs the links to staged releases
-	LastRequest  func(mesh.StackName) (time.Time, bool)       // when a stack last had a request; nil: not known
+	LastUse      LastUse                                      // when a stack last had a request, and whether it has one; nil: not known, and none sleeps
 	Backup       BackupOptions                                // how backups are made; empty: none
 	Jobs         JobOptions                                   // how jobs run
 	OnStep       func(step Step, s string)                    // called at each step of a rollout, for tests that stop there; may be nil
@@ -92,6 +92,7 @@ type Deployer struct {
 	canaries canaries
 	staged   staged
 	forges   forges
+	sleepers sleepers
 	lives    lives
 	addons   addonWork
 	volumes  volumeWork
@@ -166,6 +167,7 @@ func (d *Deployer) Run(ctx context.Context) error {
 	d.background(d.expireRuns)
 	d.background(d.expirePreviews)
 	d.background(d.resumeForges)
+	d.background(d.keepAsleep)
 	d.background(d.fleet.Run)
 	d.background(d.keepImages)
 	d.background(d.expireAddons)

@@ -167,21 +167,15 @@ func (d *Deployer) makeRoom(ctx context.Context, parent mesh.Stack) (mesh.StackN
 	}
 	used := func(s mesh.Stack) time.Time {
 		at := s.Preview.Pushed
-		if last, ok := d.lastRequest(s.Name); ok && last.After(at) {
-			at = last
+		if d.LastUse != nil {
+			if last, _ := d.LastUse(s.Name); last.After(at) {
+				at = last
+			}
 		}
 		return at
 	}
 	oldest := slices.MinFunc(all, func(a, b mesh.Stack) int { return used(a).Compare(used(b)) })
 	return oldest.Name, d.DestroyStack(ctx, oldest.Name, self)
-}
-
-// lastRequest returns when a stack last had a request, if that is known.
-func (d *Deployer) lastRequest(stack mesh.StackName) (time.Time, bool) {
-	if d.LastRequest == nil {
-		return time.Time{}, false
-	}
-	return d.LastRequest(stack)
 }
 
 // EndPreview destroys the preview of a branch that was deleted. There may be none.

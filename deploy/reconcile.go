@@ -189,7 +189,8 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 			return err
 		}
 	}
-	if st.Stopped {
+	whole := r.Formation
+	if r.Formation = st.Awake(r.Formation); st.Stopped {
 		r.Formation = nil
 	}
 	mounts, err := d.mounts(ctx, st)
@@ -202,6 +203,9 @@ func (d *Deployer) adopt(ctx context.Context, st mesh.Stack, running []mesh.Inst
 	}
 	others := running
 	found := d.wanted(ctx, st, want, running)
+	if !st.Stopped {
+		r.Formation = whole // what sleeps belongs to it
+	}
 	d.fleet.Adopt(st, r, want, found, known)
 	if st.Staged != nil && known {
 		others = d.adoptStaged(st, running)
@@ -255,29 +259,37 @@ func (d *Deployer) wentLive(ctx context.Context, st mesh.Stack, n mesh.Deploymen
 	return err == nil && (dep.Status == mesh.StatusLive || dep.Status == mesh.StatusStaged && dep.Release == st.Current)
 }
 
+// inTurn runs fn in a stack's lane, without a deployment.
+func (d *Deployer) inTurn(ctx context.Context, name mesh.StackName, fn func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	t := &ticket{deployment: mesh.Deployment{Stack: name}, turn: make(chan struct{}), cancel: cancel, done: make(chan struct{})}
+	defer close(t.done)
+	leave, err := d.lanes.queue(ctx, t, func(mesh.Deployment) {})
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return fn(ctx)
+}
+
 // adoptLater adopts a stack in its turn, when no deployment of it runs.
 func (d *Deployer) adoptLater(name mesh.StackName) {
 	d.background(func(ctx context.Context) {
-		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		t := &ticket{deployment: mesh.Deployment{Stack: name}, turn: make(chan struct{}), cancel: cancel, done: make(chan struct{})}
-		defer close(t.done)
-		leave, err := d.lanes.queue(ctx, t, func(mesh.Deployment) {})
-		if err != nil {
-			return
-		}
-		defer leave()
-		st, err := d.Store.Stack(ctx, name)
-		if err != nil {
-			return // destroyed meanwhile
-		}
-		running, err := d.Runner.List(ctx)
-		if err == nil {
-			err = d.adopt(ctx, st, slices.DeleteFunc(running, func(in mesh.Instance) bool { return in.Stack != name }), true)
-		}
-		if err != nil && ctx.Err() == nil {
-			d.Logger.Error("stack not adopted", "stack", name, "err", err)
-		}
+		_ = d.inTurn(ctx, name, func(ctx context.Context) error {
+			st, err := d.Store.Stack(ctx, name)
+			if err != nil {
+				return nil //nolint:nilerr // destroyed meanwhile
+			}
+			running, err := d.Runner.List(ctx)
+			if err == nil {
+				err = d.adopt(ctx, st, slices.DeleteFunc(running, func(in mesh.Instance) bool { return in.Stack != name }), true)
+			}
+			if err != nil && ctx.Err() == nil {
+				d.Logger.Error("stack not adopted", "stack", name, "err", err)
+			}
+			return nil
+		})
 	})
 }
 

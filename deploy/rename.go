@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"time"
 
 	"mesh"
 )
@@ -139,7 +140,7 @@ func (d *Deployer) rename(ctx context.Context, a *attempt, st, moved mesh.Stack)
 			if s.Current != st.Current {
 				return mesh.Errorf(mesh.Conflict, "%s became current in the meantime", s.Current).WithHint("try again")
 			}
-			s.Subnet = moved.Subnet
+			s.Subnet, s.Asleep = moved.Subnet, time.Time{}
 			s.Redirects = maps.Clone(s.Redirects)
 			for from, target := range s.Redirects {
 				if target == d.host(st.Name) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"mesh"
 	"mesh/deploy/manifest"
@@ -175,7 +176,13 @@ func (d *Deployer) commit(ctx context.Context, a *attempt, r *mesh.Release, chan
 	if r != nil {
 		a.dep.Release = r.Number
 	}
-	st, err := d.Store.Commit(ctx, a.dep, r, change)
+	st, err := d.Store.Commit(ctx, a.dep, r, func(s *mesh.Stack) error {
+		s.Asleep = time.Time{} // whatever was deployed runs
+		if change == nil {
+			return nil
+		}
+		return change(s)
+	})
 	if err != nil {
 		return st, err
 	}

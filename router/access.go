@@ -111,6 +111,7 @@ const (
 	RateLimited  Code = "rate_limited"   // 429: an access rule limits the requests
 	NotDeployed  Code = "not_deployed"   // 503: the stack has no release yet
 	Stopped      Code = "stopped"        // 503: the stack was stopped
+	Asleep       Code = "asleep"         // 503: the stack sleeps, and this client does not wake it
 	Maintenance  Code = "maintenance"    // 503: the stack is in maintenance
 	NoInstance   Code = "no_instance"    // 503: waited, but there was no instance
 	NoConnection Code = "no_connection"  // 503: waited, but no instance accepted a connection

@@ -24,6 +24,7 @@ var pages = map[Code]page{
 	TooManyTries: {429, "Too many tries", "There were too many tries with a password. Please try again shortly.", 1},
 	RateLimited:  {429, "Too many requests", "This app accepts a limited number of requests. Please try again shortly.", 1},
 	NotDeployed:  {503, "Not deployed yet", "This app has no release yet. It will be here after its first successful push.", 30},
+	Asleep:       {503, "Asleep", "This app sleeps until somebody needs it.", 3600},
 	Stopped:      {503, "Stopped", "This app has been stopped by its owner.", 60},
 	Maintenance:  {503, "Down for maintenance", "This app is being worked on and will be back soon.", 60},
 	NoInstance:   {503, "Starting", "This app has no running instance at the moment. Please try again shortly.", 5},

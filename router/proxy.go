@@ -45,9 +45,11 @@ type request struct {
 	detached bool          // a tunnel ends the request
 	own      bool          // it is for the server itself
 	resent   int           // how often it was sent again
+	woke     bool          // it has been held for a stack that was asleep
 	group    int           // the client's bucket, plus one; 0: not looked up
 	cookie   string        // that puts it into the answer; empty: the client has it
 	compared *comparison   // of the trial that the request is part of; nil: none
+	ignored  bool          // its User-Agent keeps no stack awake
 	onTrial  bool          // it went to the release that is tried
 }
 
@@ -98,6 +100,7 @@ func (q *request) finish() {
 	switch {
 	case q.entry != nil:
 		q.pool.traffic(q.entry).count(q.pool, &q.rec, now)
+		q.entry.use(q.rec.Instance, q.ignored, now)
 		if q.compared != nil {
 			q.compared.note(q.onTrial, &q.rec)
 		}
@@ -164,6 +167,7 @@ func (q *request) serve() {
 		return
 	}
 	q.entry, q.rec.Stack = e, rt.Stack
+	q.ignored = len(rt.Ignored) > 0 && mesh.MatchAgent(rt.Ignored, q.r.UserAgent())
 	if q.r.TLS != nil {
 		if name := q.r.TLS.ServerName; name != "" && !q.sameStack(name, e) {
 			q.fail(Misdirected)
@@ -407,8 +411,14 @@ func (q *request) claim(w *waiter) (*target, Code) {
 			return nil, Maintenance
 		}
 		if len(p.targets) == 0 && p.down != mesh.NotDown {
-			if p.down == mesh.NotDeployed {
+			switch p.down { //nolint:exhaustive // of those that are left, all are the same here
+			case mesh.NotDeployed:
 				return nil, NotDeployed
+			case mesh.Asleep:
+				if code := q.wake(w, e, rt); code != "" {
+					return nil, code
+				}
+				continue
 			}
 			return nil, Stopped
 		}
@@ -454,7 +464,7 @@ func (w *waiter) wait(q *request, e *entry, rt *route) Code {
 		w.in = of
 	}
 	if w.limit == nil {
-		w.limit = time.NewTimer(q.router.opts.Wait)
+		w.limit = time.NewTimer(max(q.router.opts.Wait, rt.Wake))
 	}
 	var again <-chan time.Time
 	if len(q.pool.targets) > 0 {

@@ -85,6 +85,9 @@ type Options struct {
 	// Challenge answers a request below /.well-known/acme-challenge/, and reports
 	// whether it did; nil: those requests go to the app.
 	Challenge func(w http.ResponseWriter, r *http.Request) bool
+	// Wake is called for each request that is held because its stack is asleep. It does not
+	// block. False means that the stack cannot be woken now. nil: none can.
+	Wake func(stack mesh.StackName) bool
 	// OwnHost is the host of this server itself, whose requests Own answers if they are
 	// encrypted, or come from this machine; nil: it is unknown like others.
 	OwnHost string

@@ -25,6 +25,7 @@ type stream struct {
 	entry  *entry
 	pool   *pool // of the service; nil: not known yet
 	target *target
+	woke   bool // it has been held for a stack that was asleep
 }
 
 // serve finds an instance, and starts to copy. Nothing is read from the client before:
@@ -72,6 +73,7 @@ func (s *stream) finish() {
 	s.rec.Duration = now - s.begun
 	if s.pool != nil {
 		s.pool.traffic(s.entry).count(s.pool, &s.rec, now)
+		s.entry.use(s.rec.Instance, false, now)
 	}
 	if fn := r.opts.Access; fn != nil {
 		fn(&s.rec)
@@ -100,6 +102,12 @@ func (s *stream) claim(tried []*target, anyway bool) (*target, *route, Code) {
 		return nil, rt, Forbidden
 	case rt.Down == mesh.Maintenance && !rt.spares(s.addr):
 		return nil, rt, Maintenance
+	case len(p.targets) == 0 && p.down == mesh.Asleep:
+		if s.woke || s.router.opts.Wake == nil || !s.router.opts.Wake(rt.Stack) {
+			return nil, rt, NoInstance
+		}
+		s.woke = true
+		return nil, rt, ""
 	case len(p.targets) == 0 && p.down == mesh.NotDeployed:
 		return nil, rt, NotDeployed
 	case len(p.targets) == 0 && p.down != mesh.NotDown:
@@ -123,7 +131,13 @@ func (s *stream) claim(tried []*target, anyway bool) (*target, *route, Code) {
 // Options.Wait, among at most Options.MaxWaiting of the service.
 func (s *stream) connect() (*conn, Code) {
 	r := s.router
-	limit, cancel := context.WithTimeout(s.front.ctx, max(r.opts.Wait, 0))
+	wait := r.opts.Wait
+	if e := s.port.entry.Load(); e != nil {
+		if rt := e.cur.Load(); rt != nil {
+			wait = max(wait, rt.Wake)
+		}
+	}
+	limit, cancel := context.WithTimeout(s.front.ctx, max(wait, 0))
 	defer cancel()
 	var tried []*target
 	var in *traffic // whose waiting counts this connection

@@ -40,6 +40,8 @@ type entry struct {
 	// formation. It is guarded by Router.mu.
 	tallies map[mesh.InstanceName]*tally
 
+	used atomic.Int64 // when the last request ended, on the router's clock, plus one; 0: none yet
+
 	trial *comparison // nil: the stack tries no release; guarded by Router.mu
 }
 

@@ -48,6 +48,7 @@ type stackForm struct {
 	Last      int                    `json:"last_deployment,omitempty"`
 	Was       string                 `json:"was,omitempty"`
 
+	Asleep         time.Time    `json:"asleep,omitzero"`
 	Forge          *forgeForm   `json:"forge,omitempty"`
 	Staged         *stagedForm  `json:"staged,omitempty"`
 	Preview        *previewForm `json:"preview,omitempty"`
@@ -179,6 +180,10 @@ type settingsForm struct {
 	LogAge  time.Duration `json:"log_age_ns,omitempty"`
 	LogRate int           `json:"log_rate,omitempty"`
 
+	Sleep         time.Duration `json:"sleep_ns,omitempty"`
+	SleepServices string        `json:"sleep_services,omitempty"`
+	SleepIgnore   []string      `json:"sleep_ignore,omitempty"`
+
 	Canary     string        `json:"canary,omitempty"`
 	CanaryStep time.Duration `json:"canary_step_ns,omitempty"`
 
@@ -218,7 +223,7 @@ func storeStack(s mesh.Stack, config []byte) *stackForm {
 		V: 1, Name: string(s.Name), Created: s.Created, CreatedBy: string(s.CreatedBy), Config: config,
 		Formation: storeFormation(s.Formation), Settings: settingsForm(s.Settings), Declared: settingsForm(s.Declared), Release: s.ReleaseCommand,
 		Current: int(s.Current), Stopped: s.Stopped, Maintain: s.Maintained, Last: int(s.LastNumber), Was: string(s.Was),
-		Alerts: alertRulesForm(s.Alerts), Staged: (*stagedForm)(s.Staged), Preview: (*previewForm)(s.Preview), ProductionOnly: s.ProductionOnly, // the config of previews comes later
+		Alerts: alertRulesForm(s.Alerts), Asleep: s.Asleep, Staged: (*stagedForm)(s.Staged), Preview: (*previewForm)(s.Preview), ProductionOnly: s.ProductionOnly, // the config of previews comes later
 	}
 	if s.Lock != nil {
 		f.Lock = &lockForm{By: string(s.Lock.By), Since: s.Lock.Since, Why: s.Lock.Why}
@@ -265,7 +270,7 @@ func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
 		Name: mesh.StackName(f.Name), Created: f.Created, CreatedBy: mesh.KeyName(f.CreatedBy), Config: cfg,
 		Formation: readFormation(f.Formation), Settings: mesh.Settings(f.Settings), Declared: mesh.Settings(f.Declared), ReleaseCommand: f.Release,
 		Current: mesh.ReleaseNumber(f.Current), Stopped: f.Stopped, Maintained: f.Maintain, LastNumber: mesh.DeploymentNumber(f.Last), Was: mesh.StackName(f.Was),
-		Alerts: mesh.AlertRules(f.Alerts), Staged: (*mesh.Staged)(f.Staged), Preview: (*mesh.Preview)(f.Preview), ProductionOnly: f.ProductionOnly,
+		Alerts: mesh.AlertRules(f.Alerts), Asleep: f.Asleep, Staged: (*mesh.Staged)(f.Staged), Preview: (*mesh.Preview)(f.Preview), ProductionOnly: f.ProductionOnly,
 	}
 	if f.Lock != nil {
 		s.Lock = &mesh.Lock{By: mesh.KeyName(f.Lock.By), Since: f.Lock.Since, Why: f.Lock.Why}

@@ -165,7 +165,7 @@ func (c *control) wire() {
 		OnEnded: c.ended, OnCrash: c.crashed, OnBuilt: c.metrics.built,
 		Events: events{c.logs, c.kept, c.certs, log}, OnDefault: c.router.SetDefault, OnKeys: c.ownCertificate, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, HostNetworks: hostNetworks, OnStep: c.reached,
-		AddonServer: c.addons, VolumeServer: c.volumes, Ports: c.ports, Memory: memory{filepath.Join(s.Data, "instances.json")}, Backup: c.backupOptions(), Jobs: c.jobOptions(), Now: c.now, Compare: c.router.Compare, LinkKey: c.store.Key("links"), Reporter: c.forgeClient(),
+		AddonServer: c.addons, VolumeServer: c.volumes, Ports: c.ports, Memory: memory{filepath.Join(s.Data, "instances.json")}, Backup: c.backupOptions(), Jobs: c.jobOptions(), Now: c.now, Compare: c.router.Compare, LastUse: c.router.LastUse, LinkKey: c.store.Key("links"), Reporter: c.forgeClient(),
 	})
 	c.schedules = c.newSchedules()
 	c.wireAlerts()
@@ -244,6 +244,7 @@ func (c *control) serve(ctx context.Context) (*errgroup.Group, error) {
 	g.Go(func() error { return c.receiver.ServeWeb(gctx) })
 	c.web.Store(c.receiver)
 	c.forge.Store(newHookDoor(c.deployer))
+	c.waker.Store(c.deployer)
 	return g, nil
 }
 

@@ -382,6 +382,19 @@ func (p *handoverRouter) Remove(stack mesh.StackName) {
 	}
 }
 
+// LastUse implements deploy.LastUse. While the process before this one exists, every stack
+// is busy: nobody knows its connections.
+func (p *handoverRouter) LastUse(stack mesh.StackName) (time.Time, bool) {
+	if p.gone != nil {
+		select {
+		case <-p.gone:
+		default:
+			return time.Time{}, true
+		}
+	}
+	return p.Router.LastUse(stack)
+}
+
 // Drain implements fleet.Router.
 func (p *handoverRouter) Drain(ctx context.Context, id string, upgraded time.Duration) error {
 	if p.gone != nil {

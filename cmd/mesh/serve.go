@@ -25,6 +25,7 @@ import (
 	"golang.org/x/term"
 
 	"mesh"
+	"mesh/deploy"
 	"mesh/engine"
 	"mesh/logs"
 	"mesh/metrics"
@@ -91,6 +92,7 @@ type server struct {
 	router   *handoverRouter
 	names    *names.Server
 	web      atomic.Pointer[receiver.Receiver] // git over HTTPS; nil before the first control serves
+	waker    atomic.Pointer[deploy.Deployer]   // of the control that serves; as web
 	forge    atomic.Pointer[hookDoor]          // webhooks of forges; as web
 	logs     *logs.Logs
 	limits   atomic.Pointer[store.Store] // whose settings limit the logs; nil before the first control
@@ -204,6 +206,10 @@ func (sv *server) prepare(ctx context.Context) (err error) {
 		o.Secure, o.Challenge, o.HTTPSPort = sv.certs.Live, sv.certs.Challenge, port(sv.listen.https)
 	}
 	o.OwnHost, o.Own = string(sv.ownHost()), http.HandlerFunc(sv.serveGit)
+	o.Wake = func(stack mesh.StackName) bool {
+		d := sv.waker.Load()
+		return d != nil && d.Wake(stack)
+	}
 	rt := router.New(o)
 	sv.kept = metrics.Open(filepath.Join(s.Data, "metrics"), metrics.Options{Logger: sv.log})
 	sv.router = &handoverRouter{Router: rt, metrics: sv.kept, logs: sv.logs, certs: sv.certs, gone: sv.handover.gone(), log: sv.log}

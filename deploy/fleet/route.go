@@ -3,6 +3,7 @@ package fleet
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"mesh"
 )
@@ -59,6 +60,10 @@ func (g *group) route(host mesh.Host, doors []mesh.Door) mesh.Route {
 		Stack: st.Name, Hosts: append([]mesh.Host{host}, st.Domains...), Redirects: st.Redirects, Page: st.Page, Access: st.Access,
 		FirstByte: st.Effective().FirstByte, Endpoints: st.Endpoints, Ports: st.Ports, Doors: doors, Down: g.down(mesh.Web),
 	}
+	r.Ignored = st.Effective().SleepIgnore
+	if !st.Asleep.IsZero() {
+		r.Wake = CheckOf(st, mesh.Web).Timeout + wakeSlack
+	}
 	r.Idle = map[mesh.ServiceName]mesh.DownReason{}
 	if st.Maintained {
 		r.Down, r.Idle[mesh.Web], r.Spared = mesh.Maintenance, r.Down, st.Spared
@@ -89,11 +94,17 @@ func (g *group) route(host mesh.Host, doors []mesh.Door) mesh.Route {
 	return r
 }
 
+// wakeSlack is what waking takes besides the check: the start of a container on a busy
+// machine.
+const wakeSlack = 30 * time.Second
+
 // down returns why a service intentionally has no instances.
 func (g *group) down(svc mesh.ServiceName) mesh.DownReason {
 	switch {
 	case g.stack.Current == 0:
 		return mesh.NotDeployed
+	case !g.stack.Stopped && !g.stack.Asleep.IsZero() && g.stack.Sleeps(svc):
+		return mesh.Asleep
 	case g.stack.Stopped, g.release.Formation[svc] == 0:
 		return mesh.StoppedStack
 	}
