@@ -97,6 +97,9 @@ func run() (err error) {
 	if len(os.Args) > 1 && os.Args[1] == "access" {
 		return b.access()
 	}
+	if len(os.Args) > 1 && os.Args[1] == "sleep" {
+		return b.sleep()
+	}
 	own, err := b.pushes()
 	if err != nil {
 		return err
@@ -108,6 +111,9 @@ func run() (err error) {
 		return err
 	}
 	if err := b.access(); err != nil {
+		return err
+	}
+	if err := b.sleep(); err != nil {
 		return err
 	}
 	if err := b.memory(); err != nil {
