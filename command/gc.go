@@ -94,7 +94,7 @@ func runGC(ctx context.Context, c *call) error {
 }
 
 func runDeployKey(ctx context.Context, c *call) error {
-	key, err := c.DeployKeys.DeployKey(ctx, c.stack.Name)
+	key, err := c.DeployKeys.DeployKey(ctx, c.stack.Repository())
 	if err != nil {
 		return err
 	}

@@ -49,6 +49,16 @@ func (d *Deployer) RepoState(ctx context.Context, stack mesh.StackName) (mesh.Re
 	return state, nil
 }
 
+// RepositoryOf returns the stack whose repository has the commits of a stack: its own, or the
+// one that it is a preview of. An unknown stack is its own.
+func (d *Deployer) RepositoryOf(ctx context.Context, stack mesh.StackName) (mesh.StackName, error) {
+	st, err := d.Store.Stack(ctx, stack)
+	if errors.Is(err, mesh.NoStack) {
+		return stack, nil
+	}
+	return st.Repository(), err
+}
+
 // head returns the commit that the branch of a stack must point to.
 func (d *Deployer) head(ctx context.Context, st mesh.Stack) (mesh.Commit, error) {
 	if st.Current == 0 {

@@ -23,6 +23,8 @@ func (r *Receiver) lfsTransfer(ctx context.Context, s ssh.Session, key mesh.Key,
 		}
 	} else if _, err := r.Deployer.RepoState(ctx, stack); err != nil || !key.May(mesh.AccessRead, stack) {
 		return mesh.Errorf(mesh.NoStack, "no stack is named %q", stack).WithHint("list them with: ssh mesh stacks")
+	} else if stack, err = r.repository(ctx, key, stack); err != nil {
+		return err
 	}
 	leave, err := r.Repos.Enter(stack, true) // the push that creates the stack follows
 	if err != nil {

@@ -114,6 +114,10 @@ func (d *pushes) Follow(_ context.Context, _ mesh.StackName, _ string, c mesh.Co
 	return false, nil
 }
 
+func (d *pushes) RepositoryOf(_ context.Context, stack mesh.StackName) (mesh.StackName, error) {
+	return stack, nil
+}
+
 func (d *pushes) EndPreview(_ context.Context, _ mesh.StackName, branch string, _ mesh.KeyName, out io.Writer) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

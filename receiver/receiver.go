@@ -47,6 +47,9 @@ type Deployer interface {
 	// TagImages tags the images built from the tags' commits with those tags, and
 	// returns a few lines about it.
 	TagImages(ctx context.Context, stack mesh.StackName, tags []mesh.Tag) []string
+	// RepositoryOf returns the stack whose repository has the commits of a stack: its own, or
+	// the one that it is a preview of. An unknown stack is its own.
+	RepositoryOf(ctx context.Context, stack mesh.StackName) (mesh.StackName, error)
 	// RepoState returns where the deploy branch and those of previews must point.
 	RepoState(ctx context.Context, stack mesh.StackName) (mesh.RepoState, error)
 	// Follow writes the output of the deployment in progress that a push of the commit to

@@ -177,9 +177,23 @@ func (r *Receiver) mayRead(ctx context.Context, key mesh.Key, stack mesh.StackNa
 	return err
 }
 
+// repository returns the stack whose repository has the commits of a stack that a key may
+// read: of a preview, the one that it belongs to, which the key must be able to read as well.
+func (r *Receiver) repository(ctx context.Context, key mesh.Key, stack mesh.StackName) (mesh.StackName, error) {
+	of, err := r.Deployer.RepositoryOf(ctx, stack)
+	if err == nil && of != stack {
+		err = r.mayRead(ctx, key, of)
+	}
+	return of, err
+}
+
 // uploadPack serves a clone or fetch.
 func (r *Receiver) uploadPack(ctx context.Context, s gitClient, key mesh.Key, stack mesh.StackName) error {
 	if err := r.mayRead(ctx, key, stack); err != nil {
+		return err
+	}
+	stack, err := r.repository(ctx, key, stack)
+	if err != nil {
 		return err
 	}
 	if err := r.Repos.Ensure(stack); err != nil {

@@ -214,6 +214,11 @@ func (r *Receiver) advertiseWeb(ctx context.Context, w http.ResponseWriter, req 
 		if err := r.mayRead(ctx, key, stack); err != nil {
 			return err
 		}
+		repo, err := r.repository(ctx, key, stack)
+		if err != nil {
+			return err
+		}
+		stack = repo
 		if err := r.Repos.Ensure(stack); err != nil {
 			return err
 		}
