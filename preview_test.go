@@ -122,3 +122,17 @@ func TestSettings_Previews(t *testing.T) {
 		t.Errorf("%s, %q, %v", s.PreviewsLive(), s.Get("previews-ttl"), err)
 	}
 }
+
+func TestCheckBranch(t *testing.T) {
+	t.Parallel()
+	for _, b := range []string{"main", "feat/login", "é", "-x", "a@b", "#1", "a'b\"c", "1.2", "x{y}", strings.Repeat("x", 250)} {
+		if err := mesh.CheckBranch(b); err != nil {
+			t.Errorf("%q: %v", b, err)
+		}
+	}
+	for _, b := range []string{"", "a b", "a:refs/heads/main", "a..b", "a//b", "*", "x?", "x[", "x\\", "@", "a@{1}", "/a", "a/", ".a", "a/.b", "a.", "a.lock", "a\nb", strings.Repeat("x", 251)} {
+		if err := mesh.CheckBranch(b); err == nil {
+			t.Errorf("%q was taken", b)
+		}
+	}
+}

@@ -21,6 +21,19 @@ func (r RefUpdate) Branch() string {
 	return b
 }
 
+// CheckBranch returns an error for what git does not take as the name of a branch
+// (git-check-ref-format(1)), and for a name that is too long to show.
+func CheckBranch(s string) error {
+	bad := s == "" || len(s) > 250 || strings.ContainsAny(s, " ~^:?*[\\\x7f") || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' })
+	for _, part := range []string{"..", "//", "@{", "/."} {
+		bad = bad || strings.Contains(s, part)
+	}
+	if bad || s == "@" || strings.HasPrefix(s, "/") || strings.HasPrefix(s, ".") || strings.HasSuffix(s, "/") || strings.HasSuffix(s, ".") || strings.HasSuffix(s, ".lock") {
+		return Errorf(Invalid, "%q is not the name of a branch of at most 250 bytes", Clip(Visible(s), 60)).WithHint("push it under another name: git push mesh HEAD:NAME")
+	}
+	return nil
+}
+
 // Tag is the name of the tag, or empty if the ref is not a tag.
 func (r RefUpdate) Tag() string {
 	t, ok := strings.CutPrefix(r.Ref, "refs/tags/")

@@ -76,7 +76,7 @@ func (d *Deployer) AdmitRef(ctx context.Context, key mesh.Key, stack mesh.StackN
 		}
 		return err
 	case other && st.Effective().Previewed(ref.Branch()):
-		return nil
+		return mesh.CheckBranch(ref.Branch())
 	case ref.New == "":
 		return mesh.Errorf(mesh.Denied, "the deploy branch cannot be deleted").WithHint("to remove the stack: ssh mesh stacks:destroy -a %s --confirm %s", stack, stack)
 	case other && len(st.Effective().Previews) > 0 && !st.Effective().Previewed(ref.Branch()):

@@ -18,6 +18,9 @@ const fetchTime = 10 * time.Minute
 // commit; empty: there is no such branch. The commit is kept for the next pushes and
 // fetches, but no branch moves. It returns a *mesh.Error if the other end refuses.
 func (r *Repos) Fetch(ctx context.Context, stack mesh.StackName, url, branch string) (mesh.Commit, error) {
+	if err := mesh.CheckBranch(branch); err != nil {
+		return "", err // git would read it as something else
+	}
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
 	if err := r.Ensure(stack); err != nil {
