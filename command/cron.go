@@ -300,7 +300,8 @@ func (c *call) schedule(words []string) (schedule string, command []string, err 
 func runCronAdd(ctx context.Context, c *call) error {
 	name, err := mesh.ParseServiceName(c.args[0])
 	if err != nil {
-		return err
+		return mesh.Errorf(mesh.Invalid, "%q is not a name for a job", mesh.Clip(c.args[0], 60)).
+			WithHint("a name of 1 to 40 characters a-z, 0-9 and - comes first: ssh mesh cron:add -a %s nightly \"0 3 * * *\" -- COMMAND", c.stack.Name)
 	}
 	schedule, words, err := c.schedule(c.args[1:])
 	if err != nil {

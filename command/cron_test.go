@@ -95,7 +95,7 @@ func TestCronAdd_Refuses(t *testing.T) {
 		"cron:add -a blog cleanup 0 3 * * * ./cleanup":               "a -- must be between",
 		"cron:add -a blog cleanup @hourly --":                        "no command",
 		"cron:add -a blog cleanup":                                   "needs NAME SCHEDULE",
-		"cron:add -a blog Clean_up @hourly -- a":                     "is not a service name",
+		"cron:add -a blog Clean_up @hourly -- a":                     "is not a name for a job",
 		"cron:add -a blog web @hourly -- a":                          "cannot be named",
 		"cron:add -a blog cleanup @hourly --overlap maybe -- a":      `there is no overlap "maybe"`,
 		"cron:add -a blog cleanup @hourly --timeout 25h -- a":        "must be 1s to 24h",
