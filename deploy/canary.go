@@ -30,7 +30,7 @@ type canaries struct {
 
 type canary struct {
 	state mesh.CanaryState // guarded by canaries.mu; without Total
-	told  chan verdict     // holds what somebody has said, once
+	told  chan verdict     // has room for the one decision
 }
 
 // verdict is what a person decides about a canary.
@@ -42,11 +42,15 @@ type verdict struct {
 // canaryTick is how often both sides are compared.
 const canaryTick = time.Second
 
-// of returns the canary of a stack, or nil.
-func (c *canaries) of(stack mesh.StackName) *canary {
+// of returns the canary of a stack and its state, or nil.
+func (c *canaries) of(stack mesh.StackName) (*canary, mesh.CanaryState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.by[stack]
+	of := c.by[stack]
+	if of == nil {
+		return nil, mesh.CanaryState{}
+	}
+	return of, of.state
 }
 
 func (c *canaries) begin(stack mesh.StackName, of *canary) {
@@ -73,13 +77,10 @@ func (c *canaries) set(of *canary, step int, until time.Time) {
 // refuse returns an error if a canary of the stack is in progress: what changes the stack
 // must wait for its end, which may be far off.
 func (c *canaries) refuse(stack mesh.StackName) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	of := c.by[stack]
+	of, s := c.of(stack)
 	if of == nil {
 		return nil
 	}
-	s := of.state
 	return mesh.Errorf(mesh.Conflict, "%s of %s is on trial with %s of the clients, by %s since %s", s.Release, stack, mesh.Percent(s.Share()), s.By, s.Began.UTC().Format(time.RFC3339)).
 		WithHint("see it: ssh mesh canary -a %[1]s; decide: ssh mesh canary:promote -a %[1]s, or canary:abort", stack)
 }
@@ -213,13 +214,8 @@ func (d *Deployer) compare(stack mesh.StackName) (mesh.Comparison, bool) {
 
 // Canary returns the canary of a stack that is in progress. It returns NotFound if there is
 // none.
-func (d *Deployer) Canary(_ context.Context, stack mesh.StackName) (s mesh.CanaryState, err error) {
-	d.canaries.mu.Lock()
-	c := d.canaries.by[stack]
-	if c != nil {
-		s = c.state
-	}
-	d.canaries.mu.Unlock()
+func (d *Deployer) Canary(_ context.Context, stack mesh.StackName) (mesh.CanaryState, error) {
+	c, s := d.canaries.of(stack)
 	if c == nil {
 		return s, noCanary(stack)
 	}
@@ -234,16 +230,13 @@ func noCanary(stack mesh.StackName) error {
 // DecideCanary gives the release of a canary all clients (promote), or takes it back. It
 // returns when that is done, and writes the rest of the deployment's output to out.
 func (d *Deployer) DecideCanary(ctx context.Context, stack mesh.StackName, promote bool, by mesh.KeyName, out io.Writer) (mesh.CanaryState, error) {
-	s, err := d.Canary(ctx, stack)
-	c := d.canaries.of(stack)
-	if err != nil || c == nil {
+	c, s := d.canaries.of(stack)
+	tickets := d.lanes.tickets(stack)
+	i := slices.IndexFunc(tickets, func(t *ticket) bool { return t.deployment.Number == s.Deployment })
+	if c == nil || i < 0 {
 		return s, noCanary(stack)
 	}
-	i := slices.IndexFunc(d.lanes.tickets(stack), func(t *ticket) bool { return t.deployment.Number == s.Deployment })
-	if i < 0 {
-		return s, noCanary(stack)
-	}
-	t := d.lanes.tickets(stack)[i]
+	t := tickets[i]
 	select {
 	case c.told <- verdict{promote, by}:
 	default:

@@ -166,13 +166,11 @@ func (d *Deployer) makeRoom(ctx context.Context, parent mesh.Stack) (mesh.StackN
 			WithHint("destroy one: ssh mesh previews:destroy BRANCH -a %[1]s; or allow more: ssh mesh build:set previews-max=20 -a %[1]s", parent.Name)
 	}
 	used := func(s mesh.Stack) time.Time {
-		at := s.Preview.Pushed
-		if d.LastUse != nil {
-			if last, _ := d.LastUse(s.Name); last.After(at) {
-				at = last
-			}
+		if d.LastUse == nil {
+			return s.Preview.Pushed
 		}
-		return at
+		last, _ := d.LastUse(s.Name)
+		return laterOf(last, s.Preview.Pushed)
 	}
 	oldest := slices.MinFunc(all, func(a, b mesh.Stack) int { return used(a).Compare(used(b)) })
 	return oldest.Name, d.DestroyStack(ctx, oldest.Name, self)

@@ -190,22 +190,30 @@ func (a *attempt) switched(st mesh.Stack, r mesh.Release, was mesh.ReleaseNumber
 // If the stack's network turns out to be taken, it uses another one, which the returned
 // stack has. It returns the started instances even if it fails.
 func (d *Deployer) startAll(ctx context.Context, a *attempt, st mesh.Stack, specs []mesh.InstanceSpec) (mesh.Stack, []mesh.Instance, error) {
-	var started []mesh.Instance
 	began := d.Now()
-	st, err := d.withSubnet(ctx, st, func(st mesh.Stack) error {
+	return d.startIn(ctx, st, specs, "check failed", fleet.Progress{
+		Healthy: func(name mesh.InstanceName, saw string) { a.timed(began, "%s healthy: %s", name, saw) },
+		Detail:  func(line string) { a.detail("%s", line) },
+	})
+}
+
+// startIn starts instances in the subnet of a stack, or in another one if that is taken. It
+// returns the stack with the subnet, and what runs, also with an error. phase goes in front
+// of an error that the app caused; empty: nothing does.
+func (d *Deployer) startIn(ctx context.Context, st mesh.Stack, specs []mesh.InstanceSpec, phase string, p fleet.Progress) (_ mesh.Stack, started []mesh.Instance, err error) {
+	st, err = d.withSubnet(ctx, st, func(st mesh.Stack) (err error) {
 		for i := range specs {
 			specs[i].Subnet = st.Subnet
 		}
-		var err error
-		started, err = d.fleet.StartAll(ctx, st, specs, fleet.Progress{
-			Healthy: func(name mesh.InstanceName, saw string) { a.timed(began, "%s healthy: %s", name, saw) },
-			Detail:  func(line string) { a.detail("%s", line) },
-		})
-		if errors.Is(err, mesh.Conflict) {
+		started, err = d.fleet.StartAll(ctx, st, specs, p)
+		if errors.Is(err, mesh.Conflict) { // they are in a subnet that the stack will not keep
 			d.fleet.StopAll(context.WithoutCancel(ctx), started, 0)
 			started = nil
 		}
-		return phaseFailed("check failed", err)
+		if phase != "" {
+			err = phaseFailed(phase, err)
+		}
+		return err
 	})
 	return st, started, err
 }

@@ -40,10 +40,7 @@ func (d *Deployer) keepAsleep(ctx context.Context) {
 	for fleet.Wait(ctx, sleepTick, nil) {
 		for _, i := range d.fleet.Idlers() {
 			last, busy := d.LastUse(i.Stack.Name)
-			if i.Since.After(last) {
-				last = i.Since
-			}
-			if !busy && d.Now().Sub(last) >= i.Stack.SleepAfter() && len(d.lanes.tickets(i.Stack.Name)) == 0 {
+			if !busy && d.Now().Sub(laterOf(last, i.Since)) >= i.Stack.SleepAfter() && len(d.lanes.tickets(i.Stack.Name)) == 0 {
 				err := d.inTurn(ctx, i.Stack.Name, func(ctx context.Context) error { return d.sleep(ctx, i) })
 				if err != nil && ctx.Err() == nil {
 					d.Logger.Warn("stack not put to sleep", "stack", i.Stack.Name, "err", err)
@@ -154,14 +151,7 @@ func (d *Deployer) wake(ctx context.Context, stack mesh.StackName) error {
 	}
 	defer release()
 	began := d.Now()
-	var started []mesh.Instance
-	_, err = d.withSubnet(ctx, st, func(st mesh.Stack) (err error) {
-		for i := range start {
-			start[i].Subnet = st.Subnet
-		}
-		started, err = d.fleet.StartAll(ctx, st, start, fleet.Progress{Healthy: func(mesh.InstanceName, string) {}, Detail: func(string) {}})
-		return err
-	})
+	_, started, err := d.startIn(ctx, st, start, "", fleet.Progress{Healthy: func(mesh.InstanceName, string) {}, Detail: func(string) {}})
 	stop := func() { d.fleet.StopAll(context.WithoutCancel(ctx), started, 0) }
 	if err != nil {
 		stop()

@@ -200,6 +200,27 @@ func TestSleep_WakeFails(t *testing.T) {
 	})
 }
 
+// If the subnet is taken, what started in it is stopped before the next try.
+func TestSleep_WakeInAnotherSubnet(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		_, d, _ := sleepy(t, w, "sleep-services=all")
+		pass(31 * time.Minute)
+		was, tries := stack(t, w).Subnet, 0
+		w.Runner.StartFunc = func(s mesh.InstanceSpec) error {
+			if tries++; tries == 2 {
+				return failed(mesh.Conflict, "the subnet is taken")
+			}
+			return nil
+		}
+		d.Wake("blog")
+		pass(time.Minute)
+		if now := stack(t, w); now.Subnet == was || !now.Asleep.IsZero() {
+			t.Errorf("in %s, asleep %s", now.Subnet, now.Asleep)
+		}
+		sound(t, w)
+	})
+}
+
 func TestSleep_WakeDuringADeployment(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		_, d, _ := sleepy(t, w)
