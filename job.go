@@ -188,8 +188,8 @@ func (r JobRecord) Latest() *JobRun {
 }
 
 // Add adds a run with the next number, and returns it. The oldest runs that have ended are
-// dropped beyond MaxJobRuns: their numbers are returned.
-func (r *JobRecord) Add(run JobRun) (added JobRun, dropped []int) {
+// dropped beyond MaxJobRuns.
+func (r *JobRecord) Add(run JobRun) JobRun {
 	r.Last++
 	run.Number = r.Last
 	r.Runs = append(slices.Clone(r.Runs), run)
@@ -198,23 +198,21 @@ func (r *JobRecord) Add(run JobRun) (added JobRun, dropped []int) {
 			i++
 			continue
 		}
-		dropped = append(dropped, r.Runs[i].Number)
 		r.Runs = slices.Delete(r.Runs, i, i+1)
 	}
-	return run, dropped
+	return run
 }
 
 // Skip records that the job was due and did not start. Skips in a row for the same reason
 // are one run.
-func (r *JobRecord) Skip(due, now time.Time, why string) (dropped []int) {
+func (r *JobRecord) Skip(due, now time.Time, why string) {
 	if n := len(r.Runs); n > 0 && r.Runs[n-1].Status == JobSkipped && r.Runs[n-1].Reason == why {
 		r.Runs = slices.Clone(r.Runs)
 		last := &r.Runs[n-1]
 		last.Due, last.Started, last.Ended, last.Times = due, now, now, last.Times+1
-		return nil
+		return
 	}
-	_, dropped = r.Add(JobRun{Due: due, Status: JobSkipped, Started: now, Ended: now, Reason: why, Times: 1})
-	return dropped
+	r.Add(JobRun{Due: due, Status: JobSkipped, Started: now, Ended: now, Reason: why, Times: 1})
 }
 
 // JobState is a job as people see it: what it is, and how it fares.

@@ -147,14 +147,6 @@ func lasted(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// until is a time in the future for people.
-func (c *call) until(t time.Time) string {
-	if !c.view.person {
-		return t.UTC().Format(time.RFC3339)
-	}
-	return "in " + ago(t.Sub(c.Now()))
-}
-
 // job finds a job of the stack by its name.
 func (c *call) job(ctx context.Context, typed string) (mesh.JobState, error) {
 	name, err := mesh.ParseServiceName(typed)
@@ -189,7 +181,7 @@ func runCron(ctx context.Context, c *call) error {
 		next, last, took, outcome := "-", "-", "-", "-"
 		switch {
 		case !s.Next.IsZero():
-			next = c.until(s.Next)
+			next = c.in(s.Next)
 		case s.Why != "":
 			next = "(" + s.Why + ")"
 		}
@@ -243,7 +235,7 @@ func runCronInfo(ctx context.Context, c *call) error {
 	if s.Next.IsZero() {
 		line("Next", cmp.Or(s.Why, "never"))
 	} else {
-		line("Next", c.until(s.Next))
+		line("Next", c.in(s.Next))
 	}
 	for _, n := range s.Notes {
 		line("Note", n)

@@ -55,7 +55,7 @@ func (f fakeJobs) RunJob(_ context.Context, stack mesh.StackName, name mesh.Serv
 	if s == nil {
 		return mesh.JobRun{}, nil, mesh.Errorf(mesh.NotFound, "%s has no job %q", stack, name)
 	}
-	run, _ := s.Record.Add(mesh.JobRun{By: by, Release: 2, Status: mesh.JobFailed, ExitCode: 3, Started: now, Ended: now.Add(2 * time.Second)})
+	run := s.Record.Add(mesh.JobRun{By: by, Release: 2, Status: mesh.JobFailed, ExitCode: 3, Started: now, Ended: now.Add(2 * time.Second)})
 	return run, func(context.Context) (mesh.JobRun, error) { return run, nil }, nil
 }
 

@@ -50,7 +50,7 @@ func (r *Repos) Fetch(ctx context.Context, stack mesh.StackName, url, branch str
 	if err != nil {
 		return "", fmt.Errorf("fetch %s of %s: %w", branch, stack, err)
 	}
-	out, err = r.elsewhere(ctx, stack, to, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "forge", ref)
+	out, err = r.fetch(ctx, stack, to, "forge", ref)
 	if err != nil {
 		return "", fetchFault(ctx, stack, url, out, err)
 	}
@@ -68,6 +68,11 @@ func (r *Repos) Fetch(ctx context.Context, stack mesh.StackName, url, branch str
 		return "", err
 	}
 	return commit, r.keep(ctx, stack, commit)
+}
+
+// fetch fetches from another repository, and returns what git says if that fails.
+func (r *Repos) fetch(ctx context.Context, stack mesh.StackName, to origin, args ...string) ([]byte, error) {
+	return r.elsewhere(ctx, stack, to, "fetch", append([]string{"--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"}, args...)...)
 }
 
 // elsewhere runs a git command that speaks with another repository, and returns its output.

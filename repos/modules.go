@@ -305,26 +305,10 @@ func (r *Repos) fetchModule(ctx context.Context, stack mesh.StackName, e mesh.Tr
 	}
 	defer stop()
 	ref := moduleRefs + e.Module
-	to.set = append(to.set, "remote.module.url="+to.url, "fetch.fsckObjects=true")
-	for _, s := range settings {
-		if rest, ok := strings.CutPrefix(s, "receive.fsck."); ok {
-			to.set = append(to.set, "fetch.fsck."+rest)
-		}
-	}
-	try := func(args ...string) ([]byte, error) {
-		cmd := r.Git(ctx, stack, nil, "fetch", append([]string{"--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"}, args...)...)
-		limitFiles(cmd, r.MaxInput)
-		cmd.Env = append(cmd.Env, to.env...)
-		cmd.Env = append(cmd.Env, "GIT_CONFIG_COUNT="+strconv.Itoa(len(to.set)))
-		for i, s := range to.set {
-			k, v, _ := strings.Cut(s, "=")
-			cmd.Env = append(cmd.Env, fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", i, k), fmt.Sprintf("GIT_CONFIG_VALUE_%d=%s", i, v))
-		}
-		return cmd.CombinedOutput()
-	}
-	out, err := try("--depth=1", "module", e.Module+":"+ref)
+	to.set = append(to.set, "remote.module.url="+to.url)
+	out, err := r.fetch(ctx, stack, to, "--depth=1", "module", e.Module+":"+ref)
 	if err != nil && ctx.Err() == nil {
-		if all, aerr := try("module", "+refs/*:"+moduleRefs+"all/*"); aerr == nil {
+		if all, aerr := r.fetch(ctx, stack, to, "module", "+refs/*:"+moduleRefs+"all/*"); aerr == nil {
 			if _, err = r.run(ctx, stack, "update-ref", ref, e.Module); err != nil {
 				return mesh.Errorf(mesh.Failed, "the submodule %s is at the commit %s, which %s does not have", printable(e.Path), mesh.Commit(e.Module).Short(), shown).
 					WithHint("push it there first")

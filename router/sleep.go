@@ -12,12 +12,15 @@ func (q *request) wake(w *waiter, e *entry, rt *route) Code {
 	switch {
 	case q.ignored:
 		return Asleep
-	case q.woke, q.router.opts.Wake == nil, !q.router.opts.Wake(rt.Stack):
+	case q.woke || !q.router.rouse(rt.Stack):
 		return NoInstance
 	}
 	q.woke = true
 	return w.wait(q, e, rt)
 }
+
+// rouse asks for a stack that is asleep. It returns false if it cannot be woken now.
+func (r *Router) rouse(stack mesh.StackName) bool { return r.opts.Wake != nil && r.opts.Wake(stack) }
 
 // use records that a request of e has ended, if an instance got it.
 func (e *entry) use(by mesh.InstanceName, ignored bool, now time.Duration) {

@@ -103,7 +103,7 @@ func (s *stream) claim(tried []*target, anyway bool) (*target, *route, Code) {
 	case rt.Down == mesh.Maintenance && !rt.spares(s.addr):
 		return nil, rt, Maintenance
 	case len(p.targets) == 0 && p.down == mesh.Asleep:
-		if s.woke || s.router.opts.Wake == nil || !s.router.opts.Wake(rt.Stack) {
+		if s.woke || !s.router.rouse(rt.Stack) {
 			return nil, rt, NoInstance
 		}
 		s.woke = true

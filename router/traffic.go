@@ -43,12 +43,17 @@ type slot struct {
 	counts [classes]atomic.Uint32
 }
 
+// statusClass is the first digit of a status, or 0 if it is not a status of HTTP.
+func statusClass(status int) int {
+	if s := status / 100; s >= 1 && s <= 5 {
+		return s
+	}
+	return 0
+}
+
 // count counts a request that has ended, which an instance of p or none has got.
 func (t *traffic) count(p *pool, a *AccessRecord, now time.Duration) {
-	s, c := a.Status/100, mesh.LatencyClass(a.Duration)
-	if s < 1 || s > 5 {
-		s = 0
-	}
+	s, c := statusClass(a.Status), mesh.LatencyClass(a.Duration)
 	one := &t.own
 	if p != nil && a.Instance.Slot > 0 {
 		if i := p.tallies[a.Instance]; i != nil {

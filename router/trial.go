@@ -83,11 +83,7 @@ func (c *comparison) note(onTrial bool, a *AccessRecord) {
 	if onTrial {
 		side = &c.new
 	}
-	s := a.Status / 100
-	if s < 1 || s > 5 {
-		s = 0
-	}
-	side.status[s].Add(1)
+	side.status[statusClass(a.Status)].Add(1)
 	side.all[mesh.LatencyClass(a.Duration)].Add(1)
 }
 

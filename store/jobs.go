@@ -225,16 +225,7 @@ func (s *Store) RemoveJob(ctx context.Context, stack mesh.StackName, name mesh.S
 	if err != nil {
 		return err
 	}
-	files, err := os.ReadDir(s.outputDir(stack))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	for _, f := range files {
-		if of, _, ok := jobOfFile(f.Name()); ok && of == name {
-			err = errors.Join(err, os.Remove(filepath.Join(s.outputDir(stack), f.Name())))
-		}
-	}
-	return err
+	return s.dropJobOutput(stack, name, nil)
 }
 
 const jobFile = "job-"
@@ -268,9 +259,18 @@ func (s *Store) KeepJobOutput(ctx context.Context, stack mesh.StackName, job mes
 	if err := atomicfile.Write(s.jobOutputPath(stack, job, n), text, 0o600); err != nil {
 		return noRoom(err)
 	}
+	return s.dropJobOutput(stack, job, append(slices.Clone(keep), n))
+}
+
+// dropJobOutput removes the output of the runs of a job that are not in keep.
+func (s *Store) dropJobOutput(stack mesh.StackName, job mesh.ServiceName, keep []int) error {
+	dir := s.outputDir(stack)
 	files, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	for _, f := range files {
-		if of, number, ok := jobOfFile(f.Name()); ok && of == job && number != n && !slices.Contains(keep, number) {
+		if of, n, ok := jobOfFile(f.Name()); ok && of == job && !slices.Contains(keep, n) {
 			err = errors.Join(err, os.Remove(filepath.Join(dir, f.Name())))
 		}
 	}

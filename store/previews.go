@@ -12,9 +12,9 @@ import (
 	"mesh"
 )
 
-// previews yields the previews and the stacks that they belong to.
-func previews(tx *bbolt.Tx) iter.Seq2[mesh.StackName, mesh.StackName] {
-	return func(yield func(preview, of mesh.StackName) bool) {
+// previews yields the previews and their records.
+func previews(tx *bbolt.Tx) iter.Seq2[mesh.StackName, *stackForm] {
+	return func(yield func(mesh.StackName, *stackForm) bool) {
 		stacks := tx.Bucket(bucketStacks)
 		c := stacks.Cursor()
 		for k, _ := c.First(); k != nil; k, _ = c.Next() {
@@ -25,7 +25,7 @@ func previews(tx *bbolt.Tx) iter.Seq2[mesh.StackName, mesh.StackName] {
 			if b := stacks.Bucket(k); b == nil || parse(k, b.Get(keyRecord), &f) != nil || f.Preview == nil {
 				continue // a damaged record belongs to nobody
 			}
-			if !yield(mesh.StackName(k), f.Preview.Of) {
+			if !yield(mesh.StackName(k), &f) {
 				return
 			}
 		}
@@ -37,8 +37,8 @@ func previews(tx *bbolt.Tx) iter.Seq2[mesh.StackName, mesh.StackName] {
 func (s *Store) Previews(ctx context.Context, of mesh.StackName) (out []mesh.Stack, err error) {
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		out = nil
-		for name, parent := range previews(tx) {
-			if of != "" && parent != of {
+		for name, f := range previews(tx) {
+			if of != "" && f.Preview.Of != of {
 				continue
 			}
 			st, err := s.readStack(name, tx.Bucket(bucketStacks).Bucket([]byte(name)))
@@ -58,19 +58,14 @@ func (s *Store) Previews(ctx context.Context, of mesh.StackName) (out []mesh.Sta
 // names do not change.
 func renameInPreviews(tx *bbolt.Tx, from, to mesh.StackName) (err error) {
 	changed := map[mesh.StackName]*stackForm{} // a bucket must not change while it is walked
-	stacks := tx.Bucket(bucketStacks)
-	for name, of := range previews(tx) {
-		if of != from {
-			continue
-		}
-		var f stackForm
-		if perr := parse([]byte(name), stacks.Bucket([]byte(name)).Get(keyRecord), &f); perr == nil {
+	for name, f := range previews(tx) {
+		if f.Preview.Of == from {
 			f.Preview.Of = to
-			changed[name] = &f
+			changed[name] = f
 		}
 	}
 	for name, f := range changed {
-		err = errors.Join(err, put(stacks.Bucket([]byte(name)), keyRecord, f))
+		err = errors.Join(err, put(tx.Bucket(bucketStacks).Bucket([]byte(name)), keyRecord, f))
 	}
 	return err
 }

@@ -668,9 +668,9 @@ func (s *Store) Keys(ctx context.Context) (out []mesh.Key, err error) {
 		if err != nil || !slices.ContainsFunc(out, func(k mesh.Key) bool { return len(k.Stacks) > 0 }) {
 			return err
 		}
-		for preview, of := range previews(tx) {
+		for preview, f := range previews(tx) {
 			for i, k := range out {
-				if slices.Contains(k.Stacks, of) {
+				if slices.Contains(k.Stacks, f.Preview.Of) {
 					out[i].Previews = append(out[i].Previews, preview)
 				}
 			}
