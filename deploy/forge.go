@@ -115,11 +115,15 @@ func followed(s mesh.Stack, f mesh.Forge) string {
 	return "main"
 }
 
+func followsNone(stack mesh.StackName) error {
+	return mesh.Errorf(mesh.NotFound, "%s follows no repository", stack).WithHint("ssh mesh git:follow -a %s URL", stack)
+}
+
 // changeForge changes what a stack follows.
 func (d *Deployer) changeForge(ctx context.Context, stack mesh.StackName, change func(*mesh.Stack, mesh.Forge) *mesh.Forge) (mesh.Stack, error) {
 	return d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) error {
 		if s.Forge == nil {
-			return mesh.Errorf(mesh.NotFound, "%s follows no repository", stack).WithHint("ssh mesh git:follow -a %s URL", stack)
+			return followsNone(stack)
 		}
 		s.Forge = change(s, *s.Forge)
 		return nil
@@ -156,7 +160,7 @@ func (d *Deployer) ForgeSecret(ctx context.Context, stack mesh.StackName) (secre
 // tells of between two looks.
 const maxForgePending = 1000
 
-// ForgeEvent records what a webhook has said. When it returns, a crash does not lose it. The
+// ForgeEvent records what a webhook reports. Once it has returned, a crash cannot lose it. The
 // work follows in the background.
 func (d *Deployer) ForgeEvent(ctx context.Context, stack mesh.StackName, e mesh.ForgeEvent) error {
 	_, err := d.changeForge(ctx, stack, func(s *mesh.Stack, f mesh.Forge) *mesh.Forge {
@@ -252,7 +256,7 @@ func (d *Deployer) lookAtBranch(ctx context.Context, st mesh.Stack, branch strin
 			next := now.Without(branch)
 			next.Fault = mesh.ForgeFault{}
 			if fault != "" {
-				next.Fault = mesh.ForgeFault{At: d.Now().UTC(), Why: mesh.Clip(fault, 300)}
+				next.Fault = d.forgeFault(fault)
 			}
 			return next
 		})
@@ -269,7 +273,7 @@ func (d *Deployer) lookAtBranch(ctx context.Context, st mesh.Stack, branch strin
 			d.note(st.Name, noteDeploy, "%s", fleet.Reason(err))
 		}
 		_, _ = d.changeForge(ctx, st.Name, func(_ *mesh.Stack, now mesh.Forge) *mesh.Forge {
-			now.Fault = mesh.ForgeFault{At: d.Now().UTC(), Why: mesh.Clip(fleet.Reason(err), 300)}
+			now.Fault = d.forgeFault(fleet.Reason(err))
 			return &now
 		})
 		return err
@@ -327,6 +331,10 @@ func (d *Deployer) lookAtBranch(ctx context.Context, st mesh.Stack, branch strin
 	return err
 }
 
+func (d *Deployer) forgeFault(why string) mesh.ForgeFault {
+	return mesh.ForgeFault{At: d.Now().UTC(), Why: mesh.Clip(why, 300)}
+}
+
 func reasonOf(err error) string {
 	if err == nil {
 		return ""
@@ -348,9 +356,12 @@ func (d *Deployer) reportForge(ctx context.Context, f mesh.Forge, s mesh.ForgeSt
 // SyncForge looks at a branch of the followed repository now, and waits for what comes of
 // it. An empty branch is the one that the stack deploys.
 func (d *Deployer) SyncForge(ctx context.Context, stack mesh.StackName, branch string, out io.Writer) error {
-	st, err := d.changeForge(ctx, stack, func(s *mesh.Stack, f mesh.Forge) *mesh.Forge { return &f })
-	if err != nil {
+	st, err := d.Store.Stack(ctx, stack)
+	switch {
+	case err != nil:
 		return err
+	case st.Forge == nil:
+		return followsNone(stack)
 	}
 	if branch == "" {
 		branch = followed(st, *st.Forge)

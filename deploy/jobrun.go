@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mesh"
+	"mesh/deploy/fleet"
 )
 
 // jobKey identifies a run.
@@ -113,15 +114,15 @@ func (d *Deployer) StartJob(ctx context.Context, stack mesh.StackName, name mesh
 		return err
 	}
 	var was time.Time
-	own, err := d.recordRun(ctx, s, mesh.JobRun{Due: due.UTC(), Release: r.Number}, func(rec *mesh.JobRecord) string {
+	own, err := d.recordRun(ctx, s, mesh.JobRun{Due: due.UTC(), Release: r.Number}, func(rec *mesh.JobRecord) (string, error) {
 		if was = rec.Due; rec.Suspended || !due.After(was) {
-			return "-"
+			return "", errUnwanted
 		}
 		rec.Due = due.UTC()
 		if st.Stopped {
-			return "the stack is stopped"
+			return "the stack is stopped", nil
 		}
-		return d.overlap(s.Job, *rec)
+		return d.overlap(s.Job, *rec), nil
 	})
 	if errors.Is(err, errUnwanted) {
 		return nil
@@ -157,20 +158,22 @@ func (d *Deployer) overlap(j mesh.Job, rec mesh.JobRecord) string {
 	return ""
 }
 
-// recordRun records a run that is about to start, and claims it. unwanted returns why it does
-// not start, which is recorded, or "-" if nothing is to be; the error is errUnwanted then.
-func (d *Deployer) recordRun(ctx context.Context, s mesh.JobState, run mesh.JobRun, unwanted func(*mesh.JobRecord) string) (*jobRun, error) {
+// recordRun records a run that is about to start, and claims it. skip returns why it does not
+// start, which is recorded; or errUnwanted if nothing is to be recorded. In both cases the
+// error is errUnwanted.
+func (d *Deployer) recordRun(ctx context.Context, s mesh.JobState, run mesh.JobRun, skip func(*mesh.JobRecord) (why string, err error)) (*jobRun, error) {
 	d.jobs.starting.Lock() // the number of a run is known only in the transaction
 	defer d.jobs.starting.Unlock()
 	stack := s.Record.Stack
-	skipped := ""
-	rec, err := d.Store.UpdateJob(ctx, stack, s.Name, func(rec *mesh.JobRecord) error {
+	why := ""
+	rec, err := d.Store.UpdateJob(ctx, stack, s.Name, func(rec *mesh.JobRecord) (err error) {
 		d.settleStale(rec)
 		now := d.Now().UTC()
-		if skipped = unwanted(rec); skipped == "-" {
-			return errUnwanted
-		} else if skipped != "" {
-			rec.Skip(run.Due, now, skipped)
+		if why, err = skip(rec); err != nil {
+			return err
+		}
+		if why != "" {
+			rec.Skip(run.Due, now, why)
 			return nil
 		}
 		run.Status, run.Started = mesh.JobStarting, now
@@ -180,8 +183,8 @@ func (d *Deployer) recordRun(ctx context.Context, s mesh.JobState, run mesh.JobR
 	switch {
 	case err != nil:
 		return nil, err
-	case skipped != "":
-		d.Logger.Info("job skipped", "stack", stack, "job", string(s.Name), "due", run.Due, "reason", skipped)
+	case why != "":
+		d.Logger.Info("job skipped", "stack", stack, "job", string(s.Name), "due", run.Due, "reason", why)
 		return nil, errUnwanted
 	}
 	return d.jobs.claim(jobKey{stack, s.Name, rec.Last}), nil
@@ -223,11 +226,11 @@ func (d *Deployer) RunJob(ctx context.Context, stack mesh.StackName, name mesh.S
 	case st.Current == 0:
 		return mesh.JobRun{}, nil, notDeployed(stack)
 	}
-	own, err := d.recordRun(ctx, s, mesh.JobRun{By: by, Release: r.Number}, func(rec *mesh.JobRecord) string {
-		if why := d.overlap(s.Job, *rec); why != "" {
-			return "-"
+	own, err := d.recordRun(ctx, s, mesh.JobRun{By: by, Release: r.Number}, func(rec *mesh.JobRecord) (string, error) {
+		if d.overlap(s.Job, *rec) != "" {
+			return "", errUnwanted
 		}
-		return ""
+		return "", nil
 	})
 	if errors.Is(err, errUnwanted) {
 		return mesh.JobRun{}, nil, mesh.Errorf(mesh.Conflict, "a run of %s has not ended, and the job forbids overlaps", name).
@@ -239,11 +242,9 @@ func (d *Deployer) RunJob(ctx context.Context, stack mesh.StackName, name mesh.S
 	begun = true
 	d.background(func(ctx context.Context) { d.runJob(ctx, own, s.Job, by, time.Time{}, started) })
 	run := func(ctx context.Context) (mesh.JobRun, error) {
-		records, err := d.Store.Jobs(ctx, stack)
-		for _, rec := range records {
-			if run := rec.Run(own.n); rec.Name == name && run != nil {
-				return *run, nil
-			}
+		rec, err := d.jobRecord(ctx, own)
+		if run := rec.Run(own.n); run != nil {
+			return *run, nil
 		}
 		if err == nil {
 			err = mesh.Errorf(mesh.NotFound, "%s was not started, or the job was removed", own.jobKey).WithHint("see: ssh mesh cron -a %s", stack)
@@ -360,10 +361,12 @@ func (d *Deployer) detachJob(ctx context.Context, own *jobRun, j mesh.Job, by me
 	return c, err
 }
 
+// engineAgain is the pause before an engine that did not answer is asked again.
+const engineAgain = 5 * time.Second
+
 // follow waits for the end of a run, stops it at its time limit or on request, and records
 // how it ended. If ctx ends first, the next process goes on.
 func (d *Deployer) follow(ctx context.Context, own *jobRun, id string, j mesh.Job) {
-	const again = 5 * time.Second // if the engine does not answer
 	limit := time.NewTimer(d.timeLeft(ctx, own, j))
 	defer limit.Stop()
 	var status mesh.JobStatus
@@ -393,12 +396,7 @@ func (d *Deployer) follow(ctx context.Context, own *jobRun, id string, j mesh.Jo
 		if err != nil {
 			d.Logger.Warn("the engine does not say whether a run has ended", "stack", own.stack, "instance", own.String(), "err", err)
 		}
-		t := time.NewTimer(again)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-		}
-		t.Stop()
+		fleet.Wait(ctx, engineAgain, nil)
 		if status == mesh.JobTimedOut { // it did not end
 			limit.Reset(0)
 		}
@@ -410,16 +408,22 @@ func (d *Deployer) follow(ctx context.Context, own *jobRun, id string, j mesh.Jo
 
 // timeLeft returns how long a run may take from now on.
 func (d *Deployer) timeLeft(ctx context.Context, own *jobRun, j mesh.Job) time.Duration {
-	records, err := d.Store.Jobs(ctx, own.stack)
-	if err != nil {
-		return j.Timeout
-	}
-	for _, rec := range records {
-		if run := rec.Run(own.n); rec.Name == own.name && run != nil {
-			return min(j.Timeout, max(0, run.Started.Add(j.Timeout).Sub(d.Now())))
-		}
+	rec, _ := d.jobRecord(ctx, own)
+	if run := rec.Run(own.n); run != nil {
+		return min(j.Timeout, max(0, run.Started.Add(j.Timeout).Sub(d.Now())))
 	}
 	return j.Timeout
+}
+
+// jobRecord returns the record of a run's job; the zero record if there is none.
+func (d *Deployer) jobRecord(ctx context.Context, own *jobRun) (mesh.JobRecord, error) {
+	records, err := d.Store.Jobs(ctx, own.stack)
+	for _, rec := range records {
+		if rec.Name == own.name {
+			return rec, nil
+		}
+	}
+	return mesh.JobRecord{}, err
 }
 
 // concludeRun records how a run ended, keeps its output, and removes its container. It
@@ -468,10 +472,15 @@ func (d *Deployer) concludeRun(ctx context.Context, own *jobRun, id string, j me
 			run.Status = mesh.JobFailed
 		}
 	})
-	if err := d.Runner.Stop(ctx, id, 0); err != nil && ctx.Err() == nil {
-		d.Logger.Warn("the container of a run is not removed", "stack", own.stack, "instance", own.String(), "err", err)
-	}
+	d.removeRun(ctx, c)
 	return true
+}
+
+// removeRun removes the container of a run that has ended.
+func (d *Deployer) removeRun(ctx context.Context, c mesh.DetachedRun) {
+	if err := d.Runner.Stop(ctx, c.ID, 0); err != nil && ctx.Err() == nil {
+		d.Logger.Warn("the container of a run is not removed", "stack", c.Stack, "instance", c.Name, "err", err)
+	}
 }
 
 // Of the output of a run, mesh keeps the last lines.
@@ -488,11 +497,7 @@ func (d *Deployer) keepOutput(ctx context.Context, own *jobRun, st mesh.Stack, c
 		configs = append(configs, r.Configs()...)
 	}
 	for _, vars := range configs {
-		for name, v := range vars {
-			if mesh.NameTells(name) {
-				hidden = append(hidden, mesh.Config{name: v}.Hidden(nil)...)
-			}
-		}
+		hidden = append(hidden, vars.Hidden(func(string) bool { return true })...)
 	}
 	mask := mesh.NewMasker(hidden)
 	var text []byte
@@ -513,13 +518,9 @@ func (d *Deployer) keepOutput(ctx context.Context, own *jobRun, st mesh.Stack, c
 	}
 	if err == nil {
 		var keep []int
-		records, _ := d.Store.Jobs(ctx, own.stack)
-		for _, rec := range records {
-			if rec.Name == own.name {
-				for _, run := range rec.Runs {
-					keep = append(keep, run.Number)
-				}
-			}
+		rec, _ := d.jobRecord(ctx, own)
+		for _, run := range rec.Runs {
+			keep = append(keep, run.Number)
 		}
 		if len(keep) == 0 {
 			return // the job was removed
@@ -609,11 +610,7 @@ func (d *Deployer) adoptRun(ctx context.Context, own *jobRun) {
 			d.follow(ctx, own, runs[i].ID, j)
 			return
 		}
-		t := time.NewTimer(5 * time.Second)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
+		if !fleet.Wait(ctx, engineAgain, nil) {
 			return
 		}
 	}
@@ -630,8 +627,6 @@ func (d *Deployer) removeConcluded(ctx context.Context) {
 		if c.Job == "" || c.Running || d.jobs.get(jobKey{c.Stack, c.Job, c.JobRun}) != nil {
 			continue
 		}
-		if err := d.Runner.Stop(ctx, c.ID, 0); err != nil && ctx.Err() == nil {
-			d.Logger.Warn("the container of a run is not removed", "stack", c.Stack, "instance", c.Name, "err", err)
-		}
+		d.removeRun(ctx, c)
 	}
 }
