@@ -82,7 +82,7 @@ func (f Forge) WebURL() (host, path string) {
 	return host, strings.TrimSuffix(strings.Trim(rest, "/"), ".git")
 }
 
-// Known returns the kind, guessed by the host if no webhook has said it.
+// Known returns the kind of forge: the one a webhook came from, or else a guess from the host.
 func (f Forge) Known() ForgeKind {
 	host, _ := f.WebURL()
 	switch {

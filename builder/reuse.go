@@ -169,8 +169,9 @@ func (j *job) made(ctx context.Context, stack mesh.StackName, source string) (*i
 	return nil, nil //nolint:nilnil // none is no failure
 }
 
-// kinTimes returns the times that the files of this build have in an image of kin, or nil if such an image will not do: a file that has changed since the last build of
-// this stack must be newer than everything before, as with a build of its own.
+// kinTimes returns the times that the files of this build have in an image of kin. It returns
+// nil if the image cannot be used: a file that has changed since this stack's last build must
+// be newer than all earlier ones, just as if the stack had built the image itself.
 func (j *job) kinTimes(ctx context.Context, kin mesh.Kin) (map[uint64]mesh.FileTime, error) {
 	if kin.Times == nil || j.Times == nil || j.past.First.IsZero() && j.Deployment > 1 {
 		return nil, nil //nolint:nilnil // see above

@@ -131,28 +131,15 @@ func runConfig(ctx context.Context, c *call) error {
 	cfg := c.stack.ConfigOf(svc).Over(global)
 	names := cfg.Names()
 	if c.json {
-		if names == nil {
-			names = []string{}
-		}
 		sources := map[string]string{}
 		for _, n := range names {
 			sources[n], _ = c.origin(svc, global, n)
 		}
-		out := map[string]any{"names": names, "sources": sources}
-		if !c.global {
-			out["stack"] = c.stack.Name
-		}
+		out := map[string]any{"sources": sources}
 		if svc != "" {
 			out["service"] = svc
 		}
-		if show {
-			values, err := plainValues(cfg)
-			if err != nil {
-				return err
-			}
-			out["values"] = values
-		}
-		return c.printJSON(out)
+		return c.printConfig(cfg, show, out)
 	}
 	switch {
 	case len(names) > 0:
@@ -164,11 +151,7 @@ func runConfig(ctx context.Context, c *call) error {
 		c.tell("%s has no config vars\n", c.stack.Name)
 	}
 	for _, n := range names {
-		line := n
-		if show {
-			// Quote if necessary, so that a value of several lines stays one value.
-			line += "=" + Join([]string{cfg[n].Reveal()})
-		}
+		line := configLine(cfg, n, show)
 		from, text := c.origin(svc, global, n)
 		var notes []string
 		if _, both := global[n]; !c.global && (svc != "" || from == fromServer || both) {
@@ -189,31 +172,40 @@ func runConfig(ctx context.Context, c *call) error {
 func (c *call) listPreviewConfig(show bool) error {
 	cfg := c.stack.PreviewConfig
 	if c.json {
-		names := cfg.Names()
-		if names == nil {
-			names = []string{}
-		}
-		out := map[string]any{"names": names, "stack": c.stack.Name}
-		if show {
-			values, err := plainValues(cfg)
-			if err != nil {
-				return err
-			}
-			out["values"] = values
-		}
-		return c.printJSON(out)
+		return c.printConfig(cfg, show, map[string]any{})
 	}
 	if len(cfg) == 0 {
 		c.tell("%s has no config vars for previews alone\n", c.stack.Name)
 	}
 	for _, n := range cfg.Names() {
-		line := n
-		if show {
-			line += "=" + Join([]string{cfg[n].Reveal()})
-		}
-		_, _ = fmt.Fprintln(c.Stdout, line)
+		_, _ = fmt.Fprintln(c.Stdout, configLine(cfg, n, show))
 	}
 	return nil
+}
+
+// configLine is a config var as people read it: its name, with the value if that is shown.
+func configLine(cfg mesh.Config, name string, show bool) string {
+	if !show {
+		return name
+	}
+	// Quote if necessary, so that a value of several lines stays one value.
+	return name + "=" + Join([]string{cfg[name].Reveal()})
+}
+
+// printConfig prints config vars as JSON, with what out has already.
+func (c *call) printConfig(cfg mesh.Config, show bool, out map[string]any) error {
+	out["names"] = append([]string{}, cfg.Names()...)
+	if !c.global {
+		out["stack"] = c.stack.Name
+	}
+	if show {
+		values, err := plainValues(cfg)
+		if err != nil {
+			return err
+		}
+		out["values"] = values
+	}
+	return c.printJSON(out)
 }
 
 // configService returns the service of -p, which must exist.

@@ -113,7 +113,7 @@ func (d *Deployer) roll(ctx context.Context, a *attempt, o rollout) (mesh.Stack,
 	a.past = true
 	d.OnStep(StepCommitted, string(st.Name))
 	old := d.fleet.Install(st, r, want, keep, append(ready, started...))
-	if st.Staged == nil { // what was staged is current, or out of date
+	if st.Staged == nil { // it is now current, or the new release made it obsolete
 		unused := d.staged.take(st.Name)
 		old = append(old, slices.DeleteFunc(unused, func(in mesh.Instance) bool {
 			return slices.ContainsFunc(ready, func(o mesh.Instance) bool { return o.ID == in.ID })

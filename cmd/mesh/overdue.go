@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// endTime is how long a process may take to end after its traffic was told to: every wait
-// in that time has a shorter limit of its own.
+// endTime is how long a process may take to end once its connections have been asked to. Each
+// thing it waits for has a shorter limit.
 const endTime = 2*partTime + time.Minute
 
 // endOverdue ends the process if it still exists after limit. The store is closed by then,
