@@ -49,19 +49,36 @@ func cmdUpgrade(ts *testscript.TestScript, neg bool, args []string) {
 	n, err := strconv.Atoi(args[0])
 	ts.Check(err)
 	dir := ts.Getenv("MESH_DATA")
+	before := 0 // the process before the one that is asked
 	for range n {
 		old, err := readReady(dir)
 		ts.Check(err)
 		ts.Check(syscall.Kill(old.PID, syscall.SIGHUP))
-		ts.Check(poll(func() error {
+		err = poll(func() error {
 			r, err := readReady(dir)
 			if err == nil && r.PID == old.PID {
-				log, _ := os.ReadFile(filepath.Join(ts.Getenv("WORK"), "server.log"))
-				err = fmt.Errorf("no other process is ready:\n%s", log)
+				err = errors.New("no other process is ready")
 			}
 			return err
-		}))
+		})
+		if err != nil {
+			ts.Fatalf("%v:\n%s", err, whatTheyDo(ts, before, old.PID))
+		}
+		before = old.PID
 	}
+}
+
+// whatTheyDo ends processes with what each of their goroutines waits for, and returns the
+// server's log with it.
+func whatTheyDo(ts *testscript.TestScript, pids ...int) string {
+	for _, pid := range pids {
+		if pid > 0 && syscall.Kill(pid, syscall.SIGQUIT) == nil {
+			_ = waitEnded(pid)
+		}
+	}
+	log, err := os.ReadFile(filepath.Join(ts.Getenv("WORK"), "server.log"))
+	ts.Check(err)
+	return string(log)
 }
 
 // cmdHalt ends the ready server, which may be another process than the one that the
