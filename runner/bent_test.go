@@ -134,7 +134,7 @@ func TestWatch_EndBeforeItsSignal(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	got, ended := make(chan mesh.InstanceEvent, 10), make(chan error, 1)
-	go func() { ended <- r.Watch(ctx, func(e mesh.InstanceEvent) { got <- e }, func() {}) }()
+	go func() { ended <- r.Watch(ctx, startsAndEnds(got), func() {}) }()
 	die := message("die", `,"exitCode":"137"`)
 	for name, c := range map[string]struct {
 		lines  []string
