@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"maps"
+	"slices"
 	"strings"
 )
 
@@ -89,4 +90,20 @@ func (s RepoState) Heads() map[string]Commit {
 	heads[s.Branch] = s.Commit
 	maps.DeleteFunc(heads, func(branch string, at Commit) bool { return branch == "" || at == "" })
 	return heads
+}
+
+// BranchBeside returns a branch, of heads, that git cannot have beside a branch, because
+// one of the names is a folder of the other: feature and feature/x (git-check-ref-format).
+// Of several it returns the first by name; "" if there is none.
+func BranchBeside(heads map[string]Commit, branch string) string {
+	var found []string
+	for h := range heads {
+		if strings.HasPrefix(h, branch+"/") || strings.HasPrefix(branch, h+"/") {
+			found = append(found, h)
+		}
+	}
+	if len(found) == 0 {
+		return ""
+	}
+	return slices.Min(found)
 }

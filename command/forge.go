@@ -41,10 +41,11 @@ var forgeCommands = []*definition{
 		long: "With URL, the stack follows that repository from now on (git:follow).",
 	},
 	{
-		topic: "git", verb: "token", args: "< FILE", short: "Let mesh show the result of deployments at the forge",
+		topic: "git", verb: "token", args: "[< FILE]", short: "Let mesh show the result of deployments at the forge",
 		long: "Standard input is an access token that may set commit statuses (at GitHub also deployments). mesh keeps it encrypted and\n" +
-			"never shows it. An empty input removes it.",
+			"never shows it.",
 		stack: true, access: mesh.AccessDeploy, run: runToken,
+		flags: func(f *pflag.FlagSet) { f.Bool("off", false, "forget the token; standard input is not read") },
 	},
 	{
 		topic: "webhooks", short: "Print the URL and the secret for a forge's webhooks", stack: true, access: mesh.AccessDeploy, prints: true, json: true, run: runWebhooks,
@@ -152,6 +153,14 @@ func runSync(ctx context.Context, c *call) error {
 const maxToken = 4 << 10
 
 func runToken(ctx context.Context, c *call) error {
+	if off, _ := c.flags.GetBool("off"); off {
+		c.changed, c.audited = true, append(c.audited, "--off")
+		if err := c.Forges.SetForgeToken(ctx, c.stack.Name, mesh.Secret{}); err != nil {
+			return err
+		}
+		c.say("%s: removed the token\n", c.stack.Name)
+		return nil
+	}
 	if c.TTY {
 		return c.usage("the token comes from standard input: ssh mesh git:token -a %s < token", c.stack.Name)
 	}
@@ -160,17 +169,17 @@ func runToken(ctx context.Context, c *call) error {
 		return err
 	}
 	token := strings.TrimSpace(text)
-	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+	switch {
+	case token == "":
+		return mesh.Errorf(mesh.Invalid, "there is no token in standard input; the one that was set stays").
+			WithHint("ssh mesh git:token -a %s < token; to remove it: ssh mesh git:token -a %[1]s --off", c.stack.Name)
+	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return mesh.Errorf(mesh.Invalid, "the token has blanks or characters that no token has").WithHint("put the token alone into a file")
 	}
 	if err := c.Forges.SetForgeToken(ctx, c.stack.Name, mesh.NewSecret(token)); err != nil {
 		return err
 	}
-	if token == "" {
-		c.say("%s: removed the token\n", c.stack.Name)
-	} else {
-		c.say("%s: set the token\n", c.stack.Name)
-	}
+	c.say("%s: set the token\n", c.stack.Name)
 	return nil
 }
 

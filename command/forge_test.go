@@ -57,7 +57,7 @@ func TestForge(t *testing.T) {
 		{"git:sync -a blog feat/x", "", "", `sync blog "feat/x"`},
 		{"git:sync -a blog https://github.com/acme/blog trunk", "", "", `blog follows https://github.com/acme/blog "trunk"; sync blog "trunk"`},
 		{"git:token -a blog", "ghp_abc\n", "blog: set the token", "token of blog: 7"},
-		{"git:token -a blog", "", "blog: removed the token", "token of blog: 0"},
+		{"git:token -a blog --off", "", "blog: removed the token", "token of blog: 0"},
 		{"webhooks -a blog", "", "URL:     https://mesh.example.com/hooks/blog\nSecret:  s3cret\n", ""},
 		{"webhooks -a blog --rotate --json", "", `"secret": "n3w"`, "rotate"},
 	} {
@@ -68,6 +68,12 @@ func TestForge(t *testing.T) {
 		}
 		if strings.Contains(r.out+r.err, "t0ken") {
 			t.Errorf("%q shows the token", c.line)
+		}
+	}
+	for _, nothing := range []string{"", "\n", " \t\r\n"} {
+		f.did = nil
+		if r := do(t, f, "git:token -a blog", stdin(nothing)); r.fault == nil || !strings.Contains(r.fault.Text, "there is no token") || !strings.Contains(r.fault.Hint, "--off") || len(f.did) > 0 {
+			t.Errorf("%q: %v, did %q", nothing, r.fault, f.did)
 		}
 	}
 	if r := do(t, f, "git:token -a blog", stdin("two words\n")); r.fault == nil || !strings.Contains(r.fault.Text, "blanks") {

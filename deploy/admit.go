@@ -76,7 +76,10 @@ func (d *Deployer) AdmitRef(ctx context.Context, key mesh.Key, stack mesh.StackN
 		}
 		return err
 	case other && st.Effective().Previewed(ref.Branch()):
-		return mesh.CheckBranch(ref.Branch())
+		if err := mesh.CheckBranch(ref.Branch()); err != nil {
+			return err
+		}
+		return d.checkBeside(ctx, st, ref.Branch())
 	case ref.New == "":
 		return mesh.Errorf(mesh.Denied, "the deploy branch cannot be deleted").WithHint("to remove the stack: ssh mesh stacks:destroy -a %s --confirm %s", stack, stack)
 	case other && len(st.Effective().Previews) > 0 && !st.Effective().Previewed(ref.Branch()):
@@ -87,8 +90,27 @@ func (d *Deployer) AdmitRef(ctx context.Context, key mesh.Key, stack mesh.StackN
 			WithHint("or change the deploy branch: ssh mesh build:set -a %s branch=%s; or for a preview of each branch: ssh mesh build:set -a %[1]s previews=true", stack, mesh.Clip(ref.Branch(), 60))
 	case st.Lock != nil:
 		return locked(st)
+	case st.Name != "":
+		return d.checkBeside(ctx, st, ref.Branch())
 	}
 	return nil
+}
+
+// checkBeside returns an error if git cannot have a branch beside those that a stack has.
+func (d *Deployer) checkBeside(ctx context.Context, st mesh.Stack, branch string) error {
+	state, err := d.RepoState(ctx, st.Name)
+	if err != nil {
+		return err
+	}
+	at := mesh.BranchBeside(state.Heads(), branch)
+	if at == "" {
+		return nil
+	}
+	e := mesh.Errorf(mesh.Conflict, "git cannot have the branch %s beside %s", mesh.Clip(branch, 60), mesh.Clip(at, 60))
+	if at == state.Branch {
+		return e.WithHint("give it another name: git branch -m %s NAME", mesh.Clip(branch, 60))
+	}
+	return e.WithHint("give it another name, or end that preview: ssh mesh previews:destroy -a %s %s", st.Name, mesh.Clip(at, 60))
 }
 
 // minFree is the free space needed to accept a push: a disk that fills up in the middle

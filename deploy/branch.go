@@ -16,7 +16,8 @@ import (
 // help: a plain push would not be a fast-forward, and git refuses that before it asks
 // the server.
 //
-// The branches of previews follow the same rule. The state of a preview, which has no
+// The branches of previews follow the same rule. Of two that git cannot have at once
+// (mesh.BranchBeside), the second is absent. The state of a preview, which has no
 // repository, is that of the stack that it belongs to.
 func (d *Deployer) RepoState(ctx context.Context, stack mesh.StackName) (mesh.RepoState, error) {
 	st, err := d.Store.Stack(ctx, stack)
@@ -43,6 +44,9 @@ func (d *Deployer) RepoState(ctx context.Context, stack mesh.StackName) (mesh.Re
 		}
 		if state.Previews == nil {
 			state.Previews = map[string]mesh.Commit{}
+		}
+		if mesh.BranchBeside(state.Heads(), p.Preview.Branch) != "" {
+			at = ""
 		}
 		state.Previews[p.Preview.Branch] = at
 	}

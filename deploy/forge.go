@@ -79,6 +79,10 @@ func (d *Deployer) FollowForge(ctx context.Context, stack mesh.StackName, url, b
 			return mesh.Stack{}, err
 		}
 	}
+	// A host that is away may be there later; one that is refused will not be allowed.
+	if err := d.Repos.MayFetch(ctx, url); errors.Is(err, mesh.Denied) || errors.Is(err, mesh.Invalid) {
+		return mesh.Stack{}, err
+	}
 	st, err := d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) error {
 		if s.Preview != nil {
 			return mesh.Errorf(mesh.Invalid, "%s is a preview: the stack that it belongs to follows a repository", stack)

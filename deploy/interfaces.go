@@ -142,6 +142,9 @@ type Repos interface {
 	// Fetch fetches a branch of another repository into that of the stack, which it creates,
 	// and returns its commit; empty: there is no such branch.
 	Fetch(ctx context.Context, stack mesh.StackName, url, branch string) (mesh.Commit, error)
+	// MayFetch returns a *mesh.Error if nothing may be fetched from a URL, or its host is
+	// not found.
+	MayFetch(ctx context.Context, url string) error
 	// ResetBranch calls Deployer.RepoState and moves the deploy branch there. A stack
 	// without a repository needs nothing.
 	ResetBranch(ctx context.Context, stack mesh.StackName) error

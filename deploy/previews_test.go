@@ -293,6 +293,24 @@ func TestAdmitRef_Previews(t *testing.T) {
 		if got := admit("main", ""); !strings.Contains(got, "cannot be deleted") {
 			t.Errorf("the deploy branch, deleted: %q", got)
 		}
+		setBlog(t, d, "previews=true")
+		for branch, beside := range map[string]string{"feat": "feat/x", "feat/x/y": "feat/x", "main/next": "main", "feat/xy": "", "ma": ""} {
+			if got := admit(branch, c); beside == "" && got != "" || beside != "" && got != "git cannot have the branch "+branch+" beside "+beside {
+				t.Errorf("%s: %q", branch, got)
+			}
+		}
+		// A branch that was set is the deploy branch; git cannot have the preview's then.
+		setBlog(t, d, "branch=feat")
+		if got := keysOf(w.Repos.Heads("blog")); !slices.Equal(got, []string{"feat"}) {
+			t.Errorf("with another deploy branch, the branches are %v", got)
+		}
+		if got := admit("feat/x", c); got != "git cannot have the branch feat/x beside feat" {
+			t.Errorf("beside the deploy branch: %q", got)
+		}
+		if got := admit("feat", c); got != "" {
+			t.Errorf("the deploy branch: %q", got)
+		}
+		setBlog(t, d, "branch=main", "previews=feat/*")
 		if err := d.AdmitPush(t.Context(), key, "blog--feat-x"); !errors.Is(err, mesh.Denied) {
 			t.Errorf("a push to a preview: %v", err)
 		}

@@ -1,12 +1,15 @@
 package repos
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -33,8 +36,12 @@ func (r *Repos) ResetBranch(ctx context.Context, stack mesh.StackName) error {
 	for name := range state.Heads() {
 		heads[name] += "" // check the branch even if it does not exist
 	}
-	for name, at := range heads {
-		want := state.Head(name)
+	// Those that go are first: git cannot have both feature and feature/x.
+	names := slices.SortedFunc(maps.Keys(heads), func(a, b string) int {
+		return cmp.Compare(min(len(state.Head(a)), 1), min(len(state.Head(b)), 1))
+	})
+	for _, name := range names {
+		at, want := heads[name], state.Head(name)
 		if at == want {
 			continue
 		}

@@ -238,14 +238,10 @@ func (r *Repos) reach(ctx context.Context, stack mesh.StackName, raw string) (to
 		quoted(key), quoted(filepath.Join(r.path(stack), "known_hosts")))
 	to, stop = origin{url: raw}, func() {}
 	scheme, host := hostOf(raw)
-	if !moduleHost.MatchString(host) {
-		return to, nil, mesh.Errorf(mesh.Invalid, "%q is not a host", printable(mesh.Clip(host, 100))).
-			WithHint("correct the URL in .gitmodules; escape spaces as %%20")
+	if err := r.mayFetch(ctx, host); err != nil {
+		return to, nil, err
 	}
 	if r.Egress != nil {
-		if err := r.Egress.Check(ctx, host); err != nil {
-			return to, nil, err
-		}
 		switch scheme {
 		case "http", "https":
 			var proxy *url.URL
@@ -266,6 +262,23 @@ func (r *Repos) reach(ctx context.Context, stack mesh.StackName, raw string) (to
 	}
 	to.env = append(to.env, "GIT_ALLOW_PROTOCOL=http:https:ssh:git", "GIT_SSH_COMMAND="+ssh)
 	return to, stop, nil
+}
+
+// MayFetch returns a *mesh.Error, as Fetch would, if nothing may be fetched from where a URL
+// leads. The address of a name may be another one later: Fetch checks it again.
+func (r *Repos) MayFetch(ctx context.Context, url string) error {
+	_, host := hostOf(url)
+	return r.mayFetch(ctx, host)
+}
+
+func (r *Repos) mayFetch(ctx context.Context, host string) error {
+	if !moduleHost.MatchString(host) {
+		return mesh.Errorf(mesh.Invalid, "%q is not a host", printable(mesh.Clip(host, 100))).WithHint("correct the URL; escape spaces as %%20")
+	}
+	if r.Egress == nil {
+		return nil
+	}
+	return r.Egress.Check(ctx, host)
 }
 
 // hostOf returns the protocol and the host of a URL that matches moduleURL.

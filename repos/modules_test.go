@@ -2,6 +2,7 @@ package repos
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"net/url"
 	"os"
@@ -22,6 +23,36 @@ func (a anywhere) Pin(context.Context, string) (netip.Addr, error) { return a.ad
 
 func (anywhere) Proxy(context.Context) (*url.URL, func(), error) {
 	return &url.URL{Scheme: "http", Host: "127.0.0.1:1"}, func() {}, nil
+}
+
+// refusing allows one host.
+type refusing struct{ anywhere }
+
+func (refusing) Check(_ context.Context, host string) error {
+	if host != "ok.example" {
+		return mesh.Errorf(mesh.Denied, "%s is refused", host)
+	}
+	return nil
+}
+
+func TestMayFetch_AsksForTheHost(t *testing.T) {
+	t.Parallel()
+	r := stackRepo(t)
+	r.Egress = refusing{}
+	for at, want := range map[string]string{
+		"https://ok.example/x/y":        "",
+		"ssh://git@ok.example:2222/x":   "",
+		"git@ok.example:x/y":            "",
+		"https://no.example/ok.example": "no.example is refused",
+		"git@no.example:ok.example/y":   "no.example is refused",
+		"http://[::1]:8080/x":           "::1 is refused",
+		"ssh://git@a'b/x":               `"a'b" is not a host`,
+	} {
+		err := r.MayFetch(t.Context(), at)
+		if got := fmt.Sprint(err); want == "" && err != nil || want != "" && !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %v", at, err)
+		}
+	}
 }
 
 // Anyone with a deploy key can set the URL of a submodule, and a shell runs the command

@@ -19,7 +19,7 @@ type Repos struct {
 	forge    map[string]mesh.Commit // by branch
 
 	Fetched  []string // the branches that Fetch was called for
-	FetchErr error    // what Fetch fails with
+	FetchErr error    // what Fetch and MayFetch fail with
 }
 
 // NewRepos returns an empty Repos.
@@ -83,6 +83,13 @@ func (r *Repos) Fetch(_ context.Context, stack mesh.StackName, _, branch string)
 		r.heads[stack] = mesh.RepoState{}
 	}
 	return r.forge[branch], nil
+}
+
+// MayFetch returns FetchErr.
+func (r *Repos) MayFetch(context.Context, string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.FetchErr
 }
 
 // Elsewhere adds a commit to a branch of the repository that stacks follow; without files
