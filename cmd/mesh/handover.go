@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/cloudflare/tableflip"
@@ -303,8 +304,8 @@ func (n *successor) letIn(ctx context.Context) error {
 func (n *successor) pass(of *names.Server, open *ports) error {
 	all, err := of.Sockets()
 	files, ferr := open.files()
-	for _, f := range files {
-		all = append(all, names.Socket{Name: fmt.Sprintf("%s%d", portSocket, f.Fd()), File: f})
+	for i, f := range files {
+		all = append(all, names.Socket{Name: fmt.Sprintf("%s%d", portSocket, i), File: f})
 	}
 	err = errors.Join(err, ferr)
 	u, ok := n.wire.(*net.UnixConn)
@@ -313,12 +314,29 @@ func (n *successor) pass(of *names.Server, open *ports) error {
 	}
 	for _, s := range all {
 		if ok {
-			_, _, werr := u.WriteMsgUnix([]byte(s.Name), unix.UnixRights(int(s.File.Fd())), nil) //nolint:gosec // a descriptor
-			err = errors.Join(err, werr)
+			err = errors.Join(err, withFD(s.File, func(fd int) error {
+				_, _, err := u.WriteMsgUnix([]byte(s.Name), unix.UnixRights(fd), nil)
+				return err
+			}))
 		}
 		_ = s.File.Close()
 	}
 	return err
+}
+
+// withFD calls use with a socket's descriptor. It is there because File.Fd sets a socket to
+// blocking mode, and with it every copy, in other processes too (fcntl(2): O_NONBLOCK belongs
+// to the open file description). A goroutine that accepts or reads from one of them then
+// waits in the kernel, where closing does not wake it: the process before an upgrade would
+// not end.
+func withFD(socket syscall.Conn, use func(fd int) error) error {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var uerr error
+	err = raw.Control(func(fd uintptr) { uerr = use(int(fd)) }) //nolint:gosec // a descriptor
+	return errors.Join(err, uerr)
 }
 
 // dies reports whether the process exits before ctx ends.

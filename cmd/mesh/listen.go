@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/activation"
+	"golang.org/x/sys/unix"
 
 	"mesh"
 )
@@ -30,13 +32,20 @@ func (l *listeners) close() {
 // share returns a separate listener on the socket of l. Closing it closes nothing else:
 // connections wait in the socket's queue for the next listener.
 func share(l net.Listener) (net.Listener, error) {
-	filer, ok := l.(interface{ File() (*os.File, error) })
+	socket, ok := l.(syscall.Conn)
 	if !ok {
 		return nil, errors.New("share " + l.Addr().String() + ": not a socket")
 	}
-	f, err := filer.File()
+	var f *os.File
+	err := withFD(socket, func(fd int) error {
+		second, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err == nil {
+			f = os.NewFile(uintptr(second), "") //nolint:gosec // a descriptor
+		}
+		return err
+	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("share %s: %w", l.Addr(), err)
 	}
 	defer f.Close()
 	return net.FileListener(f)
