@@ -9,19 +9,40 @@ import (
 	"time"
 )
 
-// BackupSubject is what backups are of: BackupMesh, or the name of an add-on.
+// BackupSubject is what backups are of: BackupMesh, the name of an add-on, or VolumeSubject.
 type BackupSubject string
 
 // BackupMesh is the server itself: its state, repositories, output and certificates.
 const BackupMesh BackupSubject = "mesh"
 
-// ParseBackupSubject checks s: it is "mesh", or follows the rule for stack names.
+// volumeSubject begins the subjects of volumes. No add-on has a dot in its name.
+const volumeSubject = "volume."
+
+// VolumeSubject is the subject of a volume's backups.
+func VolumeSubject(name VolumeName) BackupSubject { return volumeSubject + BackupSubject(name) }
+
+// Volume returns the volume that it is the subject of; ok is false for others.
+func (s BackupSubject) Volume() (name VolumeName, ok bool) {
+	rest, ok := strings.CutPrefix(string(s), volumeSubject)
+	return VolumeName(rest), ok
+}
+
+// String returns the subject for a sentence: "mesh", "blog-postgres", "the volume uploads".
+func (s BackupSubject) String() string {
+	if v, ok := s.Volume(); ok {
+		return "the volume " + string(v)
+	}
+	return string(s)
+}
+
+// ParseBackupSubject checks s: it is "mesh", or follows the rule for stack names, with
+// "volume." in front for a volume.
 func ParseBackupSubject(s string) (BackupSubject, error) {
 	if s == string(BackupMesh) {
 		return BackupMesh, nil
 	}
-	if !labelRule.MatchString(s) {
-		return "", Errorf(Invalid, "%q is not the name of something that has backups", Clip(s, 60)).WithHint("use mesh, or the name of an add-on")
+	if !labelRule.MatchString(strings.TrimPrefix(s, volumeSubject)) {
+		return "", Errorf(Invalid, "%q is not the name of something that has backups", Clip(s, 60)).WithHint("use mesh, the name of an add-on, or volume.NAME")
 	}
 	return BackupSubject(s), nil
 }
@@ -36,7 +57,7 @@ type Backup struct {
 	ID      string // "mesh-20261127T030000Z": the subject and Created
 	Subject BackupSubject
 	Server  string    // the ID of the server that made it
-	Kind    string    // what its content is: "mesh", "postgres"
+	Kind    string    // what its content is: "mesh", "postgres", "volume"
 	Version string    // of Kind: mesh's own version, or the version of the add-on; may be empty
 	Mesh    string    // the version of mesh that made it
 	Created time.Time // in UTC, whole seconds
@@ -58,7 +79,7 @@ func (b Backup) Whole() bool { return b.Fault == "" }
 
 // BackupContent says what a source is about to write.
 type BackupContent struct {
-	Kind    string // "mesh", "postgres"
+	Kind    string // "mesh", "postgres", "volume"
 	Version string // of Kind; may be empty
 	Ext     string // the extension of the file, without a dot: "tar", "dump"
 }

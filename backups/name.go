@@ -21,7 +21,7 @@ const descriptionExt = ".json"
 // fileRule is what files are called. A name that is being written has a dot in front and a
 // number behind.
 var (
-	fileRule    = regexp.MustCompile(`^([a-z0-9-]+-\d{8}T\d{6}Z)\.([a-z0-9]{1,20}(?:\.[a-z0-9]{1,20})?)\.zst(\.age)?$`)
+	fileRule    = regexp.MustCompile(`^((?:volume\.)?[a-z0-9-]+-\d{8}T\d{6}Z)\.([a-z0-9]{1,20}(?:\.[a-z0-9]{1,20})?)\.zst(\.age)?$`)
 	partialRule = regexp.MustCompile(`^\.(.+)-\d+$`)
 )
 

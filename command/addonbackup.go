@@ -96,7 +96,7 @@ func (c *call) ofAddon(ctx context.Context, gone bool, run func(context.Context,
 func (c *call) mayPlace() error {
 	named := func(option string) bool { return c.flags.Changed(option) }
 	if slices.ContainsFunc([]string{"to", "access-key", "secret-key", "endpoint", "region"}, named) && !c.Key.May(mesh.AccessAdmin, "") {
-		return mesh.Errorf(mesh.Denied, "only an admin chooses where backups are kept").WithHint("leave out --to: they are kept on the server; or fetch a dump: ssh mesh addons:export NAME > FILE")
+		return mesh.Errorf(mesh.Denied, "only an admin chooses where backups are kept").WithHint("leave out --to: they are kept on the server; or fetch a copy: ssh mesh addons:export NAME > FILE, ssh mesh volumes:export NAME > FILE")
 	}
 	return nil
 }
@@ -123,11 +123,7 @@ func runAddonRestore(ctx context.Context, c *call) error {
 		return err
 	}
 	c.subject = mesh.BackupSubject(a.Name)
-	plan, planned, err := c.Backups.BackupPlanOf(ctx, c.subject)
-	if err != nil {
-		return err
-	}
-	at, _, err := c.placeGiven(plan, planned)
+	at, err := c.placeOf(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -136,6 +132,20 @@ func runAddonRestore(ctx context.Context, c *call) error {
 	}
 	c.say("restored %s; the data of before is kept for a day: ssh mesh addons:revert %s\n", a.Name, a.Name)
 	return nil
+}
+
+// placeOf returns the place of a backup that the data of c.subject is to come from. Those of
+// other subjects in the same place are not for keys that are limited to stacks.
+func (c *call) placeOf(ctx context.Context, id string) (at mesh.BackupPlace, err error) {
+	if s, _, err := mesh.ParseBackupID(id); err == nil && s != c.subject && !c.Key.May(mesh.AccessDeploy, "") {
+		return at, mesh.Errorf(mesh.Denied, "%s is a backup of %s, and the key %q is limited to stacks", id, s, c.Key.Name).WithHint("name one of %s", c.subject)
+	}
+	plan, planned, err := c.Backups.BackupPlanOf(ctx, c.subject)
+	if err != nil {
+		return at, err
+	}
+	at, _, err = c.placeGiven(plan, planned)
+	return at, err
 }
 
 // fromBackup returns the place and the ID of the backup that --from names.

@@ -43,10 +43,14 @@ func nothingKept(*call) []string { return nil }
 var backupCommands = []*definition{
 	{
 		topic: "backup", args: "> FILE.tar", short: "Print a backup of the running server", access: mesh.AccessAdmin, exact: true, run: runBackup,
-		flags: func(f *pflag.FlagSet) { f.Bool("addons", false, "with a dump of each add-on, made now") },
+		flags: func(f *pflag.FlagSet) {
+			f.Bool("addons", false, "with a dump of each add-on, made now")
+			f.Bool("volumes", false, "with the files of each volume, as they are now")
+		},
 		long: "The tar contains the state, its key, the host key, the repositories, the recorded output and the\n" +
 			"certificates: keep it as secret as the server. Images and volumes belong to the engine and are not in\n" +
-			"it; with --addons, a dump of each add-on is. While the server is stopped, `mesh restore FILE.tar` turns it into a data directory.",
+			"it; with --addons, a dump of each add-on is, and with --volumes, the files of each volume are. While the server\n" +
+			"is stopped, `mesh restore FILE.tar` turns it into a data directory.",
 	},
 	{
 		topic: "backup", verb: "schedule", args: "[SCHEDULE]", short: "Back the server up on a schedule; alone, show it",
@@ -112,6 +116,13 @@ func runBackup(ctx context.Context, c *call) error {
 			return err
 		}
 	}
+	if with, _ := c.flags.GetBool("volumes"); with {
+		more, err := c.dumpVolumes(ctx)
+		if err != nil {
+			return err
+		}
+		dumps = append(dumps, more...)
+	}
 	n, err := c.Server.Backup(ctx, c.Stdout, dumps...)
 	if err != nil {
 		return err
@@ -131,18 +142,43 @@ func (c *call) dumpAddons(ctx context.Context) (made []mesh.Backup, err error) {
 			c.tell("%s is left out: it has no data that lasts\n", a.Name)
 			continue
 		}
-		to := c.Backups.KeptAt(mesh.BackupPlan{Subject: mesh.BackupSubject(a.Name)})
-		run, err := c.Backups.RunBackup(ctx, mesh.BackupSubject(a.Name), &to, nil)
+		b, err := c.dump(ctx, mesh.BackupSubject(a.Name))
 		if err != nil {
 			return nil, err
 		}
-		c.tell("dumped %s: %s\n", a.Name, size(run.Backup.Size))
-		made = append(made, run.Backup)
+		made = append(made, b)
 	}
 	return made, nil
 }
 
-// backupOf is what a command on backups is about: the server, unless it is about an add-on.
+// dumpVolumes is dumpAddons for volumes.
+func (c *call) dumpVolumes(ctx context.Context) (made []mesh.Backup, err error) {
+	all, err := c.VolumeList.Volumes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range all {
+		b, err := c.dump(ctx, mesh.VolumeSubject(v.Name))
+		if err != nil {
+			return nil, err
+		}
+		made = append(made, b)
+	}
+	return made, nil
+}
+
+// dump makes a backup of a subject on the server.
+func (c *call) dump(ctx context.Context, of mesh.BackupSubject) (mesh.Backup, error) {
+	to := c.Backups.KeptAt(mesh.BackupPlan{Subject: of})
+	run, err := c.Backups.RunBackup(ctx, of, &to, nil)
+	if err == nil {
+		c.tell("dumped %s: %s\n", of.String(), size(run.Backup.Size))
+	}
+	return run.Backup, err
+}
+
+// backupOf is what a command on backups is about: the server, unless it is about an add-on
+// or a volume.
 func (c *call) backupOf() mesh.BackupSubject { return cmp.Or(c.subject, mesh.BackupMesh) }
 
 // placeGiven returns the place that the options name, with its credentials, or those of the
@@ -302,7 +338,14 @@ func (c *call) showPlan(p mesh.BackupPlan, planned bool) error {
 		if c.json {
 			return c.printJSON(nil)
 		}
-		c.tell(`no backups are scheduled; schedule them with: ssh mesh backup:schedule "0 3 * * *" --to PLACE` + "\n")
+		how := "backup:schedule"
+		switch v, ok := p.Subject.Volume(); {
+		case ok:
+			how = "volumes:schedule " + string(v)
+		case p.Subject != mesh.BackupMesh:
+			how = "addons:schedule " + string(p.Subject)
+		}
+		c.tell("no backups are scheduled; schedule them with: ssh mesh %s \"0 3 * * *\" --to PLACE\n", how)
 		return nil
 	}
 	at := c.Backups.KeptAt(p).URL

@@ -21,9 +21,9 @@ type fakeBackups struct {
 	failure error
 }
 
-func (b *fakeBackups) BackupPlanOf(context.Context, mesh.BackupSubject) (mesh.BackupPlan, bool, error) {
+func (b *fakeBackups) BackupPlanOf(_ context.Context, subject mesh.BackupSubject) (mesh.BackupPlan, bool, error) {
 	if b.plan == nil {
-		return mesh.BackupPlan{Subject: mesh.BackupMesh}, false, nil
+		return mesh.BackupPlan{Subject: subject}, false, nil
 	}
 	return *b.plan, true, nil
 }

@@ -33,6 +33,9 @@ type Volumes interface {
 	ImportVolume(ctx context.Context, name mesh.VolumeName, by mesh.KeyName, r io.Reader) (entries int, err error)
 	// RevertVolume returns why the files that are back had been replaced.
 	RevertVolume(ctx context.Context, name mesh.VolumeName, by mesh.KeyName) (why string, err error)
+	// RestoreVolume replaces the files with those of a backup, or changes nothing. It takes
+	// "latest" for an ID.
+	RestoreVolume(ctx context.Context, name mesh.VolumeName, at mesh.BackupPlace, id string, identity mesh.Secret, by mesh.KeyName) (b mesh.Backup, entries int, err error)
 }
 
 // VolumeList reads the records of volumes.
@@ -298,7 +301,7 @@ func runVolumeDestroy(ctx context.Context, c *call) error {
 	}
 	if confirm != string(v.Name) {
 		return mesh.Errorf(mesh.Invalid, "destroying %s removes all its files; confirm with its name", v.Name).
-			WithHint("ssh mesh volumes:destroy %s --confirm %s; a copy before that: ssh mesh volumes:export %s > FILE", v.Name, v.Name, v.Name)
+			WithHint("ssh mesh volumes:destroy %s --confirm %[1]s; a copy before that: ssh mesh volumes:backup %[1]s; or: ssh mesh volumes:export %[1]s > FILE", v.Name)
 	}
 	if err := c.Volumes.DestroyVolume(ctx, v.Name, c.Key.Name); err != nil {
 		return err

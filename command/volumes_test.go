@@ -78,6 +78,10 @@ func (f fakeVolumes) RevertVolume(_ context.Context, name mesh.VolumeName, _ mes
 	return "replaced by an import", f.note("revert %s", name)
 }
 
+func (f fakeVolumes) RestoreVolume(_ context.Context, name mesh.VolumeName, at mesh.BackupPlace, id string, _ mesh.Secret, _ mesh.KeyName) (mesh.Backup, int, error) {
+	return mesh.Backup{ID: "volume." + string(name) + "-20261127T030000Z"}, 4, f.note("restore %s from %s in %s", name, id, at.URL)
+}
+
 // volumeFake has uploads, attached to blog, and spare, which mate has created.
 func volumeFake() (*fake, *[]string) {
 	f := stacks("blog", "shop")
@@ -139,6 +143,16 @@ func TestVolumes_Commands(t *testing.T) {
 		{line: "volumes:export uploads", status: 1, err: `there is no volume "uploads"`, opts: []option{as(mate)}},
 		{line: "volumes:import spare", note: `import "x" into spare`, out: "imported 3 files and folders into spare; the files of before are kept for a day: ssh mesh volumes:revert spare\n", opts: []option{stdin("x")}},
 		{line: "volumes:revert spare", note: "revert spare", out: "spare has the files again that were replaced by an import\n"},
+		{line: "volumes:restore uploads latest", note: "restore uploads from latest in /data/backups/volume.uploads", out: "restored 4 files and folders of volume.uploads-20261127T030000Z into uploads; the files of before are kept for a day: ssh mesh volumes:revert uploads\n"},
+		{line: "volumes:restore uploads latest --to /mnt/x", note: "restore uploads from latest in /mnt/x"},
+		{line: "volumes:restore spare latest --to /mnt/x", status: 1, err: "only an admin chooses where backups are kept", opts: []option{as(mate)}},
+		{line: "volumes:restore spare volume.uploads-20261127T030000Z", status: 1, err: `is a backup of the volume uploads, and the key "mate" is limited to stacks`, opts: []option{as(mate)}},
+		{line: "volumes:restore spare volume.spare-20261127T030000Z", note: "restore spare from volume.spare-20261127T030000Z in /data/backups/volume.spare", opts: []option{as(mate)}},
+		{line: "volumes:restore uploads", status: 2, err: "volumes:restore"},
+		{line: "volumes:restore nosuch latest", status: 1, err: `there is no volume "nosuch"`},
+		{line: "volumes:backup uploads", status: 1, err: `there is no volume "uploads"`, opts: []option{as(mate)}},
+		{line: "volumes:backups gone-before", err: "has no backups"},
+		{line: "volumes:schedule uploads", err: "volumes:schedule uploads"},
 		{line: "storage:list", out: do(t, f, "volumes").out},
 		{line: "storage:report blog", out: do(t, f, "volumes -a blog").out},
 		{line: "storage:unmount uploads -a blog", note: "detach uploads from blog"},

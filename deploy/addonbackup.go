@@ -35,27 +35,31 @@ func (d *Deployer) lastBackup(ctx context.Context, a mesh.Addon) (id string, err
 	return run.Backup.ID, err
 }
 
-// dropBackups removes the backups of add-ons that were destroyed a week ago, in the folder
-// of this server.
+// dropBackups removes the backups of add-ons and volumes that do not exist any more, once
+// they are a week old, in the folder of this server.
 func (d *Deployer) dropBackups(ctx context.Context) {
 	if d.Backup.Places == nil {
 		return
 	}
 	records, err := d.Store.Addons(ctx)
-	if err == nil {
+	volumes, verr := d.Store.Volumes(ctx)
+	if err = errors.Join(err, verr); err == nil {
 		exists := map[mesh.BackupSubject]bool{mesh.BackupMesh: true}
 		for _, a := range records {
 			exists[mesh.BackupSubject(a.Name)] = true
 		}
+		for _, v := range volumes {
+			exists[mesh.VolumeSubject(v.Name)] = true
+		}
 		for _, damage := range d.Store.Damaged() {
 			if damage.Stack == "" {
-				return // which add-ons there are is not sure
+				return // which add-ons and volumes there are is not sure
 			}
 		}
 		err = d.Backup.Places.Expire(ctx, d.Backup.Folder, func(s mesh.BackupSubject) bool { return !exists[s] }, d.Now().Add(-lastTime))
 	}
 	if err != nil && ctx.Err() == nil {
-		d.Logger.Warn("backups of destroyed add-ons not removed", "err", err)
+		d.Logger.Warn("backups of what was destroyed not removed", "err", err)
 	}
 }
 

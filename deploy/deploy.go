@@ -151,7 +151,7 @@ func New(o Options) *Deployer {
 	d.backups.began = o.Now()
 	d.life, d.end = context.WithCancelCause(context.Background())
 	d.fleet = fleet.New(fleet.Options{
-		Runner: o.Runner, Router: o.Router, Logger: o.Logger, Now: o.Now, Memory: o.Memory, Probe: o.Probe,
+		Runner: withFiles{o.Runner, d}, Router: o.Router, Logger: o.Logger, Now: o.Now, Memory: o.Memory, Probe: o.Probe,
 		Host: d.host, Note: d.note, Background: d.background,
 		Lost: d.lost, Crashed: o.OnCrash, LookImages: d.lookImages, Unsure: d.adoptLater,
 		Present: func(ctx context.Context, id string) (bool, error) { return d.Builder.Present(ctx, id) },

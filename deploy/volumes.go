@@ -54,6 +54,7 @@ type volumeWork struct {
 	mu      sync.Mutex
 	changes map[mesh.VolumeName]string // its attachments or its record
 	content map[mesh.VolumeName]string // its files, or which of them instances get
+	back    map[string]chan struct{}   // the engine's volumes that are being filled from a backup; closed at the end
 }
 
 // claimVolumes takes volumes for a change of their records, or of their content, until the
@@ -157,6 +158,9 @@ func (d *Deployer) DestroyVolume(ctx context.Context, name mesh.VolumeName, by m
 	}
 	if err := d.Store.RemoveVolume(ctx, name); err != nil {
 		return err
+	}
+	if err := d.UnscheduleBackup(ctx, mesh.VolumeSubject(name), by); err != nil && !errors.Is(err, mesh.NotFound) {
+		d.Logger.Warn("schedule for backups not removed", "volume", name, "err", err)
 	}
 	d.Logger.Info("volume destroyed", "volume", name, "key", string(by))
 	return nil
@@ -289,6 +293,11 @@ const maxKeptFiles = 3
 // The old ones are kept for a day. Nothing may use the volume meanwhile: what an instance
 // writes would be lost. If anything fails, nothing has changed.
 func (d *Deployer) ImportVolume(ctx context.Context, name mesh.VolumeName, by mesh.KeyName, r io.Reader) (entries int, err error) {
+	return d.importFiles(ctx, name, by, "replaced by an import", r)
+}
+
+// importFiles is ImportVolume; why is what the old files are kept with.
+func (d *Deployer) importFiles(ctx context.Context, name mesh.VolumeName, by mesh.KeyName, why string, r io.Reader) (entries int, err error) {
 	release, err := d.claimWhole("imported", name)
 	if err != nil {
 		return 0, err
@@ -321,7 +330,7 @@ func (d *Deployer) ImportVolume(ctx context.Context, name mesh.VolumeName, by me
 		return 0, context.Cause(ctx)
 	}
 	d.Logger.Info("volume imported", "volume", name, "key", string(by))
-	return entries, d.swapFiles(context.WithoutCancel(ctx), name, next, "replaced by an import")
+	return entries, d.swapFiles(context.WithoutCancel(ctx), name, next, why)
 }
 
 // dropPending removes what an import that failed has made.
@@ -510,17 +519,10 @@ func (d *Deployer) reconcileVolumes(ctx context.Context) error {
 		for _, k := range v.Kept {
 			delete(there, k.Engine)
 		}
-		if v.Pending == "" {
-			continue
+		if v.Pending != "" {
+			delete(there, v.Pending)
+			d.settleImport(ctx, v)
 		}
-		delete(there, v.Pending)
-		release, err := d.claimWhole("cleaned", v.Name)
-		if err != nil {
-			continue // it is being imported
-		}
-		d.Logger.Info("removing what an interrupted import of a volume has left", "volume", v.Name)
-		d.dropPending(ctx, v.Name, v.Pending)
-		release()
 	}
 	for engine, name := range there {
 		d.volumes.mu.Lock()
@@ -531,6 +533,26 @@ func (d *Deployer) reconcileVolumes(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// settleImport removes what an interrupted import, or restore, of a volume has left, unless it
+// is going on.
+func (d *Deployer) settleImport(ctx context.Context, was mesh.Volume) {
+	back, busy := d.tryBack(was.Pending)
+	if busy != nil {
+		return // an instance waits for it
+	}
+	defer back()
+	release, err := d.claimWhole("cleaned", was.Name)
+	if err != nil {
+		return // it is being imported
+	}
+	defer release()
+	// Read again: it may have ended meanwhile, and those may be the volume's files now.
+	if v, err := d.Store.Volume(ctx, was.Name); err == nil && v.Pending == was.Pending {
+		d.Logger.Info("removing what an interrupted import of a volume has left", "volume", v.Name)
+		d.dropPending(ctx, v.Name, v.Pending)
+	}
 }
 
 // expireVolumes removes earlier files of volumes whose time is up, every hour until ctx ends.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"archive/tar"
 	"cmp"
 	"context"
 	"errors"
@@ -25,7 +26,7 @@ func (c *control) backupOptions() deploy.BackupOptions {
 	}
 	return deploy.BackupOptions{
 		Places:    backups.New(backups.Options{Data: data, Temp: data, Logger: c.log, Now: c.now}),
-		Sources:   []deploy.BackupSource{serverSource{c}, addonSource{c}},
+		Sources:   []deploy.BackupSource{serverSource{c}, volumeSource{c}, addonSource{c}},
 		Schedules: schedules{},
 		Folder:    filepath.Join(data, backups.Folder),
 		Server:    c.store.Server(), Version: c.version,
@@ -58,6 +59,44 @@ func (s serverSource) Inspect(_ context.Context, _ mesh.Backup, r io.Reader) (st
 		return "", err
 	}
 	return fmt.Sprintf("a backup of mesh with %s", counted(files, "file")), nil
+}
+
+// volumeSource backs up the files of volumes.
+type volumeSource struct{ *control }
+
+func (s volumeSource) Content(ctx context.Context, subject mesh.BackupSubject) (mesh.BackupContent, error) {
+	_, err := s.engineVolume(ctx, subject)
+	return mesh.BackupContent{Kind: deploy.BackupOfVolume, Ext: "tar"}, err
+}
+
+func (s volumeSource) engineVolume(ctx context.Context, subject mesh.BackupSubject) (string, error) {
+	name, ok := subject.Volume()
+	if !ok {
+		return "", mesh.Errorf(mesh.NotFound, "%s is not a volume", subject)
+	}
+	v, err := s.store.Volume(ctx, name)
+	return v.Engine, err
+}
+
+func (s volumeSource) Dump(ctx context.Context, subject mesh.BackupSubject, w io.Writer) error {
+	engine, err := s.engineVolume(ctx, subject)
+	if err != nil {
+		return err
+	}
+	return s.volumes.Export(ctx, engine, w)
+}
+
+func (s volumeSource) Inspect(_ context.Context, _ mesh.Backup, r io.Reader) (string, error) {
+	entries := 0
+	for t := tar.NewReader(r); ; entries++ {
+		if _, err := t.Next(); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return "", fmt.Errorf("read the tar: %w", err)
+		}
+	}
+	_, err := io.Copy(io.Discard, r)
+	return fmt.Sprintf("%d files and folders of a volume", entries), err
 }
 
 // schedules reads schedules for the deployer.

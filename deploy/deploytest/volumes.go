@@ -63,6 +63,13 @@ func (v *Volumes) Remove(_ context.Context, engine string) error {
 	return nil
 }
 
+// Lose removes a volume, as somebody does who has the engine.
+func (v *Volumes) Lose(engine string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.all, engine)
+}
+
 // List returns the volumes.
 func (v *Volumes) List(context.Context) (map[string]mesh.VolumeName, error) {
 	v.mu.Lock()
