@@ -84,6 +84,9 @@ func (r Release) Changes(next Release) (lines []string) {
 		if had && has && (was.Memory != will.Memory || was.CPUs != will.CPUs || was.StopTimeout != will.StopTimeout) {
 			lines = append(lines, fmt.Sprintf("limits   of %s: %s instead of %s", name, will.limits(), was.limits()))
 		}
+		if had && has && !slices.Equal(was.On, will.On) {
+			lines = append(lines, fmt.Sprintf("nodes    of %s: %s instead of %s", name, nodesOf(will.On), nodesOf(was.On)))
+		}
 		if d := was.Config.Changes(will.Config); !d.Empty() {
 			lines = append(lines, fmt.Sprintf("config   of %s: %s", name, d))
 		}
@@ -117,6 +120,14 @@ func jobChanges(was, will []Job) (lines []string) {
 		}
 	}
 	return lines
+}
+
+// nodesOf is "those with zone=a" or "all".
+func nodesOf(on []string) string {
+	if len(on) == 0 {
+		return "all"
+	}
+	return "those with " + strings.Join(on, " ")
 }
 
 // limits is "memory 512 MB, 0.5 CPUs".

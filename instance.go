@@ -14,11 +14,19 @@ type Instance struct {
 	Deployment DeploymentNumber // the deployment that started it
 	Spec       string           // InstanceSpec.Fingerprint of what it runs
 	Addr       netip.AddrPort   // where it serves; zero unless it is running and in its stack's network
+	Inside     netip.Addr       // its address in its stack's network; invalid as Addr is
+	Node       NodeName         // where it runs; empty: on this machine, which is the only one
+	Memory     int64            // its limits: see InstanceSpec
+	CPUs       float64
 	State      InstanceState
 	Started    time.Time // of the last start
 	ExitCode   int       // of the last exit
 	OOM        bool      // the kernel killed it because memory ran out
 }
+
+// Shared reports whether it is in a network across nodes: it is then reached at its node, and
+// not at its address in there.
+func (in Instance) Shared() bool { return in.Inside.IsValid() && in.Addr.Addr() != in.Inside }
 
 // InstanceState is the state of a container.
 type InstanceState string
@@ -52,6 +60,7 @@ type InstanceSpec struct {
 	Memory      int64             // bytes; 0: no limit
 	CPUs        float64           // cores; 0: no limit
 	Mounts      []Mount           // volumes; they exist
+	On          []string          // labels that its node must have: "zone=a"
 }
 
 // InstanceEvent is an event of the engine: an instance that started or ended, or
@@ -86,6 +95,7 @@ const (
 type InstanceStatus struct {
 	Name     InstanceName
 	ID       string // of the container
+	Node     NodeName
 	Release  ReleaseNumber
 	State    Condition
 	Why      string    // details of State, in a few words; may be empty

@@ -13,6 +13,7 @@ type Service struct {
 
 	StopTimeout time.Duration // from SIGTERM to SIGKILL; 0: the stack's
 	Config      Config        // its own config vars, which win over the release's
+	On          []string      // labels that the nodes of its instances must have: "zone=a", sorted
 }
 
 // ServiceSettings are the settings of svc:update for a service. Zero fields are
@@ -23,9 +24,10 @@ type ServiceSettings struct {
 	CPUs        float64       // cores
 	StopTimeout time.Duration // from SIGTERM to SIGKILL
 	Config      Config        // its own config vars, which win over the stack's
+	On          []string      // as in Service
 }
 
 // IsZero reports whether nothing is set.
 func (s ServiceSettings) IsZero() bool {
-	return s.Command == "" && s.Memory == 0 && s.CPUs == 0 && s.StopTimeout == 0 && len(s.Config) == 0
+	return s.Command == "" && s.Memory == 0 && s.CPUs == 0 && s.StopTimeout == 0 && len(s.Config) == 0 && len(s.On) == 0
 }

@@ -81,6 +81,7 @@ type Commands struct {
 	Volumes      Volumes
 	VolumeList   VolumeList
 	VolumeFiles  VolumeFiles
+	Nodes        Nodes
 	Previews     Previews
 	PreviewList  PreviewList
 	Canaries     Canaries

@@ -488,6 +488,7 @@ func commandsOf(t *testing.T, f *fake) *command.Commands {
 	of := fakeDrains{f, drains.New(drains.Options{})}
 	set.Drains, set.DrainList, set.DrainSender = of, of, of
 	set.AppFiles = f
+	set.Nodes = fakeNodes{f}
 	f.addons.wire(set)
 	if set.Backups = f.backups; f.backups == nil {
 		set.Backups = &fakeBackups{fake: f}

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -70,6 +71,7 @@ type instanceJSON struct {
 	Name     string     `json:"name"`
 	State    string     `json:"state"`
 	Why      string     `json:"why,omitempty"`
+	Node     string     `json:"node,omitempty"`
 	Release  string     `json:"release"`
 	Since    time.Time  `json:"since"`
 	Command  string     `json:"command,omitempty"`
@@ -146,9 +148,10 @@ func (c *call) sleeping(ctx context.Context) []instanceJSON {
 func runPS(ctx context.Context, c *call) error {
 	list := c.sleeping(ctx)
 	var rows [][]string
+	spread := false // over nodes
 	latest := c.Measures.Latest(c.stack.Name)
 	for _, in := range c.Processes.Status(c.stack.Name) {
-		j := instanceJSON{Name: in.Name.String(), State: string(in.State), Why: in.Why, Release: in.Release.String(), Since: in.Since, Command: in.Command, Crashes: in.Crashes, OOM: in.OOM}
+		j := instanceJSON{Name: in.Name.String(), State: string(in.State), Why: in.Why, Node: string(in.Node), Release: in.Release.String(), Since: in.Since, Command: in.Command, Crashes: in.Crashes, OOM: in.OOM}
 		if in.State == mesh.Crashed {
 			j.ExitCode = &in.ExitCode
 		}
@@ -176,7 +179,8 @@ func runPS(ctx context.Context, c *call) error {
 		if command == "" {
 			command = "(image)"
 		}
-		rows = append(rows, append(append([]string{j.Name, condition(in), j.Release, c.when(in.Since), use[0], use[1]}, seen...), mesh.Clip(command, 60)))
+		spread = spread || in.Node != ""
+		rows = append(rows, append(append([]string{j.Name, condition(in), cmp.Or(j.Node, "-"), j.Release, c.when(in.Since), use[0], use[1]}, seen...), mesh.Clip(command, 60)))
 	}
 	if c.json {
 		return c.printJSON(list)
@@ -202,7 +206,7 @@ func runPS(ctx context.Context, c *call) error {
 		return nil
 	}
 	defer c.loss()
-	heading := []string{"INSTANCE", "STATE", "RELEASE", "SINCE", "CPU", "MEM", "RPS", "P50", "P95", "5XX"}
+	heading := []string{"INSTANCE", "STATE", "NODE", "RELEASE", "SINCE", "CPU", "MEM", "RPS", "P50", "P95", "5XX"}
 	if !c.stack.Access.IsZero() {
 		heading = append(heading, "REFUSED")
 	}
@@ -210,14 +214,19 @@ func runPS(ctx context.Context, c *call) error {
 		heading = append(heading, "TCP")
 	}
 	heading = append(heading, "COMMAND")
-	for _, n := range narrow {
-		if c.view.width <= 0 || c.view.width >= n.below {
-			continue
-		}
-		i := slices.Index(heading, n.column)
+	leaveOut := func(column string) {
+		i := slices.Index(heading, column)
 		heading = slices.Delete(heading, i, i+1)
 		for k := range rows {
 			rows[k] = slices.Delete(rows[k], i, i+1)
+		}
+	}
+	if !spread {
+		leaveOut("NODE")
+	}
+	for _, n := range narrow {
+		if c.view.width > 0 && c.view.width < n.below {
+			leaveOut(n.column)
 		}
 	}
 	c.table(heading, rows)

@@ -46,6 +46,7 @@ var serviceCommands = []*definition{
 		},
 		flags: func(f *pflag.FlagSet) {
 			f.String("command", "", "the `COMMAND` line")
+			f.StringArray("on", nil, "place its instances on nodes with this `LABEL=VALUE` (nodes:label); also name=NODE; any: everywhere")
 			f.String("memory", "", "memory limit of an instance, for example 512m or 2g")
 			f.String("cpus", "", "CPU limit of an instance in cores, for example 0.5")
 			f.String("stop-timeout", "", "time from SIGTERM to SIGKILL, for example 2m")
@@ -60,13 +61,14 @@ var serviceCommands = []*definition{
 }
 
 type serviceJSON struct {
-	Name      string  `json:"name"`
-	Instances int     `json:"instances"`
-	Command   string  `json:"command,omitempty"`
-	From      string  `json:"from"`
-	Memory    int64   `json:"memory,omitempty"`
-	CPUs      float64 `json:"cpus,omitempty"`
-	Stop      string  `json:"stop_timeout,omitempty"`
+	Name      string   `json:"name"`
+	Instances int      `json:"instances"`
+	Command   string   `json:"command,omitempty"`
+	From      string   `json:"from"`
+	Memory    int64    `json:"memory,omitempty"`
+	CPUs      float64  `json:"cpus,omitempty"`
+	On        []string `json:"on,omitempty"`
+	Stop      string   `json:"stop_timeout,omitempty"`
 
 	Endpoints []string   `json:"endpoints,omitempty"`
 	Ports     []portJSON `json:"tcp_ports,omitempty"`
@@ -94,7 +96,7 @@ func runServices(ctx context.Context, c *call) error {
 		}
 		for _, name := range r.Formation.Services() {
 			s := r.Services[name]
-			list = append(list, serviceJSON{Name: string(name), Instances: r.Formation[name], Command: s.Command, From: s.From, Memory: s.Memory, CPUs: s.CPUs, Stop: stopText(s.StopTimeout), Config: s.Config.Names()})
+			list = append(list, serviceJSON{Name: string(name), Instances: r.Formation[name], Command: s.Command, From: s.From, Memory: s.Memory, CPUs: s.CPUs, On: s.On, Stop: stopText(s.StopTimeout), Config: s.Config.Names()})
 		}
 	} else {
 		form := mesh.Formation{}
@@ -103,7 +105,7 @@ func runServices(ctx context.Context, c *call) error {
 		}
 		for _, name := range form.Services() {
 			s := c.stack.Services[name]
-			list = append(list, serviceJSON{Name: string(name), Command: s.Command, From: "svc:update", Memory: s.Memory, CPUs: s.CPUs, Stop: stopText(s.StopTimeout), Config: s.Config.Names()})
+			list = append(list, serviceJSON{Name: string(name), Command: s.Command, From: "svc:update", Memory: s.Memory, CPUs: s.CPUs, On: s.On, Stop: stopText(s.StopTimeout), Config: s.Config.Names()})
 		}
 	}
 	for i := range list {
@@ -131,6 +133,10 @@ func runServices(ctx context.Context, c *call) error {
 	config := slices.ContainsFunc(list, func(s serviceJSON) bool { return len(s.Config) > 0 })
 	if config {
 		heads = slices.Insert(heads, len(heads)-1, "CONFIG")
+	}
+	placed := slices.ContainsFunc(list, func(s serviceJSON) bool { return len(s.On) > 0 })
+	if placed {
+		heads = slices.Insert(heads, len(heads)-1, "ON")
 	}
 	var rows [][]string
 	for _, s := range list {
@@ -160,6 +166,9 @@ func runServices(ctx context.Context, c *call) error {
 		}
 		if config {
 			row = slices.Insert(row, len(row)-1, cmp.Or(strings.Join(s.Config, " "), "-"))
+		}
+		if placed {
+			row = slices.Insert(row, len(row)-1, cmp.Or(strings.Join(s.On, " "), "-"))
 		}
 		rows = append(rows, row)
 	}
@@ -207,8 +216,11 @@ func runServiceUpdate(ctx context.Context, c *call) error {
 		}
 	}
 	changed := func(flag string) bool { return c.flags.Changed(flag) }
-	if !slices.ContainsFunc([]string{"command", "memory", "cpus", "stop-timeout", "env", "unset-env"}, changed) {
-		return c.usage("name what to change: --command, --memory, --cpus, --stop-timeout, --env or --unset-env")
+	if !slices.ContainsFunc([]string{"command", "memory", "cpus", "stop-timeout", "env", "unset-env", "on"}, changed) {
+		return c.usage("name what to change: --command, --memory, --cpus, --stop-timeout, --on, --env or --unset-env")
+	}
+	if set.On, err = c.placedOn(); err != nil {
+		return err
 	}
 	vars, err := c.serviceVars(name)
 	if err != nil {
@@ -227,6 +239,9 @@ func runServiceUpdate(ctx context.Context, c *call) error {
 		if changed("stop-timeout") {
 			s.StopTimeout = set.StopTimeout
 		}
+		if changed("on") {
+			s.On = set.On
+		}
 		s.Config = vars.Set.Over(s.Config)
 		for _, n := range vars.Unset {
 			if _, had := s.Config[n]; !had {
@@ -240,6 +255,24 @@ func runServiceUpdate(ctx context.Context, c *call) error {
 		return err
 	}
 	return c.releaseLine(ctx, "updated "+string(name))
+}
+
+// placedOn returns the labels of --on; "" and "any" are none.
+func (c *call) placedOn() (on []string, err error) {
+	all, _ := c.flags.GetStringArray("on")
+	for _, l := range all {
+		k, v, ok := strings.Cut(l, "=")
+		switch {
+		case (l == "" || l == "any") && len(all) == 1:
+			return nil, nil
+		case !ok || !labelName.MatchString(k) || !labelValue.MatchString(v) || v == "":
+			return nil, c.usage("--on %q is not LABEL=VALUE; --on any takes the labels away", mesh.Clip(l, 80))
+		}
+		on = append(on, l)
+		c.audited = append(c.audited, "--on "+l)
+	}
+	slices.Sort(on)
+	return slices.Compact(on), nil
 }
 
 // serviceVars returns the changes of --env and --unset-env. The audit log keeps the names.

@@ -122,7 +122,7 @@ var topics = map[string][]string{
 // table returns all commands. It is a function because help is one of them and reads
 // it.
 func table() []*definition {
-	return slices.Concat(stackCommands, linkCommands, configCommands, importCommands, psCommands, copyCommands, addonCommands, addonDataCommands, addonBackupCommands, volumeCommands, volumeBackupCommands, previewCommands, canaryCommands, switchCommands, forgeCommands, metricsCommands, topCommands, runCommands, cronCommands, serviceCommands, publishCommands, deployCommands, releaseCommands, logCommands, drainCommands, alertCommands, notifyCommands, domainCommands, certCommands, accessCommands, freezeCommands, buildCommands, gcCommands, keyCommands, tokenCommands, registryCommands, auditCommands, backupCommands, doctorCommands, upgradeCommands, completionCommands, serverCommands())
+	return slices.Concat(stackCommands, linkCommands, configCommands, importCommands, psCommands, copyCommands, addonCommands, addonDataCommands, addonBackupCommands, volumeCommands, volumeBackupCommands, nodeCommands, previewCommands, canaryCommands, switchCommands, forgeCommands, metricsCommands, topCommands, runCommands, cronCommands, serviceCommands, publishCommands, deployCommands, releaseCommands, logCommands, drainCommands, alertCommands, notifyCommands, domainCommands, certCommands, accessCommands, freezeCommands, buildCommands, gcCommands, keyCommands, tokenCommands, registryCommands, auditCommands, backupCommands, doctorCommands, upgradeCommands, completionCommands, serverCommands())
 }
 
 // topic resolves a first word to the topic's own name.

@@ -50,6 +50,7 @@ type Options struct {
 	Ports        Ports                                        // TCP ports of the machine; nil: none is allowed
 	AddonServer  AddonServer                                  // the servers of add-ons; nil: there are none
 	VolumeServer VolumeServer                                 // the files of volumes; nil: there are none
+	NodeServer   NodeServer                                   // the membership of nodes; nil: there is one machine
 	Memory       fleet.Memory                                 // where instances were last seen; nil: not kept
 	Probe        func(context.Context, netip.AddrPort) error  // reports whether something listens there; nil: dials TCP
 	Compare      func(mesh.StackName) (mesh.Comparison, bool) // the traffic of both sides of a canary; nil: not known
@@ -96,6 +97,7 @@ type Deployer struct {
 	lives    lives
 	addons   addonWork
 	volumes  volumeWork
+	nodes    sync.Mutex // held during a change of the nodes
 
 	addonFigures addonFigures
 

@@ -171,6 +171,7 @@ type Store interface {
 	AddonStore
 	BackupStore
 	VolumeStore
+	ClusterStore
 	JobStore
 }
 

@@ -41,7 +41,7 @@ func services(st mesh.Stack, tree mesh.Declared) map[mesh.ServiceName]mesh.Servi
 		if s.From == "" {
 			s.From = "image"
 		}
-		s.Memory, s.CPUs, s.StopTimeout, s.Config = set.Memory, set.CPUs, set.StopTimeout, set.Config
+		s.Memory, s.CPUs, s.StopTimeout, s.Config, s.On = set.Memory, set.CPUs, set.StopTimeout, set.Config, set.On
 		out[name] = s
 	}
 	return out
@@ -105,7 +105,7 @@ func specs(st mesh.Stack, r mesh.Release, dep mesh.DeploymentNumber, mounts map[
 			}
 			spec := mesh.InstanceSpec{
 				Stack: st.Name, Name: name, Release: r.Number, Deployment: dep, Image: r.Image.ID, Process: p, Env: e,
-				Subnet: st.Subnet, Memory: s.Memory, CPUs: s.CPUs, Mounts: mounts[svc],
+				Subnet: st.Subnet, Memory: s.Memory, CPUs: s.CPUs, Mounts: mounts[svc], On: s.On,
 			}
 			spec.Fingerprint = fingerprint(spec)
 			out = append(out, spec)
@@ -133,6 +133,9 @@ func fingerprint(s mesh.InstanceSpec) string {
 	runs := []any{s.Name.String(), s.Image, s.Process, plain, s.Memory, s.CPUs}
 	if len(s.Mounts) > 0 { // without, it is what it was before there were volumes
 		runs = append(runs, s.Mounts)
+	}
+	if len(s.On) > 0 {
+		runs = append(runs, s.On)
 	}
 	data, err := json.Marshal(runs)
 	if err != nil {

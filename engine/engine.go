@@ -6,6 +6,7 @@ package engine
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -44,6 +45,10 @@ func New(address string, read time.Duration) (*Client, error) {
 	if address != "" {
 		opts = append(opts, docker.WithHost(address))
 	}
+	return open(read, opts...)
+}
+
+func open(read time.Duration, opts ...docker.Opt) (*Client, error) {
 	first, err := docker.NewClientWithOpts(opts...)
 	if err != nil {
 		return nil, mesh.Errorf(mesh.Invalid, "the Docker Engine's address cannot be used: %w", err).WithHint("set a URL such as unix:///var/run/docker.sock with --docker-host")
@@ -55,6 +60,12 @@ func New(address string, read time.Duration) (*Client, error) {
 	// Hijacked connections (an attached terminal, BuildKit) do not pass through here.
 	c.http.Transport = watcher{c, limits{next: c.http.Transport, read: read, change: read * (changeLimit / readLimit)}}
 	return c, nil
+}
+
+// Through returns a client of an engine that is reached by dial. name is what messages call it.
+func Through(name string, dial func(ctx context.Context) (net.Conn, error), read time.Duration) (*Client, error) {
+	// The address only names the engine: dial does not look at it.
+	return open(read, docker.WithHost("tcp://"+name), docker.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }))
 }
 
 // Of returns a Client that always uses d.

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/miekg/dns"
+
+	"mesh"
 )
 
 // answer answers one query of a zone.
@@ -16,7 +18,8 @@ func (s *Server) answer(ctx context.Context, z *zone, w dns.ResponseWriter, q *d
 	reply := new(dns.Msg)
 	// The addresses of all networks belong to this machine, so containers of every stack
 	// can send to this one. Only those of its own network get an answer.
-	if !z.from.Contains(sender(w.RemoteAddr())) {
+	stack, ok := z.asks(ctx, sender(w.RemoteAddr()))
+	if !ok {
 		_ = w.WriteMsg(reply.SetRcode(q, dns.RcodeRefused))
 		return
 	}
@@ -25,7 +28,7 @@ func (s *Server) answer(ctx context.Context, z *zone, w dns.ResponseWriter, q *d
 		return
 	}
 	ask := q.Question[0]
-	if own, known := s.own(z, ask); known {
+	if own, known := s.own(stack, z.at, ask); known {
 		reply.SetReply(q)
 		reply.RecursionAvailable = true
 		reply.Authoritative = true
@@ -35,7 +38,7 @@ func (s *Server) answer(ctx context.Context, z *zone, w dns.ResponseWriter, q *d
 	}
 	got, err := s.up.ask(ctx, q, stream)
 	if err != nil {
-		s.log.Debug("a query was not answered", "stack", z.stack, "name", ask.Name, "err", err)
+		s.log.Debug("a query was not answered", "stack", stack, "name", ask.Name, "err", err)
 		got = reply.SetRcode(q, dns.RcodeServerFailure) // the engine then asks the next name server
 	}
 	got.Id = q.Id
@@ -60,24 +63,24 @@ func send(w dns.ResponseWriter, q, reply *dns.Msg, stream bool) {
 // without healthy instances exists, and has no address. Answers may not be kept (a time to
 // live of 0), because the next rollout changes them; those without records carry no SOA,
 // so they are not kept either (RFC 2308, section 5).
-func (s *Server) own(z *zone, q dns.Question) (records []dns.RR, known bool) {
+func (s *Server) own(stack mesh.StackName, at netip.Addr, q dns.Question) (records []dns.RR, known bool) {
 	t := s.table.Load()
 	name := strings.ToLower(strings.TrimSuffix(q.Name, "."))
 	if t == nil || *t == nil || name == "" || strings.Contains(name, ".") || q.Qclass != dns.ClassINET {
 		return nil, false
 	}
-	r, known := (*t).Resolve(z.stack, name)
+	r, known := (*t).Resolve(stack, name)
 	if !known || q.Qtype != dns.TypeA && q.Qtype != dns.TypeANY {
 		return nil, known
 	}
 	addrs := r.Addrs
 	if r.Link {
-		addrs = []netip.Addr{z.at}
+		addrs = []netip.Addr{at}
 	}
-	for _, at := range addrs {
-		if at.Is4() {
+	for _, a := range addrs {
+		if a.Is4() {
 			records = append(records, &dns.A{
-				Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeA, Class: dns.ClassINET}, A: at.AsSlice(),
+				Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeA, Class: dns.ClassINET}, A: a.AsSlice(),
 			})
 		}
 	}

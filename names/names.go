@@ -80,6 +80,7 @@ type Server struct {
 	zones map[mesh.StackName]*zone
 	run   context.Context // of Run; nil: it has not begun
 	all   sync.WaitGroup  // of what serves
+	doors doors
 }
 
 // zone is the network of one stack.
@@ -94,6 +95,7 @@ type zone struct {
 	fault error // why it does not answer; nil: it does
 	shut  error // why its door could not be opened; nil: it is open
 	told  bool  // the fault was logged
+	whose Whose // of a network that containers of all stacks are in; nil: all are of one
 }
 
 // New returns a Server without networks. It listens to nothing yet.
@@ -274,7 +276,9 @@ func (s *Server) serveLocked(z *zone) {
 			}
 		})
 	}
-	if z.door != nil {
+	if z.door != nil && z.whose != nil {
+		s.all.Go(func() { s.serveDoors(ctx, z) })
+	} else if z.door != nil {
 		s.all.Go(func() { s.o.Door(ctx, ownOnly{z.door, z.from}, z.stack) })
 	}
 }

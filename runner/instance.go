@@ -40,6 +40,9 @@ var capabilities = []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETUID", "SETGID
 // left. If the image does not have the program, the error is a *mesh.Error.
 func (r *Runner) Start(ctx context.Context, spec mesh.InstanceSpec) (mesh.Instance, error) {
 	in, err := r.start(ctx, spec)
+	for try := 1; try < networkTries && lostNetwork(err) && r.sharing() != nil && pause(ctx, networkPause) == nil; try++ {
+		in, err = r.start(ctx, spec)
+	}
 	if err != nil {
 		return mesh.Instance{}, r.fault(ctx, "start "+spec.Name.String(), startFault(spec.Name.String(), spec.Image, err))
 	}
@@ -67,10 +70,18 @@ func (r *Runner) start(ctx context.Context, spec mesh.InstanceSpec) (_ mesh.Inst
 		labelRelease: strconv.Itoa(int(spec.Release)), labelDeployment: strconv.Itoa(int(spec.Deployment)),
 		labelSpec: spec.Fingerprint,
 	}
+	if spec.Memory > 0 {
+		labels[labelMemory] = strconv.FormatInt(spec.Memory, 10)
+	}
+	if spec.CPUs > 0 {
+		labels[labelCPUs] = strconv.FormatFloat(spec.CPUs, 'g', -1, 64)
+	}
 	if mine := own(spec.Mounts); len(mine) > 0 {
 		labels[labelAlone] = strings.Join(mine, " ")
 	}
-	id, err := r.create(ctx, name, config(spec.Image, spec.Process, spec.Env, r.label(labels)), host)
+	c := config(spec.Image, spec.Process, spec.Env, r.label(labels))
+	published(c, host, net.publish)
+	id, err := r.create(ctx, name, c, host)
 	if err != nil {
 		return mesh.Instance{}, err
 	}
@@ -247,7 +258,11 @@ func (r *Runner) revive(ctx context.Context, id string) (mesh.Instance, error) {
 		return in, err
 	}
 	defer free()
-	n, err := r.cli.API(ctx).NetworkInspect(ctx, r.networkName(in.Stack), network.InspectOptions{})
+	name := r.networkName(in.Stack)
+	if string(c.HostConfig.NetworkMode) == r.overlayName(in.Stack) {
+		name = r.overlayName(in.Stack)
+	}
+	n, err := r.cli.API(ctx).NetworkInspect(ctx, name, network.InspectOptions{})
 	switch {
 	case errdefs.IsNotFound(err):
 		// A container remembers its network by ID: one with the same name would not
@@ -256,7 +271,12 @@ func (r *Runner) revive(ctx context.Context, id string) (mesh.Instance, error) {
 	case err != nil:
 		return in, err
 	}
-	if _, err := r.enter(ctx, in.Stack, n); err != nil {
+	if n.Driver == overlayDriver {
+		err = r.invite(ctx, in.Stack, n)
+	} else {
+		_, err = r.enter(ctx, in.Stack, n)
+	}
+	if err != nil {
 		return in, err
 	}
 	if c.State.Paused {

@@ -27,14 +27,18 @@ func (r *Runner) networkName(stack mesh.StackName) string {
 
 // stackNetwork is what a container needs to be in the network of its stack.
 type stackNetwork struct {
-	name string
-	dns  []netip.Addr // none: the engine's own
+	name    string
+	dns     []netip.Addr // none: the engine's own
+	publish netip.Addr   // of the node, for instances; invalid: they publish nothing
 }
 
 // network creates the stack's network if it is missing, attaches mesh's own container to
 // it, and makes names known in it. An existing network is not changed, whatever its
 // subnet: instances use it.
 func (r *Runner) network(ctx context.Context, stack mesh.StackName, subnet netip.Prefix) (stackNetwork, error) {
+	if s := r.sharing(); s != nil {
+		return r.sharedNetwork(ctx, stack, s)
+	}
 	unlock, err := r.stacks.lock(ctx, stack)
 	if err != nil {
 		return stackNetwork{}, err
@@ -84,8 +88,8 @@ func (r *Runner) enter(ctx context.Context, stack mesh.StackName, n network.Insp
 	if err == nil && r.names != nil && at.IsValid() {
 		out.dns = r.names.Open(stack, at, from)
 	}
-	if err == nil && r.guests != nil {
-		err = r.guests.Enter(ctx, stack, n.ID, func(id string) bool { _, in := n.Containers[id]; return in })
+	if err == nil {
+		err = r.invite(ctx, stack, n)
 	}
 	return out, err
 }
@@ -102,7 +106,9 @@ func (r *Runner) Attach(ctx context.Context) error {
 	for _, n := range found {
 		if n, err = r.cli.API(ctx).NetworkInspect(ctx, n.ID, network.InspectOptions{}); errdefs.IsNotFound(err) {
 			continue
-		} else if stack := mesh.StackName(n.Labels[labelStack]); err == nil && stack != "" {
+		} else if stack := mesh.StackName(n.Labels[labelStack]); err == nil && n.Driver == overlayDriver {
+			err = r.invite(ctx, stack, n)
+		} else if err == nil && stack != "" {
 			_, err = r.enter(ctx, stack, n)
 		} else if err == nil {
 			_, _, err = r.join(ctx, n) // the one of the add-ons
@@ -273,6 +279,9 @@ func (r *Runner) RemoveStack(ctx context.Context, stack mesh.StackName) error {
 		r.names.Close(stack)
 	}
 	for _, n := range nets {
+		if s := r.sharing(); n.Driver == overlayDriver && s != nil && s.Network != nil {
+			continue // a manager removes it, and the engine here with its last container
+		}
 		if err := r.removeNetwork(ctx, n.ID); err != nil {
 			return r.fault(ctx, "remove network "+n.Name, err)
 		}
@@ -306,7 +315,7 @@ func (r *Runner) removeNetwork(ctx context.Context, id string) error {
 			return nil
 		}
 		switch {
-		case !strings.Contains(err.Error(), "active endpoints"):
+		case !inUse(err):
 			return err
 		case try == 20 && len(n.Containers) == 0:
 			r.log.WarnContext(ctx, "the engine keeps an empty network until it restarts: it has lost count of what was connected", "network", n.Name)

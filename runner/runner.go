@@ -49,6 +49,8 @@ const (
 	labelSpec       = engine.LabelSpec
 	labelKind       = engine.LabelKind
 	labelName       = "mesh.name"
+	labelMemory     = "mesh.memory" // the limits of an instance, which the engine's list lacks
+	labelCPUs       = "mesh.cpus"
 	labelTerminal   = "mesh.terminal" // a one-off command in a terminal
 
 	kindInstance = "instance"
@@ -75,6 +77,10 @@ type Options struct {
 	// Self is the ID of the container that mesh itself runs in, which is attached to
 	// each stack's network. Empty: found out when first needed.
 	Self string
+	// Shared returns how instances are reached from other nodes; nil, or if it returns nil:
+	// they are in a bridge network of this machine. It may return something else later: what
+	// runs stays as it is.
+	Shared func() *Shared
 	// Groups is where the control groups of containers are; empty: /sys/fs/cgroup.
 	Groups string
 	// Logger gets details that people are not shown; nil: slog.Default().
@@ -113,6 +119,7 @@ type Runner struct {
 	names     Names
 	guests    Guests
 	collector Collector
+	shared    func() *Shared
 	groups    groups
 	stacks    keyedLock[mesh.StackName] // guards the creation and removal of a stack's network
 	writers   keyedLock[string]         // guards the start of what has a volume for itself, by the engine's volume
@@ -134,7 +141,7 @@ func New(cli *engine.Client, o Options) *Runner {
 		o.Now = time.Now
 	}
 	return &Runner{
-		cli: cli, server: o.Server, labels: o.Labels, log: o.Logger, now: o.Now, names: o.Names, guests: o.Guests, collector: o.Collector,
+		cli: cli, server: o.Server, labels: o.Labels, log: o.Logger, now: o.Now, names: o.Names, guests: o.Guests, collector: o.Collector, shared: o.Shared,
 		self: o.Self, selfDone: o.Self != "", groups: groups{root: o.Groups},
 	}
 }
@@ -180,12 +187,9 @@ func (r *Runner) Look(ctx context.Context) ([]mesh.Instance, error) {
 			if c.NetworkSettings == nil {
 				break
 			}
-			if n := c.NetworkSettings.Networks[r.networkName(in.Stack)]; n != nil {
-				networks[in.Stack] = true
-				if a, err := netip.ParseAddr(n.IPAddress); err == nil {
-					in.Addr = netip.AddrPortFrom(a, mesh.Port)
-				}
-			}
+			e, shared := r.attached(c.NetworkSettings.Networks, in.Stack)
+			networks[in.Stack] = networks[in.Stack] || e != nil && !shared
+			place(&in, e, shared, func() (string, uint16) { return listedPort(c.Ports) })
 		case container.StateCreated:
 			in.State = mesh.InstanceCreated
 		default:
@@ -212,7 +216,10 @@ func (r *Runner) rejoin(ctx context.Context, stacks map[mesh.StackName]bool) err
 	if err != nil {
 		return err
 	}
-	for stack := range stacks {
+	for stack, bridged := range stacks {
+		if !bridged {
+			continue
+		}
 		if _, in := me.NetworkSettings.Networks[r.networkName(stack)]; in {
 			continue
 		}
@@ -301,11 +308,8 @@ func (r *Runner) instance(c container.InspectResponse) mesh.Instance {
 			in.State = mesh.InstancePaused
 		}
 		// The fields beside Networks are gone from API 1.52 on.
-		if n := c.NetworkSettings.Networks[r.networkName(in.Stack)]; n != nil {
-			if a, err := netip.ParseAddr(n.IPAddress); err == nil {
-				in.Addr = netip.AddrPortFrom(a, mesh.Port)
-			}
-		}
+		e, shared := r.attached(c.NetworkSettings.Networks, in.Stack)
+		place(&in, e, shared, func() (string, uint16) { return boundPort(c.NetworkSettings.Ports) })
 	case c.State.Status == "created":
 		in.State, in.Started = mesh.InstanceCreated, time.Time{}
 	default:
@@ -317,7 +321,10 @@ func (r *Runner) instance(c container.InspectResponse) mesh.Instance {
 // labelled is the instance that the labels describe.
 func labelled(id string, l map[string]string) mesh.Instance {
 	number := func(k string) int { n, _ := strconv.Atoi(l[k]); return n }
+	memory, _ := strconv.ParseInt(l[labelMemory], 10, 64)
+	cpus, _ := strconv.ParseFloat(l[labelCPUs], 64)
 	return mesh.Instance{
+		Memory: memory, CPUs: cpus,
 		ID: id, Stack: mesh.StackName(l[labelStack]),
 		Name:       mesh.InstanceName{Service: mesh.ServiceName(l[labelService]), Slot: number(labelSlot)},
 		Release:    mesh.ReleaseNumber(number(labelRelease)),

@@ -158,8 +158,10 @@ func (s *scan) others(tx *bbolt.Tx) {
 	s.note("", false, "the settings of the server", err)
 	_, err = s.readGlobal(tx)
 	s.note("", false, "the record of the config vars of all stacks", err)
+	_, err = s.readCluster(tx)
+	s.note("", false, "the record of the nodes", err)
 	_ = tx.Bucket(bucketMeta).ForEach(func(k, _ []byte) error {
-		if !isOneOf(k, keyVersion, keyServer, keySeal, keySettings, keyGlobal) {
+		if !isOneOf(k, keyVersion, keyServer, keySeal, keySettings, keyGlobal, keyCluster) {
 			s.note("", false, fmt.Sprintf("the entry %q of the server", clip(k)), errUnknownEntry)
 		}
 		return nil

@@ -201,6 +201,7 @@ type serviceForm struct {
 	CPUs    float64 `json:"cpus,omitempty"`
 
 	StopTimeout time.Duration `json:"stop_timeout_ns,omitempty"`
+	On          []string      `json:"on,omitempty"`
 	Config      []byte        `json:"config,omitempty"` // reference into the stack's configs
 }
 
@@ -259,7 +260,7 @@ func storeStack(s mesh.Stack, config []byte) *stackForm {
 	if len(s.Services) > 0 {
 		f.Services = map[string]serviceForm{}
 		for n, v := range s.Services {
-			f.Services[string(n)] = serviceForm{Command: v.Command, Memory: v.Memory, CPUs: v.CPUs, StopTimeout: v.StopTimeout} // its config comes later
+			f.Services[string(n)] = serviceForm{Command: v.Command, Memory: v.Memory, CPUs: v.CPUs, StopTimeout: v.StopTimeout, On: v.On} // its config comes later
 		}
 	}
 	return f
@@ -305,7 +306,7 @@ func (f stackForm) stack(cfg mesh.Config) mesh.Stack {
 	if len(f.Services) > 0 {
 		s.Services = map[mesh.ServiceName]mesh.ServiceSettings{}
 		for n, v := range f.Services {
-			s.Services[mesh.ServiceName(n)] = mesh.ServiceSettings{Command: v.Command, Memory: v.Memory, CPUs: v.CPUs, StopTimeout: v.StopTimeout}
+			s.Services[mesh.ServiceName(n)] = mesh.ServiceSettings{Command: v.Command, Memory: v.Memory, CPUs: v.CPUs, StopTimeout: v.StopTimeout, On: v.On}
 		}
 	}
 	return s
@@ -378,7 +379,7 @@ func storeRelease(r mesh.Release, config []byte) *releaseForm {
 	f.Commands, f.Files, f.Declared = storeByService(r.Declared.Commands), storeByService(r.Declared.Files), settingsForm(r.Declared.Settings)
 	f.Jobs = storeJobs(r.Declared.Jobs)
 	for n, v := range r.Services {
-		f.Services[string(n)] = serviceForm{Command: v.Command, From: v.From, Memory: v.Memory, CPUs: v.CPUs, StopTimeout: v.StopTimeout} // its config comes later
+		f.Services[string(n)] = serviceForm{Command: v.Command, From: v.From, Memory: v.Memory, CPUs: v.CPUs, StopTimeout: v.StopTimeout, On: v.On} // its config comes later
 	}
 	return f
 }
@@ -391,7 +392,7 @@ func (f releaseForm) release(stack mesh.StackName, cfg mesh.Config) mesh.Release
 		Services: make(map[mesh.ServiceName]mesh.Service, len(f.Services)),
 	}
 	for n, v := range f.Services {
-		r.Services[mesh.ServiceName(n)] = mesh.Service{Command: v.Command, From: v.From, Memory: v.Memory, CPUs: v.CPUs, StopTimeout: v.StopTimeout}
+		r.Services[mesh.ServiceName(n)] = mesh.Service{Command: v.Command, From: v.From, Memory: v.Memory, CPUs: v.CPUs, StopTimeout: v.StopTimeout, On: v.On}
 	}
 	r.Declared = mesh.Declared{Commands: readByService(f.Commands), Files: readByService(f.Files), Settings: mesh.Settings(f.Declared), Jobs: readJobs(f.Jobs)}
 	return r

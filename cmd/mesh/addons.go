@@ -7,6 +7,7 @@ import (
 
 	"mesh"
 	"mesh/addons"
+	"mesh/cluster"
 	"mesh/runner"
 )
 
@@ -17,11 +18,13 @@ func (c *control) wireRunner() {
 		Attached: func(stack mesh.StackName) []mesh.Addon { return c.deployer.Attached(stack) },
 		SignIn:   c.signIn, OnNetwork: func(ctx context.Context) error { return c.runner.Attach(ctx) },
 	})
+	c.machines = newMachines(c)
 	c.runner = runner.New(c.engine, runner.Options{
-		Server: c.store.Server(), Logger: c.log, Labels: c.labels, Names: c.names, Collector: c.collector, Guests: c.addons,
+		Server: c.store.Server(), Logger: c.log, Labels: c.labels, Names: c.names, Collector: c.collector, Guests: c.addons, Shared: c.machines.shared,
 	})
+	c.cluster = cluster.New(cluster.Options{Local: c.runner, Nodes: c.machines.swarm, Reach: c.machines, On: c.machines.isOn, Alone: c.machines.retire.Load, Arch: arch(), Logger: c.log})
 	c.addons.Inside = c.runner
-	c.collector.Use(c.runner)
+	c.collector.Use(c.cluster)
 }
 
 // signIn returns the login for a registry, if there is one.

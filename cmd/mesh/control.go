@@ -17,6 +17,7 @@ import (
 	"mesh/addons"
 	"mesh/alerts"
 	"mesh/builder"
+	"mesh/cluster"
 	"mesh/command"
 	"mesh/cron"
 	"mesh/deploy"
@@ -37,7 +38,9 @@ type control struct {
 	store     *store.Store
 	hostKey   ssh.Signer
 	repos     *repos.Repos
-	runner    *runner.Runner
+	runner    *runner.Runner // of this machine
+	machines  *machines
+	cluster   *cluster.Cluster
 	addons    *addons.Server
 	volumes   *volumes.Store
 	deployer  *deploy.Deployer
@@ -71,7 +74,8 @@ func (sv *server) control(ctx context.Context, c *control, stdout io.Writer) (*s
 			return nil, err
 		}
 		sv.router.PausePorts()
-		if err := next.pass(sv.names, sv.ports); err != nil {
+		sv.wires.retire()
+		if err := next.pass(sv.names, sv.ports, sv.wires.socket()...); err != nil {
 			sv.log.Warn("sockets not passed: some ports, names and links are not served until this process has ended", "err", err)
 		}
 		err = next.letIn(ctx)
@@ -80,6 +84,7 @@ func (sv *server) control(ctx context.Context, c *control, stdout io.Writer) (*s
 			return next, nil
 		}
 		sv.router.ResumePorts()
+		sv.wires.resume()
 		if ctx.Err() != nil {
 			return nil, nil
 		}
@@ -161,7 +166,7 @@ func (c *control) wire() {
 	c.volumes = volumes.New(c.engine, volumes.Options{Server: c.store.Server(), Labels: c.labels, Logger: log})
 	url := c.urls
 	c.deployer = deploy.New(deploy.Options{
-		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store, log)), Runner: c.runner, Router: c.router, Repos: c.repos, Logger: log,
+		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store, log)), Runner: c.cluster, NodeServer: c.machines, Router: c.router, Repos: c.repos, Logger: log,
 		OnEnded: c.ended, OnCrash: c.crashed, OnBuilt: c.metrics.built,
 		Events: events{c.logs, c.kept, c.certs, log}, OnDefault: c.router.SetDefault, OnKeys: c.ownCertificate, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, HostNetworks: hostNetworks, OnStep: c.reached,
@@ -172,7 +177,7 @@ func (c *control) wire() {
 	c.repos.Deployed = c.deployer.RepoState
 	c.drains = c.newDrains()
 	c.names.Use(c.deployer)
-	c.sampler.Instances, c.sampler.Containers = c.deployer, c.runner // it does not run yet
+	c.sampler.Instances, c.sampler.Containers = c.deployer, c.cluster // it does not run yet
 	c.self = &serverInfo{
 		engine: c.engine, store: c.store, repos: c.repos, notes: &c.notes, handover: c.handover, names: c.names, stacks: c.findings,
 		info: mesh.ServerInfo{
@@ -189,7 +194,7 @@ func (c *control) wire() {
 	}
 	commands := &command.Commands{
 		Settings: c.store, ServerSetter: c.deployer, Stacks: c.store, History: c.store, Keys: c.store, Registries: c.store, AuditLog: c.store,
-		Logs: logReader{c.runner, c.logs}, Traffic: c.router, Measures: measures{c.kept, c.sampler}, Certs: uploads, Server: backupWatch{c.self, c.watcher.BackedUp}, Backups: c.deployer,
+		Nodes: c.deployer, Logs: logReader{c.runner, c.logs}, Traffic: c.router, Measures: measures{c.kept, c.sampler}, Certs: uploads, Server: backupWatch{c.self, c.watcher.BackedUp}, Backups: c.deployer,
 		Uploads: c.repos, DeployKeys: c.repos, Drains: c.deployer, DrainList: c.store, DrainSender: c.drains,
 		Addons: c.deployer, AddonUse: c.deployer, AddonList: c.store, AddonKinds: c.addons, AddonData: c.deployer, AddonBackups: c.deployer, AppFiles: appFiles{},
 		Canaries: c.deployer, Stages: c.deployer, Forges: c.deployer, Previews: c.deployer, PreviewList: c.store, Volumes: c.deployer, VolumeList: c.store, VolumeFiles: c.volumes,
@@ -208,6 +213,7 @@ func (c *control) wire() {
 // reconcile makes the running instances and the routes match the store. With sweep it
 // removes one-off containers; set it only if no process can be using them.
 func (c *control) reconcile(ctx context.Context, sweep bool) {
+	c.machines.begin(ctx)
 	if sweep {
 		if err := c.runner.Sweep(ctx); err != nil {
 			c.log.Warn("one-off containers not swept", "err", err)
@@ -244,6 +250,7 @@ func (c *control) serve(ctx context.Context) (*errgroup.Group, error) {
 	g.Go(func() error { return c.receiver.ServeWeb(gctx) })
 	c.web.Store(c.receiver)
 	c.forge.Store(newHookDoor(c.deployer))
+	c.join.Store(&joinDoor{c.deployer, c.machines})
 	c.waker.Store(c.deployer)
 	return g, nil
 }
@@ -259,6 +266,7 @@ func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor,
 	go func() {
 		var g errgroup.Group
 		g.Go(func() error { c.purgeLost(back); return nil })
+		g.Go(func() error { return c.cluster.Run(back) })
 		g.Go(func() error { return c.deployer.Run(back) })
 		g.Go(func() error { _ = c.sampler.Run(back); return nil })
 		g.Go(func() error { return c.collector.Run(back) })

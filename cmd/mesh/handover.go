@@ -298,11 +298,12 @@ func (n *successor) letIn(ctx context.Context) error {
 	}
 }
 
-// pass sends copies of the TCP ports, and of the sockets of networks (unix(7), SCM_RIGHTS),
-// each with its name. This process keeps them, and accepts from them until the other one
+// pass sends copies of the TCP ports, of the sockets of networks, and of more (unix(7),
+// SCM_RIGHTS), each with its name, and closes those in more. This process keeps them, and accepts from them until the other one
 // serves.
-func (n *successor) pass(of *names.Server, open *ports) error {
+func (n *successor) pass(of *names.Server, open *ports, more ...names.Socket) error {
 	all, err := of.Sockets()
+	all = append(all, more...)
 	files, ferr := open.files()
 	for i, f := range files {
 		all = append(all, names.Socket{Name: fmt.Sprintf("%s%d", portSocket, i), File: f})

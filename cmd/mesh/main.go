@@ -39,6 +39,8 @@ type program struct {
 
 	alertsEvery time.Duration // between two looks for alerts; 0: the default
 
+	agent string // the binary that agents run; empty: this one
+
 	ahead time.Duration // by how much the clock of schedules and deployments is set ahead
 }
 
@@ -75,6 +77,8 @@ func (p program) run(args []string, stdin io.Reader, stdout, stderr io.Writer) e
 	case len(args) > 0 && args[0] == "__settings":
 		documentSettings(stdout)
 		return nil
+	case len(args) > 0 && args[0] == "agent":
+		return p.agentMain(stderr)
 	case len(args) > 0 && args[0] == "confine":
 		return confineMain(args[1:], stdout)
 	case len(args) > 0 && args[0] == "firewall":

@@ -94,6 +94,8 @@ type server struct {
 	web      atomic.Pointer[receiver.Receiver] // git over HTTPS; nil before the first control serves
 	waker    atomic.Pointer[deploy.Deployer]   // of the control that serves; as web
 	forge    atomic.Pointer[hookDoor]          // webhooks of forges; as web
+	join     atomic.Pointer[joinDoor]          // for machines that are to be nodes; as web
+	wires    wires
 	logs     *logs.Logs
 	limits   atomic.Pointer[store.Store] // whose settings limit the logs; nil before the first control
 	certs    *certs.Certs                // nil without TLS
@@ -221,6 +223,7 @@ func (sv *server) prepare(ctx context.Context) (err error) {
 
 // close closes what prepare has opened.
 func (sv *server) close() {
+	sv.wires.close()
 	if sv.logs != nil {
 		_ = sv.logs.Close()
 	}

@@ -45,6 +45,7 @@ type settings struct {
 	PerClient      int
 	FetchAllow     []string
 	TCPPorts       []string
+	NodesPort      int
 
 	BuildSlots, BuildTimeout, BuildMemory, BuildCache, BuildDisk string
 	build                                                        builder.Options // of these
@@ -76,6 +77,7 @@ var flagDocs = map[string]struct{ variable, def, note string }{
 	"acme-directory": {"MESH_ACME_DIRECTORY", "Let's Encrypt", "With `none`, only uploaded certificates are used."},
 	"acme-ca-root":   {"MESH_ACME_CA_ROOT", "the system's roots", ""},
 	"acme-email":     {"MESH_ACME_EMAIL", "none", ""},
+	"nodes-port":     {"MESH_NODES_PORT", "", "See [More than one machine](operating.md#more-than-one-machine)."},
 	"hsts":           {"MESH_HSTS", "`0`: no header", "For example `8760h`."},
 	"trusted-proxies": {
 		"MESH_TRUSTED_PROXIES", "none", "See [Behind a proxy](guide.md#behind-a-proxy).",
@@ -134,6 +136,7 @@ func (s *settings) flags() *pflag.FlagSet {
 	fs.StringSliceVar(&s.FetchAllow, "fetch-allow", nil, "`CIDR`s, addresses and hosts, with commas, that builds may fetch from although they are not public")
 	fs.IntVar(&s.PerClient, "client-connections", 1000, "at most `N` connections from one address (0: no limit)")
 	fs.StringSliceVar(&s.TCPPorts, "tcp-ports", nil, "`PORT`s and ranges, with commas, that stacks may publish with svc:publish --tcp")
+	fs.IntVar(&s.NodesPort, "nodes-port", 2378, "`PORT` at which the agents of other nodes connect, once there are nodes")
 	fs.StringVar(&s.LogLevel, "log-level", "info", "`LEVEL`: debug, info, warn or error")
 	fs.StringVar(&s.LogFormat, "log-format", "text", "`FORMAT`: text or json")
 	fs.BoolVar(&s.StartOver, "start-over", false, "start afresh in a data directory that has lost its mesh.db")
@@ -211,6 +214,9 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 	}
 	if s.PerClient < 0 {
 		bad("client-connections", strconv.Itoa(s.PerClient), "use a number, or 0 for no limit")
+	}
+	if s.NodesPort < 1 || s.NodesPort > 65535 {
+		bad("nodes-port", strconv.Itoa(s.NodesPort), "use a port from 1 to 65535")
 	}
 	if s.HSTS < 0 {
 		bad("hsts", s.HSTS.String(), "use a time such as 8760h, or 0")

@@ -289,7 +289,7 @@ func (f *Fleet) Members(stack mesh.StackName, whose func(mesh.InstanceSpec) bool
 // status describes a member.
 func (g *group) status(m *member) mesh.InstanceStatus {
 	s := mesh.InstanceStatus{
-		Name: m.instance.Name, ID: m.instance.ID, Release: m.instance.Release, State: mesh.Up, Why: m.why, Since: m.since, Crashes: m.crashes,
+		Name: m.instance.Name, ID: m.instance.ID, Node: m.instance.Node, Release: m.instance.Release, State: mesh.Up, Why: m.why, Since: m.since, Crashes: m.crashes,
 		ExitCode: m.instance.ExitCode, OOM: m.instance.OOM, Next: m.next, Command: g.release.Services[m.instance.Name.Service].Command,
 	}
 	if !m.healthy {

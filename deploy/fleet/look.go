@@ -128,7 +128,7 @@ func (f *Fleet) compareLocked(g *group, m *member, in mesh.Instance, found bool)
 		f.ailsLocked(g, m, what, why, 0)
 	case in.Addr != m.instance.Addr:
 		f.Note(g.stack.Name, m.instance.Name.String(), "moved to %s from %s", in.Addr, m.instance.Addr)
-		m.instance.Addr = in.Addr
+		m.instance.Addr, m.instance.Inside = in.Addr, in.Inside
 		f.markLocked(g.stack.Name)
 	default:
 		m.ended = 0

@@ -61,7 +61,11 @@ func (g *group) named(name string) (mesh.ServiceName, bool) {
 func (g *group) addresses(svc mesh.ServiceName) (out []netip.Addr) {
 	for _, m := range g.ordered() {
 		if m.healthy && m.instance.Name.Service == svc && m.instance.Addr.IsValid() {
-			out = append(out, m.instance.Addr.Addr())
+			at := m.instance.Inside
+			if !at.IsValid() {
+				at = m.instance.Addr.Addr()
+			}
+			out = append(out, at)
 		}
 	}
 	return out

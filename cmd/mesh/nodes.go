@@ -1,0 +1,782 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/network"
+
+	"mesh"
+	"mesh/agent"
+	"mesh/cluster"
+	"mesh/engine"
+	"mesh/names"
+	"mesh/nodes"
+	"mesh/registry"
+	"mesh/runner"
+)
+
+// machines reaches the engines of the other nodes: cluster.Reach, and deploy.NodeServer. It
+// belongs to a control. What it has open lives as long as the process, in wires.
+type machines struct {
+	c      *control
+	swarm  *nodes.Swarm
+	on     atomic.Pointer[mesh.Cluster] // nil: one machine
+	retire atomic.Bool                  // new instances start on this machine alone
+	dns    atomic.Pointer[[]netip.Addr] // for containers on this machine
+
+	mu sync.Mutex
+	by map[string]*machine // by the nodes' IDs
+}
+
+// machine is another node.
+type machine struct {
+	engine *engine.Client
+	run    *runner.Runner
+	whose  *whose
+
+	mu      sync.Mutex
+	node    mesh.Node
+	dns     []netip.Addr
+	listens time.Time // since when the agent is connected that accepts names
+	failing time.Time // since when none does; zero: one does
+	told    bool      // that was logged
+}
+
+// wires are the connections of agents, which outlive a control.
+type wires struct {
+	mu       sync.Mutex
+	hub      *agent.Hub
+	listener net.Listener
+	registry *registry.Registry
+	end      context.CancelFunc // of accepting
+	log      *slog.Logger
+	of       atomic.Pointer[machines] // of the control that serves
+}
+
+func newMachines(c *control) *machines {
+	m := &machines{c: c, swarm: nodes.New(c.engine, nodes.Options{Server: c.store.Server(), Logger: c.log}), by: map[string]*machine{}}
+	if rec, err := c.store.Cluster(context.Background()); err != nil { // it does not wait
+		c.log.Error("the record of the nodes cannot be read: only this machine is used", "err", err)
+	} else if rec.On() {
+		m.on.Store(&rec)
+	}
+	c.wires.of.Store(m)
+	return m
+}
+
+// begin uses the nodes that the record has, before anything is decided about what runs.
+func (m *machines) begin(ctx context.Context) {
+	rec := m.on.Load()
+	if rec == nil {
+		return
+	}
+	if err := m.c.wires.open(ctx, m.c, *rec); err != nil {
+		m.c.log.Error("the other nodes cannot be used", "err", err)
+	}
+	m.openNames(ctx)
+	m.c.cluster.Settle(ctx)
+	go func() { // the agents of the process before serve until then
+		dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		if err := m.deployAgents(dctx, *rec); err != nil {
+			m.c.log.Warn("the agents are not those of this version", "err", err)
+		}
+	}()
+}
+
+// isOn is cluster.Options.On.
+func (m *machines) isOn() bool { return m.on.Load() != nil }
+
+// arch is this machine's, as engines call it: images are built for it.
+func arch() string {
+	switch runtime.GOARCH {
+	case "amd64":
+		return "x86_64"
+	case "arm64":
+		return "aarch64"
+	}
+	return runtime.GOARCH
+}
+
+// shared is runner.Options.Shared of this machine.
+func (m *machines) shared() *runner.Shared {
+	rec := m.on.Load()
+	if rec == nil || m.retire.Load() {
+		return nil
+	}
+	s := &runner.Shared{Addr: rec.Addr}
+	if dns := m.dns.Load(); dns != nil {
+		s.DNS = *dns
+	}
+	return s
+}
+
+// Machine implements cluster.Reach.
+func (m *machines) Machine(n mesh.Node) cluster.Machine { return m.machine(n).run }
+
+func (m *machines) machine(n mesh.Node) *machine {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if old := m.by[n.ID]; old != nil {
+		old.mu.Lock()
+		defer old.mu.Unlock()
+		old.node = n
+		return old
+	}
+	x := &machine{node: n}
+	id := n.ID
+	// The address is plain: it cannot fail.
+	x.engine, _ = engine.Through(hostOf(n), func(ctx context.Context) (net.Conn, error) { return m.c.wires.dial(ctx, id) }, m.c.program.engine)
+	x.whose = newWhose(x.engine)
+	x.run = runner.New(x.engine, runner.Options{
+		Server: m.c.store.Server(), Logger: m.c.log, Labels: m.c.labels, Collector: m.c.collector, Groups: "/nonexistent",
+		Shared: func() *runner.Shared {
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			return &runner.Shared{Addr: x.node.Addr, DNS: x.dns, Network: m.c.runner.Share}
+		},
+	})
+	m.by[n.ID] = x
+	return x
+}
+
+// hostOf is how messages call the engine of a node.
+func hostOf(n mesh.Node) string {
+	name := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '.' {
+			return r
+		}
+		return '-'
+	}, string(n.Name))
+	return cmp.Or(name, n.ID)
+}
+
+// Agents implements cluster.Reach.
+func (m *machines) Agents() map[string]time.Time {
+	out := map[string]time.Time{}
+	for id, a := range m.c.wires.agents() {
+		out[id] = a.Since
+	}
+	return out
+}
+
+// Prepare implements cluster.Reach.
+func (m *machines) Prepare(ctx context.Context, n mesh.Node) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	x := m.machine(n)
+	pctx, end := context.WithTimeout(ctx, 3*time.Second)
+	defer end()
+	if err := x.run.Ping(pctx); err != nil {
+		return err
+	}
+	if err := m.bringAgent(ctx, x); err != nil {
+		m.c.log.Warn("a node does not have the agent of this version yet", "node", string(n.Name), "err", err)
+	}
+	m.listenOn(ctx, x, n)
+	return nil
+}
+
+// Tend implements cluster.Reach: an agent that has taken the place of another one must accept
+// names and links as well, once that one has gone.
+func (m *machines) Tend(ctx context.Context, n mesh.Node) {
+	a, ok := m.c.wires.agents()[n.ID]
+	x := m.machine(n)
+	x.mu.Lock()
+	done := !ok || x.listens.Equal(a.Since)
+	x.mu.Unlock()
+	if !done {
+		m.listenOn(ctx, x, n)
+	}
+}
+
+// listenOn makes names known on a node.
+func (m *machines) listenOn(ctx context.Context, x *machine, n mesh.Node) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	a := m.c.wires.agents()[n.ID]
+	at, err := gateway(ctx, x.engine)
+	if err == nil {
+		err = m.c.wires.listen(ctx, n.ID, at)
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if err == nil {
+		x.dns, x.listens, x.told, x.failing = []netip.Addr{at}, a.Since, false, time.Time{}
+		return
+	}
+	if x.failing.IsZero() { // the agent of before may still be there for a moment
+		x.failing = time.Now()
+	}
+	if !x.told && time.Since(x.failing) > 15*time.Second {
+		m.c.log.Warn("names of services and links do not work on a node", "node", string(n.Name), "err", err)
+		x.told = true
+	}
+}
+
+// gatewayBridge is what connects containers of networks across nodes with their own node.
+const gatewayBridge = "docker_gwbridge"
+
+// gateway returns the address of a node in that bridge.
+func gateway(ctx context.Context, e *engine.Client) (netip.Addr, error) {
+	n, err := e.API(ctx).NetworkInspect(ctx, gatewayBridge, network.InspectOptions{})
+	if errdefs.IsNotFound(err) { // the engine makes it, so, with the first container that needs it
+		_, err = e.API(ctx).NetworkCreate(ctx, gatewayBridge, network.CreateOptions{Driver: "bridge", Options: map[string]string{
+			"com.docker.network.bridge.name": gatewayBridge, "com.docker.network.bridge.enable_icc": "false", "com.docker.network.bridge.enable_ip_masquerade": "true",
+		}})
+		if err == nil || errdefs.IsConflict(err) {
+			n, err = e.API(ctx).NetworkInspect(ctx, gatewayBridge, network.InspectOptions{})
+		}
+	}
+	if err != nil {
+		return netip.Addr{}, engine.Fault(ctx, e.Host(), "find "+gatewayBridge, err)
+	}
+	for _, c := range n.IPAM.Config {
+		if at, err := netip.ParseAddr(c.Gateway); err == nil && at.Is4() {
+			return at, nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("%s has no gateway", gatewayBridge)
+}
+
+// Bring implements cluster.Reach.
+func (m *machines) Bring(ctx context.Context, n mesh.Node, _ mesh.StackName, imageID string) (string, error) {
+	x := m.machine(n)
+	if _, err := x.engine.API(ctx).ImageInspect(ctx, imageID); err == nil {
+		return imageID, nil
+	} else if !errdefs.IsNotFound(err) {
+		return "", engine.Fault(ctx, x.engine.Host(), "find an image", err)
+	}
+	a, ok := m.c.wires.agents()[n.ID]
+	reg := m.c.wires.images()
+	if !ok || reg == nil {
+		return "", mesh.Errorf(mesh.Unavailable, "the agent of %s is not connected", n.Name)
+	}
+	name, err := reg.Offer(ctx, imageID)
+	if err != nil {
+		return "", err
+	}
+	ref := a.Registry + "/" + name
+	if err := pull(ctx, x.engine, ref); err != nil {
+		return "", mesh.Errorf(mesh.Unavailable, "%s cannot fetch the image from mesh: %w", n.Name, err).WithHint("see that it has free disk space, and that its agent is connected: ssh mesh nodes")
+	}
+	i, err := x.engine.API(ctx).ImageInspect(ctx, ref)
+	return i.ID, engine.Fault(ctx, x.engine.Host(), "find an image", err)
+}
+
+// pull has an engine fetch an image.
+func pull(ctx context.Context, e *engine.Client, ref string) error {
+	body, err := e.API(ctx).ImagePull(ctx, ref, image.PullOptions{})
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	for d := json.NewDecoder(body); ; {
+		var msg struct {
+			Error string `json:"error"`
+		}
+		switch err := d.Decode(&msg); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		case msg.Error != "":
+			return errors.New(mesh.Visible(msg.Error))
+		}
+	}
+}
+
+// Look implements deploy.NodeServer, as do the following.
+func (m *machines) Look(ctx context.Context) (mesh.Swarm, error) { return m.swarm.Look(ctx) }
+
+// Default returns the only address of this machine that others could reach.
+func (m *machines) Default() netip.Addr {
+	var found []netip.Addr
+	all, _ := net.Interfaces()
+	for _, i := range all {
+		if i.Flags&net.FlagLoopback != 0 || i.Flags&net.FlagUp == 0 || strings.HasPrefix(i.Name, "docker") || strings.HasPrefix(i.Name, "br-") || strings.HasPrefix(i.Name, "veth") {
+			continue
+		}
+		addrs, _ := i.Addrs()
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && !p.Addr().IsLinkLocalUnicast() {
+				found = append(found, p.Addr())
+			}
+		}
+	}
+	if len(found) != 1 {
+		return netip.Addr{}
+	}
+	return found[0]
+}
+
+// Enable makes a swarm, or takes the one that there is.
+func (m *machines) Enable(ctx context.Context, addr netip.Addr) (mesh.Swarm, error) {
+	if _, err := m.agentImage(); err != nil {
+		return mesh.Swarm{}, err
+	}
+	return m.swarm.Enable(ctx, addr)
+}
+
+// Disable gives the swarm up.
+func (m *machines) Disable(ctx context.Context) error { return m.swarm.Disable(ctx) }
+
+// Invitation returns where a machine fetches what it needs to join, and the pin of the
+// certificate there.
+func (m *machines) Invitation(rec mesh.Cluster) (at, pin string, err error) {
+	a, err := agent.ParseAuthority(rec.Authority, rec.AuthorityKey)
+	if err != nil {
+		return "", "", err
+	}
+	return m.c.settings.nodesAddr(rec.Addr), a.Pin(), nil
+}
+
+// pin is that of Invitation.
+func (m *machines) pin() string {
+	rec := m.on.Load()
+	if rec == nil {
+		return ""
+	}
+	_, pin, _ := m.Invitation(*rec) // it was parsed when agents were let in
+	return pin
+}
+
+// Authority makes what signs the certificates of the agents.
+func (m *machines) Authority() (cert []byte, key mesh.Secret, err error) { return agent.NewAuthority() }
+
+// Open lets agents in, starts them on all nodes, and uses them.
+func (m *machines) Open(ctx context.Context, rec mesh.Cluster) error {
+	if err := m.c.wires.open(ctx, m.c, rec); err != nil {
+		return err
+	}
+	m.retire.Store(false)
+	m.on.Store(&rec)
+	m.openNames(ctx)
+	m.c.cluster.Changed()
+	if err := m.deployAgents(ctx, rec); err != nil {
+		return err
+	}
+	m.c.cluster.Settle(ctx)
+	return nil
+}
+
+// openNames makes names known to containers on this machine.
+func (m *machines) openNames(ctx context.Context) {
+	at, err := gateway(ctx, m.c.engine)
+	if err != nil {
+		m.c.log.Warn("names of services and links do not work on this machine", "err", err)
+		return
+	}
+	dns := m.c.names.OpenShared(at, newWhose(m.c.engine).stack)
+	m.dns.Store(&dns)
+}
+
+// deployAgents starts the agents, or those of this version instead.
+func (m *machines) deployAgents(ctx context.Context, rec mesh.Cluster) error {
+	img, err := m.agentImage()
+	if err != nil {
+		return err
+	}
+	authority, err := agent.ParseAuthority(rec.Authority, rec.AuthorityKey)
+	if err != nil {
+		return err
+	}
+	pass, err := authority.Pass()
+	if err != nil {
+		return err
+	}
+	return m.swarm.Deploy(ctx, nodes.AgentSpec{Image: img.name, Servers: []string{m.c.settings.nodesAddr(rec.Addr)}, Pass: pass})
+}
+
+// Retreat has new instances start on this machine alone, in its own networks.
+func (m *machines) Retreat(mesh.Cluster) {
+	m.retire.Store(true)
+	m.c.cluster.Changed()
+}
+
+// Shut ends the agents, and lets none in any more.
+func (m *machines) Shut(ctx context.Context) error {
+	if err := m.swarm.Withdraw(ctx); err != nil {
+		return err
+	}
+	m.c.names.CloseShared()
+	m.on.Store(nil)
+	m.retire.Store(false)
+	m.c.wires.close()
+	m.mu.Lock()
+	clear(m.by)
+	m.mu.Unlock()
+	m.c.cluster.Changed()
+	return nil
+}
+
+// Nodes returns the nodes as they are now.
+func (m *machines) Nodes(ctx context.Context) ([]mesh.Node, map[string]int, error) {
+	all, err := m.swarm.List(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	used, instances := m.c.cluster.Members()
+	for i := range all {
+		if j := slices.IndexFunc(used, func(n mesh.Node) bool { return n.ID == all[i].ID }); j >= 0 {
+			all[i].Agent, all[i].Fault = used[j].Agent, used[j].Fault
+		} else if all[i].Fault = "it has just joined"; all[i].Self {
+			all[i].Fault = ""
+		}
+	}
+	return all, instances, nil
+}
+
+// SetDrained says whether instances are placed on a node.
+func (m *machines) SetDrained(ctx context.Context, id string, drained bool) error {
+	if err := m.swarm.SetDrained(ctx, id, drained); err != nil {
+		return err
+	}
+	return m.c.cluster.Refresh(ctx)
+}
+
+// SetLabels sets labels of a node.
+func (m *machines) SetLabels(ctx context.Context, id string, labels map[string]string) error {
+	if err := m.swarm.SetLabels(ctx, id, labels); err != nil {
+		return err
+	}
+	return m.c.cluster.Refresh(ctx)
+}
+
+// Leave makes a node's engine leave the swarm.
+func (m *machines) Leave(ctx context.Context, id string) error {
+	m.mu.Lock()
+	x := m.by[id]
+	m.mu.Unlock()
+	if x == nil {
+		return nil
+	}
+	// The agent ends with it, often before it has passed on the answer.
+	lctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	err := x.engine.API(lctx).SwarmLeave(lctx, true)
+	if err != nil && (engine.Away(err) || errors.Is(engine.Fault(ctx, "", "", err), mesh.Unavailable) || lctx.Err() != nil) && ctx.Err() == nil {
+		return nil
+	}
+	return engine.Fault(ctx, x.engine.Host(), "leave the swarm", err)
+}
+
+// Remove makes the swarm forget a node.
+func (m *machines) Remove(ctx context.Context, id string) error {
+	var err error
+	for range 50 { // a node that has left is still up for a moment
+		if err = m.swarm.Remove(ctx, id); err == nil || !strings.Contains(err.Error(), "is not down") {
+			break
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	m.mu.Lock()
+	delete(m.by, id)
+	m.mu.Unlock()
+	return errors.Join(err, m.c.cluster.Refresh(ctx))
+}
+
+// Tokens returns what a machine needs to join.
+func (m *machines) Tokens(ctx context.Context) (token, addr string, err error) {
+	return m.swarm.Tokens(ctx)
+}
+
+// Tidy removes networks of stacks that nothing is in any more.
+func (m *machines) Tidy(ctx context.Context) error { return m.c.runner.Tidy(ctx) }
+
+// whose finds out whose containers are that reach their node over the gateway bridge.
+type whose struct {
+	engine *engine.Client
+
+	mu    sync.Mutex
+	asked time.Time
+	by    map[netip.Addr]mesh.StackName
+}
+
+func newWhose(e *engine.Client) *whose { return &whose{engine: e} }
+
+// whoseEvery is how long an answer of the engine counts: an address may belong to another
+// container soon after.
+const whoseEvery = time.Second
+
+// stack is names.Whose.
+func (w *whose) stack(ctx context.Context, from netip.Addr) (mesh.StackName, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if time.Since(w.asked) > whoseEvery || w.by[from] == "" && time.Since(w.asked) > 50*time.Millisecond {
+		if by, err := w.ask(ctx); err == nil {
+			w.by, w.asked = by, time.Now()
+		}
+	}
+	s := w.by[from]
+	return s, s != ""
+}
+
+func (w *whose) ask(ctx context.Context) (map[netip.Addr]mesh.StackName, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	n, err := w.engine.API(ctx).NetworkInspect(ctx, gatewayBridge, network.InspectOptions{})
+	if err != nil {
+		return nil, err
+	}
+	all, err := w.engine.API(ctx).ContainerList(ctx, container.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	stacks := make(map[string]mesh.StackName, len(all))
+	for _, c := range all {
+		stacks[c.ID] = mesh.StackName(c.Labels[engine.LabelStack])
+	}
+	by := map[netip.Addr]mesh.StackName{}
+	for id, e := range n.Containers {
+		if p, err := netip.ParsePrefix(e.IPv4Address); err == nil && stacks[id] != "" {
+			by[p.Addr()] = stacks[id]
+		}
+	}
+	return by, nil
+}
+
+// open accepts agents, unless it does already.
+func (w *wires) open(ctx context.Context, c *control, rec mesh.Cluster) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.hub != nil {
+		return nil
+	}
+	authority, err := agent.ParseAuthority(rec.Authority, rec.AuthorityKey)
+	if err != nil {
+		return err
+	}
+	hub, err := agent.NewHub(agent.HubOptions{Authority: authority, Logger: c.log, Handlers: w.handlers(c.server), OnChange: func() {
+		if m := w.of.Load(); m != nil && m.c.cluster != nil {
+			m.c.cluster.Changed()
+		}
+	}})
+	if err != nil {
+		return err
+	}
+	at := c.settings.nodesAddr(rec.Addr)
+	var l net.Listener
+	if f := c.handover.socket(nodesSocket); f != nil {
+		l, err = net.FileListener(f)
+		_ = f.Close()
+	} else {
+		l, err = new(net.ListenConfig).Listen(ctx, "tcp", at)
+	}
+	if err != nil {
+		return mesh.Errorf(mesh.Conflict, "agents of other nodes cannot be accepted at %s: %w", at, err).WithHint("choose another port with MESH_NODES_PORT, and start mesh again")
+	}
+	reg, err := registry.Open(ctx, c.engine, registry.Options{Dir: filepath.Join(c.settings.Data, "layers"), Logger: c.log})
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	w.hub, w.listener, w.registry, w.log = hub, l, reg, c.log
+	return w.acceptLocked()
+}
+
+// nodesSocket is the name of the listener for agents in a handover.
+const nodesSocket = "nodes"
+
+// acceptLocked accepts agents from a share of the listener, which stays open for the process
+// that takes over.
+func (w *wires) acceptLocked() error {
+	l, err := share(w.listener)
+	if err != nil {
+		return err
+	}
+	ctx, end := context.WithCancel(context.Background())
+	w.end = end
+	hub, log := w.hub, w.log
+	go func() {
+		if err := hub.Serve(ctx, l); err != nil {
+			log.Error("agents are not accepted any more", "err", err)
+		}
+	}()
+	return nil
+}
+
+// socket returns the listener, for the process that takes over.
+func (w *wires) socket() []names.Socket {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l, ok := w.listener.(*net.TCPListener)
+	if !ok {
+		return nil
+	}
+	f, err := l.File()
+	if err != nil {
+		w.log.Warn("the listener for agents is not passed on", "err", err)
+		return nil
+	}
+	return []names.Socket{{Name: nodesSocket, File: f}}
+}
+
+// resume accepts agents again after retire.
+func (w *wires) resume() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.hub == nil {
+		return
+	}
+	w.hub.Resume()
+	if err := w.acceptLocked(); err != nil {
+		w.log.Error("agents are not accepted any more", "err", err)
+	}
+}
+
+// handlers serve what agents ask for, with the control that serves then.
+func (w *wires) handlers(sv *server) agent.Handlers {
+	find := func(ctx context.Context, node string, from netip.Addr) (*machine, mesh.StackName, bool) {
+		m := w.of.Load()
+		if m == nil {
+			return nil, "", false
+		}
+		m.mu.Lock()
+		x := m.by[node]
+		m.mu.Unlock()
+		if x == nil {
+			return nil, "", false
+		}
+		s, ok := x.whose.stack(ctx, from)
+		return x, s, ok
+	}
+	return agent.Handlers{
+		Join: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if j := sv.join.Load(); j != nil {
+				j.ServeHTTP(w, r)
+				return
+			}
+			http.Error(w, "error: mesh is starting", http.StatusServiceUnavailable)
+		}),
+		Registry: func(ctx context.Context, _ string, c net.Conn) {
+			if r := w.images(); r != nil {
+				r.ServeConn(ctx, c)
+			}
+		},
+		Names: func(ctx context.Context, node string, from netip.Addr, c net.Conn) {
+			x, stack, ok := find(ctx, node, from)
+			if !ok {
+				return
+			}
+			x.mu.Lock()
+			dns := x.dns
+			x.mu.Unlock()
+			if len(dns) > 0 {
+				sv.names.AnswerConn(ctx, stack, dns[0], c)
+			}
+		},
+		Links: func(ctx context.Context, node string, from netip.Addr, c net.Conn) {
+			if _, stack, ok := find(ctx, node, from); ok {
+				waited := newWaited(c)
+				sv.names.Link(stack, waited)
+				waited.wait()
+			}
+		},
+	}
+}
+
+// waited is a connection whose end can be waited for.
+type waited struct {
+	net.Conn
+	once sync.Once
+	done chan struct{}
+}
+
+func newWaited(c net.Conn) *waited { return &waited{Conn: c, done: make(chan struct{})} }
+
+func (w *waited) Close() error {
+	w.once.Do(func() { close(w.done) })
+	return w.Conn.Close()
+}
+
+func (w *waited) wait() { <-w.done }
+
+func (w *wires) agents() map[string]agent.Connected {
+	w.mu.Lock()
+	hub := w.hub
+	w.mu.Unlock()
+	if hub == nil {
+		return nil
+	}
+	return hub.Nodes()
+}
+
+func (w *wires) images() *registry.Registry {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.registry
+}
+
+func (w *wires) dial(ctx context.Context, node string) (net.Conn, error) {
+	w.mu.Lock()
+	hub := w.hub
+	w.mu.Unlock()
+	if hub == nil {
+		return nil, mesh.Errorf(mesh.Unavailable, "agents are not accepted")
+	}
+	return hub.Dial(ctx, node)
+}
+
+func (w *wires) listen(ctx context.Context, node string, at netip.Addr) error {
+	w.mu.Lock()
+	hub := w.hub
+	w.mu.Unlock()
+	if hub == nil {
+		return mesh.Errorf(mesh.Unavailable, "agents are not accepted")
+	}
+	return hub.Listen(ctx, node, at)
+}
+
+// retire has the agents connect to the process that takes over. What uses their present
+// connections goes on.
+func (w *wires) retire() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.hub != nil {
+		w.end()
+		w.hub.Retire()
+	}
+}
+
+// close ends all connections.
+func (w *wires) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.hub == nil {
+		return
+	}
+	w.end()
+	w.hub.Close()
+	_ = w.listener.Close()
+	_ = w.registry.Close()
+	w.hub, w.listener, w.registry = nil, nil, nil
+}
+
+// nodesAddr is where mesh accepts agents.
+func (s settings) nodesAddr(at netip.Addr) string {
+	return net.JoinHostPort(at.String(), strconv.Itoa(s.NodesPort))
+}
