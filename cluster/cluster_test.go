@@ -56,7 +56,7 @@ func (m *machine) Start(_ context.Context, s mesh.InstanceSpec) (mesh.Instance, 
 	m.made++
 	m.images = append(m.images, s.Image)
 	in := mesh.Instance{
-		ID: fmt.Sprintf("%d-%d", m.n, m.made), Stack: s.Stack, Name: s.Name, Memory: s.Memory, CPUs: s.CPUs, State: mesh.InstanceRunning,
+		ID: fmt.Sprintf("%d-%d", m.n, m.made), Stack: s.Stack, Name: s.Name, Deployment: s.Deployment, Memory: s.Memory, CPUs: s.CPUs, State: mesh.InstanceRunning,
 		Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(m.n), 1}), uint16(8000+m.made)), Inside: netip.AddrFrom4([4]byte{10, 9, byte(m.n), byte(m.made)}),
 	}
 	m.all[in.ID] = in
@@ -307,6 +307,14 @@ func TestStart_Spreads(t *testing.T) {
 		if got := w.start(many("mail", 2)...); got != "0 1 1" {
 			t.Errorf("mail, beside a worker on node1: %s", got)
 		}
+		// A deployment spreads what it starts, wherever the old instances are that will end.
+		next := many("mail", 3)
+		for i := range next {
+			next[i].Deployment = 7
+		}
+		if got := w.start(next...); got != "1 1 1" {
+			t.Errorf("the next mail: %s", got)
+		}
 		// What runs elsewhere has the image by the name that its engine has.
 		if i := w.machines[1].images; i[0] != "img@2" || w.machines[0].images[0] != "img" {
 			t.Errorf("the images are %q and %q", i, w.machines[0].images)
@@ -318,11 +326,16 @@ func TestStart_WhatDoesNotFit(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		big := spec("big", 1)
 		big.Memory, big.CPUs = 700<<20, 1
-		if got := w.start(big, big, big); got != "1 1 1" {
+		of := func(slot int) mesh.InstanceSpec {
+			s := big
+			s.Name.Slot = slot
+			return s
+		}
+		if got := w.start(of(1), of(2), of(3)); got != "1 1 1" {
 			t.Errorf("700 MB each: %s", got)
 		}
-		_, err := w.c.Start(t.Context(), big)
-		const want = "big.1 cannot be placed: node1 has 324MiB of memory free of the 700MiB that are needed; node2 has 324MiB"
+		_, err := w.c.Start(t.Context(), of(4))
+		const want = "big.4 cannot be placed: node1 has 324MiB of memory free of the 700MiB that are needed; node2 has 324MiB"
 		var e *mesh.Error
 		if !errors.As(err, &e) || !strings.HasPrefix(e.Text, want) || e.Hint == "" {
 			t.Errorf("a fourth: %v", err)

@@ -78,10 +78,11 @@ func (c *Cluster) choose(spec *mesh.InstanceSpec, tried map[*member]error) (*mem
 	defer c.mu.Unlock()
 	type candidate struct {
 		m    *member
-		same int     // instances of the service
+		same int     // instances of the service that will stay
 		full float64 // of its memory, reserved
 		all  int
 	}
+	slots := c.slotsLocked(spec)
 	var fit []candidate
 	var why []string
 	for _, m := range c.members {
@@ -93,20 +94,12 @@ func (c *Cluster) choose(spec *mesh.InstanceSpec, tried map[*member]error) (*mem
 			why = append(why, fmt.Sprintf("%s %s", m.name, reason))
 			continue
 		}
-		cand := candidate{m: m}
-		memory, _ := m.reserved()
-		if cand.full = float64(memory) / float64(max(m.node.Memory, 1)); m.node.Memory == 0 {
-			cand.full = 0
+		cand := candidate{m: m, all: len(m.seen) + len(m.pending)}
+		if memory, _ := m.reserved(); m.node.Memory > 0 {
+			cand.full = float64(memory) / float64(m.node.Memory)
 		}
-		for _, in := range m.seen {
-			cand.all++
-			if in.Stack == spec.Stack && in.Name.Service == spec.Name.Service && in.State != mesh.InstanceExited {
-				cand.same++
-			}
-		}
-		for p := range m.pending {
-			cand.all++
-			if p.Stack == spec.Stack && p.Name.Service == spec.Name.Service {
+		for _, at := range slots {
+			if at == m {
 				cand.same++
 			}
 		}
@@ -122,6 +115,29 @@ func (c *Cluster) choose(spec *mesh.InstanceSpec, tried map[*member]error) (*mem
 	})
 	best.m.pending[spec] = true
 	return best.m, nil
+}
+
+// slotsLocked returns who has the other instances of a service: of those that a rollout replaces,
+// the new ones, as far as they have begun to start.
+func (c *Cluster) slotsLocked(spec *mesh.InstanceSpec) map[int]*member {
+	at, newest := map[int]*member{}, map[int]mesh.DeploymentNumber{}
+	for _, m := range c.members {
+		for _, in := range m.seen {
+			slot := in.Name.Slot
+			if in.Stack == spec.Stack && in.Name.Service == spec.Name.Service && slot != spec.Name.Slot && in.State != mesh.InstanceExited && !m.dead &&
+				(at[slot] == nil || in.Deployment > newest[slot]) {
+				at[slot], newest[slot] = m, in.Deployment
+			}
+		}
+	}
+	for _, m := range c.members {
+		for p := range m.pending {
+			if p.Stack == spec.Stack && p.Name.Service == spec.Name.Service && p.Name.Slot != spec.Name.Slot {
+				at[p.Name.Slot] = m
+			}
+		}
+	}
+	return at
 }
 
 // refuses says why an instance cannot be on a node, as the end of a sentence that begins with

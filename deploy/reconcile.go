@@ -227,6 +227,20 @@ func (d *Deployer) wanted(ctx context.Context, st mesh.Stack, want []mesh.Instan
 	for _, s := range want {
 		spec[s.Name] = s
 	}
+	serves := map[string]bool{} // of two, the one that was chosen before: a node may be back with what was replaced
+	for _, in := range d.fleet.Members(st.Name, func(mesh.InstanceSpec) bool { return true }) {
+		serves[in.ID] = true
+	}
+	rank := func(in mesh.Instance) int {
+		n := 0
+		if in.State == mesh.InstanceRunning {
+			n += 2
+		}
+		if serves[in.ID] {
+			n++
+		}
+		return n
+	}
 	for _, in := range running {
 		s, ok := spec[in.Name]
 		if !ok || s.Fingerprint != in.Spec || in.Release > st.Current {
@@ -236,8 +250,7 @@ func (d *Deployer) wanted(ctx context.Context, st mesh.Stack, want []mesh.Instan
 			live[in.Deployment] = d.wentLive(ctx, st, in.Deployment)
 		}
 		old, ok := best[in.Name]
-		better := !ok || in.Deployment > old.Deployment ||
-			in.Deployment == old.Deployment && in.State == mesh.InstanceRunning && old.State != mesh.InstanceRunning
+		better := !ok || in.Deployment > old.Deployment || in.Deployment == old.Deployment && rank(in) > rank(old)
 		if live[in.Deployment] && better {
 			best[in.Name] = in
 		}

@@ -81,6 +81,7 @@ func (sv *server) control(ctx context.Context, c *control, stdout io.Writer) (*s
 		err = next.letIn(ctx)
 		wish.answer <- upgradeResult{next: next.Successor, err: err}
 		if err == nil {
+			sv.wires.release()
 			return next, nil
 		}
 		sv.router.ResumePorts()

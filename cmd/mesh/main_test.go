@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -62,6 +63,7 @@ func TestMain(m *testing.M) {
 			p.engine, _ = time.ParseDuration(os.Getenv("MESH_TEST_ENGINE_TIME"))
 			p.alertsEvery, _ = time.ParseDuration(os.Getenv("MESH_TEST_ALERTS"))
 			p.ahead, _ = time.ParseDuration(os.Getenv("MESH_TEST_AHEAD"))
+			p.agent = os.Getenv("MESH_TEST_AGENT")
 			p.maxPush, _ = strconv.ParseInt(os.Getenv("MESH_TEST_MAX_PUSH"), 10, 64)
 			os.Exit(p.main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 		},
@@ -142,6 +144,7 @@ var verbs = map[string]func(*testscript.TestScript, bool, []string){
 	"agekey":      cmdAgeKey,
 	"s3":          cmdS3,
 	"forge":       cmdForge,
+	"swarm":       cmdSwarm,
 }
 
 // setup gives each script a home, three keys and an ssh that uses them. "ready" adds
@@ -293,12 +296,13 @@ func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("ADMIN", r.Admin)
 	ts.Setenv("HTTPS", r.HTTPS)
 	ts.Setenv("HTTPSPORT", r.HTTPS[strings.LastIndexByte(r.HTTPS, ':')+1:])
-	port := r.SSH[strings.LastIndexByte(r.SSH, ':')+1:]
+	at, port, err := net.SplitHostPort(r.SSH)
+	ts.Check(err)
 	ts.Setenv("SSHPORT", port)
 	work := ts.Getenv("WORK")
 	var cfg strings.Builder
 	for host, key := range map[string]string{"mesh": "admin", "127.0.0.1": "admin", "as-user": "user", "as-stranger": "stranger"} {
-		fmt.Fprintf(&cfg, "Host %s\n  HostName 127.0.0.1\n  Port %s\n  IdentityFile %s/%s\n", host, port, work, key)
+		fmt.Fprintf(&cfg, "Host %s\n  HostName %s\n  Port %s\n  IdentityFile %s/%s\n", host, at, port, work, key)
 	}
 	fmt.Fprintf(&cfg, "Host *\n  User mesh\n  IdentitiesOnly yes\n  IdentityAgent none\n  UserKnownHostsFile %s/known_hosts\n  StrictHostKeyChecking no\n", work)
 	if ts.Getenv("SSH_VERBOSE") == "" {

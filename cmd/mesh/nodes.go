@@ -91,7 +91,7 @@ func (m *machines) begin(ctx context.Context) {
 		return
 	}
 	if err := m.c.wires.open(ctx, m.c, *rec); err != nil {
-		m.c.log.Error("the other nodes cannot be used", "err", err)
+		m.c.log.Error("the other nodes cannot be used yet", "err", err) // Agents tries again
 	}
 	m.openNames(ctx)
 	m.c.cluster.Settle(ctx)
@@ -173,6 +173,9 @@ func hostOf(n mesh.Node) string {
 
 // Agents implements cluster.Reach.
 func (m *machines) Agents() map[string]time.Time {
+	if rec := m.on.Load(); rec != nil && m.c.wires.of.Load() == m && m.c.wires.open(context.Background(), m.c, *rec) != nil {
+		return nil // a process that ends may still have the port
+	}
 	out := map[string]time.Time{}
 	for id, a := range m.c.wires.agents() {
 		out[id] = a.Since
@@ -633,6 +636,15 @@ func (w *wires) socket() []names.Socket {
 		return nil
 	}
 	return []names.Socket{{Name: nodesSocket, File: f}}
+}
+
+// release lets go of the listener, which another process has by now.
+func (w *wires) release() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.listener != nil {
+		_ = w.listener.Close()
+	}
 }
 
 // resume accepts agents again after retire.

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// cmdSwarm makes several machines of this one, with scripts/swarm: "swarm up N". The commands swarm
+// and node are on the path afterwards: "swarm in 1 CMD", "node 2 docker ps". A binary for the
+// agents is built, because this one needs libraries. "swarm ready N" waits until so many nodes
+// are used. Everything is gone after the script.
+func cmdSwarm(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: swarm up N | swarm ready N")
+	}
+	if args[0] == "ready" {
+		if err := poll(func() error {
+			out, err := exec.Command(filepath.Join(ts.Getenv("WORK"), "bin", "ssh"), "mesh", "nodes").CombinedOutput()
+			if err == nil && fmt.Sprint(strings.Count(string(out), " ready ")) != args[1] {
+				err = fmt.Errorf("not %s nodes are used:\n%s", args[1], out)
+			}
+			return err
+		}); err != nil {
+			log, _ := os.ReadFile(filepath.Join(ts.Getenv("WORK"), "server.log"))
+			ts.Fatalf("%v\nlog of mesh:\n%s", err, log)
+		}
+		return
+	}
+	root, err := filepath.Abs("../..")
+	ts.Check(err)
+	work := ts.Getenv("WORK")
+	dir := filepath.Join(work, "swarm")
+	for k, v := range map[string]string{
+		"SWARM_DIR": dir, "SWARM_NET": "10.99.9", "SWARM_ID": "mt", "MESH_SSH_ADDR": "10.99.9.11:0", "MESH_HTTP_ADDR": "10.99.9.11:0", "MESH_TEST_AGENT": filepath.Join(work, "agent"),
+	} {
+		ts.Setenv(k, v)
+	}
+	run := func(name string, args ...string) {
+		cmd := exec.Command(name, args...)
+		cmd.Dir = root
+		cmd.Env = append(os.Environ(), "SWARM_DIR="+dir, "SWARM_NET=10.99.9", "SWARM_ID=mt", "CGO_ENABLED=0")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			ts.Fatalf("%s %q: %v\n%s", name, args, err, out)
+		}
+	}
+	script := filepath.Join(root, "scripts", "swarm")
+	run(script, "down") // of a run that was killed
+	ts.Defer(func() { run(script, "down") })
+	built := make(chan error, 1)
+	go func() {
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(work, "agent"), "./cmd/mesh")
+		cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("build the agent: %w\n%s", err, out)
+		}
+		built <- err
+	}()
+	run(script, "up", args[1])
+	ts.Check(<-built)
+	ts.Check(os.WriteFile(filepath.Join(work, "bin", "swarm"), fmt.Appendf(nil, "#!/bin/sh\nexec %s \"$@\"\n", script), 0o700))                                          //nolint:gosec // a script
+	ts.Check(os.WriteFile(filepath.Join(work, "bin", "node"), []byte("#!/bin/sh\nn=$1; shift\nDOCKER_HOST=unix://$SWARM_DIR/n$n/run/docker.sock exec \"$@\"\n"), 0o700)) //nolint:gosec // a script
+}
