@@ -38,7 +38,7 @@ programs:
 	@scripts/programs
 
 # What speaks to the engine, which is a package of its own beside those that test it.
-ENGINE_PACKAGES := ./addons ./builder ./runner ./cmd/mesh
+ENGINE_PACKAGES := ./addons ./builder ./registry ./runner ./volumes ./cmd/mesh
 
 # Packages and their tests wait for the engine, the network and git more than for
 # processors: more of them run at once than there are processors.
@@ -55,7 +55,7 @@ examples: engine ## every example and framework, including those that take too l
 	go test ./builder -run 'TestBuild_(Examples|Frameworks)$$' -timeout 30m -slow
 
 docker-test: engine ## the packages that talk to the engine
-	go test -race ./addons ./builder ./runner
+	go test -race ./addons ./builder ./registry ./runner ./volumes
 
 golden: engine databases programs docs ## rewrite all golden files, what the transcripts compare, and docs/commands.md
 	go test ./command ./builder/detect -update

@@ -25,6 +25,7 @@ const (
 	AlertBackup  AlertKind = "backup"
 	AlertAddon   AlertKind = "addon"
 	AlertEngine  AlertKind = "engine"
+	AlertNode    AlertKind = "node"
 )
 
 // AlertSort describes one kind of alert.
@@ -51,13 +52,11 @@ var alertSorts = []AlertSort{
 	{AlertBackup, true, "a backup failed, or none was made in time", "ssh mesh backup > mesh.tar"},
 	{AlertAddon, true, "an add-on does not run, or its connections are used up", "ssh mesh addons"},
 	{AlertEngine, true, "the Docker Engine does not answer", "ssh mesh doctor"},
+	{AlertNode, true, "a node does not answer, or cannot be used", "ssh mesh nodes"},
 }
 
 // AlertSorts returns all kinds of alerts, in the order that people read them in.
 func AlertSorts() []AlertSort { return slices.Clone(alertSorts) }
-
-// later are kinds that people may expect, and that nothing raises yet.
-var later = []string{"node"}
 
 // ParseAlertKinds reads kinds of alerts with commas between them, as --on takes them.
 // The error lists the kinds there are. Each kind is returned once.
@@ -71,8 +70,6 @@ func ParseAlertKinds(s string) (kinds []AlertKind, err error) {
 		switch {
 		case word == "":
 			continue
-		case slices.Contains(later, word):
-			return nil, Errorf(Invalid, "nothing on this server raises alerts of kind %q", word).WithHint("use %s", strings.Join(all, ", "))
 		case !slices.Contains(all, word):
 			return nil, Errorf(Invalid, "there is no kind of alert %q", Clip(word, 40)).WithHint("use %s", strings.Join(all, ", "))
 		}
@@ -120,6 +117,9 @@ func (a Alert) Next() string {
 	case a.Kind == AlertBackup && a.About == string(BackupMesh): // it has a schedule
 		return "ssh mesh backup:schedule"
 	case a.Kind == AlertBackup && a.About != "":
+		if v, ok := BackupSubject(a.About).Volume(); ok {
+			return fmt.Sprintf("ssh mesh volumes:schedule %s", v)
+		}
 		return fmt.Sprintf("ssh mesh addons:schedule %s", a.About)
 	case a.Kind == AlertAddon && a.About != "":
 		return fmt.Sprintf("ssh mesh addons:info %s", a.About)

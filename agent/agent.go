@@ -168,7 +168,7 @@ func (a *Agent) serve(ctx context.Context, again func()) error {
 	if err != nil {
 		return err
 	}
-	defer mux.Close()
+	defer func() { _ = mux.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = mux.Close() })
 	defer stop()
 	a.mu.Lock()

@@ -127,7 +127,7 @@ func accept(s *yamux.Session, handle func(c net.Conn, what, about string)) error
 			return err
 		}
 		go func() {
-			defer y.Close()
+			defer func() { _ = y.Close() }()
 			_ = y.SetReadDeadline(time.Now().Add(helloTime))
 			line, err := readLine(y, 256)
 			if err != nil {

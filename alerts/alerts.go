@@ -60,6 +60,7 @@ type Options struct {
 	Engine       func(context.Context) error // whether the Docker Engine answers
 	Backups      func(context.Context) ([]mesh.BackupFault, error)
 	Addons       func(context.Context) ([]mesh.AddonFault, error)
+	Nodes        func() []mesh.Node // with their faults; none on one machine
 	Jobs         func(context.Context) ([]mesh.JobFault, error)
 
 	Every time.Duration // between two looks; 0: 15 s

@@ -39,6 +39,7 @@ type world struct {
 	jobs        []mesh.JobFault
 	backups     []mesh.BackupFault
 	addons      []mesh.AddonFault
+	nodes       []mesh.Node
 	addonsFail  error
 	shift       time.Duration // of the clock
 
@@ -144,6 +145,11 @@ func (w *world) watcher() *alerts.Watcher {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			return w.jobs, nil
+		},
+		Nodes: func() []mesh.Node {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.nodes
 		},
 		Addons: func(context.Context) ([]mesh.AddonFault, error) {
 			w.mu.Lock()
@@ -420,6 +426,27 @@ func TestAddons(t *testing.T) {
 		w.told("nobody can look")
 		w.do(3*time.Minute, func() { w.addonsFail = nil })
 		w.told("back", "recovered addon  db")
+	})
+}
+
+// A node that is away for one look is no alert.
+func TestNodes(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		nodes := func(fault string) func() {
+			return func() {
+				w.nodes = []mesh.Node{{Name: "one", Self: true, Fault: "never told"}, {Name: "two", Fault: fault}}
+			}
+		}
+		w.do(10*time.Second, nodes("it does not answer"))
+		w.do(time.Minute, nodes(""))
+		w.told("for a moment")
+		w.do(time.Minute, nodes("it does not answer"))
+		w.told("down", "opened node  two")
+		if a := w.recorded[0]; a.Next() != "ssh mesh nodes" || a.Text != "node two: it does not answer" {
+			t.Errorf("%q, next %s", a.Text, a.Next())
+		}
+		w.do(10*time.Minute, nodes(""))
+		w.told("back", "recovered node  two")
 	})
 }
 

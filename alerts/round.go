@@ -84,9 +84,11 @@ func (r *round) outcome(key mesh.AlertCause) string {
 	case mesh.AlertEngine:
 		return "the Docker Engine answers again"
 	case mesh.AlertBackup:
-		return "the backups of " + about + " are as planned again"
+		return "the backups of " + mesh.BackupSubject(about).String() + " are as planned again"
 	case mesh.AlertCron:
 		return "the job " + about + " succeeded again, or no longer runs"
+	case mesh.AlertNode:
+		return about + " is used again, or was removed"
 	case mesh.AlertAddon:
 		return about + " runs, and accepts connections again"
 	default:
@@ -176,6 +178,13 @@ func (w *Watcher) lookAtServer(ctx context.Context, r *round) {
 	}
 	w.lookAtBackups(ctx, r)
 	w.lookAtAddons(ctx, r)
+	if w.Nodes != nil {
+		for _, n := range w.Nodes() {
+			if !n.Self && n.Fault != "" {
+				r.found(mesh.AlertNode, "", string(n.Name), finding{text: "node " + string(n.Name) + ": " + n.Fault, after: w.Every})
+			}
+		}
+	}
 	if w.Disks == nil {
 		return
 	}

@@ -114,6 +114,7 @@ func (m *machine) RunOneOff(context.Context, mesh.OneOff) (int, error) { return 
 func (m *machine) Detach(_ context.Context, _ mesh.OneOff, r mesh.DetachedRun) (mesh.DetachedRun, error) {
 	return r, nil
 }
+
 func (m *machine) Detached(context.Context, mesh.StackName) ([]mesh.DetachedRun, error) {
 	return nil, nil
 }
@@ -140,6 +141,7 @@ func (m *machine) Outputs(ctx context.Context, found func(mesh.OutputSource), li
 	<-ctx.Done()
 	return nil
 }
+
 func (m *machine) Output(_ context.Context, id string, _ int, _ bool, fn func(time.Time, byte, []byte) error) error {
 	return fn(time.Time{}, 1, fmt.Appendf(nil, "%s on %d", id, m.n))
 }
@@ -159,15 +161,14 @@ type world struct {
 	c        *cluster.Cluster
 	machines []*machine
 
-	mu      sync.Mutex
-	nodes   []mesh.Node
-	agents  map[string]time.Time
-	silent  map[int]bool // nodes whose instances accept no connections
-	on      bool
-	alone   bool
-	events  []string
-	lost    int
-	outputs []string
+	mu     sync.Mutex
+	nodes  []mesh.Node
+	agents map[string]time.Time
+	silent map[int]bool // nodes whose instances accept no connections
+	on     bool
+	alone  bool
+	events []string
+	lost   int
 }
 
 func (w *world) List(context.Context) ([]mesh.Node, error) {

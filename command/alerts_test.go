@@ -180,7 +180,7 @@ func TestNotifyAdd_ShowsNothingSecret(t *testing.T) {
 		{"notify:add team2 https://x.test/" + planted + " --on deploy,crash --stack blog", 0, "add recipient team2 for [blog] of [deploy crash], fenced false"},
 		{"notify:add team2 bad:" + planted, 2, ""},
 		{"notify:add https://x.test/" + planted + " team2", 2, ""},
-		{"notify:add team2 https://x.test/" + planted + " --on node", 2, ""},
+		{"notify:add team2 https://x.test/" + planted + " --on nodes", 2, ""},
 		{"notify:add team2 https://x.test/" + planted + " --on nonsense", 2, ""},
 	} {
 		f := alerting()
@@ -212,7 +212,7 @@ func TestNotifyAdd_ShowsNothingSecret(t *testing.T) {
 // TestNotifyAdd_KindsThatNothingRaises are refused with the list of those there are.
 func TestNotifyAdd_KindsThatNothingRaises(t *testing.T) {
 	t.Parallel()
-	for kind, want := range map[string]string{"node": "nothing on this server raises", "dpeloy": "no kind of alert", ",": "no kind of alert is named"} {
+	for kind, want := range map[string]string{"nodes": "no kind of alert", "dpeloy": "no kind of alert", ",": "no kind of alert is named"} {
 		r := do(t, alerting(), "notify:add x https://x.test/ --on "+kind)
 		if r.status != 2 || !strings.Contains(r.err, want) || !strings.Contains(r.err, "deploy, crash, oom") {
 			t.Errorf("%s: %d, %s", kind, r.status, r.err)

@@ -313,7 +313,7 @@ func (d *Deployer) clear(ctx context.Context, n mesh.Node, by mesh.KeyName, out 
 		}
 	}
 	return d.move(ctx, by, "Leave "+string(n.Name), out, func(in mesh.Instance) bool {
-		return in.Node == n.Name && !(n.Self && bound[in.Stack][in.Name.Service])
+		return in.Node == n.Name && (!n.Self || !bound[in.Stack][in.Name.Service])
 	})
 }
 

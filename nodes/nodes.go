@@ -118,7 +118,7 @@ func (s *Swarm) Enable(ctx context.Context, addr netip.Addr) (mesh.Swarm, error)
 			WithHint("on a manager of that swarm: docker node promote NODE; or on this machine: docker swarm leave")
 	case is.Owner != "" && is.Owner != s.Server:
 		return is, mesh.Errorf(mesh.Conflict, "this machine's swarm is used by another mesh server").
-			WithHint("end that one, and run there: ssh mesh nodes:disable; if it is gone for good, remove its label on the server: docker swarm ca --help shows nothing of it, mesh doctor does")
+			WithHint("run on that one: ssh mesh nodes:disable; if it is gone for good, leave the swarm on this machine: docker swarm leave --force")
 	case is.Addr != addr && addr.IsValid():
 		return is, mesh.Errorf(mesh.Conflict, "this machine is in a swarm already, with the address %s", is.Addr).
 			WithHint("leave out --advertise-addr; to change it, leave the swarm first: docker swarm leave --force")

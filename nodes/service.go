@@ -21,10 +21,9 @@ type AgentSpec struct {
 	Pass    mesh.Secret // what they sign in with
 }
 
+// What an agent finds: its pass, in a file; its node, and where mesh is, in variables.
 const (
-	// SecretFile is where an agent finds its pass.
 	SecretFile = "/run/secrets/mesh-agent"
-	// EnvNode and EnvServers are the variables that tell an agent its node, and where mesh is.
 	EnvNode    = "MESH_AGENT_NODE"
 	EnvServers = "MESH_AGENT_SERVERS"
 )

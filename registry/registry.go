@@ -29,9 +29,8 @@ import (
 	"sync"
 	"time"
 
-	oci "github.com/google/go-containerregistry/pkg/registry"
-
 	"github.com/docker/docker/api/types/image"
+	oci "github.com/google/go-containerregistry/pkg/registry"
 
 	"mesh"
 	"mesh/engine"
@@ -180,6 +179,20 @@ func (r *Registry) offer(ctx context.Context, imageID string) (string, error) {
 	}
 	r.offered[imageID] = digest
 	return Repository + "@" + digest, nil
+}
+
+// Source returns the ID of the image that was offered by a name which ends with a digest; "": none
+// was since the start of mesh.
+func (r *Registry) Source(name string) string {
+	_, digest, _ := strings.Cut(name, "@")
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, d := range r.offered {
+		if d == digest {
+			return id
+		}
+	}
+	return ""
 }
 
 // push has this machine's engine push an image, of which it sends what is missing here.

@@ -52,7 +52,7 @@ func (m *machines) agentImage() (agentImage, error) {
 	if err != nil {
 		return agentImage{}, fmt.Errorf("read mesh's own binary: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
 			return agentImage{}, mesh.Errorf(mesh.Conflict, "this mesh binary needs libraries of this machine, and other nodes may not have them").
@@ -80,7 +80,7 @@ func (i agentImage) layer(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	t := tar.NewWriter(w)
 	if err := t.WriteHeader(&tar.Header{Name: "mesh", Mode: 0o755, Size: i.size, Typeflag: tar.TypeReg, Format: tar.FormatPAX}); err != nil {
 		return err
@@ -148,7 +148,7 @@ func (m *machines) bringAgent(ctx context.Context, x *machine) error {
 	}
 	r, w := io.Pipe()
 	go func() { _ = w.CloseWithError(img.archive(w)) }()
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	got, err := x.engine.API(ctx).ImageLoad(ctx, r, docker.ImageLoadWithQuiet(true))
 	if err != nil {
 		return engine.Fault(ctx, x.engine.Host(), "load the agent's image", err)

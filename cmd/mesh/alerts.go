@@ -33,6 +33,7 @@ func (c *control) wireAlerts() {
 	w := alerts.Options{
 		Records: c.deployer, Reader: c.store, Send: c.notifier.Send, Logger: c.log,
 		Instances: c.deployer.Status, Traffic: c.router.Minute, Memory: c.memoryUse, Disks: c.disks, Engine: c.engineAnswers, Backups: c.deployer.BackupFaults, Addons: c.deployer.AddonFaults, Jobs: c.deployer.JobFaults,
+		Nodes: func() []mesh.Node { all, _ := c.cluster.Members(); return all },
 		Every: c.alertsEvery, Calm: 8 * c.alertsEvery,
 	}
 	if c.certs != nil {

@@ -45,7 +45,7 @@ func (j *joinDoor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if err := img.archive(b); err == nil {
 			_ = b.Flush()
 		} else {
-			panic(http.ErrAbortHandler) // the client must not take half of it for the whole
+			panic(http.ErrAbortHandler) //nolint:forbidigo // net/http: the client must not take half of it for the whole
 		}
 	default:
 		http.NotFound(w, r)

@@ -54,12 +54,13 @@ type machine struct {
 	run    *runner.Runner
 	whose  *whose
 
-	mu      sync.Mutex
-	node    mesh.Node
-	dns     []netip.Addr
-	listens time.Time // since when the agent is connected that accepts names
-	failing time.Time // since when none does; zero: one does
-	told    bool      // that was logged
+	mu        sync.Mutex
+	node      mesh.Node
+	dns       []netip.Addr
+	listens   time.Time // since when the agent is connected that accepts names
+	collected time.Time // when images that nobody needs were last removed
+	failing   time.Time // since when none does; zero: one does
+	told      bool      // that was logged
 }
 
 // wires are the connections of agents, which outlive a control.
@@ -69,6 +70,7 @@ type wires struct {
 	listener net.Listener
 	registry *registry.Registry
 	end      context.CancelFunc // of accepting
+	closed   chan struct{}      // closed by close
 	log      *slog.Logger
 	of       atomic.Pointer[machines] // of the control that serves
 }
@@ -197,6 +199,56 @@ func (m *machines) Prepare(ctx context.Context, n mesh.Node) error {
 		m.c.log.Warn("a node does not have the agent of this version yet", "node", string(n.Name), "err", err)
 	}
 	m.listenOn(ctx, x, n)
+	m.collectOn(x, n)
+	return nil
+}
+
+// collectEvery is how often images are removed from a node that this machine does not have any
+// more. Those here are collected with the releases.
+const collectEvery = time.Hour
+
+// collectOn removes images from a node in the background, if that is due.
+func (m *machines) collectOn(x *machine, n mesh.Node) {
+	x.mu.Lock()
+	due := time.Since(x.collected) >= collectEvery
+	if due {
+		x.collected = time.Now()
+	}
+	x.mu.Unlock()
+	if !due {
+		return
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+		defer cancel()
+		if err := m.collect(ctx, x); err != nil {
+			m.c.log.Warn("images on a node were not collected", "node", string(n.Name), "err", err)
+		}
+	}()
+}
+
+func (m *machines) collect(ctx context.Context, x *machine) error {
+	all, err := x.engine.API(ctx).ImageList(ctx, image.ListOptions{})
+	if err != nil {
+		return engine.Fault(ctx, x.engine.Host(), "list the images", err)
+	}
+	for _, i := range all {
+		j := slices.IndexFunc(i.RepoDigests, func(d string) bool { return strings.Contains(d, "/"+registry.Repository+"@") })
+		if j < 0 {
+			continue
+		}
+		id := i.ID
+		if reg := m.c.wires.images(); reg != nil {
+			id = cmp.Or(reg.Source(i.RepoDigests[j]), id)
+		}
+		if _, err := m.c.engine.API(ctx).ImageInspect(ctx, id); !errdefs.IsNotFound(err) {
+			continue // it is here, or nobody knows
+		}
+		_, err := x.engine.API(ctx).ImageRemove(ctx, i.ID, image.RemoveOptions{PruneChildren: true})
+		if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsConflict(err) { // a container may still use it
+			return engine.Fault(ctx, x.engine.Host(), "remove an image", err)
+		}
+	}
 	return nil
 }
 
@@ -211,6 +263,7 @@ func (m *machines) Tend(ctx context.Context, n mesh.Node) {
 	if !done {
 		m.listenOn(ctx, x, n)
 	}
+	m.collectOn(x, n)
 }
 
 // listenOn makes names known on a node.
@@ -597,8 +650,25 @@ func (w *wires) open(ctx context.Context, c *control, rec mesh.Cluster) error {
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	w.hub, w.listener, w.registry, w.log = hub, l, reg, c.log
+	w.hub, w.listener, w.registry, w.log, w.closed = hub, l, reg, c.log, make(chan struct{})
+	go w.clean(reg, w.closed)
 	return w.acceptLocked()
+}
+
+// clean removes layers that nobody needs, every hour.
+func (w *wires) clean(reg *registry.Registry, closed <-chan struct{}) {
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if err := reg.Clean(time.Now()); err != nil {
+				w.log.Warn("the registry was not cleaned", "err", err)
+			}
+		case <-closed:
+			return
+		}
+	}
 }
 
 // nodesSocket is the name of the listener for agents in a handover.
@@ -782,6 +852,7 @@ func (w *wires) close() {
 		return
 	}
 	w.end()
+	close(w.closed)
 	w.hub.Close()
 	_ = w.listener.Close()
 	_ = w.registry.Close()
