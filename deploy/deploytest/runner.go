@@ -24,6 +24,7 @@ type Runner struct {
 	OneOffFunc   func(ctx context.Context, o mesh.OneOff) (int, error)       // runs the command; nil: does nothing
 	DetachedFunc func()                                                      // called before detached runs are listed
 	ExecFunc     func(ctx context.Context, e mesh.Exec) (int, error)         // runs the command; nil: does nothing
+	PlaceFunc    func(mesh.InstanceSpec) (node mesh.NodeName, shared bool)   // says where an instance is; nil: here
 	Away         bool                                                        // the engine does not answer; set with SetAway
 	Images       func(id string) bool                                        // reports whether an image exists; nil: every image does
 	mu           sync.Mutex
@@ -116,6 +117,12 @@ func (r *Runner) Put(spec mesh.InstanceSpec, state mesh.InstanceState) mesh.Inst
 		ID: fmt.Sprintf("c%d", r.n), Stack: spec.Stack, Name: spec.Name, Release: spec.Release, Deployment: spec.Deployment, Spec: spec.Fingerprint,
 		State: state, Started: time.Now(), Addr: r.addr(spec.Subnet),
 	}}
+	if r.PlaceFunc != nil {
+		var shared bool
+		if c.Node, shared = r.PlaceFunc(spec); shared {
+			c.Inside = netip.AddrFrom4([4]byte{10, 200, 0, byte(r.n)})
+		}
+	}
 	r.containers[c.ID] = c
 	return c.Instance
 }
