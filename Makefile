@@ -38,7 +38,7 @@ programs:
 	@scripts/programs
 
 # What speaks to the engine, which is a package of its own beside those that test it.
-ENGINE_PACKAGES := ./addons ./builder ./registry ./runner ./volumes ./cmd/mesh
+ENGINE_PACKAGES := ./addons ./builder ./cluster ./registry ./runner ./volumes ./cmd/mesh
 
 # Packages and their tests wait for the engine, the network and git more than for
 # processors: more of them run at once than there are processors.

@@ -250,7 +250,9 @@ func (r *Runner) Stacks(ctx context.Context) ([]mesh.StackName, error) {
 		seen[mesh.StackName(c.Labels[labelStack])] = true
 	}
 	for _, n := range nets {
-		seen[mesh.StackName(n.Labels[labelStack])] = true
+		if !r.foreign(n) {
+			seen[mesh.StackName(n.Labels[labelStack])] = true
+		}
 	}
 	delete(seen, "")
 	return slices.Sorted(maps.Keys(seen)), nil
@@ -279,8 +281,8 @@ func (r *Runner) RemoveStack(ctx context.Context, stack mesh.StackName) error {
 		r.names.Close(stack)
 	}
 	for _, n := range nets {
-		if s := r.sharing(); n.Driver == overlayDriver && s != nil && s.Network != nil {
-			continue // a manager removes it, and the engine here with its last container
+		if r.foreign(n) {
+			continue
 		}
 		if err := r.removeNetwork(ctx, n.ID); err != nil {
 			return r.fault(ctx, "remove network "+n.Name, err)

@@ -84,6 +84,13 @@ func (r *Runner) overlay(ctx context.Context, stack mesh.StackName, s *Shared) (
 	return stackNetwork{name: name, dns: s.DNS, publish: s.Addr}, r.invite(ctx, stack, n)
 }
 
+// foreign reports whether a network belongs to a manager's engine, which removes it; the engine here
+// forgets it some time after its last container.
+func (r *Runner) foreign(n network.Summary) bool {
+	s := r.sharing()
+	return n.Driver == overlayDriver && s != nil && s.Network != nil
+}
+
 // Share makes the network of a stack across nodes exist, and returns its name. This engine
 // must be a manager's.
 func (r *Runner) Share(ctx context.Context, stack mesh.StackName) (name string, err error) {
