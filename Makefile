@@ -71,6 +71,9 @@ fuzz: ## each fuzz target for FUZZTIME
 bench: build engine ## the figures of docs/performance.md, against docker by hand in the same run
 	scripts/bench
 
+swarm-bench: build engine ## a server on three nodes, which scripts/swarm makes, beside one machine
+	scripts/bench-swarm
+
 bench-addons: build engine ## a gigabyte dumped, restored and backed up, beside pg_dump by hand
 	scripts/bench-addons
 

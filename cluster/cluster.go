@@ -106,7 +106,8 @@ type Options struct {
 type Cluster struct {
 	Options
 
-	looking sync.Mutex // one look at the nodes at a time
+	looking sync.Mutex // one look at the nodes at a time; guards blind
+	blind   bool       // the last look has failed
 	mu      sync.Mutex
 	members map[string]*member // by the nodes' IDs; none while it is off
 	where   map[string]*member // by the IDs of containers

@@ -91,11 +91,15 @@ func (c *Cluster) refresh(ctx context.Context) {
 	all, err := c.Nodes.List(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
-			c.Logger.Warn("the nodes are not known; those of before are used", "err", err)
+			if !c.blind {
+				c.Logger.Warn("the nodes are not known; those of before are used", "err", err)
+			}
+			c.blind = true
 			c.judge(ctx)
 		}
 		return
 	}
+	c.blind = false
 	agents := c.Reach.Agents()
 	c.mu.Lock()
 	if c.began.IsZero() {

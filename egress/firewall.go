@@ -63,8 +63,11 @@ var families = []family{
 	},
 }
 
-// Docker's bridges: its own, and those of networks, including mesh's.
-var bridges = []string{"docker0", "br-+"}
+// Docker's bridges: its own, those of networks, including mesh's, and the one over which
+// containers of networks across nodes leave their node.
+var bridges = []string{"docker0", "br-+", gateway}
+
+const gateway = "docker_gwbridge"
 
 // Set installs the rules, replacing those that it has installed before. containers
 // reports whether containers are blocked from the metadata, engine whether the
@@ -171,7 +174,7 @@ func (f Firewall) containers(ctx context.Context, fam family, p *Policy) error {
 			rules = append(rules, []string{
 				"-s", f.Inside.String(), "-d", f.Inside.String(), "-m", "addrtype", "--dst-type", "LOCAL",
 				"-p", p.Protocol, "--dport", strconv.Itoa(int(p.Number)), "-j", "ACCEPT",
-			})
+			}, []string{"-i", gateway, "-m", "addrtype", "--dst-type", "LOCAL", "-p", p.Protocol, "--dport", strconv.Itoa(int(p.Number)), "-j", "ACCEPT"})
 		}
 	}
 	if fam.program == "ip6tables" {

@@ -78,6 +78,8 @@ func TestFirewall(t *testing.T) {
 	four, six := n.rules("iptables"), n.rules("ip6tables")
 	for _, want := range []string{
 		"-A FORWARD -i docker0 -j MESH-CONTAINERS", "-A FORWARD -i br-+ -j MESH-CONTAINERS", "-A INPUT -i docker0 -j MESH-CONTAINERS", "-A INPUT -i br-+ -j MESH-CONTAINERS",
+		"-A FORWARD -i docker_gwbridge -j MESH-CONTAINERS", "-A INPUT -i docker_gwbridge -j MESH-CONTAINERS",
+		"-A MESH-CONTAINERS -i docker_gwbridge -p udp -m addrtype --dst-type LOCAL -m udp --dport 53 -j ACCEPT",
 		"-A MESH-CONTAINERS -s 10.213.0.0/16 -d 10.213.0.0/16 -p udp -m addrtype --dst-type LOCAL -m udp --dport 53 -j ACCEPT",
 		"-A MESH-CONTAINERS -s 10.213.0.0/16 -d 10.213.0.0/16 -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 8080 -j ACCEPT",
 		"-A MESH-CONTAINERS -d 169.254.10.0/24 -j RETURN\n-A MESH-CONTAINERS -d 169.254.0.0/16 -j REJECT",
@@ -119,7 +121,7 @@ func TestFirewall_RulesForTheEngine(t *testing.T) {
 	}
 	want := []string{
 		"-w -A MESH-ENGINE -p udp --dport 53 -j RETURN", "-w -A MESH-ENGINE -p tcp --dport 53 -j RETURN",
-		"-w -A MESH-ENGINE -o docker0 -j RETURN", "-w -A MESH-ENGINE -o br-+ -j RETURN", "-w -A MESH-ENGINE -d 10.0.0.5/32 -j RETURN",
+		"-w -A MESH-ENGINE -o docker0 -j RETURN", "-w -A MESH-ENGINE -o br-+ -j RETURN", "-w -A MESH-ENGINE -o docker_gwbridge -j RETURN", "-w -A MESH-ENGINE -d 10.0.0.5/32 -j RETURN",
 		"-w -A MESH-ENGINE -d 127.0.0.0/8 -j REJECT", "-w -A MESH-ENGINE -d 169.254.0.0/16 -j REJECT", "-w -A MESH-ENGINE -d 10.0.0.0/8 -j REJECT",
 		"-w -A MESH-ENGINE -d 172.16.0.0/12 -j REJECT", "-w -A MESH-ENGINE -d 192.168.0.0/16 -j REJECT", "-w -A MESH-ENGINE -d 100.64.0.0/10 -j REJECT",
 		"-w -A MESH-ENGINE -d 0.0.0.0/8 -j REJECT", "-w -A MESH-ENGINE -m addrtype --dst-type LOCAL -j REJECT",

@@ -162,6 +162,12 @@ func last(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
+// Contained reports whether mesh runs in a container of this engine.
+func (r *Runner) Contained(ctx context.Context) (bool, error) {
+	id, err := r.ownContainer(ctx)
+	return id != "", r.fault(ctx, "find mesh's own container", err)
+}
+
 // ownContainer returns the ID of the container that mesh runs in, or "" on a host.
 // It asks the engine, because a container of another engine (or Podman) looks the
 // same from inside. If the engine is down, it asks again later.

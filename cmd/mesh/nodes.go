@@ -391,6 +391,15 @@ func (m *machines) Enable(ctx context.Context, addr netip.Addr) (mesh.Swarm, err
 	if _, err := m.agentImage(); err != nil {
 		return mesh.Swarm{}, err
 	}
+	if in, err := m.c.runner.Contained(ctx); err != nil {
+		return mesh.Swarm{}, err
+	} else if in {
+		return mesh.Swarm{}, mesh.Errorf(mesh.Conflict, "mesh runs in a container, and needs the machine's own network for this").
+			WithHint("install mesh on the machine: docs/operating.md, Install; the data directory is the same")
+	}
+	if host := m.c.engine.Host(); !strings.HasPrefix(host, "unix:") {
+		return mesh.Swarm{}, mesh.Errorf(mesh.Conflict, "the Docker Engine is at %s, and must be on the machine of mesh for this", host)
+	}
 	return m.swarm.Enable(ctx, addr)
 }
 
