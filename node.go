@@ -2,6 +2,8 @@ package mesh
 
 import (
 	"net/netip"
+	"regexp"
+	"strings"
 	"time"
 )
 
@@ -77,3 +79,34 @@ type Invite struct {
 
 // On reports whether the server has nodes.
 func (c Cluster) On() bool { return !c.Enabled.IsZero() }
+
+// What the swarm takes for labels, without blanks and what shells read.
+var (
+	labelName  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
+	labelValue = regexp.MustCompile(`^[A-Za-z0-9_.-]{0,63}$`)
+)
+
+// ParseNodeLabel reads LABEL=VALUE; VALUE may be empty. Labels that begin with "mesh." are mesh's own.
+func ParseNodeLabel(s string) (name, value string, err error) {
+	name, value, ok := strings.Cut(s, "=")
+	switch {
+	case !ok:
+		return "", "", Errorf(Invalid, "%q is not LABEL=VALUE", Clip(Visible(s), 80))
+	case !labelName.MatchString(name) || !labelValue.MatchString(value) || strings.HasPrefix(name, "mesh."):
+		return "", "", Errorf(Invalid, "%q is not a label: use letters, digits, dots, hyphens and underscores, at most 63", Clip(Visible(s), 80))
+	}
+	return name, value, nil
+}
+
+func setBuildNode(s *Settings, name, v string) error {
+	if v == "" || v == "none" {
+		s.BuildNode = ""
+		return nil
+	}
+	_, value, err := ParseNodeLabel(v)
+	if err != nil || value == "" {
+		return Errorf(Invalid, "%s: %q is not a label with its value", name, Clip(Visible(v), 80)).WithHint("use for example node=zone=b, or node=name=web2")
+	}
+	s.BuildNode = v
+	return nil
+}

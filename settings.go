@@ -43,6 +43,7 @@ type Settings struct {
 	Pull          *bool    // check the registries for newer base images; nil: unset, like false
 	Watch         []string // patterns; a push that changes no matching file is not built
 	ShowCommand   *bool    // print the equivalent docker build command; nil: unset, like false
+	BuildNode     string   // a label that the node must have which builds: "zone=b"; empty: this machine builds
 
 	LogSize int64         // bytes that the log may take on the disk; 0: DefaultLogSize
 	LogAge  time.Duration // after which log lines are removed, give or take a day; 0: DefaultLogAge
@@ -196,6 +197,12 @@ var settings = []Setting{
 	{
 		"show-command", "true", "print the equivalent docker build command", "false",
 		boolKind(func(s *Settings) **bool { return &s.ShowCommand }),
+	},
+	{
+		"node", "LABEL=VALUE", "a label of the node that builds", "the server's machine", kind{
+			"a label with its value, such as zone=b or name=web2; or none",
+			func(s Settings) string { return s.BuildNode }, setBuildNode,
+		},
 	},
 	{
 		"health", "/PATH", "the path that must answer 2xx or 3xx", "any answer but a 5xx, at /", kind{

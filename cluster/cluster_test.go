@@ -483,6 +483,20 @@ func TestSilence(t *testing.T) {
 	})
 }
 
+// A node that has just joined has no name for a moment.
+func TestNameless(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.set(func() { w.nodes[2].Name = "" })
+		w.set(func() {
+			w.nodes = append(w.nodes[:2], mesh.Node{ID: "3", Ready: true})
+		})
+		w.set(func() { w.nodes[2].Name = "node3" })
+		if got := w.start(labelled("name=node3")); got != "0 0 1" {
+			t.Errorf("%s", got)
+		}
+	})
+}
+
 func TestRemovedNode(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.start(many("web", 3)...)

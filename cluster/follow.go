@@ -109,6 +109,9 @@ func (c *Cluster) refresh(ctx context.Context) {
 	var come []*member
 	for _, n := range all {
 		there[n.ID] = true
+		if n.Name == "" {
+			continue // it has just joined, and has not described itself yet
+		}
 		m := c.members[n.ID]
 		if m == nil {
 			m = &member{name: n.Name, self: n.Self, seen: map[string]mesh.Instance{}, pending: map[*mesh.InstanceSpec]bool{}}

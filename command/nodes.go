@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -205,25 +204,17 @@ func runNodesRemove(ctx context.Context, c *call) error {
 	return nil
 }
 
-// labelRules are what the engine takes (moby, labels of nodes), without blanks.
-var (
-	labelName  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
-	labelValue = regexp.MustCompile(`^[A-Za-z0-9_.-]{0,63}$`)
-)
-
 // ownLabels are labels that every node has.
 var ownLabels = []string{"name", "role"}
 
 func runNodesLabel(ctx context.Context, c *call) error {
 	labels := map[string]string{}
 	for _, arg := range c.args[1:] {
-		k, v, ok := strings.Cut(arg, "=")
-		switch {
-		case !ok:
-			return c.usage("%q is not NAME=VALUE", arg)
-		case !labelName.MatchString(k) || !labelValue.MatchString(v) || strings.HasPrefix(k, "mesh."):
-			return c.usage("%q is not a label: letters, digits, dots, hyphens and underscores, at most 63", arg)
-		case k == ownLabels[0] || k == ownLabels[1]:
+		k, v, err := mesh.ParseNodeLabel(arg)
+		if err != nil {
+			return err
+		}
+		if slices.Contains(ownLabels, k) {
 			return c.usage("every node has the label %s already", k)
 		}
 		labels[k] = v

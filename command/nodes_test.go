@@ -84,7 +84,7 @@ func TestNodes(t *testing.T) {
 		{line: "nodes:activate two", did: "activate two"},
 		{line: "nodes:remove two", did: "remove two", out: "removed two\n"},
 		{line: "nodes:label two zone=a disk=", did: "label two map[disk: zone:a]"},
-		{line: "nodes:label two zone", status: 2, err: `"zone" is not NAME=VALUE`},
+		{line: "nodes:label two zone", status: 2, err: `"zone" is not LABEL=VALUE`},
 		{line: "nodes:label two a/b=c", status: 2, err: "is not a label"},
 		{line: "nodes:label two name=x", status: 2, err: "every node has the label name already"},
 		{line: "nodes:label two mesh.drained=no", status: 2, err: "is not a label"},

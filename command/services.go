@@ -261,11 +261,10 @@ func runServiceUpdate(ctx context.Context, c *call) error {
 func (c *call) placedOn() (on []string, err error) {
 	all, _ := c.flags.GetStringArray("on")
 	for _, l := range all {
-		k, v, ok := strings.Cut(l, "=")
-		switch {
-		case (l == "" || l == "any") && len(all) == 1:
+		if (l == "" || l == "any") && len(all) == 1 {
 			return nil, nil
-		case !ok || !labelName.MatchString(k) || !labelValue.MatchString(v) || v == "":
+		}
+		if _, v, err := mesh.ParseNodeLabel(l); err != nil || v == "" {
 			return nil, c.usage("--on %q is not LABEL=VALUE; --on any takes the labels away", mesh.Clip(l, 80))
 		}
 		on = append(on, l)

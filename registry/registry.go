@@ -57,6 +57,7 @@ type Registry struct {
 	mu      sync.Mutex
 	offered map[string]string        // digests, by the IDs of images
 	pushing map[string]chan struct{} // by the IDs of images; closed at the end
+	readers map[string]string        // passwords, by nodes
 }
 
 // Open returns a Registry that the engine of this machine reaches on the loopback interface,
@@ -73,10 +74,10 @@ func Open(ctx context.Context, cli *engine.Client, o Options) (*Registry, error)
 		return nil, fmt.Errorf("open the registry: %w", err)
 	}
 	r := &Registry{
-		Options: o, cli: cli, password: rand.Text(), listener: l, offered: map[string]string{}, pushing: map[string]chan struct{}{},
+		Options: o, cli: cli, password: rand.Text(), listener: l, offered: map[string]string{}, pushing: map[string]chan struct{}{}, readers: map[string]string{},
 		handler: oci.New(oci.WithBlobHandler(oci.NewDiskBlobHandler(o.Dir)), oci.Logger(log.New(io.Discard, "", 0))),
 	}
-	s := r.server(http.HandlerFunc(r.serveOwn))
+	s := r.server(http.HandlerFunc(r.serve))
 	go func() { _ = s.Serve(l) }()
 	return r, nil
 }
@@ -88,30 +89,56 @@ func (r *Registry) server(h http.Handler) *http.Server {
 	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(r.Logger.Handler(), slog.LevelDebug)}
 }
 
-const user = "mesh"
+// writer is who may write: engines, while mesh has them push.
+const writer = "mesh"
 
-// serveOwn serves this machine's engine. Others on the machine do not know the password.
-func (r *Registry) serveOwn(w http.ResponseWriter, q *http.Request) {
-	name, password, _ := q.BasicAuth()
-	if name != user || subtle.ConstantTimeCompare([]byte(password), []byte(r.password)) != 1 {
-		w.Header().Set("WWW-Authenticate", `Basic realm="mesh"`)
-		http.Error(w, "unauthorized", http.StatusUnauthorized)
-		return
+// Login returns what an engine signs in with, in the form of the engine's API
+// (X-Registry-Auth). Each node has credentials of its own, and reads with them.
+func (r *Registry) Login(node string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.readers[node] == "" {
+		r.readers[node] = rand.Text()
 	}
-	r.handler.ServeHTTP(w, q)
+	return login(node, r.readers[node])
 }
 
-// ServeConn serves a connection of another node's engine, which may only read. It returns when
-// the connection has ended.
+func login(user, password string) string {
+	text, _ := json.Marshal(map[string]string{"username": user, "password": password}) // texts can be encoded
+	return base64.URLEncoding.EncodeToString(text)
+}
+
+// rights returns whether who has sent a request may read, and write.
+func (r *Registry) rights(q *http.Request) (read, write bool) {
+	name, password, _ := q.BasicAuth()
+	r.mu.Lock()
+	want := r.readers[name]
+	r.mu.Unlock()
+	if name == writer {
+		want = r.password
+	}
+	ok := want != "" && subtle.ConstantTimeCompare([]byte(password), []byte(want)) == 1
+	return ok, ok && name == writer
+}
+
+func (r *Registry) serve(w http.ResponseWriter, q *http.Request) {
+	read, write := r.rights(q)
+	switch {
+	case !read:
+		w.Header().Set("WWW-Authenticate", `Basic realm="mesh"`)
+		http.Error(w, "unauthorized", http.StatusUnauthorized)
+	case !write && q.Method != http.MethodGet && q.Method != http.MethodHead:
+		http.Error(w, "nodes read, and mesh writes", http.StatusMethodNotAllowed)
+	default:
+		r.handler.ServeHTTP(w, q)
+	}
+}
+
+// ServeConn serves a connection of another node's engine. It returns when the connection has
+// ended.
 func (r *Registry) ServeConn(ctx context.Context, c net.Conn) {
 	one := &oneConn{c: c, done: make(chan struct{})}
-	s := r.server(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		if q.Method != http.MethodGet && q.Method != http.MethodHead {
-			http.Error(w, "this registry is read by nodes, and written by mesh", http.StatusMethodNotAllowed)
-			return
-		}
-		r.handler.ServeHTTP(w, q)
-	}))
+	s := r.server(http.HandlerFunc(r.serve))
 	s.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateClosed || state == http.StateHijacked {
 			one.end()
@@ -169,7 +196,7 @@ func (r *Registry) Offer(ctx context.Context, imageID string) (name string, err 
 
 // offer is Offer for who is the only one to push this image.
 func (r *Registry) offer(ctx context.Context, imageID string) (string, error) {
-	digest, err := r.push(ctx, imageID)
+	digest, err := r.push(ctx, r.cli, r.listener.Addr().String(), imageID)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	close(r.pushing[imageID])
@@ -179,6 +206,60 @@ func (r *Registry) offer(ctx context.Context, imageID string) (string, error) {
 	}
 	r.offered[imageID] = digest
 	return Repository + "@" + digest, nil
+}
+
+// Fetch brings an image of another engine, which reaches the registry at an address, to this
+// machine's, with tags, and returns its ID here. An image that is here already is only tagged.
+func (r *Registry) Fetch(ctx context.Context, from *engine.Client, at, imageID string, tags []string) (string, error) {
+	id := imageID
+	if _, err := r.cli.API(ctx).ImageInspect(ctx, imageID); err != nil {
+		digest, err := r.push(ctx, from, at, imageID)
+		if err != nil {
+			return "", err
+		}
+		ref := r.listener.Addr().String() + "/" + Repository + "@" + digest
+		if err := Pull(ctx, r.cli, ref, login(writer, r.password)); err != nil {
+			return "", r.fault(ctx, err)
+		}
+		got, err := r.cli.API(ctx).ImageInspect(ctx, ref)
+		if err != nil {
+			return "", r.fault(ctx, err)
+		}
+		id = got.ID
+		defer func() { // once it has its own names
+			cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+			defer cancel()
+			_, _ = r.cli.API(cctx).ImageRemove(cctx, ref, image.RemoveOptions{})
+		}()
+	}
+	for _, t := range tags {
+		if err := r.cli.API(ctx).ImageTag(ctx, id, t); err != nil {
+			return "", r.fault(ctx, err)
+		}
+	}
+	return id, nil
+}
+
+// Pull has an engine fetch an image by its name, signed in with auth, which Login returns.
+func Pull(ctx context.Context, cli *engine.Client, ref, auth string) error {
+	body, err := cli.API(ctx).ImagePull(ctx, ref, image.PullOptions{RegistryAuth: auth})
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	for d := json.NewDecoder(body); ; {
+		var m struct {
+			Error string `json:"error"`
+		}
+		switch err := d.Decode(&m); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		case m.Error != "":
+			return errors.New(mesh.Visible(m.Error))
+		}
+	}
 }
 
 // Source returns the ID of the image that was offered by a name which ends with a digest; "": none
@@ -195,24 +276,21 @@ func (r *Registry) Source(name string) string {
 	return ""
 }
 
-// push has this machine's engine push an image, of which it sends what is missing here.
-func (r *Registry) push(ctx context.Context, imageID string) (digest string, err error) {
-	tag := r.listener.Addr().String() + "/" + Repository + ":" + strings.TrimPrefix(imageID, "sha256:")[:32]
-	if err := r.cli.API(ctx).ImageTag(ctx, imageID, tag); err != nil {
+// push has an engine, which reaches the registry at an address, push an image, of which it sends
+// what is missing here.
+func (r *Registry) push(ctx context.Context, cli *engine.Client, at, imageID string) (digest string, err error) {
+	tag := at + "/" + Repository + ":" + strings.TrimPrefix(imageID, "sha256:")[:32]
+	if err := cli.API(ctx).ImageTag(ctx, imageID, tag); err != nil {
 		return "", r.fault(ctx, err)
 	}
 	defer func() {
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		if _, rerr := r.cli.API(cctx).ImageRemove(cctx, tag, image.RemoveOptions{}); rerr != nil {
+		if _, rerr := cli.API(cctx).ImageRemove(cctx, tag, image.RemoveOptions{}); rerr != nil {
 			r.Logger.Warn("a name of an image was not removed", "image", tag, "err", rerr)
 		}
 	}()
-	login, err := json.Marshal(map[string]string{"username": user, "password": r.password, "serveraddress": r.listener.Addr().String()})
-	if err != nil {
-		return "", err
-	}
-	body, err := r.cli.API(ctx).ImagePush(ctx, tag, image.PushOptions{RegistryAuth: base64.URLEncoding.EncodeToString(login)})
+	body, err := cli.API(ctx).ImagePush(ctx, tag, image.PushOptions{RegistryAuth: login(writer, r.password)})
 	if err != nil {
 		return "", r.fault(ctx, err)
 	}

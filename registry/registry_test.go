@@ -2,8 +2,9 @@ package registry_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
-	"io"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -68,25 +69,6 @@ func open(t *testing.T) (r *registry.Registry, dir, at string) {
 	return r, filepath.Join(dir, "layers"), l.Addr().String()
 }
 
-func pull(t *testing.T, ref string) {
-	t.Helper()
-	body, err := cli.ImagePull(t.Context(), ref, image.PullOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer body.Close()
-	for d := json.NewDecoder(body); ; {
-		var m struct {
-			Error string `json:"error"`
-		}
-		if err := d.Decode(&m); err == io.EOF { //nolint:errorlint // unwrapped
-			return
-		} else if err != nil || m.Error != "" {
-			t.Fatal(err, m.Error)
-		}
-	}
-}
-
 // An image goes to another engine unchanged: here, to the same one, which has forgotten it.
 func TestOffer(t *testing.T) {
 	t.Parallel()
@@ -121,7 +103,12 @@ func TestOffer(t *testing.T) {
 		t.Fatal(err)
 	}
 	ref := at + "/" + names[0]
-	pull(t, ref)
+	if err := registry.Pull(t.Context(), engine.Of(cli), ref, ""); err == nil {
+		t.Error("pulled without a login")
+	}
+	if err := registry.Pull(t.Context(), engine.Of(cli), ref, r.Login("n1")); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		_, _ = cli.ImageRemove(context.Background(), ref, image.RemoveOptions{Force: true, PruneChildren: true})
 	})
@@ -164,16 +151,43 @@ func TestOffer_NoSuchImage(t *testing.T) {
 	}
 }
 
-// Other nodes read. Who is on this machine and does not know the password does nothing.
+// An image that another engine has made comes here, with its tags and no other names.
+func TestFetch(t *testing.T) {
+	t.Parallel()
+	r, _, at := open(t)
+	id, err := of.Import(t.Context(), "mesh-test/"+run+":fetch", enginetest.Files{"hello": "two " + run}, `CMD ["/hello"]`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_, _ = cli.ImageRemove(context.Background(), id, image.RemoveOptions{Force: true, PruneChildren: true})
+	})
+	tag := "mesh-test/" + run + ":fetched"
+	if got, err := r.Fetch(t.Context(), engine.Of(cli), at, id, []string{tag}); err != nil || got != id {
+		t.Fatal(got, err)
+	}
+	i, err := cli.ImageInspect(t.Context(), tag)
+	if err != nil || i.ID != id || len(i.RepoTags) != 2 {
+		t.Errorf("%s, %q, %v", i.ID, i.RepoTags, err)
+	}
+}
+
+// Nodes read. Who does not know a password does nothing.
 func TestRights(t *testing.T) {
 	t.Parallel()
-	_, _, at := open(t)
-	ask := func(method, url string) int {
+	r, _, at := open(t)
+	var of struct{ Username, Password string }
+	text, err := base64.URLEncoding.DecodeString(r.Login("n1"))
+	if err = errors.Join(err, json.Unmarshal(text, &of)); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(method, path, user, password string) int {
 		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), method, url, nil)
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+at+path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
+		req.SetBasicAuth(user, password)
 		res, err := http.DefaultClient.Do(req)
 		if err != nil {
 			t.Fatal(err)
@@ -182,16 +196,20 @@ func TestRights(t *testing.T) {
 		return res.StatusCode
 	}
 	for _, c := range []struct {
-		method, path string
-		want         int
+		method, path, user, password string
+		want                         int
 	}{
-		{http.MethodGet, "/v2/", http.StatusOK},
-		{http.MethodPost, "/v2/mesh/image/blobs/uploads/", http.StatusMethodNotAllowed},
-		{http.MethodPut, "/v2/mesh/image/manifests/x", http.StatusMethodNotAllowed},
-		{http.MethodDelete, "/v2/mesh/image/manifests/x", http.StatusMethodNotAllowed},
+		{http.MethodGet, "/v2/", of.Username, of.Password, http.StatusOK},
+		{http.MethodGet, "/v2/", "n2", of.Password, http.StatusUnauthorized},
+		{http.MethodGet, "/v2/", "n2", "", http.StatusUnauthorized},
+		{http.MethodGet, "/v2/", "mesh", of.Password, http.StatusUnauthorized},
+		{http.MethodGet, "/v2/", "mesh", "", http.StatusUnauthorized},
+		{http.MethodPost, "/v2/mesh/image/blobs/uploads/", of.Username, of.Password, http.StatusMethodNotAllowed},
+		{http.MethodPut, "/v2/mesh/image/manifests/x", of.Username, of.Password, http.StatusMethodNotAllowed},
+		{http.MethodDelete, "/v2/mesh/image/manifests/x", of.Username, of.Password, http.StatusMethodNotAllowed},
 	} {
-		if got := ask(c.method, "http://"+at+c.path); got != c.want {
-			t.Errorf("%s %s: %d, want %d", c.method, c.path, got, c.want)
+		if got := ask(c.method, c.path, c.user, c.password); got != c.want {
+			t.Errorf("%s %s as %s: %d, want %d", c.method, c.path, c.user, got, c.want)
 		}
 	}
 }

@@ -175,6 +175,7 @@ type settingsForm struct {
 	Pull          *bool    `json:"pull,omitempty"`
 	Watch         []string `json:"watch,omitempty"`
 	ShowCommand   *bool    `json:"show_command,omitempty"`
+	BuildNode     string   `json:"build_node,omitempty"`
 
 	LogSize int64         `json:"log_size,omitempty"`
 	LogAge  time.Duration `json:"log_age_ns,omitempty"`

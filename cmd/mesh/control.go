@@ -167,7 +167,7 @@ func (c *control) wire() {
 	c.volumes = volumes.New(c.engine, volumes.Options{Server: c.store.Server(), Labels: c.labels, Logger: log})
 	url := c.urls
 	c.deployer = deploy.New(deploy.Options{
-		Store: c.store, Builder: builder.New(c.engine, s.builder(c.store, log)), Runner: c.cluster, NodeServer: c.machines, Router: c.router, Repos: c.repos, Logger: log,
+		Store: c.store, Builder: farBuilder{builder.New(c.engine, s.builder(c.store, log)), c.machines}, Runner: c.cluster, NodeServer: c.machines, Router: c.router, Repos: c.repos, Logger: log,
 		OnEnded: c.ended, OnCrash: c.crashed, OnBuilt: c.metrics.built,
 		Events: events{c.logs, c.kept, c.certs, log}, OnDefault: c.router.SetDefault, OnKeys: c.ownCertificate, EndSessions: func(signIn string) { c.receiver.EndSessions(signIn) },
 		Domain: s.Domain, URL: url, DiskFree: func() (uint64, error) { return diskFree(s.Data) }, HostNetworks: hostNetworks, OnStep: c.reached,

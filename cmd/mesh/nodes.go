@@ -3,10 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -27,6 +25,7 @@ import (
 
 	"mesh"
 	"mesh/agent"
+	"mesh/builder"
 	"mesh/cluster"
 	"mesh/engine"
 	"mesh/names"
@@ -52,6 +51,7 @@ type machines struct {
 type machine struct {
 	engine *engine.Client
 	run    *runner.Runner
+	builds *builder.Builder
 	whose  *whose
 
 	mu        sync.Mutex
@@ -150,6 +150,7 @@ func (m *machines) machine(n mesh.Node) *machine {
 	// The address is plain: it cannot fail.
 	x.engine, _ = engine.Through(hostOf(n), func(ctx context.Context) (net.Conn, error) { return m.c.wires.dial(ctx, id) }, m.c.program.engine)
 	x.whose = newWhose(x.engine)
+	x.builds = builder.New(x.engine, m.c.settings.builder(m.c.store, m.c.log))
 	x.run = runner.New(x.engine, runner.Options{
 		Server: m.c.store.Server(), Logger: m.c.log, Labels: m.c.labels, Collector: m.c.collector, Groups: "/nonexistent",
 		Shared: func() *runner.Shared {
@@ -333,33 +334,11 @@ func (m *machines) Bring(ctx context.Context, n mesh.Node, _ mesh.StackName, ima
 		return "", err
 	}
 	ref := a.Registry + "/" + name
-	if err := pull(ctx, x.engine, ref); err != nil {
+	if err := registry.Pull(ctx, x.engine, ref, reg.Login(n.ID)); err != nil {
 		return "", mesh.Errorf(mesh.Unavailable, "%s cannot fetch the image from mesh: %w", n.Name, err).WithHint("see that it has free disk space, and that its agent is connected: ssh mesh nodes")
 	}
 	i, err := x.engine.API(ctx).ImageInspect(ctx, ref)
 	return i.ID, engine.Fault(ctx, x.engine.Host(), "find an image", err)
-}
-
-// pull has an engine fetch an image.
-func pull(ctx context.Context, e *engine.Client, ref string) error {
-	body, err := e.API(ctx).ImagePull(ctx, ref, image.PullOptions{})
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	for d := json.NewDecoder(body); ; {
-		var msg struct {
-			Error string `json:"error"`
-		}
-		switch err := d.Decode(&msg); {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return err
-		case msg.Error != "":
-			return errors.New(mesh.Visible(msg.Error))
-		}
-	}
 }
 
 // Look implements deploy.NodeServer, as do the following.
