@@ -45,8 +45,8 @@ func (d *Deployer) keepAddons(ctx context.Context) {
 			case d.Now().Before(next[a.Name]):
 				continue
 			}
-			a, release, err := d.claimed(ctx, a.Name, "started")
-			if err != nil {
+			a, release, ok := d.claimOwn(ctx, a.Name, "started")
+			if !ok {
 				continue
 			}
 			tries[a.Name]++

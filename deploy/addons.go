@@ -103,31 +103,76 @@ type addonWork struct {
 type work struct {
 	what  string
 	since time.Time
+	own   bool          // begun by the server itself, as after its start
+	ended chan struct{} // closed at its end
 }
 
-// claim takes an add-on for a change, until the returned function is called.
-func (d *Deployer) claim(name mesh.AddonName, what string) (release func(), err error) {
+// ownWork is how long a change that somebody asks for waits for what the server does with
+// an add-on by itself, of which he cannot know.
+const ownWork = 20 * time.Second
+
+// claim takes an add-on for a change, until the returned function is called. It returns a
+// Conflict if somebody else changes it.
+func (d *Deployer) claim(ctx context.Context, name mesh.AddonName, what string) (release func(), err error) {
+	late := time.NewTimer(ownWork)
+	defer late.Stop()
+	for {
+		release, b := d.tryClaim(name, work{what: what})
+		if release != nil {
+			return release, nil
+		}
+		if b.own {
+			select {
+			case <-b.ended:
+				continue
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-late.C:
+			}
+		}
+		return nil, mesh.Errorf(mesh.Conflict, "%s is being %s, since %s", name, b.what, b.since.UTC().Format(time.RFC3339)).WithHint("wait until that has ended, and try again")
+	}
+}
+
+// tryClaim takes an add-on without waiting. A nil release means that it is taken, by b.
+func (d *Deployer) tryClaim(name mesh.AddonName, job work) (release func(), b work) {
 	w := &d.addons
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if b, taken := w.busy[name]; taken {
-		return nil, mesh.Errorf(mesh.Conflict, "%s is being %s, since %s", name, b.what, b.since.UTC().Format(time.RFC3339)).WithHint("wait until that has ended, and try again")
+		return nil, b
 	}
 	if w.busy == nil {
 		w.busy = map[mesh.AddonName]work{}
 	}
-	w.busy[name] = work{what, d.Now()}
+	job.since, job.ended = d.Now(), make(chan struct{})
+	w.busy[name] = job
 	return func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		delete(w.busy, name)
-	}, nil
+		close(job.ended)
+	}, work{}
+}
+
+// claimOwn is claimed for what the server does by itself: it does not wait, and ok is false
+// if somebody changes the add-on, or it is gone.
+func (d *Deployer) claimOwn(ctx context.Context, name mesh.AddonName, what string) (a mesh.Addon, release func(), ok bool) {
+	if release, _ = d.tryClaim(name, work{what: what, own: true}); release == nil {
+		return a, nil, false
+	}
+	a, err := d.Store.Addon(ctx, name)
+	if err != nil {
+		release()
+		return a, nil, false
+	}
+	return a, release, true
 }
 
 // claimed takes an add-on for a change, and returns its record as it is now: one that was
 // read before may be out of date.
 func (d *Deployer) claimed(ctx context.Context, name mesh.AddonName, what string) (a mesh.Addon, release func(), err error) {
-	if release, err = d.claim(name, what); err != nil {
+	if release, err = d.claim(ctx, name, what); err != nil {
 		return a, nil, err
 	}
 	if a, err = d.Store.Addon(ctx, name); err != nil {
@@ -242,7 +287,7 @@ func (d *Deployer) plan(n mesh.NewAddon, by mesh.KeyName) (mesh.Addon, error) {
 
 // newAddon records an add-on and makes it run with fn.
 func (d *Deployer) newAddon(ctx context.Context, a mesh.Addon, out io.Writer, doing string, fn func(context.Context, mesh.Addon) error) (mesh.Addon, error) {
-	release, err := d.claim(a.Name, doing)
+	release, err := d.claim(ctx, a.Name, doing)
 	if err != nil {
 		return a, err
 	}
@@ -517,8 +562,8 @@ func (d *Deployer) reconcileAddons(ctx context.Context) error {
 		return err
 	}
 	for _, listed := range records {
-		a, release, err := d.claimed(ctx, listed.Name, "started")
-		if err != nil {
+		a, release, ok := d.claimOwn(ctx, listed.Name, "started")
+		if !ok {
 			continue // somebody is at it, or was
 		}
 		if a.State == mesh.AddonCreating || a.State == mesh.AddonDestroying {
@@ -603,8 +648,8 @@ func (d *Deployer) dropKept(ctx context.Context) {
 		if !slices.ContainsFunc(a.Kept, d.expired) {
 			continue
 		}
-		a, release, err := d.claimed(ctx, a.Name, "cleaned")
-		if err != nil {
+		a, release, ok := d.claimOwn(ctx, a.Name, "cleaned")
+		if !ok {
 			continue // the next round does it
 		}
 		for _, k := range a.Kept {

@@ -82,7 +82,7 @@ func attached(s mesh.Stack, at mesh.Attachment, vars mesh.Config) (mesh.Stack, e
 // their config vars. If the stack runs, that is a new release. Old instances reach the
 // add-on until they have retired.
 func (d *Deployer) DetachAddon(ctx context.Context, stack mesh.StackName, by mesh.KeyName, name mesh.AddonName, as string, out io.Writer) (gone []mesh.Attachment, err error) {
-	release, err := d.claim(name, "detached")
+	release, err := d.claim(ctx, name, "detached")
 	if err != nil {
 		return nil, err
 	}
