@@ -44,7 +44,7 @@ type pair struct {
 
 func newPair(t *testing.T) *pair {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "mc") // sockets have short names
+	dir, err := os.MkdirTemp("", "mc") //nolint:usetesting // sockets have short names
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,6 +128,7 @@ func (p *pair) Agents() map[string]time.Time {
 	}
 	return out
 }
+
 func (p *pair) Bring(_ context.Context, _ mesh.Node, _ mesh.StackName, id string) (string, error) {
 	return id, nil
 }

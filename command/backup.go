@@ -83,6 +83,11 @@ var backupCommands = []*definition{
 		flags: func(f *pflag.FlagSet) { placeFlags(f, "a place other than that of the schedule") },
 	},
 	{
+		topic: "standby", verb: "stream", short: "Send a running copy of the server; `mesh standby` uses it", access: mesh.AccessAdmin, exact: true, prints: true, run: runStandbyStream,
+		long: "On another machine, mesh standby --from ssh://mesh@HOST:PORT keeps a copy a few seconds behind, which contains every\n" +
+			"secret of this server. See docs/operating.md, Standby.",
+	},
+	{
 		topic: "backup", verb: "verify", args: "[ID|latest]", short: "Read a backup again, and check every byte", access: mesh.AccessAdmin, max: 1, json: true, run: runBackupVerify,
 		long: "Compares the file with its checksums, and reads its content as mesh restore does. The content of an encrypted\n" +
 			"backup needs the key that decrypts it, which is not stored: --identity - reads it from standard input.",
@@ -91,6 +96,14 @@ var backupCommands = []*definition{
 			f.String("identity", "", "`-`: read an age or SSH key that decrypts it from standard input")
 		},
 	},
+}
+
+// runStandbyStream serves mesh standby on another machine.
+func runStandbyStream(ctx context.Context, c *call) error {
+	if c.TTY {
+		return mesh.Errorf(mesh.Invalid, "a copy of the server cannot be printed on a terminal").WithHint("on the other machine: mesh standby --from ssh://mesh@HOST:PORT")
+	}
+	return c.Server.Mirror(ctx, c.Stdin, c.Stdout)
 }
 
 func placeFlags(f *pflag.FlagSet, to string) {

@@ -219,6 +219,10 @@ func (s fakeServer) Backup(context.Context, io.Writer, ...mesh.Backup) (int, err
 	return 0, errors.New("no backup")
 }
 
+func (s fakeServer) Mirror(context.Context, io.Reader, io.Writer) error {
+	return errors.New("no mirror")
+}
+
 func (s fakeServer) Upgrade(context.Context) (mesh.Successor, error) {
 	return mesh.Successor{}, errors.New("no upgrade")
 }

@@ -67,7 +67,7 @@ func runCompletion(_ context.Context, c *call) error {
 }
 
 // own holds the binary's own commands, which are not in the table.
-var own = [][2]string{{"serve", "run the server"}, {"restore", "turn a backup into a data directory"}}
+var own = [][2]string{{"serve", "run the server"}, {"restore", "turn a backup into a data directory"}, {"standby", "keep a copy of a server"}}
 
 // Complete prints the completions of the last word, one a line, with a description
 // after a tab. It needs no server.

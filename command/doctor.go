@@ -18,6 +18,8 @@ type Server interface {
 	// Backup writes a consistent tar of everything that the server owns, and returns
 	// the number of files in it.
 	Backup(ctx context.Context, w io.Writer, dumps ...mesh.Backup) (files int, err error)
+	// Mirror sends the server to a standby, which answers on r, until ctx ends or it leaves.
+	Mirror(ctx context.Context, r io.Reader, w io.Writer) error
 	// Upgrade replaces this process with the binary on disk, and returns the new
 	// process once it serves. After an error this process keeps serving.
 	Upgrade(ctx context.Context) (mesh.Successor, error)

@@ -28,7 +28,7 @@ func serverCommands() []*definition {
 					if err := c.help(c.Stdout, "", nil); err != nil {
 						return err
 					}
-					_, _ = fmt.Fprint(c.Stdout, "\nName the stack with -a STACK, as the first argument, or as the SSH user.\nHelp for one command: ssh mesh help COMMAND\nOn the server itself: mesh serve (mesh serve --help), mesh restore FILE.tar; as root: mesh confine, mesh firewall\n")
+					_, _ = fmt.Fprint(c.Stdout, "\nName the stack with -a STACK, as the first argument, or as the SSH user.\nHelp for one command: ssh mesh help COMMAND\nOn the server itself: mesh serve (mesh serve --help), mesh restore FILE.tar, mesh standby; as root: mesh confine, mesh firewall\n")
 					return nil
 				}
 				if d, _, err := find(c.args); err == nil && (d.verb != "" || single(d.topic)) {

@@ -118,6 +118,7 @@ func (s *swarm) Remove(_ context.Context, id string) error {
 	s.mu.Unlock()
 	return s.do("remove %s", id)
 }
+
 func (s *swarm) Invitation(mesh.Cluster) (string, string, error) {
 	return "10.0.0.1:2378", "sha256//x", nil
 }
@@ -318,7 +319,7 @@ func TestNodes_Invites(t *testing.T) {
 		}
 		url, pin, until, err := d.InviteNode(t.Context(), "ci")
 		secret, ok := strings.CutPrefix(url.Reveal(), "https://10.0.0.1:2378/nodes/")
-		if err != nil || !ok || pin != "sha256//x" || until.Sub(time.Now()) > time.Hour {
+		if err != nil || !ok || pin != "sha256//x" || time.Until(until) > time.Hour {
 			t.Fatal(url, pin, until, err)
 		}
 		if !d.Invited(t.Context(), secret) || d.Invited(t.Context(), "") || d.Invited(t.Context(), secret+"x") {

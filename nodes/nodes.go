@@ -54,6 +54,7 @@ const heartbeat = time.Second
 // The labels of a swarm that a server uses.
 const (
 	labelOwner = "mesh.owner"
+	labelHome  = "mesh.home" // the node that the server runs on
 	labelMade  = "mesh.made" // mesh has made it, and may leave it
 )
 
@@ -96,7 +97,7 @@ func (s *Swarm) Look(ctx context.Context) (mesh.Swarm, error) {
 	if err != nil {
 		return out, s.fault(ctx, "look at the swarm", err)
 	}
-	out.ID, out.Owner, out.Made = sw.ID, sw.Spec.Labels[labelOwner], sw.Spec.Labels[labelMade] != ""
+	out.ID, out.Owner, out.Home, out.Made = sw.ID, sw.Spec.Labels[labelOwner], sw.Spec.Labels[labelHome], sw.Spec.Labels[labelMade] != ""
 	return out, nil
 }
 
@@ -123,7 +124,16 @@ func (s *Swarm) Enable(ctx context.Context, addr netip.Addr) (mesh.Swarm, error)
 		return is, mesh.Errorf(mesh.Conflict, "this machine is in a swarm already, with the address %s", is.Addr).
 			WithHint("leave out --advertise-addr; to change it, leave the swarm first: docker swarm leave --force")
 	}
-	return s.claim(ctx, s.Server)
+	return s.Claim(ctx)
+}
+
+// Claim records that this server uses the swarm, and from this machine.
+func (s *Swarm) Claim(ctx context.Context) (mesh.Swarm, error) {
+	is, err := s.Look(ctx)
+	if err != nil {
+		return is, err
+	}
+	return s.claim(ctx, s.Server, is.Node)
 }
 
 // create makes a swarm of this engine alone.
@@ -150,23 +160,24 @@ func (s *Swarm) create(ctx context.Context, addr netip.Addr) error {
 	return s.fault(ctx, "make a swarm", err)
 }
 
-// claim records whose the swarm is; "": nobody's.
-func (s *Swarm) claim(ctx context.Context, owner string) (mesh.Swarm, error) {
+// claim records whose the swarm is, and from which node; "": nobody's.
+func (s *Swarm) claim(ctx context.Context, owner, home string) (mesh.Swarm, error) {
 	var err error
 	for range 5 { // somebody else may change it between the two requests
 		var sw swarm.Swarm
 		if sw, err = s.cli.API(ctx).SwarmInspect(ctx); err != nil {
 			break
 		}
-		if sw.Spec.Labels[labelOwner] == owner && (owner == "" || sw.Spec.Dispatcher.HeartbeatPeriod <= heartbeat) {
+		if sw.Spec.Labels[labelOwner] == owner && sw.Spec.Labels[labelHome] == home && (owner == "" || sw.Spec.Dispatcher.HeartbeatPeriod <= heartbeat) {
 			return s.Look(ctx)
 		}
 		spec := sw.Spec
 		if spec.Labels = maps.Clone(spec.Labels); spec.Labels == nil {
 			spec.Labels = map[string]string{}
 		}
-		if spec.Labels[labelOwner] = owner; owner == "" {
+		if spec.Labels[labelOwner], spec.Labels[labelHome] = owner, home; owner == "" {
 			delete(spec.Labels, labelOwner)
+			delete(spec.Labels, labelHome)
 		} else {
 			spec.Dispatcher.HeartbeatPeriod = heartbeat
 		}
@@ -192,7 +203,7 @@ func (s *Swarm) Disable(ctx context.Context) error {
 	if is.Made && len(all) == 1 {
 		return s.fault(ctx, "leave the swarm", s.cli.API(ctx).SwarmLeave(ctx, true))
 	}
-	_, err = s.claim(ctx, "")
+	_, err = s.claim(ctx, "", "")
 	return err
 }
 

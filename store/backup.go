@@ -11,6 +11,15 @@ import (
 	"mesh"
 )
 
+// Version returns a number that grows with every change.
+func (s *Store) Version(ctx context.Context) (n uint64, err error) {
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		n = uint64(tx.ID()) //nolint:gosec // it counts from 1
+		return nil
+	})
+	return n, err
+}
+
 // Snapshot writes the data file as it is at one instant to an unnamed file, and
 // returns that, positioned at its beginning. Transactions continue meanwhile. The
 // caller closes it.

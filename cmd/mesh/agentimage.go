@@ -137,21 +137,21 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// bringAgent makes the image of the agent exist on a node, for the next start of the agent there.
-func (m *machines) bringAgent(ctx context.Context, x *machine) error {
+// bringAgent makes the image of the agent exist on an engine, for the next start of the agent there.
+func (m *machines) bringAgent(ctx context.Context, to *engine.Client) error {
 	img, err := m.agentImage()
 	if err != nil {
 		return err
 	}
-	if _, err := x.engine.API(ctx).ImageInspect(ctx, img.name); err == nil || !errdefs.IsNotFound(err) {
-		return engine.Fault(ctx, x.engine.Host(), "find the agent's image", err)
+	if _, err := to.API(ctx).ImageInspect(ctx, img.name); err == nil || !errdefs.IsNotFound(err) {
+		return engine.Fault(ctx, to.Host(), "find the agent's image", err)
 	}
 	r, w := io.Pipe()
 	go func() { _ = w.CloseWithError(img.archive(w)) }()
 	defer func() { _ = r.Close() }()
-	got, err := x.engine.API(ctx).ImageLoad(ctx, r, docker.ImageLoadWithQuiet(true))
+	got, err := to.API(ctx).ImageLoad(ctx, r, docker.ImageLoadWithQuiet(true))
 	if err != nil {
-		return engine.Fault(ctx, x.engine.Host(), "load the agent's image", err)
+		return engine.Fault(ctx, to.Host(), "load the agent's image", err)
 	}
 	defer got.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(got.Body, 64<<10))

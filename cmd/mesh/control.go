@@ -95,7 +95,9 @@ func (sv *server) control(ctx context.Context, c *control, stdout io.Writer) (*s
 		}
 		again.wire() // before the copy: the parts that open made use its deployer
 		*c = *again
-		c.reconcile(ctx, false)
+		if err := c.reconcile(ctx, false); err != nil {
+			return nil, err
+		}
 	}
 }
 
@@ -106,6 +108,12 @@ func (sv *server) open(ctx context.Context) (_ *control, err error) {
 		if err := startOver(sv.settings.Data, sv.log); err != nil {
 			return nil, err
 		}
+	}
+	if s, is, err := readStandby(sv.settings.Data); err != nil {
+		return nil, err
+	} else if is {
+		return nil, mesh.Errorf(mesh.Conflict, "%s is a copy of the server at %s", sv.settings.Data, s.From).
+			WithHint("if that one is gone for good: mesh standby --take-over --data %s", sv.settings.Data)
 	}
 	if c.store, err = store.Open(sv.settings.Data); err != nil {
 		return nil, err
@@ -212,9 +220,12 @@ func (c *control) wire() {
 }
 
 // reconcile makes the running instances and the routes match the store. With sweep it
-// removes one-off containers; set it only if no process can be using them.
-func (c *control) reconcile(ctx context.Context, sweep bool) {
-	c.machines.begin(ctx)
+// removes one-off containers; set it only if no process can be using them. An error means that
+// this process must not serve; everything else is logged.
+func (c *control) reconcile(ctx context.Context, sweep bool) error {
+	if err := c.machines.begin(ctx); err != nil {
+		return err
+	}
 	if sweep {
 		if err := c.runner.Sweep(ctx); err != nil {
 			c.log.Warn("one-off containers not swept", "err", err)
@@ -230,6 +241,7 @@ func (c *control) reconcile(ctx context.Context, sweep bool) {
 			c.log.Error("reconciling failed in part", "err", err)
 		}
 	}
+	return nil
 }
 
 // serve begins to accept connections. The group ends with ctx or at the first error.

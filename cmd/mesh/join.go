@@ -56,7 +56,8 @@ func (j *joinDoor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func shellWord(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 // joinScript makes a machine a node. It installs nothing: it says what is missing. The words
-// behind the first line are its arguments.
+// behind the first line are its arguments. On a node whose agent does not come back, it brings the
+// agent's image: mesh itself can only do that through an agent.
 const joinScript = `#!/bin/sh
 # Makes this machine a node of mesh. It installs nothing.
 set -eu
@@ -70,15 +71,24 @@ case $1 in
 [0-9].*|1[0-9].*) fail "the Docker Engine is $1, and mesh needs 20.10 or later" "update it" ;;
 esac
 [ "$2" = "$arch" ] || fail "the processor of this machine is $2, and the server builds images for $arch" "use a machine like the server's"
+known=
 case $3 in
 inactive) ;;
-active) fail "this machine is in a swarm already" "leave it first: docker swarm leave" ;;
+active)
+	docker info --format '{{range .Swarm.RemoteManagers}}{{.Addr}}{{println}}{{end}}' | grep -qxF "$manager" ||
+		fail "this machine is in another swarm already" "leave it first: docker swarm leave"
+	known=yes
+	;;
 *) fail "this machine's swarm is $3" "leave it first: docker swarm leave --force" ;;
 esac
 echo "-----> Loading mesh's agent"
 if ! docker image inspect "$image" >/dev/null 2>&1; then
 	curl -fsSk --pinnedpubkey "$pin" "$url/agent" | docker load >/dev/null
 	docker image inspect "$image" >/dev/null 2>&1 || fail "the agent's image did not come" "run the line again"
+fi
+if [ "$known" ]; then
+	echo "       this machine is a node already, and has the agent now; see it with: ssh mesh nodes"
+	exit
 fi
 echo "-----> Joining the swarm of $manager"
 docker swarm join --token "$token" "$manager" >/dev/null || fail "this machine cannot join" "it must reach $manager by TCP, and the nodes each other by TCP and UDP 7946, and UDP 4789"

@@ -83,6 +83,8 @@ func (p program) run(args []string, stdin io.Reader, stdout, stderr io.Writer) e
 		return confineMain(args[1:], stdout)
 	case len(args) > 0 && args[0] == "firewall":
 		return firewallMain(args[1:], stdout)
+	case len(args) > 0 && args[0] == "standby":
+		return standbyMain(args[1:], stdout, stderr)
 	case len(args) > 0 && args[0] == "restore":
 		return restoreMain(args[1:], stdin, stdout, stderr)
 	}

@@ -42,9 +42,13 @@ type machines struct {
 	on     atomic.Pointer[mesh.Cluster] // nil: one machine
 	retire atomic.Bool                  // new instances start on this machine alone
 	dns    atomic.Pointer[[]netip.Addr] // for containers on this machine
+	home   atomic.Bool                  // this is the machine that the server belongs on
 
-	mu sync.Mutex
-	by map[string]*machine // by the nodes' IDs
+	fresh atomic.Bool // the agents are those of this version
+
+	mu      sync.Mutex
+	by      map[string]*machine // by the nodes' IDs
+	renewed time.Time           // when the agents were last started, or should have been
 }
 
 // machine is another node.
@@ -86,24 +90,99 @@ func newMachines(c *control) *machines {
 	return m
 }
 
-// begin uses the nodes that the record has, before anything is decided about what runs.
-func (m *machines) begin(ctx context.Context) {
-	rec := m.on.Load()
-	if rec == nil {
-		return
+// begin uses the nodes that the record has, before anything is decided about what runs. It
+// returns a Conflict if the server has moved to another machine.
+func (m *machines) begin(ctx context.Context) error {
+	if m.on.Load() == nil {
+		return nil
 	}
-	if err := m.c.wires.open(ctx, m.c, *rec); err != nil {
+	if err := m.settleHome(ctx); errors.Is(err, mesh.Conflict) {
+		return err
+	} else if err != nil {
 		m.c.log.Error("the other nodes cannot be used yet", "err", err) // Agents tries again
+	}
+	if m.home.Load() {
+		if err := m.c.wires.open(ctx, m.c, *m.on.Load()); err != nil {
+			m.c.log.Error("the other nodes cannot be used yet", "err", err) // as above
+		}
 	}
 	m.openNames(ctx)
 	m.c.cluster.Settle(ctx)
-	go func() { // the agents of the process before serve until then
-		dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	m.renewAgents()
+	return nil
+}
+
+// renewEvery is how long after an attempt to start the agents of this version the next one is.
+const renewEvery = 15 * time.Second
+
+// renewAgents starts the agents of this version, with the address of this machine, in the
+// background, unless they run or that was tried a short time ago. Those of before serve until then.
+func (m *machines) renewAgents() {
+	m.mu.Lock()
+	due := m.home.Load() && !m.fresh.Load() && time.Since(m.renewed) > renewEvery
+	if due {
+		m.renewed = time.Now()
+	}
+	m.mu.Unlock()
+	if !due {
+		return
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), renewEvery)
 		defer cancel()
-		if err := m.deployAgents(dctx, *rec); err != nil {
+		rec := m.on.Load()
+		if rec == nil {
+			return
+		}
+		if err := m.deployAgents(ctx, *rec); err != nil {
 			m.c.log.Warn("the agents are not those of this version", "err", err)
 		}
 	}()
+}
+
+// settleHome finds out whether the server belongs on this machine. A data directory that has come
+// from another one, by mesh standby or a backup, takes the nodes with it, and what that machine
+// still has is refused there. It returns a Conflict on that other machine.
+func (m *machines) settleHome(ctx context.Context) error {
+	rec := m.on.Load()
+	if rec == nil {
+		return nil // the nodes were disabled meanwhile
+	}
+	is, err := m.swarm.Look(ctx)
+	if err != nil {
+		return err
+	}
+	switch {
+	case !is.Manager || is.Owner != m.c.store.Server():
+		return mesh.Errorf(mesh.Unavailable, "this machine's engine is not a manager of the swarm that the nodes are in").
+			WithHint("on a manager: docker node promote NODE; if that swarm is gone: ssh mesh nodes:disable")
+	case is.Addr == rec.Addr && is.Home != "" && is.Home != is.Node:
+		return mesh.Errorf(mesh.Conflict, "this server has moved to another machine of the swarm, node %s: two of them would damage each other's work", mesh.Clip(is.Home, 12)).
+			WithHint("on this machine: systemctl disable --now mesh")
+	case is.Addr == rec.Addr && is.Home == is.Node:
+		m.home.Store(true)
+		return nil
+	}
+	if _, err := m.swarm.Claim(ctx); err != nil {
+		return err
+	}
+	was := rec.Addr
+	now, err := m.c.store.UpdateCluster(ctx, func(c *mesh.Cluster) error {
+		if !c.On() {
+			return mesh.Errorf(mesh.NotFound, "the nodes were disabled meanwhile")
+		}
+		c.Addr = is.Addr
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if was != is.Addr {
+		m.c.log.Info("the nodes reach this machine instead of another one", "address", is.Addr.String(), "before", was.String())
+	}
+	m.on.Store(&now)
+	m.home.Store(true)
+	return nil
 }
 
 // isOn is cluster.Options.On.
@@ -176,14 +255,32 @@ func hostOf(n mesh.Node) string {
 
 // Agents implements cluster.Reach.
 func (m *machines) Agents() map[string]time.Time {
-	if rec := m.on.Load(); rec != nil && m.c.wires.of.Load() == m && m.c.wires.open(context.Background(), m.c, *rec) != nil {
-		return nil // a process that ends may still have the port
+	if m.on.Load() != nil && m.c.wires.of.Load() == m && !m.openAgain() {
+		return nil
 	}
 	out := map[string]time.Time{}
 	for id, a := range m.c.wires.agents() {
 		out[id] = a.Since
 	}
 	return out
+}
+
+// openAgain lets agents in if that was not possible before: the engine was away, or a process
+// that ends had the port.
+func (m *machines) openAgain() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if !m.home.Load() {
+		if err := m.settleHome(ctx); err != nil {
+			if errors.Is(err, mesh.Conflict) {
+				m.c.fail(err)
+			}
+			return false
+		}
+	}
+	m.renewAgents()
+	rec := m.on.Load()
+	return rec != nil && m.c.wires.open(ctx, m.c, *rec) == nil
 }
 
 // Prepare implements cluster.Reach.
@@ -196,7 +293,7 @@ func (m *machines) Prepare(ctx context.Context, n mesh.Node) error {
 	if err := x.run.Ping(pctx); err != nil {
 		return err
 	}
-	if err := m.bringAgent(ctx, x); err != nil {
+	if err := m.bringAgent(ctx, x.engine); err != nil {
 		m.c.log.Warn("a node does not have the agent of this version yet", "node", string(n.Name), "err", err)
 	}
 	m.listenOn(ctx, x, n)
@@ -415,6 +512,7 @@ func (m *machines) Open(ctx context.Context, rec mesh.Cluster) error {
 	}
 	m.retire.Store(false)
 	m.on.Store(&rec)
+	m.home.Store(true)
 	m.openNames(ctx)
 	m.c.cluster.Changed()
 	if err := m.deployAgents(ctx, rec); err != nil {
@@ -449,7 +547,13 @@ func (m *machines) deployAgents(ctx context.Context, rec mesh.Cluster) error {
 	if err != nil {
 		return err
 	}
-	return m.swarm.Deploy(ctx, nodes.AgentSpec{Image: img.name, Servers: []string{m.c.settings.nodesAddr(rec.Addr)}, Pass: pass})
+	// Here none runs, but the server may move to another machine one day.
+	if err := m.bringAgent(ctx, m.c.engine); err != nil {
+		m.c.log.Warn("this machine does not have the agent's image", "err", err)
+	}
+	err = m.swarm.Deploy(ctx, nodes.AgentSpec{Image: img.name, Servers: []string{m.c.settings.nodesAddr(rec.Addr)}, Pass: pass})
+	m.fresh.Store(err == nil)
+	return err
 }
 
 // Retreat has new instances start on this machine alone, in its own networks.

@@ -106,6 +106,15 @@ type server struct {
 	notes    notes
 	parted   errgroup.Group // sessions that outlive their control
 	part     context.Context
+	failed   chan error // holds one: why this process must end
+}
+
+// fail ends the process in good order.
+func (sv *server) fail(err error) {
+	select {
+	case sv.failed <- err:
+	default: // it ends already
+	}
 }
 
 // serve runs the server until ctx ends or another process has taken over. Each value
@@ -123,7 +132,7 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	if err := h.await(ctx, p.version); err != nil {
 		return err
 	}
-	sv := &server{program: p, settings: s, log: log, handover: h, ports: newPorts(s.ports), started: time.Now().UTC()}
+	sv := &server{program: p, settings: s, log: log, handover: h, ports: newPorts(s.ports), started: time.Now().UTC(), failed: make(chan error, 1)}
 	sv.ports.receive(h.ports())
 	c, err := sv.open(ctx)
 	if err != nil {
@@ -135,7 +144,9 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 		return err
 	}
 	c.wire()
-	c.reconcile(ctx, !h.upg.HasParent())
+	if err := c.reconcile(ctx, !h.upg.HasParent()); err != nil {
+		return err
+	}
 	sv.ports.settle()
 
 	background, endBackground := context.WithCancel(context.WithoutCancel(ctx))
@@ -147,6 +158,14 @@ func (p program) serve(ctx context.Context, hup <-chan os.Signal, s settings, lo
 	context.AfterFunc(frontCtx, func() { endControl(context.Cause(frontCtx)) })
 	traffic, endTraffic := context.WithCancel(frontCtx)
 	defer endTraffic()
+	front.Go(func() error {
+		select {
+		case err := <-sv.failed:
+			return err
+		case <-traffic.Done():
+			return nil
+		}
+	})
 	sv.serveTraffic(traffic, front, c.runner) // c changes when another process fails to take over
 	go sv.upgradeOn(control, hup)
 	parted, endParted := context.WithCancel(background)
@@ -197,7 +216,7 @@ func (sv *server) prepare(ctx context.Context) (err error) {
 	if sv.engine, err = engine.New(s.DockerHost, sv.program.engine); err != nil {
 		return err
 	}
-	if sv.logs, err = logs.Open(filepath.Join(s.Data, "lines"), logs.Options{Logger: sv.log, Limits: sv.logLimits, Free: func() (uint64, error) { return diskFree(s.Data) }}); err != nil {
+	if sv.logs, err = logs.Open(filepath.Join(s.Data, linesFolder), logs.Options{Logger: sv.log, Limits: sv.logLimits, Free: func() (uint64, error) { return diskFree(s.Data) }}); err != nil {
 		return err
 	}
 	o := router.Options{Logger: sv.log, Trusted: s.trusted, ProxyProtocol: s.ProxyProtocol, PerClient: s.PerClient, Access: sv.access, HSTS: s.HSTS, Listen: sv.ports.listen}

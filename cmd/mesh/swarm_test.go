@@ -6,14 +6,18 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// swarms counts those of this process: scripts may run side by side.
+var swarms atomic.Int32
+
 // cmdSwarm makes several machines of this one, with scripts/swarm: "swarm up N". The commands swarm
 // and node are on the path afterwards: "swarm in 1 CMD", "node 2 docker ps". A binary for the
 // agents is built, because this one needs libraries. "swarm ready N" waits until so many nodes
-// are used. Everything is gone after the script.
+// are used. Everything is gone after the script. $SWARM_NET.11 is the address of the first node.
 func cmdSwarm(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: swarm up N | swarm ready N")
@@ -34,16 +38,17 @@ func cmdSwarm(ts *testscript.TestScript, neg bool, args []string) {
 	root, err := filepath.Abs("../..")
 	ts.Check(err)
 	work := ts.Getenv("WORK")
-	dir := filepath.Join(work, "swarm")
+	dir, n := filepath.Join(work, "swarm"), swarms.Add(1)
+	network, id := fmt.Sprintf("10.99.%d", 8+n), fmt.Sprintf("mt%d", n)
 	for k, v := range map[string]string{
-		"SWARM_DIR": dir, "SWARM_NET": "10.99.9", "SWARM_ID": "mt", "MESH_SSH_ADDR": "10.99.9.11:0", "MESH_HTTP_ADDR": "10.99.9.11:0", "MESH_TEST_AGENT": filepath.Join(work, "agent"),
+		"SWARM_DIR": dir, "SWARM_NET": network, "SWARM_ID": id, "MESH_SSH_ADDR": network + ".11:0", "MESH_HTTP_ADDR": network + ".11:0", "MESH_TEST_AGENT": filepath.Join(work, "agent"),
 	} {
 		ts.Setenv(k, v)
 	}
 	run := func(name string, args ...string) {
 		cmd := exec.Command(name, args...)
 		cmd.Dir = root
-		cmd.Env = append(os.Environ(), "SWARM_DIR="+dir, "SWARM_NET=10.99.9", "SWARM_ID=mt", "CGO_ENABLED=0")
+		cmd.Env = append(os.Environ(), "SWARM_DIR="+dir, "SWARM_NET="+network, "SWARM_ID="+id, "CGO_ENABLED=0")
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			ts.Fatalf("%s %q: %v\n%s", name, args, err, out)

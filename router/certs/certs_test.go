@@ -45,7 +45,7 @@ const perHour = 3
 // waited for, and offers no way to wait for it.
 func lateDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "certs")
+	dir, err := os.MkdirTemp("", "certs") //nolint:usetesting // its own cleanup
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -100,7 +100,9 @@ func (l *load) report() {
 		fmt.Println("no requests")
 		return
 	}
-	at := func(q float64) time.Duration { return l.took[int(q*float64(len(l.took)-1))].Round(10 * time.Microsecond) }
+	at := func(q float64) time.Duration {
+		return l.took[int(q*float64(len(l.took)-1))].Round(10 * time.Microsecond)
+	}
 	fmt.Printf("%d requests, %d failed, p50 %v, p99 %v, longest %v\n", len(l.took), len(l.failed), at(0.5), at(0.99), at(1))
 	if n := len(l.failed); n > 0 {
 		fmt.Printf("failed from %.2f s to %.2f s: %v\n", slices.Min(l.failed).Seconds(), slices.Max(l.failed).Seconds(), l.first)
