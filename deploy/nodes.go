@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"mesh"
@@ -147,6 +148,9 @@ func (d *Deployer) DisableNodes(ctx context.Context, by mesh.KeyName, out io.Wri
 	if !c.On() {
 		return oneMachine()
 	}
+	if err := d.noOtherManagers(ctx); err != nil {
+		return err
+	}
 	d.NodeServer.Retreat(c)
 	if err := d.move(ctx, by, "Leave the nodes", out, mesh.Instance.Shared); err != nil {
 		if oerr := d.NodeServer.Open(context.WithoutCancel(ctx), c); oerr != nil {
@@ -177,6 +181,28 @@ func (d *Deployer) DisableNodes(ctx context.Context, by mesh.KeyName, out io.Wri
 	}
 	d.Logger.Info("nodes disabled", "key", string(by))
 	return d.NodeServer.Tidy(ctx)
+}
+
+// noOtherManagers refuses to make managers of the swarm leave: its quorum is for people to decide.
+func (d *Deployer) noOtherManagers(ctx context.Context) error {
+	all, _, err := d.NodeServer.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, n := range all {
+		if n.Manager && !n.Self {
+			names = append(names, string(n.Name))
+		}
+	}
+	switch list := strings.Join(names, " "); len(names) {
+	case 0:
+		return nil
+	case 1:
+		return mesh.Errorf(mesh.Conflict, "%s is a manager of the swarm", list).WithHint("make it a worker first, on the server: docker node demote %s", list)
+	default:
+		return mesh.Errorf(mesh.Conflict, "%s are managers of the swarm", strings.Join(names, ", ")).WithHint("make them workers first, on the server: docker node demote %s", list)
+	}
 }
 
 // settleRetired waits until instances that a rollout has left behind are gone.

@@ -204,6 +204,19 @@ func TestNodes_EnableAndDisable(t *testing.T) {
 			t.Errorf("with another address: %v", err)
 		}
 		s.done()
+		for id, want := range map[string]string{"id20000": "two is a manager", "id30000": "two, three are managers"} {
+			s.change(id, func(n *mesh.Node) { n.Manager = true })
+			if id == "id30000" {
+				s.change("id20000", func(n *mesh.Node) { n.Manager = true })
+			}
+			err := d.DisableNodes(t.Context(), "ci", io.Discard)
+			if !errors.Is(err, mesh.Conflict) || !strings.Contains(err.Error(), want) || s.done() != "" {
+				t.Errorf("with managers: %v", err)
+			}
+			for _, id := range []string{"id20000", "id30000"} {
+				s.change(id, func(n *mesh.Node) { n.Manager = false })
+			}
+		}
 		if err := d.DisableNodes(t.Context(), "ci", io.Discard); err != nil {
 			t.Fatal(err)
 		}

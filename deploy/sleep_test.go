@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -205,9 +206,10 @@ func TestSleep_WakeInAnotherSubnet(t *testing.T) {
 	bubble(t, func(t *testing.T, w *deploytest.World) {
 		_, d, _ := sleepy(t, w, "sleep-services=all")
 		pass(31 * time.Minute)
-		was, tries := stack(t, w).Subnet, 0
+		was := stack(t, w).Subnet
+		var tries atomic.Int32
 		w.Runner.StartFunc = func(s mesh.InstanceSpec) error {
-			if tries++; tries == 2 {
+			if tries.Add(1) == 2 {
 				return failed(mesh.Conflict, "the subnet is taken")
 			}
 			return nil

@@ -21,8 +21,9 @@ type Outputs interface {
 	// again. After each complete list it calls listed with their IDs.
 	Outputs(ctx context.Context, found func(mesh.OutputSource), listed func(ids map[string]bool)) error
 	// Output calls fn with the last n lines of a container, all if n is negative, in the
-	// engine's order, and with follow those that come until the container ends. The text
-	// is valid until fn returns. It returns fn's error, and nil if the container is gone.
+	// engine's order, and with follow those that come until the container ends. The engine may
+	// count pieces of long lines, and have only the end of its first one. The time is that of a
+	// line's end. The text is valid until fn returns. It returns fn's error, and nil if the container is gone.
 	// A followed output may end before its last line (Docker 20.10).
 	Output(ctx context.Context, id string, n int, follow bool, fn func(at time.Time, stream byte, text []byte) error) error
 	// Secrets returns the values that must not be kept of what a container prints; none
@@ -228,6 +229,7 @@ type place struct {
 	last   bool   // nothing came after it when it was looked for
 	found  bool   // the next line is new
 	newer  bool   // the cursor's line is gone: what is later than it is new
+	gap    bool   // and nothing of it is left: so may be lines after it
 	passed int    // lines before the place
 	most   int    // of them
 }
@@ -260,10 +262,11 @@ func (c *Collector) seek(ctx context.Context, src mesh.OutputSource, p *place) (
 	case <-ctx.Done():
 		return 0, context.Cause(ctx)
 	}
-	later := false
+	later, part := false, false
 	for _, n := range windows {
 		var last cursor
 		found, lines := 0, 0 // the number of the cursor's line, and of all
+		later, part = false, false
 		err := c.engine.Output(ctx, src.ID, n, false, func(at time.Time, stream byte, text []byte) error {
 			last = last.next(at.UnixNano(), stream, text)
 			lines++
@@ -271,6 +274,7 @@ func (c *Collector) seek(ctx context.Context, src mesh.OutputSource, p *place) (
 				found = lines
 			}
 			later = later || at.UnixNano() > p.cursor.at
+			part = part || at.UnixNano() == p.cursor.at && stream == p.cursor.stream
 			return nil
 		})
 		if err != nil {
@@ -284,13 +288,11 @@ func (c *Collector) seek(ctx context.Context, src mesh.OutputSource, p *place) (
 			}
 			return n, nil
 		}
-		if n > 0 && lines < n {
-			break // there are no more
-		}
 	}
-	// The engine has thrown it away, with what was before it. If nothing is later, the
-	// clock was set back.
-	p.newer, p.found = later, !later
+	// The engine has thrown it away, with what was before it; of a long line, perhaps not its
+	// end. If nothing is later, the clock was set back.
+	p.newer, p.gap = later || part, !part
+	p.found = !p.newer
 	return -1, nil
 }
 
@@ -312,8 +314,13 @@ func (c *Collector) pass(ctx context.Context, src mesh.OutputSource, shelf *shel
 		if old || err != nil {
 			return err
 		}
+		gap := p.newer && p.gap
+		p.gap = false
 		allowed, said := limit.allow(at, len(text))
 		return shelf.put(ctx, src.ID, func(b *batch, cur cursor) cursor {
+			if gap {
+				b.addGap(src, at)
+			}
 			if said > 0 {
 				b.addDropped(src, at, said, int(limit.rate))
 			}

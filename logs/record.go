@@ -79,6 +79,13 @@ func (b *batch) addDropped(src mesh.OutputSource, at int64, n, rate int) {
 	})
 }
 
+// addGap says that lines of a container may be missing before a time.
+func (b *batch) addGap(src mesh.OutputSource, at int64) {
+	b.add(origin{source: SourceMesh, name: "logs", release: src.Release}, at, func(dst []byte) []byte {
+		return fmt.Appendf(dst, "lines of %s may be missing here: the engine threw its oldest ones away before mesh read them", src.Name)
+	})
+}
+
 // encode appends the batch to dst.
 func (b *batch) encode(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(b.cursors)))

@@ -162,14 +162,13 @@ func (s *Swarm) create(ctx context.Context, addr netip.Addr) error {
 
 // claim records whose the swarm is, and from which node; "": nobody's.
 func (s *Swarm) claim(ctx context.Context, owner, home string) (mesh.Swarm, error) {
-	var err error
-	for range 5 { // somebody else may change it between the two requests
-		var sw swarm.Swarm
-		if sw, err = s.cli.API(ctx).SwarmInspect(ctx); err != nil {
-			break
+	err := s.untilCurrent(ctx, func() error {
+		sw, err := s.cli.API(ctx).SwarmInspect(ctx)
+		if err != nil {
+			return err
 		}
 		if sw.Spec.Labels[labelOwner] == owner && sw.Spec.Labels[labelHome] == home && (owner == "" || sw.Spec.Dispatcher.HeartbeatPeriod <= heartbeat) {
-			return s.Look(ctx)
+			return nil
 		}
 		spec := sw.Spec
 		if spec.Labels = maps.Clone(spec.Labels); spec.Labels == nil {
@@ -181,12 +180,28 @@ func (s *Swarm) claim(ctx context.Context, owner, home string) (mesh.Swarm, erro
 		} else {
 			spec.Dispatcher.HeartbeatPeriod = heartbeat
 		}
-		err = s.cli.API(ctx).SwarmUpdate(ctx, sw.Version, spec, swarm.UpdateFlags{})
+		return s.cli.API(ctx).SwarmUpdate(ctx, sw.Version, spec, swarm.UpdateFlags{})
+	})
+	if err != nil {
+		return mesh.Swarm{}, s.fault(ctx, "change the swarm", err)
 	}
-	if err == nil {
-		return s.Look(ctx)
+	return s.Look(ctx)
+}
+
+// untilCurrent calls fn, which reads something of the swarm and changes it, again while somebody
+// else changes it between the two: the swarm itself does in its first moments.
+func (s *Swarm) untilCurrent(ctx context.Context, fn func() error) error {
+	for i := 0; ; i++ {
+		err := fn()
+		if err == nil || i == 30 || !strings.Contains(err.Error(), "out of sequence") {
+			return err
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	return mesh.Swarm{}, s.fault(ctx, "change the swarm", err)
 }
 
 // Disable gives the swarm up. If mesh has made it and no other node is left, the engine
@@ -275,21 +290,18 @@ func node(n swarm.Node, self string) mesh.Node {
 
 // change changes what the swarm has of a node.
 func (s *Swarm) change(ctx context.Context, id string, fn func(*swarm.NodeSpec)) error {
-	var err error
-	for range 5 { // the swarm itself may change it between the two requests
-		var n swarm.Node
-		if n, _, err = s.cli.API(ctx).NodeInspectWithRaw(ctx, id); err != nil {
-			break
+	err := s.untilCurrent(ctx, func() error {
+		n, _, err := s.cli.API(ctx).NodeInspectWithRaw(ctx, id)
+		if err != nil {
+			return err
 		}
 		spec := n.Spec
 		if spec.Labels = maps.Clone(spec.Labels); spec.Labels == nil {
 			spec.Labels = map[string]string{}
 		}
 		fn(&spec)
-		if err = s.cli.API(ctx).NodeUpdate(ctx, id, n.Version, spec); err == nil {
-			return nil
-		}
-	}
+		return s.cli.API(ctx).NodeUpdate(ctx, id, n.Version, spec)
+	})
 	return s.fault(ctx, "change node "+id, err)
 }
 

@@ -25,7 +25,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -54,10 +53,10 @@ type Registry struct {
 	password string
 	listener net.Listener
 
+	offers
+
 	mu      sync.Mutex
-	offered map[string]string        // digests, by the IDs of images
-	pushing map[string]chan struct{} // by the IDs of images; closed at the end
-	readers map[string]string        // passwords, by nodes
+	readers map[string]string // passwords, by nodes
 }
 
 // Open returns a Registry that the engine of this machine reaches on the loopback interface,
@@ -74,7 +73,7 @@ func Open(ctx context.Context, cli *engine.Client, o Options) (*Registry, error)
 		return nil, fmt.Errorf("open the registry: %w", err)
 	}
 	r := &Registry{
-		Options: o, cli: cli, password: rand.Text(), listener: l, offered: map[string]string{}, pushing: map[string]chan struct{}{}, readers: map[string]string{},
+		Options: o, cli: cli, password: rand.Text(), listener: l, readers: map[string]string{},
 		handler: oci.New(oci.WithBlobHandler(oci.NewDiskBlobHandler(o.Dir)), oci.Logger(log.New(io.Discard, "", 0))),
 	}
 	s := r.server(http.HandlerFunc(r.serve))
@@ -172,39 +171,10 @@ func (o *oneConn) Addr() net.Addr { return o.c.LocalAddr() }
 // Offer makes an image of this machine's engine available, and returns its name in the registry,
 // with its digest. An image that was offered before costs nothing.
 func (r *Registry) Offer(ctx context.Context, imageID string) (name string, err error) {
-	for {
-		r.mu.Lock()
-		digest, known := r.offered[imageID]
-		other := r.pushing[imageID]
-		if !known && other == nil {
-			r.pushing[imageID] = make(chan struct{})
-		}
-		r.mu.Unlock()
-		switch {
-		case known:
-			return Repository + "@" + digest, nil
-		case other == nil:
-			return r.offer(ctx, imageID)
-		}
-		select {
-		case <-other:
-		case <-ctx.Done():
-			return "", context.Cause(ctx)
-		}
-	}
-}
-
-// offer is Offer for who is the only one to push this image.
-func (r *Registry) offer(ctx context.Context, imageID string) (string, error) {
-	digest, err := r.push(ctx, r.cli, r.listener.Addr().String(), imageID)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	close(r.pushing[imageID])
-	delete(r.pushing, imageID)
+	digest, err := r.once(ctx, imageID, func() (string, error) { return r.push(ctx, r.cli, r.listener.Addr().String(), imageID) })
 	if err != nil {
 		return "", err
 	}
-	r.offered[imageID] = digest
 	return Repository + "@" + digest, nil
 }
 
@@ -262,59 +232,14 @@ func Pull(ctx context.Context, cli *engine.Client, ref, auth string) error {
 	}
 }
 
-// Source returns the ID of the image that was offered by a name which ends with a digest; "": none
-// was since the start of mesh.
-func (r *Registry) Source(name string) string {
-	_, digest, _ := strings.Cut(name, "@")
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for id, d := range r.offered {
-		if d == digest {
-			return id
-		}
-	}
-	return ""
-}
-
 // push has an engine, which reaches the registry at an address, push an image, of which it sends
 // what is missing here.
 func (r *Registry) push(ctx context.Context, cli *engine.Client, at, imageID string) (digest string, err error) {
-	tag := at + "/" + Repository + ":" + strings.TrimPrefix(imageID, "sha256:")[:32]
-	if err := cli.API(ctx).ImageTag(ctx, imageID, tag); err != nil {
-		return "", r.fault(ctx, err)
-	}
-	defer func() {
-		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-		defer cancel()
-		if _, rerr := cli.API(cctx).ImageRemove(cctx, tag, image.RemoveOptions{}); rerr != nil {
-			r.Logger.Warn("a name of an image was not removed", "image", tag, "err", rerr)
-		}
-	}()
-	body, err := cli.API(ctx).ImagePush(ctx, tag, image.PushOptions{RegistryAuth: login(writer, r.password)})
+	digest, err = push(ctx, cli, at+"/"+Repository, imageID, login(writer, r.password), r.Logger)
 	if err != nil {
 		return "", r.fault(ctx, err)
 	}
-	defer body.Close()
-	for d := json.NewDecoder(body); ; {
-		var m struct {
-			Error string `json:"error"`
-			Aux   struct {
-				Digest string `json:"Digest"`
-			} `json:"aux"`
-		}
-		switch err := d.Decode(&m); {
-		case errors.Is(err, io.EOF) && digest == "":
-			return "", r.fault(ctx, errors.New("the engine did not say what it has pushed"))
-		case errors.Is(err, io.EOF):
-			return digest, nil
-		case err != nil:
-			return "", r.fault(ctx, err)
-		case m.Error != "":
-			return "", r.fault(ctx, errors.New(m.Error))
-		case m.Aux.Digest != "":
-			digest = m.Aux.Digest
-		}
-	}
+	return digest, nil
 }
 
 func (r *Registry) fault(ctx context.Context, err error) error {
@@ -327,9 +252,9 @@ const keepTime = 24 * time.Hour
 // Clean removes layers that were not written for a while, but for those of recently used images:
 // whatever is needed again, the engine pushes again.
 func (r *Registry) Clean(now time.Time) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.pushing) > 0 {
+	again, idle := r.hold()
+	defer again()
+	if !idle {
 		return nil // the next time
 	}
 	removed := 0
@@ -348,7 +273,7 @@ func (r *Registry) Clean(now time.Time) error {
 		err = nil
 	}
 	if removed > 0 {
-		clear(r.offered) // they may lack a layer now
+		r.forgetAllLocked() // they may lack a layer now
 	}
 	if err != nil {
 		return mesh.Errorf(mesh.Unavailable, "layers that nobody needs were not removed: %w", err)

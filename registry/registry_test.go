@@ -5,9 +5,12 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,8 +20,11 @@ import (
 	"time"
 
 	"github.com/docker/docker/api/types/image"
+	registrytypes "github.com/docker/docker/api/types/registry"
 	"github.com/docker/docker/client"
+	oci "github.com/google/go-containerregistry/pkg/registry"
 
+	"mesh"
 	"mesh/engine"
 	"mesh/enginetest"
 	"mesh/registry"
@@ -211,5 +217,88 @@ func TestRights(t *testing.T) {
 		if got := ask(c.method, c.path, c.user, c.password); got != c.want {
 			t.Errorf("%s %s as %s: %d, want %d", c.method, c.path, c.user, got, c.want)
 		}
+	}
+}
+
+// A registry that somebody else runs is filled, and read, with its own login.
+func TestElsewhere(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	handler := oci.New(oci.Logger(log.New(io.Discard, "", 0)))
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if user, password, _ := q.BasicAuth(); user != "ann" || password != "secret" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		mu.Lock()
+		h := handler
+		mu.Unlock()
+		h.ServeHTTP(w, q)
+	}))
+	defer s.Close()
+	id, err := of.Import(t.Context(), "mesh-test/"+run+":elsewhere", enginetest.Files{"hello": "three " + run}, `CMD ["/hello"]`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_, _ = cli.ImageRemove(context.Background(), id, image.RemoveOptions{Force: true, PruneChildren: true})
+	})
+	password := "wrong"
+	at := strings.TrimPrefix(s.URL, "http://") + "/team"
+	e := registry.NewElsewhere(engine.Of(cli), at, func(_ context.Context, host string) (string, error) {
+		if host != strings.TrimPrefix(s.URL, "http://") {
+			t.Errorf("asked for the login of %s", host)
+		}
+		return registrytypes.EncodeAuthConfig(registrytypes.AuthConfig{Username: "ann", Password: password})
+	}, slog.New(slog.DiscardHandler))
+	if _, err := e.Offer(t.Context(), id); !errors.Is(err, mesh.Failed) || !strings.Contains(err.Error(), "cannot be pushed to "+at) {
+		t.Error("with a wrong password:", err)
+	}
+	password = "secret"
+	ref, err := e.Offer(t.Context(), id)
+	if err != nil || !strings.HasPrefix(ref, at+"/mesh/image@sha256:") || e.Source(ref) != id {
+		t.Fatal(ref, err)
+	}
+	auth, _ := e.Login(t.Context())
+	if err := registry.Pull(t.Context(), engine.Of(cli), ref, auth); err != nil {
+		t.Error(err)
+	}
+	has := func() int { // an engine remembers what it has pulled
+		t.Helper()
+		_, digest, _ := strings.Cut(ref, "@")
+		q, err := http.NewRequestWithContext(t.Context(), http.MethodHead, s.URL+"/v2/team/mesh/image/manifests/"+digest, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.SetBasicAuth("ann", "secret")
+		a, err := http.DefaultClient.Do(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = a.Body.Close()
+		return a.StatusCode
+	}
+	// Somebody removes everything there: it is pushed again once it is missed.
+	mu.Lock()
+	handler = oci.New(oci.Logger(log.New(io.Discard, "", 0)))
+	mu.Unlock()
+	if again, err := e.Offer(t.Context(), id); err != nil || again != ref {
+		t.Error(again, err)
+	}
+	if got := has(); got != http.StatusNotFound {
+		t.Error("it is still there:", got)
+	}
+	e.Forget(id)
+	if _, err := e.Offer(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+	if got := has(); got != http.StatusOK {
+		t.Error("it is not there again:", got)
+	}
+	s.Close()
+	e.Forget(id)
+	if _, err := e.Offer(t.Context(), id); !errors.Is(err, mesh.Failed) || !strings.Contains(err.Error(), "cannot be pushed") {
+		t.Error("without a registry:", err)
 	}
 }

@@ -282,7 +282,7 @@ type outputReader struct {
 // openLine is a line whose end is still to come.
 type openLine struct {
 	begun bool
-	at    time.Time
+	at    time.Time // of what there is of it
 	text  []byte
 }
 
@@ -330,8 +330,9 @@ func (r *outputReader) next() error {
 		return r.emit(at, stream, text)
 	}
 	if !l.begun {
-		l.begun, l.at, l.text = true, at, l.text[:0]
+		l.begun, l.text = true, l.text[:0]
 	}
+	l.at = at // of its end: when the engine throws the beginning away, what is left is still known by it
 	l.text = append(l.text, text...)
 	if !whole && len(l.text) < maxLine {
 		return nil

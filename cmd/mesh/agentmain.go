@@ -33,6 +33,8 @@ func (p program) agentMain(stderr io.Writer) error {
 		return err
 	}
 	debug.SetMemoryLimit(64 << 20)
+	debug.SetGCPercent(50)
+	debug.FreeOSMemory() // what the packages of the server have left behind at their start
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	log := slog.New(charm.NewWithOptions(stderr, charm.Options{ReportTimestamp: true}))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -70,9 +71,17 @@ func (c *control) engineAnswers(ctx context.Context) error {
 func (c *control) memoryUse(ctx context.Context) (out []alerts.Memory, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
-	var all []runner.MemoryUse
-	all, err = c.runner.MemoryUse(ctx)
-	for _, m := range all {
+	runners := append([]*runner.Runner{c.runner}, c.machines.runners()...)
+	found := make([][]runner.MemoryUse, len(runners))
+	var g errgroup.Group
+	for i, r := range runners {
+		g.Go(func() (err error) {
+			found[i], err = r.MemoryUse(ctx)
+			return err
+		})
+	}
+	err = g.Wait()
+	for _, m := range slices.Concat(found...) {
 		out = append(out, alerts.Memory{Stack: m.Stack, Instance: m.Name, Used: m.Used, Limit: m.Limit})
 	}
 	return out, err

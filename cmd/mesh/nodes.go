@@ -22,6 +22,9 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/network"
+	registrytypes "github.com/docker/docker/api/types/registry"
+
+	"golang.org/x/sync/singleflight"
 
 	"mesh"
 	"mesh/agent"
@@ -37,12 +40,14 @@ import (
 // machines reaches the engines of the other nodes: cluster.Reach, and deploy.NodeServer. It
 // belongs to a control. What it has open lives as long as the process, in wires.
 type machines struct {
-	c      *control
-	swarm  *nodes.Swarm
-	on     atomic.Pointer[mesh.Cluster] // nil: one machine
-	retire atomic.Bool                  // new instances start on this machine alone
-	dns    atomic.Pointer[[]netip.Addr] // for containers on this machine
-	home   atomic.Bool                  // this is the machine that the server belongs on
+	c     *control
+	swarm *nodes.Swarm
+	// elsewhere is where nodes fetch images from, if the operator has named a registry; nil: mesh's own.
+	elsewhere *registry.Elsewhere
+	on        atomic.Pointer[mesh.Cluster] // nil: one machine
+	retire    atomic.Bool                  // new instances start on this machine alone
+	dns       atomic.Pointer[[]netip.Addr] // for containers on this machine
+	home      atomic.Bool                  // this is the machine that the server belongs on
 
 	fresh atomic.Bool // the agents are those of this version
 
@@ -57,6 +62,8 @@ type machine struct {
 	run    *runner.Runner
 	builds *builder.Builder
 	whose  *whose
+
+	fetching singleflight.Group // of images, by their IDs here
 
 	mu        sync.Mutex
 	node      mesh.Node
@@ -81,6 +88,9 @@ type wires struct {
 
 func newMachines(c *control) *machines {
 	m := &machines{c: c, swarm: nodes.New(c.engine, nodes.Options{Server: c.store.Server(), Logger: c.log}), by: map[string]*machine{}}
+	if at := c.settings.Registry; at != "" {
+		m.elsewhere = registry.NewElsewhere(c.engine, at, registryAuth(credentials(c.store)), c.log)
+	}
 	if rec, err := c.store.Cluster(context.Background()); err != nil { // it does not wait
 		c.log.Error("the record of the nodes cannot be read: only this machine is used", "err", err)
 	} else if rec.On() {
@@ -88,6 +98,18 @@ func newMachines(c *control) *machines {
 	}
 	c.wires.of.Store(m)
 	return m
+}
+
+// registryAuth returns what engines sign in to a host with, in the form of the engine's API;
+// empty: nothing.
+func registryAuth(find builder.Credentials) func(ctx context.Context, host string) (string, error) {
+	return func(ctx context.Context, host string) (string, error) {
+		r, err := find(ctx, host)
+		if err != nil || r.Host == "" {
+			return "", err
+		}
+		return registrytypes.EncodeAuthConfig(registrytypes.AuthConfig{Username: r.User, Password: r.Password.Reveal(), ServerAddress: r.Host})
+	}
 }
 
 // begin uses the nodes that the record has, before anything is decided about what runs. It
@@ -242,6 +264,19 @@ func (m *machines) machine(n mesh.Node) *machine {
 	return x
 }
 
+// runners returns what runs instances on the other nodes that can be used.
+func (m *machines) runners() (out []*runner.Runner) {
+	agents := m.c.wires.agents()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, x := range m.by {
+		if _, ok := agents[id]; ok {
+			out = append(out, x.run)
+		}
+	}
+	return out
+}
+
 // hostOf is how messages call the engine of a node.
 func hostOf(n mesh.Node) string {
 	name := strings.Map(func(r rune) rune {
@@ -339,6 +374,9 @@ func (m *machines) collect(ctx context.Context, x *machine) error {
 		if reg := m.c.wires.images(); reg != nil {
 			id = cmp.Or(reg.Source(i.RepoDigests[j]), id)
 		}
+		if m.elsewhere != nil {
+			id = cmp.Or(m.elsewhere.Source(i.RepoDigests[j]), id)
+		}
 		if _, err := m.c.engine.API(ctx).ImageInspect(ctx, id); !errdefs.IsNotFound(err) {
 			continue // it is here, or nobody knows
 		}
@@ -421,21 +459,70 @@ func (m *machines) Bring(ctx context.Context, n mesh.Node, _ mesh.StackName, ima
 	} else if !errdefs.IsNotFound(err) {
 		return "", engine.Fault(ctx, x.engine.Host(), "find an image", err)
 	}
-	a, ok := m.c.wires.agents()[n.ID]
-	reg := m.c.wires.images()
-	if !ok || reg == nil {
-		return "", mesh.Errorf(mesh.Unavailable, "the agent of %s is not connected", n.Name)
+	// Once for all instances that start there: their deployment shares the wait.
+	got := x.fetching.DoChan(imageID, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTime)
+		defer cancel()
+		ref, err := m.fetch(ctx, x, n, imageID)
+		if err != nil {
+			return "", err
+		}
+		i, err := x.engine.API(ctx).ImageInspect(ctx, ref)
+		return i.ID, engine.Fault(ctx, x.engine.Host(), "find an image", err)
+	})
+	select {
+	case r := <-got:
+		return r.Val.(string), r.Err //nolint:forcetypeassert // as above
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
 	}
-	name, err := reg.Offer(ctx, imageID)
-	if err != nil {
-		return "", err
+}
+
+// fetchTime limits how long a node fetches an image, also when nobody waits for it any more.
+const fetchTime = 15 * time.Minute
+
+// fetch has a node fetch an image, and returns its name there.
+func (m *machines) fetch(ctx context.Context, x *machine, n mesh.Node, imageID string) (ref string, err error) {
+	for again := false; ; again = true {
+		var pull func() error
+		var forget func(string)
+		if e := m.elsewhere; e != nil {
+			if ref, err = e.Offer(ctx, imageID); err != nil {
+				return "", err
+			}
+			auth, err := e.Login(ctx)
+			if err != nil {
+				return "", err
+			}
+			pull, forget = func() error { return registry.Pull(ctx, x.engine, ref, auth) }, e.Forget
+		} else {
+			a, ok := m.c.wires.agents()[n.ID]
+			reg := m.c.wires.images()
+			if !ok || reg == nil {
+				return "", mesh.Errorf(mesh.Unavailable, "the agent of %s is not connected", n.Name)
+			}
+			name, err := reg.Offer(ctx, imageID)
+			if err != nil {
+				return "", err
+			}
+			ref = a.Registry + "/" + name
+			pull, forget = func() error { return registry.Pull(ctx, x.engine, ref, reg.Login(n.ID)) }, reg.Forget
+		}
+		err = pull()
+		switch {
+		case err == nil:
+			return ref, nil
+		case ctx.Err() != nil:
+			return "", context.Cause(ctx)
+		case !again: // somebody may have removed it there
+			forget(imageID)
+		case m.elsewhere != nil:
+			return "", mesh.Errorf(mesh.Unavailable, "%s cannot fetch the image from %s: %w", n.Name, m.elsewhere.Host(), err).
+				WithHint("see that %s reaches %s, and has free disk space", n.Name, m.elsewhere.Host())
+		default:
+			return "", mesh.Errorf(mesh.Unavailable, "%s cannot fetch the image from mesh: %w", n.Name, err).WithHint("see that it has free disk space, and that its agent is connected: ssh mesh nodes")
+		}
 	}
-	ref := a.Registry + "/" + name
-	if err := registry.Pull(ctx, x.engine, ref, reg.Login(n.ID)); err != nil {
-		return "", mesh.Errorf(mesh.Unavailable, "%s cannot fetch the image from mesh: %w", n.Name, err).WithHint("see that it has free disk space, and that its agent is connected: ssh mesh nodes")
-	}
-	i, err := x.engine.API(ctx).ImageInspect(ctx, ref)
-	return i.ID, engine.Fault(ctx, x.engine.Host(), "find an image", err)
 }
 
 // Look implements deploy.NodeServer, as do the following.

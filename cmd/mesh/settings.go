@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/distribution/reference"
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 
@@ -46,6 +47,7 @@ type settings struct {
 	FetchAllow     []string
 	TCPPorts       []string
 	NodesPort      int
+	Registry       string
 
 	BuildSlots, BuildTimeout, BuildMemory, BuildCache, BuildDisk string
 	build                                                        builder.Options // of these
@@ -77,6 +79,7 @@ var flagDocs = map[string]struct{ variable, def, note string }{
 	"acme-directory": {"MESH_ACME_DIRECTORY", "Let's Encrypt", "With `none`, only uploaded certificates are used."},
 	"acme-ca-root":   {"MESH_ACME_CA_ROOT", "the system's roots", ""},
 	"acme-email":     {"MESH_ACME_EMAIL", "none", ""},
+	"registry":       {"MESH_REGISTRY", "mesh's own", "With `ssh mesh registry:login HOST USER`. See [More than one machine](operating.md#more-than-one-machine)."},
 	"nodes-port":     {"MESH_NODES_PORT", "", "See [More than one machine](operating.md#more-than-one-machine)."},
 	"hsts":           {"MESH_HSTS", "`0`: no header", "For example `8760h`."},
 	"trusted-proxies": {
@@ -137,6 +140,7 @@ func (s *settings) flags() *pflag.FlagSet {
 	fs.IntVar(&s.PerClient, "client-connections", 1000, "at most `N` connections from one address (0: no limit)")
 	fs.StringSliceVar(&s.TCPPorts, "tcp-ports", nil, "`PORT`s and ranges, with commas, that stacks may publish with svc:publish --tcp")
 	fs.IntVar(&s.NodesPort, "nodes-port", 2378, "`PORT` at which the agents of other nodes connect, once there are nodes")
+	fs.StringVar(&s.Registry, "registry", "", "`REPOSITORY` from which other nodes fetch images, such as registry.example.com/team")
 	fs.StringVar(&s.LogLevel, "log-level", "info", "`LEVEL`: debug, info, warn or error")
 	fs.StringVar(&s.LogFormat, "log-format", "text", "`FORMAT`: text or json")
 	fs.BoolVar(&s.StartOver, "start-over", false, "start afresh in a data directory that has lost its mesh.db")
@@ -218,6 +222,9 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 	if s.NodesPort < 1 || s.NodesPort > 65535 {
 		bad("nodes-port", strconv.Itoa(s.NodesPort), "use a port from 1 to 65535")
 	}
+	if s.Registry != "" && !validRegistry(s.Registry) {
+		bad("registry", s.Registry, "use a host and a path, such as registry.example.com/team")
+	}
 	if s.HSTS < 0 {
 		bad("hsts", s.HSTS.String(), "use a time such as 8760h, or 0")
 	}
@@ -260,14 +267,25 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 // builder returns the options of the builder.
 func (s settings) builder(st *store.Store, log *slog.Logger) builder.Options {
 	s.build.Server, s.build.Logger, s.build.Key, s.build.Egress = st.Server(), log, st.Key("builds"), s.egress
-	s.build.Credentials = func(ctx context.Context, host string) (mesh.Registry, error) {
+	s.build.Credentials = credentials(st)
+	return s.build
+}
+
+// credentials finds the login for a registry.
+func credentials(st *store.Store) builder.Credentials {
+	return func(ctx context.Context, host string) (mesh.Registry, error) {
 		all, err := st.Registries(ctx)
 		if i := slices.IndexFunc(all, func(r mesh.Registry) bool { return r.Host == host }); i >= 0 {
 			return all[i], nil
 		}
 		return mesh.Registry{}, err
 	}
-	return s.build
+}
+
+// validRegistry reports whether a text is a repository with a host.
+func validRegistry(s string) bool {
+	named, err := reference.ParseNormalizedNamed(s)
+	return err == nil && reference.IsNameOnly(named) && named.Name() == s // as it is written, so with its host
 }
 
 func serveHelp(w io.Writer) {

@@ -2,12 +2,18 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"time"
 
+	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -17,10 +23,15 @@ var swarms atomic.Int32
 // cmdSwarm makes several machines of this one, with scripts/swarm: "swarm up N". The commands swarm
 // and node are on the path afterwards: "swarm in 1 CMD", "node 2 docker ps". A binary for the
 // agents is built, because this one needs libraries. "swarm ready N" waits until so many nodes
-// are used. Everything is gone after the script. $SWARM_NET.11 is the address of the first node.
+// are used. "swarm registry" starts an image registry at $REGISTRY, which all nodes reach, for the user
+// ann with the password secret. Everything is gone after the script. $SWARM_NET.11 is the address of the first node.
 func cmdSwarm(ts *testscript.TestScript, neg bool, args []string) {
+	if !neg && len(args) == 1 && args[0] == "registry" {
+		startRegistry(ts)
+		return
+	}
 	if neg || len(args) != 2 {
-		ts.Fatalf("usage: swarm up N | swarm ready N")
+		ts.Fatalf("usage: swarm up N | swarm ready N | swarm registry")
 	}
 	if args[0] == "ready" {
 		if err := poll(func() error {
@@ -71,4 +82,21 @@ func cmdSwarm(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(<-built)
 	ts.Check(os.WriteFile(filepath.Join(work, "bin", "swarm"), fmt.Appendf(nil, "#!/bin/sh\nexec %s \"$@\"\n", script), 0o700))                                          //nolint:gosec // a script
 	ts.Check(os.WriteFile(filepath.Join(work, "bin", "node"), []byte("#!/bin/sh\nn=$1; shift\nDOCKER_HOST=unix://$SWARM_DIR/n$n/run/docker.sock exec \"$@\"\n"), 0o700)) //nolint:gosec // a script
+}
+
+func startRegistry(ts *testscript.TestScript) {
+	l, err := net.Listen("tcp", ts.Getenv("SWARM_NET")+".1:0")
+	ts.Check(err)
+	h := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if user, password, _ := q.BasicAuth(); user != "ann" || password != "secret" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		h.ServeHTTP(w, q)
+	})}
+	go func() { _ = s.Serve(l) }()
+	ts.Defer(func() { _ = s.Close() })
+	ts.Setenv("REGISTRY", l.Addr().String())
 }
