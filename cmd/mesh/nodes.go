@@ -23,7 +23,6 @@ import (
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/network"
 	registrytypes "github.com/docker/docker/api/types/registry"
-
 	"golang.org/x/sync/singleflight"
 
 	"mesh"
