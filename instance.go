@@ -69,6 +69,7 @@ type InstanceEvent struct {
 	Instance Instance
 	Died     bool // it ended; without Died and Changed, it started
 	ByHand   bool // with Died: somebody stopped, killed or removed it, or the engine shut down
+	Lost     bool // with Died: the machine that it ran on does not answer any more
 	Changed  bool // the running instances may have changed: pause, disconnect, removal, rename
 	Image    bool // with Changed: an image was removed, or lost a name; Instance is zero
 	At       time.Time

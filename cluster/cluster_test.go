@@ -234,7 +234,7 @@ func bubble(t *testing.T, fn func(t *testing.T, w *world)) {
 			_ = w.c.Watch(ctx, func(e mesh.InstanceEvent) {
 				w.mu.Lock()
 				defer w.mu.Unlock()
-				w.events = append(w.events, fmt.Sprintf("%s on %s died=%v hand=%v", e.Instance.ID, e.Instance.Node, e.Died, e.ByHand))
+				w.events = append(w.events, fmt.Sprintf("%s on %s died=%v hand=%v lost=%v", e.Instance.ID, e.Instance.Node, e.Died, e.ByHand, e.Lost))
 			}, func() {
 				w.mu.Lock()
 				defer w.mu.Unlock()
@@ -401,7 +401,7 @@ func TestDeath(t *testing.T) {
 		w.start(many("web", 3)...)
 		lost := w.lost
 		w.set(func() { delete(w.agents, "3"); w.nodes[2].Ready = false; w.silent[3] = true })
-		if got := w.where(); got != "node1:1-1 node2:2-1" || !slices.Equal(w.events, []string{"3-1 on node3 died=true hand=true"}) {
+		if got := w.where(); got != "node1:1-1 node2:2-1" || !slices.Equal(w.events, []string{"3-1 on node3 died=true hand=true lost=true"}) {
 			t.Errorf("dead: %s, events %q", got, w.events)
 		}
 		if _, err := w.c.Revive(t.Context(), "3-1"); !errors.Is(err, mesh.NotFound) {

@@ -374,7 +374,7 @@ func (c *Cluster) bury(m *member) {
 	for _, in := range m.seen {
 		if in.State == mesh.InstanceRunning || in.State == mesh.InstancePaused {
 			in.State, in.Addr = mesh.InstanceExited, netip.AddrPort{}
-			ended = append(ended, mesh.InstanceEvent{Instance: in, Died: true, ByHand: true, At: c.Now()})
+			ended = append(ended, mesh.InstanceEvent{Instance: in, Died: true, ByHand: true, Lost: true, At: c.Now()})
 		}
 	}
 	c.mu.Unlock()

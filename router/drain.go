@@ -38,6 +38,18 @@ func (r *Router) Drain(ctx context.Context, targetID string, upgraded time.Durat
 	return err
 }
 
+// Lost ends what is in progress on the target with this ID, whose machine does not answer any
+// more: nothing else would end it before its time limit. Requests that may be repeated
+// (RFC 9110, section 9.2.2) and have no answer yet are sent to another target. It does not block.
+func (r *Router) Lost(targetID string) {
+	r.mu.Lock()
+	t := r.targets[targetID]
+	r.mu.Unlock()
+	if t != nil {
+		t.lose()
+	}
+}
+
 func (r *Router) drain(ctx context.Context, t *target, upgraded time.Duration) (cut error) {
 	base := context.WithoutCancel(ctx)
 	limit, cancel := context.WithTimeout(base, upgraded)

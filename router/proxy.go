@@ -521,7 +521,13 @@ func (q *request) exchange(c *conn, reused, stream bool) (again bool) {
 		whole := up.stop()
 		q.bodyRead = q.bodyRead || (up != nil && whole)
 		cause := c.end()
-		again = errors.Is(err, errStale) && up == nil && cause == nil && q.again(c, reused)
+		switch {
+		case up != nil:
+		case cause == nil && errors.Is(err, errStale):
+			again = q.again(c, reused)
+		case errors.Is(cause, errLost):
+			again = q.afterLoss(c)
+		}
 		c.close()
 		if again {
 			clear(q.w.Header())
@@ -576,6 +582,12 @@ func (q *request) again(c *conn, reused bool) bool {
 		c.target.learn(q.router.clock() - c.idleSince)
 	}
 	return reused && idempotent(q.r.Method) || c.untouched()
+}
+
+// afterLoss is again for a request whose target's machine is lost.
+func (q *request) afterLoss(c *conn) bool {
+	q.resent++
+	return q.resent <= maxResent && (idempotent(q.r.Method) || c.untouched())
 }
 
 // converse sends the request and reads heads until the final one, which it puts into

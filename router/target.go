@@ -127,6 +127,16 @@ func (t *target) cut(cause error) {
 	t.grpc.cut(nil, cause)
 }
 
+// lose ends everything in progress on the target; what may be repeated is sent to another one.
+func (t *target) lose() {
+	t.mu.Lock()
+	t.abortLocked(errLost, false)
+	t.abortLocked(errLost, true)
+	t.mu.Unlock()
+	t.grpc.cut(nil, errLost)
+	t.closeIdle()
+}
+
 // cutTunnels ends all upgraded connections, and returns their number.
 func (t *target) cutTunnels(cause error) int {
 	t.mu.Lock()

@@ -31,6 +31,7 @@ var (
 	errSlow    = errors.New("the app did not begin its answer in time")
 	errCut     = errors.New("the instance had to stop")
 	errStop    = errors.New("the router stops")
+	errLost    = errors.New("the instance's machine does not answer")
 )
 
 // longAgo is a time in the past: as a deadline it ends reads and writes at once.

@@ -51,6 +51,10 @@ func TestRouter(t *testing.T, w Traffic) {
 	if err := w.Router.Drain(gone, "nobody", 0); err != nil {
 		t.Errorf("drain of a target that never was: %v", err)
 	}
+	// A target whose machine is lost is not asked any more once Switch says so; it may come back.
+	w.Router.Lost(a.ID)
+	w.Router.Lost("nobody")
+	asked("shop.test", b.ID)
 	for _, down := range []mesh.DownReason{mesh.NotDeployed, mesh.StoppedStack, mesh.Maintenance} {
 		r := route(b, "shop.test")
 		if r.Down = down; down != mesh.Maintenance {

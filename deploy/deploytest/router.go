@@ -19,6 +19,7 @@ type Router struct {
 	routes   map[mesh.StackName]mesh.Route
 	switches []mesh.Route
 	drained  []string
+	lost     []string
 }
 
 // NewRouter returns a router with no routes.
@@ -37,6 +38,20 @@ func (r *Router) Remove(stack mesh.StackName) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.routes, stack)
+}
+
+// Lost records a target whose machine is gone.
+func (r *Router) Lost(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lost = append(r.lost, id)
+}
+
+// LostTargets returns the targets whose machines are gone.
+func (r *Router) LostTargets() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.lost)
 }
 
 // Drain returns at once: there are no requests.

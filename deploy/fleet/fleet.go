@@ -67,6 +67,9 @@ type Router interface {
 	// after the given time the upgraded connections; if ctx ends in another way, it
 	// ends all. It returns an error if it had to end any.
 	Drain(ctx context.Context, targetID string, upgraded time.Duration) error
+	// Lost ends what is in progress on a target whose machine does not answer any more. It
+	// does not block.
+	Lost(targetID string)
 }
 
 // Options holds what a Fleet works with. All fields but Memory and Probe are required.

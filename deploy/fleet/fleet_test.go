@@ -3,6 +3,7 @@ package fleet_test
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -174,6 +175,34 @@ func TestInstall_WhatHasDiedIsNotRouted(t *testing.T) {
 			if len(r.Targets) > 0 {
 				t.Errorf("routed to %v", r.Targets)
 			}
+		}
+	})
+}
+
+// What is in progress on a machine that is gone ends, once new requests go elsewhere.
+func TestEvent_TheMachineIsLost(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.Create(mesh.Stack{Name: "blog"})
+		in := w.start(t)[0]
+		w.Event(mesh.InstanceEvent{Instance: in, Died: true, ByHand: true, At: time.Now()})
+		if lost := w.router.LostTargets(); len(lost) > 0 {
+			t.Errorf("lost when it was stopped: %v", lost)
+		}
+		in = w.start(t)[0]
+		open := w.router.hold()
+		done := make(chan struct{})
+		go func() {
+			w.Event(mesh.InstanceEvent{Instance: in, Died: true, ByHand: true, Lost: true, At: time.Now()})
+			close(done)
+		}()
+		synctest.Wait()
+		if lost := w.router.LostTargets(); len(lost) > 0 {
+			t.Errorf("lost before the switch: %v", lost)
+		}
+		open()
+		<-done
+		if lost := w.router.LostTargets(); !slices.Equal(lost, []string{in.ID}) {
+			t.Errorf("lost %v", lost)
 		}
 	})
 }

@@ -41,6 +41,9 @@ func (f *Fleet) Event(ev mesh.InstanceEvent) {
 	if !ev.Died {
 		return
 	}
+	if ev.Lost {
+		defer f.Router.Lost(ev.Instance.ID) // once new requests go elsewhere
+	}
 	f.mu.Lock()
 	defer f.unlock()
 	if g := f.groups[ev.Instance.Stack]; g != nil {

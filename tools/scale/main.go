@@ -74,7 +74,10 @@ func (w *world) deployer() (*deploy.Deployer, *cluster.Cluster) {
 		Local: w.fleet.machines[0], Nodes: w.fleet, Reach: w.fleet, On: func() bool { return len(w.fleet.machines) > 1 }, Arch: "x86_64", Logger: log, Probe: w.fleet.probe,
 	})
 	w.router = router.New(router.Options{Logger: log})
-	d := deploy.New(deploy.Options{Store: w.store, Builder: w.build, Runner: c, Router: w.router, Repos: w.repos, Domain: "example.com", Logger: log})
+	d := deploy.New(deploy.Options{
+		Store: w.store, Builder: w.build, Runner: c, Router: w.router, Repos: w.repos, Domain: "example.com", Logger: log,
+		Pool: netip.MustParsePrefix("10.0.0.0/9"), // the default has room for 1,024 stacks
+	})
 	w.repos.Derive(d.RepoState)
 	return d, c
 }
