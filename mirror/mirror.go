@@ -129,8 +129,16 @@ func Send(ctx context.Context, src Source, r io.Reader, w io.Writer) error {
 	}
 }
 
-// tell passes an error on, and returns it.
+// torn is an error in the middle of a file's content, where no frame can follow.
+type torn struct{ error }
+
+func (t torn) Unwrap() error { return t.error }
+
+// tell passes an error on if the wire is between two frames, and returns it.
 func tell(out *bufio.Writer, err error) error {
+	if _, is := errors.AsType[torn](err); is {
+		return err
+	}
 	var e *mesh.Error
 	text := "internal error"
 	if errors.As(err, &e) {
@@ -218,7 +226,8 @@ func number(b bool) int {
 	return 0
 }
 
-// sendFile sends a part of a file. One that has gone meanwhile is left out: the next round knows.
+// sendFile sends a part of a file. One that has gone or was replaced meanwhile is left out: the
+// next round has what is there then.
 func sendFile(ctx context.Context, out *bufio.Writer, f File, from, size int64) (sent bool, err error) {
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
@@ -227,22 +236,29 @@ func sendFile(ctx context.Context, out *bufio.Writer, f File, from, size int64) 
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	} else if err != nil {
-		return false, err
+		return false, mesh.Errorf(mesh.Unavailable, "read %s: %w", f.Path, err)
 	}
 	defer func() { _ = content.Close() }()
-	if from > 0 {
-		if _, err := content.Seek(from, io.SeekStart); err != nil {
-			return false, err
-		}
+	end, err := content.Seek(0, io.SeekEnd)
+	if err == nil && (end == f.Size || f.Grows && end > f.Size) {
+		_, err = content.Seek(from, io.SeekStart)
+	} else if err == nil {
+		return false, nil
+	}
+	if err != nil {
+		return false, mesh.Errorf(mesh.Unavailable, "read %s: %w", f.Path, err)
 	}
 	if err := write(out, frame{Path: f.Path, stamp: stamp{size, f.Time}, At: from, Last: f.Last}); err != nil {
 		return false, err
 	}
 	n, err := io.Copy(out, io.LimitReader(content, size))
 	if err == nil && n < size {
-		err = fmt.Errorf("%s has become shorter meanwhile", f.Path)
+		err = io.ErrUnexpectedEOF
 	}
-	return err == nil, err
+	if err != nil {
+		return false, torn{fmt.Errorf("send %s: %w", f.Path, err)}
+	}
+	return true, nil
 }
 
 func write(out *bufio.Writer, f frame) error {
@@ -310,8 +326,8 @@ func (c *Copy) Receive(r io.Reader, w io.Writer, round func(files int, bytes int
 			return mesh.Errorf(mesh.Invalid, "the server sends %q, which no server has", mesh.Clip(mesh.Visible(f.Path), 100))
 		}
 		if f.Gone {
-			if err := root.Remove(f.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
+			if err := remove(root, f.Path); err != nil {
+				return fmt.Errorf("remove %s: %w", f.Path, err)
 			}
 			continue
 		}
@@ -384,6 +400,41 @@ func settle(root *os.Root) error {
 	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close()) //nolint:gosec // a descriptor
 }
 
+// remove removes a file, and the folders that are empty without it. A folder with its name stays:
+// files of the same round are in it.
+func remove(root *os.Root, p string) error {
+	if info, err := root.Lstat(p); err != nil || info.IsDir() {
+		return nil //nolint:nilerr // it is not there, as it should be
+	}
+	if err := root.Remove(p); err != nil {
+		return err
+	}
+	for dir := path.Dir(p); dir != "." && root.Remove(dir) == nil; dir = path.Dir(dir) {
+	}
+	return nil
+}
+
+// makeRoom removes files where the file needs folders, and a folder where it is to be: in git,
+// the branch x may follow the branch x/y, and the other way round.
+func makeRoom(root *os.Root, p string) error {
+	for i, c := range p {
+		if c != '/' {
+			continue
+		}
+		info, err := root.Lstat(p[:i])
+		if err != nil {
+			return root.MkdirAll(path.Dir(p), 0o700)
+		}
+		if !info.IsDir() {
+			return errors.Join(root.Remove(p[:i]), root.MkdirAll(path.Dir(p), 0o700))
+		}
+	}
+	if info, err := root.Lstat(p); err == nil && info.IsDir() {
+		return root.RemoveAll(p)
+	}
+	return nil
+}
+
 // apply puts a file in its place at once, or lengthens one.
 func apply(root *os.Root, f frame, in io.Reader) error {
 	at := time.Unix(0, f.Time)
@@ -404,10 +455,8 @@ func apply(root *os.Root, f frame, in io.Reader) error {
 		}
 		return root.Chtimes(f.Path, at, at)
 	}
-	if dir := path.Dir(f.Path); dir != "." {
-		if err := root.MkdirAll(dir, 0o700); err != nil {
-			return err
-		}
+	if err := makeRoom(root, f.Path); err != nil {
+		return err
 	}
 	tmp := f.Path + half
 	to, err := root.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)

@@ -26,7 +26,9 @@ type source struct {
 	times   map[string]int64
 	version int
 	fail    error
-	sent    int // bytes that were read
+	sent    int               // bytes that were read
+	open    map[string]string // the content of files that were replaced since they were listed
+	broken  bool              // reading fails after three bytes
 }
 
 func newSource() *source { return &source{files: map[string]string{}, times: map[string]int64{}} }
@@ -59,6 +61,13 @@ type content struct {
 func (c content) Close() error { return nil }
 
 func (c content) Read(p []byte) (int, error) {
+	c.s.mu.Lock()
+	broken := c.s.broken
+	c.s.mu.Unlock()
+	if broken {
+		n, _ := c.Reader.Read(p[:min(3, len(p))])
+		return n, errors.New("the disk is broken")
+	}
 	n, err := c.Reader.Read(p)
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
@@ -73,7 +82,14 @@ func (s *source) Round(context.Context) (files []mirror.File, done func(), err e
 		text := s.files[p]
 		files = append(files, mirror.File{
 			Path: p, Size: int64(len(text)), Time: s.times[p], Last: p == "state", Grows: strings.HasSuffix(p, ".seg"), Bulk: strings.HasPrefix(p, "bulk/"),
-			Open: func() (io.ReadSeekCloser, error) { return content{strings.NewReader(text), s}, nil },
+			Open: func() (io.ReadSeekCloser, error) {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				if now, is := s.open[p]; is {
+					return content{strings.NewReader(now), s}, nil
+				}
+				return content{strings.NewReader(text), s}, nil
+			},
 		})
 	}
 	return files, func() {}, nil
@@ -220,6 +236,86 @@ func TestMirror_SendsWhatWasAppended(t *testing.T) {
 	w.end()
 }
 
+// In git, the branch x may follow the branch x/y, and the other way round.
+func TestMirror_AFileInPlaceOfAFolder(t *testing.T) {
+	t.Parallel()
+	w := begin(t)
+	w.src.set("refs/one/a/b", "1")
+	w.src.set("refs/two", "1")
+	w.start()
+	w.like()
+	w.src.mu.Lock()
+	for _, p := range []string{"refs/one/a/b", "refs/two"} {
+		delete(w.src.files, p)
+	}
+	w.src.mu.Unlock()
+	w.src.set("refs/one", "2")
+	w.src.set("refs/two/a/b", "2")
+	w.like()
+	w.src.remove("refs/two/a/b")
+	w.like()
+	if _, err := os.Stat(filepath.Join(w.dir, "refs", "two")); err == nil {
+		t.Error("an empty folder is left")
+	}
+	w.end()
+	w.start() // what is there is what the sender thinks
+	w.like()
+	w.end()
+}
+
+// A file that another one has replaced since it was listed is left to the next round.
+func TestMirror_ReplacedMeanwhile(t *testing.T) {
+	t.Parallel()
+	for _, now := range []string{"a longer one", "short"} {
+		w := begin(t)
+		w.src.set("a", "the first")
+		w.src.set("state", "1")
+		w.src.set("log.seg", "a line\n")
+		w.src.open = map[string]string{"a": now, "log.seg": "a line\nanother\n"}
+		w.start()
+		for w.have()["state"] != "1" {
+			<-w.rounds
+		}
+		if have := w.have(); len(have) != 2 || have["log.seg"] != "a line\n" {
+			t.Errorf("in the copy: %q", have)
+		}
+		w.src.mu.Lock()
+		w.src.open = nil
+		w.src.mu.Unlock()
+		w.src.set("a", now)
+		w.like()
+		w.end()
+	}
+}
+
+// What breaks off in the middle of a file leaves nothing in the copy that is not of the file.
+func TestMirror_BreaksOffInAFile(t *testing.T) {
+	t.Parallel()
+	w := begin(t)
+	w.src.set("log.seg", "a line\n")
+	w.start()
+	w.like()
+	w.src.mu.Lock()
+	w.src.broken = true
+	w.src.mu.Unlock()
+	w.src.set("log.seg", "a line\nanother\n")
+	if err := <-w.got; !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+	if err := <-w.sent; err == nil {
+		t.Error("sent")
+	}
+	if text := w.have()["log.seg"]; !strings.HasPrefix("a line\nanother\n", text) {
+		t.Errorf("in the copy: %q", text)
+	}
+	w.src.mu.Lock()
+	w.src.broken = false
+	w.src.mu.Unlock()
+	w.start()
+	w.like()
+	w.end()
+}
+
 // The bulk never holds up the rest: a piece of it a round.
 func TestMirror_BulkComesInPieces(t *testing.T) {
 	t.Parallel()
@@ -293,8 +389,11 @@ func TestReceive_FollowsNoLinkOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := mirror.Copy{Dir: w.dir}
-	if err := c.Receive(strings.NewReader(`{"p":"a/x","s":1}`+"\nx"), io.Discard, func(int, int64) {}); err == nil {
-		t.Error("it was written through the link")
+	if err := c.Receive(strings.NewReader(`{"p":"a/x","s":1}`+"\nx"), io.Discard, func(int, int64) {}); !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+	if text := w.have()["a/x"]; text != "x" {
+		t.Errorf("in the copy: %q", text)
 	}
 	if found, _ := filepath.Glob(filepath.Join(out, "*")); len(found) > 0 {
 		t.Errorf("outside: %q", found)

@@ -51,6 +51,7 @@ type control struct {
 	notifier  *notify.Notifier
 	schedules *cron.Loop
 	self      *serverInfo
+	leave     context.CancelFunc // ends what never ends by itself, before another process takes over
 
 	engineFolder string // for the watcher alone, which looks at its disk
 }
@@ -187,8 +188,11 @@ func (c *control) wire() {
 	c.drains = c.newDrains()
 	c.names.Use(c.deployer)
 	c.sampler.Instances, c.sampler.Containers = c.deployer, c.cluster // it does not run yet
+	leaving, leave := context.WithCancel(context.Background())
+	c.leave = leave
 	c.self = &serverInfo{
-		engine: c.engine, store: c.store, repos: c.repos, notes: &c.notes, handover: c.handover, names: c.names, stacks: c.findings,
+		leaving: leaving,
+		engine:  c.engine, store: c.store, repos: c.repos, notes: &c.notes, handover: c.handover, names: c.names, stacks: c.findings,
 		info: mesh.ServerInfo{
 			Version: c.version, Started: c.started, SSH: c.listen.ssh.Addr().String(), HTTP: c.listen.http.Addr().String(), Domain: s.Domain,
 			Data: s.Data, HostKey: ssh.FingerprintSHA256(c.hostKey.PublicKey()),
@@ -332,6 +336,7 @@ func (c *control) run(ctx context.Context, serving *errgroup.Group) (*successor,
 // finishDeployments waits until everything in progress has ended. Clients can sign in
 // while instances drain; after that they wait.
 func (c *control) finishDeployments(ctx context.Context) {
+	c.leave()
 	quiet, cancel := context.WithTimeoutCause(ctx, comeUp, errBusy)
 	defer cancel()
 	_ = c.deployer.WaitIdle(quiet) // the next lines handle what is left

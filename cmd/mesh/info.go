@@ -31,6 +31,7 @@ type serverInfo struct {
 	handover *handover
 	names    *names.Server
 	stacks   func(context.Context) []mesh.Finding // their problems
+	leaving  context.Context                      // ends before another process takes over
 }
 
 // Upgrade hands over to the binary on disk.

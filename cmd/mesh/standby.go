@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mesh"
+	"mesh/atomicfile"
 	"mesh/mirror"
 )
 
@@ -32,7 +33,7 @@ const (
 
 // ownOfCopy is what belongs to the copy itself: besides those, what ssh keeps in the home
 // directory of the user mesh, and what a file system has at its top.
-var ownOfCopy = []string{standbyFile, standbyFile + ".new", standbyLock, ".ssh", "lost+found"}
+var ownOfCopy = []string{standbyFile, standbyLock, ".ssh", "lost+found"}
 
 // standbyState is the content of standbyFile.
 type standbyState struct {
@@ -100,7 +101,7 @@ func readStandby(dir string) (s standbyState, is bool, err error) {
 	}
 	if err := json.Unmarshal(text, &s); err != nil {
 		return s, true, mesh.Errorf(mesh.Damaged, "%s is damaged: %w", filepath.Join(dir, standbyFile), err).
-			WithHint("keep another copy, in another folder: mesh standby --help")
+			WithHint("keep another copy, in another folder: mesh standby --help; if the server is gone for good, remove the file: what is beside it is the copy")
 	}
 	return s, true, nil
 }
@@ -110,11 +111,12 @@ func (s standbyState) write(dir string) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(dir, standbyFile)
-	if err := os.WriteFile(path+".new", append(text, '\n'), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
+	return atomicfile.Write(filepath.Join(dir, standbyFile), append(text, '\n'), 0o600)
+}
+
+// strange reports whether an entry of a folder is neither the copy's own nor left by writing its mark.
+func strange(e os.DirEntry) bool {
+	return !slices.Contains(ownOfCopy, e.Name()) && !strings.HasPrefix(e.Name(), "."+standbyFile)
 }
 
 // standBy copies until ctx ends.
@@ -125,24 +127,21 @@ func standBy(ctx context.Context, s standbyState, dir string, stdout, stderr io.
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	old, is, err := readStandby(dir)
-	if err != nil {
+	if err := s.mayCopyTo(dir); err != nil { // before anything is left there
 		return err
-	}
-	entries, err := os.ReadDir(dir)
-	switch {
-	case err != nil:
-		return err
-	case !is && slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !slices.Contains(ownOfCopy, e.Name()) }):
-		return mesh.Errorf(mesh.Conflict, "%s is not empty, and not a copy of a server", dir).WithHint("choose another folder with --data")
-	case is && old.From != s.From:
-		return mesh.Errorf(mesh.Conflict, "%s is a copy of %s", dir, old.From).WithHint("choose another folder with --data")
 	}
 	lock, err := s.lock(dir)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = lock.Close() }()
+	if err := s.mayCopyTo(dir); err != nil { // it may have become a server's meanwhile
+		return err
+	}
+	old, _, err := readStandby(dir)
+	if err != nil {
+		return err
+	}
 	s.Last = old.Last
 	if err := s.write(dir); err != nil {
 		return err
@@ -163,6 +162,24 @@ func standBy(ctx context.Context, s standbyState, dir string, stdout, stderr io.
 			return nil
 		}
 	}
+}
+
+// mayCopyTo returns a Conflict unless the folder is a copy of the same server, or empty.
+func (s standbyState) mayCopyTo(dir string) error {
+	old, is, err := readStandby(dir)
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	switch {
+	case err != nil:
+		return err
+	case !is && slices.ContainsFunc(entries, strange):
+		return mesh.Errorf(mesh.Conflict, "%s is not empty, and not a copy of a server", dir).WithHint("choose another folder with --data")
+	case is && old.From != s.From:
+		return mesh.Errorf(mesh.Conflict, "%s is a copy of %s", dir, old.From).WithHint("choose another folder with --data")
+	}
+	return nil
 }
 
 // copyOnce copies until the connection ends.
@@ -197,52 +214,70 @@ func (s *standbyState) copyOnce(ctx context.Context, dir string, stdout io.Write
 	cancel()
 	_ = cmd.Wait()
 	var e *mesh.Error
-	switch said := lastLine(messages.String()); {
+	switch said, hint := reason(messages.String()); {
 	case werr != nil:
 		return werr
 	case errors.As(rerr, &e), rerr != nil && !errors.Is(rerr, io.EOF) && said == "":
 		return rerr
 	case said != "":
-		return mesh.Errorf(mesh.Unavailable, "the server cannot be copied: %s", mesh.Visible(mesh.Clip(said, 300)))
+		return mesh.Errorf(mesh.Unavailable, "the server cannot be copied: %s", said).WithHint("%s", hint)
 	}
 	return mesh.Errorf(mesh.Unavailable, "the connection to %s has ended", s.From)
 }
 
-// unreachable are what OpenSSH's client says, with status 255, if nothing answers at an address.
-var unreachable = []string{
-	"Connection refused", "Connection timed out", "Operation timed out", "No route to host", "Network is unreachable", "Host is down",
-	"Could not resolve hostname", "Connection reset", "Connection closed", "kex_exchange_identification", "not responding",
-}
+// unreachable is how the last message of OpenSSH's client begins, with status 255, if no TCP
+// connection to an address comes about. What accepts one and then says nothing may be a server that
+// hangs, is being upgraded, or has too many clients.
+var unreachable = []string{"ssh: connect to host ", "ssh: Could not resolve hostname "}
+
+// answerTime is how long the server has to answer.
+const answerTime = 15 * time.Second
 
 // answers returns a Conflict if the server answers, or something at its address.
 func (s standbyState) answers(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	limit, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	cmd := s.sshTo(ctx, "version")
+	cmd := s.sshTo(limit, "version")
 	var messages strings.Builder
 	cmd.Stderr = &messages
 	err := cmd.Run()
-	said := lastLine(messages.String())
+	said, _ := reason(messages.String())
 	var exit *exec.ExitError
 	switch {
-	case ctx.Err() != nil:
-		return nil
+	case ctx.Err() != nil, errors.As(err, &exit) && exit.ExitCode() == -1 && limit.Err() == nil: // a terminal's Ctrl-C ends ssh as well
+		return mesh.Errorf(mesh.Cancelled, "interrupted: nothing has changed")
+	case limit.Err() != nil:
+		return mesh.Errorf(mesh.Conflict, "something accepts connections at %s, and may be the server: it has not answered for %s", s.From, answerTime).
+			WithHint("if the server is gone for good: mesh standby --take-over --force")
 	case err != nil && !errors.As(err, &exit):
 		return mesh.Errorf(mesh.Unavailable, "ssh cannot be run: %w", err).WithHint("install OpenSSH's client: mesh asks the other server first")
-	case err != nil && exit.ExitCode() == 255 && slices.ContainsFunc(unreachable, func(text string) bool { return strings.Contains(said, text) }):
+	case err != nil && exit.ExitCode() == 255 && slices.ContainsFunc(unreachable, func(text string) bool { return strings.HasPrefix(said, text) }):
 		return nil
 	case err != nil && exit.ExitCode() == 255:
-		return mesh.Errorf(mesh.Conflict, "something answers at %s, and may be the server: %s", s.From, mesh.Visible(mesh.Clip(said, 300))).
+		return mesh.Errorf(mesh.Conflict, "something answers at %s, and may be the server: %s", s.From, said).
 			WithHint("if the server is gone for good: mesh standby --take-over --force")
 	}
 	return mesh.Errorf(mesh.Conflict, "the server at %s still answers: two servers with the same stacks would damage each other's work", s.From).
 		WithHint("stop it first: systemctl disable --now mesh")
 }
 
-// lastLine returns the last line that is not empty: with that, OpenSSH's client says why.
-func lastLine(s string) string {
-	s = strings.TrimSpace(s)
-	return strings.TrimSpace(s[strings.LastIndexByte(s, '\n')+1:])
+// reason returns the server's error and hint, or the last line: with that, OpenSSH's client says why.
+func reason(messages string) (said, hint string) {
+	text := func(s string) string { return mesh.Visible(mesh.Clip(strings.TrimSpace(s), 300)) }
+	var last string
+	for line := range strings.Lines(messages) {
+		if s, is := strings.CutPrefix(line, "error: "); is {
+			said, hint = text(s), ""
+		} else if s, is := strings.CutPrefix(line, "hint: "); is {
+			hint = text(s)
+		} else if strings.TrimSpace(line) != "" {
+			last = text(line)
+		}
+	}
+	if said == "" {
+		return last, ""
+	}
+	return said, hint
 }
 
 // takeOverFrom makes a copy a server's data directory.
@@ -266,7 +301,15 @@ func takeOverFrom(ctx context.Context, dir string, force bool, stdout, stderr io
 		return err
 	}
 	defer func() { _ = lock.Close() }()
-	if err := os.Remove(filepath.Join(dir, standbyFile)); err != nil {
+	if ctx.Err() != nil {
+		return mesh.Errorf(mesh.Cancelled, "interrupted: nothing has changed")
+	}
+	if s, is, err = readStandby(dir); err != nil { // another process may have copied, or taken over, meanwhile
+		return err
+	} else if !is {
+		return mesh.Errorf(mesh.Conflict, "%s was taken over meanwhile", dir).WithHint("mesh serve --data %s", dir)
+	}
+	if err := atomicfile.Remove(filepath.Join(dir, standbyFile)); err != nil {
 		return err
 	}
 	_, _ = fmt.Fprintf(stdout, "the copy is from %s, %s ago; start the server: mesh serve --data %s\n", s.Last.Format(time.RFC3339), time.Since(s.Last).Round(time.Second), dir)

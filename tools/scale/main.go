@@ -147,6 +147,7 @@ func simulate(stacks, nodes int, idle time.Duration) error {
 	}
 	listed := time.Since(began)
 
+	d, w.router = nil, nil // what remains is the machines and the repositories, which are simulated
 	before := heap()
 	_, reconciled, stop, err := w.start()
 	if err != nil {
