@@ -67,6 +67,9 @@ func authority(t *testing.T) *Authority {
 	return a
 }
 
+// poured receives a value whenever an engine was kept from pouring.
+var poured = make(chan struct{}, 10)
+
 // engine is a socket that answers each line with itself in capital letters, and says goodbye once
 // nothing more comes.
 func engine(t *testing.T) string {
@@ -86,6 +89,14 @@ func engine(t *testing.T) string {
 			go func() {
 				defer c.Close()
 				for s := bufio.NewScanner(c); s.Scan(); {
+					if s.Text() == "pour" {
+						_, _ = io.Copy(io.Discard, c) // its input ends, and it goes on
+						for err := error(nil); err == nil; {
+							_, err = c.Write(make([]byte, 1<<10))
+						}
+						poured <- struct{}{}
+						return
+					}
 					_, _ = fmt.Fprintln(c, strings.ToUpper(s.Text()))
 				}
 				_, _ = fmt.Fprintln(c, "bye")
@@ -188,6 +199,39 @@ func TestEngine(t *testing.T) {
 }
 
 // Who has no certificate of the authority, or speaks something else, gets nothing.
+// A command's output ends when nobody reads it any more, though its input has ended long before.
+func TestCut(t *testing.T) {
+	t.Parallel()
+	d := open2(t, authority(t), "127.0.0.1:0", Handlers{})
+	joinAs(t, "one", passOf(t, d.authority), d.addr)
+	eventually(t, "one is connected", d.has("one"))
+	c, err := d.Dial(t.Context(), "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = fmt.Fprintln(c, "pour")
+	if err := c.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, 4<<20)); err != nil { // more than the window
+		t.Fatal(err)
+	}
+	read := make(chan error, 1)
+	go func() { _, err := io.Copy(io.Discard, c); read <- err }()
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-read; err == nil {
+		t.Error("who reads takes it for the end")
+	}
+	<-poured
+	d.Hub.mu.Lock()
+	defer d.Hub.mu.Unlock()
+	for _, l := range d.by {
+		eventually(t, "no stream is left", func() bool { return l.mux.NumStreams() == 0 })
+	}
+}
+
 func TestStrangers(t *testing.T) {
 	t.Parallel()
 	d := open2(t, authority(t), "127.0.0.1:0", Handlers{})
