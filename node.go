@@ -54,6 +54,7 @@ type Swarm struct {
 	Addr    netip.Addr // where other nodes reach this one
 	Manager bool
 	Owner   string // the ID of the mesh server that uses it; empty: none does
+	Ours    bool   // that is this server
 	Home    string // the ID of the node that server runs on; empty: an earlier mesh did not record it
 	Made    bool   // mesh has made it
 }

@@ -193,6 +193,18 @@ func (c *Cluster) ready() []*member {
 	return c.readyLocked()
 }
 
+// absent returns the nodes that cannot be used now.
+func (c *Cluster) absent() (names []mesh.NodeName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, m := range c.members {
+		if !m.up && !m.self {
+			names = append(names, m.name)
+		}
+	}
+	return names
+}
+
 func (c *Cluster) readyLocked() (out []*member) {
 	for _, m := range c.members {
 		if m.up {
@@ -437,9 +449,14 @@ func (c *Cluster) Stacks(ctx context.Context) ([]mesh.StackName, error) {
 }
 
 // RemoveStack removes everything that the nodes have of a stack, this machine last: it has the
-// network. What a node has that is away is removed when it is back.
+// network. The error is Unavailable while a node is away that may have something of it.
 func (c *Cluster) RemoveStack(ctx context.Context, stack mesh.StackName) error {
 	var g errgroup.Group
+	for _, name := range c.absent() {
+		g.Go(func() error {
+			return mesh.Errorf(mesh.Unavailable, "node %s is away, and may have something of %s", name, stack)
+		})
+	}
 	for _, m := range c.ready() {
 		if !m.self {
 			g.Go(func() error { return m.RemoveStack(ctx, stack) })

@@ -407,6 +407,9 @@ func TestDeath(t *testing.T) {
 		if _, err := w.c.Revive(t.Context(), "3-1"); !errors.Is(err, mesh.NotFound) {
 			t.Errorf("revived: %v", err)
 		}
+		if err := w.c.RemoveStack(t.Context(), "blog"); !errors.Is(err, mesh.Unavailable) || !strings.Contains(err.Error(), "node3 is away") {
+			t.Errorf("a stack was removed while it was dead: %v", err)
+		}
 		if err := w.c.Stop(t.Context(), "3-1", 0); err != nil || len(w.machines[2].stopped) > 0 {
 			t.Errorf("stopped: %v, %q", err, w.machines[2].stopped)
 		}
@@ -416,6 +419,9 @@ func TestDeath(t *testing.T) {
 		w.set(func() { w.agents["3"] = time.Now(); w.nodes[2].Ready = true; delete(w.silent, 3) })
 		if got := w.where(); !strings.Contains(got, "node3:3-1") || w.lost == lost {
 			t.Errorf("back: %s, lost %d times, was %d", got, w.lost, lost)
+		}
+		if err := w.c.RemoveStack(t.Context(), "blog"); err != nil {
+			t.Errorf("a stack was removed: %v", err)
 		}
 		if err := w.c.Stop(t.Context(), "3-1", 0); err != nil || !slices.Equal(w.machines[2].stopped, []string{"3-1"}) {
 			t.Errorf("stopped: %v, %q", err, w.machines[2].stopped)

@@ -106,6 +106,9 @@ func (d *Deployer) EnableNodes(ctx context.Context, addr netip.Addr, by mesh.Key
 		}
 	}
 	sw, err := d.NodeServer.Enable(ctx, addr)
+	if e, is := errors.AsType[*mesh.Error](err); is && c.On() && e.Kind == mesh.Invalid {
+		return e.WithHint("the nodes were on another machine: ssh mesh nodes:disable, and enable them here")
+	}
 	if err != nil {
 		return err
 	}
@@ -148,6 +151,16 @@ func (d *Deployer) DisableNodes(ctx context.Context, by mesh.KeyName, out io.Wri
 	if !c.On() {
 		return oneMachine()
 	}
+	is, err := d.NodeServer.Look(ctx)
+	switch {
+	case err != nil:
+		return err
+	case is.Node != "" && !is.Manager:
+		return mesh.Errorf(mesh.Conflict, "this machine's engine is a worker of a swarm: it cannot make the nodes leave").
+			WithHint("on a manager: docker node promote NODE; if that swarm is gone, on this machine: docker swarm leave --force")
+	case is.Node == "" || !is.Ours:
+		return d.forsake(ctx, c, by, out)
+	}
 	if err := d.noOtherManagers(ctx); err != nil {
 		return err
 	}
@@ -181,6 +194,24 @@ func (d *Deployer) DisableNodes(ctx context.Context, by mesh.KeyName, out io.Wri
 	}
 	d.Logger.Info("nodes disabled", "key", string(by))
 	return d.NodeServer.Tidy(ctx)
+}
+
+// forsake goes on with this machine alone, which is not in the swarm of the nodes: the data directory
+// has come from another one, or the engine has left the swarm. The nodes are left as they are.
+func (d *Deployer) forsake(ctx context.Context, c mesh.Cluster, by mesh.KeyName, out io.Writer) error {
+	_, _ = fmt.Fprintln(out, " !     This machine is not in the swarm of the nodes: what runs on them goes on until you end it there.")
+	d.NodeServer.Retreat(c)
+	if err := d.NodeServer.Shut(ctx); err != nil {
+		return err
+	}
+	if _, err := d.Store.UpdateCluster(ctx, func(c *mesh.Cluster) error { *c = mesh.Cluster{}; return nil }); err != nil {
+		return err
+	}
+	d.Logger.Info("nodes disabled, without their swarm", "key", string(by))
+	// What has not started is tried again at once, and what runs gets networks of this machine.
+	err := errors.Join(d.Reconcile(ctx), d.move(ctx, by, "Leave the nodes", out, mesh.Instance.Shared))
+	d.settleRetired(ctx)
+	return errors.Join(err, d.NodeServer.Tidy(ctx))
 }
 
 // noOtherManagers refuses to make managers of the swarm leave: its quorum is for people to decide.

@@ -58,7 +58,7 @@ func (s *swarm) done() string {
 func (s *swarm) Look(context.Context) (mesh.Swarm, error) { return s.is, nil }
 func (s *swarm) Default() netip.Addr                      { return netip.Addr{} }
 func (s *swarm) Enable(_ context.Context, addr netip.Addr) (mesh.Swarm, error) {
-	s.is = mesh.Swarm{Node: "id10000", Addr: addr, Manager: true, Made: true}
+	s.is = mesh.Swarm{Node: "id10000", Addr: addr, Manager: true, Ours: true, Made: true}
 	return s.is, s.do("enable %s", addr)
 }
 func (s *swarm) Disable(context.Context) error { return s.do("disable") }
@@ -223,6 +223,41 @@ func TestNodes_EnableAndDisable(t *testing.T) {
 		pass(time.Minute)
 		want := "retreat; leave id20000; remove id20000; leave id30000; remove id30000; shut; disable; tidy"
 		if got, did := nodesOf(w), s.done(); got != "web.1@ web.2@ web.3@" || did != want {
+			t.Errorf("%s, did %s", got, did)
+		}
+		if c, err := w.Store.Cluster(t.Context()); err != nil || c.On() {
+			t.Errorf("recorded: %+v, %v", c, err)
+		}
+		sound(t, w)
+	})
+}
+
+// The data directory has come to a machine that is not in the swarm, or the engine has left it.
+func TestNodes_DisableWithoutTheSwarm(t *testing.T) {
+	clustered(t, func(t *testing.T, w *deploytest.World, d *deploy.Deployer, s *swarm) {
+		if err := d.EnableNodes(t.Context(), here, "ci", io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		s.done()
+		s.is.Manager = false
+		if err := d.DisableNodes(t.Context(), "ci", io.Discard); !errors.Is(err, mesh.Conflict) || !strings.Contains(err.Error(), "is a worker of a swarm") || s.done() != "" {
+			t.Errorf("a worker: %v", err)
+		}
+		s.is = mesh.Swarm{}
+		s.fails["enable 10.0.0.1"] = mesh.Errorf(mesh.Invalid, "10.0.0.1 is not an address of this machine")
+		var e *mesh.Error
+		if err := d.EnableNodes(t.Context(), netip.Addr{}, "ci", io.Discard); !errors.As(err, &e) || !strings.Contains(e.Hint, "ssh mesh nodes:disable") {
+			t.Errorf("enabled again: %v", err)
+		}
+		s.is = mesh.Swarm{}
+		s.done()
+		var out strings.Builder
+		if err := d.DisableNodes(t.Context(), "ci", &out); err != nil || !strings.Contains(out.String(), "is not in the swarm") {
+			t.Errorf("%v, %s", err, &out)
+		}
+		pass(time.Minute)
+		if got, did := nodesOf(w), s.done(); got != "web.1@ web.2@ web.3@" || did != "retreat; shut; tidy" {
 			t.Errorf("%s, did %s", got, did)
 		}
 		if c, err := w.Store.Cluster(t.Context()); err != nil || c.On() {

@@ -98,6 +98,7 @@ func (s *Swarm) Look(ctx context.Context) (mesh.Swarm, error) {
 		return out, s.fault(ctx, "look at the swarm", err)
 	}
 	out.ID, out.Owner, out.Home, out.Made = sw.ID, sw.Spec.Labels[labelOwner], sw.Spec.Labels[labelHome], sw.Spec.Labels[labelMade] != ""
+	out.Ours = out.Owner == s.Server
 	return out, nil
 }
 

@@ -133,6 +133,11 @@ func (s *Swarm) secret(ctx context.Context, of swarm.Service, pass mesh.Secret) 
 
 // Withdraw ends the agents on all nodes.
 func (s *Swarm) Withdraw(ctx context.Context) error {
+	if is, err := s.Look(ctx); err != nil {
+		return err
+	} else if !is.Manager {
+		return nil // its managers end them, if there are any
+	}
 	old, found, err := s.service(ctx)
 	if err != nil {
 		return s.fault(ctx, "find the agents", err)

@@ -107,6 +107,14 @@ func Open(o Options) (*Repos, error) {
 			}
 		}
 	}
+	// A copy of files alone, without empty folders, such as mesh standby's, lacks some without which
+	// git takes a repository for none (gitrepository-layout(5)).
+	all, _ := filepath.Glob(filepath.Join(r.dir, "*.git"))
+	for _, p := range all {
+		for _, folder := range []string{"objects", "refs"} {
+			_ = os.MkdirAll(filepath.Join(p, folder), 0o700) // what uses the repository says what is wrong
+		}
+	}
 	return r, nil
 }
 

@@ -275,6 +275,25 @@ func TestGit_EnvironmentIsItsOwn(t *testing.T) {
 	}
 }
 
+// A copy of the files alone is a repository as well.
+func TestOpen_WithoutEmptyFolders(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	r := openIn(t, dir, &mesh.RepoState{Branch: "main"})
+	if err := r.Ensure("blog"); err != nil {
+		t.Fatal(err)
+	}
+	for _, folder := range []string{"objects", "refs"} {
+		if err := os.RemoveAll(filepath.Join(dir, "repos", "blog.git", folder)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r = openIn(t, dir, &mesh.RepoState{Branch: "main"})
+	w := repostest.New(t)
+	w.Commit("one")
+	push(t, w, r, "blog", "main")
+}
+
 func TestOpen_TreeInOrder(t *testing.T) {
 	t.Parallel()
 	r := stackRepo(t)

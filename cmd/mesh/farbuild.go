@@ -29,7 +29,7 @@ func (f farBuilder) Build(ctx context.Context, b mesh.Build, w io.Writer) (mesh.
 		return f.Builder.Build(ctx, b, w)
 	}
 	x := f.m.machine(n)
-	a, reg := f.m.c.wires.agents()[n.ID], f.m.c.wires.images()
+	reg := f.m.c.wires.images()
 	if reg == nil {
 		return mesh.Image{}, mesh.Errorf(mesh.Unavailable, "the nodes are not used")
 	}
@@ -38,6 +38,7 @@ func (f farBuilder) Build(ctx context.Context, b mesh.Build, w io.Writer) (mesh.
 	if err != nil {
 		return img, err
 	}
+	a := f.m.c.wires.agents()[n.ID] // it may be another one than before the build
 	if img.ID, err = reg.Fetch(ctx, x.engine, a.Registry, img.ID, b.Tags); err != nil {
 		return img, mesh.Errorf(mesh.Unavailable, "the image that %s has built did not come here: %w", n.Name, err).WithHint("push again; to build here: ssh mesh build:set -a %s node=", b.Stack)
 	}

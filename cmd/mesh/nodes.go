@@ -53,6 +53,7 @@ type machines struct {
 	mu      sync.Mutex
 	by      map[string]*machine // by the nodes' IDs
 	renewed time.Time           // when the agents were last started, or should have been
+	looked  time.Time           // when it was last looked whether the server has moved
 }
 
 // machine is another node.
@@ -174,12 +175,11 @@ func (m *machines) settleHome(ctx context.Context) error {
 		return err
 	}
 	switch {
-	case !is.Manager || is.Owner != m.c.store.Server():
+	case !is.Manager || !is.Ours:
 		return mesh.Errorf(mesh.Unavailable, "this machine's engine is not a manager of the swarm that the nodes are in").
-			WithHint("on a manager: docker node promote NODE; if that swarm is gone: ssh mesh nodes:disable")
+			WithHint("join that swarm, and make this machine a manager: docker node promote NODE; to go on with this machine alone: ssh mesh nodes:disable")
 	case is.Addr == rec.Addr && is.Home != "" && is.Home != is.Node:
-		return mesh.Errorf(mesh.Conflict, "this server has moved to another machine of the swarm, node %s: two of them would damage each other's work", mesh.Clip(is.Home, 12)).
-			WithHint("on this machine: systemctl disable --now mesh")
+		return hasMoved(is)
 	case is.Addr == rec.Addr && is.Home == is.Node:
 		m.home.Store(true)
 		return nil
@@ -204,6 +204,36 @@ func (m *machines) settleHome(ctx context.Context) error {
 	m.on.Store(&now)
 	m.home.Store(true)
 	return nil
+}
+
+// hasMoved is the error on a machine that the server has left.
+func hasMoved(is mesh.Swarm) error {
+	return mesh.Errorf(mesh.Conflict, "this server has moved to another machine of the swarm, node %s: two of them would damage each other's work", mesh.Clip(is.Home, 12)).
+		WithHint("on this machine: systemctl disable --now mesh")
+}
+
+// homeEvery is how often a running server looks whether it has moved.
+const homeEvery = 10 * time.Second
+
+// watchHome ends this server, in the background, if it has moved to another machine while this one
+// was cut off.
+func (m *machines) watchHome() {
+	m.mu.Lock()
+	due := m.home.Load() && time.Since(m.looked) > homeEvery
+	if due {
+		m.looked = time.Now()
+	}
+	m.mu.Unlock()
+	if !due {
+		return
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), homeEvery)
+		defer cancel()
+		if is, err := m.swarm.Look(ctx); err == nil && is.Ours && is.Home != "" && is.Home != is.Node && m.c.wires.of.Load() == m {
+			m.c.fail(hasMoved(is))
+		}
+	}()
 }
 
 // isOn is cluster.Options.On.
@@ -313,6 +343,7 @@ func (m *machines) openAgain() bool {
 		}
 	}
 	m.renewAgents()
+	m.watchHome()
 	rec := m.on.Load()
 	return rec != nil && m.c.wires.open(ctx, m.c, *rec) == nil
 }

@@ -189,6 +189,7 @@ func TestEvent_TheMachineIsLost(t *testing.T) {
 			t.Errorf("lost when it was stopped: %v", lost)
 		}
 		in = w.start(t)[0]
+		in.Node = "two"
 		open := w.router.hold()
 		done := make(chan struct{})
 		go func() {
@@ -198,6 +199,9 @@ func TestEvent_TheMachineIsLost(t *testing.T) {
 		synctest.Wait()
 		if lost := w.router.LostTargets(); len(lost) > 0 {
 			t.Errorf("lost before the switch: %v", lost)
+		}
+		if s := w.Status("blog"); len(s) != 1 || s[0].State != mesh.Missing || s[0].Why != "its machine two does not answer" {
+			t.Errorf("%+v", s)
 		}
 		open()
 		<-done

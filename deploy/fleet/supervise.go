@@ -84,6 +84,10 @@ func (f *Fleet) endedLocked(g *group, m *member, ev mesh.InstanceEvent) {
 		return
 	}
 	m.instance.ExitCode, m.instance.OOM, m.instance.State = ev.Instance.ExitCode, ev.Instance.OOM, mesh.InstanceExited
+	if ev.Lost {
+		f.ailsLocked(g, m, mesh.Missing, fmt.Sprintf("its machine %s does not answer", ev.Instance.Node), firstBackoff)
+		return
+	}
 	if ev.ByHand {
 		f.ailsLocked(g, m, mesh.Halted, fmt.Sprintf("stopped from outside, exit %d", m.instance.ExitCode), firstBackoff)
 		return
