@@ -73,17 +73,19 @@ type load struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 	asked  atomic.Int64
+	failed atomic.Int64
 	first  atomic.Pointer[string]
 }
 
 // cmdLoad requests a host from the router on four connections, at most 800 times a
 // second, between "load start [-held] HOST PATH" and "load stop". "load stop" fails if any
-// request failed or got a 5xx. With -held, a 503 after the 10 s that the router holds a
+// request failed or got a 5xx; with -few, if more than 1 % did: an instance that is killed may
+// have accepted requests that nobody else knows of. With -held, a 503 after the 10 s that the router holds a
 // request is none: on a busy machine, an instance that ends before the next one starts may
 // be away for longer.
 func cmdLoad(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
-		ts.Fatalf("usage: load start [-held] HOST PATH | load stop")
+		ts.Fatalf("usage: load start [-held] HOST PATH | load stop [-few]")
 	}
 	work := ts.Getenv("WORK")
 	if args[0] == "stop" {
@@ -95,8 +97,12 @@ func cmdLoad(ts *testscript.TestScript, neg bool, args []string) {
 		l.cancel()
 		l.done.Wait()
 		ts.Logf("%d requests", l.asked.Load())
-		if f := l.first.Load(); f != nil {
-			ts.Fatalf("after %d requests: %s", l.asked.Load(), *f)
+		failed := l.failed.Load()
+		if few := len(args) > 1 && args[1] == "-few"; few && failed*100 <= l.asked.Load() {
+			failed = 0
+		}
+		if f := l.first.Load(); failed > 0 {
+			ts.Fatalf("%d of %d requests failed, the first with: %s", failed, l.asked.Load(), *f)
 		}
 		if l.asked.Load() < 4 {
 			ts.Fatalf("only %d requests were made", l.asked.Load())
@@ -136,6 +142,7 @@ func cmdLoad(ts *testscript.TestScript, neg bool, args []string) {
 				if err != nil && ctx.Err() == nil {
 					s := err.Error()
 					l.first.CompareAndSwap(nil, &s)
+					l.failed.Add(1)
 				}
 				l.asked.Add(1)
 			}

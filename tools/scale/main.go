@@ -35,14 +35,12 @@ func main() {
 	nodes := flag.String("nodes", "1,100,1000", "`NUMBERS` of nodes")
 	idle := flag.Duration("idle", 20*time.Second, "how long the server is watched while nothing happens")
 	flag.Parse()
-	fmt.Println("| stacks | nodes | a deployment, the last hundred, median | open the store | mesh.db | list the stacks | reconcile | memory | CPU while nothing happens | a route changes | find a route | a node's instances are elsewhere |")
-	fmt.Println("|---|---|---|---|---|---|---|---|---|---|---|---|")
+	fmt.Println("| stacks | nodes | a new stack, the last hundred, median | a push to one of them, median | open the store | mesh.db | list the stacks | reconcile | memory | CPU while nothing happens | a route changes | find a route | a node's instances are elsewhere |")
+	fmt.Println("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
 	for _, n := range numbers(*stacks) {
-		for _, k := range numbers(*nodes) {
-			if err := simulate(n, k, *idle); err != nil {
-				fmt.Fprintln(os.Stderr, "error:", err)
-				os.Exit(1)
-			}
+		if err := simulate(n, numbers(*nodes), *idle); err != nil {
+			fmt.Fprintln(os.Stderr, "error:", err)
+			os.Exit(1)
 		}
 	}
 }
@@ -61,6 +59,7 @@ func numbers(s string) (out []int) {
 
 // world is a server.
 type world struct {
+	dir    string
 	store  *store.Store
 	fleet  *fleet
 	router *router.Router
@@ -99,45 +98,62 @@ func (w *world) start() (d *deploy.Deployer, took time.Duration, stop func(), er
 	return d, took, func() { cancel(); all.Wait() }, nil
 }
 
-func simulate(stacks, nodes int, idle time.Duration) error {
-	dir, err := os.MkdirTemp("", "scale")
-	if err != nil {
+func simulate(stacks int, nodes []int, idle time.Duration) (err error) {
+	w := &world{fleet: newFleet(1), repos: deploytest.NewRepos(), build: deploytest.NewBuilder()}
+	if w.dir, err = os.MkdirTemp("", "scale"); err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	w := &world{fleet: newFleet(nodes), repos: deploytest.NewRepos(), build: deploytest.NewBuilder()}
-	if w.store, err = store.Open(dir); err != nil {
+	defer func() { _ = os.RemoveAll(w.dir) }()
+	if w.store, err = store.Open(w.dir); err != nil {
 		return err
 	}
 	defer func() { _ = w.store.Close() }()
-
 	d, _, stop, err := w.start()
 	if err != nil {
 		return err
 	}
+	created, err := w.push(d, 0, stacks)
+	stop()
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		w.fleet.spread(n)
+		if err := w.measure(stacks, created, idle); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// push pushes stacks, new ones or again, and returns the median of the last hundred times.
+func (w *world) push(d *deploy.Deployer, from, to int) (time.Duration, error) {
 	var took []time.Duration
-	for i := range stacks {
+	for i := from; i < to; i++ {
 		p := w.repos.Commit(mesh.StackName(fmt.Sprintf("s%05d", i)), map[string]string{"Procfile": "web: ./serve\nworker: ./work", "app.json": `{"formation":{"worker":{"quantity":1}}}`})
 		began := time.Now()
 		if err := d.Push(context.Background(), p, io.Discard); err != nil {
-			stop()
-			return fmt.Errorf("deploy stack %d of %d: %w", i+1, stacks, err)
+			return 0, fmt.Errorf("push stack %d of %d: %w", i+1, to, err)
 		}
 		took = append(took, time.Since(began))
 	}
-	stop()
 	took = took[max(0, len(took)-100):]
 	slices.Sort(took)
+	return took[len(took)/2], nil
+}
 
+// measure starts a server again, and prints what things cost.
+func (w *world) measure(stacks int, created, idle time.Duration) error {
 	if err := w.store.Close(); err != nil {
 		return err
 	}
 	began := time.Now()
-	if w.store, err = store.Open(dir); err != nil {
+	var err error
+	if w.store, err = store.Open(w.dir); err != nil {
 		return err
 	}
 	opened := time.Since(began)
-	info, err := os.Stat(filepath.Join(dir, "mesh.db"))
+	info, err := os.Stat(filepath.Join(w.dir, "mesh.db"))
 	if err != nil {
 		return err
 	}
@@ -147,9 +163,9 @@ func simulate(stacks, nodes int, idle time.Duration) error {
 	}
 	listed := time.Since(began)
 
-	d, w.router = nil, nil // what remains is the machines and the repositories, which are simulated
+	w.router = nil // what remains is the machines and the repositories, which are simulated
 	before := heap()
-	_, reconciled, stop, err := w.start()
+	d, reconciled, stop, err := w.start()
 	if err != nil {
 		return err
 	}
@@ -159,14 +175,17 @@ func simulate(stacks, nodes int, idle time.Duration) error {
 	cpu, began := spent(), time.Now()
 	time.Sleep(idle)
 	share := 100 * float64(spent()-cpu) / float64(time.Since(began))
-
+	pushed, err := w.push(d, max(0, stacks-100), stacks)
+	if err != nil {
+		return err
+	}
 	change, find := w.routes(stacks)
-	moved := "—"
+	moved, nodes := "—", len(w.fleet.machines)
 	if nodes > 1 {
 		dt, n := w.fail(nodes - 1)
 		moved = fmt.Sprintf("%d in %s", n, dt.Round(10*time.Millisecond))
 	}
-	fmt.Printf("| %d | %d | %s | %s | %.1f MB | %s | %s | %.0f MB | %.1f %% of a core | %s | %s | %s |\n", stacks, nodes, round(took[len(took)/2]), round(opened), float64(info.Size())/1e6,
+	fmt.Printf("| %d | %d | %s | %s | %s | %.1f MB | %s | %s | %.0f MB | %.1f %% of a core | %s | %s | %s |\n", stacks, nodes, round(created), round(pushed), round(opened), float64(info.Size())/1e6,
 		round(listed), round(reconciled), float64(memory)/1e6, share, round(change), round(find), moved)
 	return nil
 }
@@ -242,6 +261,26 @@ func newFleet(n int) *fleet {
 		f.machines = append(f.machines, &machine{n: i, all: map[string]mesh.Instance{}})
 	}
 	return f
+}
+
+// spread has n machines instead, each with as many of the instances.
+func (f *fleet) spread(n int) {
+	var all []mesh.Instance
+	for _, m := range f.machines {
+		m.mu.Lock()
+		for _, in := range m.all {
+			all = append(all, in)
+		}
+		m.mu.Unlock()
+	}
+	slices.SortFunc(all, func(a, b mesh.Instance) int { return strings.Compare(a.ID, b.ID) })
+	f.machines = newFleet(n).machines
+	for i, in := range all {
+		m := f.machines[i%n]
+		m.made++
+		in.ID, in.Addr, in.Node = fmt.Sprintf("%d-%d", m.n, m.made), netip.AddrPortFrom(m.addr(), uint16(1024+m.made%60000)), "" //nolint:gosec // ports of a simulation
+		m.all[in.ID] = in
+	}
 }
 
 func id(i int) string { return fmt.Sprintf("node%07d", i) }
