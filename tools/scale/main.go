@@ -163,7 +163,8 @@ func (w *world) measure(stacks int, created, idle time.Duration) error {
 	}
 	listed := time.Since(began)
 
-	w.router = nil // what remains is the machines and the repositories, which are simulated
+	w.router = nil
+	w.repos.Derive(nil) // what remains is the machines and the repositories, which are simulated
 	before := heap()
 	d, reconciled, stop, err := w.start()
 	if err != nil {
