@@ -69,6 +69,9 @@ func (c *call) parent(ctx context.Context) (mesh.Stack, error) {
 	if c.stack.Preview == nil {
 		return c.stack, nil
 	}
+	if of := c.stack.Preview.Of; !c.Key.May(c.def.access, of) {
+		return mesh.Stack{}, mesh.Errorf(mesh.Denied, "the key %q may use %s, but not the other previews of %s", c.Key.Name, c.stack.Name, of).WithHint("ask an admin for access to %s", of)
+	}
 	return c.Stacks.Stack(ctx, c.stack.Preview.Of)
 }
 
@@ -206,7 +209,8 @@ func (c *call) markProduction(ctx context.Context) (rest []string, undo func(con
 	var names []string
 	for _, a := range c.args {
 		name, _, sets := strings.Cut(a, "=")
-		if _, has := c.stack.Config[name]; !sets && !has {
+		has := slices.ContainsFunc(c.stack.Configs(), func(c mesh.Config) bool { _, has := c[name]; return has })
+		if !sets && !has {
 			return nil, nil, mesh.Errorf(mesh.NotFound, "%s has no config var %s", c.stack.Name, mesh.Clip(mesh.Visible(name), 60)).
 				WithHint("give it a value: ssh mesh config:set -a %s --production-only NAME=VALUE", c.stack.Name)
 		}

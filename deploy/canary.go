@@ -247,6 +247,9 @@ func (d *Deployer) DecideCanary(ctx context.Context, stack mesh.StackName, promo
 	case <-ctx.Done():
 		return s, context.Cause(ctx)
 	}
+	if t.err == nil && !promote {
+		return s, mesh.Errorf(mesh.Conflict, "%s was live before it could be taken back", s.Release).WithHint("ssh mesh rollback -a %s", stack)
+	}
 	if t.err != nil && promote {
 		_, _ = fmt.Fprintf(out, "       its output: ssh mesh deployments:show -a %s %d\n", stack, t.deployment.Number)
 		return s, t.err

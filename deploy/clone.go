@@ -25,6 +25,7 @@ func (d *Deployer) Clone(ctx context.Context, from, to mesh.StackName, by mesh.K
 		Name: to, CreatedBy: by, Config: st.Config.Clone(), Formation: st.Formation.Clone(), Settings: st.Settings,
 		Services: maps.Clone(st.Services), ReleaseCommand: slices.Clone(st.ReleaseCommand),
 		Access: st.Access.Clone(), Alerts: st.Alerts, Links: slices.Clone(st.Links),
+		ProductionOnly: slices.Clone(st.ProductionOnly), PreviewConfig: st.PreviewConfig.Clone(),
 	}
 	vars, err := d.addonVars(ctx, st)
 	if err != nil {
@@ -33,7 +34,7 @@ func (d *Deployer) Clone(ctx context.Context, from, to mesh.StackName, by mesh.K
 	// The new stack is attached to nothing: its app would try to use the other's data.
 	next.Config = next.Config.Without(vars)
 	if bare {
-		next.Config, next.Links, next.Services = nil, nil, withConfigs(st.Services, nil)
+		next.Config, next.PreviewConfig, next.Links, next.Services = nil, nil, nil, withConfigs(st.Services, nil)
 	}
 	if _, err := d.create(ctx, next); err != nil {
 		return err

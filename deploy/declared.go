@@ -109,6 +109,13 @@ func wanted(vars map[string]manifest.Var, st mesh.Stack, global mesh.Config) (me
 func (src source) keep(s *mesh.Stack, config mesh.Config) {
 	s.Declared = src.declared.Settings
 	s.Config = src.review.Over(s.Config)
+	if len(src.review) > 0 {
+		s.Services = maps.Clone(s.Services)
+		for name, set := range s.Services {
+			set.Config = set.Config.Without(src.review)
+			s.Services[name] = set
+		}
+	}
 	for name := range src.manifest.Vars {
 		if v, made := config[name]; made {
 			if _, set := s.Config[name]; !set {

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"mesh"
 	"mesh/deploy/fleet"
@@ -33,6 +35,54 @@ type forges struct {
 	mu   sync.Mutex
 	busy map[mesh.StackName]bool
 	wake map[mesh.StackName]chan struct{}
+	turn map[mesh.StackName]chan struct{} // holds a value while somebody looks at a branch
+	told map[forgeBranch]uint64           // when somebody last asked to look, by seq
+	seq  uint64
+}
+
+// forgeBranch is a branch of the repository that a stack follows.
+type forgeBranch struct {
+	stack mesh.StackName
+	name  string
+}
+
+// tell says that a branch may have changed. Call it before that is recorded: who settles the branch
+// looks at asked after it has read what is there, and forgets the branch only if that is the same.
+func (f *forges) tell(stack mesh.StackName, branch string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.told == nil {
+		f.told = map[forgeBranch]uint64{}
+	}
+	f.seq++
+	f.told[forgeBranch{stack, branch}] = f.seq
+}
+
+// asked returns a number that is another one after each call of tell.
+func (f *forges) asked(stack mesh.StackName, branch string) uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.told[forgeBranch{stack, branch}]
+}
+
+// alone waits until nobody else looks at a branch of a stack. Call done afterwards.
+func (f *forges) alone(ctx context.Context, stack mesh.StackName) (done func(), err error) {
+	f.mu.Lock()
+	if f.turn == nil {
+		f.turn = map[mesh.StackName]chan struct{}{}
+	}
+	turn := f.turn[stack]
+	if turn == nil {
+		turn = make(chan struct{}, 1)
+		f.turn[stack] = turn
+	}
+	f.mu.Unlock()
+	select {
+	case turn <- struct{}{}:
+		return func() { <-turn }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // claim returns false if somebody looks at a stack's branches already, and will look again.
@@ -64,6 +114,7 @@ func (f *forges) leave(stack mesh.StackName) bool {
 	}
 	delete(f.busy, stack)
 	delete(f.wake, stack)
+	maps.DeleteFunc(f.told, func(b forgeBranch, _ uint64) bool { return b.stack == stack })
 	return true
 }
 
@@ -97,6 +148,7 @@ func (d *Deployer) FollowForge(ctx context.Context, stack mesh.StackName, url, b
 			next.Secret = newForgeSecret()
 		}
 		s.Forge = next.With(followed(*s, next))
+		d.forges.tell(stack, followed(*s, next))
 		return nil
 	})
 	if err == nil {
@@ -151,13 +203,17 @@ func (d *Deployer) RotateForgeSecret(ctx context.Context, stack mesh.StackName) 
 	return d.changeForge(ctx, stack, func(_ *mesh.Stack, f mesh.Forge) *mesh.Forge { f.Secret = newForgeSecret(); return &f })
 }
 
-// ForgeSecret returns the secret of a stack's webhooks; ok is false if it follows none.
-func (d *Deployer) ForgeSecret(ctx context.Context, stack mesh.StackName) (secret mesh.Secret, ok bool) {
+// ForgeSecret returns the secret of a stack's webhooks; ok is false if it follows none, or does
+// not exist.
+func (d *Deployer) ForgeSecret(ctx context.Context, stack mesh.StackName) (secret mesh.Secret, ok bool, err error) {
 	st, err := d.Store.Stack(ctx, stack)
-	if err != nil || st.Forge == nil {
-		return mesh.Secret{}, false
+	switch {
+	case errors.Is(err, mesh.NoStack):
+		return mesh.Secret{}, false, nil
+	case err != nil || st.Forge == nil:
+		return mesh.Secret{}, false, err
 	}
-	return st.Forge.Secret, true
+	return st.Forge.Secret, true, nil
 }
 
 // maxForgePending limits the branches that wait to be looked at. It is more than a forge
@@ -167,6 +223,7 @@ const maxForgePending = 1000
 // ForgeEvent records what a webhook reports. Once it has returned, a crash cannot lose it. The
 // work follows in the background.
 func (d *Deployer) ForgeEvent(ctx context.Context, stack mesh.StackName, e mesh.ForgeEvent) error {
+	d.forges.tell(stack, e.Branch)
 	_, err := d.changeForge(ctx, stack, func(s *mesh.Stack, f mesh.Forge) *mesh.Forge {
 		f.Kind, f.Event = e.Kind, d.Now().UTC()
 		if e.Branch == "" || len(f.Pending) >= maxForgePending || !d.concerns(*s, f, e.Branch) {
@@ -180,9 +237,10 @@ func (d *Deployer) ForgeEvent(ctx context.Context, stack mesh.StackName, e mesh.
 	return err
 }
 
-// concerns reports whether a branch of the followed repository matters.
+// concerns reports whether a branch of the followed repository matters. One with the name of the
+// deploy branch has no preview, though another one may be followed.
 func (d *Deployer) concerns(s mesh.Stack, f mesh.Forge, branch string) bool {
-	return branch == followed(s, f) || s.Effective().Previewed(branch)
+	return branch == followed(s, f) || branch != s.Settings.Branch && s.Effective().Previewed(branch)
 }
 
 // resumeForges looks at what stacks follow when the server starts: webhooks may have been
@@ -204,7 +262,9 @@ func (d *Deployer) resumeForges(ctx context.Context) {
 		_, err = d.changeForge(ctx, st.Name, func(s *mesh.Stack, f mesh.Forge) *mesh.Forge {
 			next := f.With(followed(*s, f))
 			for _, p := range previews {
-				next = next.With(p.Preview.Branch)
+				if p.CreatedBy == forgeKey { // the forge may never have had the branches of the others
+					next = next.With(p.Preview.Branch)
+				}
 			}
 			return next
 		})
@@ -221,7 +281,8 @@ func (d *Deployer) lookAtForge(stack mesh.StackName) {
 		return
 	}
 	d.background(func(ctx context.Context) {
-		for fails := 0; ; {
+		tries, deployed := forgeTries{}, false
+		for {
 			st, err := d.Store.Stack(ctx, stack)
 			if err != nil || st.Forge == nil || len(st.Forge.Pending) == 0 {
 				if d.forges.leave(stack) {
@@ -229,35 +290,89 @@ func (d *Deployer) lookAtForge(stack mesh.StackName) {
 				}
 				continue
 			}
-			branch := st.Forge.Pending[0]
-			_ = d.lookAtBranch(ctx, st, branch, nil) // the deployment and the stack's log have the error
+			if !deployed && st.Settings.Branch != "" { // the others may have waited for it
+				tries.now()
+				deployed = true
+			}
+			branch, wait := tries.next(st.Forge.Pending, d.Now())
+			if wait > 0 {
+				if !fleet.Wait(ctx, wait, wake) {
+					return
+				}
+				if _, wait = tries.next(st.Forge.Pending, d.Now()); wait > 0 { // something has come
+					tries.now()
+				}
+				continue
+			}
+			asked := d.forges.asked(stack, branch)
+			_ = d.lookAtBranch(ctx, stack, branch, nil) // the deployment and the stack's log have the error
 			if ctx.Err() != nil {
 				return
 			}
 			if st, err = d.Store.Stack(ctx, stack); err != nil || st.Forge == nil || !slices.Contains(st.Forge.Pending, branch) {
-				fails = 0
-				continue
-			}
-			// The forge or the engine is away, somebody else's deployment is in the way, or
-			// an event came meanwhile.
-			if fails++; !fleet.Wait(ctx, fleet.Backoff(fails), wake) {
-				return
+				delete(tries, branch)
+			} else if d.forges.asked(stack, branch) == asked {
+				// The forge or the engine is away, or somebody else's deployment is in the way. Other
+				// branches do not wait for it.
+				tries.failed(branch, d.Now())
 			}
 		}
 	})
 }
 
+// forgeTries are the branches that could not be settled, and when the next try is.
+type forgeTries map[string]forgeTry
+
+type forgeTry struct {
+	fails int
+	at    time.Time
+}
+
+// next returns the branch to look at, and how long to wait before that.
+func (t forgeTries) next(pending []string, now time.Time) (branch string, wait time.Duration) {
+	branch = slices.MinFunc(pending, func(a, b string) int { return t[a].at.Compare(t[b].at) })
+	return branch, t[branch].at.Sub(now)
+}
+
+func (t forgeTries) failed(branch string, now time.Time) {
+	fails := t[branch].fails + 1
+	t[branch] = forgeTry{fails, now.Add(fleet.Backoff(fails))}
+}
+
+// now makes all tries due.
+func (t forgeTries) now() {
+	for branch, try := range t {
+		t[branch] = forgeTry{fails: try.fails}
+	}
+}
+
 // lookAtBranch deploys what is in a branch of the followed repository now, or destroys the
 // preview of one that is gone, and then forgets the branch. An error of kind Unavailable or
 // Conflict leaves it to be looked at again.
-func (d *Deployer) lookAtBranch(ctx context.Context, st mesh.Stack, branch string, out io.Writer) (err error) {
+func (d *Deployer) lookAtBranch(ctx context.Context, stack mesh.StackName, branch string, out io.Writer) (err error) {
 	if out == nil {
 		out = io.Discard
+	}
+	release, err := d.forges.alone(ctx, stack)
+	if err != nil {
+		return err
+	}
+	defer release()
+	asked := d.forges.asked(stack, branch)
+	st, err := d.following(ctx, stack, "")
+	if err != nil {
+		return err
 	}
 	f := *st.Forge
 	done := func(fault string) {
 		_, uerr := d.changeForge(context.WithoutCancel(ctx), st.Name, func(_ *mesh.Stack, now mesh.Forge) *mesh.Forge {
+			if now.URL != f.URL {
+				return &now // what is to be looked at is elsewhere
+			}
 			next := now.Without(branch)
+			if d.forges.asked(stack, branch) != asked { // it may have changed since it was fetched
+				next = now.With(branch)
+			}
 			next.Fault = mesh.ForgeFault{}
 			if fault != "" {
 				next.Fault = d.forgeFault(fault)
@@ -267,6 +382,9 @@ func (d *Deployer) lookAtBranch(ctx context.Context, st mesh.Stack, branch strin
 		if uerr != nil && !errors.Is(uerr, mesh.NotFound) && !errors.Is(uerr, mesh.NoStack) {
 			d.Logger.Warn("a branch that was looked at is not forgotten", "stack", st.Name, "err", uerr)
 		}
+	}
+	if branch != followed(st, f) && st.Settings.Branch == "" {
+		return mesh.Errorf(mesh.Conflict, "%s has not deployed %s yet: previews come after that", stack, followed(st, f))
 	}
 	commit, err := d.Repos.Fetch(ctx, st.Name, f.URL, branch)
 	switch {
@@ -286,6 +404,9 @@ func (d *Deployer) lookAtBranch(ctx context.Context, st mesh.Stack, branch strin
 		done(fleet.Reason(err))
 		return err
 	}
+	if st, err = d.following(ctx, stack, f.URL); err != nil { // fetching may take long
+		return err
+	}
 	own := branch == followed(st, f)
 	if commit == "" {
 		if !own {
@@ -300,7 +421,7 @@ func (d *Deployer) lookAtBranch(ctx context.Context, st mesh.Stack, branch strin
 	if own && st.Settings.Branch != "" {
 		to = st.Settings.Branch
 	}
-	if !own && !st.Effective().Previewed(branch) {
+	if !own && (branch == st.Settings.Branch || !st.Effective().Previewed(branch)) {
 		done("")
 		return nil
 	}
@@ -316,9 +437,17 @@ func (d *Deployer) lookAtBranch(ctx context.Context, st mesh.Stack, branch strin
 	if !own {
 		status.Context += "/preview"
 	}
+	if own && st.Lock != nil {
+		return locked(st) // without a deployment that fails, again and again; unlock looks
+	}
 	d.reportForge(ctx, f, status)
+	if _, err := d.following(ctx, stack, f.URL); err != nil { // it may have been destroyed: a push would create it
+		return err
+	}
 	err = d.Push(ctx, mesh.Push{Stack: st.Name, By: forgeKey, Branch: to, Commit: commit}, out)
-	if ctx.Err() != nil || errors.Is(err, mesh.Conflict) || errors.Is(err, mesh.Unavailable) {
+	_, there, terr := d.pushTarget(ctx, st.Name, to)
+	refused := errors.Is(err, mesh.Conflict) && terr == nil && !there // a preview that may not be
+	if ctx.Err() != nil || errors.Is(err, mesh.Conflict) && !refused || errors.Is(err, mesh.Unavailable) {
 		return err // not judged: it is tried again
 	}
 	d.resetBranch(ctx, st.Name)
@@ -331,8 +460,26 @@ func (d *Deployer) lookAtBranch(ctx context.Context, st mesh.Stack, branch strin
 		status.URL = d.url(status.Stack)
 	}
 	d.reportForge(ctx, f, status)
+	if refused {
+		done(fleet.Reason(err))
+		return err
+	}
 	done("")
 	return err
+}
+
+// following returns a stack that follows a repository: the one with a URL, or with an empty one any.
+func (d *Deployer) following(ctx context.Context, stack mesh.StackName, url string) (mesh.Stack, error) {
+	st, err := d.Store.Stack(ctx, stack)
+	switch {
+	case err != nil:
+		return st, err
+	case st.Forge == nil:
+		return st, followsNone(stack)
+	case url != "" && st.Forge.URL != url:
+		return st, mesh.Errorf(mesh.Conflict, "%s follows another repository meanwhile", stack)
+	}
+	return st, nil
 }
 
 func (d *Deployer) forgeFault(why string) mesh.ForgeFault {
@@ -360,12 +507,9 @@ func (d *Deployer) reportForge(ctx context.Context, f mesh.Forge, s mesh.ForgeSt
 // SyncForge looks at a branch of the followed repository now, and waits for what comes of
 // it. An empty branch is the one that the stack deploys.
 func (d *Deployer) SyncForge(ctx context.Context, stack mesh.StackName, branch string, out io.Writer) error {
-	st, err := d.Store.Stack(ctx, stack)
-	switch {
-	case err != nil:
+	st, err := d.following(ctx, stack, "")
+	if err != nil {
 		return err
-	case st.Forge == nil:
-		return followsNone(stack)
 	}
 	if branch == "" {
 		branch = followed(st, *st.Forge)
@@ -373,5 +517,5 @@ func (d *Deployer) SyncForge(ctx context.Context, stack mesh.StackName, branch s
 	if !d.concerns(st, *st.Forge, branch) && !slices.Contains(st.Forge.Pending, branch) {
 		return mesh.Errorf(mesh.Invalid, "%s neither deploys %s nor has previews of it", stack, mesh.Clip(mesh.Visible(branch), 60)).WithHint("for previews: ssh mesh build:set -a %s previews=true", stack)
 	}
-	return d.lookAtBranch(ctx, st, branch, out)
+	return d.lookAtBranch(ctx, stack, branch, out)
 }

@@ -32,12 +32,15 @@ func (d *Deployer) Lock(ctx context.Context, stack mesh.StackName, by mesh.KeyNa
 
 // Unlock allows releases again, whoever locked the stack.
 func (d *Deployer) Unlock(ctx context.Context, stack mesh.StackName) error {
-	_, err := d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) error {
+	st, err := d.Store.UpdateStack(ctx, stack, func(s *mesh.Stack) error {
 		if s.Lock == nil {
 			return mesh.Errorf(mesh.Conflict, "%s is not locked", stack)
 		}
 		s.Lock = nil
 		return nil
 	})
+	if err == nil && st.Forge != nil {
+		d.lookAtForge(stack) // it may have waited
+	}
 	return err
 }

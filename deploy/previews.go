@@ -48,6 +48,9 @@ func (d *Deployer) pushedPreview(ctx context.Context, p mesh.Push, out io.Writer
 	if err != nil || name == p.Stack {
 		return "", err
 	}
+	if exists && p.DryRun {
+		return name, nil
+	}
 	if exists {
 		st, err := d.Store.UpdateStack(ctx, name, func(s *mesh.Stack) error {
 			if s.Preview == nil {
@@ -62,6 +65,23 @@ func (d *Deployer) pushedPreview(ctx context.Context, p mesh.Push, out io.Writer
 	}
 	st, err := d.createPreview(ctx, p, out)
 	return st.Name, err
+}
+
+// mayTry refuses a push that changes nothing, or nothing yet, if it would create a preview, and perhaps
+// destroy another one for it.
+func (d *Deployer) mayTry(ctx context.Context, p mesh.Push) error {
+	if !p.DryRun && !p.NoSwitch {
+		return nil
+	}
+	name, exists, err := d.pushTarget(ctx, p.Stack, p.Branch)
+	if err != nil || exists || name == p.Stack {
+		return err
+	}
+	option := "no-switch"
+	if p.DryRun {
+		option = "dry-run"
+	}
+	return mesh.Errorf(mesh.Invalid, "%s has no preview of %s yet, and -o %s does not create one", p.Stack, mesh.Clip(p.Branch, 60), option).WithHint("push without the option first")
 }
 
 // createPreview creates the preview of a branch, and makes room for it.
@@ -147,9 +167,12 @@ func newPreview(parent mesh.Stack, p mesh.Push, addons mesh.Config, now time.Tim
 			next.Services = map[mesh.ServiceName]mesh.ServiceSettings{}
 		}
 		set.Config = config(set.Config)
+		for name := range parent.PreviewConfig {
+			delete(set.Config, name) // it wins over everything
+		}
 		next.Services[name] = set
 	}
-	next.Settings.Canary = "" // nobody else uses it
+	_ = next.Settings.Set("canary", "off") // nobody else uses it, whatever the tree declares
 	next.Settings.Branch, next.Settings.Previews, next.Settings.PreviewsTTL, next.Settings.PreviewsMax, next.Settings.PreviewsAddons = p.Branch, nil, 0, 0, ""
 	return next
 }
@@ -296,6 +319,11 @@ func (d *Deployer) reviewed(ctx context.Context, st mesh.Stack, src *source) (me
 	}
 	m.Vars = vars
 	st.Config = src.review.Over(st.Config)
+	st.Services = maps.Clone(st.Services)
+	for name, set := range st.Services {
+		set.Config = set.Config.Without(src.review)
+		st.Services[name] = set
+	}
 	return st, nil
 }
 

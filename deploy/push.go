@@ -28,6 +28,9 @@ func (d *Deployer) Push(ctx context.Context, p mesh.Push, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := d.mayTry(ctx, p); err != nil {
+		return err
+	}
 	preview, err := d.pushedPreview(ctx, p, out)
 	if err != nil {
 		return err

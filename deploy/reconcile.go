@@ -269,7 +269,11 @@ func (d *Deployer) wentLive(ctx context.Context, st mesh.Stack, n mesh.Deploymen
 	case errors.Is(err, mesh.Damaged):
 		return true
 	}
-	return err == nil && (dep.Status == mesh.StatusLive || dep.Status == mesh.StatusStaged && dep.Release == st.Current)
+	if err == nil && dep.Status == mesh.StatusStaged {
+		r, rerr := d.Store.Release(ctx, st.Name, dep.Release)
+		return rerr == nil && !r.Staged // it was switched to
+	}
+	return err == nil && dep.Status == mesh.StatusLive
 }
 
 // inTurn runs fn in a stack's lane, without a deployment.

@@ -200,5 +200,8 @@ func (d *Deployer) finishRename(ctx context.Context, st mesh.Stack) (mesh.Stack,
 	}
 	d.resetBranch(ctx, st.Name)
 	d.refresh(ctx, st.Name)
+	if done.Forge != nil {
+		d.lookAtForge(st.Name) // who looked at its branches has left with the old name
+	}
 	return done, nil
 }

@@ -84,6 +84,8 @@ func (d *Deployer) Wake(stack mesh.StackName) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
+	case d.life.Err() != nil:
+		return false // another process takes over
 	case w.busy[stack]:
 		return true
 	case d.Now().Before(w.next[stack]):

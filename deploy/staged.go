@@ -274,6 +274,7 @@ func (d *Deployer) Switch(ctx context.Context, stack mesh.StackName, n mesh.Rele
 					return locked(*s)
 				}
 				s.Declared, s.Stopped = r.Declared.Settings, false
+				keepStaged(s, r)
 				return nil
 			})
 		}})
@@ -283,6 +284,22 @@ func (d *Deployer) Switch(ctx context.Context, stack mesh.StackName, n mesh.Rele
 		a.done(next)
 		return nil
 	})
+}
+
+// keepStaged records with a switch what the tree had added to the release: nothing else can have changed
+// since, because any other release drops the staged one.
+func keepStaged(s *mesh.Stack, r mesh.Release) {
+	s.Config = r.Config.Clone()
+	now := formation(*s, r.Services)
+	for name, n := range r.Formation {
+		if now[name] != n {
+			s.Formation = s.Formation.Clone()
+			if s.Formation == nil {
+				s.Formation = mesh.Formation{}
+			}
+			s.Formation[name] = n
+		}
+	}
 }
 
 // wellTime limits how long an instance of a staged release may take to prove that it is

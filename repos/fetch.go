@@ -56,10 +56,9 @@ func (r *Repos) Fetch(ctx context.Context, stack mesh.StackName, url, branch str
 	}
 	st := r.storage(stack)
 	defer st.Close()
-	// The branch may have moved since: the next event says so.
 	here, err := st.has(commit)
 	if err == nil && !here {
-		err = fmt.Errorf("fetch %s of %s: %s did not come", branch, stack, commit.Short())
+		err = mesh.Errorf(mesh.Unavailable, "%s of %s has moved while it was fetched", branch, shownURL(url))
 	}
 	if err != nil {
 		return "", err
@@ -109,6 +108,12 @@ func output(cmd *exec.Cmd) ([]byte, error) {
 func fetchFault(ctx context.Context, stack mesh.StackName, url string, out []byte, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	switch text := string(out); {
+	case strings.Contains(text, "fsck error"): // git's own words, in index-pack and unpack-objects
+		return &mesh.Error{Kind: mesh.Invalid, Text: "git refuses an object of " + shownURL(url), Output: strings.Split(printableLines(text), "\n"), Err: err, Hint: "find it with: git fsck --strict"}
+	case strings.Contains(text, "File too large"), strings.Contains(text, "signal 25"), strings.Contains(text, "File size limit exceeded"): // limitFiles: SIGXFSZ
+		return mesh.Errorf(mesh.Invalid, "%s is larger than a push may be: %w", shownURL(url), err)
 	}
 	return &mesh.Error{
 		Kind: mesh.Unavailable, Text: "the repository cannot be fetched from " + shownURL(url), Output: strings.Split(printableLines(string(out)), "\n"), Err: err,

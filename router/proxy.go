@@ -45,7 +45,6 @@ type request struct {
 	detached bool          // a tunnel ends the request
 	own      bool          // it is for the server itself
 	resent   int           // how often it was sent again
-	woke     bool          // it has been held for a stack that was asleep
 	group    int           // the client's bucket, plus one; 0: not looked up
 	cookie   string        // that puts it into the answer; empty: the client has it
 	compared *comparison   // of the trial that the request is part of; nil: none

@@ -6,16 +6,15 @@ import (
 	"mesh"
 )
 
-// wake asks for a stack that is asleep, and holds the request until its route changes. The
-// request waits again if the stack is awake by then; if it is not, its start has failed.
+// wake asks for a stack that is asleep, and holds the request until its route changes, whatever the
+// reason. It is asked again then: it cannot be woken for a while once its start has failed.
 func (q *request) wake(w *waiter, e *entry, rt *route) Code {
 	switch {
 	case q.ignored:
 		return Asleep
-	case q.woke || !q.router.rouse(rt.Stack):
+	case !q.router.rouse(rt.Stack):
 		return NoInstance
 	}
-	q.woke = true
 	return w.wait(q, e, rt)
 }
 

@@ -25,7 +25,6 @@ type stream struct {
 	entry  *entry
 	pool   *pool // of the service; nil: not known yet
 	target *target
-	woke   bool // it has been held for a stack that was asleep
 }
 
 // serve finds an instance, and starts to copy. Nothing is read from the client before:
@@ -103,10 +102,9 @@ func (s *stream) claim(tried []*target, anyway bool) (*target, *route, Code) {
 	case rt.Down == mesh.Maintenance && !rt.spares(s.addr):
 		return nil, rt, Maintenance
 	case len(p.targets) == 0 && p.down == mesh.Asleep:
-		if s.woke || !s.router.rouse(rt.Stack) {
+		if !s.router.rouse(rt.Stack) {
 			return nil, rt, NoInstance
 		}
-		s.woke = true
 		return nil, rt, ""
 	case len(p.targets) == 0 && p.down == mesh.NotDeployed:
 		return nil, rt, NotDeployed

@@ -15,12 +15,19 @@ import (
 // hookPath is where forges send webhooks of a stack, below mesh's own host.
 var hookPath = regexp.MustCompile(`^/hooks/([a-z0-9][a-z0-9-]{0,62})/?$`)
 
-// hookReaders limits the webhooks that are read at once: each may have forge.MaxBody.
-const hookReaders = 4
+// Webhooks are read before it is known who sends them. hookReaders limits how many larger than
+// hookSmall, in bytes, are read at once: each may have forge.MaxBody. hookTime is how long reading one
+// may take, and hookWait how long it waits for its turn: forges give up after 10 s.
+const (
+	hookReaders = 4
+	hookSmall   = 256 << 10
+	hookTime    = 20 * time.Second
+	hookWait    = 5 * time.Second
+)
 
 // forgeStacks are the stacks that follow repositories.
 type forgeStacks interface {
-	ForgeSecret(ctx context.Context, stack mesh.StackName) (mesh.Secret, bool)
+	ForgeSecret(ctx context.Context, stack mesh.StackName) (secret mesh.Secret, ok bool, err error)
 	ForgeEvent(ctx context.Context, stack mesh.StackName, e mesh.ForgeEvent) error
 }
 
@@ -44,12 +51,24 @@ func (s *hookDoor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	stack := mesh.StackName(m[1])
-	select {
-	case s.reading <- struct{}{}:
-		defer func() { <-s.reading }()
-	case <-r.Context().Done():
-		return
+	later := func() {
+		w.Header().Set("Retry-After", "60")
+		say(http.StatusServiceUnavailable, "not recorded; send it again")
 	}
+	if r.ContentLength < 0 || r.ContentLength > hookSmall {
+		wait := time.NewTimer(hookWait)
+		defer wait.Stop()
+		select {
+		case s.reading <- struct{}{}:
+			defer func() { <-s.reading }()
+		case <-wait.C:
+			later()
+			return
+		case <-r.Context().Done():
+			return
+		}
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(hookTime)) // not every connection has one
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, forge.MaxBody))
 	var large *http.MaxBytesError
 	switch {
@@ -59,7 +78,11 @@ func (s *hookDoor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		return
 	}
-	secret, known := s.stacks.ForgeSecret(r.Context(), stack)
+	secret, known, serr := s.stacks.ForgeSecret(r.Context(), stack)
+	if serr != nil {
+		later()
+		return
+	}
 	e, err := forge.Read(r.Header, body, secret)
 	var told *mesh.Error
 	switch {
@@ -68,8 +91,7 @@ func (s *hookDoor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case errors.As(err, &told):
 		say(http.StatusBadRequest, told.Text+"; "+told.Hint)
 	case s.stacks.ForgeEvent(r.Context(), stack, e) != nil:
-		w.Header().Set("Retry-After", "60")
-		say(http.StatusServiceUnavailable, "not recorded; send it again")
+		later()
 	default:
 		w.WriteHeader(http.StatusAccepted)
 		_, _ = io.WriteString(w, "ok\n")

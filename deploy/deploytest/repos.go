@@ -20,6 +20,8 @@ type Repos struct {
 
 	Fetched  []string // the branches that Fetch was called for
 	FetchErr error    // what Fetch and MayFetch fail with
+	// FetchFunc is called when a branch has been fetched; its error is Fetch's.
+	FetchFunc func(branch string) error
 }
 
 // NewRepos returns an empty Repos.
@@ -82,7 +84,14 @@ func (r *Repos) Fetch(_ context.Context, stack mesh.StackName, _, branch string)
 	if _, ok := r.heads[stack]; !ok {
 		r.heads[stack] = mesh.RepoState{}
 	}
-	return r.forge[branch], nil
+	c := r.forge[branch]
+	if fn := r.FetchFunc; fn != nil {
+		r.mu.Unlock()
+		err := fn(branch)
+		r.mu.Lock()
+		return c, err
+	}
+	return c, nil
 }
 
 // MayFetch returns FetchErr.
