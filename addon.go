@@ -57,6 +57,7 @@ type Addon struct {
 	Memory    int64             // bytes; 0: no limit
 	CPUs      float64           // cores; 0: no limit
 	Params    map[string]string // parameters of the server
+	Pending   string            // the engine's volume that a change fills; empty: none does
 	Kept      []KeptVolume      // earlier data, which is removed later
 	Preview   StackName         // that it was made for, and is destroyed with; empty: none
 	Created   time.Time

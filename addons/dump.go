@@ -1,13 +1,17 @@
 package addons
 
 import (
+	"archive/tar"
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"strings"
+	"sync"
 
 	"github.com/docker/docker/api/types/container"
 
@@ -97,8 +101,8 @@ func (s *Server) Fill(ctx context.Context, a mesh.Addon, r io.Reader) error {
 	if _, _, err := s.Form(a); err != nil {
 		return err
 	}
-	in := &sourced{Reader: bufio.NewReaderSize(r, 64<<10)}
-	begin, err := in.Peek(32)
+	in := newSourced(r)
+	begin, err := in.r.Peek(dumpHead)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read the dump: %w", err)
 	}
@@ -112,17 +116,46 @@ func (s *Server) Fill(ctx context.Context, a mesh.Addon, r io.Reader) error {
 	if _, err := io.Copy(io.Discard, in); err != nil {
 		return fmt.Errorf("read the end of the dump: %w", err)
 	}
+	how, err := k.reads(a, begin)
+	if err != nil || k.Dump.Volume {
+		return nil //nolint:nilerr // a tar says itself where it ends
+	}
+	return how.cutOff(begin, in.tail)
+}
+
+// Programs put a line in front of a dump, and one behind it. dumpHead and dumpTail are where they are.
+const (
+	dumpHead = 1 << 10
+	dumpTail = 1 << 10
+)
+
+// cutOff returns an error if a dump lacks the line that the program which made it puts behind it:
+// psql and mysql take a text that ends anywhere for a whole one.
+func (r *restore) cutOff(begin, tail []byte) error {
+	for first, last := range r.Whole {
+		if bytes.Contains(begin, []byte(first+"\n")) || bytes.Contains(begin, []byte(first+" ")) {
+			if !bytes.Contains(tail, []byte(last)) {
+				return mesh.Errorf(mesh.Invalid, "the dump is cut off: it does not end with %q", last).WithHint("make it again, and copy all of it")
+			}
+		}
+	}
 	return nil
 }
 
-// sourced remembers the error of its source: a program that reads it only sees its end.
+// sourced remembers the error of its source, since a program that reads it only sees its end, and
+// what came last.
 type sourced struct {
-	*bufio.Reader
-	err error
+	r    *bufio.Reader
+	err  error
+	tail []byte
 }
 
+func newSourced(r io.Reader) *sourced { return &sourced{r: bufio.NewReaderSize(r, 64<<10)} }
+
 func (r *sourced) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
+	n, err := r.r.Read(p)
+	r.tail = append(r.tail, p[max(0, n-dumpTail):n]...)
+	r.tail = r.tail[max(0, len(r.tail)-dumpTail):]
 	if err != nil && !errors.Is(err, io.EOF) {
 		r.err = err
 	}
@@ -262,12 +295,57 @@ func (s *Server) fillFile(ctx context.Context, k *kind, a mesh.Addon, how *resto
 // fillVolume unpacks the tar of a volume.
 func (s *Server) fillVolume(ctx context.Context, k *kind, a mesh.Addon, in io.Reader) error {
 	err := s.besides(ctx, k, a, func(id string) error {
-		return s.Inside.CopyIn(ctx, id, parent(k.Volume), in)
+		checked, fault := below(strings.TrimPrefix(k.Volume, parent(k.Volume)+"/"), in)
+		err := s.Inside.CopyIn(ctx, id, parent(k.Volume), checked)
+		_ = checked.CloseWithError(io.ErrClosedPipe)
+		return cmp.Or(fault(), err)
 	})
 	if err != nil {
 		return notRestored(err)
 	}
 	return s.Run(ctx, a)
+}
+
+// below passes on a tar that has nothing but a folder and what is in it: anything else would be
+// unpacked beside the volume, and the add-on would begin empty. fault returns what was wrong with the
+// tar, once it was read or closed.
+func below(folder string, r io.Reader) (_ *io.PipeReader, fault func() error) {
+	out, in := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		err := copyBelow(folder, tar.NewReader(r), tar.NewWriter(in))
+		_ = in.CloseWithError(err) // nil: the end
+		if errors.Is(err, io.ErrClosedPipe) {
+			err = nil // its reader has gone, and says why
+		}
+		ended <- err
+	}()
+	return out, sync.OnceValue(func() error { return <-ended })
+}
+
+func copyBelow(folder string, r *tar.Reader, w *tar.Writer) error {
+	for n := 0; ; n++ {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) && n > 0 {
+			return w.Close()
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, tar.ErrHeader) {
+			return mesh.Errorf(mesh.Invalid, "the file is not a tar with the folder %s", folder).WithHint("it is what addons:export writes")
+		}
+		if err != nil {
+			return err
+		}
+		if name := path.Clean(h.Name); name != folder && !strings.HasPrefix(name, folder+"/") {
+			return mesh.Errorf(mesh.Invalid, "the tar has %q, which is not in the folder %s", mesh.Clip(mesh.Visible(h.Name), 60), folder).
+				WithHint("make it so that all names begin with %s/, as in what addons:export writes", folder)
+		}
+		if err := w.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := io.Copy(w, r); err != nil { //nolint:gosec // it goes to the disk of the volume
+			return err
+		}
+	}
 }
 
 // parent is the folder that a tar of a folder is unpacked into.

@@ -79,6 +79,7 @@ type restore struct {
 	Begins  string            `toml:"begins"`
 	File    string            `toml:"file"`    // it is this file, in the volume, when the server starts
 	Without map[string]string `toml:"without"` // the files of that start
+	Whole   map[string]string `toml:"whole"`   // a dump with the one line near its beginning has the other near its end
 	Before  *program          `toml:"before"`
 	Then    *program          `toml:"then"`
 }

@@ -24,7 +24,9 @@ import (
 	"hash"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"filippo.io/age"
@@ -157,6 +159,13 @@ func (b *Backups) Take(ctx context.Context, at mesh.BackupPlace, about mesh.Back
 	for taken(there, mesh.BackupID(about.Subject, about.Created)) {
 		about.Created = about.Created.Add(time.Second)
 	}
+	if _, shared := at.URL.S3(); shared {
+		var leave func()
+		if about.Created, leave, err = b.claim(ctx, p, about); err != nil {
+			return mesh.Backup{}, err
+		}
+		defer leave()
+	}
 	about.ID = mesh.BackupID(about.Subject, about.Created)
 	about.File = fileName(about.ID, ext, about.Encrypted)
 	if !fileRule.MatchString(about.File) {
@@ -255,6 +264,62 @@ func (c *counted) Write(p []byte) (int, error) {
 
 func (c *counted) hex() string { return hex.EncodeToString(c.sum.Sum(nil)) }
 
+// listHint is the command that lists the backups of a subject.
+func listHint(s mesh.BackupSubject) string {
+	if v, is := s.Volume(); is {
+		return fmt.Sprintf("ssh mesh volumes:backups %s", v)
+	}
+	if s == mesh.BackupMesh {
+		return "ssh mesh backup:list --to PLACE"
+	}
+	return fmt.Sprintf("ssh mesh addons:backups %s", s)
+}
+
+// claimExt is the end of the names of claims.
+const claimExt = ".claim"
+
+// claim finds a time, from about.Created on, that no other server gives a backup in the same place: a
+// nightly backup begins everywhere in the same second, and one with the same name would replace the
+// other. An object says that the name is taken, until leave is called. Lists of S3 show what was
+// written before (Amazon S3 User Guide, data consistency model), so of two servers at most one sees
+// nothing but its own.
+func (b *Backups) claim(ctx context.Context, p place, about mesh.Backup) (at time.Time, leave func(), err error) {
+	sum := sha256.Sum256([]byte(about.Server))
+	tag := hex.EncodeToString(sum[:4])
+	at = about.Created
+	for range 30 {
+		id := mesh.BackupID(about.Subject, at)
+		name := id + "." + tag + claimExt
+		if err := p.put(ctx, name, []byte("{}\n")); err != nil {
+			return at, nil, err
+		}
+		leave = func() {
+			rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
+			defer cancel()
+			if err := p.remove(rctx, name); err != nil {
+				b.Logger.Warn("what unfinished backups have left was not removed", "object", name, "err", err)
+			}
+		}
+		there, err := p.list(ctx, id)
+		if err != nil {
+			leave()
+			return at, nil, err
+		}
+		alone := true
+		for _, i := range there {
+			if old := strings.HasSuffix(i.name, claimExt) && i.modified.Before(b.Now().Add(-Unfinished)); i.name != name && !old {
+				alone = false
+			}
+		}
+		if alone {
+			return at, leave, nil
+		}
+		leave()
+		at = at.Add(time.Duration(1+rand.IntN(20)) * time.Second)
+	}
+	return at, nil, mesh.Errorf(mesh.Unavailable, "other servers make backups of %s in the same place all the time", about.Subject).WithHint("give each server a prefix of its own")
+}
+
 // taken reports whether there is a file of a backup.
 func taken(there []item, id string) bool {
 	return slices.ContainsFunc(there, func(i item) bool {
@@ -279,6 +344,12 @@ func (b *Backups) sweep(ctx context.Context, p place, subject mesh.BackupSubject
 		}
 	}
 	for _, i := range there {
+		if id, _, is := strings.Cut(i.name, "."); is && strings.HasSuffix(i.name, claimExt) && i.modified.Before(before) {
+			if s, _, perr := mesh.ParseBackupID(id); perr == nil && s == subject {
+				err = errors.Join(err, p.remove(ctx, i.name))
+			}
+			continue
+		}
 		if n, ok := parseName(i.name); !ok || n.subject != subject || n.description || n.partial || described[n.file] || !i.modified.Before(before) {
 			continue
 		}
@@ -399,7 +470,7 @@ func (b *Backups) find(ctx context.Context, p place, at mesh.BackupPlace, subjec
 		switch {
 		case id != Latest && c.ID != id, id == Latest && (c.Subject != subject || !c.Whole() || server != "" && c.Server != server):
 		case id != Latest && !c.Whole():
-			return c, mesh.Errorf(mesh.Conflict, "the backup %s is not whole: %s", c.ID, c.Fault).WithHint("choose another one, or latest: ssh mesh backup:list --to %s", at.URL)
+			return c, mesh.Errorf(mesh.Conflict, "the backup %s is not whole: %s", c.ID, c.Fault).WithHint("choose another one, or latest: %s", listHint(subject))
 		case made == nil:
 			made = &c
 		case made.Server != c.Server:
@@ -410,9 +481,9 @@ func (b *Backups) find(ctx context.Context, p place, at mesh.BackupPlace, subjec
 	case made != nil:
 		return *made, nil
 	case id == Latest:
-		return mesh.Backup{}, mesh.Errorf(mesh.NotFound, "%s has no whole backup of %s", at.URL, subject).WithHint("list what is there: ssh mesh backup:list --to PLACE")
+		return mesh.Backup{}, mesh.Errorf(mesh.NotFound, "%s has no whole backup of %s", at.URL, subject).WithHint("list what is there: %s", listHint(subject))
 	}
-	return mesh.Backup{}, mesh.Errorf(mesh.NotFound, "%s has no backup %s", at.URL, id).WithHint("list what is there: ssh mesh backup:list --to PLACE")
+	return mesh.Backup{}, mesh.Errorf(mesh.NotFound, "%s has no backup %s", at.URL, id).WithHint("list what is there: %s", listHint(subject))
 }
 
 // Find returns the description of a whole backup: the one with an ID, or with Latest as the
@@ -424,6 +495,19 @@ func (b *Backups) Find(ctx context.Context, at mesh.BackupPlace, subject mesh.Ba
 		return mesh.Backup{}, err
 	}
 	return b.find(ctx, p, at, subject, server, id)
+}
+
+// Remove removes a backup: its file and its description.
+func (b *Backups) Remove(ctx context.Context, at mesh.BackupPlace, made mesh.Backup) error {
+	p, err := b.place(at)
+	if err != nil {
+		return err
+	}
+	// In this order: if the second fails, what is left does not count as a backup.
+	if err := p.remove(ctx, made.File+descriptionExt); err != nil {
+		return err
+	}
+	return p.remove(ctx, made.File)
 }
 
 // Keep removes the older whole backups of made's subject and server, beyond n with made, and

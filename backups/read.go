@@ -35,7 +35,7 @@ func (b *Backups) Open(ctx context.Context, at mesh.BackupPlace, subject mesh.Ba
 		return nil, about, err
 	}
 	if about.Encrypted && len(ids) == 0 {
-		return nil, about, mesh.Errorf(mesh.Denied, "the backup %s is encrypted", about.ID).WithHint("give the key that decrypts it: --identity FILE")
+		return nil, about, mesh.Errorf(mesh.Denied, "the backup %s is encrypted", about.ID).WithHint("give the key that decrypts it: --identity - < KEY; mesh restore takes --identity FILE")
 	}
 	r, err := open(ctx, p, about, ids)
 	if err != nil {

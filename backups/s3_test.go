@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -92,6 +93,34 @@ func TestS3_TakeReadKeep(t *testing.T) {
 	f.place = s3Place(t, s, "s3://"+s3test.Bucket)
 	f.take([]byte("at the top"))
 	f.same("at the top", f.ids(), "mesh-20261127T090000Z")
+}
+
+// Two servers that share a place begin their nightly backups in the same second.
+func TestS3_TwoServersAtOnce(t *testing.T) {
+	t.Parallel()
+	f, s := inS3(t)
+	const servers = 4
+	var all sync.WaitGroup
+	made := make([]mesh.Backup, servers)
+	for i := range servers {
+		all.Go(func() {
+			about := subject
+			about.Server = fmt.Sprint("server", i)
+			var err error
+			if made[i], err = f.b.Take(t.Context(), f.place, about, "tar", nil, dumping([]byte(about.Server))); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if n := len(f.stored(s)); n != 2*servers {
+		t.Errorf("%q", f.stored(s))
+	}
+	for i, b := range made {
+		if got, err := f.read(b.ID, ""); err != nil || string(got) != fmt.Sprint("server", i) {
+			t.Errorf("%s: %q, %v", b.ID, got, err)
+		}
+	}
 }
 
 func TestS3_Refused(t *testing.T) {

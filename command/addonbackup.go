@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -123,6 +124,7 @@ func runAddonRestore(ctx context.Context, c *call) error {
 		return err
 	}
 	c.subject = mesh.BackupSubject(a.Name)
+	c.made = a.Created
 	at, err := c.placeOf(ctx, id)
 	if err != nil {
 		return err
@@ -134,8 +136,8 @@ func runAddonRestore(ctx context.Context, c *call) error {
 	return nil
 }
 
-// placeOf returns the place of a backup that the data of c.subject is to come from. Those of
-// other subjects in the same place are not for keys that are limited to stacks.
+// placeOf returns the place of a backup that the data of c.subject is to come from. Those of other subjects in the same place, and of one that had its name before,
+// are not for keys that are limited to stacks.
 func (c *call) placeOf(ctx context.Context, id string) (at mesh.BackupPlace, err error) {
 	if s, _, err := mesh.ParseBackupID(id); err == nil && s != c.subject && !c.Key.May(mesh.AccessDeploy, "") {
 		return at, mesh.Errorf(mesh.Denied, "%s is a backup of %s, and the key %q is limited to stacks", id, s, c.Key.Name).WithHint("name one of %s", c.subject)
@@ -144,8 +146,18 @@ func (c *call) placeOf(ctx context.Context, id string) (at mesh.BackupPlace, err
 	if err != nil {
 		return at, err
 	}
-	at, _, err = c.placeGiven(plan, planned)
-	return at, err
+	if at, _, err = c.placeGiven(plan, planned); err != nil || c.Key.May(mesh.AccessDeploy, "") {
+		return at, err
+	}
+	all, err := c.Backups.ListBackups(ctx, at) // the newest first
+	if err != nil {
+		return at, err
+	}
+	i := slices.IndexFunc(all, func(b mesh.Backup) bool { return b.Subject == c.subject && (id == "latest" || b.ID == id) })
+	if i >= 0 && all[i].Created.Before(c.made.Truncate(time.Second)) {
+		return at, mesh.Errorf(mesh.Denied, "%s was made before %s was created: it may be of another one with that name", all[i].ID, c.subject).WithHint("ask an admin to restore it")
+	}
+	return at, nil
 }
 
 // fromBackup returns the place and the ID of the backup that --from names.

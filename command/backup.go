@@ -28,6 +28,7 @@ type Backups interface {
 	RunBackup(ctx context.Context, subject mesh.BackupSubject, to *mesh.BackupPlace, recipients []string) (mesh.BackupRun, error)
 	// ListBackups returns the newest first.
 	ListBackups(ctx context.Context, at mesh.BackupPlace) ([]mesh.Backup, error)
+	RemoveBackup(ctx context.Context, at mesh.BackupPlace, made mesh.Backup) error
 	// VerifyBackup takes "latest" for an ID.
 	VerifyBackup(ctx context.Context, at mesh.BackupPlace, subject mesh.BackupSubject, id string, identity mesh.Secret) (mesh.BackupCheck, error)
 }
@@ -123,6 +124,15 @@ func runBackup(ctx context.Context, c *call) error {
 		return mesh.Errorf(mesh.Invalid, "a backup cannot be printed on a terminal").WithHint("write it to a file: ssh mesh backup > mesh.tar")
 	}
 	var dumps []mesh.Backup
+	defer func() { // they were made for this one, and would push scheduled ones out
+		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		for _, b := range dumps {
+			if err := c.Backups.RemoveBackup(rctx, c.Backups.KeptAt(mesh.BackupPlan{Subject: b.Subject}), b); err != nil {
+				c.tell("the dump %s stays on the server: %v\n", b.ID, err)
+			}
+		}
+	}()
 	if with, _ := c.flags.GetBool("addons"); with {
 		var err error
 		if dumps, err = c.dumpAddons(ctx); err != nil {
@@ -131,10 +141,10 @@ func runBackup(ctx context.Context, c *call) error {
 	}
 	if with, _ := c.flags.GetBool("volumes"); with {
 		more, err := c.dumpVolumes(ctx)
+		dumps = append(dumps, more...)
 		if err != nil {
 			return err
 		}
-		dumps = append(dumps, more...)
 	}
 	n, err := c.Server.Backup(ctx, c.Stdout, dumps...)
 	if err != nil {
@@ -157,7 +167,7 @@ func (c *call) dumpAddons(ctx context.Context) (made []mesh.Backup, err error) {
 		}
 		b, err := c.dump(ctx, mesh.BackupSubject(a.Name))
 		if err != nil {
-			return nil, err
+			return made, err
 		}
 		made = append(made, b)
 	}
@@ -173,7 +183,7 @@ func (c *call) dumpVolumes(ctx context.Context) (made []mesh.Backup, err error) 
 	for _, v := range all {
 		b, err := c.dump(ctx, mesh.VolumeSubject(v.Name))
 		if err != nil {
-			return nil, err
+			return made, err
 		}
 		made = append(made, b)
 	}

@@ -19,6 +19,7 @@ type fakeBackups struct {
 	to      *mesh.BackupPlace
 	keys    []string
 	failure error
+	removed []string // by RemoveBackup
 }
 
 func (b *fakeBackups) BackupPlanOf(_ context.Context, subject mesh.BackupSubject) (mesh.BackupPlan, bool, error) {
@@ -57,6 +58,11 @@ func (b *fakeBackups) RunBackup(_ context.Context, _ mesh.BackupSubject, to *mes
 		place = to.URL
 	}
 	return mesh.BackupRun{Backup: aBackup, Place: place, Took: 1500 * time.Millisecond, Removed: []string{"mesh-20260225T030000Z"}}, nil
+}
+
+func (b *fakeBackups) RemoveBackup(_ context.Context, at mesh.BackupPlace, made mesh.Backup) error {
+	b.removed = append(b.removed, made.ID+" from "+string(at.URL))
+	return nil
 }
 
 func (b *fakeBackups) ListBackups(_ context.Context, at mesh.BackupPlace) ([]mesh.Backup, error) {

@@ -119,6 +119,7 @@ type call struct {
 	global  bool               // --global: on all stacks, and stack is zero
 	acted   bool               // the command has begun
 	subject mesh.BackupSubject // of backups; empty: the server
+	made    time.Time          // when the add-on or volume that subject is was created
 	changed bool               // it changes something, although it has no arguments
 
 	audited []string // the options that the audit log keeps

@@ -68,7 +68,7 @@ func (c *call) ofVolume(ctx context.Context, gone bool, run func(context.Context
 	if err != nil {
 		return err
 	}
-	c.subject, c.args = mesh.VolumeSubject(name), c.args[1:]
+	c.subject, c.made, c.args = mesh.VolumeSubject(name), v.Created, c.args[1:]
 	c.audited = append(c.audited, string(name))
 	return run(ctx, c)
 }

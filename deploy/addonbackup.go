@@ -140,6 +140,34 @@ func (d *Deployer) CreateFromBackup(ctx context.Context, n mesh.NewAddon, at mes
 	})
 }
 
+// newest returns the newest whole backup of a subject that this server has made, in the place of its
+// plan or, as after a restore of a backup with dumps, in its own folder.
+func (d *Deployer) newest(ctx context.Context, p mesh.BackupPlan, subject mesh.BackupSubject) (at mesh.BackupPlace, id string, err error) {
+	places := []mesh.BackupPlace{d.KeptAt(p)}
+	if own := d.KeptAt(mesh.BackupPlan{Subject: subject}); own.URL != places[0].URL {
+		places = append(places, own)
+	}
+	var best mesh.Backup
+	for _, place := range places {
+		all, err := d.Backup.Places.List(ctx, place)
+		if err != nil {
+			return at, "", err
+		}
+		for _, b := range all {
+			if b.Subject == subject && b.Whole() && (b.Server == "" || b.Server == d.Backup.Server) && b.Created.After(best.Created) {
+				best, at = b, place
+			}
+		}
+	}
+	switch {
+	case best.ID == "":
+		return at, "", mesh.Errorf(mesh.NotFound, "%s has no whole backup of %s by this server", places[0].URL, subject)
+	case best.Encrypted:
+		return at, "", mesh.Errorf(mesh.Denied, "the newest, %s in %s, is encrypted", best.ID, at.URL)
+	}
+	return at, best.ID, nil
+}
+
 // runKept makes an add-on run with the data that it has, or that its backups have.
 func (d *Deployer) runKept(ctx context.Context, a mesh.Addon) error {
 	a, err := d.bringBack(ctx, a)
@@ -178,18 +206,29 @@ func (d *Deployer) bringBack(ctx context.Context, a mesh.Addon) (mesh.Addon, err
 	if err != nil {
 		return a, err
 	}
-	if len(p.Recipients) > 0 {
-		return a, gone(errors.New("its backups are encrypted"))
+	at, id, err := d.newest(ctx, p, mesh.BackupSubject(a.Name))
+	if errors.Is(err, mesh.Unavailable) {
+		return a, err // there may be a newer one than those that can be seen
 	}
-	r, b, err := d.opened(ctx, a, d.KeptAt(p), "latest", mesh.Secret{})
+	if err != nil {
+		return a, gone(err)
+	}
+	r, b, err := d.opened(ctx, a, at, id, mesh.Secret{})
 	if err != nil {
 		return a, gone(err)
 	}
 	defer r.Close()
 	d.Logger.Warn("the volume of an add-on is gone; restoring its latest backup", "addon", a.Name, "backup", b.ID)
-	if err := d.AddonServer.Fill(ctx, a, r); err != nil {
-		d.unfill(ctx, a)
+	next, err := d.renew(ctx, a, a) // until it is whole, it is not what the stacks reach, and what a killed server leaves is no data
+	if err != nil {
+		return a, err
+	}
+	if err := d.AddonServer.Fill(ctx, next, r); err != nil {
+		d.unfill(ctx, next)
 		return a, gone(err)
+	}
+	if a, err = d.Store.UpdateAddon(ctx, a.Name, func(r *mesh.Addon) error { r.Volume, r.Pending = next.Volume, ""; return nil }); err != nil {
+		return a, err
 	}
 	return a, d.AddonServer.Reach(ctx, a)
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"mesh"
@@ -43,7 +44,10 @@ func (d *Deployer) RestoreAddon(ctx context.Context, name mesh.AddonName, why st
 		return err
 	}
 	say := sayer(out)
-	next := d.AddonServer.Renew(a)
+	next, err := d.renew(ctx, a, a)
+	if err != nil {
+		return err
+	}
 	say("Reading the dump beside the data that " + string(name) + " has now")
 	err = d.AddonServer.Fill(ctx, next, r)
 	if err == nil && ctx.Err() != nil {
@@ -56,12 +60,30 @@ func (d *Deployer) RestoreAddon(ctx context.Context, name mesh.AddonName, why st
 	return d.switchData(ctx, a, next, why, say)
 }
 
+// renew returns an add-on, like another one, with a volume of its own to fill, and records that: if
+// mesh is killed meanwhile, the next start removes that volume, and no other.
+func (d *Deployer) renew(ctx context.Context, a, like mesh.Addon) (mesh.Addon, error) {
+	next := d.AddonServer.Renew(like)
+	_, err := d.Store.UpdateAddon(ctx, a.Name, func(r *mesh.Addon) error { r.Pending = next.Volume; return nil })
+	return next, err
+}
+
 // unfill removes the volume of a change that failed, unless it has earlier data.
 func (d *Deployer) unfill(ctx context.Context, next mesh.Addon) {
 	if keeps(next, next.Volume) {
 		return
 	}
-	if err := d.AddonServer.Remove(context.WithoutCancel(ctx), next.Name, next.Volume); err != nil {
+	ctx = context.WithoutCancel(ctx)
+	err := d.AddonServer.Remove(ctx, next.Name, next.Volume)
+	if err == nil {
+		_, err = d.Store.UpdateAddon(ctx, next.Name, func(r *mesh.Addon) error {
+			if r.Pending == next.Volume {
+				r.Pending = ""
+			}
+			return nil
+		})
+	}
+	if err != nil {
 		d.Logger.Warn("volume not removed; the next start does it", "addon", next.Name, "volume", next.Volume, "err", err)
 	}
 }
@@ -77,21 +99,33 @@ func keptOf(was mesh.Addon, why string, now time.Time) mesh.KeptVolume {
 func (d *Deployer) switchData(ctx context.Context, was, next mesh.Addon, why string, say func(string)) error {
 	ctx = context.WithoutCancel(ctx)
 	began := d.Now()
+	show := d.hide(was.Name)
+	defer show()
 	if err := d.AddonServer.Hide(ctx, was); err != nil {
 		d.unfill(ctx, next)
+		show()
 		return errors.Join(err, d.AddonServer.Reach(ctx, was))
 	}
 	kept := keptOf(was, why, began)
 	kept.Volume = was.Volume
+	lost, err := d.AddonServer.Lost(ctx, was)
+	if err != nil {
+		lost = false // it may be there
+	}
 	var over []mesh.KeptVolume
 	a, err := d.Store.UpdateAddon(ctx, was.Name, func(r *mesh.Addon) error {
 		r.Volume, r.Version, r.Image, r.ImageID, r.Digest, r.State = next.Volume, next.Version, next.Image, next.ImageID, next.Digest, mesh.AddonReady
-		r.Kept = append(slices.DeleteFunc(slices.Clone(r.Kept), func(k mesh.KeptVolume) bool { return k.Volume == next.Volume || k.Volume == "" }), kept)
+		r.Pending = ""
+		r.Kept = slices.DeleteFunc(slices.Clone(r.Kept), func(k mesh.KeptVolume) bool { return k.Volume == next.Volume || k.Volume == "" })
+		if !lost {
+			r.Kept = append(r.Kept, kept)
+		}
 		if n := len(r.Kept) - maxKept; n > 0 {
 			over, r.Kept = r.Kept[:n], r.Kept[n:]
 		}
 		return nil
 	})
+	show()
 	if err != nil {
 		d.unfill(ctx, next)
 		return errors.Join(err, d.AddonServer.Reach(ctx, was))
@@ -110,6 +144,24 @@ func (d *Deployer) switchData(ctx context.Context, was, next mesh.Addon, why str
 	}
 	d.Logger.Info("add-on has other data", "addon", was.Name, "why", why)
 	return nil
+}
+
+// hide keeps an add-on from the stacks that are attached to it, whatever starts in them, until show
+// is called, which may be more than once: what they wrote would be lost.
+func (d *Deployer) hide(name mesh.AddonName) (show func()) {
+	d.addons.mu.Lock()
+	defer d.addons.mu.Unlock()
+	if d.addons.hidden == nil {
+		d.addons.hidden = map[mesh.AddonName]int{}
+	}
+	d.addons.hidden[name]++
+	return sync.OnceFunc(func() {
+		d.addons.mu.Lock()
+		defer d.addons.mu.Unlock()
+		if d.addons.hidden[name]--; d.addons.hidden[name] == 0 {
+			delete(d.addons.hidden, name)
+		}
+	})
 }
 
 // RevertAddon goes back to the data, and the version, that an add-on had before its last
@@ -131,6 +183,12 @@ func (d *Deployer) RevertAddon(ctx context.Context, name mesh.AddonName, out io.
 		return d.switchImage(ctx, a, old, "taken back from "+a.Version, sayer(out))
 	}
 	old.Volume = k.Volume
+	if lost, err := d.AddonServer.Lost(ctx, old); err != nil {
+		return err
+	} else if lost {
+		return mesh.Errorf(mesh.NotFound, "the earlier data of %s, %s, is not on this machine", name, k.Why).
+			WithHint("restore a backup: ssh mesh addons:backups %s", name)
+	}
 	if err := d.AddonServer.Run(ctx, old); err != nil { // no stack reaches it yet
 		return err
 	}
@@ -215,7 +273,9 @@ func (d *Deployer) UpgradeAddon(ctx context.Context, name mesh.AddonName, versio
 	}
 	d.Logger.Info("add-on upgrade begins", "addon", name, "from", a.Version, "to", version, "key", string(by))
 	if major && a.Volume != "" {
-		err = d.upgradeByDump(ctx, a, d.AddonServer.Renew(next), say)
+		if next, err = d.renew(ctx, a, next); err == nil {
+			err = d.upgradeByDump(ctx, a, next, say)
+		}
 	} else {
 		err = d.switchImage(ctx, a, next, "upgraded to "+version, say)
 	}
@@ -270,21 +330,26 @@ const dumpRate = 7 << 20
 // upgradeByDump reads a dump of an add-on into a server of another version. The stacks are
 // cut off meanwhile: what they would write would be lost.
 func (d *Deployer) upgradeByDump(ctx context.Context, was, next mesh.Addon, say func(string)) error {
-	if _, _, err := d.AddonServer.Form(was); err != nil {
-		return err
+	_, _, err := d.AddonServer.Form(was)
+	var st mesh.AddonStatus
+	if err == nil {
+		st, err = d.AddonServer.State(ctx, was)
 	}
-	st, err := d.AddonServer.State(ctx, was)
 	if err == nil {
 		st, err = d.AddonServer.Figures(ctx, was, st)
 	}
 	if err != nil {
+		d.unfill(ctx, next)
 		return err
 	}
 	say(fmt.Sprintf("Moving the data of %s to %s; the stacks are without it for about %s", was.Name, next.Image, (5*time.Second + time.Duration(max(0, st.Size))*time.Second/dumpRate).Round(time.Second)))
+	show := d.hide(was.Name)
+	defer show()
 	undo := func(err error) error {
 		uctx := context.WithoutCancel(ctx)
 		say("Going back to " + was.Image)
 		d.unfill(uctx, next)
+		show()
 		return errors.Join(err, d.AddonServer.Reach(uctx, was))
 	}
 	began := d.Now()
@@ -311,6 +376,7 @@ func (d *Deployer) upgradeByDump(ctx context.Context, was, next mesh.Addon, say 
 	if ctx.Err() != nil {
 		return undo(context.Cause(ctx))
 	}
+	show() // switchData hides it as well
 	if err := d.switchData(ctx, was, next, "upgraded to "+next.Version, func(string) {}); err != nil {
 		return err
 	}
@@ -408,6 +474,9 @@ func (d *Deployer) finishRotation(ctx context.Context, a mesh.Addon, by mesh.Key
 		}
 	}
 	ctx = context.WithoutCancel(ctx)
+	for _, u := range users {
+		d.fleet.Left(ctx, u) // old instances may still finish requests
+	}
 	if err := d.AddonServer.Dismiss(ctx, a.With(a.Old), a); err != nil {
 		return err
 	}

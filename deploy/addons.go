@@ -95,9 +95,10 @@ type AddonStore interface {
 // addonWork is who changes which add-on, and which add-ons stacks may reach that are not
 // recorded as attached. The zero value is ready.
 type addonWork struct {
-	mu   sync.Mutex
-	busy map[mesh.AddonName]work
-	lent map[mesh.StackName][]mesh.AddonName
+	mu     sync.Mutex
+	busy   map[mesh.AddonName]work
+	lent   map[mesh.StackName][]mesh.AddonName
+	hidden map[mesh.AddonName]int // add-ons whose data is being switched; no stack reaches them
 }
 
 type work struct {
@@ -222,7 +223,7 @@ func (d *Deployer) lend(stack mesh.StackName, names ...mesh.AddonName) (back fun
 func (d *Deployer) Attached(stack mesh.StackName) (out []mesh.Addon) {
 	ctx := context.Background() // it does not wait
 	d.addons.mu.Lock()
-	names := slices.Clone(d.addons.lent[stack])
+	names, hidden := slices.Clone(d.addons.lent[stack]), maps.Clone(d.addons.hidden)
 	d.addons.mu.Unlock()
 	st, err := d.Store.Stack(ctx, stack)
 	if err != nil && !errors.Is(err, mesh.NoStack) {
@@ -231,6 +232,9 @@ func (d *Deployer) Attached(stack mesh.StackName) (out []mesh.Addon) {
 	names = append(names, st.Reaches()...)
 	slices.Sort(names)
 	for _, name := range slices.Compact(names) {
+		if hidden[name] > 0 {
+			continue
+		}
 		a, err := d.Store.Addon(ctx, name)
 		if err != nil {
 			d.Logger.Warn("an add-on of a stack is not known", "stack", stack, "addon", name, "err", err)
@@ -571,14 +575,18 @@ func (d *Deployer) reconcileAddons(ctx context.Context) error {
 			release()
 			continue
 		}
-		unknown := slices.DeleteFunc(slices.Clone(volumes[a.Name]), func(v string) bool { return v == a.Volume || keeps(a, v) })
+		for _, v := range volumes[a.Name] {
+			if v != a.Volume && v != a.Pending && !keeps(a, v) { // a restored record does not know what came after it
+				d.Logger.Warn("the engine has a volume of an add-on that its record does not know; leaving it alone", "addon", a.Name, "volume", v)
+			}
+		}
 		d.background(func(ctx context.Context) {
 			defer release()
-			for _, v := range unknown {
-				d.Logger.Info("removing what an interrupted change of an add-on has left", "addon", a.Name, "volume", v)
-				if err := d.AddonServer.Remove(ctx, a.Name, v); err != nil {
-					d.Logger.Warn("volume not removed", "addon", a.Name, "volume", v, "err", err)
-				}
+			if a.Pending != "" {
+				d.Logger.Info("removing what an interrupted change of an add-on has left", "addon", a.Name, "volume", a.Pending)
+				next := a
+				next.Volume = a.Pending
+				d.unfill(ctx, next)
 			}
 			d.settleAddon(ctx, a)
 		})

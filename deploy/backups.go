@@ -54,6 +54,8 @@ type BackupPlaces interface {
 	// Expire removes the backups of some subjects, made before a time, from the folders of
 	// subjects below a folder.
 	Expire(ctx context.Context, below string, whose func(mesh.BackupSubject) bool, before time.Time) error
+	// Remove removes a backup.
+	Remove(ctx context.Context, at mesh.BackupPlace, made mesh.Backup) error
 	// Verify reads a backup again: the one with an ID, or the latest of a subject and server.
 	// inspect may be nil.
 	Verify(ctx context.Context, at mesh.BackupPlace, subject mesh.BackupSubject, server, id string, identity mesh.Secret, inspect func(mesh.Backup, io.Reader) (string, error)) (mesh.BackupCheck, error)
@@ -493,6 +495,11 @@ func (d *Deployer) backupFault(p mesh.BackupPlan, now time.Time) string {
 // ListBackups returns the backups in a place, the newest first.
 func (d *Deployer) ListBackups(ctx context.Context, at mesh.BackupPlace) ([]mesh.Backup, error) {
 	return d.Backup.Places.List(ctx, at)
+}
+
+// RemoveBackup removes a backup from a place.
+func (d *Deployer) RemoveBackup(ctx context.Context, at mesh.BackupPlace, made mesh.Backup) error {
+	return d.Backup.Places.Remove(ctx, at, made)
 }
 
 // VerifyBackup reads a backup again: the one with an ID, or the latest that this server has

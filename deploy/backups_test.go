@@ -62,6 +62,11 @@ func (v *vault) Keep(_ context.Context, _ mesh.BackupPlace, _ mesh.Backup, n int
 
 func (v *vault) List(context.Context, mesh.BackupPlace) ([]mesh.Backup, error) { return v.made, nil }
 
+func (v *vault) Remove(_ context.Context, _ mesh.BackupPlace, made mesh.Backup) error {
+	v.made = slices.DeleteFunc(v.made, func(b mesh.Backup) bool { return b.ID == made.ID })
+	return nil
+}
+
 func (v *vault) Verify(_ context.Context, _ mesh.BackupPlace, subject mesh.BackupSubject, _, _ string, _ mesh.Secret, inspect func(mesh.Backup, io.Reader) (string, error)) (mesh.BackupCheck, error) {
 	what, err := inspect(mesh.Backup{Subject: subject, Kind: "mesh"}, strings.NewReader("content"))
 	return mesh.BackupCheck{Content: what}, err

@@ -129,7 +129,15 @@ func (d *Deployer) bringFilesBack(ctx context.Context, m mesh.Mount) error {
 	if err != nil {
 		return err
 	}
-	r, b, err := d.openVolumeBackup(ctx, v.Name, d.KeptAt(p), "latest", mesh.Secret{})
+	at, id, err := d.newest(ctx, p, mesh.VolumeSubject(v.Name))
+	if errors.Is(err, mesh.Unavailable) {
+		return err // there may be a newer one than those that can be seen
+	}
+	var r io.ReadCloser
+	var b mesh.Backup
+	if err == nil {
+		r, b, err = d.openVolumeBackup(ctx, v.Name, at, id, mesh.Secret{})
+	}
 	if err != nil && half { // what there is of it is not whole
 		return mesh.Errorf(mesh.Unavailable, "the files of the volume %s are being restored, and their backup cannot be read: %w", v.Name, err)
 	} else if err != nil {

@@ -277,12 +277,35 @@ func (d *Deployer) remount(ctx context.Context, stack mesh.StackName, by mesh.Ke
 
 // ExportVolume writes the files of a volume as tar. It is whole if the error is nil.
 func (d *Deployer) ExportVolume(ctx context.Context, name mesh.VolumeName, by mesh.KeyName, w io.Writer) error {
-	v, err := d.Store.Volume(ctx, name)
+	v, err := d.WholeVolume(ctx, name)
 	if err != nil {
 		return err
 	}
 	d.Logger.Info("volume exported", "volume", name, "key", string(by))
-	return d.VolumeServer.Export(ctx, v.Engine, w)
+	if err := d.VolumeServer.Export(ctx, v.Engine, w); err != nil {
+		return err
+	}
+	return d.stillWhole(ctx, v)
+}
+
+// WholeVolume returns the record of a volume whose files are all there. While they are being
+// restored, after they were lost, the error is Unavailable.
+func (d *Deployer) WholeVolume(ctx context.Context, name mesh.VolumeName) (mesh.Volume, error) {
+	v, err := d.Store.Volume(ctx, name)
+	if err == nil && v.Pending != "" && v.Pending == v.Engine {
+		err = mesh.Errorf(mesh.Unavailable, "the files of %s are being restored", name).WithHint("try again when that has ended: ssh mesh logs --source mesh")
+	}
+	return v, err
+}
+
+// stillWhole returns an error if a volume has got other files since, or its files were lost: what was
+// read of it may be half.
+func (d *Deployer) stillWhole(ctx context.Context, was mesh.Volume) error {
+	v, err := d.WholeVolume(ctx, was.Name)
+	if err == nil && v.Engine != was.Engine {
+		err = mesh.Errorf(mesh.Conflict, "%s has got other files meanwhile", was.Name).WithHint("try again")
+	}
+	return err
 }
 
 // maxKeptFiles is how often a volume's earlier files are kept. The oldest go first.
@@ -581,6 +604,12 @@ func (d *Deployer) dropKeptFiles(ctx context.Context) {
 			release, err := d.claimWhole("cleaned", v.Name)
 			if err != nil {
 				break // the next round does it
+			}
+			// Read again: it may be the volume's own files now, by volumes:revert.
+			now, err := d.Store.Volume(ctx, v.Name)
+			if err != nil || now.Engine == k.Engine || !slices.ContainsFunc(now.Kept, func(o mesh.KeptFiles) bool { return o.Engine == k.Engine }) {
+				release()
+				continue
 			}
 			if err = d.VolumeServer.Remove(ctx, k.Engine); err == nil {
 				_, err = d.Store.UpdateVolume(ctx, v.Name, func(r *mesh.Volume) error {

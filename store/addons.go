@@ -33,6 +33,7 @@ type addonForm struct {
 	Database  string            `json:"database,omitempty"`
 	Sealed    []byte            `json:"sealed"`
 	Volume    string            `json:"volume,omitempty"`
+	Pending   string            `json:"pending,omitempty"`
 	Memory    int64             `json:"memory,omitempty"`
 	CPUs      float64           `json:"cpus,omitempty"`
 	Params    map[string]string `json:"params,omitempty"`
@@ -80,7 +81,7 @@ func (s *Store) readAddon(key, data []byte) (mesh.Addon, error) {
 	}
 	a := mesh.Addon{
 		Name: mesh.AddonName(f.Name), Kind: mesh.AddonKind(f.Kind), Version: f.Version, Image: f.Image, ImageID: f.ImageID, Digest: f.Digest,
-		State: mesh.AddonState(f.State), User: f.User, Database: f.Database, Volume: f.Volume, Memory: f.Memory, CPUs: f.CPUs, Params: f.Params,
+		State: mesh.AddonState(f.State), User: f.User, Database: f.Database, Volume: f.Volume, Pending: f.Pending, Memory: f.Memory, CPUs: f.CPUs, Params: f.Params,
 		Password: mesh.NewSecret(string(secret.Password)), Admin: mesh.NewSecret(string(secret.Admin)),
 		Created: f.Created, CreatedBy: mesh.KeyName(f.CreatedBy), Preview: mesh.StackName(f.Preview),
 	}
@@ -104,7 +105,7 @@ func (s *Store) writeAddon(b *bbolt.Bucket, a mesh.Addon) error {
 	}
 	f := &addonForm{
 		V: 1, Name: string(a.Name), Kind: string(a.Kind), Version: a.Version, Image: a.Image, ImageID: a.ImageID, Digest: a.Digest,
-		State: string(a.State), User: a.User, OldUser: a.Old.User, Database: a.Database, Sealed: sealed, Volume: a.Volume, Memory: a.Memory, CPUs: a.CPUs, Params: a.Params,
+		State: string(a.State), User: a.User, OldUser: a.Old.User, Database: a.Database, Sealed: sealed, Volume: a.Volume, Pending: a.Pending, Memory: a.Memory, CPUs: a.CPUs, Params: a.Params,
 		Created: a.Created, CreatedBy: string(a.CreatedBy), Preview: string(a.Preview),
 	}
 	for _, k := range a.Kept {

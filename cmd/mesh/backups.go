@@ -74,7 +74,7 @@ func (s volumeSource) engineVolume(ctx context.Context, subject mesh.BackupSubje
 	if !ok {
 		return "", mesh.Errorf(mesh.NotFound, "%s is not a volume", subject)
 	}
-	v, err := s.store.Volume(ctx, name)
+	v, err := s.deployer.WholeVolume(ctx, name)
 	return v.Engine, err
 }
 
@@ -83,7 +83,11 @@ func (s volumeSource) Dump(ctx context.Context, subject mesh.BackupSubject, w io
 	if err != nil {
 		return err
 	}
-	return s.volumes.Export(ctx, engine, w)
+	if err := s.volumes.Export(ctx, engine, w); err != nil {
+		return err
+	}
+	_, err = s.engineVolume(ctx, subject) // it may have been lost, and be restored, since
+	return err
 }
 
 func (s volumeSource) Inspect(_ context.Context, _ mesh.Backup, r io.Reader) (string, error) {

@@ -48,7 +48,8 @@ type machines struct {
 	dns       atomic.Pointer[[]netip.Addr] // for containers on this machine
 	home      atomic.Bool                  // this is the machine that the server belongs on
 
-	fresh atomic.Bool // the agents are those of this version
+	fresh     atomic.Bool // the agents are those of this version
+	deploying sync.Mutex  // held by deployAgents
 
 	mu      sync.Mutex
 	by      map[string]*machine // by the nodes' IDs
@@ -652,6 +653,8 @@ func (m *machines) openNames(ctx context.Context) {
 
 // deployAgents starts the agents, or those of this version instead.
 func (m *machines) deployAgents(ctx context.Context, rec mesh.Cluster) error {
+	m.deploying.Lock() // nodes:enable and renewAgents would make the same secret and service twice
+	defer m.deploying.Unlock()
 	img, err := m.agentImage()
 	if err != nil {
 		return err
