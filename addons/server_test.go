@@ -265,6 +265,50 @@ func TestKinds_OnRealServers(t *testing.T) {
 	}
 }
 
+// What a database runs as the account that has made it goes on after a rotation, and in a server
+// that does not have the account.
+func TestMariaDB_DefinersStay(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	a := b.create("mariadb", "10.11", "data")
+	sql := func(a mesh.Addon, text string) string {
+		t.Helper()
+		out, code := b.in(a, []string{"mariadb", "-h", "127.0.0.1", "-u" + a.User, "-p" + a.Password.Reveal(), a.Database, "-N"}, text)
+		if code != 0 {
+			t.Errorf("%s: %s", text, out)
+		}
+		return out
+	}
+	sql(a, "CREATE TABLE t (n int); CREATE TABLE log (n int); CREATE TRIGGER tr AFTER INSERT ON t FOR EACH ROW INSERT INTO log VALUES (NEW.n); CREATE VIEW v AS SELECT n FROM t;")
+	next, err := b.Rotated(a)
+	if err == nil {
+		err = b.Admit(t.Context(), a, next)
+	}
+	if err == nil {
+		err = b.Dismiss(t.Context(), a, next)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := sql(next, "INSERT INTO t VALUES (41); SELECT n + 1 FROM v;"); !strings.Contains(out, "42") {
+		t.Errorf("after a rotation: %q", out)
+	}
+	var dump bytes.Buffer
+	if err := b.Dump(t.Context(), next, &dump); err != nil {
+		t.Fatal(err)
+	}
+	copied := b.Renew(next)
+	if copied, err = b.Rotated(copied); err != nil { // as of another add-on
+		t.Fatal(err)
+	}
+	if err := b.Fill(t.Context(), copied, &dump); err != nil {
+		t.Fatal(err)
+	}
+	if out := sql(copied, "INSERT INTO t VALUES (1); SELECT SUM(n) FROM v; SELECT COUNT(*) FROM log;"); !strings.Contains(out, "42") || !strings.Contains(out, "2") {
+		t.Errorf("in another server: %q", out)
+	}
+}
+
 // Memcached keeps no data, and its kind declares no health check.
 func TestMemcached(t *testing.T) {
 	t.Parallel()
