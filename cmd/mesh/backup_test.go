@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"mesh"
 	"mesh/repos"
@@ -162,6 +163,36 @@ func remade(t *testing.T, whole []byte, format int, more *tar.Header) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// What was being created when the backup was made may be in use on this machine: a start does not
+// discard it.
+func TestRestore_AnAddonThatWasBeingCreated(t *testing.T) {
+	t.Parallel()
+	data := dataToBackUp(t)
+	a := mesh.Addon{Name: "ledger", Kind: "postgres", Version: "15", Image: "postgres:15", State: mesh.AddonCreating, Volume: "mesh-1-ledger-a", Created: time.Unix(1, 0).UTC()}
+	if err := data.store.AddAddon(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if _, err := data.Backup(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "data")
+	_, warnings, err := restore(&b, dir)
+	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "the add-on ledger was being created") {
+		t.Fatalf("%q, %v", warnings, err)
+	}
+	s, err := store.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Addon(t.Context(), "ledger"); err != nil || got.State != mesh.AddonReady || got.Volume != a.Volume {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestRestore_EarlierFormat(t *testing.T) {

@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -309,7 +310,28 @@ func restoreFrom(open func() (io.ReadCloser, error), dir string) (files int, war
 	for _, d := range st.Damaged() {
 		warnings = append(warnings, fmt.Sprintf("%s was damaged when the backup was made: %s", d.What, d.Why))
 	}
-	return files, warnings, st.Close()
+	more, err := keepCreated(st)
+	return files, append(warnings, more...), errors.Join(err, st.Close())
+}
+
+// keepCreated takes add-ons for created that were being created when the backup was made. A start
+// would discard them, but on the same machine they may have all the data of an app by now.
+func keepCreated(st *store.Store) (warnings []string, err error) {
+	ctx := context.Background() // it does not wait
+	all, err := st.Addons(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range all {
+		if a.State != mesh.AddonCreating {
+			continue
+		}
+		if _, err := st.UpdateAddon(ctx, a.Name, func(r *mesh.Addon) error { r.State = mesh.AddonReady; return nil }); err != nil {
+			return warnings, err
+		}
+		warnings = append(warnings, fmt.Sprintf("the add-on %s was being created when the backup was made: check its data, or destroy it", a.Name))
+	}
+	return warnings, nil
 }
 
 // verifyFrom is verify for a backup that is opened for that.
