@@ -179,7 +179,7 @@ func TestRestore_AnAddonThatWasBeingCreated(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(t.TempDir(), "data")
-	_, warnings, err := restore(&b, dir)
+	_, warnings, err := restore(bytes.NewReader(b.Bytes()), dir)
 	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "the add-on ledger was being created") {
 		t.Fatalf("%q, %v", warnings, err)
 	}
