@@ -135,7 +135,7 @@ func (r *restore) cutOff(begin, tail []byte) error {
 	for first, last := range r.Whole {
 		if bytes.Contains(begin, []byte(first+"\n")) || bytes.Contains(begin, []byte(first+" ")) {
 			if !bytes.Contains(tail, []byte(last)) {
-				return mesh.Errorf(mesh.Invalid, "the dump is cut off: it does not end with %q", last).WithHint("make it again, and copy all of it")
+				return mesh.Errorf(mesh.Invalid, "the dump is cut off: it does not end with %q", last).WithHint("make it again, and copy all of it; what you have added to it must be in front of that line")
 			}
 		}
 	}

@@ -48,7 +48,7 @@ const (
 	maxHello  = 4 << 10
 	// halfTime is how long one way of a stream may stay open alone: a command whose input has ended
 	// may run for hours, and print at its end.
-	halfTime = 7 * 24 * time.Hour
+	halfTime = 24 * time.Hour
 )
 
 // hello is what an agent says first. mesh answers with a welcome.

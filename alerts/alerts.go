@@ -362,15 +362,17 @@ func (w *Watcher) broken(ctx context.Context, key mesh.AlertCause, f finding, no
 
 // mended takes a rule into account that is not broken any more, or not at the moment.
 func (w *Watcher) mended(ctx context.Context, key mesh.AlertCause, c *cause, outcome string, now time.Time) {
+	// A job that fails every other time must not send a message each time.
+	atOnce := key.Kind == mesh.AlertDeploy || key.Kind == mesh.AlertBackup || key.Kind == mesh.AlertCron && c.calm <= w.Calm
 	switch {
 	case !c.open && c.unsaved:
 	case !c.open:
 		delete(w.causes, key)
 	case key.Kind == mesh.AlertDeploy && outcome == "", key.Kind == mesh.AlertBackup && key.About == "":
 		// only a later success ends it
-	case c.good.IsZero() && key.Kind != mesh.AlertDeploy && key.Kind != mesh.AlertBackup && key.Kind != mesh.AlertCron:
+	case c.good.IsZero() && !atOnce:
 		c.good = now
-	case key.Kind == mesh.AlertDeploy, key.Kind == mesh.AlertBackup, key.Kind == mesh.AlertCron, now.Sub(c.good) >= c.calm:
+	case atOnce, now.Sub(c.good) >= c.calm:
 		w.end(ctx, key, c, outcome, now)
 	}
 }

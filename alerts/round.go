@@ -230,7 +230,7 @@ func (w *Watcher) lookAtInstances(r *round, st mesh.Stack, rules mesh.AlertRules
 			}
 			continue
 		case mesh.Crashed:
-			r.foundOf(mesh.AlertCrash, st.Name, name, finding{text: crashText(in), keepsOnly: in.OOM || in.Crashes < rules.Crash})
+			r.foundOf(mesh.AlertCrash, st.Name, name, finding{text: crashText(in), keepsOnly: in.OOM && rules.OOM >= 0 || in.Crashes < rules.Crash})
 		default:
 			r.foundOf(mesh.AlertMissing, st.Name, name, finding{text: missingText(in), after: rules.Missing})
 			r.foundOf(mesh.AlertCrash, st.Name, name, finding{keepsOnly: true})
@@ -329,10 +329,9 @@ func (w *Watcher) lookAtMemory(ctx context.Context, r *round, stacks []mesh.Stac
 	}
 	all, err := w.Memory(ctx)
 	if err != nil {
-		for _, st := range stacks {
+		for _, st := range stacks { // a node that is slow does not hide what the others say
 			r.unsure[unsure{mesh.AlertMemory, st.Name}] = true
 		}
-		return
 	}
 	for _, m := range all {
 		rules, known := r.rules[m.Stack]
@@ -358,7 +357,10 @@ func (w *Watcher) lookAtDeployments(ctx context.Context, r *round) {
 		if err != nil {
 			continue
 		}
-		for _, d := range last {
+		for _, d := range last { // the newest first
+			if d.Status == mesh.StatusFailed {
+				break
+			}
 			if d.Status == mesh.StatusLive && d.Ended.After(c.alert.Since) {
 				r.outcomes[key] = liveText(d)
 				break

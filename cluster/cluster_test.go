@@ -138,6 +138,14 @@ func (m *machine) Outputs(ctx context.Context, found func(mesh.OutputSource), li
 	id := fmt.Sprintf("out-%d", m.n)
 	found(mesh.OutputSource{ID: id})
 	listed(map[string]bool{id: true})
+	time.Sleep(100 * time.Millisecond)
+	switch m.n { // an instance begins on one, and then another one is listed again
+	case 2:
+		found(mesh.OutputSource{ID: "late-2"})
+	case 3:
+		time.Sleep(100 * time.Millisecond)
+		listed(map[string]bool{id: true})
+	}
 	<-ctx.Done()
 	return nil
 }
@@ -555,7 +563,7 @@ func TestPassesOn(t *testing.T) {
 		all.Wait()
 		slices.Sort(found)
 		// Half of them would have the others forgotten.
-		if !slices.Equal(found, []string{"out-1", "out-2", "out-3"}) || !slices.Equal(listed, []string{"out-1 out-2 out-3"}) {
+		if !slices.Equal(found, []string{"late-2", "out-1", "out-2", "out-3"}) || !slices.Equal(listed, []string{"out-1 out-2 out-3", "late-2 out-1 out-2 out-3"}) {
 			t.Errorf("found %q, listed %q", found, listed)
 		}
 		_ = w.c.Output(ctx, "out-2", -1, false, func(_ time.Time, _ byte, text []byte) error {

@@ -41,7 +41,7 @@ func (c *Cluster) Outputs(ctx context.Context, found func(mesh.OutputSource), li
 			o.follow(octx, m)
 		}
 	}
-	return c.Local.Outputs(ctx, found, func(ids map[string]bool) { o.list(nil, ids) })
+	return c.Local.Outputs(ctx, func(src mesh.OutputSource) { o.add(nil, src.ID); found(src) }, func(ids map[string]bool) { o.list(nil, ids) })
 }
 
 // follow finds the containers of another node until ctx ends.
@@ -51,9 +51,20 @@ func (o *outputs) follow(ctx context.Context, m *member) {
 			o.c.mu.Lock()
 			o.c.where[src.ID] = m
 			o.c.mu.Unlock()
+			o.add(m, src.ID)
 			o.found(src)
 		}, func(ids map[string]bool) { o.list(m, ids) })
 	}()
+}
+
+// add records a container that has begun since its node was listed: another node's list must not
+// take it for gone.
+func (o *outputs) add(of *member, id string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if ids := o.by[of]; ids != nil {
+		ids[id] = true
+	}
 }
 
 // list passes on what all nodes have, once each has been listed.
@@ -63,7 +74,7 @@ func (o *outputs) list(of *member, ids map[string]bool) {
 	o.c.mu.Unlock()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.by[of] = ids
+	o.by[of] = maps.Clone(ids)
 	all := maps.Clone(o.by[nil])
 	if all == nil {
 		return

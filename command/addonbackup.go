@@ -153,7 +153,7 @@ func (c *call) placeOf(ctx context.Context, id string) (at mesh.BackupPlace, err
 	if err != nil {
 		return at, err
 	}
-	i := slices.IndexFunc(all, func(b mesh.Backup) bool { return b.Subject == c.subject && (id == "latest" || b.ID == id) })
+	i := slices.IndexFunc(all, func(b mesh.Backup) bool { return b.Subject == c.subject && b.Whole() && (id == "latest" || b.ID == id) })
 	if i >= 0 && all[i].Created.Before(c.made.Truncate(time.Second)) {
 		return at, mesh.Errorf(mesh.Denied, "%s was made before %s was created: it may be of another one with that name", all[i].ID, c.subject).WithHint("ask an admin to restore it")
 	}

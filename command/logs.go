@@ -105,13 +105,19 @@ func runLogs(ctx context.Context, c *call) error {
 	return err
 }
 
+// maxLogLines is how many of the last lines are printed at most: they are in memory meanwhile. All of
+// them are not: they are printed as they are read.
+const maxLogLines = 100_000
+
 // logQuery is what the flags of logs ask for.
 func (c *call) logQuery() (mesh.LogQuery, error) {
 	// Leave out the router's lines, which would drown the others.
 	q := mesh.LogQuery{Stack: c.stack.Name, Sources: []string{sourceApp, sourceMesh}}
 	text := func(name string) string { v, _ := c.flags.GetString(name); return v }
 	q.Follow, _ = c.flags.GetBool("tail")
-	q.Lines, _ = c.flags.GetInt("lines")
+	if q.Lines, _ = c.flags.GetInt("lines"); q.Lines > maxLogLines {
+		return q, mesh.Errorf(mesh.Invalid, "the last %d lines are too many: the limit is %d", q.Lines, maxLogLines).WithHint("for all lines: -n -1; for those of a time: -n -1 --since 1h")
+	}
 	var err error
 	if q.Since, err = c.logTime("since"); err != nil {
 		return q, err

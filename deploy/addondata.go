@@ -57,7 +57,7 @@ func (d *Deployer) RestoreAddon(ctx context.Context, name mesh.AddonName, why st
 		d.unfill(ctx, next)
 		return err
 	}
-	return d.switchData(ctx, a, next, why, say)
+	return d.switchData(ctx, a, next, why, func() {}, say)
 }
 
 // renew returns an add-on, like another one, with a volume of its own to fill, and records that: if
@@ -95,11 +95,15 @@ func keptOf(was mesh.Addon, why string, now time.Time) mesh.KeptVolume {
 
 // switchData makes other data that of an add-on: it records that, lets the stacks reach the
 // new server instead of the old one, and stops the old one, which is kept for a day. It
-// finishes even if ctx ends.
-func (d *Deployer) switchData(ctx context.Context, was, next mesh.Addon, why string, say func(string)) error {
+// finishes even if ctx ends. shown ends what hides the add-on already.
+func (d *Deployer) switchData(ctx context.Context, was, next mesh.Addon, why string, shown func(), say func(string)) error {
 	ctx = context.WithoutCancel(ctx)
 	began := d.Now()
-	show := d.hide(was.Name)
+	own := d.hide(was.Name)
+	show := func() { // that of who has called this ends as well: the new server is to be reached
+		own()
+		shown()
+	}
 	defer show()
 	if err := d.AddonServer.Hide(ctx, was); err != nil {
 		d.unfill(ctx, next)
@@ -192,7 +196,7 @@ func (d *Deployer) RevertAddon(ctx context.Context, name mesh.AddonName, out io.
 	if err := d.AddonServer.Run(ctx, old); err != nil { // no stack reaches it yet
 		return err
 	}
-	return d.switchData(ctx, a, old, "taken back from what was "+k.Why, sayer(out))
+	return d.switchData(ctx, a, old, "taken back from what was "+k.Why, func() {}, sayer(out))
 }
 
 // CloneAddon creates an add-on with the data that another one has at this moment.
@@ -376,8 +380,7 @@ func (d *Deployer) upgradeByDump(ctx context.Context, was, next mesh.Addon, say 
 	if ctx.Err() != nil {
 		return undo(context.Cause(ctx))
 	}
-	show() // switchData hides it as well
-	if err := d.switchData(ctx, was, next, "upgraded to "+next.Version, func(string) {}); err != nil {
+	if err := d.switchData(ctx, was, next, "upgraded to "+next.Version, show, func(string) {}); err != nil {
 		return err
 	}
 	say(fmt.Sprintf("The stacks were without it for %s", seconds(d.Now().Sub(began))))
@@ -461,6 +464,10 @@ func (d *Deployer) setLogin(ctx context.Context, name mesh.AddonName, login, old
 	})
 }
 
+// leaveTime is how long a rotation waits for old instances: requests end within half of it, and
+// upgraded connections may last for hours.
+const leaveTime = time.Minute
+
 // finishRotation gives every attached stack the password on record, and then ends the old
 // one.
 func (d *Deployer) finishRotation(ctx context.Context, a mesh.Addon, by mesh.KeyName, out io.Writer) error {
@@ -473,10 +480,12 @@ func (d *Deployer) finishRotation(ctx context.Context, a mesh.Addon, by mesh.Key
 			return err
 		}
 	}
-	ctx = context.WithoutCancel(ctx)
+	wait, cancel := context.WithTimeout(ctx, leaveTime)
+	defer cancel()
 	for _, u := range users {
-		d.fleet.Left(ctx, u) // old instances may still finish requests
+		d.fleet.Left(wait, u) // old instances may still finish requests
 	}
+	ctx = context.WithoutCancel(ctx)
 	if err := d.AddonServer.Dismiss(ctx, a.With(a.Old), a); err != nil {
 		return err
 	}

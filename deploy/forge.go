@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -114,7 +113,6 @@ func (f *forges) leave(stack mesh.StackName) bool {
 	}
 	delete(f.busy, stack)
 	delete(f.wake, stack)
-	maps.DeleteFunc(f.told, func(b forgeBranch, _ uint64) bool { return b.stack == stack })
 	return true
 }
 
@@ -223,7 +221,9 @@ const maxForgePending = 1000
 // ForgeEvent records what a webhook reports. Once it has returned, a crash cannot lose it. The
 // work follows in the background.
 func (d *Deployer) ForgeEvent(ctx context.Context, stack mesh.StackName, e mesh.ForgeEvent) error {
-	d.forges.tell(stack, e.Branch)
+	if e.Branch != "" {
+		d.forges.tell(stack, e.Branch)
+	}
 	_, err := d.changeForge(ctx, stack, func(s *mesh.Stack, f mesh.Forge) *mesh.Forge {
 		f.Kind, f.Event = e.Kind, d.Now().UTC()
 		if e.Branch == "" || len(f.Pending) >= maxForgePending || !d.concerns(*s, f, e.Branch) {
@@ -517,5 +517,9 @@ func (d *Deployer) SyncForge(ctx context.Context, stack mesh.StackName, branch s
 	if !d.concerns(st, *st.Forge, branch) && !slices.Contains(st.Forge.Pending, branch) {
 		return mesh.Errorf(mesh.Invalid, "%s neither deploys %s nor has previews of it", stack, mesh.Clip(mesh.Visible(branch), 60)).WithHint("for previews: ssh mesh build:set -a %s previews=true", stack)
 	}
-	return d.lookAtBranch(ctx, stack, branch, out)
+	err = d.lookAtBranch(ctx, stack, branch, out)
+	if now, serr := d.Store.Stack(ctx, stack); serr == nil && now.Forge != nil && slices.Contains(now.Forge.Pending, branch) {
+		d.lookAtForge(stack) // it may have changed meanwhile
+	}
+	return err
 }

@@ -266,6 +266,10 @@ func (d *Deployer) Switch(ctx context.Context, stack mesh.StackName, n mesh.Rele
 		if err := d.ensureImage(ctx, a, st, &r); err != nil {
 			return err
 		}
+		was, err := d.Store.Release(ctx, stack, st.Current)
+		if err != nil {
+			return err
+		}
 		st.Declared, st.Stopped = r.Declared.Settings, false
 		ready := d.wellStaged(ctx, st)
 		next, err := d.roll(ctx, a, rollout{stack: st, release: r, ready: ready, anew: all, commit: func(ctx context.Context, _ mesh.Stack) (mesh.Stack, error) {
@@ -274,7 +278,7 @@ func (d *Deployer) Switch(ctx context.Context, stack mesh.StackName, n mesh.Rele
 					return locked(*s)
 				}
 				s.Declared, s.Stopped = r.Declared.Settings, false
-				keepStaged(s, r)
+				keepStaged(s, r, was)
 				return nil
 			})
 		}})
@@ -286,10 +290,20 @@ func (d *Deployer) Switch(ctx context.Context, stack mesh.StackName, n mesh.Rele
 	})
 }
 
-// keepStaged records with a switch what the tree had added to the release: nothing else can have changed
-// since, because any other release drops the staged one.
-func keepStaged(s *mesh.Stack, r mesh.Release) {
-	s.Config = r.Config.Clone()
+// keepStaged records with a switch what the tree had added to a release beside the one that was current.
+// What was recorded since without a release (config:set --no-restart) stays.
+func keepStaged(s *mesh.Stack, r, was mesh.Release) {
+	s.Config = s.Config.Clone()
+	for name, v := range r.Config {
+		_, set := s.Config[name]
+		if _, had := was.Config[name]; set || had {
+			continue
+		}
+		if s.Config == nil {
+			s.Config = mesh.Config{}
+		}
+		s.Config[name] = v
+	}
 	now := formation(*s, r.Services)
 	for name, n := range r.Formation {
 		if now[name] != n {

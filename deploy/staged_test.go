@@ -45,6 +45,51 @@ func webInstances(w *deploytest.World) (ids []string, others int) {
 	return ids, others
 }
 
+// What the tree of a staged release adds stays after the switch, and so does what was recorded meanwhile.
+// A start after a later release keeps the instances that the switch took.
+func TestSwitch_KeepsWhatTheTreeAdds(t *testing.T) {
+	bubble(t, func(t *testing.T, w *deploytest.World) {
+		w.Options.LinkKey = []byte("key")
+		d, stop := w.Start()
+		mustPush(t, w, d, map[string]string{"Procfile": "web: ./serve\nworker: ./work"})
+		p := w.Commit("blog", map[string]string{
+			"Procfile": "web: ./serve\nworker: ./work",
+			"app.json": `{"env": {"SECRET": {"generator": "secret"}, "MODE": "live"}, "formation": {"worker": {"quantity": 3}}}`,
+		})
+		p.NoSwitch = true
+		if err := d.Push(t.Context(), p, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.SetConfig(t.Context(), "blog", "ci", mesh.ConfigChange{Set: mesh.Config{"LATER": mesh.NewSecret("1")}, RecordOnly: true}, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Switch(t.Context(), "blog", 2, "ci", io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		st := stack(t, w)
+		if got := strings.Join(st.Config.Names(), " "); got != "LATER MODE SECRET" || st.Formation["worker"] != 3 {
+			t.Errorf("config vars %s, formation %v", got, st.Formation)
+		}
+		secret := st.Config["SECRET"].Reveal()
+		if _, err := d.Scale(t.Context(), "blog", "ci", []mesh.Scale{{Service: "worker", To: 1}}, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		if v := stack(t, w).Config["SECRET"].Reveal(); v != secret || secret == "" {
+			t.Errorf("the secret has changed: %q, %q", secret, v)
+		}
+		ids, _ := webInstances(w)
+		stop()
+		w.Start()
+		pass(time.Minute)
+		if now, _ := webInstances(w); len(ids) != 1 || len(now) != 1 || now[0] != ids[0] {
+			t.Errorf("web runs in %v after a start, was %v", now, ids)
+		}
+		sound(t, w)
+	})
+}
+
 func TestSwitch_TakesTheInstancesThatRun(t *testing.T) {
 	for name, restarted := range map[string]bool{"at once": false, "after a restart": true} {
 		t.Run(name, func(t *testing.T) {

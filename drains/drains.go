@@ -314,6 +314,7 @@ func (d *drain) idle(ctx context.Context, queues map[mesh.StackName]Queue) {
 			cancel()
 		})
 	}
+	began := time.Now()
 	select {
 	case <-wctx.Done():
 	case <-d.changed:
@@ -321,7 +322,15 @@ func (d *drain) idle(ctx context.Context, queues map[mesh.StackName]Queue) {
 	}
 	cancel()
 	waiting.Wait()
+	// A queue may say that it has bytes and give none: of the process before, or torn ones.
+	select {
+	case <-time.After(leastIdle - time.Since(began)):
+	case <-ctx.Done():
+	}
 }
+
+// leastIdle is how long a drain waits at least once it had nothing to send.
+const leastIdle = 100 * time.Millisecond
 
 // Pauses between attempts, and how often lines that a receiver cannot read are tried.
 const (
@@ -329,6 +338,33 @@ const (
 	longPause  = time.Minute
 	hopeless   = 5
 )
+
+// mostSalvage is how many requests may be refused while the lines are found that a receiver does not
+// take. It finds three or four of them among thousands; a receiver that takes none gets no more.
+const mostSalvage = 50
+
+// salvage sends lines of which the receiver does not take some, in ever smaller parts, and returns how
+// many were given up. An error is another one than that.
+func (d *drain) salvage(ctx context.Context, stack mesh.StackName, lines []mesh.LogLine, budget *int) (refused int, err error) {
+	if *budget <= 0 {
+		return len(lines), nil
+	}
+	n, err := d.out.send(ctx, stack, lines)
+	var a *answered
+	if !errors.As(err, &a) || !a.hopeless() {
+		return n, err
+	}
+	*budget--
+	if len(lines) == 1 {
+		return 1, nil
+	}
+	one, err := d.salvage(ctx, stack, lines[:len(lines)/2], budget)
+	if err != nil {
+		return one, err
+	}
+	two, err := d.salvage(ctx, stack, lines[len(lines)/2:], budget)
+	return one + two, err
+}
 
 // pass sends the next lines of a stack, as often as it takes, and returns how many.
 func (d *drain) pass(ctx context.Context, stack mesh.StackName, q Queue) (int, error) {
@@ -348,8 +384,13 @@ func (d *drain) pass(ctx context.Context, stack mesh.StackName, q Queue) (int, e
 		}
 		var a *answered
 		if errors.As(err, &a) && a.hopeless() && try >= hopeless {
-			d.o.Logger.Warn("a drain's receiver cannot read lines; they are given up", "drain", d.ID, "stack", stack, "lines", len(lines), "err", d.text(err))
-			refused, err = len(lines), nil
+			budget := mostSalvage
+			if refused, err = d.salvage(ctx, stack, lines, &budget); ctx.Err() != nil {
+				return 0, nil
+			}
+			if refused > 0 {
+				d.o.Logger.Warn("a drain's receiver cannot read lines; they are given up", "drain", d.ID, "stack", stack, "lines", refused, "err", d.text(a))
+			}
 			d.note(func(s *mesh.DrainStatus) { s.Failed, s.Failure = d.o.Now(), d.text(a) })
 		} else if err == nil {
 			d.note(func(s *mesh.DrainStatus) { s.Failed, s.Failure = time.Time{}, "" })

@@ -406,6 +406,19 @@ func (l *Logs) makeRoom() error {
 	if err != nil || free >= roomy {
 		return err
 	}
+	// What waits to be sent elsewhere is in the segments as well.
+	for _, limit := range []int64{maxQueue / 4, 0} {
+		for _, s := range l.all() {
+			for _, sh := range s.shelf {
+				if err := sh.trimQueues(limit); err != nil {
+					return err
+				}
+			}
+		}
+		if free, err = l.Free(); err != nil || free >= roomy {
+			return err
+		}
+	}
 	var old []part
 	for _, s := range l.all() {
 		for _, sh := range s.shelf {

@@ -23,7 +23,7 @@ import (
 const (
 	queueSuffix    = ".queue"    // of a compressed tail that a queue still needs
 	positionSuffix = ".position" // of a queue: NAME.position
-	maxQueue       = 256 << 20   // bytes of such tails of a shelf
+	maxQueue       = 128 << 20   // bytes of such tails of a shelf, of which a stack has two
 	takeBytes      = 512 << 10   // of lines that Take returns at once, or one batch
 )
 

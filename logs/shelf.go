@@ -2,6 +2,7 @@ package logs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -254,13 +255,8 @@ func (s *shelf) tidy(share int64, age time.Duration) error {
 		s.endTail()
 	}
 	s.files.Unlock()
-	if err := s.compress(); err != nil {
-		return err
-	}
-	if err := s.trimQueues(maxQueue); err != nil {
-		return err
-	}
-	return s.expire(share, age)
+	// On a full disk compressing fails, and the others make room.
+	return errors.Join(s.trimQueues(maxQueue), s.expire(share, age), s.compress())
 }
 
 // compress makes blocks of all tails that nobody writes any more.

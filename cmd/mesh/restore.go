@@ -314,8 +314,9 @@ func restoreFrom(open func() (io.ReadCloser, error), dir string) (files int, war
 	return files, append(warnings, more...), errors.Join(err, st.Close())
 }
 
-// keepCreated takes add-ons for created that were being created when the backup was made. A start
-// would discard them, but on the same machine they may have all the data of an app by now.
+// keepCreated takes add-ons for created that were being created when the backup was made, and forgets
+// which volumes were being filled. A start would discard them, but on the same machine they may have
+// all the data of an app by now.
 func keepCreated(st *store.Store) (warnings []string, err error) {
 	ctx := context.Background() // it does not wait
 	all, err := st.Addons(ctx)
@@ -323,13 +324,35 @@ func keepCreated(st *store.Store) (warnings []string, err error) {
 		return nil, err
 	}
 	for _, a := range all {
-		if a.State != mesh.AddonCreating {
+		if a.State != mesh.AddonCreating && a.Pending == "" {
 			continue
 		}
-		if _, err := st.UpdateAddon(ctx, a.Name, func(r *mesh.Addon) error { r.State = mesh.AddonReady; return nil }); err != nil {
+		if _, err := st.UpdateAddon(ctx, a.Name, func(r *mesh.Addon) error {
+			if r.Pending = ""; r.State == mesh.AddonCreating {
+				r.State = mesh.AddonReady
+			}
+			return nil
+		}); err != nil {
 			return warnings, err
 		}
-		warnings = append(warnings, fmt.Sprintf("the add-on %s was being created when the backup was made: check its data, or destroy it", a.Name))
+		if a.State == mesh.AddonCreating {
+			warnings = append(warnings, fmt.Sprintf("the add-on %s was being created when the backup was made: check its data, or destroy it", a.Name))
+		} else {
+			warnings = append(warnings, fmt.Sprintf("the add-on %s was getting other data when the backup was made: on the same machine, that is in the volume %s", a.Name, a.Pending))
+		}
+	}
+	volumes, err := st.Volumes(ctx)
+	if err != nil {
+		return warnings, err
+	}
+	for _, v := range volumes {
+		if v.Pending == "" || v.Pending == v.Engine { // half filled: that is finished
+			continue
+		}
+		if _, err := st.UpdateVolume(ctx, v.Name, func(r *mesh.Volume) error { r.Pending = ""; return nil }); err != nil {
+			return warnings, err
+		}
+		warnings = append(warnings, fmt.Sprintf("the volume %s was being imported when the backup was made: on the same machine, the files are in the engine's volume %s", v.Name, v.Pending))
 	}
 	return warnings, nil
 }

@@ -247,7 +247,7 @@ func (s standbyState) answers(ctx context.Context) error {
 	case ctx.Err() != nil, errors.As(err, &exit) && exit.ExitCode() == -1 && limit.Err() == nil: // a terminal's Ctrl-C ends ssh as well
 		return mesh.Errorf(mesh.Cancelled, "interrupted: nothing has changed")
 	case limit.Err() != nil:
-		return mesh.Errorf(mesh.Conflict, "something accepts connections at %s, and may be the server: it has not answered for %s", s.From, answerTime).
+		return mesh.Errorf(mesh.Conflict, "the server at %s may still run: what was tried to reach it did not end within %s", s.From, answerTime).
 			WithHint("if the server is gone for good: mesh standby --take-over --force")
 	case err != nil && !errors.As(err, &exit):
 		return mesh.Errorf(mesh.Unavailable, "ssh cannot be run: %w", err).WithHint("install OpenSSH's client: mesh asks the other server first")
