@@ -171,8 +171,12 @@ func TestRestore_AnAddonThatWasBeingCreated(t *testing.T) {
 	t.Parallel()
 	data := dataToBackUp(t)
 	a := mesh.Addon{Name: "ledger", Kind: "postgres", Version: "15", Image: "postgres:15", State: mesh.AddonCreating, Volume: "mesh-1-ledger-a", Created: time.Unix(1, 0).UTC()}
-	if err := data.store.AddAddon(t.Context(), a); err != nil {
-		t.Fatal(err)
+	other := a
+	other.Name, other.State, other.Volume, other.Pending = "store", mesh.AddonReady, "mesh-1-store-a", "mesh-1-store-b"
+	for _, a := range []mesh.Addon{a, other} {
+		if err := data.store.AddAddon(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
 	}
 	var b bytes.Buffer
 	if _, err := data.Backup(t.Context(), &b); err != nil {
@@ -180,7 +184,7 @@ func TestRestore_AnAddonThatWasBeingCreated(t *testing.T) {
 	}
 	dir := filepath.Join(t.TempDir(), "data")
 	_, warnings, err := restore(bytes.NewReader(b.Bytes()), dir)
-	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "the add-on ledger was being created") {
+	if err != nil || len(warnings) != 2 || !strings.Contains(warnings[0], "the add-on ledger was being created") || !strings.Contains(warnings[1], "is in the volume mesh-1-store-b") {
 		t.Fatalf("%q, %v", warnings, err)
 	}
 	s, err := store.Open(dir)
@@ -188,6 +192,9 @@ func TestRestore_AnAddonThatWasBeingCreated(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := s.Addon(t.Context(), "ledger"); err != nil || got.State != mesh.AddonReady || got.Volume != a.Volume {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := s.Addon(t.Context(), "store"); err != nil || got.Pending != "" || got.Volume != other.Volume {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if err := s.Close(); err != nil {
