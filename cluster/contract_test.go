@@ -50,7 +50,7 @@ func newPair(t *testing.T) *pair {
 	}
 	script := func(args ...string) {
 		cmd := exec.Command("../scripts/swarm", args...)
-		cmd.Env = append(os.Environ(), "SWARM_DIR="+dir, "SWARM_NET=10.99.10", "SWARM_ID=mc")
+		cmd.Env = append(os.Environ(), "SWARM_DIR="+dir, "SWARM_NET=10.99.6", "SWARM_ID=mc")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("scripts/swarm %q: %v\n%s", args, err, out)
 		}
