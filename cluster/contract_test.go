@@ -65,7 +65,7 @@ func newPair(t *testing.T) *pair {
 		t.Cleanup(func() { _ = p.clis[i].Close() })
 	}
 	p.swarm = nodes.New(engine.Of(p.clis[0]), nodes.Options{Server: p.server})
-	first, second := netip.MustParseAddr("10.99.10.11"), netip.MustParseAddr("10.99.10.12")
+	first, second := netip.MustParseAddr("10.99.6.11"), netip.MustParseAddr("10.99.6.12")
 	if _, err := p.swarm.Enable(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +142,7 @@ func TestCluster_Contract(t *testing.T) {
 	ctx := t.Context()
 	o := runner.Options{Server: p.server, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	near := o
-	near.Shared = func() *runner.Shared { return &runner.Shared{Addr: netip.MustParseAddr("10.99.10.11")} }
+	near.Shared = func() *runner.Shared { return &runner.Shared{Addr: netip.MustParseAddr("10.99.6.11")} }
 	local := runner.New(engine.Of(p.clis[0]), near)
 	o.Groups = "/nonexistent" // of this machine, which the second is not
 	o.Shared = func() *runner.Shared { return &runner.Shared{Addr: p.node.Addr, Network: local.Share} }
