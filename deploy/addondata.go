@@ -277,9 +277,7 @@ func (d *Deployer) UpgradeAddon(ctx context.Context, name mesh.AddonName, versio
 	}
 	d.Logger.Info("add-on upgrade begins", "addon", name, "from", a.Version, "to", version, "key", string(by))
 	if major && a.Volume != "" {
-		if next, err = d.renew(ctx, a, next); err == nil {
-			err = d.upgradeByDump(ctx, a, next, say)
-		}
+		err = d.upgradeByDump(ctx, a, next, say)
 	} else {
 		err = d.switchImage(ctx, a, next, "upgraded to "+version, say)
 	}
@@ -333,17 +331,19 @@ const dumpRate = 7 << 20
 
 // upgradeByDump reads a dump of an add-on into a server of another version. The stacks are
 // cut off meanwhile: what they would write would be lost.
-func (d *Deployer) upgradeByDump(ctx context.Context, was, next mesh.Addon, say func(string)) error {
-	_, _, err := d.AddonServer.Form(was)
-	var st mesh.AddonStatus
-	if err == nil {
-		st, err = d.AddonServer.State(ctx, was)
+func (d *Deployer) upgradeByDump(ctx context.Context, was, like mesh.Addon, say func(string)) error {
+	if _, _, err := d.AddonServer.Form(was); err != nil {
+		return err
 	}
+	st, err := d.AddonServer.State(ctx, was)
 	if err == nil {
 		st, err = d.AddonServer.Figures(ctx, was, st)
 	}
 	if err != nil {
-		d.unfill(ctx, next)
+		return err
+	}
+	next, err := d.renew(ctx, was, like)
+	if err != nil {
 		return err
 	}
 	say(fmt.Sprintf("Moving the data of %s to %s; the stacks are without it for about %s", was.Name, next.Image, (5*time.Second + time.Duration(max(0, st.Size))*time.Second/dumpRate).Round(time.Second)))

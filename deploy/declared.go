@@ -110,11 +110,7 @@ func (src source) keep(s *mesh.Stack, config mesh.Config) {
 	s.Declared = src.declared.Settings
 	s.Config = src.review.Over(s.Config)
 	if len(src.review) > 0 {
-		s.Services = maps.Clone(s.Services)
-		for name, set := range s.Services {
-			set.Config = set.Config.Without(src.review)
-			s.Services[name] = set
-		}
+		s.Services = servicesWithout(s.Services, src.review)
 	}
 	for name := range src.manifest.Vars {
 		if v, made := config[name]; made {

@@ -166,10 +166,7 @@ func newPreview(parent mesh.Stack, p mesh.Push, addons mesh.Config, now time.Tim
 		if next.Services == nil {
 			next.Services = map[mesh.ServiceName]mesh.ServiceSettings{}
 		}
-		set.Config = config(set.Config)
-		for name := range parent.PreviewConfig {
-			delete(set.Config, name) // it wins over everything
-		}
+		set.Config = config(set.Config).Without(parent.PreviewConfig) // it wins over everything
 		next.Services[name] = set
 	}
 	_ = next.Settings.Set("canary", "off") // nobody else uses it, whatever the tree declares
@@ -319,12 +316,18 @@ func (d *Deployer) reviewed(ctx context.Context, st mesh.Stack, src *source) (me
 	}
 	m.Vars = vars
 	st.Config = src.review.Over(st.Config)
-	st.Services = maps.Clone(st.Services)
-	for name, set := range st.Services {
-		set.Config = set.Config.Without(src.review)
-		st.Services[name] = set
-	}
+	st.Services = servicesWithout(st.Services, src.review)
 	return st, nil
+}
+
+// servicesWithout returns services without their own values of some config vars, which would win.
+func servicesWithout(services map[mesh.ServiceName]mesh.ServiceSettings, c mesh.Config) map[mesh.ServiceName]mesh.ServiceSettings {
+	out := maps.Clone(services)
+	for name, set := range out {
+		set.Config = set.Config.Without(c)
+		out[name] = set
+	}
+	return out
 }
 
 // SetPreviewConfig changes the config vars that new previews of a stack get, over those of

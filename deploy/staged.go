@@ -293,17 +293,7 @@ func (d *Deployer) Switch(ctx context.Context, stack mesh.StackName, n mesh.Rele
 // keepStaged records with a switch what the tree had added to a release beside the one that was current.
 // What was recorded since without a release (config:set --no-restart) stays.
 func keepStaged(s *mesh.Stack, r, was mesh.Release) {
-	s.Config = s.Config.Clone()
-	for name, v := range r.Config {
-		_, set := s.Config[name]
-		if _, had := was.Config[name]; set || had {
-			continue
-		}
-		if s.Config == nil {
-			s.Config = mesh.Config{}
-		}
-		s.Config[name] = v
-	}
+	s.Config = s.Config.Over(r.Config.Without(was.Config))
 	now := formation(*s, r.Services)
 	for name, n := range r.Formation {
 		if now[name] != n {

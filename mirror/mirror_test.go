@@ -258,7 +258,7 @@ func TestMirror_AFileInPlaceOfAFolder(t *testing.T) {
 		t.Error("an empty folder is left")
 	}
 	w.end()
-	w.start() // what is there is what the sender thinks
+	w.start() // it begins with what the copy really has
 	w.like()
 	w.end()
 }

@@ -9,8 +9,8 @@ import (
 	"mesh/engine"
 )
 
-// Elsewhere is a registry that other people run, and that mesh fills instead of its own. Nothing is
-// removed from it. It may be used from several goroutines.
+// Elsewhere is somebody else's registry, to which mesh pushes instead of serving images itself. Nothing
+// is removed from it. It may be used from several goroutines.
 type Elsewhere struct {
 	offers
 	cli    *engine.Client

@@ -332,7 +332,7 @@ func (r *outputReader) next() error {
 	if !l.begun {
 		l.begun, l.text = true, l.text[:0]
 	}
-	l.at = at // of its end: when the engine throws the beginning away, what is left is still known by it
+	l.at = at // the time of its end: the rest is recognised by it when the engine has dropped the beginning
 	l.text = append(l.text, text...)
 	if !whole && len(l.text) < maxLine {
 		return nil

@@ -104,7 +104,7 @@ func (m *mirrorSource) Round(ctx context.Context) (files []mirror.File, done fun
 		done()
 		return nil, nil, err
 	}
-	// The number of the last change stands for a time: a snapshot has none of its own.
+	// A snapshot has no modification time: the state's version takes its place.
 	state = append(state, mirror.File{Path: "mesh.db", Size: info.Size(), Time: int64(version), Last: true, Open: func() (io.ReadSeekCloser, error) { //nolint:gosec // it counts from 1
 		return section{io.NewSectionReader(db, 0, info.Size())}, nil
 	}})

@@ -127,7 +127,7 @@ func standBy(ctx context.Context, s standbyState, dir string, stdout, stderr io.
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	if err := s.mayCopyTo(dir); err != nil { // before anything is left there
+	if _, err := s.mayCopyTo(dir); err != nil { // before anything is left there
 		return err
 	}
 	lock, err := s.lock(dir)
@@ -135,10 +135,7 @@ func standBy(ctx context.Context, s standbyState, dir string, stdout, stderr io.
 		return err
 	}
 	defer func() { _ = lock.Close() }()
-	if err := s.mayCopyTo(dir); err != nil { // it may have become a server's meanwhile
-		return err
-	}
-	old, _, err := readStandby(dir)
+	old, err := s.mayCopyTo(dir) // it may have become a server's meanwhile
 	if err != nil {
 		return err
 	}
@@ -164,22 +161,23 @@ func standBy(ctx context.Context, s standbyState, dir string, stdout, stderr io.
 	}
 }
 
-// mayCopyTo returns a Conflict unless the folder is a copy of the same server, or empty.
-func (s standbyState) mayCopyTo(dir string) error {
+// mayCopyTo returns the mark of a copy of the same server, or none in an empty folder. Anything else is
+// a Conflict.
+func (s standbyState) mayCopyTo(dir string) (old standbyState, err error) {
 	old, is, err := readStandby(dir)
 	if err != nil {
-		return err
+		return old, err
 	}
 	entries, err := os.ReadDir(dir)
 	switch {
 	case err != nil:
-		return err
+		return old, err
 	case !is && slices.ContainsFunc(entries, strange):
-		return mesh.Errorf(mesh.Conflict, "%s is not empty, and not a copy of a server", dir).WithHint("choose another folder with --data")
+		return old, mesh.Errorf(mesh.Conflict, "%s is not empty, and not a copy of a server", dir).WithHint("choose another folder with --data")
 	case is && old.From != s.From:
-		return mesh.Errorf(mesh.Conflict, "%s is a copy of %s", dir, old.From).WithHint("choose another folder with --data")
+		return old, mesh.Errorf(mesh.Conflict, "%s is a copy of %s", dir, old.From).WithHint("choose another folder with --data")
 	}
-	return nil
+	return old, nil
 }
 
 // copyOnce copies until the connection ends.
